@@ -1,0 +1,208 @@
+"""Measures one cell: an agent learns and edits, and the harness, not the agent, evaluates the journal it hands in."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.utils import set_random_seed
+from threadpoolctl import threadpool_limits
+
+import editgym  # noqa: F401 - registers the environments
+from agents.catalogue import agent_names, make_agent
+from agents.protocol import Agent, Budget, Unsupported
+from benchmarks.provenance import provenance
+from benchmarks.results import Cell, Measurement, Row, build_row
+from benchmarks.suites import unknown
+from editgym.envs.metering import count_reward_calls
+from editgym.weights.journal import EditJournal
+
+
+class BudgetExceededError(RuntimeError):
+    """An agent asked for more rewards than its budget has."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell that has been run.
+
+    Attributes:
+        row: Its row.
+        journal: Its journal file; None where there is no edit.
+        traceback: Where it failed, for the person at the terminal; None when it did not.
+    """
+
+    row: Row
+    journal: bytes | None = None
+    traceback: str | None = None
+
+
+def find_agent(name: str) -> type[Agent] | None:
+    """The class that `package.module:Class` names; None for a name of the catalogue.
+
+    Raises:
+        ValueError: There is no such agent, module or class.
+    """
+    if ":" not in name:
+        if name not in agent_names():
+            raise ValueError(unknown("agent", name, agent_names()))
+        return None
+    module_name, _, class_name = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise ValueError(f"agent {name!r}: cannot import {module_name!r} ({error}); run from the folder that holds "
+                         "it, or install it") from error
+    except AttributeError as error:
+        raise ValueError(f"agent {name!r}: module {module_name!r} has no {class_name!r}") from error
+
+
+def create_agent(name: str, arguments: dict[str, Any]) -> Agent:
+    """An agent of the catalogue, or of the user's own class.
+
+    Raises:
+        ValueError: There is no such agent, module or class.
+    """
+    own = find_agent(name)
+    return make_agent(name, **arguments) if own is None else own(**arguments)
+
+
+def env_spec(cell: Cell) -> EnvSpec:
+    """The spec that makes the cell's environment."""
+    spec = copy.deepcopy(gym.spec(cell.env_id))
+    spec.kwargs.update(cell.env_kwargs)
+    return spec
+
+
+def run_cell(cell: Cell) -> Outcome:
+    """Run one cell with one thread; whatever goes wrong in it is its outcome, not an exception."""
+    access: str | None = None
+    trace: str | None = None
+    with single_thread():
+        try:
+            agent = create_agent(cell.agent, cell.agent_arguments)
+            access = agent.access
+            measurement = _measure(cell, agent)
+        except Unsupported as reason:
+            measurement = Measurement("unsupported", access, error=str(reason))
+        except Exception as error:
+            measurement, trace = Measurement("failed", access, error=_one_line(error)), traceback.format_exc()
+        try:
+            row = build_row(cell, measurement, provenance())
+        except ValueError as error:
+            measurement, trace = Measurement("failed", access, error=_one_line(error)), traceback.format_exc()
+            row = build_row(cell, measurement, provenance())
+    return Outcome(row, measurement.journal, trace)
+
+
+def failed_outcome(cell: Cell, error: str) -> Outcome:
+    """The outcome of a cell whose process did not live to tell."""
+    return Outcome(build_row(cell, Measurement("failed", error=error), provenance()), traceback=error)
+
+
+def evaluate_journal(cell: Cell, journal_file: Path) -> tuple[dict[str, float | None], float]:
+    """Test metrics of a journal, replayed on a fresh network, and the seconds that took."""
+    with closing(gym.make(env_spec(cell))) as env:
+        env.reset(seed=cell.seed)
+        journal = EditJournal.load(journal_file)
+        with _Timer(cell) as timer:
+            metrics = env.unwrapped.task.evaluate(journal)  # type: ignore[attr-defined]
+    return metrics, timer.seconds
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for PyTorch and for the BLAS and OpenMP beneath NumPy and scikit-learn.
+
+    Sums depend on how they are split over threads: with one thread every runner gives the same bits.
+    """
+    threads = torch.get_num_threads()
+    with threadpool_limits(limits=1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _measure(cell: Cell, agent: Agent) -> Measurement:
+    set_random_seed(cell.seed)  # or an agent that draws from a global generator would depend on the cells before it
+    if _on_cuda(cell):
+        torch.cuda.reset_peak_memory_stats()
+    with count_reward_calls() as learning, _Timer(cell) as train:
+        agent.learn(env_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
+    with closing(gym.make(env_spec(cell))) as env:
+        env.reset(seed=cell.seed)
+        with count_reward_calls() as editing, _Timer(cell) as edit:
+            journal = agent.edit(env)
+    # An edit may see the reward of each step it keeps; what it asks for beyond that is search, like learning.
+    calls = learning.calls + max(0, editing.calls - journal.steps)
+    _check_budget(cell, agent, calls)
+    done = _save_and_evaluate(cell, journal)
+    seconds = {"train_s": train.seconds, "edit_s": edit.seconds, "edits_per_s": len(journal) / edit.seconds}
+    return replace(done, access=agent.access, reward_calls=calls, time={**seconds, **done.time})
+
+
+def _save_and_evaluate(cell: Cell, journal: EditJournal) -> Measurement:
+    """Evaluates the file, not the object: what is scored is what `validate` will load."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "journal.safetensors"
+        journal.save(file)
+        metrics, seconds = evaluate_journal(cell, file)
+        return Measurement("finished", metrics=metrics, time={"eval_s": seconds}, journal=file.read_bytes(),
+                           peak_memory_bytes=_peak_memory_bytes(cell))
+
+
+def _check_budget(cell: Cell, agent: Agent, calls: int) -> None:
+    if agent.access == "reward" and cell.reward_calls is not None and calls > cell.reward_calls:
+        raise BudgetExceededError(
+            f"{cell.agent} asked for {calls:,} rewards, but its budget is reward_calls={cell.reward_calls:,}: "
+            "an agent with access 'reward' must stop by itself")
+
+
+class _Timer:
+    """Wall-clock seconds of a block; on CUDA until the device has finished what the block started."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cuda = _on_cuda(cell)
+        self.seconds = 0.0
+
+    def __enter__(self) -> _Timer:
+        self._start = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self._start
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def _on_cuda(cell: Cell) -> bool:
+    return str(cell.env_kwargs.get("device", "cpu")).startswith("cuda")
+
+
+def _peak_memory_bytes(cell: Cell) -> int:
+    if _on_cuda(cell):
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,124 @@
+"""The suites as tables: environments × tasks × agents, their seeds, and what a reward-access agent may spend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.results import Cell
+
+# Reward evaluations that every agent gets for one task; agents that never ask for a reward spend none of them.
+REWARD_CALLS = {
+    "unlearning/digits": 20_000,
+    "unlearning/mnist": 40_000,
+    "unlearning/cifar10": 6_000,
+}
+
+WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
+UNLEARNING_AGENTS = ("no_edit", "random", "cmaes", "ppo", "fine_tune", "retrain")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One environment with one task, and who is compared there.
+
+    Attributes:
+        env_id: Gymnasium id.
+        task: Name of the task.
+        agents: Catalogue names.
+        max_seeds: Upper limit of the number of seeds, for tasks too slow for the suite's number.
+    """
+
+    env_id: str
+    task: str
+    agents: tuple[str, ...]
+    max_seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named comparison.
+
+    Attributes:
+        name: Name on the command line and in every row.
+        seeds: Default number of seeds, 0 … seeds − 1.
+        entries: What is run.
+    """
+
+    name: str
+    seeds: int
+    entries: tuple[Entry, ...]
+
+
+_QUICK = tuple(Entry(world, "unlearning/digits", UNLEARNING_AGENTS) for world in WORLDS)
+_WORLDS = (
+    *_QUICK,
+    *(Entry(world, "unlearning/mnist", UNLEARNING_AGENTS) for world in WORLDS),
+    *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3) for world in WORLDS),
+)
+
+SUITES = {
+    suite.name: suite
+    for suite in (Suite("quick", 3, _QUICK), Suite("worlds", 10, _WORLDS), Suite("full", 10, _WORLDS))
+}
+
+
+def find_suite(name: str) -> Suite:
+    """The suite called `name`.
+
+    Raises:
+        ValueError: There is no such suite.
+    """
+    if name not in SUITES:
+        raise ValueError(unknown("suite", name, list(SUITES)))
+    return SUITES[name]
+
+
+def cells(
+    suite: Suite,
+    *,
+    tasks: Sequence[str] | None = None,
+    agents: Sequence[str] | None = None,
+    seeds: int | None = None,
+    device: str = "cpu",
+) -> list[Cell]:
+    """The cells of `suite`, seed by seed, so that an interrupted run has compared all agents on its first seeds.
+
+    Args:
+        suite: The suite.
+        tasks: Only these tasks of the suite.
+        agents: These agents in place of the suite's own; any catalogue name or `package.module:Class`.
+        seeds: Number of seeds in place of the suite's own; an entry's `max_seeds` still holds.
+        device: Torch device of the networks.
+
+    Raises:
+        ValueError: A task is not in the suite, or `seeds` is not positive.
+    """
+    offered = list(dict.fromkeys(entry.task for entry in suite.entries))
+    for task in tasks or ():
+        if task not in offered:
+            raise ValueError(unknown(f"task of suite {suite.name!r}", task, offered))
+    count = suite.seeds if seeds is None else seeds
+    if count < 1:
+        raise ValueError(f"seeds must be 1 or more, got {count}")
+    return [
+        _cell(suite, entry, agent, seed, device)
+        for seed in range(count)
+        for entry in suite.entries
+        if (tasks is None or entry.task in tasks) and (entry.max_seeds is None or seed < entry.max_seeds)
+        for agent in (agents or entry.agents)
+    ]
+
+
+def unknown(what: str, name: str, offered: Sequence[str]) -> str:
+    """The message for a name that is not in `offered`, nearest names first."""
+    nearest = difflib.get_close_matches(name, offered, n=3, cutoff=0.4)
+    return f"unknown {what} {name!r}: " + (f"did you mean {' or '.join(nearest)}? " if nearest else "") + (
+        f"There are: {', '.join(offered)}")
+
+
+def _cell(suite: Suite, entry: Entry, agent: str, seed: int, device: str) -> Cell:
+    # The network's seed goes along with the agent's: the spread over networks belongs in the interval.
+    env_kwargs = {"task": entry.task, "model_seed": seed, "device": device}
+    return Cell(suite.name, entry.env_id, env_kwargs, agent, {"reward_calls": REWARD_CALLS[entry.task]}, seed)

@@ -1,0 +1,1 @@
+"""Data sets, read from `EDITGYM_DATA`; nothing here knows about networks or rewards."""

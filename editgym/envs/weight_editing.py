@@ -1,0 +1,215 @@
+"""The environment that MaskWorld and ShiftWorld share; they only choose the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
+from torch import Tensor
+
+from editgym.envs.observations import WeightObserver
+from editgym.envs.process import EditingProcess, RewardSettings, StepOutcome
+from editgym.envs.rendering import Episode, render_ansi, render_frame
+from editgym.tasks import Signal, Task, make_task
+from editgym.weights import ActionLayout, EditableNetwork, EditJournal, Operator, Rank, SiteEdit
+
+ACTION_TOLERANCE = 1e-6
+RENDER_MODES = ("rgb_array", "ansi")
+
+
+class WeightEditing:
+    """What the single and the vector environment have in common: arguments, spaces, process, checks.
+
+    Attributes:
+        task: Networks, data, reward terms and metrics.
+        process: The decision process in torch: the tensor API.
+        layout: How a flat action holds an update for every site.
+    """
+
+    def __init__(self, operator: Operator, candidates: int, *, task: str, rank: Rank, alpha: float | None,
+                 beta: float | None, signal: Signal, batch_size: int | None, episode_length: int,
+                 observe_task: bool, observation_bound: float, max_raw_observation: int, projection_size: int,
+                 shared_batch: bool, device: str, render_mode: str | None, task_arguments: dict[str, Any]) -> None:
+        _check(signal in ("probability", "accuracy"), "signal", signal, '"probability" or "accuracy"')
+        _check(batch_size is None or batch_size >= 1, "batch_size", batch_size, "1 or more")
+        _check(episode_length >= 1, "episode_length", episode_length, "1 or more")
+        _check(observation_bound > 0, "observation_bound", observation_bound, "greater than 0")
+        _check(projection_size >= 1, "projection_size", projection_size, "1 or more")
+        _check(render_mode is None or render_mode in RENDER_MODES, "render_mode", render_mode,
+               f"one of {RENDER_MODES}")
+        _check(candidates >= 1, "num_envs", candidates, "1 or more")
+        self.task: Task = make_task(task, device=device, **task_arguments)
+        self.operator = operator
+        self.episode_length = episode_length
+        self.layout = ActionLayout(tuple(site.shape for site in self.task.networks[0].sites), rank)
+        defaults = self.task.rewards
+        self.rewards = RewardSettings(
+            defaults.alpha if alpha is None else alpha, defaults.beta if beta is None else beta, signal,
+            defaults.batch_size if batch_size is None else batch_size, shared_batch)
+        self.process = EditingProcess(self.task, operator, self.layout, self.rewards, candidates)
+        self.observer = WeightObserver(self.layout.shapes, observation_bound, max_raw_observation, projection_size,
+                                       len(self.task.goals[0].features) if observe_task else 0, self.task.device)
+        self.observe_task = observe_task
+        self.edit_step = 0
+        self.action_space = spaces.Box(-1.0, 1.0, (self.layout.size,), np.float32)
+
+    def observe(self) -> NDArray[np.float32]:
+        """Observations of all candidates, (K, size), a new array."""
+        features = self.process.features if self.observe_task else None
+        return self.observer(self.process.weights, features).cpu().numpy().copy()
+
+    def checked_actions(self, actions: object, shape: tuple[int, ...]) -> Tensor:
+        """Actions as a float32 tensor on the device, (K, action size).
+
+        Raises:
+            ValueError: The shape is wrong, or a number is not finite or outside [−1, 1].
+        """
+        array = np.asarray(actions, dtype=np.float32)
+        if array.shape != shape:
+            raise ValueError(f"action has shape {array.shape}, expected {shape}")
+        largest = float(np.abs(array).max())
+        if not largest <= 1 + ACTION_TOLERANCE:  # also catches nan, which compares false
+            what = f"reaches {largest}" if np.isfinite(largest) else "has values that are not finite"
+            raise ValueError(f"action {what}; every number must be finite and in [-1, 1]")
+        return torch.from_numpy(array.reshape(-1, self.layout.size)).to(self.task.device)
+
+    def start(self, options: dict[str, Any] | None) -> None:
+        """Begin an episode; `options` may name the `network` and the `goal` by index.
+
+        Raises:
+            ValueError: An option is unknown or out of range.
+        """
+        chosen = dict(options or {})
+        counts = {"network": len(self.task.networks), "goal": len(self.task.goals)}
+        for name, value in chosen.items():
+            if name not in counts:
+                raise ValueError(f'options: {name!r} is not known; use "network" and "goal"')
+            if not 0 <= value < counts[name]:
+                raise ValueError(f"options: {name} must be from 0 to {counts[name] - 1}, got {value!r}")
+        self.process.reset(chosen.get("network"), chosen.get("goal"))
+        self.edit_step = 0
+
+    def numbers(self, outcome: StepOutcome) -> dict[str, NDArray[np.float64]]:
+        """The info of one step, every value (K,)."""
+        rows: dict[str, Tensor] = {}
+        for name in self.task.set_names:
+            rows[f"{name}_accuracy"] = outcome.accuracy[name]
+            rows[f"{name}_accuracy_before"] = outcome.accuracy_before[name]
+        rows |= {"utility": outcome.utility, "edit": outcome.edit, "is_success": outcome.is_success}
+        together = torch.stack([row.double() for row in rows.values()]).cpu().numpy()  # one transfer from the GPU
+        info = dict(zip(rows, together, strict=True))
+        info["edit_step"] = np.full(self.process.candidates, float(self.edit_step))
+        return info
+
+    def journal_entries(self, outcome: StepOutcome, candidate: int) -> list[SiteEdit]:
+        """What one candidate's step applied, as journal entries."""
+        sites = self.task.networks[0].sites
+        return [SiteEdit(site.name, self.operator, update.candidate(candidate), self.edit_step - 1)
+                for site, update in zip(sites, outcome.updates, strict=True)]
+
+
+class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle):
+    """One network under edit; see `MaskWorldEnv` and `ShiftWorldEnv` for the whole specification."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}
+
+    def __init__(self, operator: Operator, render_mode: str | None, **arguments: Any) -> None:
+        self._common = WeightEditing(operator, 1, render_mode=render_mode, **arguments)
+        self.task, self.process, self.layout = self._common.task, self._common.process, self._common.layout
+        self.observation_space = self._common.observer.space
+        self.action_space = self._common.action_space
+        self.render_mode = render_mode
+        self.network: EditableNetwork = self.task.networks[0].fresh()
+        self._episode: Episode | None = None
+        self._over = True
+
+    @property
+    def journal(self) -> EditJournal:
+        """The edits of the current episode."""
+        return self.network.journal
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None
+              ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Restore the base weights, bitwise, and draw network and goal unless `options` names them.
+
+        Args:
+            seed: Starts all random streams of the environment anew.
+            options: `{"network": i, "goal": j}`, each optional.
+        """
+        super().reset(seed=seed)
+        if seed is not None or self._episode is None:
+            self.process.seed([int(self.np_random.integers(2**63 - 1))])
+        self._common.start(options)
+        self.network = self.task.networks[int(self.process.network_index[0])].fresh()
+        goal = self.task.goals[int(self.process.goal_index[0])]
+        self._episode = Episode(f"{self.task.name}: {goal.label}", self.network, self.task.set_names)
+        self._over = False
+        return self._common.observe()[0], {"network": int(self.process.network_index[0]),
+                                           "goal": int(self.process.goal_index[0])}
+
+    def step(self, action: NDArray[np.float32]
+             ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Apply one edit and score it on a fresh batch.
+
+        Raises:
+            ValueError: The action is not finite, out of range or of the wrong shape; nothing has changed then.
+            gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
+        """
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
+        actions = self._common.checked_actions(action, self.action_space.shape)  # type: ignore[arg-type]
+        outcome = self.process.step(actions)
+        self._common.edit_step += 1
+        self.network.apply(*self._common.journal_entries(outcome, 0))
+        self._over = self._common.edit_step >= self._common.episode_length
+        info = {key: float(value[0]) for key, value in self._common.numbers(outcome).items()}
+        reward = float(outcome.reward[0])
+        assert self._episode is not None
+        self._episode.record(reward, info)
+        return self._common.observe()[0], reward, self._over, False, info
+
+    def differentiable_step(self, action: Tensor) -> StepOutcome:
+        """`step` for agents that learn through the reward: `outcome.reward[0]` carries gradients to `action`.
+
+        The network, its journal and the episode move on as with `step`.
+
+        Args:
+            action: Flat, (action size,), on the task's device, in [−1, 1].
+        """
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over: call reset() before differentiable_step()")
+        self._common.checked_actions(action.detach().cpu().numpy(), self.action_space.shape)  # type: ignore[arg-type]
+        outcome = self.process.step(action.unsqueeze(0), differentiable=True)
+        self._common.edit_step += 1
+        self.network.apply(*self._common.journal_entries(outcome, 0))
+        self._over = self._common.edit_step >= self._common.episode_length
+        return outcome
+
+    def render(self) -> Any:
+        """The episode so far: a frame (height, width, 3) uint8, or text."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a render_mode: gym.make(..., render_mode="rgb_array")')
+            return None
+        if self._episode is None:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        return render_frame(self._episode) if self.render_mode == "rgb_array" else render_ansi(self._episode)
+
+
+def _check(valid: bool, name: str, value: object, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def env_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `WeightEditing` out of a constructor's `locals()`, the task's own among them."""
+    hidden = ("self", "__class__", "shift_limit", "num_envs")
+    return {name: value for name, value in arguments.items() if name not in hidden}
+
+
+Sites = Sequence[str]

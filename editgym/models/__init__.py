@@ -1,0 +1,1 @@
+"""Networks that tasks edit, how they are trained, and the weights that ship with the package."""

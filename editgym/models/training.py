@@ -1,0 +1,133 @@
+"""Train a classifier the same way on every run, once per configuration: a cache behind a file lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from editgym.data.images import Labelled
+from editgym.paths import cache_folder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained: Adam with a cosine schedule on the cross-entropy.
+
+    Attributes:
+        epochs: Passes over the data, at most.
+        learning_rate: Adam's, at the start.
+        batch_size: Samples a step.
+        stop_at: Stop as soon as the accuracy on `validation` reaches this (looked at every `check_every` steps, the
+            learning rate then stays constant); None trains all epochs.
+        check_every: Steps between two looks at the validation accuracy.
+    """
+
+    epochs: int
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    stop_at: float | None = None
+    check_every: int = 4
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: sums over several threads differ in the last bit from machine to machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_classifier(build: Callable[[], nn.Module], data: Labelled, validation: Labelled, recipe: Recipe,
+                     seed: int, description: str = "train") -> nn.Module:
+    """Build and train a classifier on CPU; equal arguments give equal weights.
+
+    Args:
+        build: Makes the untrained network.
+        data: What it is trained on.
+        validation: What `recipe.stop_at` is judged on.
+        recipe: Optimiser, length and stopping.
+        seed: Of the initialisation and of the order of the samples. The global generator is left as it was.
+        description: Label of the progress bar.
+    """
+    with torch.random.fork_rng(devices=[]), one_thread():
+        torch.manual_seed(seed)
+        model = build()
+        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+        per_epoch = -(-len(data) // recipe.batch_size)
+        total = recipe.epochs * per_epoch
+        with tqdm(total=total, desc=description, leave=False, mininterval=0.5) as bar:
+            for step in range(total):
+                if step % per_epoch == 0:
+                    order = torch.randperm(len(data))
+                start = step % per_epoch * recipe.batch_size
+                batch = data[order[start:start + recipe.batch_size]]
+                if recipe.stop_at is None:
+                    optimizer.param_groups[0]["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+                optimizer.zero_grad(set_to_none=True)
+                F.cross_entropy(model(batch.inputs), batch.labels).backward()
+                optimizer.step()
+                bar.update()
+                if recipe.stop_at and step % recipe.check_every == 0 and _accuracy(model, validation) >= recipe.stop_at:
+                    break
+        return model.eval().requires_grad_(False)
+
+
+def cached_classifier(key: Mapping[str, object], build: Callable[[], nn.Module], train: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `train` makes, trained once per `key` and then read from `EDITGYM_CACHE/networks`.
+
+    Several processes may ask at once: one trains, the others wait for its file.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    path = cache_folder() / "networks" / f"{digest}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            save_weights(train(), path, key)
+    return load_weights(build(), path)
+
+
+def save_weights(model: nn.Module, path: Path, key: Mapping[str, object]) -> None:
+    """Write a state dict, completely or not at all, with `key` in its metadata."""
+    partial = path.with_name(f"{path.name}.partial")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial,
+              metadata={"key": json.dumps(key, sort_keys=True)})
+    os.replace(partial, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Load a safetensors state dict into `model` and put it in evaluation mode.
+
+    Raises:
+        ValueError: The file does not hold the weights of this network.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"weights: {path} does not fit {type(model).__name__}: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def recipe_key(recipe: Recipe) -> dict[str, object]:
+    """The recipe as plain JSON values, for a cache key."""
+    return asdict(recipe)
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, data: Labelled) -> float:
+    return float((model(data.inputs).argmax(-1) == data.labels).float().mean())

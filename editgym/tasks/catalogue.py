@@ -1,0 +1,74 @@
+"""Tasks by short name. A new task is one builder function and one row of this table."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import json
+from typing import Any
+
+import torch
+
+from editgym.paths import cache_folder, data_folder
+from editgym.tasks.protocol import Task
+
+TASKS: dict[str, str] = {
+    "unlearning/digits": "editgym.tasks.images:digits",
+    "unlearning/mnist": "editgym.tasks.images:mnist",
+    "unlearning/cifar10": "editgym.tasks.images:cifar10",
+    "unlearning/custom": "editgym.tasks.images:custom",
+}
+
+
+def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Task:
+    """The task called `name`, unedited.
+
+    A task is loaded once per process and set of arguments: the environments that share it edit networks of their own.
+
+    Args:
+        name: A row of `TASKS`.
+        device: `cpu`, `cuda` or `cuda:N`.
+        **arguments: What the builder takes, plain JSON values.
+
+    Raises:
+        ValueError: There is no such task, the task takes no such argument, or the device is not there.
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(str(name), TASKS, n=3, cutoff=0.0)
+        raise ValueError(f"task: there is no {name!r}; the nearest of {len(TASKS)} are {', '.join(near)}")
+    accepted = set(inspect.signature(_builder(name)).parameters)
+    unknown = sorted(set(arguments) - accepted)
+    if unknown:
+        raise ValueError(f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes "
+                         f"{', '.join(sorted(accepted))}")
+    try:
+        frozen = json.dumps(arguments, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"{name}: arguments must be plain JSON values so that the environment's spec can be saved: "
+                         f"{error}") from error
+    return _load(name, _checked_device(device), frozen, str(data_folder()), str(cache_folder()))
+
+
+@functools.lru_cache(maxsize=8)
+def _load(name: str, device: str, arguments: str, data: str, cache: str) -> Task:
+    # `data` and `cache` are read from the environment by the loaders; they stand here as part of the key.
+    return _builder(name)(device=device, **json.loads(arguments))
+
+
+def _builder(name: str) -> Any:
+    module, function = TASKS[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _checked_device(device: str) -> str:
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'device: {device!r} is not a device; use "cpu", "cuda" or "cuda:N"') from error
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    if parsed.type not in ("cpu", "cuda"):
+        raise ValueError(f'device: {device!r} is not supported; use "cpu", "cuda" or "cuda:N"')
+    return str(parsed)

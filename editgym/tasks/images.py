@@ -1,0 +1,162 @@
+"""The image tasks of the catalogue: which data, which network, how it is trained."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from editgym.data import images
+from editgym.data.images import ImageData, Labelled
+from editgym.models.classifiers import ResNet20, SmallConvNet
+from editgym.models.training import Recipe, cached_classifier, load_weights, recipe_key, train_classifier
+from editgym.paths import data_folder
+from editgym.tasks.unlearning import Forget, Splits, UnlearningTask, checked_goals, checked_samples
+from editgym.weights import EditableNetwork, discover_sites, find_sites
+
+DIGITS_RECIPE = Recipe(epochs=100)
+MNIST_RECIPE = Recipe(epochs=12)
+UNDERTRAINED = Recipe(epochs=12, stop_at=0.925)
+BUNDLED = resources.files("editgym.models") / "weights"
+
+
+def bundled_file(model_seed: int) -> Path:
+    """Where the weights of the digits network with this seed ship, if they do."""
+    return Path(str(BUNDLED)) / f"digits-{model_seed}.safetensors"
+
+
+def digits(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
+           sites: Sequence[str] = ("fc2",), networks: Sequence[int] | None = None, model_seed: int = 0,
+           undertrained: bool = False, device: str = "cpu") -> UnlearningTask:
+    """`unlearning/digits`: scikit-learn's 8×8 digits and the paper's network; weights of seeds 0–9 ship."""
+    return _trained("unlearning/digits", images.digits(), 8, UNDERTRAINED if undertrained else DIGITS_RECIPE,
+                    forget_class, goals, forget_samples, sites, networks, model_seed, device)
+
+
+def mnist(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
+          sites: Sequence[str] = ("fc2",), networks: Sequence[int] | None = None, model_seed: int = 0,
+          undertrained: bool = False, device: str = "cpu") -> UnlearningTask:
+    """`unlearning/mnist`: MNIST and the paper's network; `undertrained` stops at its 92.8%."""
+    return _trained("unlearning/mnist", images.mnist(), 28, UNDERTRAINED if undertrained else MNIST_RECIPE,
+                    forget_class, goals, forget_samples, sites, networks, model_seed, device)
+
+
+def cifar10(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
+            sites: Sequence[str] = ("layer3.*.conv*",), weights: str | None = None, data: str | None = None,
+            model_seed: int = 0, device: str = "cpu") -> UnlearningTask:
+    """`unlearning/cifar10`: CIFAR-10 and a ResNet-20 read from a file; `model_seed` draws the splits alone.
+
+    Args:
+        forget_class: Class, or set of classes, to forget.
+        goals: Several of those; an episode draws one.
+        forget_samples: Forget that many random samples instead.
+        sites: Names or globs.
+        weights: State dict of `ResNet20`, by default `EDITGYM_DATA/classifiers/resnet20_cifar10.safetensors`.
+        data: An npz; by default CIFAR-10 as found in `EDITGYM_DATA/images`.
+        model_seed: Seed of the splits: there is one network.
+        device: Where networks and data live.
+    """
+    path = Path(weights) if weights else data_folder() / "classifiers" / "resnet20_cifar10.safetensors"
+    if not path.is_file():
+        raise images.DataError(f"weights: no ResNet-20 at {path}; give weights= the path of a safetensors state dict "
+                               "of editgym.models.classifiers.ResNet20")
+    loaded = images.npz(data, images.CIFAR_MEAN, images.CIFAR_STD) if data else images.cifar10()
+    model = load_weights(ResNet20(loaded.n_classes), path)
+    return _task("unlearning/cifar10", loaded, [model], None, forget_class, goals, forget_samples, sites,
+                 model_seed, device)
+
+
+def custom(*, model: str, weights: str, data: str, model_kwargs: Mapping[str, object] | None = None,
+           sites: Sequence[str] | None = None, image_size: int = 32, mean: Sequence[float] | None = None,
+           std: Sequence[float] | None = None, forget_class: Forget = 0, goals: Sequence[Forget] | None = None,
+           forget_samples: int | None = None, model_seed: int = 0, device: str = "cpu") -> UnlearningTask:
+    """`unlearning/custom`: your own network and images.
+
+    Args:
+        model: Import path `package.module:Class` (or a function) that makes the `nn.Module`: images -> logits.
+        weights: safetensors file with its state dict.
+        data: An npz with `x_train y_train x_test y_test`, or a folder with `train/CLASS/*` and `test/CLASS/*`.
+        model_kwargs: Arguments of `model`.
+        sites: Names or globs; by default `discover_sites` chooses.
+        image_size: Images of a folder are resized to this.
+        mean: Per-channel mean that pixels in 0–1 are normalised with.
+        std: Per-channel standard deviation, likewise.
+        forget_class: Class, or set of classes, to forget.
+        goals: Several of those; an episode draws one.
+        forget_samples: Forget that many random samples instead.
+        model_seed: Seed of the splits.
+        device: Where networks and data live.
+
+    Raises:
+        ValueError: `model` cannot be imported, `weights` do not fit it, or `data` is malformed.
+    """
+    shift, scale = (None if mean is None else tuple(mean)), (None if std is None else tuple(std))
+    is_folder = Path(data).expanduser().is_dir()
+    loaded = images.image_folder(data, image_size, shift, scale) if is_folder else images.npz(data, shift, scale)
+    built = _import(model)(**dict(model_kwargs or {}))
+    if not Path(weights).is_file():
+        raise images.DataError(f"weights: no file at {weights}")
+    network = load_weights(built, Path(weights))
+    return _task("unlearning/custom", loaded, [network], None, forget_class, goals, forget_samples, sites,
+                 model_seed, device)
+
+
+def train_digits(model_seed: int) -> nn.Module:
+    """Train the digits network that ships for `model_seed`; `editgym.tasks.train_bundled` writes its file."""
+    splits = Splits.of(images.digits(), model_seed)
+    return train_classifier(lambda: SmallConvNet(8), splits.model, splits.validation, DIGITS_RECIPE, model_seed)
+
+
+def _trained(name: str, data: ImageData, image_size: int, recipe: Recipe, forget_class: Forget,
+             goals: Sequence[Forget] | None, forget_samples: int | None, sites: Sequence[str],
+             networks: Sequence[int] | None, model_seed: int, device: str) -> UnlearningTask:
+    seeds = [model_seed] if networks is None else list(networks)
+    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
+        raise ValueError(f"networks: {networks!r} must be model seeds, whole numbers from 0, at least one")
+
+    def build() -> nn.Module:
+        return SmallConvNet(image_size, data.n_classes)
+
+    def fit(seed: int, part: Labelled, label: str) -> nn.Module:
+        key = {"task": name, "recipe": recipe_key(recipe), "seed": seed, "part": label, "n": len(part), "format": 1}
+        validation = Splits.of(data, seed).validation
+        return cached_classifier(key, build, lambda: train_classifier(build, part, validation, recipe, seed, f"{name} network {seed}"))
+
+    def network(seed: int) -> nn.Module:
+        if recipe is DIGITS_RECIPE and bundled_file(seed).is_file():
+            return load_weights(build(), bundled_file(seed))
+        return fit(seed, Splits.of(data, seed).model, "model")
+
+    def retrain(index: int, part: Labelled, label: str) -> nn.Module:
+        return fit(seeds[index], part.to("cpu"), label)
+
+    return _task(name, data, [network(seed) for seed in seeds], retrain, forget_class, goals, forget_samples, sites,
+                 seeds[0], device)
+
+
+def _task(name: str, data: ImageData, models: Sequence[nn.Module],
+          retrain: Callable[[int, Labelled, str], nn.Module] | None, forget_class: Forget,
+          goals: Sequence[Forget] | None, forget_samples: int | None, sites: Sequence[str] | None, split_seed: int,
+          device: str) -> UnlearningTask:
+    splits = Splits.of(data, split_seed).to(torch.device(device))
+    example = splits.policy.inputs[:8]
+    networks = []
+    for model in models:
+        model = model.to(device)
+        chosen = discover_sites(model) if sites is None else find_sites(model, sites)
+        networks.append(EditableNetwork(model, chosen, example))
+    return UnlearningTask(name, tuple(networks), splits, data.n_classes,
+                          checked_goals(forget_class, goals, data.n_classes),
+                          checked_samples(forget_samples, len(splits.model)), split_seed, retrain)
+
+
+def _import(path: str) -> Callable[..., nn.Module]:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model: cannot import {path!r} ({error}); write package.module:Class") from error

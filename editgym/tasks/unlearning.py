@@ -1,0 +1,198 @@
+"""Machine unlearning in image classifiers: forget classes, or samples, and keep the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from editgym.data.images import ImageData, Labelled
+from editgym.metrics.classification import accuracy, weights_changed
+from editgym.tasks.protocol import Goal, RewardDefaults, network_of
+from editgym.weights import EditableNetwork, EditJournal
+
+Forget = int | Sequence[int]
+_MODEL, _POLICY = 0.70, 0.15
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The official training data in three parts, and the official test data.
+
+    The network is trained on `model` (70%), rewards come from `policy` (15%), agents that need to choose a setting
+    do so on `validation` (15%), and reports use `test` (Malik 2026).
+    """
+
+    model: Labelled
+    policy: Labelled
+    validation: Labelled
+    test: Labelled
+
+    @classmethod
+    def of(cls, data: ImageData, seed: int) -> Splits:
+        """Divide the training data at random; `test` stays as it is."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(data.train), generator=generator)
+        model, policy = int(_MODEL * len(order)), int((_MODEL + _POLICY) * len(order))
+        return cls(data.train[order[:model]], data.train[order[model:policy]], data.train[order[policy:]], data.test)
+
+    def to(self, device: torch.device) -> Splits:
+        """The same splits on another device."""
+        return Splits(*(part.to(device) for part in (self.model, self.policy, self.validation, self.test)))
+
+
+@dataclass
+class UnlearningTask:
+    """Forget one class, a set of classes, or random training samples.
+
+    Classes: the reward sets are the policy split's samples of the forgotten classes (`forget`) and of the others
+    (`retain`); U is the score on retain, O the score on forget, alpha 3, beta −2 (Malik 2026).
+
+    Samples: 0% is not the goal for samples the network could also classify without having seen them, so
+    O = −|score(forget) − score(unseen)| with beta 2; forget and retain divide the model split, unseen is the policy
+    split. The forgotten samples are what they are, so reports use them too; retain is then reported on test data.
+
+    Attributes:
+        name: As in the catalogue.
+        networks: Unedited networks, one per model seed.
+        splits: The data, on the task's device.
+        n_classes: Number of classes.
+        forget: The classes of every goal; empty when samples are forgotten.
+        samples: How many random samples to forget, instead of classes.
+        sample_seed: Draws those samples.
+        retrain: Trains, for the network of the given index, its twin on the given part of the model split: the
+            oracle. None where no such network can be made.
+    """
+
+    name: str
+    networks: tuple[EditableNetwork, ...]
+    splits: Splits
+    n_classes: int
+    forget: tuple[tuple[int, ...], ...]
+    samples: int | None = None
+    sample_seed: int = 0
+    retrain: Callable[[int, Labelled, str], nn.Module] | None = None
+    pool: Labelled = field(init=False)
+    goals: tuple[Goal, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.samples is None:
+            self.pool = self.splits.policy
+            self.goals = tuple(self._class_goal(classes) for classes in self.forget)
+        else:
+            self.pool = Labelled.join(self.splits.model, self.splits.policy)
+            self.goals = (self._sample_goal(self.samples),)
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks and data live."""
+        return self.pool.labels.device
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """The reward sets."""
+        return ("retain", "forget") if self.samples is None else ("retain", "forget", "unseen")
+
+    @property
+    def rewards(self) -> RewardDefaults:
+        """alpha 3 and beta −2 for classes (Malik 2026); beta 2 for samples."""
+        return RewardDefaults(alpha=3.0, beta=-2.0 if self.samples is None else 2.0, batch_size=1024)
+
+    def utility(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """U: the score on retain."""
+        return scores["retain"]
+
+    def edit(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """O: the score on forget; for samples minus its distance from the score on unseen data."""
+        return scores["forget"] if self.samples is None else -(scores["forget"] - scores["unseen"]).abs()
+
+    def is_success(self, accuracy: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
+        """Forget ≤ 1% (samples: within a point of unseen) and retain ≥ before − 1 point."""
+        kept = accuracy["retain"] >= before["retain"] - 0.01
+        if self.samples is None:
+            return kept & (accuracy["forget"] <= 0.01)
+        return kept & ((accuracy["forget"] - accuracy["unseen"]).abs() <= 0.01)
+
+    def model_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """(retain, forget): the network's own training data, divided by a goal, for agents with data access."""
+        if self.samples is not None:
+            members = self.goals[goal].members
+            return self.pool[members["retain"]], self.pool[members["forget"]]
+        forgotten = self._is_forgotten(self.splits.model.labels, self.forget[goal])
+        return self.splits.model[~forgotten], self.splits.model[forgotten]
+
+    def test_sets(self, goal: int = 0) -> dict[str, Labelled]:
+        """What reports are made on: `retain` and `forget`, and `test` as a whole."""
+        test = self.splits.test
+        if self.samples is not None:
+            return {"retain": test, "forget": self.model_split(goal)[1], "test": test}
+        forgotten = self._is_forgotten(test.labels, self.forget[goal])
+        return {"retain": test[~forgotten], "forget": test[forgotten], "test": test}
+
+    def evaluate(self, journal: EditJournal, goal: int = 0) -> dict[str, float | None]:
+        """Accuracies on the test split before and after, and how much of the network was changed.
+
+        Raises:
+            JournalError: The journal belongs to none of the task's networks.
+        """
+        network = network_of(self.networks, journal)
+        unedited = network.fresh()
+        metrics: dict[str, float | None] = {}
+        for name, data in self.test_sets(goal).items():
+            metrics[f"{name}_accuracy"] = accuracy(network.logits(data.inputs), data.labels)
+            metrics[f"{name}_accuracy_before"] = accuracy(unedited.logits(data.inputs), data.labels)
+        share, norm = weights_changed(network.parameters_changed.values(), unedited.state_dict().values())
+        return metrics | {"weights_changed": share, "weights_changed_norm": norm}
+
+    def _is_forgotten(self, labels: Tensor, classes: Sequence[int]) -> Tensor:
+        return torch.isin(labels, torch.tensor(classes, device=labels.device))
+
+    def _class_goal(self, classes: tuple[int, ...]) -> Goal:
+        forgotten = self._is_forgotten(self.pool.labels, classes)
+        features = torch.zeros(self.n_classes)
+        features[list(classes)] = 1
+        members = {"retain": (~forgotten).nonzero().flatten(), "forget": forgotten.nonzero().flatten()}
+        return Goal("forget " + ", ".join(map(str, classes)), features, members)
+
+    def _sample_goal(self, samples: int) -> Goal:
+        total = len(self.splits.model)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.sample_seed)).to(self.device)
+        unseen = torch.arange(total, len(self.pool), device=self.device)
+        members = {"retain": order[samples:].sort().values, "forget": order[:samples].sort().values, "unseen": unseen}
+        return Goal(f"forget {samples} samples", torch.zeros(self.n_classes), members)
+
+
+def checked_goals(forget_class: Forget, goals: Sequence[Forget] | None, n_classes: int) -> tuple[tuple[int, ...], ...]:
+    """`forget_class` or `goals` as one tuple of classes per goal.
+
+    Raises:
+        ValueError: A class does not exist, is named twice, or nothing would be left to retain.
+    """
+    wanted = [forget_class] if goals is None else list(goals)
+    if not wanted:
+        raise ValueError("goals is empty: name at least one class, or leave it out")
+    checked = []
+    for item in wanted:
+        classes = [item] if isinstance(item, int) else list(item)
+        valid = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < n_classes for c in classes)
+        if not valid or not classes or len(set(classes)) != len(classes) or len(classes) >= n_classes:
+            argument = "forget_class" if goals is None else "goals"
+            raise ValueError(f"{argument}: {item!r} is not a class or a set of different classes from 0 to "
+                             f"{n_classes - 1} that leaves one to retain")
+        checked.append(tuple(sorted(classes)))
+    return tuple(checked)
+
+
+def checked_samples(samples: int | None, available: int) -> int | None:
+    """The number of samples to forget, or None.
+
+    Raises:
+        ValueError: It is not between 1 and the number of training samples − 1.
+    """
+    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int)
+                                or not 1 <= samples < available):
+        raise ValueError(f"forget_samples must be from 1 to {available - 1} (the network's training samples but one), "
+                         f"got {samples!r}")
+    return samples

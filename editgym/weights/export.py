@@ -1,0 +1,113 @@
+"""Take edits out of editgym: as a PEFT LoRA adapter, or as a merged checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from editgym.weights.factors import LowRankFactors
+from editgym.weights.journal import EditJournal, SiteEdit
+from editgym.weights.network import EditableNetwork
+from editgym.weights.operators import Shift
+from editgym.weights.sites import EditSite
+
+
+class ExportError(ValueError):
+    """The edits cannot be written in the format asked for."""
+
+
+def export_merged(network: EditableNetwork, path: str | os.PathLike[str],
+                  dtype: torch.dtype = torch.float32) -> Path:
+    """Write the edited network's state dict as safetensors, floating-point tensors as `dtype`.
+
+    Loaded into a fresh network of the same class it gives the edited network's logits exactly (in float32).
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    state = {name: tensor.cpu().to(dtype) if tensor.is_floating_point() else tensor.cpu()
+             for name, tensor in network.state_dict().items()}
+    save_file(state, partial, metadata={"format": "pt", "base_hash": network.base_hash})
+    os.replace(partial, path)
+    return path
+
+
+def export_adapter(network: EditableNetwork, folder: str | os.PathLike[str]) -> Path:
+    """Write the network's journal as a PEFT LoRA adapter (`peft.PeftModel.from_pretrained(model, folder)`).
+
+    Additive edits are LoRA: a site's edits add up to one ΔW, refactored to its numerical rank, which is at most
+    min(out, in). `alpha_pattern` equals `rank_pattern`, so PEFT's scaling alpha/r is 1.
+
+    Raises:
+        ExportError: The journal is empty or holds edits that are not additive (masks, replaced tensors).
+        ImportError: PEFT is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError('an adapter needs PEFT: pip install "editgym[llm]"') from error
+    folder = Path(folder)
+    factors = {site.name: (site, *_site_factors(site, edits)) for site, edits in _shifts_by_site(network).items()}
+    ranks = {f"^{re.escape(name)}": a.shape[1] for name, (_, a, _) in factors.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, (site, a, b) in factors.items():
+        if site.kind == "conv2d":
+            a, b = a[:, :, None, None], b.reshape(-1, *site.stored_shape[1:])
+        tensors[f"base_model.model.{name}.lora_A.weight"] = b.contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = a.contiguous()
+    config = LoraConfig(target_modules="|".join(re.escape(name) for name in factors), r=max(ranks.values()),
+                        lora_alpha=max(ranks.values()), rank_pattern=ranks, alpha_pattern=dict(ranks),
+                        lora_dropout=0.0, bias="none", inference_mode=True,
+                        fan_in_fan_out=all(site.kind == "conv1d" for site, _, _ in factors.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _shifts_by_site(network: EditableNetwork) -> dict[EditSite, list[SiteEdit]]:
+    journal: EditJournal = network.journal
+    if not len(journal):
+        raise ExportError("there is nothing to export: the journal is empty")
+    by_name = {site.name: site for site in network.sites}
+    edits: dict[EditSite, list[SiteEdit]] = defaultdict(list)
+    for i, entry in enumerate(journal):
+        if not (isinstance(entry, SiteEdit) and isinstance(entry.operator, Shift)):
+            raise ExportError(f"entry {i} is a {entry.kind}: only additive edits (low_rank_shift, dense_shift) are a "
+                              "LoRA adapter; export the merged weights instead")
+        edits[by_name[entry.site]].append(entry)
+    return edits
+
+
+def _site_factors(site: EditSite, edits: Sequence[SiteEdit]) -> tuple[Tensor, Tensor]:
+    """A (out × r) and B (r × in) with A·B = ΔW, r its numerical rank (at least 1)."""
+    factored: list[tuple[Tensor, Tensor]] = []
+    dense = torch.zeros(site.shape, dtype=torch.float64)
+    for edit in edits:
+        update, operator = edit.update, edit.operator
+        assert isinstance(operator, Shift)
+        if isinstance(update, LowRankFactors) and update.bound is None:
+            factored.append((update.a.cpu().double() * (operator.limit * update.scale), update.b.cpu().double()))
+        else:
+            dense += operator.delta(update).cpu().double()
+    if bool(dense.any()) or sum(a.shape[1] for a, _ in factored) >= min(site.shape):
+        for a, b in factored:
+            dense += a @ b
+        u, s, vt = torch.linalg.svd(dense, full_matrices=False)
+    elif factored:
+        # QR of both sides first: the SVD is then of a matrix as small as the summed ranks, not of out × in.
+        qa, ra = torch.linalg.qr(torch.cat([a for a, _ in factored], dim=1))
+        qb, rb = torch.linalg.qr(torch.cat([b for _, b in factored], dim=0).mT)
+        u, s, vt = torch.linalg.svd(ra @ rb.mT, full_matrices=False)
+        u, vt = qa @ u, vt @ qb.mT
+    else:
+        return torch.zeros(site.shape[0], 1), torch.zeros(1, site.shape[1])
+    rank = max(1, int((s > s.max() * 1e-9).sum()))
+    root = s[:rank].sqrt()
+    return (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()

@@ -1,0 +1,142 @@
+"""Weight updates: low-rank factors or a whole matrix, and how a flat action vector holds one per site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Rank = int | Literal["full"]
+
+
+@dataclass(frozen=True)
+class LowRankFactors:
+    """An update D = clip(scale · A·B, −bound, bound), of one network or of K candidates.
+
+    Attributes:
+        a: (..., out, r).
+        b: (..., r, in).
+        scale: Factor on the product.
+        bound: Elementwise limit of D; None leaves the product as it is, and D of rank r.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float = 1.0
+    bound: float | None = None
+
+    def matrix(self) -> Tensor:
+        """D, (..., out, in)."""
+        if self.a.ndim == 3 and len(self.a) == 1:
+            # One candidate takes the very product that replaying its journal takes, so both agree bitwise.
+            return LowRankFactors(self.a[0], self.b[0], self.scale, self.bound).matrix().unsqueeze(0)
+        product = self.a @ self.b
+        if self.scale != 1.0:
+            product = product * self.scale
+        return product if self.bound is None else product.clamp(-self.bound, self.bound)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of D, (..., out, in)."""
+        return self.a.shape[:-1] + self.b.shape[-1:]
+
+    def to(self, device: torch.device) -> LowRankFactors:
+        """The same update on another device."""
+        return LowRankFactors(self.a.to(device), self.b.to(device), self.scale, self.bound)
+
+    def candidate(self, index: int) -> LowRankFactors:
+        """The update of one candidate out of K, copied so that it outlives the batch."""
+        return LowRankFactors(self.a[index].clone(), self.b[index].clone(), self.scale, self.bound)
+
+
+@dataclass(frozen=True)
+class DenseUpdate:
+    """An update D = clip(d, −bound, bound) given entry by entry, of one network or of K candidates.
+
+    Attributes:
+        d: (..., out, in).
+        bound: Elementwise limit of D, or None.
+    """
+
+    d: Tensor
+    bound: float | None = None
+
+    def matrix(self) -> Tensor:
+        """D, (..., out, in)."""
+        return self.d if self.bound is None else self.d.clamp(-self.bound, self.bound)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of D, (..., out, in)."""
+        return self.d.shape
+
+    def to(self, device: torch.device) -> DenseUpdate:
+        """The same update on another device."""
+        return DenseUpdate(self.d.to(device), self.bound)
+
+    def candidate(self, index: int) -> DenseUpdate:
+        """The update of one candidate out of K, copied so that it outlives the batch."""
+        return DenseUpdate(self.d[index].clone(), self.bound)
+
+
+Update = LowRankFactors | DenseUpdate
+
+
+@dataclass(frozen=True)
+class ActionLayout:
+    """How a flat action holds an update for every site.
+
+    Per site, in order: A (out × r) then B (r × in), each raveled in C order; with `rank="full"` D (out × in) itself.
+    D = clip(A·B/√r, −1, 1): the source (Malik 2026) gives the box of D but not how a product of factors is kept in
+    it. Dividing by √r keeps the spread of D's entries independent of the rank, and the zero action is no edit.
+
+    Attributes:
+        shapes: (out, in) of every site.
+        rank: r, or `"full"`.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    rank: Rank = 4
+
+    def __post_init__(self) -> None:
+        if self.rank == "full":
+            return
+        largest = min(min(shape) for shape in self.shapes)
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= largest:
+            raise ValueError(f'rank must be "full" or an integer from 1 to {largest} (the smallest side of the '
+                             f"sites), got {self.rank!r}")
+
+    @property
+    def size(self) -> int:
+        """Length of the flat action."""
+        return sum(self._sizes())
+
+    def unpack(self, actions: Tensor) -> list[Update]:
+        """Flat actions (..., size) -> one update per site, with the actions' leading dimensions."""
+        lead = actions.shape[:-1]
+        updates: list[Update] = []
+        for (rows, columns), part in zip(self.shapes, actions.split(self._sizes(), dim=-1), strict=True):
+            if self.rank == "full":
+                updates.append(DenseUpdate(part.reshape(*lead, rows, columns), bound=1.0))
+                continue
+            a, b = part.split([rows * self.rank, self.rank * columns], dim=-1)
+            updates.append(LowRankFactors(a.reshape(*lead, rows, self.rank), b.reshape(*lead, self.rank, columns),
+                                          scale=1 / math.sqrt(self.rank), bound=1.0))
+        return updates
+
+    def pack(self, updates: Sequence[Update]) -> Tensor:
+        """The inverse of `unpack`: one update per site -> flat actions (..., size)."""
+        parts: list[Tensor] = []
+        for update in updates:
+            parts += [update.d.flatten(-2)] if isinstance(update, DenseUpdate) else [update.a.flatten(-2),
+                                                                                    update.b.flatten(-2)]
+        return torch.cat(parts, dim=-1)
+
+    def _sizes(self) -> list[int]:
+        if self.rank == "full":
+            return [rows * columns for rows, columns in self.shapes]
+        return [self.rank * (rows + columns) for rows, columns in self.shapes]

@@ -1,0 +1,196 @@
+"""The ordered list of edits made to a network: undo, rollback, replay, and a file that is safe to load."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from editgym.weights.factors import DenseUpdate, LowRankFactors, Update
+from editgym.weights.operators import Mask, Operator, Shift
+
+FORMAT = "editgym-journal-1"
+EntryKind = Literal["low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors"]
+
+
+class JournalError(ValueError):
+    """A journal file that cannot be read, or that belongs to another network."""
+
+
+@dataclass(frozen=True)
+class SiteEdit:
+    """One edit of one site: `operator` applied with `update`.
+
+    Attributes:
+        site: Name of the site.
+        operator: `Mask` or `Shift`.
+        update: Factors or a dense matrix, of one network (no candidate dimension).
+        step: Environment step, or position in an edit stream, that the edit belongs to.
+    """
+
+    site: str
+    operator: Operator
+    update: Update
+    step: int = 0
+
+    @property
+    def kind(self) -> EntryKind:
+        """`low_rank_shift`, `low_rank_mask`, `dense_shift` or `dense_mask`."""
+        if isinstance(self.update, LowRankFactors):
+            return "low_rank_shift" if isinstance(self.operator, Shift) else "low_rank_mask"
+        return "dense_shift" if isinstance(self.operator, Shift) else "dense_mask"
+
+
+@dataclass(frozen=True)
+class ReplaceTensors:
+    """Whole tensors put in place of the network's own, by state-dict name: any parameter or buffer."""
+
+    tensors: Mapping[str, Tensor]
+    step: int = 0
+
+    @property
+    def kind(self) -> EntryKind:
+        """`replace_tensors`."""
+        return "replace_tensors"
+
+
+Entry = SiteEdit | ReplaceTensors
+
+
+@dataclass
+class EditJournal:
+    """Edits in the order they were applied, and the base network that they belong to.
+
+    Attributes:
+        base_hash: Fingerprint of the base network (`editgym.weights.network.fingerprint`).
+        entries: The edits; entries of one `step` are undone together.
+    """
+
+    base_hash: str
+    entries: list[Entry] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    @property
+    def steps(self) -> int:
+        """Number of different steps in the journal."""
+        return len({entry.step for entry in self.entries})
+
+    def append(self, *entries: Entry) -> None:
+        """Add entries at the end."""
+        self.entries.extend(entries)
+
+    def undo(self) -> list[Entry]:
+        """Remove and return the entries of the last step.
+
+        Raises:
+            IndexError: The journal is empty.
+        """
+        if not self.entries:
+            raise IndexError("nothing to undo: the journal is empty")
+        last = self.entries[-1].step
+        kept = [entry for entry in self.entries if entry.step != last]
+        undone = self.entries[len(kept):]
+        self.entries = kept
+        return undone
+
+    def rollback(self, step: int) -> list[Entry]:
+        """Keep the entries before `step` (so `rollback(0)` removes all) and return the removed ones.
+
+        Raises:
+            ValueError: `step` is negative.
+        """
+        if step < 0:
+            raise ValueError(f"step must be 0 or more, got {step}")
+        removed = [entry for entry in self.entries if entry.step >= step]
+        self.entries = [entry for entry in self.entries if entry.step < step]
+        return removed
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the journal as safetensors, completely or not at all.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        path = Path(path)
+        tensors: dict[str, Tensor] = {}
+        described = [_describe(i, entry, tensors) for i, entry in enumerate(self.entries)]
+        metadata = {"format": FORMAT, "base_hash": self.base_hash, "entries": json.dumps(described)}
+        partial = path.with_name(f"{path.name}.partial")
+        save_file(tensors, partial, metadata=metadata)
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> EditJournal:
+        """Read a journal that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            JournalError: The file is truncated, is not safetensors, or is not a journal of this format.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no journal at {path}")
+        try:
+            with safe_open(str(path), framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise JournalError(f"{path} is damaged or is not a safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise JournalError(f"{path} is not an editgym journal: its format is {metadata.get('format')!r}, "
+                               f"expected {FORMAT!r}")
+        try:
+            described = json.loads(metadata["entries"])
+            entries = [_restore(i, row, tensors) for i, row in enumerate(described)]
+            return cls(metadata["base_hash"], entries)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise JournalError(f"{path} is not a complete editgym journal: {type(error).__name__} {error}") from error
+
+
+def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str, object]:
+    """The entry's JSON description; its tensors go into `tensors` under names that start with `index`."""
+    row: dict[str, object] = {"kind": entry.kind, "step": entry.step}
+    if isinstance(entry, ReplaceTensors):
+        named: Mapping[str, Tensor] = entry.tensors
+        row["names"] = list(named)
+    else:
+        update = entry.update
+        row |= {"site": entry.site, "bound": update.bound}
+        if isinstance(entry.operator, Shift):
+            row["limit"] = entry.operator.limit
+        if isinstance(update, LowRankFactors):
+            row["scale"] = update.scale
+            named = {"a": update.a, "b": update.b}
+        else:
+            named = {"d": update.d}
+    tensors.update((f"{index}.{name}", tensor.detach().cpu().contiguous().clone()) for name, tensor in named.items())
+    return row
+
+
+def _restore(index: int, row: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Entry:
+    kind, step = row["kind"], int(row["step"])  # type: ignore[call-overload]
+    if kind == "replace_tensors":
+        return ReplaceTensors({name: tensors[f"{index}.{name}"] for name in row["names"]}, step)  # type: ignore[attr-defined]
+    if kind not in ("low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask"):
+        raise JournalError(f"entry {index} has the unknown kind {kind!r}")
+    bound: float | None = row["bound"]  # type: ignore[assignment]
+    operator: Operator = Shift(float(row["limit"])) if kind.endswith("shift") else Mask()  # type: ignore[arg-type]
+    update: Update
+    if kind.startswith("low_rank"):
+        update = LowRankFactors(tensors[f"{index}.a"], tensors[f"{index}.b"], float(row["scale"]), bound)  # type: ignore[arg-type]
+    else:
+        update = DenseUpdate(tensors[f"{index}.d"], bound)
+    return SiteEdit(str(row["site"]), operator, update, step)

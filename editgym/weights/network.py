@@ -1,0 +1,228 @@
+"""A network that can be edited and restored: a frozen base with an overlay of edits."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from editgym.weights.journal import EditJournal, Entry, JournalError, ReplaceTensors
+from editgym.weights.sites import EditSite, UnknownSiteError
+from editgym.weights.splitting import SplitNetwork, frozen_copy, split
+
+_NUMBERS_IN_CACHE = 2**20
+_NUMBERS_ON_GPU = 2**28
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over the names, types, shapes and bytes of a model's parameters and persistent buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class EditableNetwork:
+    """A frozen base network plus an overlay of edits.
+
+    The base is never written to, so `reset` takes the same time after one edit as after a million and restores every
+    weight bitwise. All edits go through the journal; the edited weights are what replaying the journal yields, by the
+    same operations in the same order, so they are equal bitwise on CPU.
+
+    Args:
+        model: Any `nn.Module` that maps a batch of inputs to logits (n, classes). It is copied, not changed.
+        sites: What may be edited (`find_sites`, `discover_sites`).
+        example: A few inputs, with which the reuse of activations is checked against the full forward pass (1e-5).
+            Where it fails, every evaluation runs the whole network and a warning says why.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
+        self.base = frozen_copy(model)
+        self.sites = tuple(sites)
+        self.base_hash = fingerprint(self.base)
+        tensors = dict(self.base.state_dict(keep_vars=False))
+        self._tensors: Mapping[str, Tensor] = tensors
+        self._by_name = {site.name: site for site in self.sites}
+        self._base_weights = tuple(site.to_matrix(tensors[site.parameter]) for site in self.sites)
+        self._overlay: dict[str, Tensor] = {}
+        self.journal = EditJournal(self.base_hash)
+        with torch.no_grad():
+            self._split: SplitNetwork = split(self.base, self.sites, example)
+        if not self._split.reuses_prefix:
+            warnings.warn(f"{type(model).__name__}: every evaluation runs the whole network, because "
+                          f"{self._split.reason}", stacklevel=2)
+
+    def fresh(self) -> EditableNetwork:
+        """An unedited network on the same base: shares all that never changes, and nothing that does."""
+        twin = copy.copy(self)
+        twin.reset()
+        return twin
+
+    # --- edits -------------------------------------------------------------------------------------------------
+
+    def apply(self, *entries: Entry) -> None:
+        """Apply edits and write them into the journal; on an error nothing has changed.
+
+        Raises:
+            UnknownSiteError: An entry names a site or tensor that the network does not have.
+            ValueError: A tensor's shape is not the network's, or an edited weight would not be finite.
+        """
+        overlay = dict(self._overlay)
+        for entry in entries:
+            overlay |= self._edited(entry, overlay)
+        self._overlay = overlay
+        self.journal.append(*entries)
+
+    def reset(self) -> None:
+        """Forget every edit: O(1), bitwise exact."""
+        self._overlay = {}
+        self.journal = EditJournal(self.base_hash)
+
+    def undo(self) -> list[Entry]:
+        """Take back the edits of the last step and return them.
+
+        Raises:
+            IndexError: There is nothing to undo.
+        """
+        undone = self.journal.undo()
+        self._replay()
+        return undone
+
+    def rollback(self, step: int) -> list[Entry]:
+        """Return to the state before `step` was taken, and return the edits taken back."""
+        removed = self.journal.rollback(step)
+        self._replay()
+        return removed
+
+    def replay(self, journal: EditJournal) -> None:
+        """Start from the base and apply a whole journal.
+
+        Raises:
+            JournalError: The journal was recorded on another base network.
+        """
+        if journal.base_hash != self.base_hash:
+            raise JournalError(f"the journal belongs to the network {journal.base_hash[:12]}…, this one is "
+                               f"{self.base_hash[:12]}…: build the network with the same task and model_seed")
+        before, self._overlay, self.journal = (self._overlay, self.journal), {}, EditJournal(self.base_hash)
+        try:
+            self.apply(*journal.entries)
+        except (UnknownSiteError, ValueError):
+            self._overlay, self.journal = before
+            raise
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    @property
+    def reuses_prefix(self) -> bool:
+        """Whether activations before the first edited site are computed once and reused."""
+        return self._split.reuses_prefix
+
+    @property
+    def base_weights(self) -> tuple[Tensor, ...]:
+        """The base network's matrix at every site, each (out, in)."""
+        return self._base_weights
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The current matrix at every site, each (out, in)."""
+        return tuple(site.to_matrix(self._current(site.parameter, self._overlay)) for site in self.sites)
+
+    @property
+    def parameters_changed(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(before, after) of every tensor under the overlay."""
+        return {name: (self._tensors[name], tensor) for name, tensor in self._overlay.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The edited network's state dict, to load into a fresh network of the same class."""
+        return {name: self._current(name, self._overlay).detach().clone().contiguous() for name in self._tensors}
+
+    def merged(self) -> nn.Module:
+        """A plain copy of the network with the edits in its weights, trainable like any other."""
+        model = copy.deepcopy(self.base)
+        model.load_state_dict(self.state_dict())
+        return model.requires_grad_(True)
+
+    # --- evaluation --------------------------------------------------------------------------------------------
+
+    def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
+        """Logits (n, classes) of the edited network by its full forward pass."""
+        with torch.no_grad():
+            return torch.cat([functional_call(self.base, self._overlay, (part,)) for part in inputs.split(batch_size)])
+
+    def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
+        """The activations, batch first, that no edit of the sites can change; for `candidate_logits`."""
+        with torch.no_grad():
+            parts = [self._split.prefix(part) for part in inputs.split(batch_size)]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def map_candidates(self, function: Callable[[Tensor, slice], Tensor], weights: Sequence[Tensor],
+                       activations: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """`function(logits, window)` over the K candidates, concatenated along the first dimension.
+
+        The candidates are worked off in windows that suit the device; `function` gets the logits (k, n, classes) of
+        one window and the slice of candidates it stands for. Differentiable in `weights`; agrees with the full
+        forward pass to 1e-5.
+
+        Args:
+            function: What to make of the logits; returns (k, ...).
+            weights: One (K, out, in) per site.
+            activations: From `activations`.
+            rows: (K, n), the rows of `activations` that each candidate sees; None for all of them.
+        """
+        count = len(activations[0]) if rows is None else rows.shape[1]
+        numbers = count * sum(a[0].numel() for a in activations)
+        # More numbers at a time than the cache holds make the CPU slower; the GPU is limited by memory alone.
+        chunk = max(1, (_NUMBERS_IN_CACHE if activations[0].device.type == "cpu" else _NUMBERS_ON_GPU) // numbers)
+        parts = []
+        for start in range(0, len(weights[0]), chunk):
+            window = slice(start, start + chunk)
+            seen = activations if rows is None else [a[rows[window]] for a in activations]
+            logits = self._split.run_candidates([w[window] for w in weights], seen, own=rows is not None)
+            parts.append(function(logits, window))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def candidate_logits(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
+        """Logits (K, n, classes) of K candidates whose matrices at the sites are `weights`, each (K, out, in)."""
+        return self.map_candidates(lambda logits, _: logits, weights, activations)
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _current(self, name: str, overlay: Mapping[str, Tensor]) -> Tensor:
+        return overlay[name] if name in overlay else self._tensors[name]
+
+    def _edited(self, entry: Entry, overlay: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if isinstance(entry, ReplaceTensors):
+            return {name: self._replacement(name, tensor) for name, tensor in entry.tensors.items()}
+        if entry.site not in self._by_name:
+            raise UnknownSiteError(f"site: {entry.site!r} is not open for edits; open are {list(self._by_name)}")
+        site = self._by_name[entry.site]
+        weight = site.to_matrix(self._current(site.parameter, overlay))
+        if entry.update.shape != weight.shape:
+            raise ValueError(f"site {site.name} is {tuple(weight.shape)}, the update is {tuple(entry.update.shape)}")
+        # The factors go where the weights are, so a journal loaded on CPU replays on a network on a GPU.
+        edited = entry.operator.edited(weight, entry.update.to(weight.device))
+        if not bool(torch.isfinite(edited).all()):
+            raise ValueError(f"site {site.name}: the edited weight is not finite")
+        return {site.parameter: site.to_stored(edited)}
+
+    def _replacement(self, name: str, tensor: Tensor) -> Tensor:
+        if name not in self._tensors:
+            raise UnknownSiteError(f"replace_tensors: the network has no tensor {name!r}")
+        base = self._tensors[name]
+        if tensor.shape != base.shape:
+            raise ValueError(f"replace_tensors: {name} is {tuple(base.shape)}, got {tuple(tensor.shape)}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"replace_tensors: {name} has values that are not finite")
+        return tensor.to(base)
+
+    def _replay(self) -> None:
+        overlay: dict[str, Tensor] = {}
+        for entry in self.journal:
+            overlay |= self._edited(entry, overlay)
+        self._overlay = overlay

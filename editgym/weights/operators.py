@@ -1,0 +1,45 @@
+"""How an update D changes a weight matrix W: by scaling it or by adding to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from editgym.weights.factors import Update
+
+
+@dataclass(frozen=True)
+class Mask:
+    """MaskWorld's operator: W ∘ clip(1 + D, 0, 1), the box [0, 1] of Malik (2026), with D = 0 for no edit."""
+
+    kind: ClassVar[Literal["mask"]] = "mask"
+
+    def edited(self, weight: Tensor, update: Update) -> Tensor:
+        """The edited weights, (..., out, in), for one network or for K candidates."""
+        return weight * (1 + update.matrix()).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """ShiftWorld's operator: W + limit · D; with D in [−1, 1] and limit 0.05 the box ±0.05 of Malik (2026)."""
+
+    limit: float = 1.0
+    kind: ClassVar[Literal["shift"]] = "shift"
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0:
+            raise ValueError(f"shift_limit must be greater than 0, got {self.limit}")
+
+    def edited(self, weight: Tensor, update: Update) -> Tensor:
+        """The edited weights, (..., out, in), for one network or for K candidates."""
+        return weight + self.delta(update)
+
+    def delta(self, update: Update) -> Tensor:
+        """What is added to the weights, (..., out, in)."""
+        matrix = update.matrix()
+        return matrix if self.limit == 1.0 else self.limit * matrix
+
+
+Operator = Mask | Shift

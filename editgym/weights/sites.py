@@ -1,0 +1,155 @@
+"""Which weight matrices of a network can be edited, and how each is seen as an `out × in` matrix."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+Kind = Literal["linear", "conv1d", "conv2d"]
+
+_MLP_OUTPUT = re.compile(r"(down_proj|c_proj|fc_out|fc2|dense_4h_to_h|wo|w2|proj_out)$")
+_MLP_PATH = re.compile(r"(^|\.)(mlp|ffn|feed_forward|block_sparse_moe)(\.|$)|(^|\.)(fc2|dense_4h_to_h)$")
+
+
+class UnknownSiteError(ValueError):
+    """A site name or glob that matches no editable weight of the model."""
+
+
+@dataclass(frozen=True)
+class EditSite:
+    """One editable weight matrix of an `nn.Module`.
+
+    Attributes:
+        name: Dotted name of the module, as in `model.named_modules()`.
+        kind: `linear` (`nn.Linear`, stored out × in), `conv1d` (`transformers` `Conv1D`, stored in × out) or
+            `conv2d` (`nn.Conv2d`, stored out × in × kh × kw and seen as out × (in·kh·kw)).
+        stored_shape: Shape of the parameter as the module stores it.
+    """
+
+    name: str
+    kind: Kind
+    stored_shape: tuple[int, ...]
+
+    @property
+    def parameter(self) -> str:
+        """Name of the parameter in the model's state dict."""
+        return f"{self.name}.weight"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The matrix's shape, (out, in)."""
+        if self.kind == "conv1d":
+            return self.stored_shape[1], self.stored_shape[0]
+        rows = self.stored_shape[0]
+        return rows, torch.Size(self.stored_shape).numel() // rows
+
+    def to_matrix(self, weight: Tensor) -> Tensor:
+        """See a stored weight, with any leading dimensions, as a matrix: (..., *stored_shape) -> (..., out, in)."""
+        if self.kind == "conv1d":
+            return weight.mT
+        return weight.reshape(*weight.shape[: weight.ndim - len(self.stored_shape)], *self.shape)
+
+    def to_stored(self, matrix: Tensor) -> Tensor:
+        """The inverse of `to_matrix`: (..., out, in) -> (..., *stored_shape)."""
+        if self.kind == "conv1d":
+            return matrix.mT
+        return matrix.reshape(*matrix.shape[:-2], *self.stored_shape)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.shape[0]} × {self.shape[1]}, {self.kind})"
+
+
+def editable_sites(model: nn.Module) -> list[EditSite]:
+    """Every weight matrix of `model` that can be edited, in `named_modules` order."""
+    sites = []
+    for name, module in model.named_modules():
+        kind = _kind(module)
+        if kind is not None:
+            sites.append(EditSite(name, kind, tuple(module.weight.shape)))  # type: ignore[union-attr, arg-type]
+    return sites
+
+
+def find_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[EditSite, ...]:
+    """The sites that names or globs (`*`, `?`, `[...]`) stand for, in the order of `patterns`, without repeats.
+
+    Raises:
+        UnknownSiteError: A pattern matches nothing; the message lists the nearest real sites with their shapes.
+    """
+    if isinstance(patterns, str):
+        raise TypeError(f"sites must be a sequence of names or globs, got the bare string {patterns!r}: "
+                        f"write [{patterns!r}]")
+    available = editable_sites(model)
+    found: dict[str, EditSite] = {}
+    for pattern in patterns:
+        matches = [site for site in available if fnmatch.fnmatchcase(site.name, pattern)]
+        if not matches:
+            raise UnknownSiteError(_unknown(pattern, available))
+        found.update((site.name, site) for site in matches)
+    if not found:
+        raise UnknownSiteError("sites is empty: name at least one site, for example "
+                               f"{[site.name for site in available[:3]]}")
+    return tuple(found.values())
+
+
+def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
+    """Sensible default sites for a classifier or decoder LM that was never seen before.
+
+    A network with a stack of MLP blocks (a transformer): the MLP output projections of the middle-to-late third of
+    its layers, where ROME, MEMIT and their successors edit. Otherwise a network with hidden `nn.Linear` layers: the
+    last hidden one. Otherwise (a convolutional network with one linear head): every convolution of the last stage,
+    that is, with as many output channels as the last convolution, kernels larger than 1×1 only.
+
+    Raises:
+        UnknownSiteError: The model has no editable weight.
+    """
+    available = editable_sites(model)
+    if not available:
+        raise UnknownSiteError(f"{type(model).__name__} has no Linear, Conv1D or Conv2d weight to edit")
+    by_layer = _mlp_outputs_by_layer(available)
+    if len(by_layer) >= 2:
+        layers = sorted(by_layer)
+        first, last = len(layers) // 2, max(len(layers) // 2 + 1, (5 * len(layers) + 5) // 6)
+        return tuple(site for layer in layers[first:last] for site in by_layer[layer])
+    linear = [site for site in available if site.kind != "conv2d"]
+    if len(linear) >= 2:
+        return (linear[-2],)
+    convolutions = [site for site in available if site.kind == "conv2d" and max(site.stored_shape[2:]) > 1]
+    if convolutions:
+        width = convolutions[-1].shape[0]
+        return tuple(site for site in convolutions if site.shape[0] == width)
+    return (available[-1],)
+
+
+def _kind(module: nn.Module) -> Kind | None:
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, Conv1D):
+        return "conv1d"
+    if isinstance(module, nn.Conv2d):
+        return "conv2d"
+    return None
+
+
+def _mlp_outputs_by_layer(sites: Sequence[EditSite]) -> dict[int, list[EditSite]]:
+    by_layer: dict[int, list[EditSite]] = defaultdict(list)
+    for site in sites:
+        layer = re.search(r"\.(\d+)\.", site.name)
+        if layer and site.kind != "conv2d" and _MLP_OUTPUT.search(site.name) and _MLP_PATH.search(site.name):
+            by_layer[int(layer.group(1))].append(site)
+    return by_layer
+
+
+def _unknown(pattern: str, available: Sequence[EditSite]) -> str:
+    names = [site.name for site in available]
+    near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.0)
+    listing = ", ".join(str(site) for site in available if site.name in near) or "none: the model has no editable weight"
+    return f"sites: {pattern!r} matches none of the model's {len(names)} editable weights; the nearest are {listing}"

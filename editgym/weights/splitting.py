@@ -1,0 +1,139 @@
+"""Cut a network where the edits begin: the part no edit can change runs once, the rest runs for K candidates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, vmap
+
+from editgym.weights.sites import EditSite
+
+
+@dataclass(frozen=True)
+class SplitNetwork:
+    """A network as `suffix(weights, prefix(inputs))`.
+
+    Attributes:
+        prefix: inputs -> tuple of activations, batch first, that no edit can change.
+        suffix: Those activations -> logits; holds every edited site.
+        sites: The sites, in the order of `weights`.
+        reuses_prefix: False when the network could not be cut: the prefix is then the identity.
+        reason: Why it could not be cut, else empty.
+    """
+
+    prefix: nn.Module
+    suffix: nn.Module
+    sites: tuple[EditSite, ...]
+    reuses_prefix: bool
+    reason: str = ""
+
+    def run_suffix(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
+        """Logits (n, classes) of one network whose sites' matrices are `weights`, each (out, in)."""
+        stored = {site.parameter: site.to_stored(weight) for site, weight in zip(self.sites, weights, strict=True)}
+        return functional_call(self.suffix, stored, tuple(activations))
+
+    def run_candidates(self, weights: Sequence[Tensor], activations: Sequence[Tensor], *, own: bool) -> Tensor:
+        """Logits (K, n, classes) of K networks whose sites' matrices are `weights`, each (K, out, in).
+
+        Args:
+            weights: One tensor per site.
+            activations: What `prefix` returned; with `own`, one batch per candidate, (K, n, ...).
+            own: Whether each candidate has activations of its own.
+        """
+        if len(weights[0]) == 1:
+            shared = [a[0] for a in activations] if own else activations
+            return self.run_suffix([w[0] for w in weights], shared).unsqueeze(0)
+        over_activations = 0 if own else None
+        return vmap(self.run_suffix, in_dims=(0, over_activations))(tuple(weights), tuple(activations))
+
+
+class _Whole(nn.Module):
+    """The identity as a prefix: nothing is reused."""
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor]:
+        return (inputs,)
+
+
+def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> SplitNetwork:
+    """Cut `model` where the edits of `sites` begin.
+
+    The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the prefix. The cut is
+    kept only if, on `example`, it equals the full forward pass to 1e-5, for one network and for two candidates.
+
+    Args:
+        model: In evaluation mode.
+        sites: The sites that edits may change.
+        example: A batch of at least two inputs.
+    """
+    sites = tuple(sites)
+    whole = SplitNetwork(_Whole(), model, sites, reuses_prefix=False)
+    try:
+        candidate = _cut(model, sites)
+    except Exception as error:  # fx refuses what it cannot trace with many exception types
+        return SplitNetwork(whole.prefix, model, sites, False, f"it cannot be traced: {type(error).__name__}: {error}")
+    difference = _difference(candidate, model, example)
+    if difference > 1e-5:
+        return SplitNetwork(whole.prefix, model, sites, False, f"the cut changed the logits by {difference:.1e}")
+    return candidate
+
+
+def _cut(model: nn.Module, sites: tuple[EditSite, ...]) -> SplitNetwork:
+    graph = fx.Tracer().trace(model)
+    edited = _edited_nodes(graph, {site.name for site in sites})
+    boundary = [node for node in graph.nodes
+                if node not in edited and node.op != "output" and any(user in edited for user in node.users)]
+    if not any(node.op == "output" and node in edited for node in graph.nodes):
+        raise ValueError("no site lies on the way from the input to the output")
+    prefix_graph, suffix_graph = fx.Graph(), fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node not in edited and node.op != "output":
+            copied[node] = prefix_graph.node_copy(node, copied.__getitem__)
+    prefix_graph.output(tuple(copied[node] for node in boundary))
+    copied = {node: suffix_graph.placeholder(f"boundary_{i}") for i, node in enumerate(boundary)}
+    for node in graph.nodes:
+        if node in edited:
+            copied[node] = suffix_graph.node_copy(node, copied.__getitem__)
+    prefix = fx.GraphModule(model, prefix_graph)
+    prefix.graph.eliminate_dead_code()
+    prefix.recompile()
+    return SplitNetwork(prefix, fx.GraphModule(model, suffix_graph), sites, True)
+
+
+def _edited_nodes(graph: fx.Graph, names: set[str]) -> set[fx.Node]:
+    edited: set[fx.Node] = set()
+    for node in graph.nodes:
+        target = str(node.target)
+        own = node.op in ("call_module", "get_attr") and any(
+            name == target or name.startswith(f"{target}.") or target.startswith(f"{name}.") for name in names)
+        if own or any(parent in edited for parent in node.all_input_nodes):
+            edited.add(node)
+    return edited
+
+
+@torch.no_grad()
+def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> float:
+    """Largest relative deviation of the cut network from the full forward pass, for weights as they are and scaled."""
+    parameters = dict(model.named_parameters())
+    base = [site.to_matrix(parameters[site.parameter]) for site in candidate.sites]
+    pairs = [torch.stack([weight, 0.5 * weight]) for weight in base]
+    activations = candidate.prefix(example)
+    together = candidate.run_candidates(pairs, activations, own=False)
+    own = candidate.run_candidates(pairs, [torch.stack([a, a]) for a in activations], own=True)
+    worst = 0.0
+    for i, factor in enumerate((1.0, 0.5)):
+        weights = {site.parameter: factor * parameters[site.parameter] for site in candidate.sites}
+        full = functional_call(model, weights, (example,))
+        alone = candidate.run_suffix([pair[i] for pair in pairs], activations)
+        scale = full.abs().max().clamp_min(1.0)
+        worst = max([worst] + [float((logits - full).abs().max() / scale) for logits in (alone, together[i], own[i])])
+    return worst
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` in evaluation mode whose parameters take no gradient: the base that edits leave alone."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
