@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from editgym.envs.observations import WeightObserver
 from editgym.envs.process import EditingProcess, RewardSettings, StepOutcome
-from editgym.envs.rendering import Episode, render_ansi, render_frame
+from editgym.envs.rendering import RENDER_MODES, Episode, render
 from editgym.tasks import Signal, Task, make_task
 from editgym.weights import ActionLayout, EditableNetwork, EditJournal, Operator, Rank, SiteEdit
 
 ACTION_TOLERANCE = 1e-6
-RENDER_MODES = ("rgb_array", "ansi")
 
 
 class WeightEditing:
@@ -32,17 +30,16 @@ class WeightEditing:
         layout: How a flat action holds an update for every site.
     """
 
-    def __init__(self, operator: Operator, candidates: int, *, task: str, rank: Rank, alpha: float | None,
-                 beta: float | None, signal: Signal, batch_size: int | None, episode_length: int,
-                 observe_task: bool, observation_bound: float, max_raw_observation: int, projection_size: int,
-                 shared_batch: bool, device: str, render_mode: str | None, task_arguments: dict[str, Any]) -> None:
+    def __init__(self, operator: Operator, candidates: int, shared_batch: bool, task: str, *, rank: Rank = 4,
+                 alpha: float | None = None, beta: float | None = None, signal: Signal = "probability",
+                 batch_size: int | None = None, episode_length: int = 1, observe_task: bool = False,
+                 observation_bound: float = 5.0, max_raw_observation: int = 65_536, projection_size: int = 1_024,
+                 device: str = "cpu", **task_arguments: Any) -> None:
         _check(signal in ("probability", "accuracy"), "signal", signal, '"probability" or "accuracy"')
         _check(batch_size is None or batch_size >= 1, "batch_size", batch_size, "1 or more")
         _check(episode_length >= 1, "episode_length", episode_length, "1 or more")
         _check(observation_bound > 0, "observation_bound", observation_bound, "greater than 0")
         _check(projection_size >= 1, "projection_size", projection_size, "1 or more")
-        _check(render_mode is None or render_mode in RENDER_MODES, "render_mode", render_mode,
-               f"one of {RENDER_MODES}")
         _check(candidates >= 1, "num_envs", candidates, "1 or more")
         self.task: Task = make_task(task, device=device, **task_arguments)
         self.operator = operator
@@ -107,10 +104,10 @@ class WeightEditing:
         info["edit_step"] = np.full(self.process.candidates, float(self.edit_step))
         return info
 
-    def journal_entries(self, outcome: StepOutcome, candidate: int) -> list[SiteEdit]:
-        """What one candidate's step applied, as journal entries."""
+    def journal_entries(self, outcome: StepOutcome, candidate: int, step: int) -> list[SiteEdit]:
+        """What one candidate's step applied, as journal entries of that step."""
         sites = self.task.networks[0].sites
-        return [SiteEdit(site.name, self.operator, update.candidate(candidate), self.edit_step - 1)
+        return [SiteEdit(site.name, self.operator, update.candidate(candidate), step)
                 for site, update in zip(sites, outcome.updates, strict=True)]
 
 
@@ -119,8 +116,10 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}
 
-    def __init__(self, operator: Operator, render_mode: str | None, **arguments: Any) -> None:
-        self._common = WeightEditing(operator, 1, render_mode=render_mode, **arguments)
+    def __init__(self, operator: Operator, task: str, render_mode: str | None, **arguments: Any) -> None:
+        _check(render_mode is None or render_mode in RENDER_MODES, "render_mode", render_mode,
+               f"one of {RENDER_MODES}")
+        self._common = WeightEditing(operator, 1, False, task, **arguments)
         self.task, self.process, self.layout = self._common.task, self._common.process, self._common.layout
         self.observation_space = self._common.observer.space
         self.action_space = self._common.action_space
@@ -164,10 +163,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
         actions = self._common.checked_actions(action, self.action_space.shape)  # type: ignore[arg-type]
-        outcome = self.process.step(actions)
-        self._common.edit_step += 1
-        self.network.apply(*self._common.journal_entries(outcome, 0))
-        self._over = self._common.edit_step >= self._common.episode_length
+        outcome = self._advance(actions, differentiable=False)
         info = {key: float(value[0]) for key, value in self._common.numbers(outcome).items()}
         reward = float(outcome.reward[0])
         assert self._episode is not None
@@ -181,13 +177,20 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
 
         Args:
             action: Flat, (action size,), on the task's device, in [−1, 1].
+
+        Raises:
+            ValueError: As `step`; or the environment's signal has no gradient.
+            gymnasium.error.ResetNeeded: As `step`.
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before differentiable_step()")
         self._common.checked_actions(action.detach().cpu().numpy(), self.action_space.shape)  # type: ignore[arg-type]
-        outcome = self.process.step(action.unsqueeze(0), differentiable=True)
+        return self._advance(action.unsqueeze(0), differentiable=True)
+
+    def _advance(self, actions: Tensor, *, differentiable: bool) -> StepOutcome:
+        outcome = self.process.step(actions, differentiable=differentiable)
+        self.network.apply(*self._common.journal_entries(outcome, 0, self._common.edit_step))
         self._common.edit_step += 1
-        self.network.apply(*self._common.journal_entries(outcome, 0))
         self._over = self._common.edit_step >= self._common.episode_length
         return outcome
 
@@ -198,18 +201,10 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
             return None
         if self._episode is None:
             raise gym.error.ResetNeeded("call reset() before render()")
-        return render_frame(self._episode) if self.render_mode == "rgb_array" else render_ansi(self._episode)
+        return render(self._episode, self.render_mode)
 
 
 def _check(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
-
-def env_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `WeightEditing` out of a constructor's `locals()`, the task's own among them."""
-    hidden = ("self", "__class__", "shift_limit", "num_envs")
-    return {name: value for name, value in arguments.items() if name not in hidden}
-
-
-Sites = Sequence[str]

@@ -50,7 +50,7 @@ class LowRankFactors:
 
     def candidate(self, index: int) -> LowRankFactors:
         """The update of one candidate out of K, copied so that it outlives the batch."""
-        return LowRankFactors(self.a[index].clone(), self.b[index].clone(), self.scale, self.bound)
+        return LowRankFactors(self.a[index].detach().clone(), self.b[index].detach().clone(), self.scale, self.bound)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DenseUpdate:
 
     def candidate(self, index: int) -> DenseUpdate:
         """The update of one candidate out of K, copied so that it outlives the batch."""
-        return DenseUpdate(self.d[index].clone(), self.bound)
+        return DenseUpdate(self.d[index].detach().clone(), self.bound)
 
 
 Update = LowRankFactors | DenseUpdate

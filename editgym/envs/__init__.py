@@ -1,0 +1,1 @@
+"""Gymnasium environments; `envs_registry` names them."""

@@ -1,0 +1,100 @@
+"""Let Stable-Baselines3 train on a Gymnasium `VectorEnv`, which it has no adapter for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+
+
+class SB3VectorEnv(VecEnv):
+    """A Gymnasium `VectorEnv` with `SAME_STEP` autoreset as a Stable-Baselines3 `VecEnv`.
+
+    Args:
+        env: What `gym.make_vec` returned.
+
+    Raises:
+        ValueError: The environment resets in another way, which SB3 would misread.
+
+    Example:
+        >>> import gymnasium as gym, editgym
+        >>> from stable_baselines3 import PPO
+        >>> env = monitored(gym.make_vec("MaskWorld-v0", num_envs=64))
+        >>> model = PPO("MlpPolicy", env, n_steps=16)
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+            raise ValueError(f"env must reset in AutoresetMode.SAME_STEP, got {env.metadata.get('autoreset_mode')}")
+        self.env = env
+        self._actions: NDArray[Any] | None = None
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Observations (K, size); seeds given by `seed()` are used once."""
+        seeds = None if self._seeds[0] is None else [int(seed) for seed in self._seeds if seed is not None]
+        observations, infos = self.env.reset(seed=seeds, options=self._options[0] or None)
+        self.reset_infos = _rows(infos, self.num_envs)
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Observations, rewards (float32), dones and infos with `terminal_observation` where an episode ended."""
+        observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        dones = np.logical_or(terminated, truncated)
+        if dones.any():
+            rows = _rows(infos["final_info"], self.num_envs)
+            for i in np.flatnonzero(dones):
+                rows[i]["terminal_observation"] = infos["final_obs"][i]
+                rows[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        else:
+            rows = _rows(infos, self.num_envs)
+        return observations, rewards.astype(np.float32), dones, rows
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The wrapped environment's attribute, once per candidate."""
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute for all candidates: they share one environment."""
+        setattr(self.env, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None,
+                   **method_kwargs: Any) -> list[Any]:
+        """Call a method of the wrapped environment once; every candidate gets its result."""
+        result = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """Candidates have no wrappers of their own."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """One frame per candidate."""
+        return list(self.env.render() or ())
+
+
+def monitored(env: VectorEnv) -> VecMonitor:
+    """The environment for SB3, with episode returns and lengths in its logs."""
+    return VecMonitor(SB3VectorEnv(env))
+
+
+def _rows(infos: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """Gymnasium's dict of arrays as SB3's list of dicts, plain floats."""
+    columns = {key: value.tolist() for key, value in infos.items()
+               if not key.startswith("_") and isinstance(value, np.ndarray)}
+    return [{key: values[i] for key, values in columns.items()} for i in range(number)]

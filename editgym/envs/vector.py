@@ -1,0 +1,130 @@
+"""K candidates of a weight-editing environment stepped at once, by Gymnasium's vector interface."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from editgym.envs.process import StepOutcome
+from editgym.envs.rendering import RENDER_MODES, Episode, render
+from editgym.envs.weight_editing import WeightEditing
+from editgym.weights import EditJournal, Operator
+
+
+class WeightEditingVectorEnv(VectorEnv):
+    """K candidates in one process on one device; what `gym.make_vec` returns for MaskWorld and ShiftWorld.
+
+    Candidate i, seeded `seed + i`, goes through what a single environment with that seed goes through. All episodes
+    end together. Autoreset is `SAME_STEP`: on the last step of an episode the observation is the next episode's
+    first, `infos["final_obs"]` and `infos["final_info"]` hold what the episode ended with.
+
+    Rewards and infos that stay on the device, and gradients, come from `process` (`EditingProcess`).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2,
+                                          "autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(self, operator: Operator, num_envs: int, task: str, render_mode: str | None, shared_batch: bool,
+                 **arguments: Any) -> None:
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(f"render_mode must be one of {RENDER_MODES}, got {render_mode!r}")
+        self._common = WeightEditing(operator, num_envs, shared_batch, task, **arguments)
+        self.task, self.process, self.layout = self._common.task, self._common.process, self._common.layout
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.single_observation_space = self._common.observer.space
+        self.single_action_space = self._common.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._history: list[tuple[StepOutcome, NDArray[np.float64], dict[str, NDArray[np.float64]]]] = []
+        self._started_on = self.process.network_index, self.process.goal_index
+        self._generators: list[np.random.Generator] = []
+
+    def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+              ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode of every candidate.
+
+        Args:
+            seed: Candidate i is seeded `seed + i`, or by a list of its own seeds; None goes on as before.
+            options: `{"network": i, "goal": j}` for all candidates, each optional.
+        """
+        if isinstance(seed, list) and len(seed) != self.num_envs:
+            raise ValueError(f"seed has {len(seed)} entries, expected {self.num_envs}")
+        if seed is not None or not self._generators:
+            seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i
+                                                         for i in range(self.num_envs)]
+            self._generators = [gym.utils.seeding.np_random(own)[0] for own in seeds]
+            self.process.seed([int(generator.integers(2**63 - 1)) for generator in self._generators])
+        self._history = []
+        return self._begin(options)
+
+    def step(self, actions: NDArray[np.float32]
+             ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Apply one edit to every candidate.
+
+        Raises:
+            ValueError: An action is not finite, out of range or of the wrong shape; nothing has changed then.
+            gymnasium.error.ResetNeeded: There was no reset.
+        """
+        if not self._generators:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        checked = self._common.checked_actions(actions, self.action_space.shape)
+        if self._common.edit_step == 0:  # the history of the episode before was kept for `journal` and `render`
+            self._history, self._started_on = [], (self.process.network_index, self.process.goal_index)
+        outcome = self.process.step(checked)
+        self._common.edit_step += 1
+        rewards, numbers = outcome.reward.double().cpu().numpy(), self._common.numbers(outcome)
+        self._history.append((outcome, rewards, numbers))
+        observations, infos = self._common.observe(), _masked(numbers)
+        over = self._common.edit_step >= self._common.episode_length
+        if over:
+            final = np.empty(self.num_envs, dtype=object)
+            final[:] = list(observations)
+            observations, fresh = self._begin(None)
+            infos = fresh | _masked({"final_obs": final, "final_info": infos})
+        return observations, rewards, np.full(self.num_envs, over), np.zeros(self.num_envs, dtype=np.bool_), infos
+
+    def journal(self, candidate: int) -> EditJournal:
+        """The edits of one candidate's episode; after its last step, until the next one, those of the whole episode.
+
+        Raises:
+            IndexError: There is no such candidate.
+        """
+        if not 0 <= candidate < self.num_envs:
+            raise IndexError(f"candidate must be from 0 to {self.num_envs - 1}, got {candidate}")
+        network = self.task.networks[int(self._started_on[0][candidate])]
+        journal = EditJournal(network.base_hash)
+        for step, (outcome, _, _) in enumerate(self._history):
+            journal.append(*self._common.journal_entries(outcome, candidate, step))
+        return journal
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame (height, width, 3) uint8, or one text, per candidate: its episode so far, or the finished one."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a render_mode: gym.make_vec(..., render_mode="rgb_array")')
+            return None
+        return tuple(render(self._episode(i), self.render_mode) for i in range(self.num_envs))
+
+    def _episode(self, candidate: int) -> Episode:
+        network = self.task.networks[int(self._started_on[0][candidate])].fresh()
+        network.replay(self.journal(candidate))
+        goal = self.task.goals[int(self._started_on[1][candidate])]
+        episode = Episode(f"{self.task.name}: {goal.label}", network, self.task.set_names)
+        for _, rewards, numbers in self._history:
+            episode.record(float(rewards[candidate]), {k: float(v[candidate]) for k, v in numbers.items()})
+        return episode
+
+    def _begin(self, options: dict[str, Any] | None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        self._common.start(options)
+        infos = _masked({"network": self.process.network_index.numpy(), "goal": self.process.goal_index.numpy()})
+        return self._common.observe(), infos
+
+
+def _masked(values: dict[str, Any]) -> dict[str, Any]:
+    """Gymnasium's form of vector infos: every key has a mask `_key` of the candidates that it holds for."""
+    number = len(next(value for value in values.values() if isinstance(value, np.ndarray)))
+    return values | {f"_{key}": np.ones(number, dtype=np.bool_) for key in values}
