@@ -132,7 +132,7 @@ def metric_value(row: Row, key: str, family: str | None) -> float | None:
     in forget accuracy (the H-Mean of Zhao et al. 2024, "Continual Forgetting for Pre-trained Vision Models", arXiv
     2403.11530), or of general and unbiased accuracy.
     """
-    metrics = row["metrics"]
+    metrics: Mapping[str, float | None] = row["metrics"]
     if key != SCORE or family == "lifelong":
         return metrics[key]
     if family == "debiasing":
@@ -140,7 +140,8 @@ def metric_value(row: Row, key: str, family: str | None) -> float | None:
     else:
         after, before = metrics["forget_accuracy"], metrics["forget_accuracy_before"]
         parts = [metrics["retain_accuracy"], None if after is None or before is None else max(0.0, before - after)]
-    return None if None in parts else statistics.harmonic_mean(parts)
+    known = [part for part in parts if part is not None]
+    return statistics.harmonic_mean(known) if len(known) == len(parts) else None
 
 
 def _pooled(suite: str, strata: Mapping[str, Sequence[Row]], groups: Sequence[Group]) -> Iterable[Group]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import resource
 import sys
 import tempfile
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import torch
@@ -22,11 +20,10 @@ from stable_baselines3.common.utils import set_random_seed
 from threadpoolctl import threadpool_limits
 
 import editgym  # noqa: F401 - registers the environments
-from agents.catalogue import agent_names, make_agent
+from agents.catalogue import make_agent
 from agents.protocol import Agent, Budget, Unsupported
 from benchmarks.provenance import provenance
 from benchmarks.results import Cell, Measurement, Row, build_row
-from benchmarks.suites import unknown
 from editgym.envs.metering import count_reward_calls
 from editgym.weights.journal import EditJournal
 
@@ -50,36 +47,6 @@ class Outcome:
     traceback: str | None = None
 
 
-def find_agent(name: str) -> type[Agent] | None:
-    """The class that `package.module:Class` names; None for a name of the catalogue.
-
-    Raises:
-        ValueError: There is no such agent, module or class.
-    """
-    if ":" not in name:
-        if name not in agent_names():
-            raise ValueError(unknown("agent", name, agent_names()))
-        return None
-    module_name, _, class_name = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except ImportError as error:
-        raise ValueError(f"agent {name!r}: cannot import {module_name!r} ({error}); run from the folder that holds "
-                         "it, or install it") from error
-    except AttributeError as error:
-        raise ValueError(f"agent {name!r}: module {module_name!r} has no {class_name!r}") from error
-
-
-def create_agent(name: str, arguments: dict[str, Any]) -> Agent:
-    """An agent of the catalogue, or of the user's own class.
-
-    Raises:
-        ValueError: There is no such agent, module or class.
-    """
-    own = find_agent(name)
-    return make_agent(name, **arguments) if own is None else own(**arguments)
-
-
 def env_spec(cell: Cell) -> EnvSpec:
     """The spec that makes the cell's environment."""
     spec = copy.deepcopy(gym.spec(cell.env_id))
@@ -93,7 +60,7 @@ def run_cell(cell: Cell) -> Outcome:
     trace: str | None = None
     with single_thread():
         try:
-            agent = create_agent(cell.agent, cell.agent_arguments)
+            agent = make_agent(cell.agent, **cell.agent_arguments)
             access = agent.access
             measurement = _measure(cell, agent)
         except Unsupported as reason:
@@ -142,6 +109,8 @@ def _measure(cell: Cell, agent: Agent) -> Measurement:
     set_random_seed(cell.seed)  # or an agent that draws from a global generator would depend on the cells before it
     if _on_cuda(cell):
         torch.cuda.reset_peak_memory_stats()
+    with closing(gym.make(env_spec(cell))) as env:
+        env.reset(seed=cell.seed)  # loads, or even trains, the network that is edited: that is nobody's learning time
     with count_reward_calls() as learning, _Timer(cell) as train:
         agent.learn(env_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
     with closing(gym.make(env_spec(cell))) as env:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "gymnasium", "stable_baselines3", "numpy")
 def provenance() -> dict[str, Any]:
     """`versions`, `hardware` and `git` of this process, JSON-able."""
     versions = {"python": platform.python_version(), "editgym": __version__}
-    versions |= {name: metadata.version(name) for name in _PACKAGES}
+    versions |= {name: str(importlib.import_module(name).__version__) for name in _PACKAGES}
     hardware = {
         "machine": platform.machine(), "system": platform.system(), "cpu": _cpu_model(), "cpu_count": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

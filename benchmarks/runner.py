@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -21,6 +23,8 @@ from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows
 
 # Neither is run again: there is nothing to gain from an agent that says it does not do a task.
 _SETTLED = ("finished", "unsupported")
+# One thread, and no progress bars of agents that would overwrite each other's.
+_WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
 class RunnerError(RuntimeError):
@@ -50,7 +54,7 @@ class Execution:
         if self.ray_address is not None:
             _import_ray()
 
-    def outcomes(self, cells: Sequence[Cell]) -> Iterator[Outcome]:
+    def outcomes(self, cells: Sequence[Cell]) -> Generator[Outcome, None, None]:
         """The outcomes of `cells`, in the order in which they are finished."""
         if self.ray_address is not None:
             yield from _on_ray(cells, self.ray_address, self.gpus_per_cell)
@@ -113,7 +117,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
         raise RunnerError(f"another run is writing to {folder}: wait for it, or give another folder") from error
 
 
-def _in_processes(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
+def _in_processes(cells: Sequence[Cell], jobs: int) -> Generator[Outcome, None, None]:
     """One single-worker pool per job: a worker that dies takes down its own cell and no other."""
     waiting = iter(cells)
     running: dict[Future[Outcome], tuple[Cell, _Worker]] = {}
@@ -125,7 +129,7 @@ def _in_processes(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
         else:
             running[worker.pool.submit(run_cell, cell)] = cell, worker
 
-    with _one_openmp_thread():
+    with _worker_environment():
         try:
             for _ in range(jobs):
                 start(_Worker())
@@ -166,6 +170,7 @@ class _Worker:
 def _follow_parent() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it, even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())  # its default is a named semaphore, which a terminated worker leaves behind
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -177,20 +182,21 @@ def _follow_parent() -> None:
 
 
 @contextmanager
-def _one_openmp_thread() -> Iterator[None]:
-    """Children inherit the variable, and OpenMP reads it only when it is loaded."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _worker_environment() -> Iterator[None]:
+    """Variables that only children see: the libraries that read them do so when they are loaded."""
+    before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
+    os.environ.update(_WORKER_ENVIRONMENT)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def _on_ray(cells: Sequence[Cell], address: str, gpus_per_cell: float) -> Iterator[Outcome]:
+def _on_ray(cells: Sequence[Cell], address: str, gpus_per_cell: float) -> Generator[Outcome, None, None]:
     ray = _import_ray()
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(run_cell)
@@ -204,9 +210,8 @@ def _on_ray(cells: Sequence[Cell], address: str, gpus_per_cell: float) -> Iterat
             yield failed_outcome(cell, f"{type(error).__name__}: {error}")
 
 
-def _import_ray():  # type: ignore[no-untyped-def]  # noqa: ANN202 - Ray is optional, so its types are too
+def _import_ray() -> ModuleType:
     try:
-        import ray
+        return importlib.import_module("ray")
     except ImportError as error:
-        raise RunnerError("--ray needs Ray, which is not installed: pip install 'editgym[scale]'") from error
-    return ray
+        raise RunnerError(f"--ray needs Ray, but it is not there ({error}): pip install 'editgym[scale]'") from error

@@ -72,7 +72,7 @@ class Rank:
     beaten_by: tuple[str, ...]
 
 
-def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64]:
+def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64] | np.float64:
     """Mean of the middle half along the last axis: ⌊n/4⌋ scores are dropped at each end (Agarwal et al. 2021, 4.3).
 
     Args:
@@ -83,7 +83,8 @@ def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64]:
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=-1)
     n = ordered.shape[-1]
-    return ordered[..., n // 4: n - n // 4].mean(axis=-1)
+    middle: NDArray[np.float64] | np.float64 = ordered[..., n // 4: n - n // 4].mean(axis=-1)
+    return middle
 
 
 def bootstrap(strata: Sequence[ArrayLike]) -> NDArray[np.float64]:

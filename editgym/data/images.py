@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def npz(path: str | os.PathLike[str], mean: tuple[float, ...] | None = None,
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key in NPZ_KEYS}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
         raise DataError(f"data: {path} is not a readable npz file: {error}") from error
     missing = [key for key in NPZ_KEYS if key not in arrays]
     if missing:

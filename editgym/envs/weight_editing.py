@@ -67,7 +67,7 @@ class WeightEditing:
         Raises:
             ValueError: The shape is wrong, or a number is not finite or outside [−1, 1].
         """
-        array = np.asarray(actions, dtype=np.float32)
+        array = np.array(actions, dtype=np.float32)  # a copy: callers reuse their buffers, journals look back
         if array.shape != shape:
             raise ValueError(f"action has shape {array.shape}, expected {shape}")
         largest = float(np.abs(array).max())
@@ -99,7 +99,8 @@ class WeightEditing:
             rows[f"{name}_accuracy"] = outcome.accuracy[name]
             rows[f"{name}_accuracy_before"] = outcome.accuracy_before[name]
         rows |= {"utility": outcome.utility, "edit": outcome.edit, "is_success": outcome.is_success}
-        together = torch.stack([row.double() for row in rows.values()]).cpu().numpy()  # one transfer from the GPU
+        # Stacked, so that a GPU sends one tensor.
+        together = torch.stack([row.detach().double() for row in rows.values()]).cpu().numpy()
         info = dict(zip(rows, together, strict=True))
         info["edit_step"] = np.full(self.process.candidates, float(self.edit_step))
         return info
@@ -127,6 +128,11 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         self.network: EditableNetwork = self.task.networks[0].fresh()
         self._episode: Episode | None = None
         self._over = True
+
+    @property
+    def episode_length(self) -> int:
+        """Edits per episode."""
+        return self._common.episode_length
 
     @property
     def journal(self) -> EditJournal:
@@ -163,11 +169,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
         actions = self._common.checked_actions(action, self.action_space.shape)  # type: ignore[arg-type]
-        outcome = self._advance(actions, differentiable=False)
-        info = {key: float(value[0]) for key, value in self._common.numbers(outcome).items()}
-        reward = float(outcome.reward[0])
-        assert self._episode is not None
-        self._episode.record(reward, info)
+        _, reward, info = self._advance(actions, differentiable=False)
         return self._common.observe()[0], reward, self._over, False, info
 
     def differentiable_step(self, action: Tensor) -> StepOutcome:
@@ -185,14 +187,18 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before differentiable_step()")
         self._common.checked_actions(action.detach().cpu().numpy(), self.action_space.shape)  # type: ignore[arg-type]
-        return self._advance(action.unsqueeze(0), differentiable=True)
+        return self._advance(action.unsqueeze(0), differentiable=True)[0]
 
-    def _advance(self, actions: Tensor, *, differentiable: bool) -> StepOutcome:
+    def _advance(self, actions: Tensor, *, differentiable: bool) -> tuple[StepOutcome, float, dict[str, float]]:
         outcome = self.process.step(actions, differentiable=differentiable)
         self.network.apply(*self._common.journal_entries(outcome, 0, self._common.edit_step))
         self._common.edit_step += 1
         self._over = self._common.edit_step >= self._common.episode_length
-        return outcome
+        info = {key: float(value[0]) for key, value in self._common.numbers(outcome).items()}
+        reward = float(outcome.reward[0].detach())
+        assert self._episode is not None
+        self._episode.record(reward, info)
+        return outcome, reward, dict(info)
 
     def render(self) -> Any:
         """The episode so far: a frame (height, width, 3) uint8, or text."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -118,7 +119,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     """
     try:
         model.load_state_dict(load_file(path))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(f"weights: {path} does not fit {type(model).__name__}: {error}") from error
     return model.eval().requires_grad_(False)
 

@@ -14,15 +14,14 @@ from editgym.tasks.protocol import Goal, RewardDefaults, network_of
 from editgym.weights import EditableNetwork, EditJournal
 
 Forget = int | Sequence[int]
-_MODEL, _POLICY = 0.70, 0.15
 
 
 @dataclass(frozen=True)
 class Splits:
     """The official training data in three parts, and the official test data.
 
-    The network is trained on `model` (70%), rewards come from `policy` (15%), agents that need to choose a setting
-    do so on `validation` (15%), and reports use `test` (Malik 2026).
+    The network is trained on `model`, rewards come from `policy`, agents that need to choose a setting do so on
+    `validation`, and reports use `test`. The paper (Malik 2026) divides 70/15/15.
     """
 
     model: Labelled
@@ -31,11 +30,11 @@ class Splits:
     test: Labelled
 
     @classmethod
-    def of(cls, data: ImageData, seed: int) -> Splits:
-        """Divide the training data at random; `test` stays as it is."""
+    def of(cls, data: ImageData, seed: int, shares: tuple[float, float] = (0.70, 0.15)) -> Splits:
+        """Divide the training data at random, `shares` to model and policy; `test` stays as it is."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(data.train), generator=generator)
-        model, policy = int(_MODEL * len(order)), int((_MODEL + _POLICY) * len(order))
+        model, policy = round(shares[0] * len(order)), round(sum(shares) * len(order))
         return cls(data.train[order[:model]], data.train[order[model:policy]], data.train[order[policy:]], data.test)
 
     def to(self, device: torch.device) -> Splits:
@@ -154,6 +153,10 @@ class UnlearningTask:
         features = torch.zeros(self.n_classes)
         features[list(classes)] = 1
         members = {"retain": (~forgotten).nonzero().flatten(), "forget": forgotten.nonzero().flatten()}
+        for name, rows in members.items():
+            if not len(rows):
+                raise ValueError(f"{self.name}: the policy split has no {name} sample when classes {list(classes)} are "
+                                 "forgotten; give more data, or forget other classes")
         return Goal("forget " + ", ".join(map(str, classes)), features, members)
 
     def _sample_goal(self, samples: int) -> Goal:

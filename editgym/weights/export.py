@@ -45,7 +45,8 @@ def export_adapter(network: EditableNetwork, folder: str | os.PathLike[str]) -> 
     min(out, in). `alpha_pattern` equals `rank_pattern`, so PEFT's scaling alpha/r is 1.
 
     Raises:
-        ExportError: The journal is empty or holds edits that are not additive (masks, replaced tensors).
+        ExportError: The journal is empty, holds edits that are not additive (masks, replaced tensors), or edits a
+            convolution with groups, whose weight is no LoRA product in PEFT.
         ImportError: PEFT is not installed.
     """
     try:
@@ -81,6 +82,9 @@ def _shifts_by_site(network: EditableNetwork) -> dict[EditSite, list[SiteEdit]]:
         if not (isinstance(entry, SiteEdit) and isinstance(entry.operator, Shift)):
             raise ExportError(f"entry {i} is a {entry.kind}: only additive edits (low_rank_shift, dense_shift) are a "
                               "LoRA adapter; export the merged weights instead")
+        if getattr(network.base.get_submodule(entry.site), "groups", 1) > 1:
+            raise ExportError(f"{entry.site} is a convolution with groups, which PEFT's LoRA cannot express; export "
+                              "the merged weights instead")
         edits[by_name[entry.site]].append(entry)
     return edits
 

@@ -29,6 +29,11 @@ class LowRankFactors:
     scale: float = 1.0
     bound: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.a.shape[-1] != self.b.shape[-2]:
+            raise ValueError(f"a must be (..., out, r) and b (..., r, in) of one r, got {tuple(self.a.shape)} and "
+                             f"{tuple(self.b.shape)}")
+
     def matrix(self) -> Tensor:
         """D, (..., out, in)."""
         if self.a.ndim == 3 and len(self.a) == 1:

@@ -101,9 +101,8 @@ class EditJournal:
         if not self.entries:
             raise IndexError("nothing to undo: the journal is empty")
         last = self.entries[-1].step
-        kept = [entry for entry in self.entries if entry.step != last]
-        undone = self.entries[len(kept):]
-        self.entries = kept
+        undone = [entry for entry in self.entries if entry.step == last]
+        self.entries = [entry for entry in self.entries if entry.step != last]
         return undone
 
     def rollback(self, step: int) -> list[Entry]:
@@ -127,7 +126,9 @@ class EditJournal:
         path = Path(path)
         tensors: dict[str, Tensor] = {}
         described = [_describe(i, entry, tensors) for i, entry in enumerate(self.entries)]
-        metadata = {"format": FORMAT, "base_hash": self.base_hash, "entries": json.dumps(described)}
+        # One key: safetensors writes several in random order, and equal journals should be equal files.
+        content = {"format": FORMAT, "base_hash": self.base_hash, "entries": described}
+        metadata = {"editgym": json.dumps(content, sort_keys=True)}
         partial = path.with_name(f"{path.name}.partial")
         save_file(tensors, partial, metadata=metadata)
         os.replace(partial, path)
@@ -149,14 +150,16 @@ class EditJournal:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise JournalError(f"{path} is damaged or is not a safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise JournalError(f"{path} is not an editgym journal: its format is {metadata.get('format')!r}, "
-                               f"expected {FORMAT!r}")
         try:
-            described = json.loads(metadata["entries"])
-            entries = [_restore(i, row, tensors) for i, row in enumerate(described)]
-            return cls(metadata["base_hash"], entries)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            content = json.loads(metadata["editgym"])
+        except (KeyError, json.JSONDecodeError) as error:
+            raise JournalError(f"{path} is a safetensors file, but not an editgym journal") from error
+        if content.get("format") != FORMAT:
+            raise JournalError(f"{path} has the journal format {content.get('format')!r}, expected {FORMAT!r}")
+        try:
+            entries = [_restore(i, row, tensors) for i, row in enumerate(content["entries"])]
+            return cls(content["base_hash"], entries)
+        except (KeyError, TypeError, ValueError) as error:
             raise JournalError(f"{path} is not a complete editgym journal: {type(error).__name__} {error}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -28,6 +29,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _tied_names(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Per name of a state dict, all names of the same tensor: an edit under one name is an edit under all."""
+    groups: dict[object, list[str]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        groups[(tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name].append(name)
+    return {name: names for names in groups.values() for name in names}
+
+
 class EditableNetwork:
     """A frozen base network plus an overlay of edits.
 
@@ -48,6 +57,7 @@ class EditableNetwork:
         self.base_hash = fingerprint(self.base)
         tensors = dict(self.base.state_dict(keep_vars=False))
         self._tensors: Mapping[str, Tensor] = tensors
+        self._tied = _tied_names(tensors)
         self._by_name = {site.name: site for site in self.sites}
         self._base_weights = tuple(site.to_matrix(tensors[site.parameter]) for site in self.sites)
         self._overlay: dict[str, Tensor] = {}
@@ -105,16 +115,14 @@ class EditableNetwork:
 
         Raises:
             JournalError: The journal was recorded on another base network.
+            UnknownSiteError, ValueError: As `apply`; nothing has changed then.
         """
         if journal.base_hash != self.base_hash:
             raise JournalError(f"the journal belongs to the network {journal.base_hash[:12]}…, this one is "
                                f"{self.base_hash[:12]}…: build the network with the same task and model_seed")
-        before, self._overlay, self.journal = (self._overlay, self.journal), {}, EditJournal(self.base_hash)
-        try:
-            self.apply(*journal.entries)
-        except (UnknownSiteError, ValueError):
-            self._overlay, self.journal = before
-            raise
+        edited = self.fresh()
+        edited.apply(*journal.entries)
+        self._overlay, self.journal = edited._overlay, edited.journal
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -198,7 +206,7 @@ class EditableNetwork:
 
     def _edited(self, entry: Entry, overlay: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(entry, ReplaceTensors):
-            return {name: self._replacement(name, tensor) for name, tensor in entry.tensors.items()}
+            return self._with_tied({name: self._replacement(name, t) for name, t in entry.tensors.items()})
         if entry.site not in self._by_name:
             raise UnknownSiteError(f"site: {entry.site!r} is not open for edits; open are {list(self._by_name)}")
         site = self._by_name[entry.site]
@@ -206,10 +214,13 @@ class EditableNetwork:
         if entry.update.shape != weight.shape:
             raise ValueError(f"site {site.name} is {tuple(weight.shape)}, the update is {tuple(entry.update.shape)}")
         # The factors go where the weights are, so a journal loaded on CPU replays on a network on a GPU.
-        edited = entry.operator.edited(weight, entry.update.to(weight.device))
+        edited = entry.operator.edited(weight, entry.update.to(weight.device)).to(weight.dtype)
         if not bool(torch.isfinite(edited).all()):
             raise ValueError(f"site {site.name}: the edited weight is not finite")
-        return {site.parameter: site.to_stored(edited)}
+        return self._with_tied({site.parameter: site.to_stored(edited)})
+
+    def _with_tied(self, edited: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {tied: tensor for name, tensor in edited.items() for tied in self._tied[name]}
 
     def _replacement(self, name: str, tensor: Tensor) -> Tensor:
         if name not in self._tensors:

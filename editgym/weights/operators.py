@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from editgym.weights.factors import Update
@@ -18,7 +19,9 @@ class Mask:
 
     def edited(self, weight: Tensor, update: Update) -> Tensor:
         """The edited weights, (..., out, in), for one network or for K candidates."""
-        return weight * (1 + update.matrix()).clamp(0, 1)
+        d = update.matrix()
+        # Equal to (1 + d).clamp(0, 1), but with the gradient from below at d = 0, where every episode starts.
+        return weight * torch.where(d <= 0, 1 + d, 1.0).clamp(min=0)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class EditSite:
     @property
     def parameter(self) -> str:
         """Name of the parameter in the model's state dict."""
-        return f"{self.name}.weight"
+        return f"{self.name}.weight" if self.name else "weight"
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -62,7 +62,8 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
     """Cut `model` where the edits of `sites` begin.
 
     The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the prefix. The cut is
-    kept only if, on `example`, it equals the full forward pass to 1e-5, for one network and for two candidates.
+    kept only if, on `example`, it equals the full forward pass to 1e-5, for one network, for two candidates, and for
+    some of the activations' rows in another order.
 
     Args:
         model: In evaluation mode.
@@ -72,22 +73,24 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
     sites = tuple(sites)
     whole = SplitNetwork(_Whole(), model, sites, reuses_prefix=False)
     try:
-        candidate = _cut(model, sites)
-    except Exception as error:  # fx refuses what it cannot trace with many exception types
-        return SplitNetwork(whole.prefix, model, sites, False, f"it cannot be traced: {type(error).__name__}: {error}")
-    difference = _difference(candidate, model, example)
-    if difference > 1e-5:
+        candidate = _cut(model, sites, example)
+        difference = _difference(candidate, model, example)
+    except Exception as error:  # fx and vmap refuse what they cannot do with many exception types
+        return SplitNetwork(whole.prefix, model, sites, False, f"it cannot be cut: {type(error).__name__}: {error}")
+    if not difference <= 1e-5:
         return SplitNetwork(whole.prefix, model, sites, False, f"the cut changed the logits by {difference:.1e}")
     return candidate
 
 
-def _cut(model: nn.Module, sites: tuple[EditSite, ...]) -> SplitNetwork:
+def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> SplitNetwork:
     graph = fx.Tracer().trace(model)
     edited = _edited_nodes(graph, {site.name for site in sites})
-    boundary = [node for node in graph.nodes
-                if node not in edited and node.op != "output" and any(user in edited for user in node.users)]
     if not any(node.op == "output" and node in edited for node in graph.nodes):
         raise ValueError("no site lies on the way from the input to the output")
+    activations = _Activations(fx.GraphModule(model, graph)).found(example)
+    # Parameters, sizes and tuples cannot be gathered by row: the suffix makes its own from the activations.
+    repeated = {node for node in graph.nodes if node.name not in activations}
+    needed, boundary = _reached_from_output(graph, edited | repeated)
     prefix_graph, suffix_graph = fx.Graph(), fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
@@ -96,7 +99,7 @@ def _cut(model: nn.Module, sites: tuple[EditSite, ...]) -> SplitNetwork:
     prefix_graph.output(tuple(copied[node] for node in boundary))
     copied = {node: suffix_graph.placeholder(f"boundary_{i}") for i, node in enumerate(boundary)}
     for node in graph.nodes:
-        if node in edited:
+        if node in needed:
             copied[node] = suffix_graph.node_copy(node, copied.__getitem__)
     prefix = fx.GraphModule(model, prefix_graph)
     prefix.graph.eliminate_dead_code()
@@ -115,6 +118,36 @@ def _edited_nodes(graph: fx.Graph, names: set[str]) -> set[fx.Node]:
     return edited
 
 
+class _Activations(fx.Interpreter):
+    """Finds, by running it, the nodes of a graph that are tensors computed from the input."""
+
+    def found(self, example: Tensor) -> set[str]:
+        self._from_input: set[fx.Node] = set()
+        self._found: set[str] = set()
+        self.run(example)
+        return self._found
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if n.op == "placeholder" or not self._from_input.isdisjoint(n.all_input_nodes):
+            self._from_input.add(n)
+            if isinstance(result, Tensor):
+                self._found.add(n.name)
+        return result
+
+
+def _reached_from_output(graph: fx.Graph, suffix: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+    """The nodes of `suffix` that the output needs, and those before them that it needs of the prefix."""
+    reached: set[fx.Node] = set()
+    waiting = [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting += node.all_input_nodes if node in suffix else []
+    return reached & suffix, [node for node in graph.nodes if node in reached - suffix]
+
+
 @torch.no_grad()
 def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> float:
     """Largest relative deviation of the cut network from the full forward pass, for weights as they are and scaled."""
@@ -123,15 +156,17 @@ def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> f
     pairs = [torch.stack([weight, 0.5 * weight]) for weight in base]
     activations = candidate.prefix(example)
     together = candidate.run_candidates(pairs, activations, own=False)
-    own = candidate.run_candidates(pairs, [torch.stack([a, a]) for a in activations], own=True)
-    worst = 0.0
+    rows = torch.arange(len(example) - 1, 0, -1, device=example.device)
+    own = candidate.run_candidates(pairs, [torch.stack([a[rows], a[rows]]) for a in activations], own=True)
+    differences = []
     for i, factor in enumerate((1.0, 0.5)):
         weights = {site.parameter: factor * parameters[site.parameter] for site in candidate.sites}
         full = functional_call(model, weights, (example,))
         alone = candidate.run_suffix([pair[i] for pair in pairs], activations)
         scale = full.abs().max().clamp_min(1.0)
-        worst = max([worst] + [float((logits - full).abs().max() / scale) for logits in (alone, together[i], own[i])])
-    return worst
+        differences += [(logits - expected).abs().max() / scale
+                        for logits, expected in ((alone, full), (together[i], full), (own[i], full[rows]))]
+    return float(torch.stack(differences).max())
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

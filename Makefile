@@ -1,0 +1,29 @@
+# Everything starts from a fresh machine with Python 3.11 or newer: each target makes .venv if there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# One torch thread per process: processes with two threads each on two cores are many times slower.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench clean
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.throughput --json runs/throughput.json
+
+clean:
+	rm -rf .venv build *.egg-info runs
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(STAMP)

@@ -1,0 +1,1 @@
+"""Agents that edit networks: every one is a class behind the protocol of `agents.protocol`."""

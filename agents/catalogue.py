@@ -1,0 +1,67 @@
+"""Agents by name. A new agent is one class and one row; a stranger's is `package.module:Class`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from typing import Any
+
+from agents.protocol import Agent
+
+AGENTS: dict[str, str] = {
+    "no_edit": "agents.black_box:NoEdit",
+    "random": "agents.black_box:RandomSearch",
+    "cmaes": "agents.black_box:CmaEs",
+    "fine_tune": "agents.unlearning:FineTune",
+    "retrain": "agents.unlearning:Retrain",
+}
+SB3_ALGORITHMS = ("ppo", "a2c", "sac", "td3", "ddpg", "tqc", "trpo", "ars", "crossq")
+
+
+def agent_names() -> list[str]:
+    """Every name that `make_agent` knows."""
+    return [*AGENTS, *SB3_ALGORITHMS]
+
+
+def agent_class(name: str) -> type[Agent]:
+    """The class behind a name, or behind an import path `package.module:Class`.
+
+    Raises:
+        ValueError: There is no such agent, or the import path leads to none.
+    """
+    if name in SB3_ALGORITHMS:
+        from agents.sb3 import SB3Agent
+
+        return SB3Agent
+    path = AGENTS.get(name, name)
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        near = difflib.get_close_matches(name, agent_names(), n=3, cutoff=0.0)
+        raise ValueError(f"agent: there is no {name!r}; the nearest are {', '.join(near)}. Your own class is "
+                         "written package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"agent: cannot import {path!r}: {error}") from error
+    missing = [part for part in ("learn", "edit", "save", "load", "name", "access") if not hasattr(found, part)]
+    if missing:
+        raise ValueError(f"agent: {path} lacks {', '.join(missing)}; see agents.protocol.Agent")
+    return found
+
+
+def make_agent(name: str, **config: Any) -> Agent:
+    """The agent called `name`, with its configuration.
+
+    Raises:
+        ValueError: There is no such agent, or it takes no such argument.
+    """
+    cls = agent_class(name)
+    if name in SB3_ALGORITHMS:
+        config = {"algorithm": name, **config}
+    try:
+        inspect.signature(cls).bind(**config)
+    except TypeError as error:
+        accepted = ", ".join(inspect.signature(cls).parameters) or "none"
+        raise ValueError(f"agent {name}: {error}; its arguments: {accepted}") from error
+    return cls(**config)

@@ -1,0 +1,40 @@
+"""Hyperparameters by algorithm and world, as tables.
+
+PPO's were chosen on the *validation* split of networks that no report uses (`unlearning/digits`, model seeds 10–17;
+`benchmarks/tune_ppo.py` repeats the comparison). The paper's own (Malik 2026: learning rate 3e-3 and 3e-4, n_steps
+256, clip .2, max_grad_norm .5, MLP [128, 128] ReLU) are kept where they made no difference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SHARED: dict[str, Any] = {"num_envs": 64, "start": 0.5, "sketch": 64, "linear_decay": False}
+_NET: dict[str, Any] = {"net_arch": [128, 128], "activation_fn": "relu"}
+
+_ON_POLICY: dict[str, Any] = {
+    "n_steps": 16, "learning_rate": 5e-3, "linear_decay": True, "max_grad_norm": 0.5,
+    "policy_kwargs": {**_NET, "log_std_init": -1.0},
+}
+_OFF_POLICY: dict[str, Any] = {
+    "num_envs": 16, "learning_rate": 1e-3, "buffer_size": 5_000, "batch_size": 256, "learning_starts": 512,
+    "policy_kwargs": _NET,
+}
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "ppo": {**_ON_POLICY, "batch_size": 1_024, "n_epochs": 5, "gamma": 0.99, "clip_range": 0.2, "target_kl": 1.0},
+    "a2c": {**_ON_POLICY, "learning_rate": 1e-3},
+    "trpo": {key: value for key, value in _ON_POLICY.items() if key != "max_grad_norm"} | {"batch_size": 1_024},
+    "sac": _OFF_POLICY,
+    "td3": _OFF_POLICY,
+    "ddpg": _OFF_POLICY,
+    "tqc": _OFF_POLICY,
+    "crossq": _OFF_POLICY,
+    "ars": {"num_envs": 1, "sketch": 0, "start": 0.0, "n_delta": 32, "policy_kwargs": {"net_arch": []}},
+}
+WORLDS: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def preset(algorithm: str, env_id: str) -> dict[str, Any]:
+    """The hyperparameters of an algorithm in a world, a new dict."""
+    return {**_SHARED, **ALGORITHMS[algorithm], **WORLDS.get((algorithm, env_id), {})}

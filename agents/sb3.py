@@ -1,0 +1,212 @@
+"""Every continuous-action algorithm of Stable-Baselines3 and sb3-contrib as an agent, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium as gym
+import stable_baselines3
+import torch
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+from tqdm import tqdm
+
+from agents.configured import read_config, write_config
+from agents.policies import WeightSketch, lora_start, set_mean_action
+from agents.presets import preset
+from agents.protocol import Access, Budget, Stopwatch, Unsupported
+from editgym.envs.sb3 import monitored
+from editgym.weights import EditJournal
+
+CLASSES = {
+    "ppo": "PPO", "a2c": "A2C", "sac": "SAC", "td3": "TD3", "ddpg": "DDPG",
+    "tqc": "TQC", "trpo": "TRPO", "ars": "ARS", "crossq": "CrossQ",
+}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
+UNLIMITED = 2**62
+_CHECKPOINT_CALLS = 10_000
+
+
+class SB3Agent:
+    """A Stable-Baselines3 algorithm that learns on K candidates at once.
+
+    Args:
+        algorithm: A key of `CLASSES`.
+        num_envs: K; None takes the preset's.
+        start: Standard deviation of A in the LoRA start of the policy's mean action (`agents.policies.lora_start`);
+            0 leaves SB3's own start.
+        sketch: Numbers that the policy sees of the weights (`agents.policies.WeightSketch`); 0 shows all.
+        linear_decay: Whether the learning rate falls linearly to 0 over the budget.
+        **hyperparameters: Of the SB3 class, JSON values: `learning_rate`, `n_steps`, `batch_size`, … and
+            `policy_kwargs` with `net_arch`, `activation_fn` (`"relu"`, `"tanh"`, `"elu"`), `log_std_init`, …
+            Those left out come from the preset of algorithm and world (`agents.presets`).
+
+    Raises:
+        ValueError: There is no such algorithm.
+    """
+
+    access: ClassVar[Access] = "reward"
+    name = "sb3"
+
+    def __init__(self, algorithm: str = "ppo", num_envs: int | None = None, start: float | None = None,
+                 sketch: int | None = None, linear_decay: bool | None = None, **hyperparameters: Any) -> None:
+        if algorithm not in CLASSES:
+            raise ValueError(f"algorithm: there is no {algorithm!r}; choose from {', '.join(CLASSES)}")
+        self.name = algorithm
+        given = {"num_envs": num_envs, "start": start, "sketch": sketch, "linear_decay": linear_decay}
+        self.config: dict[str, Any] = {"algorithm": algorithm, **hyperparameters,
+                                       **{key: value for key, value in given.items() if value is not None}}
+        self.model: BaseAlgorithm | None = None
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        """Train until the budget is spent; whole rollouts that the budget does not pay for are left out.
+
+        With `out`, a checkpoint is written there every 10,000 reward calls and on Ctrl-C.
+
+        Raises:
+            Unsupported: The environment has no batched form that resets in the same step.
+            ValueError: The budget has no end, or the algorithm does not take a hyperparameter.
+        """
+        if budget.reward_calls is None and budget.seconds is None:
+            raise ValueError("budget: learning needs reward_calls or seconds")
+        settings = {**preset(self.name, env_spec.id), **{k: v for k, v in self.config.items() if k != "algorithm"}}
+        num_envs, start = settings.pop("num_envs"), settings.pop("start")
+        calls = whole_rollouts(budget.reward_calls, num_envs * settings.get("n_steps", 1))
+        if env_spec.vector_entry_point is None:
+            raise Unsupported(f"{env_spec.id} has no vector environment for {self.name} to train on")
+        base = gym.make_vec(env_spec, num_envs=num_envs)
+        env = monitored(base)
+        self.model = self.build(env, settings, seed, env_spec.kwargs.get("device", "cpu"))
+        if start:
+            generator = torch.Generator().manual_seed(seed)
+            set_mean_action(self.model, lora_start(base.layout, start, generator))  # type: ignore[attr-defined]
+        callback = _Progress(self, calls, budget.seconds, out)
+        try:
+            self.model.learn(calls, callback=callback)
+        finally:
+            callback.close()
+            env.close()
+
+    def edit(self, env: gym.Env) -> EditJournal:
+        """One episode with the policy's deterministic action."""
+        if self.model is None:
+            raise RuntimeError(f"{self.name} has no policy yet: call learn() or load() first")
+        observation, _ = env.reset()
+        over = False
+        while not over:
+            action, _ = self.model.predict(observation, deterministic=True)
+            observation, _, terminated, truncated, _ = env.step(action)
+            over = terminated or truncated
+        return env.unwrapped.journal  # type: ignore[attr-defined]
+
+    def save(self, folder: Path) -> None:
+        """Write the configuration and SB3's zip file, completely or not at all."""
+        if self.model is None:
+            raise RuntimeError(f"{self.name} has nothing to save: call learn() first")
+        write_config(folder, self.config)
+        partial = folder / "model.partial.zip"
+        self.model.save(partial)
+        partial.replace(folder / "model.zip")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The agent that `save` wrote.
+
+        SB3's zip file holds pickled objects: load only files that you trust.
+
+        Raises:
+            FileNotFoundError: There is none in `folder`.
+        """
+        agent = cls(**read_config(folder))
+        agent.model = algorithm_class(agent.name).load(folder / "model.zip", device="cpu")
+        return agent
+
+    def build(self, env: VecEnv, settings: dict[str, Any], seed: int, device: str) -> BaseAlgorithm:
+        """The untrained SB3 algorithm for an environment and the settings of a preset, less `num_envs` and `start`.
+
+        Raises:
+            ValueError: The algorithm does not take one of the settings.
+        """
+        kind = algorithm_class(self.name)
+        settings = dict(settings)
+        policy_kwargs = dict(settings.pop("policy_kwargs", {}))
+        if "activation_fn" in policy_kwargs:
+            policy_kwargs["activation_fn"] = ACTIVATIONS[policy_kwargs["activation_fn"]]
+        if sketch := settings.pop("sketch"):
+            policy_kwargs |= {"features_extractor_class": WeightSketch, "features_extractor_kwargs": {"size": sketch}}
+        if settings.pop("linear_decay"):
+            settings["learning_rate"] = linear(settings["learning_rate"])
+        unknown = sorted(set(settings) - set(inspect.signature(kind).parameters))
+        if unknown:
+            raise ValueError(f"{self.name} takes no hyperparameter {', '.join(unknown)}; it takes "
+                             f"{', '.join(inspect.signature(kind).parameters)}")
+        return kind("MlpPolicy", env, seed=seed, device=device, policy_kwargs=policy_kwargs, **settings)
+
+
+class _Progress(BaseCallback):
+    """A progress bar, checkpoints, and the end of the budget."""
+
+    def __init__(self, agent: SB3Agent, calls: int, seconds: float | None, out: Path | None) -> None:
+        super().__init__()
+        self._agent, self._calls, self._watch, self._out = agent, calls, Stopwatch(seconds), out
+        self._bar = tqdm(total=None if calls >= UNLIMITED else calls, desc=agent.name, unit="call", leave=False,
+                         mininterval=0.5)
+        self._saved = 0
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.num_timesteps - self._bar.n)
+        # SB3 asks before each update whether to go on; one more step of all candidates must still fit.
+        fits = self.num_timesteps <= self._calls
+        return fits and not self._watch.expired
+
+    def _on_rollout_end(self) -> None:
+        if self._out is not None and self.num_timesteps - self._saved >= _CHECKPOINT_CALLS:
+            self._agent.save(self._out)
+            self._saved = self.num_timesteps
+
+    def close(self) -> None:
+        """End the bar; with `out`, write what was learned so far, also after Ctrl-C."""
+        self._bar.close()
+        if self._out is not None and self.num_timesteps:
+            self._agent.save(self._out)
+
+
+def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:
+    """The SB3 or sb3-contrib class of an algorithm.
+
+    Raises:
+        ImportError: It is in sb3-contrib, which is not installed.
+    """
+    name = CLASSES[algorithm]
+    if hasattr(stable_baselines3, name):
+        return getattr(stable_baselines3, name)
+    try:
+        import sb3_contrib
+    except ImportError as error:
+        raise ImportError(f'{algorithm} is part of sb3-contrib: pip install "editgym[rl]"') from error
+    return getattr(sb3_contrib, name)
+
+
+def linear(value: float) -> Callable[[float], float]:
+    """A learning rate that falls linearly from `value` to 0, as SB3 takes it."""
+    return lambda progress_remaining: value * progress_remaining
+
+
+def whole_rollouts(calls: int | None, rollout: int) -> int:
+    """The most reward calls within `calls` that make whole rollouts: SB3 would go on to the end of the last one.
+
+    Raises:
+        ValueError: Not even one fits.
+    """
+    if calls is None:
+        return UNLIMITED
+    if calls < rollout:
+        raise ValueError(f"budget: {calls} reward calls do not pay for one rollout of {rollout} (num_envs × n_steps); "
+                         "raise the budget or lower num_envs or n_steps")
+    return calls // rollout * rollout

@@ -1,0 +1,64 @@
+"""Train an agent: `python -m agents.train --env MaskWorld-v0 --agent ppo --out runs/ppo`.
+
+Writes OUT/agent/ (what was learned) and OUT/config.json (how). `--set` gives arguments of the environment, and with
+the prefix `agent.` of the agent: `--set task=unlearning/mnist --set forget_class=3 --set agent.n_steps=32`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium as gym
+
+from agents.catalogue import make_agent
+from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
+from agents.protocol import Budget, Unsupported
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m agents.train", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", required=True, metavar="ID", help="e.g. MaskWorld-v0")
+    parser.add_argument("--agent", required=True, metavar="NAME", help="e.g. ppo, cmaes, or package.module:Class")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of the agent (default: %(default)s)")
+    parser.add_argument("--reward-calls", type=int, default=20_480, help="budget (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, help="budget in wall-clock time")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args(arguments)
+    try:
+        return _train(options)
+    except (UsageError, Unsupported, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _train(options: argparse.Namespace) -> int:
+    given = settings(options.set)
+    env_kwargs = {key: value for key, value in given.items() if not key.startswith("agent.")}
+    agent_config = {key.removeprefix("agent."): value for key, value in given.items() if key.startswith("agent.")}
+    agent = make_agent(options.agent, **agent_config)
+    spec = env_spec(options.env, env_kwargs)
+    gym.make(spec).close()  # bad arguments fail here, before anything is written
+    out = writable(options.out)
+    config = {"env_id": options.env, "env_kwargs": env_kwargs, "agent": options.agent, "agent_config": agent_config,
+              "seed": options.seed, "reward_calls": options.reward_calls, "seconds": options.seconds}
+    (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    try:
+        agent.learn(spec, Budget(options.reward_calls, options.seconds), options.seed, out / AGENT_FOLDER)
+    except KeyboardInterrupt:
+        print(f"\nstopped; what was learned so far is in {out / AGENT_FOLDER}" if (out / AGENT_FOLDER).exists()
+              else "\nstopped before anything was learned", file=sys.stderr)
+        return 130
+    agent.save(out / AGENT_FOLDER)
+    print(f"trained {options.agent} on {options.env}; edit with: python -m agents.edit {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Figures of a group: intervals, performance profile, trade-off and retention."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.aggregate import SCORE, Group
+from benchmarks.statistics import DIRECTIONS, interquartile_mean, performance_profile
+from benchmarks.tables import metric_label
+
+Color = str | tuple[float, float, float]
+Palette = Mapping[str, Color]
+
+# What an agent gives up (x) for what it gains (y), or the other way round.
+TRADE_OFFS = {
+    "unlearning": ("forget_accuracy", "retain_accuracy"),
+    "debiasing": ("general_accuracy", "unbiased_accuracy"),
+    "lifelong": ("locality", "reliability"),
+}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": "#8a929c", "axes.grid": True, "grid.color": "#e6e9ed", "grid.linewidth": 0.8,
+    "axes.axisbelow": True, "text.color": "#1c2430", "axes.labelcolor": "#1c2430", "legend.frameon": False,
+}
+
+
+def palette(groups: Sequence[Group]) -> Palette:
+    """One colour for each agent, the same in all figures."""
+    agents = sorted({standing.agent for group in groups for standing in group.standings})
+    colors = matplotlib.colormaps["tab10" if len(agents) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    return {agent: colors[i % len(colors)] for i, agent in enumerate(agents)}
+
+
+def figures(group: Group, colors: Palette) -> dict[str, Figure]:
+    """The figures that the group has data for, by name: `intervals profile trade-off retention`."""
+    with matplotlib.rc_context(_STYLE):
+        drawn = {
+            "intervals": intervals_figure(group, colors), "profile": profile_figure(group, colors),
+            "trade-off": trade_off_figure(group, colors), "retention": retention_figure(group, colors),
+        }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def render(figure: Figure, kind: Literal["png", "svg"], name: str) -> bytes:
+    """The figure as a file, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def intervals_figure(group: Group, colors: Palette) -> Figure | None:
+    """One panel for each metric that has a better side: point and 95% interval of every agent."""
+    keys = [key for key in group.metrics if key in DIRECTIONS and not key.endswith("_before")]
+    agents = [standing for standing in group.standings if standing.metrics]
+    if not keys:
+        return None
+    columns = min(4, len(keys))
+    rows = -(-len(keys) // columns)
+    figure = Figure(figsize=(1.8 + 2.4 * columns, rows * (0.8 + 0.26 * len(agents))))
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axis in axes.flat[len(keys):]:
+        axis.set_axis_off()
+    for axis, key in zip(axes.flat, keys, strict=False):
+        axis.set_title(metric_label(key))
+        for y, standing in enumerate(agents):
+            estimate = standing.metrics.get(key)
+            if estimate is not None:
+                low, high = (estimate.iqm if end is None else end for end in (estimate.low, estimate.high))
+                axis.barh(y, high - low, left=low, height=0.55, color=colors[standing.agent], alpha=0.35)
+                axis.plot(estimate.iqm, y, "o", color=colors[standing.agent], markersize=5)
+        axis.set_yticks(range(len(agents)), [_wrapped(standing.agent) for standing in agents])
+        axis.locator_params(axis="x", nbins=4)
+        axis.use_sticky_edges = False  # or a dot at a bar's end, such as an accuracy of 0, is cut in half
+        axis.margins(x=0.08)
+    axes[0, 0].set_ylim(len(agents) - 0.4, -0.6)  # best at the top
+    return figure
+
+
+def profile_figure(group: Group, colors: Palette) -> Figure | None:
+    """Performance profile: share of runs whose score is above a threshold, with 95% bands."""
+    thresholds = np.linspace(0, 1, 101)
+    figure, axis = _single()
+    for standing in group.standings:
+        runs = group.runs(standing.agent, SCORE)
+        if runs:
+            share, low, high = performance_profile(runs, thresholds)
+            color = colors[standing.agent]
+            axis.fill_between(thresholds, low, high, color=color, alpha=0.15, linewidth=0, step="post")
+            axis.step(thresholds, share, where="post", color=color, label=_wrapped(standing.agent))
+    if not axis.lines:
+        return None
+    axis.set(xlabel=f"{SCORE.replace('_', ' ')} τ", ylabel="share of runs with more than τ", ylim=(-0.03, 1.03),
+             title="Performance profile")
+    _legend(figure)
+    return figure
+
+
+def trade_off_figure(group: Group, colors: Palette) -> Figure | None:
+    """Both sides of the family's trade-off: every run as a small dot, interquartile means with 95% intervals."""
+    x_key, y_key = TRADE_OFFS.get(group.family or "", (SCORE, SCORE))
+    figure, axis = _single()
+    for standing in group.standings:
+        x, y = standing.metrics.get(x_key), standing.metrics.get(y_key)
+        if x is None or y is None:
+            continue
+        color = colors[standing.agent]
+        runs_x, runs_y = group.runs(standing.agent, x_key), group.runs(standing.agent, y_key)
+        both = [(scores[seed], runs_y[stratum][seed]) for stratum, scores in runs_x.items() if stratum in runs_y
+                for seed in scores if seed in runs_y[stratum]]
+        axis.plot(*np.transpose(both), "o", color=color, markersize=3.5, alpha=0.4, markeredgewidth=0)
+        axis.errorbar(x.iqm, y.iqm, xerr=_error(x.iqm, x.low, x.high), yerr=_error(y.iqm, y.low, y.high), fmt="o",
+                      color=color, markersize=7, markeredgecolor="white", label=_wrapped(standing.agent))
+    if not axis.lines:
+        return None
+    axis.set(xlabel=metric_label(x_key), ylabel=metric_label(y_key), title="Trade-off")
+    axis.margins(0.08)
+    _legend(figure)
+    return figure
+
+
+def retention_figure(group: Group, colors: Palette) -> Figure | None:
+    """Reliability of an edit against the number of edits made after it, interquartile mean over runs."""
+    figure, axis = _single()
+    for standing in group.standings:
+        at_age: dict[float, list[float]] = {}
+        for row in group.rows[standing.agent]:
+            for age, reliability in row["curves"]["retention"] or ():
+                at_age.setdefault(age, []).append(reliability)
+        if at_age:
+            ages = sorted(at_age)
+            axis.plot(ages, [interquartile_mean(at_age[age]) for age in ages], color=colors[standing.agent],
+                      label=_wrapped(standing.agent))
+    if not axis.lines:
+        return None
+    axis.set(xlabel="edits made since", ylabel="reliability", ylim=(-0.03, 1.03), title="Retention")
+    _legend(figure)
+    return figure
+
+
+def _single() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _legend(figure: Figure) -> None:
+    """Beside the axes: agents that tie lie on top of each other, and so would their names."""
+    figure.legend(loc="outside right upper")
+
+
+def _error(middle: float, low: float | None, high: float | None) -> list[list[float]] | None:
+    """Lengths of an error bar's arms; an interquartile mean may lie a rounding error outside of its interval."""
+    return None if low is None or high is None else [[max(0.0, middle - low)], [max(0.0, high - middle)]]
+
+
+def _wrapped(name: str) -> str:
+    """A name that fits beside a panel; `package.module:Class` is best broken before its class."""
+    return "\n".join(textwrap.fill(part, 28) for part in name.replace(":", ":\n").split("\n"))

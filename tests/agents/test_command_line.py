@@ -1,0 +1,90 @@
+"""`agents.train` and `agents.edit`, by their command lines."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agents import edit, train
+from editgym.tasks import make_task
+from editgym.weights import EditJournal
+
+SMALL = ["--reward-calls", "128", "--set", "agent.num_envs=8", "--set", "agent.n_steps=8",
+         "--set", "agent.batch_size=64"]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    folder = tmp_path / "run"
+    assert train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", "--set", "forget_class=3", *SMALL,
+                       "--out", str(folder)]) == 0
+    return folder
+
+
+def test_train_writes_what_edit_needs(trained, capsys):
+    config = json.loads((trained / "config.json").read_text())
+    assert config["env_kwargs"] == {"forget_class": 3}
+    assert config["agent_config"]["n_steps"] == 8
+    assert edit.main([str(trained), "--export", "merged"]) == 0
+    printed = capsys.readouterr().out
+    assert "forget_accuracy" in printed
+    assert "before" in printed
+    journal = EditJournal.load(trained / "journal.safetensors")
+    network = make_task("unlearning/digits", forget_class=3).networks[0].fresh()
+    network.replay(journal)
+    merged = load_file(trained / "merged.safetensors")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_edit_takes_another_network(trained, capsys):
+    assert edit.main([str(trained), "--set", "model_seed=1"]) == 0
+    other = make_task("unlearning/digits", model_seed=1).networks[0]
+    assert EditJournal.load(trained / "journal.safetensors").base_hash == other.base_hash
+
+
+def test_a_shift_is_exported_as_an_adapter(trained):
+    pytest.importorskip("peft")
+    assert edit.main([str(trained), "--export", "adapter"]) == 0
+    assert (trained / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--env", "MaskWorld-v9", "--agent", "ppo"], "--env"),
+    (["--env", "MaskWorld-v0", "--agent", "pppo"], "there is no 'pppo'"),
+    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "nonsense"], "is not key=value"),
+    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "forget_class=12"], "forget_class: 12"),
+    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "colour=red"], "takes no argument 'colour'"),
+    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "device=tpu"], "device: 'tpu'"),
+])
+def test_a_wrong_request_is_named_and_nothing_is_written(arguments, message, tmp_path, capsys):
+    assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_folder_is_named(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--out", str(blocked / "run")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--out", str(tmp_path / "run")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
+def test_edit_of_an_empty_folder_says_to_train_first(tmp_path, capsys):
+    assert edit.main([str(tmp_path)]) == 2
+    assert "train first" in capsys.readouterr().err
+
+
+def test_a_mask_is_no_adapter(tmp_path, capsys):
+    pytest.importorskip("peft")
+    assert train.main(["--env", "MaskWorld-v0", "--agent", "random", "--reward-calls", "8", "--out", str(tmp_path)]) == 0
+    assert edit.main([str(tmp_path), "--export", "adapter"]) == 2
+    assert "only additive edits" in capsys.readouterr().err

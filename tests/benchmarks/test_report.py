@@ -1,0 +1,189 @@
+import json
+import re
+
+import pytest
+
+from benchmarks import plots
+from benchmarks.aggregate import group_rows, metric_value
+from benchmarks.report import write_report
+from benchmarks.results import ROWS_FILE, append_row
+from benchmarks.statistics import BOOTSTRAP_SEED
+from benchmarks.tables import duration, group_table, number
+
+WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
+
+
+def write(folder, rows):
+    for row in rows:
+        append_row(folder / ROWS_FILE, row)
+
+
+def standings(rows):
+    (group,) = group_rows(rows)
+    return {standing.agent: standing for standing in group.standings}
+
+
+@pytest.fixture(scope="module")
+def rows(unlearning_row, make_row):
+    """Two worlds; a good, a middling and a failing agent, and one that does one of the worlds only."""
+    rows = []
+    for env_id in WORLDS:
+        for seed in range(3):
+            rows += [
+                unlearning_row("ppo", seed, retain=0.93 + seed / 100, forget=0.0, env_id=env_id),
+                unlearning_row("random", seed, retain=0.80 + seed / 100, forget=0.5, env_id=env_id),
+                make_row("cmaes", seed, env_id=env_id, measured={
+                    "status": "failed", "error": "ValueError: <b>a</b> | b", "time": {}}),
+            ]
+    unsupported = {"status": "unsupported", "access": "oracle", "error": "no such network", "time": {}}
+    return [*rows, unlearning_row("retrain", 0, retain=0.95, forget=0.0),
+            make_row("retrain", 0, env_id=WORLDS[1], measured=unsupported)]
+
+
+@pytest.fixture(scope="module")
+def report(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    write(folder, rows)
+    return write_report(folder)
+
+
+def test_files(report):
+    folder = report.page.parent
+    assert report.page.name == "index.html"
+    assert report.markdown == (folder / "LEADERBOARD.md").read_text()
+    assert report.failed == 6
+    names = {file.name for file in (folder / "plots").iterdir()}
+    world = "quick-maskworld-v0-unlearning-digits"
+    assert {f"{world}-intervals.png", f"{world}-intervals.svg", f"{world}-trade-off.svg",
+            "quick-all-unlearning-tasks-profile.png"} <= names
+    assert all(image in names for image in re.findall(r"\(plots/(.*?)\)", report.markdown))
+
+
+def test_json_is_strict_and_complete(report):
+    text = (report.page.parent / "leaderboard.json").read_text()
+    board = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert board["bootstrap"]["seed"] == BOOTSTRAP_SEED
+    assert [group["title"] for group in board["groups"]] == [
+        "All unlearning tasks", *(f"{world} · unlearning/digits" for world in WORLDS)]
+    ppo = next(agent for agent in board["groups"][1]["agents"] if agent["agent"] == "ppo")
+    assert (ppo["n"], ppo["provisional"], ppo["reward_calls"], ppo["rank"]) == (3, True, 100, 1)
+    estimate = ppo["metrics"]["retain_accuracy"]
+    assert estimate["iqm"] == pytest.approx(0.94)
+    assert estimate["low"] == pytest.approx(0.93)
+    assert estimate["high"] == pytest.approx(0.95)
+    assert (estimate["n"], estimate["rank"]) == (3, 1)
+    assert len(board["failed"]) == 6
+
+
+def test_page_loads_nothing(report):
+    page = report.page.read_text()
+    loads = re.findall(r"""(?:src|href)=["']([^"']*)|url\(([^)]*)\)|(@import)""", page)
+    assert loads
+    assert all(target.startswith(("data:", "#")) for target, _, _ in loads), loads
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "fetch(" not in page
+
+
+def test_page_shows_failures_and_escapes_them(report):
+    page = report.page.read_text()
+    assert "Failed cells (6)" in page
+    assert "&lt;b&gt;a&lt;/b&gt;" in page
+    assert "<b>a</b>" not in page
+
+
+def test_page_marks_provisional_and_unsupported(report):
+    page = report.page.read_text()
+    assert '<span class="mark flag">provisional</span>' in page
+    assert '<span class="mark flag">unsupported</span>' in page
+    assert "retrain does not do this: no such network" in page
+    assert "not here: cmaes, retrain" in page or "not here: retrain, cmaes" in page
+
+
+def test_markdown_tables_have_equal_rows(report):
+    for block in re.findall(r"(?:^\|.*\|\n)+", report.markdown, flags=re.MULTILINE):
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(columns) == 1
+    assert "(provisional)" in report.markdown
+    assert "How to read this" in report.markdown
+    assert "ValueError: <b>a</b> | b" in report.markdown
+
+
+def test_report_is_reproducible(report):
+    def files():
+        return {file: file.read_bytes() for file in report.page.parent.rglob("*") if file.is_file()}
+
+    before = files()
+    write_report(report.page.parent)
+    assert files() == before
+
+
+def test_without_rows_there_is_no_report(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run a suite"):
+        write_report(tmp_path)
+
+
+def test_only_failures_still_make_a_report(make_row, tmp_path):
+    write(tmp_path, [make_row(measured={"status": "failed", "error": "ValueError: no", "time": {}})])
+    report = write_report(tmp_path)
+    assert "No cell of this table is finished yet" in report.markdown
+    assert "ValueError: no" in report.markdown
+
+
+def test_score_is_a_harmonic_mean(unlearning_row, make_row):
+    row = unlearning_row(retain=0.9, forget=0.0)  # drop 0.9
+    assert metric_value(row, "harmonic_mean", "unlearning") == pytest.approx(0.9)
+    assert metric_value(unlearning_row(retain=0.9, forget=0.95), "harmonic_mean", "unlearning") == 0
+    assert metric_value(make_row(), "harmonic_mean", "unlearning") is None
+    biased = make_row(metrics={"general_accuracy": 0.8, "unbiased_accuracy": 0.4})
+    assert metric_value(biased, "harmonic_mean", "debiasing") == pytest.approx(2 * 0.8 * 0.4 / 1.2)
+    assert metric_value(make_row(metrics={"harmonic_mean": 0.3}), "harmonic_mean", "lifelong") == 0.3
+
+
+def test_pooled_group_has_all_strata_and_only_complete_agents(rows):
+    pooled, *single = group_rows(rows)
+    assert len(pooled.strata) == len(single) == 2
+    assert {standing.agent for standing in pooled.standings} == {"ppo", "random"}
+    assert set(pooled.left_out) == {"cmaes", "retrain"}
+    assert pooled.standings[0].metrics["retain_accuracy"].iqm == pytest.approx(0.94)
+
+
+def test_seeds_that_are_missing_are_counted_where_they_are_missing(unlearning_row, make_row):
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=0.0) for seed in range(5)]
+    rows.append(make_row("ppo", 5, measured={"status": "failed", "error": "no"}))
+    ppo = standings(rows)["ppo"]
+    assert (ppo.n, ppo.failed, ppo.provisional) == (5, 1, False)
+
+
+def test_namesakes_of_another_budget_are_told_apart(unlearning_row):
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=0.0, agent_config={"reward_calls": calls})
+            for seed in range(2) for calls in (10, 20)]
+    assert set(standings(rows)) == {"ppo (reward_calls=10)", "ppo (reward_calls=20)"}
+
+
+@pytest.mark.parametrize(("forget", "steps", "probe", "shallow"), [
+    (0.0, 5, 0.1, True), (0.0, 50, 0.1, False), (0.0, 50, 0.88, True), (0.8, 0, 0.9, False),
+])
+def test_shallow_forgetting_is_flagged(unlearning_row, forget, steps, probe, shallow):
+    metrics = {"relearn_steps": steps, "probe_accuracy": probe, "probe_accuracy_before": 0.9}
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=forget, metrics=metrics) for seed in range(2)]
+    assert standings(rows)["ppo"].shallow is shallow
+    notes = " ".join(group_table(group_rows(rows)[0]).notes)
+    assert ("looks forgotten" in notes) is shallow
+
+
+def test_lifelong_rows_get_a_retention_curve(make_row):
+    rows = [make_row("rledit", seed, task="knowledge/factworld", metrics={"reliability": 0.8, "locality": 0.5},
+                     measured={"curves": {"retention": [[0, 0.9], [10, 0.7 + seed / 10]]}}) for seed in range(2)]
+    (group,) = group_rows(rows)
+    drawn = plots.figures(group, plots.palette([group]))
+    assert set(drawn) == {"intervals", "trade-off", "retention"}  # no harmonic mean, no profile
+    (line,) = drawn["retention"].axes[0].lines
+    assert line.get_xydata().tolist() == [[0, 0.9], [10, 0.75]]
+
+
+def test_numbers_and_durations():
+    assert [number(value) for value in (0.0, 0.5, 1e-5)] == ["0.000", "0.500", "1.0e-05"]
+    assert [number(value) for value in (12.34, 1234.5)] == ["12.3", "1,234"]
+    assert number(3.0, like=25.0) == "3.0"
+    assert [duration(value) for value in (0.0123, 3.0, 600.0, 9000.0)] == ["12.3 ms", "3 s", "10 min", "2.5 h"]

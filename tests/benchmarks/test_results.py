@@ -1,0 +1,144 @@
+import json
+
+import pytest
+
+from benchmarks.results import (
+    BIAS_METRICS,
+    LIFELONG_METRICS,
+    METRIC_KEYS,
+    SCHEMA,
+    UNLEARNING_METRICS,
+    Cell,
+    ResultsError,
+    append_row,
+    read_rows,
+    rows_agree,
+)
+
+FIELDS = {
+    "schema", "cell", "suite", "env_id", "env_kwargs", "task", "agent", "agent_config", "access", "seed", "status",
+    "error", "metrics", "curves", "time", "reward_calls", "peak_memory_bytes", "edit_file", "edit_sha256", "versions",
+    "hardware", "git",
+}
+
+
+def test_metric_keys_are_those_of_the_three_families_without_repetition():
+    assert METRIC_KEYS == UNLEARNING_METRICS + BIAS_METRICS + LIFELONG_METRICS
+    assert len(set(METRIC_KEYS)) == len(METRIC_KEYS) == 13 + 20 + 19
+
+
+def test_row_has_every_field_and_every_metric(make_row):
+    row = make_row(metrics={"retain_accuracy": 0.9})
+    assert set(row) == FIELDS
+    assert tuple(row["metrics"]) == METRIC_KEYS
+    assert row["metrics"]["retain_accuracy"] == 0.9
+    assert row["metrics"]["locality"] is None
+    assert row["curves"] == {"retention": None}
+    assert row["schema"] == SCHEMA
+    assert row["task"] == "unlearning/digits"
+
+
+def test_journal_is_named_after_the_cell(make_row):
+    row = make_row(measured={"journal": b"abc"})
+    assert row["edit_file"] == f"edits/{row['cell']}.safetensors"
+    assert row["edit_sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_failed_row_has_null_results(make_row):
+    row = make_row(measured={"status": "failed", "error": "ValueError: no", "time": {}, "reward_calls": None})
+    assert row["error"] == "ValueError: no"
+    assert set(row["time"].values()) == {None}
+    assert row["edit_file"] is None
+
+
+@pytest.mark.parametrize("changed", [
+    {"agent": "ppo"}, {"seed": 1}, {"task": "unlearning/mnist"}, {"suite": "worlds"}, {"env_id": "ShiftWorld-v0"},
+    {"agent_config": {"reward_calls": 101}}, {"agent_config": {"reward_calls": 100, "rank": 2}},
+])
+def test_cells_that_differ_have_different_ids(make_cell, changed):
+    assert make_cell(**changed).id != make_cell().id
+
+
+def test_cell_id_does_not_depend_on_the_order_of_arguments(make_cell):
+    a = make_cell(agent_config={"x": 1, "y": 2})
+    assert a.id == make_cell(agent_config={"y": 2, "x": 1}).id
+    assert len(a.id) == 64
+
+
+def test_budget_is_not_an_argument_of_the_agent(make_cell):
+    cell = make_cell(agent_config={"reward_calls": 7, "rank": 2})
+    assert cell.reward_calls == 7
+    assert cell.agent_arguments == {"rank": 2}
+
+
+def test_cell_comes_back_from_its_row(make_cell, make_row):
+    row = json.loads(json.dumps(make_row("ppo", 3)))
+    assert Cell.of(row) == make_cell("ppo", 3)
+    assert Cell.of(row).id == row["cell"]
+
+
+@pytest.mark.parametrize(("metrics", "message"), [
+    ({"retain_acuracy": 0.5}, "unknown metric 'retain_acuracy'"),
+    ({"retain_accuracy": float("nan")}, "'retain_accuracy' is nan"),
+    ({"perplexity_ratio": float("inf")}, "'perplexity_ratio' is inf"),
+])
+def test_impossible_metrics_are_refused(make_row, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        make_row(metrics=metrics)
+
+
+def test_last_row_of_a_cell_counts(make_row, tmp_path):
+    file = tmp_path / "results.jsonl"
+    failed, other, finished = make_row(measured={"status": "failed"}), make_row("ppo"), make_row()
+    for row in (failed, other, finished):
+        append_row(file, row)
+    assert read_rows(file) == [finished, other]
+
+
+def test_no_file_is_no_rows(tmp_path):
+    assert read_rows(tmp_path / "results.jsonl") == []
+
+
+@pytest.mark.parametrize("keep", [1, 40, -1])
+def test_torn_last_line_is_dropped_and_does_not_spoil_the_next(make_row, tmp_path, keep):
+    file = tmp_path / "results.jsonl"
+    first, second, third = (make_row(agent) for agent in ("random", "ppo", "cmaes"))
+    append_row(file, first)
+    whole = file.read_bytes()
+    append_row(file, second)
+    file.write_bytes(whole + file.read_bytes()[len(whole):][:keep])
+    assert read_rows(file) == [first]
+    append_row(file, third)
+    assert read_rows(file) == [first, third]
+    assert file.read_bytes().count(b"\n") == 2
+
+
+def test_file_that_is_one_torn_line_is_empty(make_row, tmp_path):
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(b'{"schema": 1, "ce')
+    assert read_rows(file) == []
+    append_row(file, make_row())
+    assert read_rows(file) == [make_row()]
+
+
+def test_foreign_schema_refuses(make_row, tmp_path):
+    file = tmp_path / "results.jsonl"
+    append_row(file, {**make_row(), "schema": SCHEMA + 1})
+    with pytest.raises(ResultsError, match=rf"line 1 has schema {SCHEMA + 1}, but this version reads schema {SCHEMA}"):
+        read_rows(file)
+
+
+def test_damaged_line_in_the_middle_is_named(make_row, tmp_path):
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(b"garbage\n")
+    append_row(file, make_row())
+    with pytest.raises(ResultsError, match="line 1 is not JSON"):
+        read_rows(file)
+
+
+def test_rows_agree_but_for_the_machine(make_row):
+    row = make_row(metrics={"retain_accuracy": 0.9})
+    elsewhere = {**row, "time": {}, "hardware": {}, "versions": {}, "git": "0" * 40, "peak_memory_bytes": 1}
+    assert rows_agree(row, elsewhere)
+    assert not rows_agree(row, make_row(metrics={"retain_accuracy": 0.9 + 1e-16 * 2}))
+    assert not rows_agree(row, {**row, "edit_sha256": "0" * 64})

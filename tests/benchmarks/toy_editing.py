@@ -1,0 +1,138 @@
+"""An environment with one number to edit, and agents that behave well, badly, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+from agents.protocol import Budget, Unsupported
+from editgym.envs.metering import record
+from editgym.weights import EditJournal, ReplaceTensors
+
+TARGET = 0.5
+
+
+class ToyTask:
+    """Retain accuracy is how near the number comes to a target; its network is the number that `model_seed` gives."""
+
+    def __init__(self, name: str, model_seed: int) -> None:
+        self.name = name
+        self.base = model_seed / 100
+
+    def evaluate(self, journal: EditJournal) -> dict[str, float | None]:
+        number = self.base
+        for entry in journal:
+            assert isinstance(entry, ReplaceTensors)
+            number = float(entry.tensors["number"])
+        return {"retain_accuracy": 1 - abs(number - TARGET), "retain_accuracy_before": 1 - abs(self.base - TARGET),
+                "forget_accuracy": 0.1, "forget_accuracy_before": 0.9}
+
+
+class ToyEnv(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, task: str, model_seed: int, device: str) -> None:
+        self.task = ToyTask(task, model_seed)
+        self.journal = EditJournal("toy")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.journal = EditJournal("toy")
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        record(1)
+        self.journal.append(ReplaceTensors({"number": torch.tensor(float(action[0]), dtype=torch.float64)}))
+        return np.zeros(1, np.float32), 1 - abs(float(action[0]) - TARGET), True, False, {}
+
+
+gym.register("Toy-v0", entry_point=ToyEnv)
+
+
+class Searcher:
+    """Random search that keeps to its budget."""
+
+    name = "searcher"
+    access = "reward"
+    overspent = 0
+    seconds = 0.0
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        time.sleep(self.seconds)
+        env = gym.make(env_spec)
+        rng = np.random.default_rng(seed)
+        tried = []
+        for _ in range((budget.reward_calls or 0) + self.overspent):
+            env.reset()
+            action = rng.uniform(-1, 1, size=1).astype(np.float32)
+            tried.append((env.step(action)[1], action))
+        self.best = max(tried, key=lambda scored: scored[0])[1]
+
+    def edit(self, env: gym.Env) -> EditJournal:
+        env.reset()
+        env.step(self.best)
+        return env.unwrapped.journal
+
+    def save(self, folder: Path) -> None:
+        np.save(folder / "best.npy", self.best)
+
+    @classmethod
+    def load(cls, folder: Path) -> Searcher:
+        agent = cls()
+        agent.best = np.load(folder / "best.npy")
+        return agent
+
+
+class Slow(Searcher):
+    seconds = 0.4
+
+
+class Overspender(Searcher):
+    overspent = 1
+
+
+class SearchesWhileEditing(Searcher):
+    def edit(self, env: gym.Env) -> EditJournal:
+        for _ in range(3):
+            journal = super().edit(env)
+        return journal
+
+
+class UsesGlobalGenerator(Searcher):
+    """Draws from NumPy's global generator, as careless agents do."""
+
+    def edit(self, env: gym.Env) -> EditJournal:
+        self.best = np.random.uniform(-1, 1, size=1)
+        return super().edit(env)
+
+
+class Broken(Searcher):
+    def edit(self, env: gym.Env) -> EditJournal:
+        raise ValueError("no luck | today")
+
+
+class NotFinite(Searcher):
+    def edit(self, env: gym.Env) -> EditJournal:
+        self.best = np.array([np.nan])
+        return super().edit(env)
+
+
+class Incapable(Searcher):
+    access = "oracle"
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        raise Unsupported("toys cannot be retrained")
+
+
+class Dies(Searcher):
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)

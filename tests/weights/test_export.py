@@ -1,0 +1,175 @@
+import copy
+import json
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from editgym.weights import (
+    DenseUpdate,
+    EditableNetwork,
+    ExportError,
+    LowRankFactors,
+    Shift,
+    SiteEdit,
+    export_adapter,
+    export_merged,
+    find_sites,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
+peft = pytest.importorskip("peft")
+
+
+@pytest.fixture
+def with_adapter(build, tmp_path):
+    """`with_adapter(kind, network)`: logits of a fresh network under the adapter that `network` exports."""
+
+    def load(kind, network, x):
+        model = peft.PeftModel.from_pretrained(copy.deepcopy(build(kind)), str(export_adapter(network, tmp_path / "a")))
+        with torch.no_grad():
+            return model.eval()(x)
+    return load
+
+
+def low_rank(site, rank, limit=0.05, bound=None, step=0):
+    rows, columns = site.shape
+    return SiteEdit(site.name, Shift(limit), LowRankFactors(torch.randn(rows, rank), torch.randn(rank, columns),
+                                                            rank**-0.5, bound), step)
+
+
+@pytest.mark.parametrize("bound", [None, 1.0])
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "gpt2"])
+def test_peft_loads_the_journal_and_gives_its_logits(editable, inputs, with_adapter, kind, bound):
+    network, x = editable(kind), inputs(kind)
+    base = network.logits(x)
+    network.apply(*(low_rank(site, 2, bound=bound) for site in network.sites))
+    network.apply(*(low_rank(site, 1, bound=bound, step=1) for site in network.sites))
+    torch.testing.assert_close(with_adapter(kind, network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+    assert (network.logits(x) - base).abs().max() > 1e-3
+
+
+def test_sites_whose_names_are_suffixes_of_one_another_keep_their_ranks(editable, inputs, with_adapter, tmp_path):
+    network, x = editable("suffix names"), inputs("suffix names")
+    ranks = {"fc": 1, "block.fc": 3, "conv": 2, "block.conv": 4}
+    network.apply(*(low_rank(site, ranks[site.name]) for site in network.sites))
+    torch.testing.assert_close(with_adapter("suffix names", network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert {name: len(tensors[f"base_model.model.{name}.lora_A.weight"]) for name in ranks} == ranks
+
+
+def test_adapter_of_some_sites_leaves_their_namesakes_alone(editable, inputs, with_adapter):
+    network, x = editable("suffix names"), inputs("suffix names")
+    network.apply(low_rank(network.sites[0], 2))
+    torch.testing.assert_close(with_adapter("suffix names", network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+
+
+class Mixed(nn.Module):
+    """Linear and Conv1D in one network."""
+
+    def __init__(self, conv1d):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 24), conv1d(5, 24)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+def test_linear_and_conv1d_sites_in_one_adapter(tmp_path):
+    from transformers.pytorch_utils import Conv1D
+    model, x = Mixed(Conv1D).eval(), torch.randn(9, 12)
+    network = EditableNetwork(model, find_sites(model, ["*"]), x)
+    network.apply(*(low_rank(site, 2) for site in network.sites))
+    with pytest.warns(UserWarning, match="fan_in_fan_out"):
+        adapted = peft.PeftModel.from_pretrained(model, str(export_adapter(network, tmp_path))).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(x), network.logits(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d"])
+def test_dense_shifts_are_factored_exactly(editable, inputs, with_adapter, make_edit, kind):
+    network, x = editable(kind), inputs(kind)
+    network.apply(make_edit(network, "dense_shift", 0), make_edit(network, "dense_shift", 1))
+    torch.testing.assert_close(with_adapter(kind, network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+
+
+def exported_rank(network, folder):
+    return load_file(export_adapter(network, folder) / "adapter_model.safetensors")[
+        "base_model.model.fc2.lora_A.weight"].shape[0]
+
+
+def test_rank_is_that_of_the_sum(network, tmp_path):
+    site, once = network.sites[0], low_rank(network.sites[0], 3)
+    network.apply(once)
+    assert exported_rank(network, tmp_path) == 3
+    network.apply(low_rank(site, 2, step=1))
+    assert exported_rank(network, tmp_path) == 5
+    network.undo()
+    network.apply(SiteEdit(site.name, Shift(0.05), LowRankFactors(-once.update.a, once.update.b, 3**-0.5), 1))
+    assert exported_rank(network, tmp_path) == 1, "an edit and its opposite: nothing, which PEFT writes as rank 1"
+    for step in range(2, 30):
+        network.apply(low_rank(site, 4, step=step))
+    assert exported_rank(network, tmp_path) == 32, "never more than min(out, in)"
+
+
+def test_scaling_is_one_for_every_site(editable, tmp_path):
+    network = editable("suffix names")
+    network.apply(*(low_rank(site, rank) for rank, site in enumerate(network.sites, start=1)))
+    config = json.loads((export_adapter(network, tmp_path) / "adapter_config.json").read_text())
+    assert config["alpha_pattern"] == config["rank_pattern"]
+    assert sorted(config["rank_pattern"].values()) == [1, 2, 3, 4]
+    assert config["lora_alpha"] == config["r"]
+
+
+@pytest.mark.parametrize("entry", ["low_rank_mask", "dense_mask", "replace_tensors"])
+def test_edit_that_is_not_additive_cannot_be_an_adapter(network, make_edit, entry, tmp_path):
+    network.apply(make_edit(network, "low_rank_shift"), make_edit(network, entry, step=1))
+    with pytest.raises(ExportError, match=f"entry 1 is a {entry}.*merged"):
+        export_adapter(network, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_empty_journal_cannot_be_an_adapter(network, tmp_path):
+    with pytest.raises(ExportError, match="journal is empty"):
+        export_adapter(network, tmp_path)
+
+
+def test_convolution_with_groups_cannot_be_an_adapter(tmp_path):
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten())
+    network = EditableNetwork(model, find_sites(model, ["0"]), torch.randn(4, 4, 5, 5))
+    network.apply(SiteEdit("0", Shift(), DenseUpdate(torch.randn(8, 18))))
+    with pytest.raises(ExportError, match="groups"):
+        export_adapter(network, tmp_path)
+
+
+def test_without_peft_the_error_says_what_to_install(network, make_edit, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    network.apply(make_edit(network))
+    with pytest.raises(ImportError, match=r"editgym\[llm\]"):
+        export_adapter(network, tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors"])
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "resnet", "gpt2"])
+def test_merged_checkpoint_loads_into_a_fresh_network_exactly(editable, build, inputs, make_edit, tmp_path, kind,
+                                                              entry):
+    network, x = editable(kind), inputs(kind)
+    network.apply(make_edit(network, entry))
+    model = build(kind)
+    model.load_state_dict(load_file(export_merged(network, tmp_path / "merged.safetensors")))
+    with torch.no_grad():
+        assert torch.equal(model(x), network.logits(x))
+
+
+def test_merged_checkpoint_is_single_precision_unless_asked(editable, tmp_path):
+    network = editable("resnet")
+    path = export_merged(network, tmp_path / "merged.safetensors")
+    assert load_file(path)["linear.weight"].dtype == torch.float32
+    with safe_open(str(path), framework="pt") as file:
+        assert file.metadata()["base_hash"] == network.base_hash
+    half = load_file(export_merged(network, path, torch.float16))
+    assert half["linear.weight"].dtype == torch.float16
+    assert half["bn1.num_batches_tracked"].dtype == torch.int64

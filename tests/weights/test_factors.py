@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from editgym.weights import ActionLayout, DenseUpdate, LowRankFactors
+
+SHAPES = ((3, 5), (4, 2))
+
+
+@pytest.mark.parametrize(("rank", "size"), [(1, 8 + 6), (2, 16 + 12), ("full", 15 + 8)])
+def test_action_size(rank, size):
+    assert ActionLayout(SHAPES, rank).size == size
+
+
+def test_action_is_a_then_b_of_every_site_raveled_in_c_order():
+    first, second = ActionLayout(SHAPES, rank=2).unpack(torch.arange(28.0))
+    assert first.a.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert first.b.tolist() == [[6, 7, 8, 9, 10], [11, 12, 13, 14, 15]]
+    assert second.a.tolist() == [[16, 17], [18, 19], [20, 21], [22, 23]]
+    assert second.b.tolist() == [[24, 25], [26, 27]]
+
+
+def test_full_action_is_the_update_itself():
+    first, second = ActionLayout(SHAPES, rank="full").unpack(torch.arange(23.0) / 23)
+    assert torch.equal(first.matrix(), torch.arange(15.0).view(3, 5) / 23)
+    assert torch.equal(second.matrix(), torch.arange(15.0, 23.0).view(4, 2) / 23)
+
+
+def test_update_is_the_product_over_root_rank_clipped_to_one():
+    (update,) = ActionLayout(((1, 2),), rank=1).unpack(torch.tensor([0.5, 0.5, -0.25]))
+    assert update.matrix().tolist() == [[0.25, -0.125]]
+    (update,) = ActionLayout(((4, 4),), rank=4).unpack(torch.full((32,), 0.5))
+    torch.testing.assert_close(update.matrix(), torch.full((4, 4), 4 * 0.25 / 2))
+    (update,) = ActionLayout(((4, 4),), rank=4).unpack(torch.ones(32))
+    assert torch.equal(update.matrix(), torch.ones(4, 4)), "4 / 2 is clipped to 1"
+
+
+@pytest.mark.parametrize("rank", [1, 2, "full"])
+@pytest.mark.parametrize("lead", [(), (1,), (3,)])
+def test_pack_inverts_unpack(rank, lead):
+    layout = ActionLayout(SHAPES, rank)
+    actions = torch.randn(*lead, layout.size)
+    updates = layout.unpack(actions)
+    assert torch.equal(layout.pack(updates), actions)
+    assert [update.shape for update in updates] == [torch.Size((*lead, *shape)) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("rank", [0, -1, 3, 1.0, True, "half", None])
+def test_rank_that_no_site_has_is_an_error(rank):
+    with pytest.raises(ValueError, match=r"rank must be \"full\" or an integer from 1 to 2"):
+        ActionLayout(SHAPES, rank)
+
+
+def test_candidates_are_what_each_would_be_alone():
+    layout = ActionLayout(SHAPES, rank=2)
+    actions = torch.randn(3, layout.size)
+    together = layout.unpack(actions)
+    for i in range(3):
+        for batched, alone in zip(together, layout.unpack(actions[i]), strict=True):
+            torch.testing.assert_close(batched.matrix()[i], alone.matrix())
+            assert torch.equal(batched.candidate(i).matrix(), alone.matrix())
+
+
+def test_one_candidate_is_bitwise_what_it_is_alone():
+    layout = ActionLayout(((32, 128),), rank=4)
+    action = torch.randn(1, layout.size)
+    assert torch.equal(layout.unpack(action)[0].matrix()[0], layout.unpack(action[0])[0].matrix())
+
+
+@pytest.mark.parametrize("update", [
+    LowRankFactors(torch.ones(2, 3, 1), torch.ones(2, 1, 4), 0.5, 1.0), DenseUpdate(torch.ones(2, 3, 4), 1.0)])
+def test_candidate_outlives_its_batch(update):
+    kept = update.candidate(1)
+    before = kept.matrix().clone()
+    for tensor in (update.a, update.b) if isinstance(update, LowRankFactors) else (update.d,):
+        tensor.zero_()
+    assert torch.equal(kept.matrix(), before)
+
+
+def test_factors_of_different_ranks_are_an_error():
+    with pytest.raises(ValueError, match="of one r"):
+        LowRankFactors(torch.ones(3, 2), torch.ones(4, 5))
+
+
+def test_update_without_a_bound_is_not_clipped():
+    assert LowRankFactors(torch.full((2, 1), 3.0), torch.ones(1, 2), scale=2.0).matrix().max() == 6
+    assert DenseUpdate(torch.full((2, 2), 3.0)).matrix().max() == 3
+    assert DenseUpdate(torch.full((2, 2), -3.0), bound=0.5).matrix().min() == -0.5

@@ -1,0 +1,182 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from editgym.weights import (
+    DenseUpdate,
+    EditJournal,
+    JournalError,
+    LowRankFactors,
+    Mask,
+    ReplaceTensors,
+    Shift,
+    SiteEdit,
+)
+
+ENTRY_KINDS = ("low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors")
+
+
+@pytest.fixture
+def journal(network, make_edit):
+    """One entry of every kind, at steps 0 to 4, of `network`, which has them applied."""
+    network.apply(*(make_edit(network, kind, step=step) for step, kind in enumerate(ENTRY_KINDS)))
+    return network.journal
+
+
+def test_entries_know_their_kind(journal):
+    assert [entry.kind for entry in journal] == list(ENTRY_KINDS)
+
+
+def test_saved_journal_is_read_back_exactly(journal, tmp_path):
+    loaded = EditJournal.load(journal.save(tmp_path / "edits.safetensors"))
+    assert loaded.base_hash == journal.base_hash
+    assert [(entry.kind, entry.step) for entry in loaded] == [(entry.kind, entry.step) for entry in journal]
+    for before, after in zip(journal, loaded, strict=True):
+        if isinstance(before, ReplaceTensors):
+            assert list(after.tensors) == list(before.tensors)
+            assert all(torch.equal(after.tensors[name], before.tensors[name]) for name in before.tensors)
+        else:
+            assert (after.site, after.operator) == (before.site, before.operator)
+            assert type(after.update) is type(before.update)
+            assert after.update.bound == before.update.bound
+            assert torch.equal(after.update.matrix(), before.update.matrix())
+
+
+def test_loaded_journal_gives_the_edited_networks_logits_exactly(network, journal, inputs, tmp_path):
+    x = inputs("linear", 33)
+    replayed = network.fresh()
+    replayed.replay(EditJournal.load(journal.save(tmp_path / "edits.safetensors")))
+    assert torch.equal(replayed.logits(x), network.logits(x))
+
+
+def test_empty_journal_is_saved_and_read_back(network, tmp_path):
+    loaded = EditJournal.load(network.journal.save(tmp_path / "none.safetensors"))
+    assert (len(loaded), loaded.base_hash) == (0, network.base_hash)
+
+
+def test_journal_file_is_plain_safetensors_without_pickle(journal, tmp_path):
+    path = journal.save(tmp_path / "edits.safetensors")
+    assert "0.a" in load_file(path)
+    with safe_open(str(path), framework="pt") as file:
+        assert file.metadata()["base_hash"] == journal.base_hash
+
+
+def test_save_that_fails_leaves_the_file_that_was_there(journal, tmp_path, monkeypatch):
+    path = journal.save(tmp_path / "edits.safetensors")
+    before = path.read_bytes()
+
+    def disk_full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("editgym.weights.journal.save_file", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        journal.save(path)
+    assert path.read_bytes() == before
+
+
+# --- undo and rollback -----------------------------------------------------------------------------------------
+
+
+def test_undo_removes_all_entries_of_the_last_step():
+    edits = [SiteEdit(name, Mask(), DenseUpdate(torch.ones(1, 1)), step) for name, step in
+             (("a", 0), ("b", 0), ("a", 1), ("b", 1))]
+    journal = EditJournal("hash", list(edits))
+    assert journal.steps == 2
+    assert journal.undo() == edits[2:]
+    assert (list(journal), journal.steps) == (edits[:2], 1)
+
+
+def test_undo_returns_what_it_removed_also_when_steps_come_again():
+    edits = [SiteEdit("a", Shift(limit), DenseUpdate(torch.ones(1, 1)), step) for limit, step in
+             ((1.0, 0), (2.0, 1), (3.0, 0))]
+    journal = EditJournal("hash", list(edits))
+    assert journal.undo() == [edits[0], edits[2]]
+    assert list(journal) == [edits[1]]
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_rollback_keeps_the_entries_before_a_step(journal, step):
+    entries = list(journal)
+    assert journal.rollback(step) == entries[step:]
+    assert list(journal) == entries[:step]
+
+
+# --- files that are not what they should be --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1, -500])
+def test_truncated_file_is_an_error(journal, tmp_path, keep):
+    path = journal.save(tmp_path / "edits.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(JournalError, match="damaged"):
+        EditJournal.load(path)
+
+
+@pytest.mark.parametrize("content", [b"step,reward\n0,1.5\n", b"PK\x03\x04" + bytes(50), bytes(range(256)) * 9])
+def test_file_of_another_kind_is_an_error(tmp_path, content):
+    path = tmp_path / "edits.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="not a safetensors file"):
+        EditJournal.load(path)
+
+
+def test_numpy_or_pickle_files_are_not_executed_but_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([print], dtype=object), allow_pickle=True)
+    torch.save({"a": 1}, tmp_path / "a.pt")
+    for name in ("a.npy", "a.pt"):
+        with pytest.raises(JournalError):
+            EditJournal.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "editgym-journal-99", "entries": "[]"}])
+def test_safetensors_that_hold_no_journal_are_an_error(tmp_path, metadata):
+    save_file({"fc2.weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata=metadata)
+    with pytest.raises(JournalError, match="not an editgym journal"):
+        EditJournal.load(tmp_path / "model.safetensors")
+
+
+def row(**changes):
+    return {"kind": "low_rank_shift", "step": 0, "site": "a", "bound": None, "limit": 1.0, "scale": 1.0} | changes
+
+
+@pytest.mark.parametrize("entries", [
+    "not json", "5", '["text"]', "[{}]", [row(kind="dense_mask")], [row(kind="exec")], [row(step="one")],
+    [row(limit=-1)], [{**row(), "site": "a"}] * 2, [row(limit=None)],
+])
+def test_journal_with_entries_missing_or_senseless_is_an_error(tmp_path, entries):
+    text = entries if isinstance(entries, str) else json.dumps(entries)
+    save_file({"0.a": torch.ones(2, 1), "0.b": torch.ones(1, 2)}, tmp_path / "edits.safetensors",
+              metadata={"format": "editgym-journal-1", "base_hash": "hash", "entries": text})
+    with pytest.raises(JournalError):
+        EditJournal.load(tmp_path / "edits.safetensors")
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "."])
+def test_missing_file_is_an_error(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="no journal at"):
+        EditJournal.load(tmp_path / name)
+
+
+def test_journal_of_another_network_is_refused_and_changes_nothing(network, journal, editable, inputs):
+    other = editable("conv2d", ("fc2", "fc3"))
+    other = type(other)(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (), inputs("linear")) \
+        if other.base_hash != network.base_hash else other
+    foreign = EditJournal("0" * 64, list(journal))
+    before, edits = network.logits(inputs("linear")), len(network.journal)
+    with pytest.raises(JournalError, match="belongs to the network 000000000000"):
+        network.replay(foreign)
+    assert torch.equal(network.logits(inputs("linear")), before)
+    assert len(network.journal) == edits
+
+
+def test_low_rank_updates_keep_their_factors(journal, tmp_path):
+    loaded = EditJournal.load(journal.save(tmp_path / "edits.safetensors"))
+    before, after = journal.entries[0].update, loaded.entries[0].update
+    assert isinstance(after, LowRankFactors)
+    assert after.scale == before.scale
+    assert torch.equal(after.a, before.a)
+    assert torch.equal(after.b, before.b)

@@ -1,0 +1,432 @@
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from editgym.weights import (
+    DenseUpdate,
+    EditableNetwork,
+    LowRankFactors,
+    Mask,
+    ReplaceTensors,
+    Shift,
+    SiteEdit,
+    UnknownSiteError,
+    find_sites,
+    fingerprint,
+)
+
+ENTRY_KINDS = ("low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors")
+
+
+def snapshot(network):
+    """All there is to know about a network's state."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}, list(network.journal)
+
+
+def same(before, network):
+    tensors, entries = before
+    now = network.state_dict()
+    return (tensors.keys() == now.keys() and all(torch.equal(tensors[name], now[name]) for name in now)
+            and len(entries) == len(network.journal)
+            and all(a is b for a, b in zip(entries, network.journal, strict=True)))
+
+
+# --- the base is never written to ------------------------------------------------------------------------------
+
+
+def test_model_that_was_given_is_copied_and_left_as_it_was(build, inputs, make_edit):
+    model = build("linear").train()
+    before, mode = fingerprint(model), model.training
+    network = EditableNetwork(model, find_sites(model, ["fc2"]), inputs("linear"))
+    network.apply(make_edit(network, "dense_mask"))
+    assert fingerprint(model) == before == network.base_hash
+    assert model.training is mode
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        model.fc2.weight.zero_()
+    assert fingerprint(network.base) == network.base_hash
+
+
+def test_reset_after_a_thousand_edits_restores_every_weight_bitwise(network, inputs, make_edit):
+    x = inputs("linear")
+    before, logits, fresh_logits = snapshot(network), network.logits(x), network.fresh().logits(x)
+    for step in range(1000):
+        network.apply(make_edit(network, ENTRY_KINDS[step % 4], site=step % 2, step=step))
+    assert not torch.equal(network.logits(x), logits)
+    network.reset()
+    assert same(before, network)
+    assert torch.equal(network.logits(x), logits)
+    assert torch.equal(network.logits(x), fresh_logits)
+    assert fingerprint(network.base) == network.base_hash
+
+
+def test_reset_copies_no_weight_whatever_was_edited(network, make_edit):
+    base = [weight.data_ptr() for weight in network.base_weights]
+    tensors = {name: tensor.data_ptr() for name, tensor in network.base.state_dict().items()}
+    for step in range(3):
+        network.apply(make_edit(network, "dense_shift", step=step))
+    assert network.weights[0].data_ptr() != base[0]
+    network.reset()
+    assert network.parameters_changed == {}
+    assert [weight.data_ptr() for weight in network.weights] == base
+    assert {name: tensor.data_ptr() for name, tensor in network.base.state_dict().items()} == tensors
+
+
+def test_fresh_network_shares_the_base_and_no_edit(network, inputs, make_edit):
+    x = inputs("linear")
+    network.apply(make_edit(network))
+    edited = network.logits(x)
+    twin = network.fresh()
+    assert twin.base is network.base
+    assert len(twin.journal) == 0
+    twin.apply(make_edit(twin, "dense_mask"), make_edit(twin, "dense_shift"))
+    assert len(network.journal) == 1
+    assert torch.equal(network.logits(x), edited)
+
+
+def test_state_dict_is_a_copy(network):
+    network.state_dict()["fc2.weight"].zero_()
+    assert network.state_dict()["fc2.weight"].any()
+
+
+# --- the edited network, taken elsewhere, is the same network --------------------------------------------------
+
+
+@pytest.mark.parametrize("site", [0, 1])
+@pytest.mark.parametrize("entry", ENTRY_KINDS)
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "suffix names"])
+def test_merged_weights_and_replayed_journal_give_the_logits_exactly(editable, build, inputs, make_edit, kind, entry,
+                                                                     site):
+    network, x = editable(kind), inputs(kind, 33)
+    base = network.logits(x)
+    network.apply(make_edit(network, entry, site, 0), make_edit(network, "dense_shift", 1, 0))
+    network.apply(make_edit(network, entry, site, 1))
+    edited = network.logits(x)
+    assert not torch.equal(edited, base)
+    loaded = build(kind)
+    loaded.load_state_dict(network.state_dict())
+    replayed = editable(kind)
+    replayed.replay(network.journal)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), edited)
+        assert torch.equal(network.merged()(x), edited)
+    assert torch.equal(replayed.logits(x), edited)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "gpt2"])
+@pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
+def test_large_networks_merge_and_replay_exactly(editable, build, inputs, make_edit, kind):
+    network, x = editable(kind), inputs(kind)
+    network.apply(*(make_edit(network, entry, step=i) for i, entry in enumerate(ENTRY_KINDS)))
+    loaded, replayed = build(kind), editable(kind)
+    loaded.load_state_dict(network.state_dict())
+    replayed.replay(network.journal)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network.logits(x))
+    assert torch.equal(replayed.logits(x), network.logits(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
+def test_tied_weights_change_together(editable, build, inputs):
+    """GPT-2's output layer is its embedding: replacing one is replacing the other, also in the state dict."""
+    network, x = editable("gpt2"), inputs("gpt2")
+    network.apply(ReplaceTensors({"model.transformer.wte.weight": 0.1 * torch.randn(50, 16)}))
+    loaded = build("gpt2")
+    loaded.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network.logits(x))
+    everything = network.state_dict()
+    network.reset()
+    network.apply(ReplaceTensors(everything))
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network.logits(x))
+
+
+def test_edits_compound_by_hand(network):
+    base = network.base_weights[0]
+    first, second = torch.full(base.shape, 0.5), torch.full(base.shape, -0.25)
+    network.apply(SiteEdit("fc2", Shift(0.1), DenseUpdate(first)))
+    network.apply(SiteEdit("fc2", Mask(), DenseUpdate(second), step=1))
+    torch.testing.assert_close(network.weights[0], (base + 0.05) * 0.75)
+    assert torch.equal(network.weights[1], network.base_weights[1])
+    assert list(network.parameters_changed) == ["fc2.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_edit_of_another_precision_leaves_the_networks_own(network, inputs, dtype):
+    network.apply(SiteEdit("fc2", Shift(), DenseUpdate(torch.randn(32, 128).to(dtype))))
+    assert network.weights[0].dtype == torch.float32
+    assert network.logits(inputs("linear")).isfinite().all()
+
+
+# --- undo, rollback, replay ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edited(network, inputs, make_edit):
+    """A network after steps 0, 1 and 2, two entries each, and its logits before each step and now."""
+    x = inputs("linear")
+    logits = [network.logits(x)]
+    for step in range(3):
+        network.apply(make_edit(network, "low_rank_shift", 0, step), make_edit(network, "dense_mask", 1, step))
+        logits.append(network.logits(x))
+    return network, x, logits
+
+
+def test_undo_takes_back_one_step_at_a_time(edited):
+    network, x, logits = edited
+    for step in (2, 1, 0):
+        assert [entry.step for entry in network.undo()] == [step, step]
+        assert torch.equal(network.logits(x), logits[step])
+    with pytest.raises(IndexError, match="nothing to undo"):
+        network.undo()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_rollback_returns_to_the_state_before_a_step(edited, step):
+    network, x, logits = edited
+    assert len(network.rollback(step)) == 2 * (3 - step)
+    assert network.journal.steps == step
+    assert torch.equal(network.logits(x), logits[step])
+
+
+def test_rollback_to_a_negative_step_changes_nothing(edited):
+    network = edited[0]
+    before = snapshot(network)
+    with pytest.raises(ValueError, match="0 or more"):
+        network.rollback(-1)
+    assert same(before, network)
+
+
+def test_undone_edits_apply_again(edited):
+    network, x, logits = edited
+    network.apply(*network.undo())
+    assert torch.equal(network.logits(x), logits[-1])
+
+
+def test_undoing_a_replacement_restores_the_base_tensor(network, make_edit):
+    before = snapshot(network)
+    network.apply(make_edit(network, "replace_tensors"))
+    network.undo()
+    assert same(before, network)
+
+
+def test_replay_starts_from_the_base(edited, make_edit):
+    network, x, logits = edited
+    other = network.fresh()
+    other.apply(make_edit(other, "dense_mask"))
+    other.replay(network.journal)
+    assert torch.equal(other.logits(x), logits[-1])
+    other.undo()
+    assert len(network.journal) == 6, "the replayed journal is not the other network's own"
+
+
+# --- bad edits change nothing ----------------------------------------------------------------------------------
+
+
+def bad_edits():
+    fc2 = (32, 128)
+    nan, inf = torch.full(fc2, float("nan")), torch.full(fc2, float("inf"))
+    return {
+        "unknown site": (SiteEdit("fc9", Shift(), DenseUpdate(torch.ones(fc2))), UnknownSiteError, "fc9"),
+        "site not open": (SiteEdit("fc1", Shift(), DenseUpdate(torch.ones(128, 128))), UnknownSiteError, "open are"),
+        "wrong shape": (SiteEdit("fc2", Shift(), DenseUpdate(torch.ones(128, 32))), ValueError, r"\(32, 128\)"),
+        "a row that would broadcast": (SiteEdit("fc2", Shift(), DenseUpdate(torch.ones(1, 128))), ValueError, "update"),
+        "nan": (SiteEdit("fc2", Shift(), DenseUpdate(nan, 1.0)), ValueError, "not finite"),
+        "nan mask": (SiteEdit("fc2", Mask(), DenseUpdate(nan, 1.0)), ValueError, "not finite"),
+        "infinite": (SiteEdit("fc2", Shift(), DenseUpdate(inf)), ValueError, "not finite"),
+        "unknown tensor": (ReplaceTensors({"fc2.scale": torch.ones(2)}), UnknownSiteError, "fc2.scale"),
+        "tensor of wrong shape": (ReplaceTensors({"fc2.bias": torch.ones(2)}), ValueError, "fc2.bias"),
+        "tensor with nan": (ReplaceTensors({"fc2.weight": nan}), ValueError, "not finite"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_edits())
+@pytest.mark.parametrize("by", ["apply", "replay"])
+def test_bad_edit_is_an_error_and_changes_nothing(network, make_edit, name, by):
+    entry, error, message = bad_edits()[name]
+    network.apply(make_edit(network))
+    before = snapshot(network)
+    good = make_edit(network, "dense_shift", step=1)
+    journal = network.fresh().journal
+    journal.append(good, entry)
+    with pytest.raises(error, match=message):
+        network.apply(good, entry) if by == "apply" else network.replay(journal)
+    assert same(before, network)
+
+
+# --- the shortcut: activations that no edit can change are computed once ---------------------------------------
+
+
+class Branches(nn.Module):
+    """Which way it goes depends on the data: it cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        h = self.first(x)
+        if h.sum() > 0:
+            h = h.relu()
+        return self.second(h)
+
+
+class MixesRows(nn.Module):
+    """What one sample gives depends on the others, so that rows of its activations cannot be gathered."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x - x[0])))
+
+
+class OwnParameter(nn.Module):
+    """Scales its logits by a parameter of its own, after the edited layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 5)
+        self.gain = nn.Parameter(torch.linspace(1, 2, 5))
+
+    def forward(self, x):
+        return self.gain * self.second(torch.relu(self.first(x)))
+
+
+class RemembersSize(nn.Module):
+    """Asks for the number of samples before the edited layer and uses it after."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        n = x.shape[0]
+        left, right = torch.relu(self.first(x)).chunk(2, dim=1)
+        return self.second(torch.cat([left, right], 1)).view(n, -1)
+
+
+OWN = {cls.__name__: cls for cls in (Branches, MixesRows, OwnParameter, RemembersSize)}
+CANNOT_BE_CUT = ("Branches", "MixesRows")
+
+
+@pytest.fixture
+def own_network():
+    """`own_network(name, site)` of one of the modules above."""
+
+    def make(name, site="second"):
+        model = OWN[name]().eval()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*every evaluation runs the whole network")
+            return EditableNetwork(model, find_sites(model, [site]), torch.randn(6, 12)), model
+    return make
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "suffix names", "resnet"])
+def test_networks_that_can_be_cut_are_and_do_not_warn(editable, kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert editable(kind).reuses_prefix
+
+
+def test_prefix_really_stops_before_the_first_site(editable, inputs):
+    (activations,) = editable("linear", ("fc3", "fc2")).activations(inputs("linear"))
+    assert activations.shape == (9, 128)
+
+
+def test_network_that_cannot_be_traced_warns_why(inputs):
+    model = Branches()
+    with pytest.warns(UserWarning, match=r"Branches: every evaluation runs the whole network.*control flow"):
+        network = EditableNetwork(model, find_sites(model, ["second"]), torch.randn(6, 12))
+    assert not network.reuses_prefix
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_only_what_can_be_gathered_by_row_is_reused(own_network, name):
+    network, _ = own_network(name)
+    assert network.reuses_prefix is (name not in CANNOT_BE_CUT)
+    assert all(len(part) == 4 for part in network.activations(torch.randn(4, 12)))
+
+
+@pytest.mark.parametrize("site", ["first", "second"])
+@pytest.mark.parametrize("name", [name for name in OWN if name != "MixesRows"])
+def test_candidates_of_any_module_are_evaluated_rightly(own_network, name, site):
+    """Against the module itself; `Branches` because its fallback must be right too, one candidate at a time."""
+    network, model = own_network(name, site)
+    x = torch.randn(20, 12)
+    layer = model.get_submodule(site)
+    weight, k = layer.weight.data.clone(), 1 if name == "Branches" else 3
+    candidates = weight + 0.3 * torch.randn(k, *weight.shape)
+    logits = network.candidate_logits([candidates], network.activations(x, batch_size=8))
+    for i in range(k):
+        layer.weight.data = candidates[i]
+        with torch.no_grad():
+            torch.testing.assert_close(logits[i], model(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("own_rows", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "suffix names", "resnet"])
+def test_candidates_agree_with_the_full_forward_pass(editable, inputs, make_edit, kind, own_rows, k):
+    network, x = editable(kind), inputs(kind, 12)
+    rows = torch.randint(12, (k, 7)) if own_rows else None
+    expected, weights = [], []
+    for i in range(k):
+        network.reset()
+        network.apply(make_edit(network, "dense_shift", 0), make_edit(network, "dense_mask", 1))
+        expected.append(network.logits(x if rows is None else x[rows[i]]))
+        weights.append(network.weights)
+    stacked = [torch.stack(per_site) for per_site in zip(*weights, strict=True)]
+    got = network.map_candidates(lambda logits, window: logits, stacked, network.activations(x, batch_size=5), rows)
+    torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_windows_of_candidates_cover_all_in_order(network, inputs, monkeypatch):
+    monkeypatch.setattr("editgym.weights.network._NUMBERS_IN_CACHE", 2 * 9 * 128)
+    x, weights = inputs("linear"), [torch.randn(5, 32, 128), torch.randn(5, 10, 32)]
+    windows = []
+
+    def note(logits, window):
+        windows.append((window.start, len(logits)))
+        return logits
+
+    got = network.map_candidates(note, weights, network.activations(x))
+    assert windows == [(0, 2), (2, 2), (4, 1)]
+    for i in range(5):
+        alone = network.candidate_logits([w[i:i + 1] for w in weights], network.activations(x))
+        torch.testing.assert_close(got[i], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_candidates_weights(network, inputs):
+    weights = [torch.randn(2, 32, 128, requires_grad=True), torch.randn(2, 10, 32, requires_grad=True)]
+    network.candidate_logits(weights, network.activations(inputs("linear"))).square().sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in weights)
+
+
+def test_logits_are_the_same_whatever_the_batch_size(network, inputs):
+    x = inputs("linear", 50)
+    torch.testing.assert_close(network.logits(x, batch_size=7), network.logits(x), atol=1e-6, rtol=1e-5)
+
+
+# --- fingerprint -----------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_sees_every_parameter_and_buffer(build):
+    model = build("resnet")
+    before = fingerprint(model)
+    assert fingerprint(build("resnet")) == before
+    for tensor in (model.linear.bias.data, model.layer3[0].bn1.running_var):
+        tensor[0] += 1e-6 if tensor[0] == 0 else tensor[0] * 1e-6
+        assert fingerprint(model) != before
+        before = fingerprint(model)
+
+
+def test_low_rank_edit_of_a_hundred_is_what_it_is_by_hand(network):
+    a, b = torch.randn(32, 2), torch.randn(2, 128)
+    network.apply(SiteEdit("fc2", Shift(0.05), LowRankFactors(a, b, scale=2**-0.5, bound=1.0)))
+    expected = network.base_weights[0] + 0.05 * (a @ b / 2**0.5).clamp(-1, 1)
+    torch.testing.assert_close(network.weights[0], expected)
