@@ -7,13 +7,15 @@ from typing import ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from agents.policies import lora_start
 from agents.protocol import Access, Budget, Stopwatch
-from editgym.weights import EditJournal
+from editgym.weights import ActionLayout, EditJournal
 
 
 class OpenLoopAgent:
@@ -90,7 +92,7 @@ class RandomSearch(OpenLoopAgent):
 
 
 class CmaEs(OpenLoopAgent):
-    """CMA-ES (Hansen 2016) from the zero action, by the `cmaes` package; the result is the final mean.
+    """CMA-ES (Hansen 2016) by the `cmaes` package, from the same start as PPO; the result is the final mean.
 
     Above `full_covariance` numbers the covariance is kept diagonal (sep-CMA-ES; Ros and Hansen 2008): a full one
     needs more samples than there are here, and a cubic decomposition per generation.
@@ -99,14 +101,17 @@ class CmaEs(OpenLoopAgent):
         sigma: Initial standard deviation of every action number.
         population: Candidates per generation.
         full_covariance: The most numbers for which the covariance is full.
+        start: Standard deviation of A in the LoRA start (`agents.policies.lora_start`); 0 starts at the zero action,
+            where the product of the factors has no slope.
     """
 
     name = "cmaes"
 
-    def __init__(self, sigma: float = 0.3, population: int = 64, full_covariance: int = 128) -> None:
+    def __init__(self, sigma: float = 0.3, population: int = 64, full_covariance: int = 128,
+                 start: float = 0.5) -> None:
         if not sigma > 0 or population < 4:
             raise ValueError(f"sigma must be greater than 0 and population at least 4, got {sigma} and {population}")
-        self.sigma, self.population, self.full_covariance = sigma, population, full_covariance
+        self.sigma, self.population, self.full_covariance, self.start = sigma, population, full_covariance, start
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Run generations until the budget does not pay for a whole one."""
@@ -118,7 +123,9 @@ class CmaEs(OpenLoopAgent):
         size = int(np.prod(search.shape))
         kind = CMA if size <= self.full_covariance else SepCMA
         # No bounds for the optimiser: it would draw whole vectors anew until every number is inside.
-        optimizer = kind(mean=np.zeros(size), sigma=self.sigma, seed=seed, population_size=self.population)
+        one = lora_start(search.layout, self.start, torch.Generator().manual_seed(seed)).numpy()
+        optimizer = kind(mean=np.tile(one, search.steps).astype(float), sigma=self.sigma, seed=seed,
+                         population_size=self.population)
         while search.candidates == self.population and search.affordable():
             drawn = np.stack([optimizer.ask() for _ in range(self.population)])
             returns = search.returns(drawn.clip(-1, 1).reshape(-1, *search.shape))
@@ -133,6 +140,8 @@ class _Search:
     Attributes:
         candidates: How many sequences are scored at a time: `num_envs`, or fewer if the budget pays for fewer.
         shape: Of one sequence, (episode length, action size).
+        steps: Edits per episode.
+        layout: How an action holds the factors.
     """
 
     def __init__(self, env_spec: EnvSpec, budget: Budget, seed: int, num_envs: int) -> None:
@@ -143,7 +152,9 @@ class _Search:
             raise ValueError("budget: a search needs reward_calls or seconds")
         self._left = float("inf") if budget.reward_calls is None else budget.reward_calls
         self.candidates = max(1, int(min(num_envs, self._left // self.steps)))
-        self._env = gym.make_vec(env_spec, num_envs=self.candidates)
+        # One batch for all: what differs between two returns is then the edit alone.
+        self._env = gym.make_vec(env_spec, num_envs=self.candidates, shared_batch=True)
+        self.layout: ActionLayout = env.unwrapped.layout  # type: ignore[attr-defined]
         self._env.reset(seed=seed)
         self._watch = Stopwatch(budget.seconds)
         self._bar = tqdm(total=budget.reward_calls, desc="search", unit="call", leave=False, mininterval=0.5)

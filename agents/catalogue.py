@@ -31,9 +31,7 @@ def agent_class(name: str) -> type[Agent]:
         ValueError: There is no such agent, or the import path leads to none.
     """
     if name in SB3_ALGORITHMS:
-        from agents.sb3 import SB3Agent
-
-        return SB3Agent
+        name = "agents.sb3:SB3Agent"
     path = AGENTS.get(name, name)
     module, _, attribute = path.partition(":")
     if not attribute:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-_SHARED: dict[str, Any] = {"num_envs": 64, "start": 0.5, "sketch": 64, "linear_decay": False}
+_SHARED: dict[str, Any] = {"num_envs": 64, "start": 0.5, "sketch": 64, "linear_decay": False, "shared_batch": False,
+                           "final_log_std": None}
 _NET: dict[str, Any] = {"net_arch": [128, 128], "activation_fn": "relu"}
 
+# One step of 1,024 candidates on one batch makes a rollout: they differ by their edits alone.
 _ON_POLICY: dict[str, Any] = {
-    "n_steps": 16, "learning_rate": 5e-3, "linear_decay": True, "max_grad_norm": 0.5,
-    "policy_kwargs": {**_NET, "log_std_init": -1.0},
+    "num_envs": 1_024, "n_steps": 1, "shared_batch": True, "learning_rate": 5e-3, "linear_decay": True,
+    "max_grad_norm": 0.5, "policy_kwargs": {**_NET, "log_std_init": -1.0}, "final_log_std": -2.0,
 }
 _OFF_POLICY: dict[str, Any] = {
     "num_envs": 16, "learning_rate": 1e-3, "buffer_size": 5_000, "batch_size": 256, "learning_starts": 512,

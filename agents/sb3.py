@@ -43,6 +43,10 @@ class SB3Agent:
             0 leaves SB3's own start.
         sketch: Numbers that the policy sees of the weights (`agents.policies.WeightSketch`); 0 shows all.
         linear_decay: Whether the learning rate falls linearly to 0 over the budget.
+        shared_batch: Whether the candidates of a step are compared on one batch while learning: what differs between
+            two rewards is then the edit alone (common random numbers).
+        final_log_std: Where the logarithm of the Gaussian policy's standard deviation is led, linearly over the
+            budget, from `log_std_init`; None leaves it to the algorithm.
         **hyperparameters: Of the SB3 class, JSON values: `learning_rate`, `n_steps`, `batch_size`, … and
             `policy_kwargs` with `net_arch`, `activation_fn` (`"relu"`, `"tanh"`, `"elu"`), `log_std_init`, …
             Those left out come from the preset of algorithm and world (`agents.presets`).
@@ -55,11 +59,13 @@ class SB3Agent:
     name = "sb3"
 
     def __init__(self, algorithm: str = "ppo", num_envs: int | None = None, start: float | None = None,
-                 sketch: int | None = None, linear_decay: bool | None = None, **hyperparameters: Any) -> None:
+                 sketch: int | None = None, linear_decay: bool | None = None, shared_batch: bool | None = None,
+                 final_log_std: float | None = None, **hyperparameters: Any) -> None:
         if algorithm not in CLASSES:
             raise ValueError(f"algorithm: there is no {algorithm!r}; choose from {', '.join(CLASSES)}")
         self.name = algorithm
-        given = {"num_envs": num_envs, "start": start, "sketch": sketch, "linear_decay": linear_decay}
+        given = {"num_envs": num_envs, "start": start, "sketch": sketch, "linear_decay": linear_decay,
+                 "shared_batch": shared_batch, "final_log_std": final_log_std}
         self.config: dict[str, Any] = {"algorithm": algorithm, **hyperparameters,
                                        **{key: value for key, value in given.items() if value is not None}}
         self.model: BaseAlgorithm | None = None
@@ -77,18 +83,20 @@ class SB3Agent:
             raise ValueError("budget: learning needs reward_calls or seconds")
         settings = {**preset(self.name, env_spec.id), **{k: v for k, v in self.config.items() if k != "algorithm"}}
         num_envs, start = settings.pop("num_envs"), settings.pop("start")
+        shared_batch, final_log_std = settings.pop("shared_batch"), settings.pop("final_log_std")
         calls = whole_rollouts(budget.reward_calls, num_envs * settings.get("n_steps", 1))
         if env_spec.vector_entry_point is None:
             raise Unsupported(f"{env_spec.id} has no vector environment for {self.name} to train on")
-        base = gym.make_vec(env_spec, num_envs=num_envs)
+        base = gym.make_vec(env_spec, num_envs=num_envs, shared_batch=shared_batch)
         env = monitored(base)
         self.model = self.build(env, settings, seed, env_spec.kwargs.get("device", "cpu"))
         if start:
             generator = torch.Generator().manual_seed(seed)
             set_mean_action(self.model, lora_start(base.layout, start, generator))  # type: ignore[attr-defined]
         callback = _Progress(self, calls, budget.seconds, out)
+        anneal = [] if final_log_std is None else [_NoiseSchedule(final_log_std)]
         try:
-            self.model.learn(calls, callback=callback)
+            self.model.learn(calls, callback=[callback, *anneal])
         finally:
             callback.close()
             env.close()
@@ -147,6 +155,29 @@ class SB3Agent:
             raise ValueError(f"{self.name} takes no hyperparameter {', '.join(unknown)}; it takes "
                              f"{', '.join(inspect.signature(kind).parameters)}")
         return kind("MlpPolicy", env, seed=seed, device=device, policy_kwargs=policy_kwargs, **settings)
+
+
+class _NoiseSchedule(BaseCallback):
+    """Leads a Gaussian policy's log standard deviation linearly to its final value, as the budget is spent.
+
+    PPO hardly moves it within budgets as small as here, and a fixed one leaves the mean action's last errors in noise.
+    """
+
+    def __init__(self, final: float) -> None:
+        super().__init__()
+        self._final = final
+
+    def _on_training_start(self) -> None:
+        self._log_std: torch.Tensor = self.model.policy.log_std  # type: ignore[assignment]
+        self._initial = self._log_std.detach().clone()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        left = self.model._current_progress_remaining
+        with torch.no_grad():
+            self._log_std.copy_(self._final + left * (self._initial - self._final))
 
 
 class _Progress(BaseCallback):

@@ -20,6 +20,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import nn
-from torch.func import functional_call
 
 import editgym  # noqa: F401 - registers the environments
 from agents.presets import preset
@@ -57,13 +56,14 @@ class HandWrittenMaskWorld(gym.Env):
         self.action_space = spaces.Box(-1, 1, (rank * (rows + columns),), np.float32)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None
+              ) -> tuple[np.ndarray, dict[str, Any]]:
         """Set the original weight back."""
         super().reset(seed=seed)
         self.layer.weight.copy_(self.original)
         return self.layer.weight.cpu().numpy().flatten(), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Mask the weight and score a fresh batch by the full forward pass."""
         rows, columns = self.original.shape
         factors = torch.from_numpy(action).to(self.original.device)
@@ -92,7 +92,7 @@ def seconds_per_call(call: Callable[[], object], least: float, device: torch.dev
 
 def by_hand(task: UnlearningTask, slots: int, least: float) -> float:
     """(a): seconds per candidate step."""
-    env = DummyVecEnv([lambda seed=seed: HandWrittenMaskWorld(task, seed) for seed in range(slots)])
+    env = DummyVecEnv([partial(HandWrittenMaskWorld, task, seed) for seed in range(slots)])
     env.reset()
     actions = np.stack([env.action_space.sample() for _ in range(slots)])
     with torch.no_grad():
@@ -131,11 +131,11 @@ def bare_suffix(task: UnlearningTask, candidates: int, least: float) -> float:
     rows = torch.randint(len(task.pool), (candidates, 2 * BATCH), device=task.device)
     activations = network.activations(task.pool.inputs)[0][rows]  # (K, 2 · batch, in)
     labels = task.pool.labels[rows].unsqueeze(-1)
-    hidden, output = base.get_submodule("fc2"), base.get_submodule("fc3")
+    state = base.state_dict()
 
     def products() -> torch.Tensor:
-        h = torch.baddbmm(hidden.bias, activations, weights.mT).relu_()
-        logits = torch.addmm(output.bias, h.flatten(0, 1), output.weight.mT).unflatten(0, h.shape[:2])
+        h = torch.baddbmm(state["fc2.bias"], activations, weights.mT).relu_()
+        logits = torch.addmm(state["fc3.bias"], h.flatten(0, 1), state["fc3.weight"].mT).unflatten(0, h.shape[:2])
         score = logits.softmax(-1).gather(-1, labels).squeeze(-1)
         return score.unflatten(-1, (2, BATCH)).mean(-1).cpu()
 
@@ -147,7 +147,7 @@ def ppo_run(env: VecEnv, env_id: str, calls: int, device: str) -> float:
     """Seconds of a PPO run with the preset of the agent, on any SB3 vector environment with as many slots."""
     agent = SB3Agent("ppo")
     settings = preset("ppo", env_id)
-    for key in ("num_envs", "start"):
+    for key in ("num_envs", "start", "shared_batch", "final_log_std"):
         settings.pop(key)
     start = time.perf_counter()
     agent.build(env, settings, 0, device).learn(calls)
@@ -156,7 +156,7 @@ def ppo_run(env: VecEnv, env_id: str, calls: int, device: str) -> float:
 
 def measure(task_name: str, device: str, sizes: Sequence[int], least: float, ppo_calls: int) -> dict[str, Any]:
     """All timings of one task, in microseconds per candidate step and seconds per PPO run."""
-    kwargs = {"task": task_name, "device": device}
+    kwargs: dict[str, Any] = {"task": task_name, "device": device}
     task = make_task(task_name, device=device)
     assert isinstance(task, UnlearningTask)
     slots = preset("ppo", "MaskWorld-v0")["num_envs"]
@@ -170,7 +170,7 @@ def measure(task_name: str, device: str, sizes: Sequence[int], least: float, ppo
         "d_bare_suffix_us": {str(k): bare_suffix(task, k, least) * micro for k in sizes},
     }
     with torch.no_grad():
-        slow = DummyVecEnv([lambda seed=seed: HandWrittenMaskWorld(task, seed) for seed in range(slots)])
+        slow = DummyVecEnv([partial(HandWrittenMaskWorld, task, seed) for seed in range(slots)])
     fast = monitored(gym.make_vec("MaskWorld-v0", num_envs=slots, **kwargs))
     result["ppo_calls"] = ppo_calls
     result["ppo_by_hand_s"] = ppo_run(slow, "MaskWorld-v0", ppo_calls, device)
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     default = "1,8,64,256" + (",1024,4096" if options.device.startswith("cuda") else "")
     sizes = [int(size) for size in (options.sizes or default).split(",")]
-    results = {"hardware": hardware(options.device), "tasks": []}
+    results: dict[str, Any] = {"hardware": hardware(options.device), "tasks": []}
     try:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         for name in options.tasks.split(","):

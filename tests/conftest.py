@@ -5,28 +5,32 @@ import socket
 import sys
 from pathlib import Path
 
+# ruff: noqa: E402 - the environment is set before torch and the hubs' libraries read it
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1",
                   HF_DATASETS_OFFLINE="1", SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy")
 # The tests change directory, so a relative EDITGYM_DATA would point elsewhere.
-os.environ["EDITGYM_DATA"] = str(Path(os.environ.get("EDITGYM_DATA") or "~/.cache/editgym/data").expanduser().absolute())
+_DATA = Path(os.environ.get("EDITGYM_DATA") or "~/.cache/editgym/data").expanduser().absolute()
+os.environ["EDITGYM_DATA"] = str(_DATA)
 # `python -m pytest` puts the checkout first on the path: what is tested must be what is installed.
 _CHECKOUT = Path(__file__).parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _CHECKOUT]
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import editgym  # noqa: F401 - registers the environments
+from editgym.models.classifiers import SmallConvNet
 
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    """`data("images/MNIST/raw")` skips where `EDITGYM_DATA` lacks one of the paths, `gpu` where there is no CUDA."""
-    data = Path(os.environ["EDITGYM_DATA"])
+    """`data("images/x.npz")` skips where `EDITGYM_DATA` lacks one of the paths, `gpu` where there is no CUDA."""
     for item in items:
         wanted = [path for marker in item.iter_markers("data") for path in marker.args or ("",)]
-        missing = [path for path in wanted if not (data / path).exists()]
+        missing = [path for path in wanted if not (_DATA / path).exists()]
         if missing:
             item.add_marker(pytest.mark.skip(reason=f"EDITGYM_DATA has no {', '.join(missing)}"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -63,6 +67,30 @@ def no_network():
 def same_random_numbers():
     """A test draws the same numbers alone as among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def small_images():
+    """Arrays for an npz: 8×8 images of 4 classes, each with a bright quadrant of its own."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, number in (("train", 120), ("test", 40)):
+        y = np.arange(number) % 4
+        x = random.integers(0, 80, (number, 8, 8), dtype=np.uint8)
+        for image, label in zip(x, y, strict=True):
+            image[label // 2 * 4:label // 2 * 4 + 4, label % 2 * 4:label % 2 * 4 + 4] += 150
+        arrays |= {f"x_{split}": x, f"y_{split}": y}
+    return arrays
+
+
+@pytest.fixture
+def custom_arguments(tmp_path, small_images):
+    """Arguments of `unlearning/custom` for a small network with random weights and `small_images`."""
+    np.savez(tmp_path / "images.npz", **small_images)
+    torch.manual_seed(0)
+    save_file(SmallConvNet(8, 4).state_dict(), tmp_path / "network.safetensors")
+    return {"model": "editgym.models.classifiers:SmallConvNet", "model_kwargs": {"image_size": 8, "n_classes": 4},
+            "weights": str(tmp_path / "network.safetensors"), "data": str(tmp_path / "images.npz")}
 
 
 @pytest.fixture

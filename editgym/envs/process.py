@@ -26,7 +26,7 @@ class RewardSettings:
         beta: Weight of the edit term O.
         signal: A sample's score: the probability of its class, or whether it is predicted.
         batch_size: Samples drawn, with replacement, from each reward set.
-        shared_batch: Whether all candidates are scored on the first one's batch.
+        shared_batch: Whether all candidates draw as the first one does: those of one goal are scored on one batch.
     """
 
     alpha: float
@@ -188,16 +188,17 @@ class EditingProcess:
 
             return network.map_candidates(weighted, weights, reference.activations).transpose(0, 1)
         every = torch.cat(rows, dim=1)  # (K, sets · batch)
-        if self.rewards.shared_batch:
+        one_batch = self.rewards.shared_batch and len(self.goal_index.unique()) == 1
+        if one_batch:
             every = every[:1]
 
         def mean(logits: Tensor, window: slice) -> Tensor:
-            seen = every if self.rewards.shared_batch else every[window]
+            seen = every if one_batch else every[window]
             score, correct = self._sample_scores(logits, labels[seen])
             per_sample = torch.stack([score, correct, reference.correct[seen].expand_as(correct)], dim=1)
             return per_sample.unflatten(-1, (len(rows), batch)).mean(-1)  # (k, 3, sets)
 
-        if self.rewards.shared_batch:
+        if one_batch:
             shared = [a[every[0]] for a in reference.activations]
             return network.map_candidates(mean, weights, shared).transpose(0, 1)
         return network.map_candidates(mean, weights, reference.activations, every).transpose(0, 1)

@@ -77,7 +77,7 @@ def _frame(episode: Episode) -> NDArray[np.uint8]:
 
     figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.15])
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.15])  # type: ignore[misc]
     top.suptitle(f"{episode.title}  ·  after {len(episode.rewards)} edit(s)", fontsize=12, fontweight="bold")
     _draw_weights(top.subplots(1, 3), top, episode)
     accuracy, reward = bottom.subplots(1, 2, width_ratios=[1.6, 1])
@@ -96,7 +96,7 @@ def _draw_weights(axes: Sequence[Axes], figure: Figure, episode: Episode) -> Non
         image = axis.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=7)
-        bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.02)  # type: ignore[attr-defined]
+        bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.02)
         bar.ax.tick_params(labelsize=7)
     axes[0].set_ylabel("out", fontsize=8)
 
@@ -107,7 +107,8 @@ def _draw_accuracies(axis: Axes, episode: Episode) -> None:
             continue
         before = episode.infos[-1][f"{name}_accuracy_before"]
         values = [before, *(info[f"{name}_accuracy"] for info in episode.infos)]
-        axis.plot(range(len(values)), values, marker="o", color=colour, label=f"{name}: {before:.3f} → {values[-1]:.3f}")
+        label = f"{name}: {before:.3f} → {values[-1]:.3f}"
+        axis.plot(range(len(values)), values, marker="o", color=colour, label=label)
         axis.axhline(before, color=colour, linestyle=":", linewidth=1)
     axis.set(ylim=(-0.03, 1.03), xlabel="edit", ylabel="accuracy on the reward batch")
     axis.set_xticks(range(len(episode.infos) + 1))

@@ -38,7 +38,8 @@ class SB3VectorEnv(VecEnv):
     def reset(self) -> NDArray[np.float32]:
         """Observations (K, size); seeds given by `seed()` are used once."""
         seeds = None if self._seeds[0] is None else [int(seed) for seed in self._seeds if seed is not None]
-        observations, infos = self.env.reset(seed=seeds, options=self._options[0] or None)
+        observations, infos = self.env.reset(seed=seeds,  # type: ignore[arg-type]  # a list is right for every VectorEnv
+                                             options=self._options[0] or None)
         self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
@@ -85,7 +86,7 @@ class SB3VectorEnv(VecEnv):
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """One frame per candidate."""
-        return list(self.env.render() or ())
+        return list(self.env.render() or ())  # type: ignore[arg-type]
 
 
 def monitored(env: VectorEnv) -> VecMonitor:

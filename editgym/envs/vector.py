@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -26,8 +26,8 @@ class WeightEditingVectorEnv(VectorEnv):
     Rewards and infos that stay on the device, and gradients, come from `process` (`EditingProcess`).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2,
-                                          "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 2,  # noqa: RUF012 - Gymnasium's own form
+                "autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(self, operator: Operator, num_envs: int, task: str, render_mode: str | None, shared_batch: bool,
                  **arguments: Any) -> None:
@@ -72,7 +72,7 @@ class WeightEditingVectorEnv(VectorEnv):
         """
         if not self._generators:
             raise gym.error.ResetNeeded("call reset() before step()")
-        checked = self._common.checked_actions(actions, self.action_space.shape)
+        checked = self._common.checked_actions(actions, (self.num_envs, self.layout.size))
         if self._common.edit_step == 0:  # the history of the episode before was kept for `journal` and `render`
             self._history, self._started_on = [], (self.process.network_index, self.process.goal_index)
         outcome = self.process.step(checked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -115,7 +115,7 @@ class WeightEditing:
 class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle):
     """One network under edit; see `MaskWorldEnv` and `ShiftWorldEnv` for the whole specification."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # noqa: RUF012 - Gymnasium's own form
 
     def __init__(self, operator: Operator, task: str, render_mode: str | None, **arguments: Any) -> None:
         _check(render_mode is None or render_mode in RENDER_MODES, "render_mode", render_mode,
@@ -168,7 +168,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
-        actions = self._common.checked_actions(action, self.action_space.shape)  # type: ignore[arg-type]
+        actions = self._common.checked_actions(action, (self.layout.size,))
         _, reward, info = self._advance(actions, differentiable=False)
         return self._common.observe()[0], reward, self._over, False, info
 
@@ -186,7 +186,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         """
         if self._over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before differentiable_step()")
-        self._common.checked_actions(action.detach().cpu().numpy(), self.action_space.shape)  # type: ignore[arg-type]
+        self._common.checked_actions(action.detach().cpu().numpy(), (self.layout.size,))
         return self._advance(action.unsqueeze(0), differentiable=True)[0]
 
     def _advance(self, actions: Tensor, *, differentiable: bool) -> tuple[StepOutcome, float, dict[str, float]]:

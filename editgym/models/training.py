@@ -79,7 +79,8 @@ def train_classifier(build: Callable[[], nn.Module], data: Labelled, validation:
                 start = step % per_epoch * recipe.batch_size
                 batch = data[order[start:start + recipe.batch_size]]
                 if recipe.stop_at is None:
-                    optimizer.param_groups[0]["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+                    cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+                    optimizer.param_groups[0]["lr"] = recipe.learning_rate * cosine
                 optimizer.zero_grad(set_to_none=True)
                 F.cross_entropy(model(batch.inputs), batch.labels).backward()
                 optimizer.step()
@@ -89,7 +90,8 @@ def train_classifier(build: Callable[[], nn.Module], data: Labelled, validation:
         return model.eval().requires_grad_(False)
 
 
-def cached_classifier(key: Mapping[str, object], build: Callable[[], nn.Module], train: Callable[[], nn.Module]) -> nn.Module:
+def cached_classifier(key: Mapping[str, object], build: Callable[[], nn.Module],
+                      train: Callable[[], nn.Module]) -> nn.Module:
     """The network that `train` makes, trained once per `key` and then read from `EDITGYM_CACHE/networks`.
 
     Several processes may ask at once: one trains, the others wait for its file.

@@ -67,7 +67,7 @@ def export_adapter(network: EditableNetwork, folder: str | os.PathLike[str]) -> 
                         lora_dropout=0.0, bias="none", inference_mode=True,
                         fan_in_fan_out=all(site.kind == "conv1d" for site, _, _ in factors.values()))
     folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
 

@@ -154,8 +154,9 @@ class EditJournal:
             content = json.loads(metadata["editgym"])
         except (KeyError, json.JSONDecodeError) as error:
             raise JournalError(f"{path} is a safetensors file, but not an editgym journal") from error
-        if content.get("format") != FORMAT:
-            raise JournalError(f"{path} has the journal format {content.get('format')!r}, expected {FORMAT!r}")
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise JournalError(f"{path} has the journal format {found!r}, expected {FORMAT!r}")
         try:
             entries = [_restore(i, row, tensors) for i, row in enumerate(content["entries"])]
             return cls(content["base_hash"], entries)

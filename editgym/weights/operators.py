@@ -21,7 +21,7 @@ class Mask:
         """The edited weights, (..., out, in), for one network or for K candidates."""
         d = update.matrix()
         # Equal to (1 + d).clamp(0, 1), but with the gradient from below at d = 0, where every episode starts.
-        return weight * torch.where(d <= 0, 1 + d, 1.0).clamp(min=0)
+        return weight * torch.where(d > 0, 1.0, 1 + d).clamp(min=0)  # d > 0, not d <= 0: nan has to stay nan
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def editable_sites(model: nn.Module) -> list[EditSite]:
     for name, module in model.named_modules():
         kind = _kind(module)
         if kind is not None:
-            sites.append(EditSite(name, kind, tuple(module.weight.shape)))  # type: ignore[union-attr, arg-type]
+            sites.append(EditSite(name, kind, tuple(module.weight.shape)))
     return sites
 
 
@@ -151,5 +151,5 @@ def _mlp_outputs_by_layer(sites: Sequence[EditSite]) -> dict[int, list[EditSite]
 def _unknown(pattern: str, available: Sequence[EditSite]) -> str:
     names = [site.name for site in available]
     near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.0)
-    listing = ", ".join(str(site) for site in available if site.name in near) or "none: the model has no editable weight"
+    listing = ", ".join(str(site) for site in available if site.name in near) or "none"
     return f"sites: {pattern!r} matches none of the model's {len(names)} editable weights; the nearest are {listing}"

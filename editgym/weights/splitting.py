@@ -47,6 +47,10 @@ class SplitNetwork:
         if len(weights[0]) == 1:
             shared = [a[0] for a in activations] if own else activations
             return self.run_suffix([w[0] for w in weights], shared).unsqueeze(0)
+        if not self.reuses_prefix:
+            # What cannot be traced may branch on its data, each candidate its own way, which vmap refuses.
+            return torch.stack([self.run_suffix([w[i] for w in weights], [a[i] for a in activations] if own
+                                                else activations) for i in range(len(weights[0]))])
         over_activations = 0 if own else None
         return vmap(self.run_suffix, in_dims=(0, over_activations))(tuple(weights), tuple(activations))
 

@@ -85,6 +85,7 @@ def test_edit_of_an_empty_folder_says_to_train_first(tmp_path, capsys):
 
 def test_a_mask_is_no_adapter(tmp_path, capsys):
     pytest.importorskip("peft")
-    assert train.main(["--env", "MaskWorld-v0", "--agent", "random", "--reward-calls", "8", "--out", str(tmp_path)]) == 0
+    arguments = ["--env", "MaskWorld-v0", "--agent", "random", "--reward-calls", "8", "--out", str(tmp_path)]
+    assert train.main(arguments) == 0
     assert edit.main([str(tmp_path), "--export", "adapter"]) == 2
     assert "only additive edits" in capsys.readouterr().err
