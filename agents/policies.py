@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor, nn
 
 from editgym.weights import ActionLayout
@@ -38,6 +41,43 @@ class WeightSketch(BaseFeaturesExtractor):
     def forward(self, observations: Tensor) -> Tensor:
         """(batch, n) -> (batch, size)."""
         return F.layer_norm(observations @ self.projection, (self.features_dim,))  # type: ignore[operator]
+
+
+class RefiningEdits(VecEnvWrapper):
+    """What lets a policy learn several edits in a row: later edits are refinements, judged by what they improve.
+
+    Edits compound. A policy whose every edit is as large as the first one it needs goes far past the goal in a long
+    episode, and its exploration noise adds up. So the actions after an episode's first are multiplied by `refine`
+    (D is a product and shrinks by its square). And as a reward is that of the weights as they are, most of what
+    candidates differ by late in an episode is due to their earlier edits. So a step is rewarded by its improvement
+    over the step before (potential-based shaping; Ng, Harada and Russell 1999), less the mean over the candidates,
+    which all went through the same batches (a group baseline, as in RLOO and GRPO).
+
+    Args:
+        venv: Environments whose episodes end together.
+        refine: From 0 (one edit, then none) to 1 (all alike).
+    """
+
+    def __init__(self, venv: VecEnv, refine: float) -> None:
+        super().__init__(venv)
+        self.refine = refine
+        self._before: np.ndarray | None = None
+
+    def reset(self) -> VecEnvObs:
+        """Begin episodes."""
+        self._before = None
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Pass the actions on, scaled after the first."""
+        self.venv.step_async(actions if self._before is None else self.refine * actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """What the environments gave, with improvements in place of rewards."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        gain = rewards if self._before is None else rewards - self._before
+        self._before = None if dones.all() else rewards
+        return observations, gain - gain.mean(), dones, infos
 
 
 def lora_start(layout: ActionLayout, scale: float, generator: torch.Generator) -> Tensor:

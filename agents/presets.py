@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-_SHARED: dict[str, Any] = {"num_envs": 64, "start": 0.5, "sketch": 64, "linear_decay": False, "shared_batch": False,
-                           "final_log_std": None}
+REFINE = 0.2
+_SHARED: dict[str, Any] = {"rollout": None, "refine": REFINE, "start": 0.5, "sketch": 64, "linear_decay": False,
+                           "shared_batch": False, "final_log_std": None}
 _NET: dict[str, Any] = {"net_arch": [128, 128], "activation_fn": "relu"}
 
-# One step of 1,024 candidates on one batch makes a rollout: they differ by their edits alone.
+# A rollout is one episode of many candidates on one batch: they differ by their edits alone.
 _ON_POLICY: dict[str, Any] = {
-    "num_envs": 1_024, "n_steps": 1, "shared_batch": True, "learning_rate": 5e-3, "linear_decay": True,
-    "max_grad_norm": 0.5, "policy_kwargs": {**_NET, "log_std_init": -1.0}, "final_log_std": -2.0,
+    "rollout": 1_024, "shared_batch": True, "learning_rate": 5e-3, "linear_decay": True, "max_grad_norm": 0.5,
+    "policy_kwargs": {**_NET, "log_std_init": -1.0}, "final_log_std": -2.0,
 }
 _OFF_POLICY: dict[str, Any] = {
     "num_envs": 16, "learning_rate": 1e-3, "buffer_size": 5_000, "batch_size": 256, "learning_starts": 512,
@@ -24,7 +25,7 @@ _OFF_POLICY: dict[str, Any] = {
 }
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    "ppo": {**_ON_POLICY, "batch_size": 1_024, "n_epochs": 5, "gamma": 0.99, "clip_range": 0.2, "target_kl": 1.0},
+    "ppo": {**_ON_POLICY, "batch_size": 1_024, "n_epochs": 5, "gamma": 0.0, "clip_range": 0.2, "target_kl": 1.0},
     "a2c": {**_ON_POLICY, "learning_rate": 1e-3},
     "trpo": {key: value for key, value in _ON_POLICY.items() if key != "max_grad_norm"} | {"batch_size": 1_024},
     "sac": _OFF_POLICY,

@@ -18,8 +18,8 @@ from torch import nn
 from tqdm import tqdm
 
 from agents.configured import read_config, write_config
-from agents.policies import WeightSketch, lora_start, set_mean_action
-from agents.presets import preset
+from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_action
+from agents.presets import REFINE, preset
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from editgym.envs.sb3 import monitored
 from editgym.weights import EditJournal
@@ -38,18 +38,22 @@ class SB3Agent:
 
     Args:
         algorithm: A key of `CLASSES`.
-        num_envs: K; None takes the preset's.
-        start: Standard deviation of A in the LoRA start of the policy's mean action (`agents.policies.lora_start`);
-            0 leaves SB3's own start.
-        sketch: Numbers that the policy sees of the weights (`agents.policies.WeightSketch`); 0 shows all.
-        linear_decay: Whether the learning rate falls linearly to 0 over the budget.
-        shared_batch: Whether the candidates of a step are compared on one batch while learning: what differs between
-            two rewards is then the edit alone (common random numbers).
-        final_log_std: Where the logarithm of the Gaussian policy's standard deviation is led, linearly over the
-            budget, from `log_std_init`; None leaves it to the algorithm.
-        **hyperparameters: Of the SB3 class, JSON values: `learning_rate`, `n_steps`, `batch_size`, … and
-            `policy_kwargs` with `net_arch`, `activation_fn` (`"relu"`, `"tanh"`, `"elu"`), `log_std_init`, …
-            Those left out come from the preset of algorithm and world (`agents.presets`).
+        **settings: JSON values; those left out come from the preset of algorithm and world (`agents.presets`).
+            Hyperparameters of the SB3 class (`learning_rate`, `n_steps`, `batch_size`, …; `policy_kwargs` with
+            `net_arch`, `activation_fn` as `"relu"`, `"tanh"` or `"elu"`, `log_std_init`, …), and:
+
+            - `num_envs`: K.
+            - `rollout`: reward calls between two updates of an on-policy algorithm; where `n_steps` is not given it
+              is one episode, where `num_envs` is not given it is `rollout` / `n_steps`.
+            - `shared_batch`: whether the candidates of a step are compared on one batch while learning: what differs
+              between two rewards is then the edit alone (common random numbers).
+            - `start`: standard deviation of A in the LoRA start of the policy's mean action
+              (`agents.policies.lora_start`); 0 leaves SB3's own start.
+            - `refine`: factor on every action after an episode's first (`agents.policies.RefiningEdits`).
+            - `sketch`: how many numbers the policy sees of the weights (`agents.policies.WeightSketch`); 0 for all.
+            - `linear_decay`: whether the learning rate falls linearly to 0 over the budget.
+            - `final_log_std`: where the logarithm of a Gaussian policy's standard deviation is led, linearly over the
+              budget, from `log_std_init`; None leaves it to the algorithm.
 
     Raises:
         ValueError: There is no such algorithm.
@@ -58,16 +62,11 @@ class SB3Agent:
     access: ClassVar[Access] = "reward"
     name = "sb3"
 
-    def __init__(self, algorithm: str = "ppo", num_envs: int | None = None, start: float | None = None,
-                 sketch: int | None = None, linear_decay: bool | None = None, shared_batch: bool | None = None,
-                 final_log_std: float | None = None, **hyperparameters: Any) -> None:
+    def __init__(self, algorithm: str = "ppo", **settings: Any) -> None:
         if algorithm not in CLASSES:
             raise ValueError(f"algorithm: there is no {algorithm!r}; choose from {', '.join(CLASSES)}")
         self.name = algorithm
-        given = {"num_envs": num_envs, "start": start, "sketch": sketch, "linear_decay": linear_decay,
-                 "shared_batch": shared_batch, "final_log_std": final_log_std}
-        self.config: dict[str, Any] = {"algorithm": algorithm, **hyperparameters,
-                                       **{key: value for key, value in given.items() if value is not None}}
+        self.config: dict[str, Any] = {"algorithm": algorithm, **settings}
         self.model: BaseAlgorithm | None = None
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
@@ -81,14 +80,14 @@ class SB3Agent:
         """
         if budget.reward_calls is None and budget.seconds is None:
             raise ValueError("budget: learning needs reward_calls or seconds")
-        settings = {**preset(self.name, env_spec.id), **{k: v for k, v in self.config.items() if k != "algorithm"}}
-        num_envs, start = settings.pop("num_envs"), settings.pop("start")
-        shared_batch, final_log_std = settings.pop("shared_batch"), settings.pop("final_log_std")
-        calls = whole_rollouts(budget.reward_calls, num_envs * settings.get("n_steps", 1))
         if env_spec.vector_entry_point is None:
             raise Unsupported(f"{env_spec.id} has no vector environment for {self.name} to train on")
+        settings = self.settings(env_spec)
+        num_envs, shared_batch = settings.pop("num_envs"), settings.pop("shared_batch")
+        start, refine, final_log_std = (settings.pop(key) for key in ("start", "refine", "final_log_std"))
+        calls = whole_rollouts(budget.reward_calls, num_envs * settings.get("n_steps", 1))
         base = gym.make_vec(env_spec, num_envs=num_envs, shared_batch=shared_batch)
-        env = monitored(base)
+        env = RefiningEdits(monitored(base), refine)
         self.model = self.build(env, settings, seed, env_spec.kwargs.get("device", "cpu"))
         if start:
             generator = torch.Generator().manual_seed(seed)
@@ -101,16 +100,26 @@ class SB3Agent:
             callback.close()
             env.close()
 
+    def settings(self, env_spec: EnvSpec) -> dict[str, Any]:
+        """The preset with what this agent was given instead, and `num_envs` and `n_steps` settled."""
+        own = {key: value for key, value in self.config.items() if key != "algorithm"}
+        settings = {**preset(self.name, env_spec.id), **own}
+        rollout = settings.pop("rollout")
+        if rollout is not None:
+            settings.setdefault("n_steps", int(env_spec.kwargs.get("episode_length", 1)))
+            settings.setdefault("num_envs", max(1, rollout // settings["n_steps"]))
+        return settings
+
     def edit(self, env: gym.Env) -> EditJournal:
         """One episode with the policy's deterministic action."""
         if self.model is None:
             raise RuntimeError(f"{self.name} has no policy yet: call learn() or load() first")
         observation, _ = env.reset()
-        over = False
+        over, factor = False, 1.0
         while not over:
             action, _ = self.model.predict(observation, deterministic=True)
-            observation, _, terminated, truncated, _ = env.step(action)
-            over = terminated or truncated
+            observation, _, terminated, truncated, _ = env.step(factor * action)
+            over, factor = terminated or truncated, self.config.get("refine", REFINE)
         return env.unwrapped.journal  # type: ignore[attr-defined]
 
     def save(self, folder: Path) -> None:

@@ -154,7 +154,7 @@ def _torchvision(dataset: type, *, train: bool) -> torchvision.datasets.MNIST | 
         return dataset(str(folder), train=train, download=True)
     except (RuntimeError, OSError) as error:
         raise DataError(f"{dataset.__name__} is not in {folder} and could not be downloaded ({error}): put "
-                        "torchvision's files there, or set EDITGYM_DATA to a folder whose images/ holds them") from error
+                        "torchvision's files there, or set EDITGYM_DATA to the folder above images/") from error
 
 
 def _from_arrays(x: np.ndarray, y: np.ndarray, mean: tuple[float, ...] | None,

@@ -96,6 +96,8 @@ class EditingProcess:
         # Where the pool is no larger than a batch, scoring all of it once and weighting the samples by how often each
         # was drawn is the same reward for less work, and needs no copy of the activations per candidate.
         self._weigh_pool = len(task.pool) <= drawn
+        # With one goal a shared batch is one row for all candidates; goals draw from different members.
+        self._one_batch = rewards.shared_batch and len(task.goals) == 1
 
     # --- episodes ----------------------------------------------------------------------------------------------
 
@@ -155,7 +157,8 @@ class EditingProcess:
             parts, order = [], []
             for index in self.network_index.unique().tolist():
                 own = (self.network_index == index).nonzero().flatten().to(self.task.device)
-                parts.append(self._scores(index, [w[own] for w in weights], [r[own] for r in rows]))
+                own_rows = rows if self._one_batch else [r[own] for r in rows]
+                parts.append(self._scores(index, [w[own] for w in weights], own_rows))
                 order.append(own)
             scores = torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
         value, correct, before = scores  # each (K, sets)
@@ -167,10 +170,13 @@ class EditingProcess:
                            accuracy_before, self.task.is_success(accuracy, accuracy_before), updates)
 
     def _draw(self, index: int, name: str) -> Tensor:
-        """This step's batch of one reward set, rows of the pool, (K, batch)."""
+        """This step's batch of one reward set, rows of the pool: (K, batch), or (1, batch) where all share it."""
         members, sizes = self._members[name]
-        goals = self.goal_index.to(members.device)
-        keys = self._keys[:1].expand(self.candidates) if self.rewards.shared_batch else self._keys
+        goals, keys = self.goal_index.to(members.device), self._keys
+        if self.rewards.shared_batch:
+            keys = keys[:1].expand(self.candidates)
+        if self._one_batch:
+            goals, keys = goals[:1], keys[:1]
         drawn = sampling.indices(keys, self._steps, _FIRST_SET_STREAM + index, self.rewards.batch_size, sizes[goals])
         return members[goals.unsqueeze(1), drawn]
 
@@ -179,36 +185,33 @@ class EditingProcess:
         network, reference = self.task.networks[index], self._reference(index)
         labels, batch = self.task.pool.labels, self.rewards.batch_size
         if self._weigh_pool:
-            counts = torch.stack([self._counts(r) for r in rows], dim=2)  # (K, n, sets)
+            counts = torch.stack([self._counts(r) for r in rows], dim=2)  # (K or 1, n, sets)
 
             def weighted(logits: Tensor, window: slice) -> Tensor:
-                score, correct = self._sample_scores(logits, labels)
-                per_sample = torch.stack([score, correct, reference.correct.expand_as(correct)], dim=1)
-                return per_sample @ counts[window] / batch  # (k, 3, n) @ (k, n, sets)
+                per_sample = self._per_sample(logits, labels, reference.correct)  # (k, 3, n)
+                return per_sample @ (counts[0] if len(counts) == 1 else counts[window]) / batch
 
             return network.map_candidates(weighted, weights, reference.activations).transpose(0, 1)
-        every = torch.cat(rows, dim=1)  # (K, sets · batch)
-        one_batch = self.rewards.shared_batch and len(self.goal_index.unique()) == 1
-        if one_batch:
-            every = every[:1]
+        every = torch.cat(rows, dim=1)  # (K or 1, sets · batch)
 
         def mean(logits: Tensor, window: slice) -> Tensor:
-            seen = every if one_batch else every[window]
-            score, correct = self._sample_scores(logits, labels[seen])
-            per_sample = torch.stack([score, correct, reference.correct[seen].expand_as(correct)], dim=1)
+            seen = every[0] if len(every) == 1 else every[window]
+            per_sample = self._per_sample(logits, labels[seen], reference.correct[seen])
             return per_sample.unflatten(-1, (len(rows), batch)).mean(-1)  # (k, 3, sets)
 
-        if one_batch:
+        if len(every) == 1:
             shared = [a[every[0]] for a in reference.activations]
             return network.map_candidates(mean, weights, shared).transpose(0, 1)
         return network.map_candidates(mean, weights, reference.activations, every).transpose(0, 1)
 
-    def _sample_scores(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _per_sample(self, logits: Tensor, labels: Tensor, before: Tensor) -> Tensor:
+        """Score, correctness and correctness before of every sample, (k, 3, n)."""
         probability, correct = right_class(logits, labels)
-        return (probability if self.rewards.signal == "probability" else correct), correct
+        score = probability if self.rewards.signal == "probability" else correct
+        return torch.stack([score, correct, before.expand_as(correct)], dim=1)
 
     def _counts(self, rows: Tensor) -> Tensor:
-        """How often each sample of the pool was drawn, (K, n)."""
+        """How often each sample of the pool was drawn, (len(rows), n)."""
         counts = torch.zeros(len(rows), len(self.task.pool), device=rows.device)
         return counts.scatter_add_(1, rows, torch.ones(1, device=rows.device).expand(rows.shape))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -27,6 +28,17 @@ DIGITS_SHARES = (0.55, 0.35)
 BUNDLED = resources.files("editgym.models") / "weights"
 
 
+@dataclass(frozen=True)
+class Request:
+    """What every image task is asked: what to forget, where the network may be edited, and on which device."""
+
+    forget_class: Forget
+    goals: Sequence[Forget] | None
+    forget_samples: int | None
+    sites: Sequence[str] | None
+    device: str
+
+
 def bundled_file(model_seed: int) -> Path:
     """Where the weights of the digits network with this seed ship, if they do."""
     return Path(str(BUNDLED)) / f"digits-{model_seed}.safetensors"
@@ -40,7 +52,8 @@ def digits(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, f
     The training data are divided 55/35/10 into model, policy and validation split.
     """
     recipe = UNDERTRAINED if undertrained else DIGITS_RECIPE
-    return _trained("unlearning/digits", images.digits(), 8, DIGITS_SHARES, recipe, forget_class, goals, forget_samples, sites, networks, model_seed, device)
+    return _trained("unlearning/digits", images.digits(), 8, DIGITS_SHARES, recipe,
+                    Request(forget_class, goals, forget_samples, sites, device), networks, model_seed)
 
 
 def mnist(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
@@ -48,7 +61,8 @@ def mnist(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, fo
           undertrained: bool = False, device: str = "cpu") -> UnlearningTask:
     """`unlearning/mnist`: MNIST and the paper's network; `undertrained` stops at its 92.8%."""
     recipe = UNDERTRAINED if undertrained else MNIST_RECIPE
-    return _trained("unlearning/mnist", images.mnist(), 28, PAPER_SHARES, recipe, forget_class, goals, forget_samples, sites, networks, model_seed, device)
+    return _trained("unlearning/mnist", images.mnist(), 28, PAPER_SHARES, recipe,
+                    Request(forget_class, goals, forget_samples, sites, device), networks, model_seed)
 
 
 def cifar10(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
@@ -72,8 +86,8 @@ def cifar10(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, 
                                "of editgym.models.classifiers.ResNet20")
     loaded = images.npz(data, images.CIFAR_MEAN, images.CIFAR_STD) if data else images.cifar10()
     model = load_weights(ResNet20(loaded.n_classes), path)
-    return _task("unlearning/cifar10", loaded, [model], None, forget_class, goals, forget_samples, sites,
-                 model_seed, device)
+    request = Request(forget_class, goals, forget_samples, sites, device)
+    return _task("unlearning/cifar10", loaded, [model], request, Splits.of(loaded, model_seed), model_seed)
 
 
 def custom(*, model: str, weights: str, data: str, model_kwargs: Mapping[str, object] | None = None,
@@ -109,8 +123,8 @@ def custom(*, model: str, weights: str, data: str, model_kwargs: Mapping[str, ob
     if not Path(weights).is_file():
         raise images.DataError(f"weights: no file at {weights}")
     network = load_weights(built, Path(weights))
-    return _task("unlearning/custom", loaded, [network], None, forget_class, goals, forget_samples, sites,
-                 model_seed, device)
+    request = Request(forget_class, goals, forget_samples, sites, device)
+    return _task("unlearning/custom", loaded, [network], request, Splits.of(loaded, model_seed), model_seed)
 
 
 def train_digits(model_seed: int) -> nn.Module:
@@ -120,8 +134,8 @@ def train_digits(model_seed: int) -> nn.Module:
 
 
 def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, float], recipe: Recipe,
-             forget_class: Forget, goals: Sequence[Forget] | None, forget_samples: int | None, sites: Sequence[str],
-             networks: Sequence[int] | None, model_seed: int, device: str) -> UnlearningTask:
+             request: Request, networks: Sequence[int] | None, model_seed: int) -> UnlearningTask:
+    """A task whose networks are trained here, and so can be retrained without what is to be forgotten."""
     seeds = [model_seed] if networks is None else list(networks)
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
         given = f"model_seed: {model_seed!r}" if networks is None else f"networks: {networks!r}"
@@ -132,8 +146,7 @@ def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, f
 
     def fit(seed: int, part: Labelled, label: str) -> nn.Module:
         key = {"task": name, "recipe": recipe_key(recipe), "seed": seed, "part": label, "n": len(part), "format": 1}
-        validation = Splits.of(data, seed, shares).validation
-        description = f"{name} network {seed}"
+        validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
         return cached_classifier(
             key, build, lambda: train_classifier(build, part, validation, recipe, seed, description))
 
@@ -145,24 +158,21 @@ def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, f
     def retrain(index: int, part: Labelled, label: str) -> nn.Module:
         return fit(seeds[index], part.to("cpu"), label)
 
-    return _task(name, data, [network(seed) for seed in seeds], retrain, forget_class, goals, forget_samples, sites,
-                 seeds[0], device, shares)
+    splits = Splits.of(data, seeds[0], shares)
+    return _task(name, data, [network(seed) for seed in seeds], request, splits, seeds[0], retrain)
 
 
-def _task(name: str, data: ImageData, models: Sequence[nn.Module],
-          retrain: Callable[[int, Labelled, str], nn.Module] | None, forget_class: Forget,
-          goals: Sequence[Forget] | None, forget_samples: int | None, sites: Sequence[str] | None, split_seed: int,
-          device: str, shares: tuple[float, float] = PAPER_SHARES) -> UnlearningTask:
-    splits = Splits.of(data, split_seed, shares).to(torch.device(device))
-    example = splits.policy.inputs[:8]
+def _task(name: str, data: ImageData, models: Sequence[nn.Module], request: Request, splits: Splits,
+          sample_seed: int, retrain: Callable[[int, Labelled, str], nn.Module] | None = None) -> UnlearningTask:
+    splits = splits.to(torch.device(request.device))
     networks = []
     for model in models:
-        model = model.to(device)
-        chosen = discover_sites(model) if sites is None else find_sites(model, sites)
-        networks.append(EditableNetwork(model, chosen, example))
+        model = model.to(request.device)
+        chosen = discover_sites(model) if request.sites is None else find_sites(model, request.sites)
+        networks.append(EditableNetwork(model, chosen, splits.policy.inputs[:8]))
     return UnlearningTask(name, tuple(networks), splits, data.n_classes,
-                          checked_goals(forget_class, goals, data.n_classes),
-                          checked_samples(forget_samples, len(splits.model)), split_seed, retrain)
+                          checked_goals(request.forget_class, request.goals, data.n_classes),
+                          checked_samples(request.forget_samples, len(splits.model)), sample_seed, retrain)
 
 
 def _import(path: str) -> Callable[..., nn.Module]:

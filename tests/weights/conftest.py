@@ -35,18 +35,18 @@ class Conv1DNet(nn.Module):
 
 
 class SuffixNames(nn.Module):
-    """Two pairs of sites whose names end alike: `fc` and `block.fc`, `conv` and `block.conv`."""
+    """Two pairs of sites whose names end alike: `fc` and `tail.fc`, `conv` and `tail.conv`."""
 
     def __init__(self, nested: bool = True) -> None:
         super().__init__()
         self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(6, 5)
         if nested:
-            self.block = SuffixNames(nested=False)
-            self.block.conv, self.block.fc = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(6, 6)
+            self.tail = SuffixNames(nested=False)
+            self.tail.conv, self.tail.fc = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(6, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.block.conv(torch.relu(self.conv(x)))).mean(dim=(2, 3))
-        return self.fc(torch.relu(self.block.fc(x)))
+        x = torch.relu(self.tail.conv(torch.relu(self.conv(x)))).mean(dim=(2, 3))
+        return self.fc(torch.relu(self.tail.fc(x)))
 
 
 class LogitsOnly(nn.Module):
@@ -83,7 +83,7 @@ KINDS = {
     "linear": Kind(lambda: SmallConvNet(8), lambda n: torch.rand(n, 1, 8, 8), ("fc2", "fc3")),
     "conv2d": Kind(lambda: SmallConvNet(8), lambda n: torch.rand(n, 1, 8, 8), ("conv2", "fc2")),
     "conv1d": Kind(Conv1DNet, lambda n: torch.randn(n, 12), ("first", "second")),
-    "suffix names": Kind(SuffixNames, lambda n: torch.randn(n, 1, 6, 6), ("fc", "block.fc", "conv", "block.conv")),
+    "suffix names": Kind(SuffixNames, lambda n: torch.randn(n, 1, 6, 6), ("fc", "tail.fc", "conv", "tail.conv")),
     "resnet": Kind(ResNet20, lambda n: torch.randn(n, 3, 32, 32), ("layer3.*.conv*",)),
     "gpt2": Kind(lambda: LogitsOnly(tiny_gpt2()), lambda n: torch.randint(50, (n, 7)), ("*.mlp.c_proj",)),
 }

@@ -54,7 +54,7 @@ def test_peft_loads_the_journal_and_gives_its_logits(editable, inputs, with_adap
 
 def test_sites_whose_names_are_suffixes_of_one_another_keep_their_ranks(editable, inputs, with_adapter, tmp_path):
     network, x = editable("suffix names"), inputs("suffix names")
-    ranks = {"fc": 1, "block.fc": 3, "conv": 2, "block.conv": 4}
+    ranks = {"fc": 1, "tail.fc": 3, "conv": 2, "tail.conv": 4}
     network.apply(*(low_rank(site, ranks[site.name]) for site in network.sites))
     torch.testing.assert_close(with_adapter("suffix names", network, x), network.logits(x), atol=1e-5, rtol=1e-5)
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
