@@ -124,5 +124,16 @@ def set_mean_action(model: BaseAlgorithm, action: Tensor) -> bool:
     return bool(layers)
 
 
+def silence_critic(model: BaseAlgorithm) -> None:
+    """Make an actor-critic's value 0 everywhere; with `vf_coef=0` it stays so.
+
+    Where rewards have a group baseline already, and differ by thousandths, what a critic has not learned yet is most
+    of the advantage.
+    """
+    head: nn.Linear = model.policy.value_net  # type: ignore[assignment]
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+
+
 def _last_linear(module: nn.Module) -> nn.Linear:
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]

@@ -25,7 +25,7 @@ _OFF_POLICY: dict[str, Any] = {
 }
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    "ppo": {**_ON_POLICY, "batch_size": 1_024, "n_epochs": 5, "gamma": 0.0, "clip_range": 0.2, "target_kl": 1.0},
+    "ppo": {**_ON_POLICY, "batch_size": 1_024, "n_epochs": 5, "gamma": 0.0, "vf_coef": 0.0, "clip_range": 0.2, "target_kl": 1.0},
     "a2c": {**_ON_POLICY, "learning_rate": 1e-3},
     "trpo": {key: value for key, value in _ON_POLICY.items() if key != "max_grad_norm"} | {"batch_size": 1_024},
     "sac": _OFF_POLICY,

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from agents.configured import read_config, write_config
-from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_action
+from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_action, silence_critic
 from agents.presets import REFINE, preset
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from editgym.envs.sb3 import monitored
@@ -92,6 +92,8 @@ class SB3Agent:
         if start:
             generator = torch.Generator().manual_seed(seed)
             set_mean_action(self.model, lora_start(base.layout, start, generator))  # type: ignore[attr-defined]
+        if settings.get("vf_coef") == 0:
+            silence_critic(self.model)
         callback = _Progress(self, calls, budget.seconds, out)
         anneal = [] if final_log_std is None else [_NoiseSchedule(final_log_std)]
         try:

@@ -15,7 +15,7 @@ from agents.configured import ConfiguredAgent
 from agents.protocol import Access, Budget, Unsupported
 from editgym.models.training import one_thread
 from editgym.tasks.unlearning import UnlearningTask
-from editgym.weights import EditJournal, ReplaceTensors
+from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
 
 class FineTune(ConfiguredAgent):
@@ -103,8 +103,8 @@ def unlearning_task(env: gym.Env) -> UnlearningTask:
     return task
 
 
-def start(env: gym.Env):  # type: ignore[no-untyped-def]
-    """Reset and return (task, network, goal index) of the episode."""
+def start(env: gym.Env) -> tuple[UnlearningTask, EditableNetwork, int]:
+    """Reset and return task, network and goal index of the episode."""
     _, info = env.reset()
     return unlearning_task(env), env.unwrapped.network, info["goal"]  # type: ignore[attr-defined]
 

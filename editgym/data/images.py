@@ -116,6 +116,8 @@ def npz(path: str | os.PathLike[str], mean: tuple[float, ...] | None = None,
         if x.ndim not in (3, 4) or y.shape != (len(x),) or not len(x) or not np.issubdtype(y.dtype, np.integer):
             raise DataError(f"data: {path}: x_{split} must be (n, h, w) or (n, h, w, c) and y_{split} n whole numbers, "
                             f"got {x.shape} {x.dtype} and {y.shape} {y.dtype}")
+        if y.min() < 0:
+            raise DataError(f"data: {path}: y_{split} has the label {y.min()}; labels are 0 … C - 1")
     train, test = (_from_arrays(arrays[f"x_{split}"], arrays[f"y_{split}"], mean, std) for split in ("train", "test"))
     return ImageData(train, test, int(train.labels.max()) + 1)
 

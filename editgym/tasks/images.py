@@ -140,6 +140,10 @@ def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, f
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
         given = f"model_seed: {model_seed!r}" if networks is None else f"networks: {networks!r}"
         raise ValueError(f"{given} must be model seeds, whole numbers from 0, at least one")
+    if request.forget_samples is not None and len(seeds) > 1:
+        # Each network was trained on a part of its own: what one has seen another has not.
+        raise ValueError(f"forget_samples: {request.forget_samples} random training samples of networks {seeds} are "
+                         "not the same samples; give one network")
 
     def build() -> nn.Module:
         return SmallConvNet(image_size, data.n_classes)
@@ -170,6 +174,10 @@ def _task(name: str, data: ImageData, models: Sequence[nn.Module], request: Requ
         model = model.to(request.device)
         chosen = discover_sites(model) if request.sites is None else find_sites(model, request.sites)
         networks.append(EditableNetwork(model, chosen, splits.policy.inputs[:8]))
+        outputs = networks[-1].logits(splits.policy.inputs[:1]).shape[-1]
+        if outputs < data.n_classes:
+            raise ValueError(f"data: has labels up to {data.n_classes - 1}, but {type(model).__name__} has only "
+                             f"{outputs} outputs")
     return UnlearningTask(name, tuple(networks), splits, data.n_classes,
                           checked_goals(request.forget_class, request.goals, data.n_classes),
                           checked_samples(request.forget_samples, len(splits.model)), sample_seed, retrain)

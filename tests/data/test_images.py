@@ -232,3 +232,8 @@ def test_samples_are_chosen_and_joined_with_their_labels():
     assert data[torch.tensor([2, 0])].inputs.tolist() == [[4, 5], [0, 1]]
     joined = Labelled.join(data[data.labels > 2], data[data.labels < 1])
     assert (len(joined), joined.labels.tolist(), joined.inputs.tolist()) == (2, [3, 0], [[6, 7], [0, 1]])
+
+
+def test_a_negative_label_is_an_error(save):
+    with pytest.raises(images.DataError, match="y_test has the label -1"):
+        images.npz(save(y_test=np.full(40, -1)))

@@ -281,3 +281,8 @@ def test_cifar10_edits_the_convolutions_of_the_last_stage():
 def test_cifar10_without_its_weights_says_what_to_give(empty_data_folder):
     with pytest.raises(ValueError, match=r"weights: no ResNet-20 at .*give weights="):
         make_task("unlearning/cifar10")
+
+
+def test_random_samples_of_several_networks_are_refused():
+    with pytest.raises(ValueError, match="forget_samples: 5 .* give one network"):
+        make_task("unlearning/digits", forget_samples=5, networks=[0, 1])
