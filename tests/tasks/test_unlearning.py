@@ -36,8 +36,7 @@ def test_policy_and_test_data_share_no_image(load):
     assert sum(map(len, parts)) == len(set().union(*parts))
 
 
-@pytest.mark.parametrize("samples", [None, 40])
-@pytest.mark.parametrize("networks", [None, [0, 1, 2]])
+@pytest.mark.parametrize(("networks", "samples"), [(None, None), ([0, 1, 2], None), (None, 40)])
 def test_rewards_use_no_test_image(digits, networks, samples):
     task = digits(networks=networks, forget_samples=samples)
     assert not rows(task.pool) & rows(task.splits.test)

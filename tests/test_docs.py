@@ -1,0 +1,84 @@
+"""Every Python block of README and docs runs as it stands, one page after the other, on a machine without data sets."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from editgym.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+NOT_RUN = "<!-- not run -->"
+_BLOCK = re.compile(r"(?P<before>[^\n]*)\n```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+_FILE_NAME = re.compile(r"# (\w+\.py)\n")
+
+
+class Block(NamedTuple):
+    """Python code of a page, and the number of lines above it."""
+
+    code: str
+    lines_above: int
+    runs: bool
+
+
+def blocks(page: str) -> list[Block]:
+    return [Block(found["code"], page.count("\n", 0, found.start("code")), found["before"].strip() != NOT_RUN)
+            for found in _BLOCK.finditer("\n" + page)]
+
+
+@pytest.fixture
+def working_directory(tmp_path, monkeypatch):
+    """A reader's: modules that the page has them save can be imported from it, and are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks = dict(TASKS)
+    yield tmp_path
+    TASKS.clear()
+    TASKS.update(tasks)
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(file.stem, None)
+
+
+def run(page: Path, folder: Path) -> None:
+    """Run the blocks of a page in one namespace; one whose first line names a file is saved under that name."""
+    runnable = [block for block in blocks(page.read_text(encoding="utf-8")) if block.runs]
+    for block in runnable:
+        if named := _FILE_NAME.match(block.code):
+            (folder / named[1]).write_text(block.code, encoding="utf-8")
+    importlib.invalidate_caches()
+    namespace = {"__name__": "__main__"}
+    for block in runnable:
+        # Padded, so that a traceback shows the line of the page.
+        padding = "\n" * block.lines_above
+        exec(compile(padding + block.code, str(page), "exec"), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run(page, working_directory, monkeypatch):
+    monkeypatch.setenv("EDITGYM_DATA", str(working_directory / "no data"))
+    run(page, working_directory)
+
+
+@pytest.mark.parametrize(("page", "least"), [("README.md", 2), ("docs/worlds.md", 12)])
+def test_blocks_are_found(page, least):
+    assert sum(block.runs for block in blocks((ROOT / page).read_text(encoding="utf-8"))) >= least
+
+
+def test_only_blocks_with_the_readers_own_files_are_left_out():
+    left_out = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8")) if not block.runs]
+    assert len(left_out) == 1
+    assert 'task="unlearning/custom"' in left_out[0].code
+
+
+def test_a_block_that_fails_names_its_line(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\nx = 1\n```\n\n<!-- not run -->\n```python\n1 / 0\n```\n"
+                    "\n```python\nx += y\n```\n")
+    with pytest.raises(NameError) as failure:
+        run(page, tmp_path)
+    assert failure.traceback[-1].lineno + 1 == 13
