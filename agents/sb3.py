@@ -22,7 +22,7 @@ from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_ac
 from agents.presets import REFINE, preset
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from editgym.envs.sb3 import monitored
-from editgym.weights import EditJournal
+from editgym.weights import ActionLayout, EditJournal
 
 CLASSES = {
     "ppo": "PPO", "a2c": "A2C", "sac": "SAC", "td3": "TD3", "ddpg": "DDPG",
@@ -38,7 +38,7 @@ class SB3Agent:
 
     Args:
         algorithm: A key of `CLASSES`.
-        **settings: JSON values; those left out come from the preset of algorithm and world (`agents.presets`).
+        **settings: JSON values; those left out come from the preset of algorithm and task (`agents.presets`).
             Hyperparameters of the SB3 class (`learning_rate`, `n_steps`, `batch_size`, …; `policy_kwargs` with
             `net_arch`, `activation_fn` as `"relu"`, `"tanh"` or `"elu"`, `log_std_init`, …), and:
 
@@ -83,29 +83,47 @@ class SB3Agent:
         if env_spec.vector_entry_point is None:
             raise Unsupported(f"{env_spec.id} has no vector environment for {self.name} to train on")
         settings = self.settings(env_spec)
-        num_envs, shared_batch = settings.pop("num_envs"), settings.pop("shared_batch")
+        calls = whole_rollouts(budget.reward_calls, settings["num_envs"] * settings.get("n_steps", 1))
+        env = gym.make_vec(env_spec, num_envs=settings["num_envs"], shared_batch=settings["shared_batch"])
+        layout: ActionLayout = env.layout  # type: ignore[attr-defined]
+        try:
+            self.train(monitored(env), layout, settings, Budget(calls, budget.seconds), seed,
+                       env_spec.kwargs.get("device", "cpu"), out)
+        finally:
+            env.close()
+
+    def train(self, env: VecEnv, layout: ActionLayout, settings: dict[str, Any], budget: Budget, seed: int,
+              device: str, out: Path | None = None) -> None:
+        """Train on any SB3 vector environment with these actions; what `learn` does after making one.
+
+        Args:
+            env: With `settings["num_envs"]` slots whose episodes end together.
+            layout: How its actions hold the factors.
+            settings: From `settings`.
+            budget: With `reward_calls` that make whole rollouts.
+            seed: Of the policy and its noise.
+            device: Of the policy.
+            out: Where checkpoints go.
+        """
+        settings = {key: value for key, value in settings.items() if key not in ("num_envs", "shared_batch")}
         start, refine, final_log_std = (settings.pop(key) for key in ("start", "refine", "final_log_std"))
-        calls = whole_rollouts(budget.reward_calls, num_envs * settings.get("n_steps", 1))
-        base = gym.make_vec(env_spec, num_envs=num_envs, shared_batch=shared_batch)
-        env = RefiningEdits(monitored(base), refine)
-        self.model = self.build(env, settings, seed, env_spec.kwargs.get("device", "cpu"))
+        self.model = self.build(RefiningEdits(env, refine), settings, seed, device)
         if start:
-            generator = torch.Generator().manual_seed(seed)
-            set_mean_action(self.model, lora_start(base.layout, start, generator))  # type: ignore[attr-defined]
+            set_mean_action(self.model, lora_start(layout, start, torch.Generator().manual_seed(seed)))
         if settings.get("vf_coef") == 0:
             silence_critic(self.model)
-        callback = _Progress(self, calls, budget.seconds, out)
+        calls = UNLIMITED if budget.reward_calls is None else budget.reward_calls
+        progress = _Progress(self, calls, budget.seconds, out)
         anneal = [] if final_log_std is None else [_NoiseSchedule(final_log_std)]
         try:
-            self.model.learn(calls, callback=[callback, *anneal])
+            self.model.learn(calls, callback=[progress, *anneal])
         finally:
-            callback.close()
-            env.close()
+            progress.close()
 
     def settings(self, env_spec: EnvSpec) -> dict[str, Any]:
         """The preset with what this agent was given instead, and `num_envs` and `n_steps` settled."""
         own = {key: value for key, value in self.config.items() if key != "algorithm"}
-        settings = {**preset(self.name, env_spec.id), **own}
+        settings = {**preset(self.name, env_spec.kwargs.get("task", "")), **own}
         rollout = settings.pop("rollout")
         if rollout is not None:
             settings.setdefault("n_steps", int(env_spec.kwargs.get("episode_length", 1)))
@@ -147,7 +165,7 @@ class SB3Agent:
         return agent
 
     def build(self, env: VecEnv, settings: dict[str, Any], seed: int, device: str) -> BaseAlgorithm:
-        """The untrained SB3 algorithm for an environment and the settings of a preset, less `num_envs` and `start`.
+        """The untrained SB3 algorithm for an environment, from the settings that are about it and its policy.
 
         Raises:
             ValueError: The algorithm does not take one of the settings.

@@ -28,15 +28,17 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import nn
 
 import editgym  # noqa: F401 - registers the environments
-from agents.presets import preset
+from agents.protocol import Budget
 from agents.sb3 import SB3Agent
 from editgym.envs.sb3 import monitored
 from editgym.tasks import make_task
 from editgym.tasks.unlearning import UnlearningTask
+from editgym.weights import ActionLayout
 
 BATCH = 1024
 
@@ -143,14 +145,11 @@ def bare_suffix(task: UnlearningTask, candidates: int, least: float) -> float:
         return seconds_per_call(products, least, task.device) / candidates
 
 
-def ppo_run(env: VecEnv, env_id: str, calls: int, device: str) -> float:
-    """Seconds of a PPO run with the preset of the agent, on any SB3 vector environment with as many slots."""
+def ppo_run(env: VecEnv, layout: ActionLayout, spec: EnvSpec, calls: int) -> float:
+    """Seconds of a PPO run with the agent's preset on any SB3 vector environment with as many slots."""
     agent = SB3Agent("ppo")
-    settings = preset("ppo", env_id)
-    for key in ("num_envs", "start", "shared_batch", "final_log_std"):
-        settings.pop(key)
     start = time.perf_counter()
-    agent.build(env, settings, 0, device).learn(calls)
+    agent.train(env, layout, agent.settings(spec), Budget(calls), 0, spec.kwargs["device"])
     return time.perf_counter() - start
 
 
@@ -159,7 +158,9 @@ def measure(task_name: str, device: str, sizes: Sequence[int], least: float, ppo
     kwargs: dict[str, Any] = {"task": task_name, "device": device}
     task = make_task(task_name, device=device)
     assert isinstance(task, UnlearningTask)
-    slots = preset("ppo", "MaskWorld-v0")["num_envs"]
+    spec = copy.deepcopy(gym.spec("MaskWorld-v0"))
+    spec.kwargs.update(kwargs)
+    slots = SB3Agent("ppo").settings(spec)["num_envs"]
     micro = 1e6
     result: dict[str, Any] = {
         "task": task_name, "pool": len(task.pool), "batch": [BATCH, BATCH],
@@ -171,10 +172,11 @@ def measure(task_name: str, device: str, sizes: Sequence[int], least: float, ppo
     }
     with torch.no_grad():
         slow = DummyVecEnv([partial(HandWrittenMaskWorld, task, seed) for seed in range(slots)])
-    fast = monitored(gym.make_vec("MaskWorld-v0", num_envs=slots, **kwargs))
+    fast = gym.make_vec(spec, num_envs=slots, shared_batch=True)
+    layout = ActionLayout(tuple(site.shape for site in task.networks[0].sites))
     result["ppo_calls"] = ppo_calls
-    result["ppo_by_hand_s"] = ppo_run(slow, "MaskWorld-v0", ppo_calls, device)
-    result["ppo_vector_s"] = ppo_run(fast, "MaskWorld-v0", ppo_calls, device)
+    result["ppo_by_hand_s"] = ppo_run(slow, layout, spec, ppo_calls)
+    result["ppo_vector_s"] = ppo_run(monitored(fast), layout, spec, ppo_calls)
     return result
 
 

@@ -283,5 +283,5 @@ def test_cifar10_without_its_weights_says_what_to_give(empty_data_folder):
 
 
 def test_random_samples_of_several_networks_are_refused():
-    with pytest.raises(ValueError, match="forget_samples: 5 .* give one network"):
+    with pytest.raises(ValueError, match=r"forget_samples: 5 .* give one network"):
         make_task("unlearning/digits", forget_samples=5, networks=[0, 1])
