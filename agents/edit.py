@@ -2,7 +2,8 @@
 
 Reads what `agents.train` wrote into DIR; writes DIR/journal.safetensors and, with `--export`, DIR/adapter/ (PEFT LoRA)
 or DIR/merged.safetensors; prints the metrics on test data before and after. `--set` changes arguments of the
-environment, for example to edit another network: `--set model_seed=1`.
+environment, for example `--set model_seed=1` for another network (an agent that learned on one network need not
+transfer; `networks` trains it on several).
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def _edit(options: argparse.Namespace) -> int:
     agent = agent_class(config["agent"]).load(folder / AGENT_FOLDER)
     env = gym.make(spec)
     journal = agent.edit(env)
-    metrics = env.unwrapped.task.evaluate(journal)  # type: ignore[attr-defined]
+    goal = int(env.unwrapped.process.goal_index[0])  # type: ignore[attr-defined]
+    metrics = env.unwrapped.task.evaluate(journal, goal)  # type: ignore[attr-defined]
     writable(folder)
     written = [journal.save(folder / "journal.safetensors")]
     network: EditableNetwork = env.unwrapped.network  # type: ignore[attr-defined]

@@ -113,7 +113,7 @@ def _draw_accuracies(axis: Axes, episode: Episode) -> None:
     axis.set(ylim=(-0.03, 1.03), xlabel="edit", ylabel="accuracy on the reward batch")
     axis.set_xticks(range(len(episode.infos) + 1))
     if episode.infos:
-        axis.legend(fontsize=9, loc="center left")
+        axis.legend(fontsize=9, loc="center right")
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -190,6 +190,8 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         return self._advance(action.unsqueeze(0), differentiable=True)[0]
 
     def _advance(self, actions: Tensor, *, differentiable: bool) -> tuple[StepOutcome, float, dict[str, float]]:
+        # The network is what counts: it may have been undone or rolled back since the last step.
+        self.process.weights = [weight.unsqueeze(0) for weight in self.network.weights]
         outcome = self.process.step(actions, differentiable=differentiable)
         self.network.apply(*self._common.journal_entries(outcome, 0, self._common.edit_step))
         self._common.edit_step += 1

@@ -49,7 +49,8 @@ def digits(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, f
            undertrained: bool = False, device: str = "cpu") -> UnlearningTask:
     """`unlearning/digits`: scikit-learn's 8×8 digits and the paper's network; weights of seeds 0–9 ship.
 
-    The training data are divided 55/35/10 into model, policy and validation split.
+    The training data are divided 55/35/10 into model, policy and validation split; with several `networks`, by the
+    first one's seed, so that the others were trained on some of the reward data (never on test data).
     """
     recipe = UNDERTRAINED if undertrained else DIGITS_RECIPE
     return _trained("unlearning/digits", images.digits(), 8, DIGITS_SHARES, recipe,

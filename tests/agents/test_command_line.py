@@ -89,3 +89,17 @@ def test_a_mask_is_no_adapter(tmp_path, capsys):
     assert train.main(arguments) == 0
     assert edit.main([str(tmp_path), "--export", "adapter"]) == 2
     assert "only additive edits" in capsys.readouterr().err
+
+
+def test_edit_reports_on_the_goal_that_the_episode_drew(tmp_path, capsys):
+    assert train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--set", "goals=[3, 7]",
+                       "--out", str(tmp_path)]) == 0
+    goals = make_task("unlearning/digits", goals=[3, 7])
+    before = {f"{goals.evaluate(goals.networks[0].journal, goal)['forget_accuracy']:.4f}" for goal in (0, 1)}
+    seen = set()
+    for _ in range(12):
+        capsys.readouterr()
+        assert edit.main([str(tmp_path)]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("forget_accuracy")]
+        seen.add(line.split()[-1])
+    assert seen == before

@@ -1,12 +1,13 @@
 """The start that is no edit and no saddle point, and the sketch that policies see."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
 
-from agents.policies import WeightSketch, lora_start, set_mean_action
+from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_action, silence_critic
 from editgym.envs.sb3 import monitored
 from editgym.weights import ActionLayout
 
@@ -60,3 +61,31 @@ def test_the_sketch_is_the_same_in_every_policy_and_blind_to_scale():
     assert torch.equal(one(weights), other(weights))
     assert torch.allclose(one(weights), one(7 * weights), atol=1e-3)
     assert not torch.allclose(one(weights[:1]), one(weights[1:2]), atol=1e-2)
+
+
+def test_later_edits_are_scaled_and_every_step_is_rewarded_by_its_improvement():
+    settings = {"num_envs": 3, "episode_length": 3, "shared_batch": True}
+    plain, refined = (gym.make_vec("ShiftWorld-v0", **settings) for _ in range(2))
+    wrapped = RefiningEdits(monitored(refined), refine=0.5)
+    plain.reset(seed=0)
+    wrapped.seed(0)
+    wrapped.reset()
+    random = np.random.default_rng(0)
+    before = 0.0
+    for step in range(6):
+        actions = random.uniform(-1, 1, plain.action_space.shape).astype(np.float32)
+        first = step % 3 == 0
+        _, rewards, *_ = plain.step(actions if first else 0.5 * actions)
+        _, gains, dones, _ = wrapped.step(actions)
+        improvement = rewards if first else rewards - before
+        np.testing.assert_allclose(gains, improvement - improvement.mean(), atol=1e-6)
+        assert dones.all() == (step % 3 == 2)
+        before = rewards
+
+
+def test_the_silent_critic_says_zero_and_learns_nothing():
+    env = monitored(gym.make_vec("MaskWorld-v0", num_envs=4))
+    model = PPO("MlpPolicy", env, n_steps=4, batch_size=16, vf_coef=0.0, seed=0, policy_kwargs={"net_arch": [8]})
+    silence_critic(model)
+    model.learn(32)
+    assert not model.policy.predict_values(torch.from_numpy(env.reset())).any()

@@ -283,3 +283,15 @@ def test_bad_argument_is_named_in_the_error(make, world, arguments, message, vec
 def test_shift_limit_must_be_positive(make, limit):
     with pytest.raises(ValueError, match="shift_limit must be greater than 0"):
         make("ShiftWorld-v0", shift_limit=limit)
+
+
+def test_a_step_goes_on_from_where_an_undo_left_the_network(make, world, actions):
+    undone, plain = (make(world, episode_length=3) for _ in range(2))
+    first, second = actions(plain.action_space, 2)
+    for env in (undone, plain):
+        env.reset(seed=0)
+    undone.step(first)
+    undone.network.undo()
+    seen, *_ = undone.step(second)
+    alone, *_ = plain.step(second)
+    np.testing.assert_array_equal(seen, alone)
