@@ -145,24 +145,42 @@ def bare_suffix(task: UnlearningTask, candidates: int, least: float) -> float:
         return seconds_per_call(products, least, task.device) / candidates
 
 
-def ppo_run(env: VecEnv, layout: ActionLayout, spec: EnvSpec, calls: int) -> float:
-    """Seconds of a PPO run with the agent's preset on any SB3 vector environment with as many slots."""
+def ppo_run(make_env: Callable[[int], VecEnv], layout: ActionLayout, spec: EnvSpec, calls: int) -> float:
+    """Seconds of a PPO run with the agent's preset, `make_env(slots)` being made before the clock starts."""
     agent = SB3Agent("ppo")
+    if calls < agent.settings(spec)["num_envs"]:
+        agent = SB3Agent("ppo", rollout=calls, batch_size=calls)
+    settings = agent.settings(spec)
+    env = make_env(settings["num_envs"])
     start = time.perf_counter()
-    agent.train(env, layout, agent.settings(spec), Budget(calls), 0, spec.kwargs["device"])
+    agent.train(env, layout, settings, Budget(calls), 0, spec.kwargs["device"])
     return time.perf_counter() - start
 
 
-def measure(task_name: str, device: str, sizes: Sequence[int], least: float, ppo_calls: int) -> dict[str, Any]:
-    """All timings of one task, in microseconds per candidate step and seconds per PPO run."""
+def ppo_times(task: UnlearningTask, kwargs: dict[str, Any], calls: int, calls_by_hand: int) -> dict[str, Any]:
+    """Seconds of a whole PPO run on (a) and on (c); (a) from `calls_by_hand` of its reward calls."""
+    spec = copy.deepcopy(gym.spec("MaskWorld-v0"))
+    spec.kwargs.update(kwargs)
+    layout = ActionLayout(tuple(site.shape for site in task.networks[0].sites))
+
+    def slow(slots: int) -> VecEnv:
+        return DummyVecEnv([partial(HandWrittenMaskWorld, task, seed) for seed in range(slots)])
+
+    def fast(slots: int) -> VecEnv:
+        return monitored(gym.make_vec(spec, num_envs=slots, shared_batch=True))
+
+    by_hand = ppo_run(slow, layout, spec, calls_by_hand)
+    return {"ppo_calls": calls, "ppo_by_hand_measured_calls": calls_by_hand,
+            "ppo_by_hand_s": by_hand * calls / calls_by_hand, "ppo_vector_s": ppo_run(fast, layout, spec, calls)}
+
+
+def measure(task_name: str, device: str, sizes: Sequence[int], least: float) -> dict[str, Any]:
+    """The timings of single steps on one task, in microseconds per candidate step."""
     kwargs: dict[str, Any] = {"task": task_name, "device": device}
     task = make_task(task_name, device=device)
     assert isinstance(task, UnlearningTask)
-    spec = copy.deepcopy(gym.spec("MaskWorld-v0"))
-    spec.kwargs.update(kwargs)
-    slots = SB3Agent("ppo").settings(spec)["num_envs"]
     micro = 1e6
-    result: dict[str, Any] = {
+    return {
         "task": task_name, "pool": len(task.pool), "batch": [BATCH, BATCH],
         "a_by_hand_us": by_hand(task, 4, least) * micro, "b_single_us": single(kwargs, least, task.device) * micro,
         "c_vector_us": {str(k): vector(kwargs, k, least, task.device) * micro for k in sizes},
@@ -170,14 +188,6 @@ def measure(task_name: str, device: str, sizes: Sequence[int], least: float, ppo
                                      for k in sizes},
         "d_bare_suffix_us": {str(k): bare_suffix(task, k, least) * micro for k in sizes},
     }
-    with torch.no_grad():
-        slow = DummyVecEnv([partial(HandWrittenMaskWorld, task, seed) for seed in range(slots)])
-    fast = gym.make_vec(spec, num_envs=slots, shared_batch=True)
-    layout = ActionLayout(tuple(site.shape for site in task.networks[0].sites))
-    result["ppo_calls"] = ppo_calls
-    result["ppo_by_hand_s"] = ppo_run(slow, layout, spec, ppo_calls)
-    result["ppo_vector_s"] = ppo_run(monitored(fast), layout, spec, ppo_calls)
-    return result
 
 
 def table(result: dict[str, Any]) -> str:
@@ -192,7 +202,9 @@ def table(result: dict[str, Any]) -> str:
                      f"(d)/(c) = {bare / own:.2f}   (d) {bare:.1f} us   shared batch {shared:.1f} us   "
                      f"{1e6 / own:,.0f} candidate steps/s")
     ratio = result["ppo_by_hand_s"] / result["ppo_vector_s"]
-    lines.append(f"PPO, {result['ppo_calls']:,} reward calls: by hand {result['ppo_by_hand_s']:.1f} s, vector "
+    measured = result["ppo_by_hand_measured_calls"]
+    scaled = "" if measured == result["ppo_calls"] else f" (from {measured:,} of them)"
+    lines.append(f"PPO, {result['ppo_calls']:,} reward calls: by hand {result['ppo_by_hand_s']:.1f} s{scaled}, vector "
                  f"{result['ppo_vector_s']:.1f} s, ratio {ratio:.1f}")
     return "\n".join(lines)
 
@@ -213,7 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sizes", default=None, help="values of K (default: 1,8,64,256; on cuda also 1024,4096)")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time per timing (default: %(default)s)")
-    parser.add_argument("--ppo-calls", type=int, default=4_096, help="length of the PPO runs (default: %(default)s)")
+    parser.add_argument("--ppo-calls", type=int, default=20_480, help="length of the PPO runs (default: %(default)s)")
+    parser.add_argument("--ppo-calls-by-hand", type=int, default=256, metavar="N",
+                        help="run PPO on (a) for N calls only and scale its time (default: %(default)s)")
     options = parser.parse_args(arguments)
     default = "1,8,64,256" + (",1024,4096" if options.device.startswith("cuda") else "")
     sizes = [int(size) for size in (options.sizes or default).split(",")]
@@ -221,7 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         for name in options.tasks.split(","):
-            result = measure(name, options.device, sizes, options.seconds, options.ppo_calls)
+            result = measure(name, options.device, sizes, options.seconds)
+            task = make_task(name, device=options.device)
+            result |= ppo_times(task, {"task": name, "device": options.device},  # type: ignore[arg-type]
+                                options.ppo_calls, options.ppo_calls_by_hand)
             results["tasks"].append(result)
             options.json.write_text(json.dumps(results, indent=2) + "\n")
             print(table(result), flush=True)

@@ -72,6 +72,12 @@ class EditingProcess:
 
     This is the tensor API; `WeightEditingEnv` and `WeightEditingVectorEnv` put Gymnasium's interface around it.
 
+    Attributes:
+        weights: The current matrices, (K, out, in) per site.
+        network_index: (K,), which network each candidate edits.
+        goal_index: (K,), which goal each candidate has.
+        uniform: Whether all candidates are in the same state, as at the start of episodes with one network and goal.
+
     Args:
         task: Networks, goals and reward data.
         operator: `Mask()` or `Shift(limit)`.
@@ -87,6 +93,7 @@ class EditingProcess:
         self.network_index = torch.zeros(candidates, dtype=torch.long)
         self.goal_index = torch.zeros(candidates, dtype=torch.long)
         self.weights: list[Tensor] = []
+        self.uniform = False
         self._keys = torch.zeros(candidates, dtype=torch.long, device=task.device)
         self._steps = self._episodes = 0
         self._features = torch.stack([goal.features for goal in task.goals]).to(task.device)
@@ -117,6 +124,7 @@ class EditingProcess:
             self.weights = [weight.expand(self.candidates, -1, -1) for weight in bases[0]]
         else:
             self.weights = [torch.stack(per_site)[self.network_index] for per_site in zip(*bases, strict=True)]
+        self.uniform = len(bases) == 1 and len(self.task.goals) == 1
 
     @property
     def features(self) -> Tensor:
@@ -142,6 +150,7 @@ class EditingProcess:
                       for weight, update in zip(self.weights, updates, strict=True)]
             outcome = self._score(edited, updates)
         self.weights = [weight.detach() for weight in edited]
+        self.uniform = False
         self._steps += 1
         metering.record(self.candidates)
         return outcome

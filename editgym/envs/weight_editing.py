@@ -59,7 +59,11 @@ class WeightEditing:
     def observe(self) -> NDArray[np.float32]:
         """Observations of all candidates, (K, size), a new array."""
         features = self.process.features if self.observe_task else None
-        return self.observer(self.process.weights, features).cpu().numpy().copy()
+        if self.process.uniform:  # one row stands for all, which on a GPU saves most of a reset's transfer
+            row = self.observer([weight[:1] for weight in self.process.weights],
+                                None if features is None else features[:1])
+            return np.repeat(row.cpu().numpy(), self.process.candidates, axis=0)
+        return self.observer(self.process.weights, features).cpu().numpy()
 
     def checked_actions(self, actions: object, shape: tuple[int, ...]) -> Tensor:
         """Actions as a float32 tensor on the device, (K, action size).
