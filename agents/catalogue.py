@@ -7,6 +7,7 @@ import importlib
 import inspect
 from typing import Any
 
+from agents.presets import CLASSES
 from agents.protocol import Agent
 
 AGENTS: dict[str, str] = {
@@ -16,7 +17,7 @@ AGENTS: dict[str, str] = {
     "fine_tune": "agents.unlearning:FineTune",
     "retrain": "agents.unlearning:Retrain",
 }
-SB3_ALGORITHMS = ("ppo", "a2c", "sac", "td3", "ddpg", "tqc", "trpo", "ars", "crossq")
+SB3_ALGORITHMS = tuple(CLASSES)
 
 
 def agent_names() -> list[str]:

@@ -19,7 +19,8 @@ import gymnasium as gym
 from agents.catalogue import agent_class
 from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
 from agents.protocol import Unsupported
-from editgym.weights import EditableNetwork, export_adapter, export_merged
+from editgym.tasks.protocol import network_of
+from editgym.weights import export_adapter, export_merged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def _edit(options: argparse.Namespace) -> int:
     metrics = env.unwrapped.task.evaluate(journal, goal)  # type: ignore[attr-defined]
     writable(folder)
     written = [journal.save(folder / "journal.safetensors")]
-    network: EditableNetwork = env.unwrapped.network  # type: ignore[attr-defined]
+    network = network_of(env.unwrapped.task.networks, journal)  # type: ignore[attr-defined]
     if options.export == "merged":
         written.append(export_merged(network, folder / "merged.safetensors"))
     elif options.export == "adapter":

@@ -50,17 +50,20 @@ class RefiningEdits(VecEnvWrapper):
     episode, and its exploration noise adds up. So the actions after an episode's first are multiplied by `refine`
     (D is a product and shrinks by its square). And as a reward is that of the weights as they are, most of what
     candidates differ by late in an episode is due to their earlier edits. So a step is rewarded by its improvement
-    over the step before (potential-based shaping; Ng, Harada and Russell 1999), less the mean over the candidates,
-    which all went through the same batches (a group baseline, as in RLOO and GRPO).
+    over the step before (potential-based shaping; Ng, Harada and Russell 1999) and, with `baseline`, less the mean
+    over the candidates (a group baseline, as in RLOO and GRPO).
 
     Args:
         venv: Environments whose episodes end together.
         refine: From 0 (one edit, then none) to 1 (all alike).
+        baseline: Whether to take off the candidates' mean. Only for on-policy learning: in a replay buffer, rewards
+            less the mean of different policies cannot be compared.
     """
 
-    def __init__(self, venv: VecEnv, refine: float) -> None:
+    def __init__(self, venv: VecEnv, refine: float, baseline: bool = True) -> None:
         super().__init__(venv)
         self.refine = refine
+        self.baseline = baseline and venv.num_envs > 1  # one candidate less its own mean would always be 0
         self._before: np.ndarray | None = None
 
     def reset(self) -> VecEnvObs:
@@ -77,7 +80,7 @@ class RefiningEdits(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         gain = rewards if self._before is None else rewards - self._before
         self._before = None if dones.all() else rewards
-        return observations, gain - gain.mean(), dones, infos
+        return observations, gain - gain.mean() if self.baseline else gain, dones, infos
 
 
 def lora_start(layout: ActionLayout, scale: float, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
+CLASSES = {
+    "ppo": "PPO", "a2c": "A2C", "sac": "SAC", "td3": "TD3", "ddpg": "DDPG",
+    "tqc": "TQC", "trpo": "TRPO", "ars": "ARS", "crossq": "CrossQ",
+}
 REFINE = 0.2
 _SHARED: dict[str, Any] = {"rollout": None, "refine": REFINE, "start": 0.5, "sketch": 64, "linear_decay": False,
                            "shared_batch": False, "final_log_std": None}

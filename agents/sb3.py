@@ -1,4 +1,4 @@
-"""Every continuous-action algorithm of Stable-Baselines3 and sb3-contrib as an agent, by name."""
+"""Every continuous-action, feed-forward algorithm of Stable-Baselines3 and sb3-contrib as an agent, by name."""
 
 from __future__ import annotations
 
@@ -13,21 +13,18 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from tqdm import tqdm
 
 from agents.configured import read_config, write_config
 from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_action, silence_critic
-from agents.presets import REFINE, preset
+from agents.presets import CLASSES, REFINE, preset
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from editgym.envs.sb3 import monitored
 from editgym.weights import ActionLayout, EditJournal
 
-CLASSES = {
-    "ppo": "PPO", "a2c": "A2C", "sac": "SAC", "td3": "TD3", "ddpg": "DDPG",
-    "tqc": "TQC", "trpo": "TRPO", "ars": "ARS", "crossq": "CrossQ",
-}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 UNLIMITED = 2**62
 _CHECKPOINT_CALLS = 10_000
@@ -37,7 +34,7 @@ class SB3Agent:
     """A Stable-Baselines3 algorithm that learns on K candidates at once.
 
     Args:
-        algorithm: A key of `CLASSES`.
+        algorithm: A key of `agents.presets.CLASSES`.
         **settings: JSON values; those left out come from the preset of algorithm and task (`agents.presets`).
             Hyperparameters of the SB3 class (`learning_rate`, `n_steps`, `batch_size`, …; `policy_kwargs` with
             `net_arch`, `activation_fn` as `"relu"`, `"tanh"` or `"elu"`, `log_std_init`, …), and:
@@ -83,7 +80,7 @@ class SB3Agent:
         if env_spec.vector_entry_point is None:
             raise Unsupported(f"{env_spec.id} has no vector environment for {self.name} to train on")
         settings = self.settings(env_spec)
-        calls = whole_rollouts(budget.reward_calls, settings["num_envs"] * settings.get("n_steps", 1))
+        calls = whole_rollouts(budget.reward_calls, settings["num_envs"] * _steps_between_updates(settings, env_spec))
         env = gym.make_vec(env_spec, num_envs=settings["num_envs"], shared_batch=settings["shared_batch"])
         layout: ActionLayout = env.layout  # type: ignore[attr-defined]
         try:
@@ -107,7 +104,8 @@ class SB3Agent:
         """
         settings = {key: value for key, value in settings.items() if key not in ("num_envs", "shared_batch")}
         start, refine, final_log_std = (settings.pop(key) for key in ("start", "refine", "final_log_std"))
-        self.model = self.build(RefiningEdits(env, refine), settings, seed, device)
+        on_policy = issubclass(algorithm_class(self.name), OnPolicyAlgorithm)
+        self.model = self.build(RefiningEdits(env, refine, baseline=on_policy), settings, seed, device)
         if start:
             set_mean_action(self.model, lora_start(layout, start, torch.Generator().manual_seed(seed)))
         if settings.get("vf_coef") == 0:
@@ -117,6 +115,8 @@ class SB3Agent:
         anneal = [] if final_log_std is None else [_NoiseSchedule(final_log_std)]
         try:
             self.model.learn(calls, callback=[progress, *anneal])
+        except _BudgetSpentError:
+            pass
         finally:
             progress.close()
 
@@ -186,6 +186,10 @@ class SB3Agent:
         return kind("MlpPolicy", env, seed=seed, device=device, policy_kwargs=policy_kwargs, **settings)
 
 
+class _BudgetSpentError(Exception):
+    """Ends the learning of algorithms that do not ask their callback whether to go on."""
+
+
 class _NoiseSchedule(BaseCallback):
     """Leads a Gaussian policy's log standard deviation linearly to its final value, as the budget is spent.
 
@@ -221,9 +225,11 @@ class _Progress(BaseCallback):
 
     def _on_step(self) -> bool:
         self._bar.update(self.num_timesteps - self._bar.n)
-        # SB3 asks before each update whether to go on; one more step of all candidates must still fit.
-        fits = self.num_timesteps <= self._calls
-        return fits and not self._watch.expired
+        if self._watch.expired:
+            if self._agent.name == "ars":  # its loop goes on after a False
+                raise _BudgetSpentError
+            return False
+        return True
 
     def _on_rollout_end(self) -> None:
         if self._out is not None and self.num_timesteps - self._saved >= _CHECKPOINT_CALLS:
@@ -235,6 +241,13 @@ class _Progress(BaseCallback):
         self._bar.close()
         if self._out is not None and self.num_timesteps:
             self._agent.save(self._out)
+
+
+def _steps_between_updates(settings: dict[str, Any], env_spec: EnvSpec) -> int:
+    """Steps of all slots that an algorithm takes as one piece; ARS evaluates a population of whole episodes."""
+    if "n_delta" in settings:
+        return 2 * int(settings["n_delta"]) * int(env_spec.kwargs.get("episode_length", 1))
+    return int(settings.get("n_steps", 1))
 
 
 def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:

@@ -28,21 +28,21 @@ class FineTune(ConfiguredAgent):
         learning_rate: Of SGD.
         momentum: Of SGD.
         batch_size: Samples a step.
+        seed: Of the order of the samples; `learn` sets it.
     """
 
     name = "fine_tune"
     access: ClassVar[Access] = "data"
 
     def __init__(self, epochs: int = 5, learning_rate: float = 0.01, momentum: float = 0.9,
-                 batch_size: int = 64) -> None:
+                 batch_size: int = 64, seed: int = 0) -> None:
         self.config = {"epochs": epochs, "learning_rate": learning_rate, "momentum": momentum,
-                       "batch_size": batch_size}
-        self._seed = 0
+                       "batch_size": batch_size, "seed": seed}
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Keep the seed of the order of the samples; the work is done by `edit`, on the network at hand."""
         unlearning_task(gym.make(env_spec))
-        self._seed = seed
+        self.config["seed"] = seed
 
     def edit(self, env: gym.Env) -> EditJournal:
         """Fine-tune the network of a fresh episode."""
@@ -50,7 +50,7 @@ class FineTune(ConfiguredAgent):
         retain, _ = task.model_split(goal)
         model = network.merged()
         optimizer = torch.optim.SGD(model.parameters(), self.config["learning_rate"], self.config["momentum"])
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(self.config["seed"])
         with one_thread():
             for _ in range(self.config["epochs"]):
                 for rows in torch.randperm(len(retain), generator=generator).split(self.config["batch_size"]):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from filelock import FileLock
 from torch import Tensor
 
 from editgym.paths import data_folder
@@ -153,7 +154,8 @@ def _torchvision(dataset: type, *, train: bool) -> torchvision.datasets.MNIST | 
         pass  # torchvision says so when the files are not there
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return dataset(str(folder), train=train, download=True)
+        with FileLock(folder / ".download.lock"):  # several processes may find it missing at once
+            return dataset(str(folder), train=train, download=True)
     except (RuntimeError, OSError) as error:
         raise DataError(f"{dataset.__name__} is not in {folder} and could not be downloaded ({error}): put "
                         "torchvision's files there, or set EDITGYM_DATA to the folder above images/") from error

@@ -53,13 +53,11 @@ class SB3VectorEnv(VecEnv):
         """Observations, rewards (float32), dones and infos with `terminal_observation` where an episode ended."""
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         dones = np.logical_or(terminated, truncated)
-        if dones.any():
-            rows = _rows(infos["final_info"], self.num_envs)
-            for i in np.flatnonzero(dones):
-                rows[i]["terminal_observation"] = infos["final_obs"][i]
-                rows[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
-        else:
-            rows = _rows(infos, self.num_envs)
+        rows = _rows(infos, self.num_envs)
+        final = _rows(infos["final_info"], self.num_envs) if dones.any() else rows
+        for i in np.flatnonzero(dones):
+            rows[i] = final[i] | {"terminal_observation": infos["final_obs"][i],
+                                  "TimeLimit.truncated": bool(truncated[i] and not terminated[i])}
         return observations, rewards.astype(np.float32), dones, rows
 
     def close(self) -> None:

@@ -98,10 +98,14 @@ def cached_classifier(key: Mapping[str, object], build: Callable[[], nn.Module],
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_folder() / "networks" / f"{digest}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            save_weights(train(), path, key)
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    save_weights(train(), path, key)
+        except OSError as error:
+            raise ValueError(f"EDITGYM_CACHE: cannot keep the trained network in {path.parent}: {error}") from error
     return load_weights(build(), path)
 
 

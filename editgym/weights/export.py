@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,7 +34,10 @@ def export_merged(network: EditableNetwork, path: str | os.PathLike[str],
     partial = path.with_name(f"{path.name}.partial")
     state = {name: tensor.cpu().to(dtype) if tensor.is_floating_point() else tensor.cpu()
              for name, tensor in network.state_dict().items()}
-    save_file(state, partial, metadata={"format": "pt", "base_hash": network.base_hash})
+    try:
+        save_file(state, partial, metadata={"format": "pt", "base_hash": network.base_hash})
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
     os.replace(partial, path)
     return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,13 +33,14 @@ class SiteEdit:
         site: Name of the site.
         operator: `Mask` or `Shift`.
         update: Factors or a dense matrix, of one network (no candidate dimension).
-        step: Environment step, or position in an edit stream, that the edit belongs to.
+        step: Environment step, or position in an edit stream, that the edit belongs to; None lets the journal
+            number it, one more than the last.
     """
 
     site: str
     operator: Operator
     update: Update
-    step: int = 0
+    step: int | None = None
 
     @property
     def kind(self) -> EntryKind:
@@ -54,7 +55,7 @@ class ReplaceTensors:
     """Whole tensors put in place of the network's own, by state-dict name: any parameter or buffer."""
 
     tensors: Mapping[str, Tensor]
-    step: int = 0
+    step: int | None = None
 
     @property
     def kind(self) -> EntryKind:
@@ -77,6 +78,11 @@ class EditJournal:
     base_hash: str
     entries: list[Entry] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        given, self.entries = self.entries, []
+        for entry in given:
+            self.append(entry)
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -89,20 +95,22 @@ class EditJournal:
         return len({entry.step for entry in self.entries})
 
     def append(self, *entries: Entry) -> None:
-        """Add entries at the end."""
-        self.entries.extend(entries)
+        """Add entries at the end; those without a step are together the step after the last."""
+        after = 1 + _step(self.entries[-1]) if self.entries else 0
+        self.entries.extend(replace(entry, step=after) if entry.step is None else entry for entry in entries)
 
     def undo(self) -> list[Entry]:
-        """Remove and return the entries of the last step.
+        """Remove and return the entries of the last step: those at the end that have the same number.
 
         Raises:
             IndexError: The journal is empty.
         """
         if not self.entries:
             raise IndexError("nothing to undo: the journal is empty")
-        last = self.entries[-1].step
-        undone = [entry for entry in self.entries if entry.step == last]
-        self.entries = [entry for entry in self.entries if entry.step != last]
+        last, kept = self.entries[-1].step, len(self.entries)
+        while kept and self.entries[kept - 1].step == last:
+            kept -= 1
+        self.entries, undone = self.entries[:kept], self.entries[kept:]
         return undone
 
     def rollback(self, step: int) -> list[Entry]:
@@ -113,8 +121,8 @@ class EditJournal:
         """
         if step < 0:
             raise ValueError(f"step must be 0 or more, got {step}")
-        removed = [entry for entry in self.entries if entry.step >= step]
-        self.entries = [entry for entry in self.entries if entry.step < step]
+        removed = [entry for entry in self.entries if _step(entry) >= step]
+        self.entries = [entry for entry in self.entries if _step(entry) < step]
         return removed
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -130,7 +138,10 @@ class EditJournal:
         content = {"format": FORMAT, "base_hash": self.base_hash, "entries": described}
         metadata = {"editgym": json.dumps(content, sort_keys=True)}
         partial = path.with_name(f"{path.name}.partial")
-        save_file(tensors, partial, metadata=metadata)
+        try:
+            save_file(tensors, partial, metadata=metadata)
+        except SafetensorError as error:  # it is no OSError, and names the partial file
+            raise OSError(f"cannot write {path}: {error}") from error
         os.replace(partial, path)
         return path
 
@@ -162,6 +173,11 @@ class EditJournal:
             return cls(content["base_hash"], entries)
         except (KeyError, TypeError, ValueError) as error:
             raise JournalError(f"{path} is not a complete editgym journal: {type(error).__name__} {error}") from error
+
+
+def _step(entry: Entry) -> int:
+    assert entry.step is not None, "the journal numbers its entries"
+    return entry.step
 
 
 def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str, object]:

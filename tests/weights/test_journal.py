@@ -98,12 +98,22 @@ def test_undo_removes_all_entries_of_the_last_step():
     assert (list(journal), journal.steps) == (edits[:2], 1)
 
 
-def test_undo_returns_what_it_removed_also_when_steps_come_again():
+def test_undo_takes_back_the_last_step_alone_also_when_its_number_comes_again():
     edits = [SiteEdit("a", Shift(limit), DenseUpdate(torch.ones(1, 1)), step) for limit, step in
              ((1.0, 0), (2.0, 1), (3.0, 0))]
     journal = EditJournal("hash", list(edits))
-    assert journal.undo() == [edits[0], edits[2]]
-    assert list(journal) == [edits[1]]
+    assert journal.undo() == [edits[2]]
+    assert list(journal) == edits[:2]
+
+
+def test_edits_without_a_step_are_numbered_and_undone_one_call_at_a_time():
+    journal = EditJournal("hash")
+    edit = SiteEdit("a", Shift(1.0), DenseUpdate(torch.ones(1, 1)))
+    journal.append(edit)
+    journal.append(edit, edit)
+    assert [entry.step for entry in journal] == [0, 1, 1]
+    assert len(journal.undo()) == 2
+    assert len(journal.undo()) == 1
 
 
 @pytest.mark.parametrize("step", range(7))
