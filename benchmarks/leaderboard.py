@@ -35,11 +35,14 @@ def run(options: argparse.Namespace) -> int:
     # Imported here: they load PyTorch, which a mistyped option or `report` should not wait for.
     from agents.catalogue import agent_class
     from benchmarks.runner import Execution, run_cells
+    from editgym.tasks.catalogue import checked_device
 
     suite = find_suite(options.suite)
     chosen = cells(suite, tasks=options.tasks, agents=options.agents, seeds=options.seeds, device=options.device)
     for agent in dict.fromkeys(cell.agent for cell in chosen):
         agent_class(agent)
+    if not options.ray:  # a cluster's nodes have devices of their own
+        checked_device(options.device)
     execution = Execution(options.jobs, options.ray, options.gpus_per_cell)
     execution.check()
     folder: Path = options.out or Path("runs") / suite.name

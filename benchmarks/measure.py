@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from benchmarks.provenance import provenance
 from benchmarks.results import Cell, Measurement, Row, build_row
 from editgym.envs.metering import count_reward_calls
 from editgym.weights.journal import EditJournal
+
+_CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux
 
 
 class BudgetExceededError(RuntimeError):
@@ -107,8 +109,9 @@ def single_thread() -> Iterator[None]:
 
 def _measure(cell: Cell, agent: Agent) -> Measurement:
     set_random_seed(cell.seed)  # or an agent that draws from a global generator would depend on the cells before it
-    if _on_cuda(cell):
-        torch.cuda.reset_peak_memory_stats()
+    if len(cell.env_kwargs.get("goals") or ()) > 1:
+        raise ValueError(f"goals: {cell.env_kwargs['goals']} in one cell: a row reports on one; make a cell of each")
+    _forget_peak_memory(cell)
     with closing(gym.make(env_spec(cell))) as env:
         env.reset(seed=cell.seed)  # loads, or even trains, the network that is edited: that is nobody's learning time
     with count_reward_calls() as learning, _Timer(cell) as train:
@@ -121,7 +124,7 @@ def _measure(cell: Cell, agent: Agent) -> Measurement:
     calls = learning.calls + max(0, editing.calls - journal.steps)
     _check_budget(cell, agent, calls)
     done = _save_and_evaluate(cell, journal)
-    seconds = {"train_s": train.seconds, "edit_s": edit.seconds, "edits_per_s": len(journal) / edit.seconds}
+    seconds = {"train_s": train.seconds, "edit_s": edit.seconds, "edits_per_s": journal.steps / edit.seconds}
     return replace(done, access=agent.access, reward_calls=calls, time={**seconds, **done.time})
 
 
@@ -146,7 +149,7 @@ class _Timer:
     """Wall-clock seconds of a block; on CUDA until the device has finished what the block started."""
 
     def __init__(self, cell: Cell) -> None:
-        self._cuda = _on_cuda(cell)
+        self._cuda = _cuda_device(cell)
         self.seconds = 0.0
 
     def __enter__(self) -> _Timer:
@@ -157,20 +160,35 @@ class _Timer:
         self.seconds = self._now() - self._start
 
     def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
+        if self._cuda is not None:
+            torch.cuda.synchronize(self._cuda)
         return time.perf_counter()
 
 
-def _on_cuda(cell: Cell) -> bool:
-    return str(cell.env_kwargs.get("device", "cpu")).startswith("cuda")
+def _cuda_device(cell: Cell) -> torch.device | None:
+    device = torch.device(cell.env_kwargs.get("device", "cpu"))
+    return device if device.type == "cuda" else None
+
+
+def _forget_peak_memory(cell: Cell) -> None:
+    """Start counting anew: a process that works off several cells would give each the largest one's peak."""
+    device = _cuda_device(cell)
+    if device is not None:
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_PEAK.exists():
+        with suppress(OSError):  # not allowed in every container; the peak is then the process's
+            _CLEAR_PEAK.write_text("5")
 
 
 def _peak_memory_bytes(cell: Cell) -> int:
-    if _on_cuda(cell):
-        return torch.cuda.max_memory_allocated()
+    device = _cuda_device(cell)
+    if device is not None:
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,8 @@ In one run, on one task, per candidate step (one edit applied and scored on 1,02
     pass — one per slot of SB3's `DummyVecEnv`;
 (b) our single environment;
 (c) our vector environment, K candidates at once;
-(d) the bare products behind (c): weight, bias, ReLU, output layer and scoring, on activations that lie ready.
+(d) the bare products behind (c): weight, bias, ReLU, output layer and scoring, on activations that lie ready;
+(e) the tensor API, whose actions, rewards and observations never leave the device.
 
 Then a PPO run, with (a) and with (c). Timings on a shared machine are noisy: read the ratios.
 """
@@ -37,6 +38,7 @@ from agents.protocol import Budget
 from agents.sb3 import SB3Agent
 from editgym.envs.sb3 import monitored
 from editgym.tasks import make_task
+from editgym.tasks.catalogue import checked_device
 from editgym.tasks.unlearning import UnlearningTask
 from editgym.weights import ActionLayout
 
@@ -122,6 +124,20 @@ def vector(kwargs: dict[str, Any], candidates: int, least: float, device: torch.
     return seconds_per_call(lambda: env.step(actions), least, device) / candidates
 
 
+def tensor_api(kwargs: dict[str, Any], candidates: int, least: float, device: torch.device) -> float:
+    """(e): seconds per candidate step of `EditingProcess` itself: actions and rewards stay on the device."""
+    env = gym.make_vec("MaskWorld-v0", num_envs=candidates, **kwargs)
+    env.reset(seed=0)
+    process = env.process  # type: ignore[attr-defined]
+    actions = 2 * torch.rand(candidates, process.layout.size, device=device) - 1
+
+    def step() -> None:
+        process.reset()
+        process.step(actions)
+
+    return seconds_per_call(step, least, device) / candidates
+
+
 def bare_suffix(task: UnlearningTask, candidates: int, least: float) -> float:
     """(d): seconds per candidate for the products alone: W·h + b, ReLU, the output layer, probability of the class.
 
@@ -186,6 +202,7 @@ def measure(task_name: str, device: str, sizes: Sequence[int], least: float) -> 
         "c_vector_us": {str(k): vector(kwargs, k, least, task.device) * micro for k in sizes},
         "c_vector_shared_batch_us": {str(k): vector(kwargs, k, least, task.device, shared_batch=True) * micro
                                      for k in sizes},
+        "e_tensor_api_us": {str(k): tensor_api(kwargs, k, least, task.device) * micro for k in sizes},
         "d_bare_suffix_us": {str(k): bare_suffix(task, k, least) * micro for k in sizes},
     }
 
@@ -198,9 +215,10 @@ def table(result: dict[str, Any]) -> str:
                  f"(a)/(b) = {slow / result['b_single_us']:.0f}")
     for k, own in result["c_vector_us"].items():
         bare, shared = result["d_bare_suffix_us"][k], result["c_vector_shared_batch_us"][k]
+        device_only = result["e_tensor_api_us"][k]
         lines.append(f"(c) vector, K = {k:>4}                  {own:12.1f} us   (a)/(c) = {slow / own:.0f}   "
-                     f"(d)/(c) = {bare / own:.2f}   (d) {bare:.1f} us   shared batch {shared:.1f} us   "
-                     f"{1e6 / own:,.0f} candidate steps/s")
+                     f"(d)/(c) = {bare / own:.2f}   {1e6 / own:,.0f} candidate steps/s")
+        lines.append(f"    shared batch {shared:.1f} us, (d) bare {bare:.1f} us, (e) tensor API {device_only:.1f} us")
     ratio = result["ppo_by_hand_s"] / result["ppo_vector_s"]
     measured = result["ppo_by_hand_measured_calls"]
     scaled = "" if measured == result["ppo_calls"] else f" (from {measured:,} of them)"
@@ -229,10 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ppo-calls-by-hand", type=int, default=256, metavar="N",
                         help="run PPO on (a) for N calls only and scale its time (default: %(default)s)")
     options = parser.parse_args(arguments)
-    default = "1,8,64,256" + (",1024,4096" if options.device.startswith("cuda") else "")
-    sizes = [int(size) for size in (options.sizes or default).split(",")]
-    results: dict[str, Any] = {"hardware": hardware(options.device), "tasks": []}
     try:
+        results: dict[str, Any] = {"hardware": hardware(checked_device(options.device)), "tasks": []}
+        default = "1,8,64,256" + (",1024,4096" if options.device.startswith("cuda") else "")
+        sizes = [int(size) for size in (options.sizes or default).split(",")]
         options.json.parent.mkdir(parents=True, exist_ok=True)
         for name in options.tasks.split(","):
             result = measure(name, options.device, sizes, options.seconds)

@@ -51,8 +51,11 @@ def validate_row(row: Row, folder: Path) -> Verdict:
         return Verdict(row, (f"{row['edit_file']} is missing",))
     if hashlib.sha256(file.read_bytes()).hexdigest() != row["edit_sha256"]:
         return Verdict(row, (f"{row['edit_file']} is not the file that was measured: its SHA-256 differs",))
-    with single_thread():
-        metrics, _ = evaluate_journal(Cell.of(row), file)
+    try:
+        with single_thread():
+            metrics, _ = evaluate_journal(Cell.of(row), file)
+    except (ValueError, OSError, RuntimeError) as error:  # another network, or data that are not here
+        return Verdict(row, (f"cannot be replayed: {error}",))
     cuda = str(row["env_kwargs"].get("device", "cpu")).startswith("cuda")
     return Verdict(row, differences(row["metrics"], metrics, CUDA_TOLERANCE if cuda else 0.0))
 

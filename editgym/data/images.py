@@ -163,10 +163,17 @@ def _torchvision(dataset: type, *, train: bool) -> torchvision.datasets.MNIST | 
 
 def _from_arrays(x: np.ndarray, y: np.ndarray, mean: tuple[float, ...] | None,
                  std: tuple[float, ...] | None) -> Labelled:
+    if (mean is None) != (std is None):
+        raise DataError(f"mean and std go together, got mean {mean} and std {std}")
     images = torch.from_numpy(np.ascontiguousarray(x))
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        raise DataError(f"data: images must be uint8 or floating point, got {images.dtype}")
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if mean is not None and std is not None:
+        if not len(mean) == len(std) == images.shape[1]:
+            raise DataError(f"mean and std must have one number for each of {images.shape[1]} channels, got {mean} "
+                            f"and {std}")
         shape = (-1, 1, 1)
         images = (images - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
     return Labelled(images.contiguous(), torch.from_numpy(y.astype(np.int64)))

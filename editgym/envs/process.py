@@ -91,7 +91,7 @@ class EditingProcess:
         self.task, self.operator, self.layout, self.rewards = task, operator, layout, rewards
         self.candidates = candidates
         self.network_index = torch.zeros(candidates, dtype=torch.long)
-        self.goal_index = torch.zeros(candidates, dtype=torch.long)
+        self.goal_index = torch.zeros(candidates, dtype=torch.long, device=task.device)
         self.weights: list[Tensor] = []
         self.uniform = False
         self._keys = torch.zeros(candidates, dtype=torch.long, device=task.device)
@@ -118,7 +118,7 @@ class EditingProcess:
         counter = _EPISODE_BASE + self._episodes
         self._episodes += 1
         self.network_index = self._choose(network, len(self.task.networks), counter, _NETWORK_STREAM)
-        self.goal_index = self._choose(goal, len(self.task.goals), counter, _GOAL_STREAM)
+        self.goal_index = self._choose(goal, len(self.task.goals), counter, _GOAL_STREAM).to(self.task.device)
         bases = [network.base_weights for network in self.task.networks]
         if len(bases) == 1:
             self.weights = [weight.expand(self.candidates, -1, -1) for weight in bases[0]]
@@ -181,7 +181,7 @@ class EditingProcess:
     def _draw(self, index: int, name: str) -> Tensor:
         """This step's batch of one reward set, rows of the pool: (K, batch), or (1, batch) where all share it."""
         members, sizes = self._members[name]
-        goals, keys = self.goal_index.to(members.device), self._keys
+        goals, keys = self.goal_index, self._keys
         if self.rewards.shared_batch:
             keys = keys[:1].expand(self.candidates)
         if self._one_batch:

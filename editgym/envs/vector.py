@@ -120,7 +120,7 @@ class WeightEditingVectorEnv(VectorEnv):
 
     def _begin(self, options: dict[str, Any] | None) -> tuple[NDArray[np.float32], dict[str, Any]]:
         self._common.start(options)
-        infos = _masked({"network": self.process.network_index.numpy(), "goal": self.process.goal_index.numpy()})
+        infos = _masked({"network": self.process.network_index.numpy(), "goal": self.process.goal_index.cpu().numpy()})
         return self._common.observe(), infos
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +17,7 @@ from torch import Tensor
 from editgym.envs.observations import WeightObserver
 from editgym.envs.process import EditingProcess, RewardSettings, StepOutcome
 from editgym.envs.rendering import RENDER_MODES, Episode, render
-from editgym.tasks import Signal, Task, make_task
+from editgym.tasks import Signal, Task, UnknownArgumentError, make_task
 from editgym.weights import ActionLayout, EditableNetwork, EditJournal, Operator, Rank, SiteEdit
 
 ACTION_TOLERANCE = 1e-6
@@ -36,12 +38,15 @@ class WeightEditing:
                  observation_bound: float = 5.0, max_raw_observation: int = 65_536, projection_size: int = 1_024,
                  device: str = "cpu", **task_arguments: Any) -> None:
         _check(signal in ("probability", "accuracy"), "signal", signal, '"probability" or "accuracy"')
-        _check(batch_size is None or batch_size >= 1, "batch_size", batch_size, "1 or more")
-        _check(episode_length >= 1, "episode_length", episode_length, "1 or more")
-        _check(observation_bound > 0, "observation_bound", observation_bound, "greater than 0")
-        _check(projection_size >= 1, "projection_size", projection_size, "1 or more")
-        _check(candidates >= 1, "num_envs", candidates, "1 or more")
-        self.task: Task = make_task(task, device=device, **task_arguments)
+        counts = {"episode_length": episode_length, "projection_size": projection_size, "num_envs": candidates,
+                  "batch_size": 1 if batch_size is None else batch_size}
+        for name, count in counts.items():
+            _check(_is_whole(count) and count >= 1, name, count, "1 or more, a whole number")
+        for name, weight in {"alpha": alpha, "beta": beta}.items():
+            _check(weight is None or _is_finite(weight), name, weight, "a finite number or None")
+        _check(_is_finite(observation_bound) and observation_bound > 0, "observation_bound", observation_bound,
+               "greater than 0 and finite")
+        self.task: Task = _make_task(task, device, task_arguments)
         self.operator = operator
         self.episode_length = episode_length
         self.layout = ActionLayout(tuple(site.shape for site in self.task.networks[0].sites), rank)
@@ -91,7 +96,7 @@ class WeightEditing:
         for name, value in chosen.items():
             if name not in counts:
                 raise ValueError(f'options: {name!r} is not known; use "network" and "goal"')
-            if not 0 <= value < counts[name]:
+            if not (_is_whole(value) and 0 <= value < counts[name]):
                 raise ValueError(f"options: {name} must be from 0 to {counts[name] - 1}, got {value!r}")
         self.process.reset(chosen.get("network"), chosen.get("goal"))
         self.edit_step = 0
@@ -214,6 +219,25 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         if self._episode is None:
             raise gym.error.ResetNeeded("call reset() before render()")
         return render(self._episode, self.render_mode)
+
+
+def _make_task(name: str, device: str, arguments: dict[str, Any]) -> Task:
+    """The task; a misspelt argument may have been meant for the environment, so its names are told too."""
+    own = [parameter for parameter in inspect.signature(WeightEditing.__init__).parameters.values()
+           if parameter.kind is parameter.KEYWORD_ONLY]
+    try:
+        return make_task(name, device=device, **arguments)
+    except UnknownArgumentError as error:
+        raise UnknownArgumentError(f"{error}; the environment itself takes "
+                                   f"{', '.join(sorted(p.name for p in own))}") from None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check(valid: bool, name: str, value: object, expected: str) -> None:

@@ -22,6 +22,10 @@ TASKS: dict[str, str] = {
 }
 
 
+class UnknownArgumentError(ValueError):
+    """An argument that a task does not take."""
+
+
 def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Task:
     """The task called `name`, unedited.
 
@@ -41,14 +45,14 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Task:
     accepted = set(inspect.signature(_builder(name)).parameters)
     unknown = sorted(set(arguments) - accepted)
     if unknown:
-        raise ValueError(f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes "
-                         f"{', '.join(sorted(accepted))}")
+        raise UnknownArgumentError(f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes "
+                                   f"{', '.join(sorted(accepted))}")
     try:
         frozen = json.dumps(arguments, sort_keys=True)
     except TypeError as error:
         raise ValueError(f"{name}: arguments must be plain JSON values so that the environment's spec can be saved: "
                          f"{error}") from error
-    return _load(name, _checked_device(device), frozen, str(data_folder()), str(cache_folder()))
+    return _load(name, checked_device(device), frozen, str(data_folder()), str(cache_folder()))
 
 
 @functools.lru_cache(maxsize=8)
@@ -62,10 +66,15 @@ def _builder(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def _checked_device(device: str) -> str:
+def checked_device(device: str) -> str:
+    """The device's name, if it is there.
+
+    Raises:
+        ValueError: It is no device, or there is no such GPU.
+    """
     try:
         parsed = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f'device: {device!r} is not a device; use "cpu", "cuda" or "cuda:N"') from error
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")

@@ -137,7 +137,8 @@ def train_digits(model_seed: int) -> nn.Module:
 def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, float], recipe: Recipe,
              request: Request, networks: Sequence[int] | None, model_seed: int) -> UnlearningTask:
     """A task whose networks are trained here, and so can be retrained without what is to be forgotten."""
-    seeds = [model_seed] if networks is None else list(networks)
+    given_seeds: object = [model_seed] if networks is None else networks
+    seeds: list[int] = list(given_seeds) if isinstance(given_seeds, list | tuple) else []
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
         given = f"model_seed: {model_seed!r}" if networks is None else f"networks: {networks!r}"
         raise ValueError(f"{given} must be model seeds, whole numbers from 0, at least one")
@@ -152,6 +153,8 @@ def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, f
     def fit(seed: int, part: Labelled, label: str) -> nn.Module:
         key = {"task": name, "recipe": recipe_key(recipe), "seed": seed, "part": label, "n": len(part), "format": 1}
         validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
+        # A network that never saw a class is not to be stopped, or trained on, for its accuracy there.
+        validation = validation[torch.isin(validation.labels, part.labels.unique())]
         return cached_classifier(
             key, build, lambda: train_classifier(build, part, validation, recipe, seed, description))
 

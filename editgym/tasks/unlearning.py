@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -173,12 +174,14 @@ def checked_goals(forget_class: Forget, goals: Sequence[Forget] | None, n_classe
     Raises:
         ValueError: A class does not exist, is named twice, or nothing would be left to retain.
     """
-    wanted = [forget_class] if goals is None else list(goals)
+    if goals is not None and not isinstance(goals, list | tuple):
+        raise ValueError(f"goals must be a list of classes or of sets of classes, got {goals!r}")
+    wanted: list[Any] = [forget_class] if goals is None else list(goals)
     if not wanted:
         raise ValueError("goals is empty: name at least one class, or leave it out")
     checked = []
     for item in wanted:
-        classes = [item] if isinstance(item, int) else list(item)
+        classes = list(item) if isinstance(item, list | tuple) else [item]
         valid = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < n_classes for c in classes)
         if not valid or not classes or len(set(classes)) != len(classes) or len(classes) >= n_classes:
             argument = "forget_class" if goals is None else "goals"

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,17 @@ def _tied_names(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
     return {name: names for names in groups.values() for name in names}
 
 
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """cuDNN rounds the inputs of convolutions to ten bits unless told not to: too few to agree with the CPU to 1e-5."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
 class EditableNetwork:
     """A frozen base network plus an overlay of edits.
 
@@ -62,7 +74,7 @@ class EditableNetwork:
         self._base_weights = tuple(site.to_matrix(tensors[site.parameter]) for site in self.sites)
         self._overlay: dict[str, Tensor] = {}
         self.journal = EditJournal(self.base_hash)
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision():
             self._split: SplitNetwork = split(self.base, self.sites, example)
         if not self._split.reuses_prefix:
             warnings.warn(f"{type(model).__name__}: every evaluation runs the whole network, because "
@@ -160,12 +172,12 @@ class EditableNetwork:
 
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """Logits (n, classes) of the edited network by its full forward pass."""
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision():
             return torch.cat([functional_call(self.base, self._overlay, (part,)) for part in inputs.split(batch_size)])
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
         """The activations, batch first, that no edit of the sites can change; for `candidate_logits`."""
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision():
             parts = [self._split.prefix(part) for part in inputs.split(batch_size)]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
@@ -191,7 +203,8 @@ class EditableNetwork:
         for start in range(0, len(weights[0]), chunk):
             window = slice(start, start + chunk)
             seen = activations if rows is None else [a[rows[window]] for a in activations]
-            logits = self._split.run_candidates([w[window] for w in weights], seen, own=rows is not None)
+            with _full_precision():
+                logits = self._split.run_candidates([w[window] for w in weights], seen, own=rows is not None)
             parts.append(function(logits, window))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -84,9 +84,9 @@ def find_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[EditSite, ...
     Raises:
         UnknownSiteError: A pattern matches nothing; the message lists the nearest real sites with their shapes.
     """
-    if isinstance(patterns, str):
-        raise TypeError(f"sites must be a sequence of names or globs, got the bare string {patterns!r}: "
-                        f"write [{patterns!r}]")
+    if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UnknownSiteError(f"sites must be a list of names or globs, got {patterns!r}; write for example "
+                               '["fc2"]')
     available = editable_sites(model)
     found: dict[str, EditSite] = {}
     for pattern in patterns:

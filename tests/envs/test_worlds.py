@@ -295,3 +295,27 @@ def test_a_step_goes_on_from_where_an_undo_left_the_network(make, world, actions
     seen, *_ = undone.step(second)
     alone, *_ = plain.step(second)
     np.testing.assert_array_equal(seen, alone)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"epsiode_length": 2}, "no argument 'epsiode_length'.*environment itself takes alpha, .*episode_length"),
+    ({"episode_length": 1.5}, "episode_length must be 1 or more, a whole number, got 1.5"),
+    ({"batch_size": "x"}, "batch_size must be 1 or more"),
+    ({"alpha": float("nan")}, "alpha must be a finite number"),
+    ({"sites": "fc2"}, "sites must be a list"),
+    ({"sites": 3}, "sites must be a list"),
+    ({"forget_class": 3.5}, "forget_class: 3.5"),
+    ({"forget_class": None}, "forget_class: None"),
+    ({"goals": 3}, "goals must be a list"),
+    ({"networks": 3}, "networks: 3"),
+    ({"device": None}, "device: None"),
+])
+def test_a_value_of_the_wrong_type_is_named(make, world, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(world, **arguments)
+
+
+@pytest.mark.parametrize("options", [{"goal": 0.0}, {"network": None}, {"goal": -1}, {"colour": 0}])
+def test_options_that_name_nothing_are_refused(make, world, options):
+    with pytest.raises(ValueError, match="options: "):
+        make(world).reset(options=options)

@@ -84,7 +84,7 @@ def test_no_patterns_at_all_is_an_error(model):
 
 
 def test_bare_string_is_refused_with_what_to_write(model):
-    with pytest.raises(TypeError, match=r"write \['fc2'\]"):
+    with pytest.raises(UnknownSiteError, match="must be a list of names or globs, got 'fc2'"):
         find_sites(model, "fc2")
 
 
