@@ -42,7 +42,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "crossq": _OFF_POLICY,
     "ars": {"num_envs": 1, "sketch": 0, "start": 0.0, "n_delta": 32, "policy_kwargs": {"net_arch": []}},
 }
-# 6,144 reward calls are few: more and smaller rollouts.
+# A reward call costs 20 ms here: more and smaller rollouts.
 TASKS: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "unlearning/cifar10"): {"rollout": 256, "batch_size": 256},
 }
