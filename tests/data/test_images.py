@@ -120,9 +120,9 @@ def test_channels_come_first_and_floats_are_taken_as_they_are(save):
     np.testing.assert_allclose(data.test.inputs.numpy(), x.transpose(0, 3, 1, 2), rtol=1e-6)
 
 
-def test_mean_and_std_normalise_every_channel(save):
-    x = np.full((40, 2, 2, 3), 51, dtype=np.uint8)
-    data = images.npz(save(x_test=x), mean=(0.1, 0.2, 0.0), std=(1.0, 0.5, 0.1))
+def test_mean_and_std_normalise_every_channel(save, small_images):
+    x = {key: np.full((len(small_images[key]), 2, 2, 3), 51, dtype=np.uint8) for key in ("x_train", "x_test")}
+    data = images.npz(save(**x), mean=(0.1, 0.2, 0.0), std=(1.0, 0.5, 0.1))
     assert data.test.inputs[0, :, 0, 0].tolist() == pytest.approx([0.1, 0.0, 2.0])
 
 
@@ -237,3 +237,17 @@ def test_samples_are_chosen_and_joined_with_their_labels():
 def test_a_negative_label_is_an_error(save):
     with pytest.raises(images.DataError, match="y_test has the label -1"):
         images.npz(save(y_test=np.full(40, -1)))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"mean": (0.1,)}, "mean and std go together"),
+    ({"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "one number for each of 1 channels"),
+])
+def test_a_normalisation_that_does_not_fit_is_an_error(save, arguments, message):
+    with pytest.raises(images.DataError, match=message):
+        images.npz(save(), **arguments)
+
+
+def test_whole_numbers_that_are_no_bytes_are_no_images(save, small_images):
+    with pytest.raises(images.DataError, match="must be uint8 or floating point"):
+        images.npz(save(x_train=small_images["x_train"].astype(np.int64)))
