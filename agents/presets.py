@@ -13,7 +13,7 @@ from typing import Any
 
 CLASSES = {
     "ppo": "PPO", "a2c": "A2C", "sac": "SAC", "td3": "TD3", "ddpg": "DDPG",
-    "tqc": "TQC", "trpo": "TRPO", "ars": "ARS", "crossq": "CrossQ",
+    "tqc": "TQC", "trpo": "TRPO", "ars": "ARS", "crossq": "CrossQ", "recurrent_ppo": "RecurrentPPO",
 }
 REFINE = 0.2
 _SHARED: dict[str, Any] = {"rollout": None, "refine": REFINE, "start": 0.5, "sketch": 64, "linear_decay": False,
@@ -33,6 +33,8 @@ _OFF_POLICY: dict[str, Any] = {
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {**_ON_POLICY, "batch_size": 1_024, "n_epochs": 5, "gamma": 0.0, "vf_coef": 0.0, "clip_range": 0.2,
             "target_kl": 1.0},
+    "recurrent_ppo": {**_ON_POLICY, "batch_size": 1_024, "n_epochs": 5, "gamma": 0.0, "vf_coef": 0.0,
+                      "target_kl": 1.0},
     "a2c": {**_ON_POLICY, "learning_rate": 1e-3},
     "trpo": {key: value for key, value in _ON_POLICY.items() if key != "max_grad_norm"} | {"batch_size": 1_024},
     "sac": _OFF_POLICY,

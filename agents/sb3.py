@@ -1,4 +1,4 @@
-"""Every continuous-action, feed-forward algorithm of Stable-Baselines3 and sb3-contrib as an agent, by name."""
+"""Every continuous-action algorithm of Stable-Baselines3 and sb3-contrib as an agent, by name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
+import numpy as np
 import stable_baselines3
 import torch
 from gymnasium.envs.registration import EnvSpec
@@ -135,11 +136,11 @@ class SB3Agent:
         if self.model is None:
             raise RuntimeError(f"{self.name} has no policy yet: call learn() or load() first")
         observation, _ = env.reset()
-        over, factor = False, 1.0
+        over, factor, state, first = False, 1.0, None, np.ones(1, dtype=bool)
         while not over:
-            action, _ = self.model.predict(observation, deterministic=True)
+            action, state = self.model.predict(observation, state, first, deterministic=True)
             observation, _, terminated, truncated, _ = env.step(factor * action)
-            over, factor = terminated or truncated, self.config.get("refine", REFINE)
+            over, factor, first = terminated or truncated, self.config.get("refine", REFINE), np.zeros(1, dtype=bool)
         return env.unwrapped.journal  # type: ignore[attr-defined]
 
     def save(self, folder: Path) -> None:
@@ -183,7 +184,8 @@ class SB3Agent:
         if unknown:
             raise ValueError(f"{self.name} takes no hyperparameter {', '.join(unknown)}; it takes "
                              f"{', '.join(inspect.signature(kind).parameters)}")
-        return kind("MlpPolicy", env, seed=seed, device=device, policy_kwargs=policy_kwargs, **settings)
+        policy = "MlpLstmPolicy" if self.name == "recurrent_ppo" else "MlpPolicy"
+        return kind(policy, env, seed=seed, device=device, policy_kwargs=policy_kwargs, **settings)
 
 
 class _BudgetSpentError(Exception):

@@ -10,7 +10,7 @@ from agents.protocol import Agent, Budget, Unsupported
 from editgym.envs.metering import count_reward_calls
 
 SMALL = {
-    **{name: {"num_envs": 8, "n_steps": 8, "batch_size": 64} for name in ("ppo", "trpo")},
+    **{name: {"num_envs": 8, "n_steps": 8, "batch_size": 64} for name in ("ppo", "trpo", "recurrent_ppo")},
     "a2c": {"num_envs": 8, "n_steps": 8},
     **{name: {"num_envs": 8, "learning_starts": 16, "batch_size": 16, "buffer_size": 200}
        for name in ("sac", "td3", "ddpg", "tqc", "crossq")},
