@@ -43,8 +43,11 @@ def working_directory(tmp_path, monkeypatch):
         sys.modules.pop(file.stem, None)
 
 
-def run(page: Path, folder: Path) -> None:
-    """Run the blocks of a page in one namespace; one whose first line names a file is saved under that name."""
+def run(page: Path, folder: Path) -> int:
+    """Run the blocks of a page in one namespace, and say how many ran.
+
+    A block whose first line names a file is saved under that name.
+    """
     runnable = [block for block in blocks(page.read_text(encoding="utf-8")) if block.runs]
     for block in runnable:
         if named := _FILE_NAME.match(block.code):
@@ -55,13 +58,14 @@ def run(page: Path, folder: Path) -> None:
         # Padded, so that a traceback shows the line of the page.
         padding = "\n" * block.lines_above
         exec(compile(padding + block.code, str(page), "exec"), namespace)
+    return len(runnable)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_blocks_of_a_page_run(page, working_directory, monkeypatch):
     monkeypatch.setenv("EDITGYM_DATA", str(working_directory / "no data"))
-    run(page, working_directory)
+    assert run(page, working_directory) > 0
 
 
 @pytest.mark.parametrize(("page", "least"), [("README.md", 2), ("docs/worlds.md", 12)])

@@ -281,7 +281,9 @@ def test_bad_action_is_a_clear_error_and_changes_nothing(env_id, make, actions, 
 def test_rounding_beyond_the_box_is_forgiven(env_id, make):
     env = make(env_id)
     env.reset(seed=0)
-    env.step(np.full(env.action_space.shape, 1 + 5e-7, np.float32))
+    _, reward, *_ = env.step(np.full(env.action_space.shape, 1 + 5e-7, np.float32))
+    assert np.isfinite(reward)
+    assert len(env.journal) == len(env.network.sites)
 
 
 # --- reward semantics ------------------------------------------------------------------------------------------
@@ -354,8 +356,10 @@ def test_every_render_mode_works_without_a_screen(env_id, actions, monkeypatch):
 def test_human_rendering_comes_free(env_id, actions):
     pytest.importorskip("pygame")
     env = gym.make(env_id, render_mode="human")
+    assert env.render_mode == "human"
     env.reset(seed=0)
-    env.step(actions(env.action_space)[0])
+    _, reward, *_ = env.step(actions(env.action_space)[0])
+    assert np.isfinite(reward)
     env.close()
 
 

@@ -33,7 +33,7 @@ def test_frame_of_one_state_is_always_the_same(rendered):
 
 def test_drawing_leaves_pyplot_alone(rendered, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
-    rendered("rgb_array")
+    assert rendered("rgb_array").shape == (560, 1000, 3)
 
 
 def test_frame_of_convolutions_and_several_sets(rendered):
