@@ -28,11 +28,13 @@ CIFAR10 = {"sites": ["layer3.2.conv2"], "batch_size": 128}
 
 LIFELONG_SITES = list(FACTLM_SITES)
 _FT_SITE = "model.layers.4.mlp.down_proj"
+LATE_OUTPUTS = [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 4, 5)]
 # Without a configuration an editor has its defaults; all were chosen by `benchmarks.tune_editors`.
 LIFELONG_AGENTS: tuple[AgentChoice, ...] = (
     "no_edit", "random_actions", "in_context", ("ft_m", {"learning_rate": 4e-3, "site": _FT_SITE}),
-    ("ft_l", {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}), "loc_ft_bf", "lora_merge", "grace",
-    ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit", "ultraedit", "ppo",
+    ("ft_l", {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}), "loc_ft_bf",
+    "lora_merge", "grace", ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit", "ultraedit",
+    ("ultraedit", {"sites": LATE_OUTPUTS, "step_size": 6e-3}), ("ultraedit", {"passes": 3, "step_size": 7e-4}), "ppo",
 )
 
 

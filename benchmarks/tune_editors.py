@@ -24,7 +24,7 @@ import editgym  # noqa: F401 - registers the environments
 from agents.catalogue import make_agent
 from benchmarks.measure import single_thread
 from benchmarks.results import canonical_json
-from benchmarks.suites import LIFELONG_SITES
+from benchmarks.suites import LATE_OUTPUTS, LIFELONG_SITES
 
 STREAM_SEEDS = (1_000, 1_001)
 SCORES = ("harmonic_mean", "reliability", "generalization", "locality")
@@ -36,16 +36,18 @@ def _grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 GRIDS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "ultraedit": _grid(step_size=[5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3]),
-    "alphaedit": _grid(threshold=[1.0, 3.0, 10.0], ridge=[100.0]),
-    "memit_seq": _grid(covariance_weight=[30.0, 100.0, 300.0]),
+    "ultraedit": [*_grid(step_size=[1e-4, 2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3]),
+                  *_grid(step_size=[1e-3, 2e-3, 4e-3, 6e-3, 8e-3], sites=[LATE_OUTPUTS]),
+                  *_grid(step_size=[2e-4, 3e-4, 4e-4, 5e-4, 7e-4, 1e-3], passes=[3, 6])],
+    "alphaedit": _grid(threshold=[1.0, 3.0, 10.0], ridge=[100.0]) + _grid(threshold=[3.0], ridge=[300.0, 1000.0]),
+    "memit_seq": _grid(covariance_weight=[30.0, 100.0, 300.0, 1000.0]),
     "memit": _grid(covariance_weight=[10.0, 30.0, 100.0]),
-    "rome": _grid(max_norm=[0.7, 0.8, 1.0]),
-    "ft_m": _grid(learning_rate=[2e-3, 4e-3, 6e-3], site=["model.layers.4.mlp.down_proj"]),
+    "rome": _grid(max_norm=[0.5, 0.6, 0.7, 0.8, 1.0]),
+    "ft_m": _grid(learning_rate=[1e-3, 2e-3, 4e-3, 6e-3], site=["model.layers.4.mlp.down_proj"]),
     "grace": _grid(radius=[0.5, 0.65, 0.8]),
     "ft_l": _grid(learning_rate=[5e-3], epsilon=[0.3, 0.5, 0.8], site=["model.layers.4.mlp.down_proj"]),
-    "loc_ft_bf": _grid(learning_rate=[3e-3, 6e-3, 1e-2]),
-    "lora_merge": _grid(learning_rate=[1e-3, 1.5e-3, 2e-3]),
+    "loc_ft_bf": _grid(learning_rate=[3e-3, 6e-3, 1e-2, 1.5e-2]),
+    "lora_merge": _grid(learning_rate=[1e-3, 1.5e-3, 2e-3, 3e-3]),
 }
 
 

@@ -144,6 +144,14 @@ class LifelongProcess:
         """Keys, output gradients and loss of the new requests' prompts and targets."""
         return self.decoder.capture(self.prompts, self.prefix)
 
+    def captured_after(self, updates: Sequence[LowRankFactors]) -> Capture:
+        """`capture` as it would be with one more update per site, which is not applied.
+
+        For editors that correct their own update before they make it.
+        """
+        kept = [LowRankFactors(u.a.detach(), u.b.detach(), u.scale, u.bound) for u in updates]
+        return self.decoder.capture(self.prompts, self.prefix, kept)
+
     @cached_property
     def directions(self) -> list[LowRankFactors]:
         """Per site the training-free update by its singular directions, largest first: what coefficients stretch."""

@@ -84,16 +84,18 @@ class UltraEdit:
         self.gradients = RunningStandardization(shape[0], device)
         self.keys = RunningStandardization(shape[1], device)
 
-    def update(self, keys: Tensor, gradients: Tensor, step_size: float) -> LowRankFactors:
+    def update(self, keys: Tensor, gradients: Tensor, step_size: float, observe: bool = True) -> LowRankFactors:
         """The update for one batch; the running statistics take the batch in first.
 
         Args:
             keys: (n, in).
             gradients: (n, out).
             step_size: η.
+            observe: Whether they do; not where the batch is looked at again.
         """
-        self.keys.update(keys)
-        self.gradients.update(gradients)
+        if observe:
+            self.keys.update(keys)
+            self.gradients.update(gradients)
         strength = self.keys(keys).square().sum(1, keepdim=True)
         return least_squares(-step_size * strength * self.gradients(gradients), keys)
 

@@ -195,9 +195,10 @@ class EditableDecoder(EditedWeights):
         labels = batch.labels.expand(logits.shape[:-1])
         return batch.means(F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels))
 
-    def capture(self, batch: TokenBatch, prefix: Tensor | None = None) -> Capture:
-        """Keys and output gradients at the answer tokens, by one forward and one backward pass."""
-        run = SitePass(inputs={})
+    def capture(self, batch: TokenBatch, prefix: Tensor | None = None,
+                updates: Sequence[Update | None] | None = None) -> Capture:
+        """Keys and gradients at the answer tokens, by one forward and one backward pass; `updates` as in `logits`."""
+        run = SitePass(updates, inputs={})
         with torch.enable_grad(), self._patched(run), self._starting_at(prefix):
             logits = self._at(batch.ids, batch.rows, batch.positions).float()
             loss = batch.means(F.cross_entropy(logits, batch.labels, reduction="none")).mean()
@@ -243,6 +244,7 @@ class EditableDecoder(EditedWeights):
         return {name: found[name] for name in names}
 
     # --- inside ------------------------------------------------------------------------------------------------
+
     def _check_names(self, names: Iterable[str]) -> None:
         unknown = [name for name in names if name not in self._by_name]
         if unknown:

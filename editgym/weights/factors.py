@@ -53,6 +53,17 @@ class LowRankFactors:
         """The same update on another device."""
         return LowRankFactors(self.a.to(device), self.b.to(device), self.scale, self.bound)
 
+    def plus(self, other: LowRankFactors) -> LowRankFactors:
+        """The sum of two unclipped updates of one site, with the ranks of both.
+
+        Raises:
+            ValueError: One is clipped.
+        """
+        if self.bound is not None or other.bound is not None:
+            raise ValueError(f"clipped updates have no sum in factors: bounds {self.bound} and {other.bound}")
+        a = torch.cat([self.a * self.scale, other.a * other.scale], dim=-1)
+        return LowRankFactors(a, torch.cat([self.b, other.b], dim=-2))
+
     def candidate(self, index: int) -> LowRankFactors:
         """The update of one candidate out of K, copied so that it outlives the batch."""
         return LowRankFactors(self.a[index].detach().clone(), self.b[index].detach().clone(), self.scale, self.bound)
