@@ -28,6 +28,9 @@ AGENTS: dict[str, str] = {
     "memit": "agents.editors.locate:Memit",
     "alphaedit": "agents.editors.recursive:AlphaEdit",
     "memit_seq": "agents.editors.recursive:SequentialMemit",
+    "mend": "agents.rledit:Mend",
+    "malmen": "agents.rledit:Malmen",
+    "rledit": "agents.rledit:RLEdit",
 }
 SB3_ALGORITHMS = tuple(CLASSES)
 
