@@ -31,6 +31,7 @@ AGENTS: dict[str, str] = {
     "mend": "agents.rledit:Mend",
     "malmen": "agents.rledit:Malmen",
     "rledit": "agents.rledit:RLEdit",
+    "hiedit": "agents.hiedit:HiEdit",
 }
 SB3_ALGORITHMS = tuple(CLASSES)
 

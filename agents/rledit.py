@@ -101,6 +101,11 @@ class LearnedEditor(StreamEditor):
         """How it learns."""
 
     @property
+    def sites(self) -> list[tuple[str, tuple[int, int]]]:
+        """Name and (out, in) of the sites it learned on."""
+        return self._sites
+
+    @property
     def policy(self) -> SequencePolicy:
         """The policy.
 
@@ -168,10 +173,7 @@ class LearnedEditor(StreamEditor):
             FileNotFoundError: There is none in `folder`.
         """
         agent = cls(**read_config(folder))
-        if not (folder / POLICY_FILE).is_file():
-            raise FileNotFoundError(f"no policy in {folder}: there is no {POLICY_FILE}")
-        state = torch.load(folder / POLICY_FILE, weights_only=True, map_location="cpu")
-        agent._sites = [(name, (shape[0], shape[1])) for name, shape in state["sites"]]
+        agent._sites, state = load_policy(folder)
         agent._policy = agent.restored_policy(agent._sites)
         agent._policy.load_state_dict(state["parameters"])
         agent._learned = state["statistics"]
@@ -181,6 +183,18 @@ class LearnedEditor(StreamEditor):
     @abstractmethod
     def restored_policy(self, sites: list[tuple[str, tuple[int, int]]]) -> SequencePolicy:
         """A policy of the right shape to load parameters into."""
+
+
+def load_policy(folder: Path) -> tuple[list[tuple[str, tuple[int, int]]], dict[str, Any]]:
+    """What `LearnedEditor.save` wrote: the sites, and `parameters` and `statistics`, on the CPU.
+
+    Raises:
+        FileNotFoundError: There is none in `folder`.
+    """
+    if not (folder / POLICY_FILE).is_file():
+        raise FileNotFoundError(f"no policy in {folder}: there is no {POLICY_FILE}")
+    state = torch.load(folder / POLICY_FILE, weights_only=True, map_location="cpu")
+    return [(name, (shape[0], shape[1])) for name, shape in state["sites"]], state
 
 
 class HypernetworkEditor(LearnedEditor):
@@ -239,7 +253,7 @@ class HypernetworkEditor(LearnedEditor):
 
 # Chosen on validation streams of FactWorld. The environment's own weight of locality, the paper's 0.6, lets the reward
 # rise while locality is lost.
-_REWARD = {"back_depth": 5, "locality_weight": 6.0}
+REWARD: Mapping[str, Any] = {"back_depth": 5, "locality_weight": 6.0}
 
 
 class RLEdit(HypernetworkEditor):
@@ -277,7 +291,7 @@ class RLEdit(HypernetworkEditor):
         require(mode in get_args(Mode), "mode", mode, f"one of {get_args(Mode)}")
         self._mode = mode
         network = {"passes": passes, "step_size": step_size, "ridge": ridge, "blocks": blocks, "rank": rank}
-        super().__init__(rule, mode == "paper", {"train_env": _REWARD} if mode == "paper" else _RELEASED, network,
+        super().__init__(rule, mode == "paper", {"train_env": REWARD} if mode == "paper" else _RELEASED, network,
                          learning)
         self.config |= {"mode": mode, "rule": rule}
 
@@ -293,7 +307,7 @@ _RELEASED = {"sequences": 1, "update_every": None, "linear_decay": False, "valid
              "learning_rate": 1e-5,
              "train_env": {"back_depth": 9, "locality_weight": 0.6, "norm_weight": 0.0, "reference": "previous"}}
 # One batch on the unedited model, and nothing that came before it.
-_SINGLE = {"sequences": 400, "validate_every": 50, "train_env": {**_REWARD, "horizon": 1, "back_depth": 0}}
+_SINGLE = {"sequences": 400, "validate_every": 50, "train_env": {**REWARD, "horizon": 1, "back_depth": 0}}
 
 
 class Malmen(HypernetworkEditor):
