@@ -32,6 +32,7 @@ AGENTS: dict[str, str] = {
     "malmen": "agents.rledit:Malmen",
     "rledit": "agents.rledit:RLEdit",
     "hiedit": "agents.hiedit:HiEdit",
+    "edit_grpo": "agents.edit_grpo:EditGRPO",
 }
 SB3_ALGORITHMS = tuple(CLASSES)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,35 @@ class LanguageModel:
             max_new_tokens: Where an answer without an end is cut.
             batch_tokens: Prompt tokens, padding included, that are decoded at a time.
         """
+        return self._decoded(prompts, max_new_tokens, batch_tokens, lambda logits: logits.argmax(-1))
+
+    @torch.no_grad()
+    def sampled(self, prompts: Sequence[Sequence[int]], generator: torch.Generator, temperature: float = 1.0,
+                max_new_tokens: int = 8, batch_tokens: int = 8_192) -> list[list[int]]:
+        """As `greedy`, but drawn from the model's distribution.
+
+        Args:
+            prompts: Token ids.
+            generator: On the CPU, so that every device draws alike.
+            temperature: What logits are divided by, greater than 0.
+            max_new_tokens: As `greedy`.
+            batch_tokens: As `greedy`.
+
+        Raises:
+            ValueError: The temperature is not greater than 0.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature must be greater than 0, got {temperature!r}")
+
+        def drawn(logits: Tensor) -> Tensor:
+            chances = (logits.float() / temperature).softmax(-1).cpu()
+            return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+
+        return self._decoded(prompts, max_new_tokens, batch_tokens, drawn)
+
+    def _decoded(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int,
+                 choose: Callable[[Tensor], Tensor]) -> list[list[int]]:
+        """Token by token what `choose` takes of logits (n, vocabulary)."""
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         found: dict[int, list[int]] = {}
         start = 0
@@ -163,11 +192,13 @@ class LanguageModel:
             while stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens:
                 stop += 1
             rows = order[start:stop]
-            found.update(zip(rows, self._greedy_batch([prompts[row] for row in rows], max_new_tokens), strict=True))
+            decoded = self._decoded_batch([prompts[row] for row in rows], max_new_tokens, choose)
+            found.update(zip(rows, decoded, strict=True))
             start = stop
         return [found[index] for index in range(len(prompts))]
 
-    def _greedy_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def _decoded_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+                       choose: Callable[[Tensor], Tensor]) -> list[list[int]]:
         longest = max(map(len, prompts))
         ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
@@ -178,7 +209,7 @@ class LanguageModel:
         for _ in range(min(max_new_tokens, self.context - longest)):
             out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
                              use_cache=True, logits_to_keep=1)
-            chosen: Tensor = out.logits[:, -1].argmax(-1)
+            chosen: Tensor = choose(out.logits[:, -1])
             for row, token in zip(alive, chosen.tolist(), strict=True):
                 answers[row].append(token)
             going = (~torch.isin(chosen, stops)).nonzero().flatten()

@@ -25,6 +25,7 @@ from editgym.weights.site_pass import (
     SiteState,
     at_answers,
     candidates_of,
+    check_codebook,
     forwards,
     layers_from,
     looked_up,
@@ -110,6 +111,12 @@ class EditableDecoder(EditedWeights):
         twin.reset()
         if folder is not None:
             twin.resume(folder)
+        return twin
+
+    def branch(self) -> EditableDecoder:
+        """A decoder in this one's state, with an empty journal in memory: what is applied to it is not applied here."""
+        twin = copy.copy(self)
+        twin.journal, twin._code = EditJournal(self.base_hash), dict(self._code)
         return twin
 
     def resume(self, folder: Path) -> None:
@@ -263,11 +270,7 @@ class EditableDecoder(EditedWeights):
             return
         if entry.site not in self._by_name:
             raise UnknownSiteError(f"site: {entry.site!r} is not open for edits; open are {list(self._by_name)}")
-        rows, columns = self._by_name[entry.site].shape
-        if entry.keys.shape[1:] != (columns,) or entry.values.shape[1:] != (rows,) or not (
-                len(entry.keys) == len(entry.values) == len(entry.radii)):
-            raise ValueError(f"codebook: {entry.site} takes keys (n, {columns}), values (n, {rows}) and radii (n,), "
-                             f"got {tuple(entry.keys.shape)}, {tuple(entry.values.shape)}, {tuple(entry.radii.shape)}")
+        check_codebook(entry, self._by_name[entry.site])
 
     def _replay(self) -> None:
         super()._replay()

@@ -106,6 +106,19 @@ def looked_up(x: Tensor, out: Tensor, code: Codebook) -> Tensor:
     return torch.where(held, values[index].view_as(out), out)
 
 
+def check_codebook(code: Codebook, site: EditSite) -> None:
+    """Refuse a codebook that does not fit a site.
+
+    Raises:
+        ValueError: Its keys, values or radii are of another shape.
+    """
+    rows, columns = site.shape
+    if code.keys.shape[1:] != (columns,) or code.values.shape[1:] != (rows,) or not (
+            len(code.keys) == len(code.values) == len(code.radii)):
+        raise ValueError(f"codebook: {code.site} takes keys (n, {columns}), values (n, {rows}) and radii (n,), got "
+                         f"{tuple(code.keys.shape)}, {tuple(code.values.shape)}, {tuple(code.radii.shape)}")
+
+
 @contextmanager
 def forwards(replaced: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
     """Give modules other forwards; afterwards they have the ones of before, be they of their class or a hook's."""

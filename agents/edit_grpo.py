@@ -1,0 +1,306 @@
+"""Edit-GRPO: what another editor changed, refined by reinforcement learning on the model's own answers."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
+
+from agents.editors.stream import StreamEditor, chosen_sites
+from agents.protocol import Access, Budget
+from editgym.data.facts import EditRequest
+from editgym.data.factworld import FactWorld
+from editgym.envs.arguments import is_finite, is_whole, require
+from editgym.envs.lifelong_process import LifelongProcess
+from editgym.metrics.knowledge import normalized
+from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
+
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """How groups are made, rewarded and learned from.
+
+    Attributes:
+        prompts: Most prompts in a fact's group, its own among them.
+        samples: Completions of every prompt.
+        iterations: Rounds of sampling per step.
+        updates: Steps of Adam on what one round sampled.
+        learning_rate: Of Adam.
+        rank: Of the update.
+        clip: ε of the clipped ratio.
+        kl_weight: β of k3's KL to the edited model.
+        bonus: λ of the alignment bonus; 0 leaves it out.
+        temperature: Of sampling.
+    """
+
+    prompts: int = 5
+    samples: int = 4
+    iterations: int = 10
+    updates: int = 2
+    learning_rate: float = 2e-3
+    rank: int = 8
+    clip: float = 0.2
+    kl_weight: float = 1e-3
+    bonus: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 2), ("samples", 1), ("iterations", 1), ("updates", 1), ("rank", 1)):
+            value = getattr(self, name)
+            require(is_whole(value) and value >= least, name, value, f"{least} or more, a whole number")
+        for name in ("learning_rate", "clip", "temperature"):
+            value = getattr(self, name)
+            require(is_finite(value) and value > 0, name, value, "greater than 0 and finite")
+        for name in ("kl_weight", "bonus"):
+            value = getattr(self, name)
+            require(is_finite(value) and value >= 0, name, value, "0 or more and finite")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What one round sampled and what it is worth; n completions.
+
+    Attributes:
+        texts: Prompts with their completions.
+        prefix: `EditableDecoder.prefix` of them.
+        advantages: (n,); 0 for groups without variance.
+        old: Log-probabilities of the tokens under the policy that sampled them, (m,).
+        reference: The same under the edited model.
+    """
+
+    texts: TokenBatch
+    prefix: Tensor | None
+    advantages: Tensor
+    old: Tensor
+    reference: Tensor
+
+
+class EditGRPO(StreamEditor):
+    """Edit-GRPO: group-relative policy optimisation after an edit, with the edited model as reference.
+
+    In every step another editor edits first. Then low-rank factors on top are trained on groups: a fact's own prompt,
+    the anchor, and other prompts with the same answer. Completions are sampled; the reward of one is 1 if it is the
+    target and else 0; its advantage is (r − mean) / (sd + ε), mean and standard deviation being those of the group's
+    completions of other prompts than the anchor; a group without variance there teaches nothing. The loss is PPO's with
+    clipped ratio plus β·KL to the edited model (k3). With `bonus` λ, a completion of another prompt gains
+    λ·cos(g, g_anchor), where g is the gradient of its log-probability by the factors' outputs and g_anchor the mean one
+    of the anchor's rewarded completions: what moves the weights as the edit itself does is preferred.
+
+    The idea is the Edit-GRPO project's README; it gives no numbers. Ours are: the settings, exact match as the only
+    reward, and the other prompts. Those are the request's rephrases that no metric asks, and where these are too few,
+    the prompt after a sentence about something else. No editor but this one reads rephrases.
+
+    Args:
+        editor: Catalogue name of the editor that goes first; it must not need to learn.
+        editor_config: Its arguments.
+        sites: Where the factors are, names among the environment's; None for all.
+        seed: Of what is sampled.
+        **group: Fields of `GroupSettings`.
+
+    Raises:
+        ValueError: An argument is out of range, or there is no such editor.
+    """
+
+    name = "edit_grpo"
+    access: ClassVar[Access] = "data"
+
+    def __init__(self, editor: str = "ft_l", editor_config: Mapping[str, Any] | None = None,
+                 sites: list[str] | None = None, seed: int = 0, **group: Any) -> None:
+        from agents.catalogue import make_agent  # the catalogue names this class too
+
+        first = make_agent(editor, **(editor_config or {}))
+        require(isinstance(first, StreamEditor) and not isinstance(first, EditGRPO), "editor", editor,
+                "an editor of streams other than edit_grpo")
+        assert isinstance(first, StreamEditor)
+        require(is_whole(seed), "seed", seed, "a whole number")
+        unknown = sorted(set(group) - set(GroupSettings.__dataclass_fields__))
+        require(not unknown, "settings", unknown, f"among {sorted(GroupSettings.__dataclass_fields__)}")
+        self.config = {"editor": editor, "editor_config": dict(editor_config or {}), "sites": sites, "seed": seed,
+                       **group}
+        self.first, self.sites, self.seed = first, sites, seed
+        self.group = GroupSettings(**group)
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        """Nothing is learned but while editing; the seed is kept for what is sampled there."""
+        self.seed = self.config["seed"] = seed
+
+    def begin(self, process: LifelongProcess) -> None:
+        """Prepare the first editor, and the sentences that stand before prompts."""
+        self.first.skipped = self.skipped
+        self.first.begin(process)
+        self._chosen = {site.name for site in chosen_sites(process, self.sites, self.name)}
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._sentences = FactWorld().filler(self.group.prompts, random.Random(f"edit_grpo {self.seed}"))
+
+    def entries(self, process: LifelongProcess) -> list[Entry]:
+        """The first editor's entries, then the refinement."""
+        first = self.first.entries(process)
+        edited = process.decoder.branch()
+        edited.apply(*first)
+        factors = self._factors(process)
+        leaves = [part for update in factors if update is not None for part in (update.a, update.b)]
+        optimizer = torch.optim.Adam(leaves, self.group.learning_rate)
+        learned = False
+        for _ in range(self.group.iterations):
+            sampled = self._sample(process, edited, factors)
+            if sampled is None:
+                continue
+            learned = True
+            for _ in range(self.group.updates):
+                with torch.enable_grad():
+                    loss = self._loss(edited, factors, sampled)
+                    loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        if not learned:
+            return first
+        return first + [SiteEdit(site.name, Shift(), LowRankFactors(update.a.detach(), update.b.detach()))
+                        for site, update in zip(process.sites, factors, strict=True) if update is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The first editor's state, and that of what is sampled."""
+        return {"first": self.first.state_dict(), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """A state that `state_dict` gave."""
+        self.first.load_state_dict(state["first"])
+        self._generator.set_state(state["generator"])
+
+    # --- sampling ----------------------------------------------------------------------------------------------
+
+    def _factors(self, process: LifelongProcess) -> list[LowRankFactors | None]:
+        """LoRA's start per site: B·A = 0, and only the left factor has a gradient at first."""
+        factors: list[LowRankFactors | None] = []
+        for site in process.sites:
+            if site.name not in self._chosen:
+                factors.append(None)
+                continue
+            rows, columns = site.shape
+            bound = 1 / math.sqrt(columns)
+            b = (2 * torch.rand(self.group.rank, columns, generator=self._generator) - 1) * bound
+            device = process.task.device
+            factors.append(LowRankFactors(torch.zeros(rows, self.group.rank, device=device, requires_grad=True),
+                                          b.to(device).requires_grad_()))
+        return factors
+
+    def _group(self, request: EditRequest) -> list[str]:
+        """The request's prompts, the anchor first."""
+        rephrases = [text for text in request.rephrases if text not in request.test_rephrases]
+        led = [f"{sentence} {request.prompt}" for sentence in self._sentences]
+        return [request.prompt, *rephrases, *led][:self.group.prompts]
+
+    @torch.no_grad()
+    def _sample(self, process: LifelongProcess, edited: EditableDecoder, factors: list[LowRankFactors | None]
+                ) -> _Round | None:
+        """Completions of every group; None where no group has variance."""
+        language = process.task.language
+        asked = [(fact, index == 0, prompt) for fact, request in enumerate(process.requests)
+                 for index, prompt in enumerate(self._group(request)) for _ in range(self.group.samples)]
+        policy = edited.branch()
+        policy.apply(*[SiteEdit(site.name, Shift(), update) for site, update in zip(process.sites, factors, strict=True)
+                       if update is not None])
+        with policy.active():
+            completions = language.sampled([language.prompt_ids(prompt) for _, _, prompt in asked], self._generator,
+                                           self.group.temperature, process.task.max_new_tokens)
+        targets = [normalized(request.target) for request in process.requests]
+        rewards = torch.tensor([float(normalized(language.text(ids)) == targets[fact])
+                                for (fact, _, _), ids in zip(asked, completions, strict=True)])
+        facts = torch.tensor([fact for fact, _, _ in asked])
+        anchors = torch.tensor([anchor for _, anchor, _ in asked])
+        advantages = group_advantages(rewards, facts, anchors).to(process.task.device)
+        if not bool(advantages.any()):
+            return None
+        texts = TokenBatch.of([(language.prompt_ids(prompt), tuple(ids))
+                               for (_, _, prompt), ids in zip(asked, completions, strict=True)], process.task.device)
+        prefix = edited.prefix(texts)
+        if self.group.bonus:
+            cosines = self._alignment(policy, texts, prefix, factors, facts, anchors, rewards)
+            bonus = self.group.bonus * cosines.to(advantages)
+            advantages = torch.where(advantages != 0, advantages + bonus, advantages)
+        old = _log_probabilities(policy.logits(texts, prefix=prefix), texts)
+        return _Round(texts, prefix, advantages, old, _log_probabilities(edited.logits(texts, prefix=prefix), texts))
+
+    def _alignment(self, policy: EditableDecoder, texts: TokenBatch, prefix: Tensor | None,
+                   factors: list[LowRankFactors | None], facts: Tensor, anchors: Tensor, rewards: Tensor) -> Tensor:
+        """cos(g, g_anchor) of every completion, (n,); 0 for the anchor's own and where no anchor was right.
+
+        g is Σ_tokens of the gradient at a site's output times B·k, the gradient by the site's left factor, joined over
+        sites: one pass gives it for all completions.
+        """
+        captured = policy.capture(texts, prefix)
+        gradients = []
+        for update, keys, outputs in zip(factors, captured.keys, captured.gradients, strict=True):
+            if update is not None:
+                per_token = torch.einsum("mo,mr->mor", -outputs, keys @ update.b.detach().mT).flatten(1)
+                gradients.append(torch.zeros(len(texts), per_token.shape[1], device=per_token.device).index_add_(
+                    0, texts.rows, per_token))
+        g = torch.cat(gradients, dim=1)
+        return alignment(g, facts.to(g.device), anchors.to(g.device), rewards.to(g.device)).cpu()
+
+    # --- learning ----------------------------------------------------------------------------------------------
+
+    def _loss(self, edited: EditableDecoder, factors: list[LowRankFactors | None], sampled: _Round) -> Tensor:
+        """Clipped policy loss plus β·k3, as means over a completion's tokens, then over completions."""
+        now = _log_probabilities(edited.logits(sampled.texts, factors, sampled.prefix), sampled.texts)
+        ratio = (now - sampled.old).exp()
+        advantage = sampled.advantages[sampled.texts.rows]
+        clipped = ratio.clamp(1 - self.group.clip, 1 + self.group.clip)
+        gained = torch.minimum(ratio * advantage, clipped * advantage)
+        behind = sampled.reference - now
+        divergence = behind.exp() - behind - 1  # k3 of Schulman 2020: unbiased and never negative
+        return sampled.texts.means(self.group.kl_weight * divergence - gained).mean()
+
+
+def group_advantages(rewards: Tensor, facts: Tensor, anchors: Tensor) -> Tensor:
+    """A_i = (r_i − mean) / (sd + ε), mean and sd over the completions of a fact's other prompts; 0 where sd is 0.
+
+    Args:
+        rewards: (n,).
+        facts: (n,), the group of every completion.
+        anchors: (n,) bool, whether it answers the fact's own prompt.
+    """
+    advantages = torch.zeros_like(rewards)
+    for fact in facts.unique().tolist():
+        own = facts == fact
+        others = rewards[own & ~anchors]
+        if len(others) > 1 and float(others.std()) > 0:
+            advantages[own] = (rewards[own] - others.mean()) / (others.std() + _EPSILON)
+    return advantages
+
+
+def alignment(gradients: Tensor, facts: Tensor, anchors: Tensor, rewards: Tensor) -> Tensor:
+    """cos(g_i, g_anchor), (n,), where g_anchor is the mean gradient of the anchor's rewarded completions.
+
+    0 for the anchor's own completions, and in groups whose anchor was never answered rightly.
+
+    Args:
+        gradients: (n, d).
+        facts: (n,), the group of every completion.
+        anchors: (n,) bool.
+        rewards: (n,).
+    """
+    cosines = torch.zeros(len(gradients), device=gradients.device)
+    for fact in facts.unique().tolist():
+        own = facts == fact
+        right = own & anchors & (rewards > 0)
+        others = own & ~anchors
+        if bool(right.any()) and bool(others.any()):
+            cosines[others] = F.cosine_similarity(gradients[others], gradients[right].mean(0, keepdim=True), dim=1)
+    return cosines
+
+
+def _log_probabilities(logits: Tensor, texts: TokenBatch) -> Tensor:
+    """Of the answer tokens, (m,)."""
+    return logits.float().log_softmax(-1).gather(-1, texts.labels[:, None])[:, 0]
+
+
