@@ -21,6 +21,7 @@ import gymnasium as gym
 
 from agents.catalogue import agent_class
 from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
+from agents.edit_stream import is_stream_of_facts
 from agents.editors.stream import CHECKPOINT, StreamEditor
 from agents.protocol import Unsupported
 from editgym.metrics.evaluation import Evaluation
@@ -54,10 +55,11 @@ def _edit(options: argparse.Namespace) -> int:
     spec = env_spec(config["env_id"], config["env_kwargs"] | settings(options.set), evaluation=True)
     agent = agent_class(config["agent"]).load(folder / AGENT_FOLDER)
     writable(folder)
-    if isinstance(agent, StreamEditor):
+    resumes = isinstance(agent, StreamEditor) and is_stream_of_facts(spec)
+    if resumes:
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     env = gym.make(spec)
-    journal = agent.edit(env, folder) if isinstance(agent, StreamEditor) else agent.edit(env)
+    journal = agent.edit(env, folder) if resumes and isinstance(agent, StreamEditor) else agent.edit(env)
     evaluation: Evaluation = env.unwrapped.evaluate(journal)  # type: ignore[attr-defined]
     written = [journal.save(folder / "journal.safetensors")]
     if options.export:

@@ -150,9 +150,10 @@ class EditGRPO(StreamEditor):
         factors = self._factors(process)
         leaves = [part for update in factors if update is not None for part in (update.a, update.b)]
         optimizer = torch.optim.Adam(leaves, self.group.learning_rate)
+        groups = {fact: self._group(request) for fact, request in enumerate(process.requests)}
         learned = False
         for _ in range(self.group.iterations):
-            sampled = self._sample(process, edited, factors)
+            sampled = self._sample(process, edited, factors, groups)
             if sampled is None:
                 continue
             learned = True
@@ -200,12 +201,17 @@ class EditGRPO(StreamEditor):
         return [request.prompt, *rephrases, *led][:self.group.prompts]
 
     @torch.no_grad()
-    def _sample(self, process: LifelongProcess, edited: EditableDecoder, factors: list[LowRankFactors | None]
-                ) -> _Round | None:
-        """Completions of every group; None where no group has variance."""
+    def _sample(self, process: LifelongProcess, edited: EditableDecoder, factors: list[LowRankFactors | None],
+                groups: dict[int, list[str]]) -> _Round | None:
+        """Completions of every group that is left; None where none of them has variance.
+
+        A group whose completions are all right is taken out of `groups`: the step has no more to teach it.
+        """
+        if not groups:
+            return None
         language = process.task.language
-        asked = [(fact, index == 0, prompt) for fact, request in enumerate(process.requests)
-                 for index, prompt in enumerate(self._group(request)) for _ in range(self.group.samples)]
+        asked = [(fact, index == 0, prompt) for fact, prompts in groups.items()
+                 for index, prompt in enumerate(prompts) for _ in range(self.group.samples)]
         policy = edited.branch()
         policy.apply(*[SiteEdit(site.name, Shift(), update) for site, update in zip(process.sites, factors, strict=True)
                        if update is not None])
@@ -217,18 +223,22 @@ class EditGRPO(StreamEditor):
                                 for (fact, _, _), ids in zip(asked, completions, strict=True)])
         facts = torch.tensor([fact for fact, _, _ in asked])
         anchors = torch.tensor([anchor for _, anchor, _ in asked])
-        advantages = group_advantages(rewards, facts, anchors).to(process.task.device)
-        if not bool(advantages.any()):
+        for fact in list(groups):
+            if bool(rewards[facts == fact].all()):
+                del groups[fact]
+        advantages = group_advantages(rewards, facts, anchors)
+        kept = advantages.nonzero()[:, 0]
+        if not len(kept):
             return None
-        texts = TokenBatch.of([(language.prompt_ids(prompt), tuple(ids))
-                               for (_, _, prompt), ids in zip(asked, completions, strict=True)], process.task.device)
-        prefix = edited.prefix(texts)
+        texts = TokenBatch.of([(language.prompt_ids(asked[row][2]), tuple(completions[row])) for row in kept.tolist()],
+                              process.task.device)
+        prefix, own = edited.prefix(texts), advantages[kept]
         if self.group.bonus:
-            cosines = self._alignment(policy, texts, prefix, factors, facts, anchors, rewards)
-            bonus = self.group.bonus * cosines.to(advantages)
-            advantages = torch.where(advantages != 0, advantages + bonus, advantages)
+            own = own + self.group.bonus * self._alignment(policy, texts, prefix, factors, facts[kept], anchors[kept],
+                                                           rewards[kept])
         old = _log_probabilities(policy.logits(texts, prefix=prefix), texts)
-        return _Round(texts, prefix, advantages, old, _log_probabilities(edited.logits(texts, prefix=prefix), texts))
+        return _Round(texts, prefix, own.to(process.task.device), old,
+                      _log_probabilities(edited.logits(texts, prefix=prefix), texts))
 
     def _alignment(self, policy: EditableDecoder, texts: TokenBatch, prefix: Tensor | None,
                    factors: list[LowRankFactors | None], facts: Tensor, anchors: Tensor, rewards: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from agents.edit_stream import EditStream
 from agents.hypernetwork import Hypernetwork, Rule, check_shapes
 from agents.rledit import REWARD, HypernetworkEditor, HypernetworkPolicy, load_policy
 from agents.sequence_learning import Learning
 from editgym.envs.arguments import is_finite, is_whole, require
-from editgym.envs.lifelong_process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 from editgym.weights.site_pass import Capture
 
@@ -104,7 +104,7 @@ class HiEditPolicy(HypernetworkPolicy):
             groups.append({"params": list(self.scores.parameters()), "lr": self._gate_learning_rate})
         return groups
 
-    def losses(self, process: LifelongProcess) -> Tensor:
+    def losses(self, process: EditStream) -> Tensor:
         """−r of one step with the chosen sites, and what teaches the gate."""
         capture = self._observed(process)
         if self.gate == "sampled":
@@ -113,7 +113,7 @@ class HiEditPolicy(HypernetworkPolicy):
         return -process.differentiable_step(self._gated(process, capture, mask)).reward + cost
 
     @torch.no_grad()
-    def entries(self, process: LifelongProcess) -> list[Entry]:
+    def entries(self, process: EditStream) -> list[Entry]:
         """One low-rank shift per chosen site."""
         capture = self._observed(process)
         mask, _ = self._gate(capture, explore=False)
@@ -161,7 +161,7 @@ class HiEditPolicy(HypernetworkPolicy):
             mask[order[0]] = 1.0
         return mask
 
-    def _sampled_losses(self, process: LifelongProcess, capture: Capture) -> Tensor:
+    def _sampled_losses(self, process: EditStream, capture: Capture) -> Tensor:
         """REINFORCE on subsets drawn without replacement, with the mean of the others' rewards as baseline.
 
         The candidates are scored on one state in one pass; the first is applied and teaches the hypernetwork.
@@ -186,12 +186,12 @@ class HiEditPolicy(HypernetworkPolicy):
 
     # --- updates -----------------------------------------------------------------------------------------------
 
-    def _observed(self, process: LifelongProcess) -> Capture:
+    def _observed(self, process: EditStream) -> Capture:
         capture = process.capture
         self.network.observe(capture.keys, capture.gradients)
         return capture
 
-    def _gated(self, process: LifelongProcess, capture: Capture, mask: Tensor) -> list[LowRankFactors]:
+    def _gated(self, process: EditStream, capture: Capture, mask: Tensor) -> list[LowRankFactors]:
         """The hypernetwork's updates at the sites of `mask`, 0 elsewhere."""
         total = _masked(self.network(capture.keys, capture.gradients), mask)
         for _ in range(self.passes - 1):
@@ -255,7 +255,7 @@ class HiEdit(HypernetworkEditor):
         self._low_level = low_level
         self.config |= {**self._gate_config, "low_level": low_level, "rule": rule}
 
-    def make_policy(self, process: LifelongProcess, seed: int) -> HiEditPolicy:
+    def make_policy(self, process: EditStream, seed: int) -> HiEditPolicy:
         """The gate, over the identity network or a trained one.
 
         Raises:
@@ -264,7 +264,7 @@ class HiEdit(HypernetworkEditor):
             ShapeMismatchError: Its sites have other shapes.
         """
         sites = [(site.name, site.shape) for site in process.sites]
-        first = self._network["step_size"] or process.task.step_size
+        first = self._network["step_size"] or process.step_size
         network = self.make_network([shape for _, shape in sites], first, seed)
         if self._low_level is not None:
             own_sites, state = load_policy(Path(self._low_level))

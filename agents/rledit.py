@@ -15,16 +15,18 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from agents.configured import read_config, write_config
-from agents.editors.stream import StreamEditor, stream_process
+from agents.edit_stream import EditStream, WorldStream, is_stream_of_facts, learning_stream
+from agents.editors.stream import StreamEditor
 from agents.hypernetwork import Hypernetwork, Rule, check_shapes
 from agents.protocol import Access, Budget
 from agents.sequence_learning import Learning, SequenceLearner, SequencePolicy
 from editgym.envs.arguments import is_finite, is_whole, require
-from editgym.envs.lifelong_process import LifelongProcess
-from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
+from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
+from editgym.weights import EditJournal, Entry, LowRankFactors, Shift, SiteEdit
 
 Mode = Literal["paper", "released"]
 POLICY_FILE = "policy.pt"
+_EPISODES = 1_000
 _LEARNING = {field.name for field in fields(Learning)}
 
 
@@ -46,17 +48,17 @@ class HypernetworkPolicy(SequencePolicy):
         return [{"params": list(self.network.networks.parameters()), "lr": settings.learning_rate},
                 {"params": [self.network.steps, self.network.log_ridges], "lr": settings.step_learning_rate}]
 
-    def losses(self, process: LifelongProcess) -> Tensor:
+    def losses(self, process: EditStream) -> Tensor:
         """−r of one step."""
         return -process.differentiable_step(self.updates(process)).reward
 
     @torch.no_grad()
-    def entries(self, process: LifelongProcess) -> list[Entry]:
+    def entries(self, process: EditStream) -> list[Entry]:
         """One low-rank shift per site."""
         return [SiteEdit(site.name, Shift(), update)
                 for site, update in zip(process.sites, self.updates(process), strict=True)]
 
-    def updates(self, process: LifelongProcess) -> list[LowRankFactors]:
+    def updates(self, process: EditStream) -> list[LowRankFactors]:
         """One update per site; the running statistics take the batch in first.
 
         The graph goes through the network of every pass, not through the keys and gradients that a pass is given.
@@ -93,7 +95,7 @@ class LearnedEditor(StreamEditor):
         self._learned: dict[str, Any] = {}
 
     @abstractmethod
-    def make_policy(self, process: LifelongProcess, seed: int) -> SequencePolicy:
+    def make_policy(self, process: EditStream, seed: int) -> SequencePolicy:
         """The untrained policy for a process's sites."""
 
     @abstractmethod
@@ -125,26 +127,43 @@ class LearnedEditor(StreamEditor):
             Unsupported: It is not an environment with streams.
             ValueError: A setting is out of range.
         """
-        env = gym.make(env_spec, journal_folder=None) if env_spec.id == "LifelongLLMEdit-v0" else gym.make(env_spec)
-        process = stream_process(env)
+        env, process = learning_stream(env_spec, {})
         self._sites = [(site.name, site.shape) for site in process.sites]
         torch.manual_seed(seed)
-        self._policy = self.make_policy(process, seed).to(process.task.device)
-        SequenceLearner(self._policy, env_spec, self.learning(), budget, seed, out, self.name).learn()
+        self._policy = self.make_policy(process, seed).to(process.device)
         env.close()
+        learning = self.learning() if is_stream_of_facts(env_spec) else self.learning_in_worlds()
+        SequenceLearner(self._policy, env_spec, learning, budget, seed, out, self.name).learn()
         self._learned = self._policy.statistics()
 
-    def begin(self, process: LifelongProcess) -> None:
+    def learning_in_worlds(self) -> Learning:
+        """How it learns in ShiftWorld: an episode is short, and there is no stream to judge it on."""
+        given = {key: self.config[key] for key in _LEARNING if key in self.config}
+        own = {"sequences": _EPISODES, "validate_every": 0, "train_env": {}}
+        return replace(self.learning(), **{**own, **{key: given[key] for key in given if key == "sequences"}})
+
+    def edit(self, env: gym.Env, folder: Path | None = None) -> EditJournal:
+        """As `StreamEditor.edit`; in ShiftWorld one episode, without checkpoints."""
+        if isinstance(env.unwrapped, LifelongLLMEditEnv):
+            return super().edit(env, folder)
+        stream = WorldStream(env)
+        stream.reset()
+        self.begin(stream)
+        while not stream.over:
+            stream.advance(self.entries(stream))
+        return env.unwrapped.journal  # type: ignore[attr-defined]
+
+    def begin(self, process: EditStream) -> None:
         """Start from what was learned.
 
         Raises:
             ShapeMismatchError: The sites have other shapes than those it learned on; the message names one.
         """
         check_shapes(self._sites, [(site.name, site.shape) for site in process.sites])
-        self._policy = self.policy.to(process.task.device)
+        self._policy = self.policy.to(process.device)
         self.policy.load_statistics(self._learned)
 
-    def entries(self, process: LifelongProcess) -> list[Entry]:
+    def entries(self, process: EditStream) -> list[Entry]:
         """The policy's."""
         return self.policy.entries(process)
 
@@ -234,9 +253,9 @@ class HypernetworkEditor(LearnedEditor):
         """The defaults with what was given instead."""
         return self._learning
 
-    def make_policy(self, process: LifelongProcess, seed: int) -> HypernetworkPolicy:
+    def make_policy(self, process: EditStream, seed: int) -> HypernetworkPolicy:
         """The identity network with the first step size."""
-        first = self._network["step_size"] or process.task.step_size
+        first = self._network["step_size"] or process.step_size
         return HypernetworkPolicy(self.make_network([site.shape for site in process.sites], first, seed),
                                   self._network["passes"])
 
@@ -295,10 +314,10 @@ class RLEdit(HypernetworkEditor):
                          learning)
         self.config |= {"mode": mode, "rule": rule}
 
-    def make_policy(self, process: LifelongProcess, seed: int) -> HypernetworkPolicy:
+    def make_policy(self, process: EditStream, seed: int) -> HypernetworkPolicy:
         """The identity network; the released mode's rate of η follows from the first step size."""
         if self._mode == "released" and "step_learning_rate" not in self.config:
-            first = self._network["step_size"] or process.task.step_size
+            first = self._network["step_size"] or process.step_size
             self._learning = replace(self._learning, step_learning_rate=10 * first)
         return super().make_policy(process, seed)
 

@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import Logger, configure
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from agents.edit_stream import EditStream, learning_stream
 from agents.editors.stream import stream_process
 from agents.protocol import Budget, Stopwatch
 from editgym.envs.arguments import is_finite, is_whole, require
@@ -37,11 +38,11 @@ class SequencePolicy(nn.Module, ABC):
         """Adam's parameter groups, with their learning rates."""
 
     @abstractmethod
-    def losses(self, process: LifelongProcess) -> Tensor:
+    def losses(self, process: EditStream) -> Tensor:
         """Make one step of an open stream, and return what should become smaller, a scalar with a graph."""
 
     @abstractmethod
-    def entries(self, process: LifelongProcess) -> list[Entry]:
+    def entries(self, process: EditStream) -> list[Entry]:
         """What the policy applies for `process.requests`; running statistics take the batch in."""
 
     @abstractmethod
@@ -113,7 +114,7 @@ class SequenceLearner:
 
     Args:
         policy: It is trained in place; afterwards it is the best one that validation saw.
-        env_spec: Of a `LifelongLLMEdit-v0`.
+        env_spec: Of a `LifelongLLMEdit-v0` or `ShiftWorld-v0`.
         learning: How.
         budget: `reward_calls` counts steps.
         seed: Of the streams.
@@ -125,12 +126,10 @@ class SequenceLearner:
     def __init__(self, policy: SequencePolicy, env_spec: EnvSpec, learning: Learning, budget: Budget, seed: int,
                  out: Path | None, name: str) -> None:
         self.policy, self.learning, self.seed, self.out, self.name = policy, learning, seed, out, name
-        # Whatever the spec's own split is: rewards are open on the policy split alone.
-        self.env = gym.make(env_spec, **{**learning.train_env, "split": "policy", "journal_folder": None})
-        self.process = stream_process(self.env)
+        self.env, self.process = learning_stream(env_spec, learning.train_env)
         self._judge = Judge(env_spec, seed) if learning.validate_every and learning.sequences else None
         self._watch = Stopwatch(budget.seconds)
-        steps = self.process.settings.horizon
+        steps = self.process.horizon
         affordable = learning.sequences if budget.reward_calls is None else budget.reward_calls // steps
         self.sequences = min(learning.sequences, affordable)
         self._optimizer = torch.optim.Adam(policy.groups(learning))
@@ -172,8 +171,8 @@ class SequenceLearner:
         if self.learning.linear_decay:
             for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * (1 - index / self.sequences)
-        self.env.reset(seed=_stream_seed(self.seed, index))
-        horizon = self.process.settings.horizon
+        self.process.reset(_stream_seed(self.seed, index))
+        horizon = self.process.horizon
         every = self.learning.update_every or horizon
         total = 0.0
         for step in range(1, horizon + 1):

@@ -91,6 +91,21 @@ class LifelongProcess:
         return self.settings.split == "policy"
 
     @property
+    def horizon(self) -> int:
+        """Batches in an episode."""
+        return self.settings.horizon
+
+    @property
+    def device(self) -> torch.device:
+        """Where keys, gradients and updates live."""
+        return self.task.device
+
+    @property
+    def step_size(self) -> float:
+        """UltraEdit's η for the task's model."""
+        return self.task.step_size
+
+    @property
     def over(self) -> bool:
         """Whether every batch has been edited."""
         return self.step_index >= self.settings.horizon
