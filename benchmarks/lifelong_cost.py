@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import editgym  # noqa: F401 - registers the environments
+from benchmarks.lifelong_agents import LIFELONG_SITES
 from benchmarks.measure import single_thread
-from benchmarks.suites import LIFELONG_SITES
 from benchmarks.throughput import hardware
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.weights import TokenBatch

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.lifelong_agents import (
+    ABLATIONS,
+    EDITORS,
+    LIFELONG_SITES,
+    ULTRAEDIT,
+    AgentChoice,
+    learned,
+)
 from benchmarks.results import Cell
-from editgym.tasks.knowledge import FACTLM_SITES
-
-AgentChoice = str | tuple[str, Mapping[str, Any]]  # a catalogue name, with or without a configuration
 
 # Reward evaluations that every agent gets for one task; agents that never ask for a reward spend none of them. Where a
 # task is not here there is no budget, and agents that search fail.
@@ -25,17 +30,6 @@ WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
 UNLEARNING_AGENTS = ("no_edit", "random", "cmaes", "ppo", "fine_tune", "retrain")
 # The last block's second convolution, and fewer samples a step: a candidate then costs 20 ms, not a second.
 CIFAR10 = {"sites": ["layer3.2.conv2"], "batch_size": 128}
-
-LIFELONG_SITES = list(FACTLM_SITES)
-_FT_SITE = "model.layers.4.mlp.down_proj"
-LATE_OUTPUTS = [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 4, 5)]
-# Without a configuration an editor has its defaults; all were chosen by `benchmarks.tune_editors`.
-LIFELONG_AGENTS: tuple[AgentChoice, ...] = (
-    "no_edit", "random_actions", "in_context", ("ft_m", {"learning_rate": 4e-3, "site": _FT_SITE}),
-    ("ft_l", {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}), "loc_ft_bf",
-    "lora_merge", "grace", ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit", "ultraedit",
-    ("ultraedit", {"sites": LATE_OUTPUTS, "step_size": 6e-3}), ("ultraedit", {"passes": 3, "step_size": 7e-4}), "ppo",
-)
 
 
 @dataclass(frozen=True)
@@ -100,22 +94,31 @@ _PAPER = (
 
 
 
-def _lifelong(horizon: int, agents: tuple[AgentChoice, ...] = LIFELONG_AGENTS) -> Entry:
-    """FactWorld's stream of `horizon` steps of ten edits; the agent's seed draws the stream."""
+def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
+    """A stream of FactWorld's; the agent's seed draws it. Ten edits a step unless `env_kwargs` says otherwise."""
     return Entry("LifelongLLMEdit-v0", "knowledge/factworld", agents, seed_kwarg=None,
-                 env_kwargs={"sites": LIFELONG_SITES, "horizon": horizon, "max_coefficient": 6.0})
+                 env_kwargs={"sites": LIFELONG_SITES, "max_coefficient": 6.0, **env_kwargs})
 
 
-_LIFELONG = (_lifelong(20), _lifelong(100))
+# A sequence is as long as the stream: fewer of the longer ones cost as much.
+_LIFELONG = (_lifelong((*EDITORS, "ppo", *learned(sequences=30, corrected=12)), horizon=20),
+             _lifelong((*EDITORS, "ppo", *learned(sequences=6, corrected=4)), horizon=100))
+_ONCE: AgentChoice = ("rledit", {"sequences": 20})
+_LIFELONG_ABLATIONS = (
+    _lifelong(ABLATIONS, horizon=20),
+    *(_lifelong((_ONCE, *ULTRAEDIT), horizon=200 // edits, edits_per_step=edits) for edits in (1, 100)),
+    *(_lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites) for sites in (
+        ["model.layers.[345].mlp.down_proj"], ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"])),
+)
 # A short stream, and the editors that take seconds.
-_QUICK_LIFELONG = _lifelong(5, tuple(agent for agent in LIFELONG_AGENTS if agent not in (
-    "in_context", "loc_ft_bf", "lora_merge", "ppo")))
+_QUICK_LIFELONG = _lifelong((*(agent for agent in EDITORS if agent not in ("in_context", "loc_ft_bf", "lora_merge")),
+                             ("rledit", {"sequences": 3, "passes": 3, "step_size": 5e-4})), horizon=5)
 
 SUITES = {
     suite.name: suite
     for suite in (Suite("quick", 3, (*_QUICK, _QUICK_LIFELONG)), Suite("worlds", 10, _WORLDS),
                   Suite("lifelong", 10, _LIFELONG), Suite("full", 10, (*_WORLDS, *_LIFELONG)),
-                  Suite("paper", 10, _PAPER))
+                  Suite("paper", 10, _PAPER), Suite("lifelong-ablations", 3, _LIFELONG_ABLATIONS))
 }
 
 

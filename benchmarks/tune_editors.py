@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 import editgym  # noqa: F401 - registers the environments
 from agents.catalogue import make_agent
+from benchmarks.lifelong_agents import LATE_OUTPUTS, LIFELONG_SITES
 from benchmarks.measure import single_thread
 from benchmarks.results import canonical_json
-from benchmarks.suites import LATE_OUTPUTS, LIFELONG_SITES
 
 STREAM_SEEDS = (1_000, 1_001)
 SCORES = ("harmonic_mean", "reliability", "generalization", "locality")

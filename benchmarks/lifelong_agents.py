@@ -1,0 +1,65 @@
+"""Who is compared on streams of facts, and with what settings, as tables.
+
+Without a configuration an agent has its defaults. All settings were chosen on validation streams: those of editors by
+`benchmarks.tune_editors`, those of agents that learn by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from editgym.tasks.knowledge import FACTLM_SITES
+
+AgentChoice = str | tuple[str, Mapping[str, Any]]  # a catalogue name, with or without a configuration
+
+LIFELONG_SITES = list(FACTLM_SITES)
+LATE_OUTPUTS = [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 4, 5)]
+_FT_SITE = "model.layers.4.mlp.down_proj"
+
+_FT_M = {"learning_rate": 4e-3, "site": _FT_SITE}
+_FT_L = {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}
+# UltraEdit as published, at the sites where it works best, and looking at each batch several times.
+ULTRAEDIT: tuple[AgentChoice, ...] = (
+    "ultraedit", ("ultraedit", {"sites": LATE_OUTPUTS, "step_size": 6e-3}),
+    ("ultraedit", {"passes": 3, "step_size": 7e-4}),
+)
+EDITORS: tuple[AgentChoice, ...] = (
+    "no_edit", "random_actions", "in_context", ("ft_m", _FT_M), ("ft_l", _FT_L), "loc_ft_bf", "lora_merge", "grace",
+    ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit", *ULTRAEDIT,
+)
+
+_FIRST: tuple[Mapping[str, Any], ...] = ({"editor": "ft_l", "editor_config": _FT_L}, {"editor": "memit_seq"})
+_REFINED: Mapping[str, Any] = {"iterations": 6, "sites": [_FT_SITE]}
+
+
+def learned(sequences: int, corrected: int, batches: int = 300, released_step: float = 6e-5
+            ) -> tuple[AgentChoice, ...]:
+    """The agents that learn through the reward, and what they are compared with.
+
+    Args:
+        sequences: Training sequences of those that look at a batch once.
+        corrected: The same of those that look three times.
+        batches: Training batches of MEND and MALMEN.
+        released_step: First η of the released RLEdit.
+    """
+    once = {"sequences": sequences}
+    return (
+        ("mend", {"sequences": batches}), ("malmen", {"sequences": batches}),
+        ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": released_step}), ("rledit", once),
+        ("rledit", {"passes": 3, "sequences": corrected, "step_size": 5e-4}),
+        ("hiedit", once), ("hiedit", {"gate": "random", **once}), ("hiedit", {"gate": "static", **once}),
+        *(("edit_grpo", {**first, "bonus": bonus, **_REFINED}) for first in _FIRST for bonus in (0.0, 0.5)),
+    )
+
+
+# Settings of one agent that the headline rows do not vary.
+ABLATIONS: tuple[AgentChoice, ...] = (
+    *(("rledit", {"sequences": 20, "train_env": train_env}) for train_env in (
+        {"back_depth": 0}, {"back_depth": 10}, {"norm_weight": 0.0}, {"reference": "previous"},
+        {"locality_weight": 0.6})),
+    ("rledit", {"sequences": 20, "update_every": None}), ("rledit", {"sequences": 20, "rule": "mend"}),
+    *(("hiedit", {"gate": gate, "sites_per_step": count, "sequences": 20})
+      for gate in ("straight_through", "sampled", "random", "static") for count in (3, 5, 8)),
+    ("hiedit", {"adaptive": True, "sequences": 20}), ("hiedit", {"rule": "mend", "sequences": 20}),
+)
