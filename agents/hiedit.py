@@ -107,7 +107,7 @@ class HiEditPolicy(HypernetworkPolicy):
     def losses(self, process: EditStream) -> Tensor:
         """−r of one step with the chosen sites, and what teaches the gate."""
         capture = self._observed(process)
-        if self.gate == "sampled":
+        if self.gate in ("sampled", "static"):
             return self._sampled_losses(process, capture)
         mask, cost = self._gate(capture, explore=True)
         return -process.differentiable_step(self._gated(process, capture, mask)).reward + cost
@@ -206,13 +206,14 @@ class HiEdit(HypernetworkEditor):
 
     The released code's gate gets no gradient from the reward. Here it gets one, in one of two ways:
 
-    - `straight_through`: the choice is made with noise and multiplies the updates, so the reward's gradient by it says
-      of every site, chosen or not, what more of its update is worth;
     - `sampled`: several subsets are drawn and scored on one state, and REINFORCE compares each with the others. The
-      intrinsic reward r(chosen) − r(all) has the same gradient, for r(all) does not depend on the choice.
+      intrinsic reward r(chosen) − r(all) has the same gradient, for r(all) does not depend on the choice;
+    - `straight_through`: the choice is made with noise and multiplies the updates, so the reward's gradient by it says
+      of every site, chosen or not, what more of its update is worth. It is cheaper and worse: where a step size is
+      right, more of a chosen site's update is worth nothing, and the first bit of any other's always something.
 
-    To compare with: `static` learns one choice for all batches, `random` draws one for every batch, both while it
-    learns and when it edits, and `all` is RLEdit.
+    To compare with: `static` learns one choice for all batches, as `sampled` does, `random` draws one for every batch,
+    both while it learns and when it edits, and `all` is RLEdit.
 
     Args:
         gate: As above.
@@ -236,16 +237,16 @@ class HiEdit(HypernetworkEditor):
 
     name = "hiedit"
 
-    def __init__(self, gate: Gate = "straight_through", *, sites_per_step: int | None = None, adaptive: bool = False,
-                 site_cost: float = 0.01, gate_learning_rate: float = 3e-3, low_level: str | None = None,
+    def __init__(self, gate: Gate = "sampled", *, sites_per_step: int | None = None, adaptive: bool = False,
+                 site_cost: float = 0.01, gate_learning_rate: float = 1e-2, low_level: str | None = None,
                  rule: Rule = "malmen", passes: int = 1, step_size: float | None = None, ridge: float = 1.0,
                  blocks: int = 4, rank: int | None = None, **learning: Any) -> None:
         require(gate in get_args(Gate), "gate", gate, f"one of {get_args(Gate)}")
         require(sites_per_step is None or (is_whole(sites_per_step) and sites_per_step >= 1), "sites_per_step",
                 sites_per_step, "1 or more, a whole number, or None")
         require(isinstance(adaptive, bool), "adaptive", adaptive, "true or false")
-        require(not adaptive or gate in ("straight_through", "static"), "adaptive", adaptive,
-                f"False with gate {gate!r}: it draws subsets of one size")
+        require(not adaptive or gate == "straight_through", "adaptive", adaptive,
+                f"False with gate {gate!r}, which draws subsets of one size")
         for name, number in (("site_cost", site_cost), ("gate_learning_rate", gate_learning_rate)):
             require(is_finite(number) and number >= 0, name, number, "0 or more and finite")
         network = {"passes": passes, "step_size": step_size, "ridge": ridge, "blocks": blocks, "rank": rank}

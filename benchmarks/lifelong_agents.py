@@ -61,5 +61,5 @@ ABLATIONS: tuple[AgentChoice, ...] = (
     ("rledit", {"sequences": 20, "update_every": None}), ("rledit", {"sequences": 20, "rule": "mend"}),
     *(("hiedit", {"gate": gate, "sites_per_step": count, "sequences": 20})
       for gate in ("straight_through", "sampled", "random", "static") for count in (3, 5, 8)),
-    ("hiedit", {"adaptive": True, "sequences": 20}), ("hiedit", {"rule": "mend", "sequences": 20}),
+    ("hiedit", {"gate": "straight_through", "adaptive": True, "sequences": 20}), ("hiedit", {"rule": "mend", "sequences": 20}),
 )

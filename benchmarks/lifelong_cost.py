@@ -3,7 +3,8 @@
 Three comparisons, each of both sides in one run, so that a noisy machine is noisy for both:
 
 - one environment step (training-free update, reward over the look back) beside the bare batched passes over the same
-  tokens by the plain `transformers` model; and the differentiable step beside its forward and backward passes,
+  tokens by the plain `transformers` model; the differentiable step, and a whole training step of RLEdit with its
+  hypernetwork and Adam (gate and up projections of three layers), beside their forward and backward passes,
 - the last 100 of 1,000 edits beside the first 100, per edit,
 - memory held by the process beside the model and one fp32 matrix per site.
 """
@@ -27,16 +28,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import editgym  # noqa: F401 - registers the environments
+from agents.hypernetwork import Hypernetwork
+from agents.rledit import HypernetworkPolicy
+from agents.sequence_learning import Learning
 from benchmarks.lifelong_agents import LIFELONG_SITES
 from benchmarks.measure import single_thread
 from benchmarks.throughput import hardware
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.weights import TokenBatch
 
+_RLEDIT_SITES = ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"]
+
 
 def make_env(device: str, **kwargs: Any) -> LifelongLLMEditEnv:
     """The lifelong suite's environment."""
-    env = gym.make("LifelongLLMEdit-v0", sites=LIFELONG_SITES, device=device, **kwargs).unwrapped
+    env = gym.make("LifelongLLMEdit-v0", **{"sites": LIFELONG_SITES, "device": device, **kwargs}).unwrapped
     assert isinstance(env, LifelongLLMEditEnv)
     return env
 
@@ -100,6 +106,33 @@ def step_ratio(device: str, differentiable: bool, steps: int) -> dict[str, float
             "ratio": statistics.median(whole) / statistics.median(passes)}
 
 
+def training_ratio(device: str, steps: int) -> dict[str, float]:
+    """`step_ratio` of a training step of RLEdit."""
+    env = make_env(device, horizon=steps, sites=_RLEDIT_SITES)
+    env.reset(seed=0)
+    bare, process = BarePasses(env), env.process
+    network = Hypernetwork([site.shape for site in process.sites]).to(device)
+    policy = HypernetworkPolicy(network, passes=1)
+    optimizer = torch.optim.Adam(policy.groups(Learning(learning_rate=0.0, step_learning_rate=0.0)))
+
+    def train() -> None:
+        policy.losses(process).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole: list[float] = []
+    passes: list[float] = []
+    for step in range(steps):
+        bare.see()
+        passes.append(_seconds(lambda: bare.run(True), device))
+        whole.append(_seconds(train, device))
+        if step < process.settings.reward.back_depth:
+            whole.clear()
+            passes.clear()
+    return {"step_s": statistics.median(whole), "passes_s": statistics.median(passes),
+            "ratio": statistics.median(whole) / statistics.median(passes)}
+
+
 def edit_cost(device: str, edits: int) -> dict[str, float]:
     """Seconds per edit of the first and of the last 100 edits of a closed stream, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with single_thread():
         result = {"hardware": hardware(options.device), "edits": edit_cost(options.device, options.edits),
                   "step": step_ratio(options.device, False, options.steps),
-                  "differentiable_step": step_ratio(options.device, True, options.steps)}
+                  "differentiable_step": step_ratio(options.device, True, options.steps),
+                  "rledit_training_step": training_ratio(options.device, options.steps)}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
