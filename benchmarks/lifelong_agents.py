@@ -19,36 +19,40 @@ _FT_SITE = "model.layers.4.mlp.down_proj"
 
 _FT_M = {"learning_rate": 4e-3, "site": _FT_SITE}
 _FT_L = {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}
-# UltraEdit as published, at the sites where it works best, and looking at each batch several times.
-ULTRAEDIT: tuple[AgentChoice, ...] = (
-    "ultraedit", ("ultraedit", {"sites": LATE_OUTPUTS, "step_size": 6e-3}),
-    ("ultraedit", {"passes": 3, "step_size": 7e-4}),
-)
-EDITORS: tuple[AgentChoice, ...] = (
-    "no_edit", "random_actions", "in_context", ("ft_m", _FT_M), ("ft_l", _FT_L), "loc_ft_bf", "lora_merge", "grace",
-    ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit", *ULTRAEDIT,
-)
+
+
+def editors(ultraedit: Mapping[str, Any], corrected: Mapping[str, Any]) -> tuple[AgentChoice, ...]:
+    """The editors that need no trained policy.
+
+    Args:
+        ultraedit: UltraEdit's settings at the sites where it works best.
+        corrected: UltraEdit's settings with several looks at each batch.
+    """
+    return (
+        "no_edit", "random_actions", "in_context", ("ft_m", _FT_M), ("ft_l", _FT_L), "loc_ft_bf", "lora_merge", "grace",
+        ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit", "ultraedit",
+        ("ultraedit", {"sites": LATE_OUTPUTS, **ultraedit}), ("ultraedit", corrected),
+    )
+
 
 _FIRST: tuple[Mapping[str, Any], ...] = ({"editor": "ft_l", "editor_config": _FT_L}, {"editor": "memit_seq"})
+_HIEDIT: Mapping[str, Any] = {"sites_per_step": 3, "step_size": 3e-3}
 _REFINED: Mapping[str, Any] = {"iterations": 6, "sites": [_FT_SITE]}
 
 
-def learned(sequences: int, corrected: int, batches: int = 300, released_step: float = 6e-5
-            ) -> tuple[AgentChoice, ...]:
+def learned(learning: Mapping[str, Any], corrected: Mapping[str, Any]) -> tuple[AgentChoice, ...]:
     """The agents that learn through the reward, and what they are compared with.
 
     Args:
-        sequences: Training sequences of those that look at a batch once.
-        corrected: The same of those that look three times.
-        batches: Training batches of MEND and MALMEN.
-        released_step: First η of the released RLEdit.
+        learning: How those learn that look at a batch once.
+        corrected: Settings of RLEdit with several looks.
     """
-    once = {"sequences": sequences}
     return (
-        ("mend", {"sequences": batches}), ("malmen", {"sequences": batches}),
-        ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": released_step}), ("rledit", once),
-        ("rledit", {"passes": 3, "sequences": corrected, "step_size": 5e-4}),
-        ("hiedit", once), ("hiedit", {"gate": "random", **once}), ("hiedit", {"gate": "static", **once}),
+        ("mend", {"sequences": 300}), ("malmen", {"sequences": 300}),
+        ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": 6e-5}), ("rledit", learning),
+        ("rledit", corrected),
+        ("hiedit", {**_HIEDIT, **learning}), ("hiedit", {"gate": "random", **_HIEDIT, **learning}),
+        ("hiedit", {"gate": "static", **_HIEDIT, **learning}),
         *(("edit_grpo", {**first, "bonus": bonus, **_REFINED}) for first in _FIRST for bonus in (0.0, 0.5)),
     )
 
@@ -59,7 +63,8 @@ ABLATIONS: tuple[AgentChoice, ...] = (
         {"back_depth": 0}, {"back_depth": 10}, {"norm_weight": 0.0}, {"reference": "previous"},
         {"locality_weight": 0.6})),
     ("rledit", {"sequences": 20, "update_every": None}), ("rledit", {"sequences": 20, "rule": "mend"}),
-    *(("hiedit", {"gate": gate, "sites_per_step": count, "sequences": 20})
+    *(("hiedit", {**_HIEDIT, "gate": gate, "sites_per_step": count, "sequences": 20})
       for gate in ("straight_through", "sampled", "random", "static") for count in (3, 5, 8)),
-    ("hiedit", {"gate": "straight_through", "adaptive": True, "sequences": 20}), ("hiedit", {"rule": "mend", "sequences": 20}),
+    ("hiedit", {**_HIEDIT, "gate": "straight_through", "adaptive": True, "sequences": 20}),
+    ("hiedit", {**_HIEDIT, "rule": "mend", "sequences": 20}),
 )

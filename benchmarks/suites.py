@@ -7,14 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.lifelong_agents import (
-    ABLATIONS,
-    EDITORS,
-    LIFELONG_SITES,
-    ULTRAEDIT,
-    AgentChoice,
-    learned,
-)
+from benchmarks.lifelong_agents import ABLATIONS, LIFELONG_SITES, AgentChoice, editors, learned
 from benchmarks.results import Cell
 
 # Reward evaluations that every agent gets for one task; agents that never ask for a reward spend none of them. Where a
@@ -94,25 +87,36 @@ _PAPER = (
 
 
 
+_LONG = {"locality_weight": 15.0}
+
+
 def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
     """A stream of FactWorld's; the agent's seed draws it. Ten edits a step unless `env_kwargs` says otherwise."""
     return Entry("LifelongLLMEdit-v0", "knowledge/factworld", agents, seed_kwarg=None,
                  env_kwargs={"sites": LIFELONG_SITES, "max_coefficient": 6.0, **env_kwargs})
 
 
-# A sequence is as long as the stream: fewer of the longer ones cost as much.
-_LIFELONG = (_lifelong((*EDITORS, "ppo", *learned(sequences=30, corrected=12)), horizon=20),
-             _lifelong((*EDITORS, "ppo", *learned(sequences=6, corrected=4)), horizon=100))
+# A training sequence is as long as the stream: fewer of the longer ones cost as much, and they weigh locality more.
+_LIFELONG = (
+    _lifelong((*editors({"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4}), "ppo",
+               *learned({"sequences": 24}, {"passes": 3, "sequences": 12, "step_size": 5e-4})), horizon=20),
+    _lifelong((*editors({"step_size": 4e-3}, {"passes": 6, "step_size": 2e-4}), "ppo",
+               *learned({"sequences": 6, "train_env": _LONG}, {"passes": 6, "sequences": 4, "step_size": 2e-4,
+                                                               "train_env": _LONG})), horizon=100),
+)
+_ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
 _ONCE: AgentChoice = ("rledit", {"sequences": 20})
 _LIFELONG_ABLATIONS = (
     _lifelong(ABLATIONS, horizon=20),
-    *(_lifelong((_ONCE, *ULTRAEDIT), horizon=200 // edits, edits_per_step=edits) for edits in (1, 100)),
+    *(_lifelong((_ONCE, *_ULTRAEDIT), horizon=200 // edits, edits_per_step=edits) for edits in (1, 100)),
     *(_lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites) for sites in (
         ["model.layers.[345].mlp.down_proj"], ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"])),
 )
 # A short stream, and the editors that take seconds.
-_QUICK_LIFELONG = _lifelong((*(agent for agent in EDITORS if agent not in ("in_context", "loc_ft_bf", "lora_merge")),
-                             ("rledit", {"sequences": 3, "passes": 3, "step_size": 5e-4})), horizon=5)
+_QUICK_LIFELONG = _lifelong((
+    *(agent for agent in editors({"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4})
+      if agent not in ("in_context", "loc_ft_bf", "lora_merge")),
+    ("rledit", {"passes": 3, "sequences": 3, "step_size": 5e-4})), horizon=5)
 
 SUITES = {
     suite.name: suite
