@@ -202,7 +202,7 @@ class HiEditPolicy(HypernetworkPolicy):
 
 
 class HiEdit(HypernetworkEditor):
-    """HiEdit (Wang et al. 2026): hierarchical editing; in every step a gate chooses the sites that are edited.
+    """HiEdit (arXiv 2604.11214): hierarchical editing; in every step a gate chooses the sites that are edited.
 
     The released code's gate gets no gradient from the reward. Here it gets one, in one of two ways:
 

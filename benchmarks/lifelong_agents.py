@@ -40,19 +40,20 @@ _HIEDIT: Mapping[str, Any] = {"sites_per_step": 3, "step_size": 3e-3}
 _REFINED: Mapping[str, Any] = {"iterations": 6, "sites": [_FT_SITE]}
 
 
-def learned(learning: Mapping[str, Any], corrected: Mapping[str, Any]) -> tuple[AgentChoice, ...]:
+def learned(learning: Mapping[str, Any], corrected: Mapping[str, Any], gated: Mapping[str, Any]
+            ) -> tuple[AgentChoice, ...]:
     """The agents that learn through the reward, and what they are compared with.
 
     Args:
         learning: How those learn that look at a batch once.
         corrected: Settings of RLEdit with several looks.
+        gated: How HiEdit learns.
     """
     return (
         ("mend", {"sequences": 300}), ("malmen", {"sequences": 300}),
         ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": 6e-5}), ("rledit", learning),
         ("rledit", corrected),
-        ("hiedit", {**_HIEDIT, **learning}), ("hiedit", {"gate": "random", **_HIEDIT, **learning}),
-        ("hiedit", {"gate": "static", **_HIEDIT, **learning}),
+        *(("hiedit", {"gate": gate, **_HIEDIT, **gated}) for gate in ("sampled", "random", "static")),
         *(("edit_grpo", {**first, "bonus": bonus, **_REFINED}) for first in _FIRST for bonus in (0.0, 0.5)),
     )
 
