@@ -69,3 +69,11 @@ ABLATIONS: tuple[AgentChoice, ...] = (
     ("hiedit", {**_HIEDIT, "gate": "straight_through", "adaptive": True, "sequences": 20}),
     ("hiedit", {**_HIEDIT, "rule": "mend", "sequences": 20}),
 )
+
+# On other models than factlm: no editor was tuned for them but UltraEdit, roughly, and all others have their defaults.
+_FIRST_STEP = {"step_size": 2e-5}
+ELSEWHERE: tuple[AgentChoice, ...] = (
+    "no_edit", "ft_m", "memit_seq", ("ultraedit", _FIRST_STEP), ("ultraedit", {"passes": 3, **_FIRST_STEP}),
+    ("rledit", {"sequences": 0, **_FIRST_STEP}), ("rledit", {"sequences": 12, **_FIRST_STEP}),
+    ("rledit", {"passes": 3, "sequences": 12, **_FIRST_STEP}), ("hiedit", {"sequences": 12, **_FIRST_STEP}),
+)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.lifelong_agents import ABLATIONS, LIFELONG_SITES, AgentChoice, editors, learned
+from benchmarks.lifelong_agents import ABLATIONS, ELSEWHERE, LIFELONG_SITES, AgentChoice, editors, learned
 from benchmarks.results import Cell
 
 # Reward evaluations that every agent gets for one task; agents that never ask for a reward spend none of them. Where a
@@ -17,6 +17,8 @@ REWARD_CALLS = {
     "unlearning/mnist": 20_480,
     "unlearning/cifar10": 16_384,
     "knowledge/factworld": 3_200,
+    "knowledge/zsre": 3_200,
+    "knowledge/counterfact": 3_200,
 }
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
@@ -114,6 +116,11 @@ _LIFELONG_ABLATIONS = (
     *(_lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites) for sites in (
         ["model.layers.[345].mlp.down_proj"], ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"])),
 )
+# Two small real checkpoints, in the data folder, and published requests.
+_LIFELONG_CHECKPOINTS = tuple(
+    Entry("LifelongLLMEdit-v0", task, ELSEWHERE, seed_kwarg=None,
+          env_kwargs={"model": model, "sites": ["model.layers.*.mlp.*"], "horizon": 10})
+    for model in ("lm/stories260k", "lm/babyllama") for task in ("knowledge/zsre", "knowledge/counterfact"))
 # A short stream, and the editors that take seconds.
 _QUICK_LIFELONG = _lifelong((
     *(agent for agent in editors({"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4})
@@ -124,7 +131,8 @@ SUITES = {
     suite.name: suite
     for suite in (Suite("quick", 3, (*_QUICK, _QUICK_LIFELONG)), Suite("worlds", 10, _WORLDS),
                   Suite("lifelong", 10, _LIFELONG), Suite("full", 10, (*_WORLDS, *_LIFELONG)),
-                  Suite("paper", 10, _PAPER), Suite("lifelong-ablations", 3, _LIFELONG_ABLATIONS))
+                  Suite("paper", 10, _PAPER), Suite("lifelong-ablations", 3, _LIFELONG_ABLATIONS),
+                  Suite("lifelong-checkpoints", 3, _LIFELONG_CHECKPOINTS))
 }
 
 

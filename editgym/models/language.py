@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from editgym.paths import cache_folder
+from editgym.paths import cache_folder, data_folder
 
 BUNDLED = Path(__file__).parent / "weights" / "factlm"
 _MOST_REMEMBERED = 100_000
@@ -227,13 +227,15 @@ class LanguageModel:
 
 
 def _resolve(name: str) -> str:
-    """A folder or a hub id."""
+    """A folder, as it is or in the data folder, or a hub id."""
     if name == "factlm":
         return str(BUNDLED)
     folder = factlm_folder(name.removeprefix("factlm-")) if name.startswith("factlm-") else Path(name).expanduser()
     if name.startswith("factlm-") and not folder.is_dir():
         raise ModelError(f"model: {name!r} is not there yet; make it: python -m editgym.models.train_factlm --size "
                          f"{name.removeprefix('factlm-')}")
+    if not folder.is_dir():
+        folder = data_folder() / name
     if not folder.is_dir():
         return name
     if not (folder / "config.json").is_file():

@@ -44,7 +44,7 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
 
     Args:
         device: Where the model lives.
-        model: A Hugging Face folder or hub id.
+        model: A Hugging Face folder, as it is or in the data folder, or a hub id.
         requests: A file, absolute or in the data folder (`EDITGYM_DATA`).
         test_requests: Another one.
         format: A row of `FORMATS`; None finds out.
