@@ -74,14 +74,12 @@ class _Round:
         texts: Prompts with their completions.
         prefix: `EditableDecoder.prefix` of them.
         advantages: (n,); 0 for groups without variance.
-        old: Log-probabilities of the tokens under the policy that sampled them, (m,).
-        reference: The same under the edited model.
+        reference: Log-probabilities of the tokens under the edited model, (m,).
     """
 
     texts: TokenBatch
     prefix: Tensor | None
     advantages: Tensor
-    old: Tensor
     reference: Tensor
 
 
@@ -157,10 +155,12 @@ class EditGRPO(StreamEditor):
             if sampled is None:
                 continue
             learned = True
+            old: Tensor | None = None
             for _ in range(self.group.updates):
                 with torch.enable_grad():
-                    loss = self._loss(edited, factors, sampled)
+                    loss, now = self._loss(edited, factors, sampled, old)
                     loss.backward()
+                old = now if old is None else old
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         if not learned:
@@ -236,8 +236,7 @@ class EditGRPO(StreamEditor):
         if self.group.bonus:
             own = own + self.group.bonus * self._alignment(policy, texts, prefix, factors, facts[kept], anchors[kept],
                                                            rewards[kept])
-        old = _log_probabilities(policy.logits(texts, prefix=prefix), texts)
-        return _Round(texts, prefix, own.to(process.task.device), old,
+        return _Round(texts, prefix, own.to(process.task.device),
                       _log_probabilities(edited.logits(texts, prefix=prefix), texts))
 
     def _alignment(self, policy: EditableDecoder, texts: TokenBatch, prefix: Tensor | None,
@@ -259,16 +258,27 @@ class EditGRPO(StreamEditor):
 
     # --- learning ----------------------------------------------------------------------------------------------
 
-    def _loss(self, edited: EditableDecoder, factors: list[LowRankFactors | None], sampled: _Round) -> Tensor:
-        """Clipped policy loss plus β·k3, as means over a completion's tokens, then over completions."""
+    def _loss(self, edited: EditableDecoder, factors: list[LowRankFactors | None], sampled: _Round,
+              old: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Clipped policy loss plus β·k3, as means over a completion's tokens, then over completions.
+
+        Args:
+            edited: The reference; the factors come on top of it.
+            factors: The policy.
+            sampled: What it is judged on.
+            old: Log-probabilities of the tokens when they were sampled, (m,); None where the policy is still that one.
+
+        Returns:
+            The loss, and the log-probabilities now, without a graph.
+        """
         now = _log_probabilities(edited.logits(sampled.texts, factors, sampled.prefix), sampled.texts)
-        ratio = (now - sampled.old).exp()
+        ratio = (now - (now.detach() if old is None else old)).exp()
         advantage = sampled.advantages[sampled.texts.rows]
         clipped = ratio.clamp(1 - self.group.clip, 1 + self.group.clip)
         gained = torch.minimum(ratio * advantage, clipped * advantage)
         behind = sampled.reference - now
         divergence = behind.exp() - behind - 1  # k3 of Schulman 2020: unbiased and never negative
-        return sampled.texts.means(self.group.kl_weight * divergence - gained).mean()
+        return sampled.texts.means(self.group.kl_weight * divergence - gained).mean(), now.detach()
 
 
 def group_advantages(rewards: Tensor, facts: Tensor, anchors: Tensor) -> Tensor:
