@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="what agents.train wrote")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of the environment, e.g. draws the stream of facts "
+                        "(default: %(default)s)")
     parser.add_argument("--export", choices=("adapter", "merged"), help="also write the edit in this form")
     options = parser.parse_args(arguments)
     try:
@@ -59,6 +61,8 @@ def _edit(options: argparse.Namespace) -> int:
     if resumes:
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     env = gym.make(spec)
+    if not (resumes and (folder / CHECKPOINT).is_file()):  # a reset would empty the journal that is gone on with
+        env.reset(seed=options.seed)  # closed streams stay what they are at the agent's own reset
     journal = agent.edit(env, folder) if resumes and isinstance(agent, StreamEditor) else agent.edit(env)
     evaluation: Evaluation = env.unwrapped.evaluate(journal)  # type: ignore[attr-defined]
     written = [journal.save(folder / "journal.safetensors")]

@@ -108,9 +108,19 @@ def test_edit_reports_on_the_goal_that_the_episode_drew(tmp_path, capsys):
     goals = make_task("unlearning/digits", goals=[3, 7])
     before = {f"{goals.evaluate(goals.networks[0].journal, goal)['forget_accuracy']:.4f}" for goal in (0, 1)}
     seen = set()
-    for _ in range(12):
+    for seed in range(12):
         capsys.readouterr()
-        assert edit.main([str(tmp_path)]) == 0
+        assert edit.main([str(tmp_path), "--seed", str(seed)]) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("forget_accuracy")]
         seen.add(line.split()[-1])
     assert seen == before
+
+
+def test_the_seed_of_edit_draws_the_stream(tmp_path, capsys):
+    assert train.main(["--env", "LifelongLLMEdit-v0", "--agent", "ultraedit", "--set", "horizon=2", "--set",
+                       "edits_per_step=3", "--out", str(tmp_path)]) == 0
+    journals = []
+    for seed in (0, 0, 1):
+        assert edit.main([str(tmp_path), "--seed", str(seed)]) == 0
+        journals.append((tmp_path / "journal.safetensors").read_bytes())
+    assert journals[0] == journals[1] != journals[2]
