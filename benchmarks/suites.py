@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.lifelong_agents import ABLATIONS, ELSEWHERE, LIFELONG_SITES, AgentChoice, editors, learned
+from benchmarks.lifelong_agents import ABLATIONS, ELSEWHERE, LIFELONG_SITES, ONE_BY_ONE, AgentChoice, editors, learned
 from benchmarks.results import Cell
 
 # Reward evaluations that every agent gets for one task; agents that never ask for a reward spend none of them. Where a
@@ -112,7 +112,8 @@ _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, 
 _ONCE: AgentChoice = ("rledit", {"sequences": 20})
 _LIFELONG_ABLATIONS = (
     _lifelong(ABLATIONS, horizon=20),
-    *(_lifelong((_ONCE, *_ULTRAEDIT), horizon=200 // edits, edits_per_step=edits) for edits in (1, 100)),
+    _lifelong((_ONCE, *_ULTRAEDIT), horizon=2, edits_per_step=100),
+    _lifelong(ONE_BY_ONE, horizon=1_000, edits_per_step=1),
     *(_lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites) for sites in (
         ["model.layers.[345].mlp.down_proj"], ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"])),
 )
