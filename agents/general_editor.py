@@ -10,7 +10,6 @@ after them (`observe_parameters`), and the goal (`observe_task`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -36,7 +35,10 @@ from editgym.weights import ActionLayout
 
 _HASH = 0x5851F42D4C957F2D  # any large odd number
 _DESCRIPTION = 7  # numbers that describe a unit
-_PRESET: dict[str, Any] = {"rollout": 2_048, "batch_size": 2_048, "learning_rate": 3e-3, "n_epochs": 5}
+# One network shared by all units is learned from many edits: smaller rollouts, more of them, and less noise than where
+# one edit is learned by heart.
+_PRESET: dict[str, Any] = {"rollout": 512, "batch_size": 512, "learning_rate": 5e-3, "final_log_std": -2.5,
+                           "policy_kwargs": {"log_std_init": -1.5}}
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class EditorShape:
         outputs, inputs = layout.shapes[0]
         seen = worlds.single_observation_space.shape
         if len(layout.shapes) != 1 or layout.rank == "full" or seen != ((inputs + classes) * outputs + classes,):
-            raise Unsupported('the general editor needs one site with a rank, observe_task=True, and observe_parameters='
-                              f'["NAME.weight"] of the layer of {classes} outputs after it; the observation is {seen}')
+            raise Unsupported("the general editor needs one site with a rank, observe_task=True, and observe_parameters"
+                              f'=["NAME.weight"] of the layer of {classes} outputs after it; it observes {seen}')
         return cls(outputs, inputs, classes, layout.rank)
 
 
@@ -141,7 +143,7 @@ class EquivariantPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        self.action_net = nn.Identity()  # type: ignore[assignment]
+        self.action_net = nn.Identity()
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1),  # type: ignore[call-arg]
                                               **self.optimizer_kwargs)
 
@@ -244,8 +246,3 @@ def _shared_network(hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(_DESCRIPTION, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
                          nn.Linear(hidden, outputs))
 
-
-def general_environment(goals: Sequence[int], networks: Sequence[int], **arguments: Any) -> dict[str, Any]:
-    """Arguments of a world in which the general editor learns, or is tested, on the small convolutional network."""
-    return {"goals": list(goals), "networks": list(networks), "observe_task": True,
-            "observe_parameters": ["fc3.weight"], **arguments}

@@ -34,8 +34,9 @@ class WeightEditing:
     def __init__(self, operator: Operator, candidates: int, shared_batch: bool, task: str, *, rank: Rank = 4,
                  alpha: float | None = None, beta: float | None = None, signal: Signal = "probability",
                  batch_size: int | None = None, episode_length: int = 1, observe_task: bool = False,
-                 observe_parameters: Sequence[str] = (), observation_bound: float = 5.0, max_raw_observation: int = 65_536, projection_size: int = 1_024,
-                 device: str = "cpu", **task_arguments: Any) -> None:
+                 observe_parameters: Sequence[str] = (), observation_bound: float = 5.0,
+                 max_raw_observation: int = 65_536, projection_size: int = 1_024, device: str = "cpu",
+                 **task_arguments: Any) -> None:
         require(signal in ("probability", "accuracy"), "signal", signal, '"probability" or "accuracy"')
         counts = {"episode_length": episode_length, "projection_size": projection_size, "num_envs": candidates,
                   "batch_size": 1 if batch_size is None else batch_size}
