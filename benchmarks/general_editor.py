@@ -37,6 +37,7 @@ GENERAL_CALLS, SINGLE_CALLS = 102_400, 40_960
 GENERAL: Mapping[str, type[SB3Agent]] = {"general editor": GeneralEditor, "ordinary policy": SB3Agent}
 # An ordinary policy sees all numbers: a sketch of them would bury the goal.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"general editor": {}, "ordinary policy": {"sketch": 0}}
+AGENTS = ("no edit", *GENERAL, "PPO for each")
 Row = dict[str, Any]
 
 
@@ -88,23 +89,23 @@ def trained(kind: str, world: str, seed: int, folder: Path, calls: int) -> SB3Ag
     return cls.load(path)
 
 
-def rows(world: str, seed: int, networks: Sequence[int], single: Sequence[int], folder: Path, calls: int,
-         known: set[tuple[Any, ...]]) -> Iterator[Row]:
+def rows(agents: Sequence[str], world: str, seed: int, networks: Sequence[int], single: Sequence[int], folder: Path,
+         calls: int, known: set[tuple[Any, ...]]) -> Iterator[Row]:
     """What is not `known` yet, row by row: `agent world seed network class retain forget …`."""
     pairs = [(network, digit) for network in networks for digit in (*TEST_CLASSES, *TRAIN_CLASSES)]
     pairs += [(network, digit) for network in TRAIN_NETWORKS[:3] for digit in TEST_CLASSES]
-    for kind in ("no edit", *GENERAL):
+    for kind in (kind for kind in AGENTS[:-1] if kind in agents):
         missing = [pair for pair in pairs if (kind, world, seed, *pair) not in known]
         agent = trained(kind, world, seed, folder, calls) if missing and kind in GENERAL else None
         for network, digit in missing:
             yield {"agent": kind, "world": world, "seed": seed, "network": network, "class": digit,
                    **measure(agent, world, network, digit)}
-    for network in single:
+    for network in single if AGENTS[-1] in agents else ():
         for digit in TEST_CLASSES:
-            if ("PPO for each", world, seed, network, digit) not in known:
+            if (AGENTS[-1], world, seed, network, digit) not in known:
                 alone, begin = SB3Agent("ppo"), time.monotonic()
                 alone.learn(general_spec(world, [digit], [network]), Budget(reward_calls=SINGLE_CALLS), seed)
-                yield {"agent": "PPO for each", "world": world, "seed": seed, "network": network, "class": digit,
+                yield {"agent": AGENTS[-1], "world": world, "seed": seed, "network": network, "class": digit,
                        "train_s": time.monotonic() - begin, **measure(alone, world, network, digit)}
 
 
@@ -144,22 +145,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--worlds", default=",".join(WORLDS), help="comma-separated (default: %(default)s)")
+    parser.add_argument("--agents", default=",".join(AGENTS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="of the policy (default: %(default)s)")
     parser.add_argument("--networks", type=int, default=10, help="networks to test on, from 0 (default: %(default)s)")
     parser.add_argument("--single", type=int, default=3, help="of these, for PPO for each (default: %(default)s)")
     parser.add_argument("--reward-calls", type=int, default=GENERAL_CALLS, help="(default: %(default)s)")
     options = parser.parse_args(arguments)
-    worlds = options.worlds.split(",")
-    if unknown := sorted(set(worlds) - set(WORLDS)):
-        print(f"error: --worlds: there is no {', '.join(unknown)}; there are {', '.join(WORLDS)}", file=sys.stderr)
-        return 2
+    worlds, agents = options.worlds.split(","), options.agents.split(",")
+    for what, given, offered in (("--worlds", worlds, WORLDS), ("--agents", agents, AGENTS)):
+        if unknown := sorted(set(given) - set(offered)):
+            print(f"error: {what}: there is no {', '.join(unknown)}; there are {', '.join(offered)}", file=sys.stderr)
+            return 2
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
     known = {(row["agent"], row["world"], row["seed"], row["network"], row["class"]) for row in finished(path)}
     with path.open("a") as file, single_thread(), tqdm(unit="edit", mininterval=1.0) as bar:
         for seed in range(options.seeds):
             for world in worlds:
-                for row in rows(world, seed, range(options.networks), range(options.single), options.out,
+                for row in rows(agents, world, seed, range(options.networks), range(options.single), options.out,
                                 options.reward_calls, known):
                     file.write(json.dumps(row) + "\n")
                     file.flush()

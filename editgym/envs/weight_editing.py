@@ -33,8 +33,8 @@ class WeightEditing:
 
     def __init__(self, operator: Operator, candidates: int, shared_batch: bool, task: str, *, rank: Rank = 4,
                  alpha: float | None = None, beta: float | None = None, signal: Signal = "probability",
-                 batch_size: int | None = None, episode_length: int = 1, observe_task: bool = False,
-                 observe_parameters: Sequence[str] = (), observation_bound: float = 5.0,
+                 batch_size: int | None = None, episode_length: int = 1, probe_weight: float = 0.0,
+                 observe_task: bool = False, observe_parameters: Sequence[str] = (), observation_bound: float = 5.0,
                  max_raw_observation: int = 65_536, projection_size: int = 1_024, device: str = "cpu",
                  **task_arguments: Any) -> None:
         require(signal in ("probability", "accuracy"), "signal", signal, '"probability" or "accuracy"')
@@ -44,6 +44,7 @@ class WeightEditing:
             require(is_whole(count) and count >= 1, name, count, "1 or more, a whole number")
         for name, weight in {"alpha": alpha, "beta": beta}.items():
             require(weight is None or is_finite(weight), name, weight, "a finite number or None")
+        require(is_finite(probe_weight) and probe_weight >= 0, "probe_weight", probe_weight, "0 or more and finite")
         require(is_finite(observation_bound) and observation_bound > 0, "observation_bound", observation_bound,
                "greater than 0 and finite")
         self.task: Task = task_for(
@@ -55,7 +56,7 @@ class WeightEditing:
         defaults = self.task.rewards
         self.rewards = RewardSettings(
             defaults.alpha if alpha is None else alpha, defaults.beta if beta is None else beta, signal,
-            defaults.batch_size if batch_size is None else batch_size, shared_batch)
+            defaults.batch_size if batch_size is None else batch_size, shared_batch, probe_weight)
         self.process = EditingProcess(self.task, operator, self.layout, self.rewards, candidates)
         self._read_only = read_only_parameters(self.task.networks, observe_parameters)
         shapes = [*self.layout.shapes, *((1, own.shape[1]) for own in self._read_only)]
