@@ -9,13 +9,13 @@ from typing import Any
 
 from agents.presets import CLASSES
 from agents.protocol import Agent
+from agents.unlearners.settings import NAMES as UNLEARNERS
 
 AGENTS: dict[str, str] = {
     "no_edit": "agents.black_box:NoEdit",
     "random": "agents.black_box:RandomSearch",
     "random_actions": "agents.black_box:RandomActions",
     "cmaes": "agents.black_box:CmaEs",
-    "fine_tune": "agents.unlearning:FineTune",
     "retrain": "agents.unlearning:Retrain",
     "ultraedit": "agents.editors.training_free:UltraEditAgent",
     "ft_m": "agents.editors.fine_tuning:FineTuneMatrix",
@@ -35,11 +35,16 @@ AGENTS: dict[str, str] = {
     "edit_grpo": "agents.edit_grpo:EditGRPO",
 }
 SB3_ALGORITHMS = tuple(CLASSES)
+# One class each; the name is its argument `algorithm`.
+ALGORITHMS: dict[str, str] = {
+    **dict.fromkeys(UNLEARNERS, "agents.unlearners.agent:Unlearner"),
+    **dict.fromkeys(SB3_ALGORITHMS, "agents.sb3:SB3Agent"),
+}
 
 
 def agent_names() -> list[str]:
     """Every name that `make_agent` knows."""
-    return [*AGENTS, *SB3_ALGORITHMS]
+    return [*AGENTS, *ALGORITHMS]
 
 
 def agent_class(name: str) -> type[Agent]:
@@ -48,9 +53,7 @@ def agent_class(name: str) -> type[Agent]:
     Raises:
         ValueError: There is no such agent, or the import path leads to none.
     """
-    if name in SB3_ALGORITHMS:
-        name = "agents.sb3:SB3Agent"
-    path = AGENTS.get(name, name)
+    path = {**AGENTS, **ALGORITHMS}.get(name, name)
     module, _, attribute = path.partition(":")
     if not attribute:
         near = difflib.get_close_matches(name, agent_names(), n=3, cutoff=0.0)
@@ -73,7 +76,7 @@ def make_agent(name: str, **config: Any) -> Agent:
         ValueError: There is no such agent, or it takes no such argument.
     """
     cls = agent_class(name)
-    if name in SB3_ALGORITHMS:
+    if name in ALGORITHMS:
         config = {"algorithm": name, **config}
     try:
         inspect.signature(cls).bind(**config)

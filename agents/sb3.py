@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import nn
 from tqdm import tqdm
@@ -109,6 +110,11 @@ class SB3Agent:
     @property
     def _on_policy(self) -> bool:
         return issubclass(algorithm_class(self.name), OnPolicyAlgorithm)
+
+    @property
+    def policy(self) -> str | type[ActorCriticPolicy]:
+        """The kind of policy, as SB3 takes it."""
+        return "MlpLstmPolicy" if self.name == "recurrent_ppo" else "MlpPolicy"
 
     def refining(self, env: VecEnv, settings: dict[str, Any]) -> RefiningEdits:
         """Environments as this agent learns in them."""
@@ -209,8 +215,7 @@ class SB3Agent:
         if unknown:
             raise ValueError(f"{self.name} takes no hyperparameter {', '.join(unknown)}; it takes "
                              f"{', '.join(inspect.signature(kind).parameters)}")
-        policy = "MlpLstmPolicy" if self.name == "recurrent_ppo" else "MlpPolicy"
-        return kind(policy, env, seed=seed, device=device, policy_kwargs=policy_kwargs, **settings)
+        return kind(self.policy, env, seed=seed, device=device, policy_kwargs=policy_kwargs, **settings)
 
 
 class _BudgetSpentError(Exception):

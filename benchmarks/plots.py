@@ -1,4 +1,4 @@
-"""Figures of a group: intervals, performance profile, trade-off and retention."""
+"""Figures of a group: intervals, performance profile, trade-off, depth of forgetting, and retention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.aggregate import SCORE, Group
+from benchmarks.aggregate import SCORE, Estimate, Group
 from benchmarks.statistics import DIRECTIONS, interquartile_mean, performance_profile
 from benchmarks.tables import metric_label
 
@@ -25,6 +25,8 @@ TRADE_OFFS = {
     "debiasing": ("general_accuracy", "unbiased_accuracy"),
     "lifelong": ("locality", "reliability"),
 }
+# How deep forgetting goes, by what the class looks like to somebody who asks again; each with what 1 is on its axis.
+DEPTH = {"probe_accuracy": 1.0, "relearn_steps": 500.0, "mia_advantage": 1.0}
 _STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#8a929c", "axes.grid": True, "grid.color": "#e6e9ed", "grid.linewidth": 0.8,
@@ -40,11 +42,12 @@ def palette(groups: Sequence[Group]) -> Palette:
 
 
 def figures(group: Group, colors: Palette) -> dict[str, Figure]:
-    """The figures that the group has data for, by name: `intervals profile trade-off retention`."""
+    """The figures that the group has data for, by name: `intervals profile trade-off depth retention`."""
     with matplotlib.rc_context(_STYLE):
         drawn = {
             "intervals": intervals_figure(group, colors), "profile": profile_figure(group, colors),
-            "trade-off": trade_off_figure(group, colors), "retention": retention_figure(group, colors),
+            "trade-off": trade_off_figure(group, colors), "depth": depth_figure(group, colors),
+            "retention": retention_figure(group, colors),
         }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -129,6 +132,36 @@ def trade_off_figure(group: Group, colors: Palette) -> Figure | None:
     return figure
 
 
+def depth_figure(group: Group, colors: Palette) -> Figure | None:
+    """Accuracies of every agent beside what a probe finds, relearning takes and membership tells; one row an agent.
+
+    In the first panel the retain accuracy (filled) and the forget accuracy (hollow): far apart is what was asked for.
+    The dashed line is the unedited network: a probe that finds as much says that the class is hidden, not gone.
+    """
+    agents = [standing for standing in group.standings if "probe_accuracy" in standing.metrics]
+    if not agents:
+        return None
+    figure = Figure(figsize=(11.4, 1.2 + 0.26 * len(agents)), layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(DEPTH), sharey=True, squeeze=False)[0]
+    first.set(title="retain ● and forget ○ accuracy", xlim=(-0.04, 1.04))
+    for y, standing in enumerate(agents):
+        for key, face in (("retain_accuracy", None), ("forget_accuracy", "white")):
+            if key in standing.metrics:
+                _spread(first, y, standing.metrics[key], colors[standing.agent], face)
+    for axis, (key, most) in zip(others, DEPTH.items(), strict=True):
+        axis.set(title=metric_label(key), xlim=(-0.04 * most, 1.04 * most))
+        for y, standing in enumerate(agents):
+            if key in standing.metrics:
+                _spread(axis, y, standing.metrics[key], colors[standing.agent])
+    before = [standing.metrics["probe_accuracy_before"].iqm for standing in agents
+              if "probe_accuracy_before" in standing.metrics]
+    if before:
+        others[0].axvline(float(np.mean(before)), color="#8a929c", linestyle="--", linewidth=1)
+    first.set_yticks(range(len(agents)), [_wrapped(standing.agent) for standing in agents])
+    first.set_ylim(len(agents) - 0.4, -0.6)  # best at the top
+    return figure
+
+
 def retention_figure(group: Group, colors: Palette) -> Figure | None:
     """Reliability of an edit against the number of edits made after it, interquartile mean over runs."""
     figure, axis = _single()
@@ -146,6 +179,13 @@ def retention_figure(group: Group, colors: Palette) -> Figure | None:
     axis.set(xlabel="edits made since", ylabel="reliability", ylim=(-0.03, 1.03), title="Retention")
     _legend(figure)
     return figure
+
+
+def _spread(axis: Axes, y: float, estimate: Estimate, color: Color, face: str | None = None) -> None:
+    """An estimate as a dot with its interval as a line."""
+    ends = [estimate.iqm if end is None else end for end in (estimate.low, estimate.high)]
+    axis.plot(ends, [y, y], color=color, linewidth=3, alpha=0.35, solid_capstyle="butt")
+    axis.plot(estimate.iqm, y, "o", color=color, markersize=5, markerfacecolor=face or color)
 
 
 def _single() -> tuple[Figure, Axes]:

@@ -23,6 +23,9 @@ _CAPTIONS = {
     "intervals": "Interquartile mean (dot) and 95% interval (bar) of every metric that has a better side.",
     "profile": "The higher a curve, the better; where bands overlap, agents may not differ.",
     "trade-off": "Small dots are single runs, large dots interquartile means with their 95% intervals.",
+    "depth": "Is the class forgotten or hidden: what a linear probe on the features finds (dashed: in the unedited "
+             "network), how many steps bring it back, and whether its training samples can be told. Short relearning "
+             "and a probe near the dashed line are shallow; so is a network that forgot the rest as well.",
     "retention": "How much of an edit is left after more edits have been made.",
 }
 

@@ -19,8 +19,9 @@ class MaskWorldEnv(WeightEditingEnv):
 
     **Observation** — `Box(-observation_bound, observation_bound, (n,), float32)`: the current weights of the edited
     sites, in `sites` order, each as an out × in matrix in C order. With more than `max_raw_observation` of them, a
-    fixed random projection to `projection_size` numbers (`editgym.envs.observations`). `observe_task=True` appends
-    the goal, for example the forgotten class one-hot.
+    fixed random projection to `projection_size` numbers (`editgym.envs.observations`). `observe_parameters` adds
+    others of the network's parameters after them, which no edit changes; `observe_task=True` appends the goal, for
+    example the forgotten class one-hot.
 
     **Action** — `Box(-1, 1, (m,), float32)`: per site, in order, A (out × rank) then B (rank × in), each raveled in C
     order; D = clip(A·B/√rank, −1, 1). With `rank="full"` the action is D itself. The zero action is no edit.
@@ -32,7 +33,8 @@ class MaskWorldEnv(WeightEditingEnv):
     **Reward** — each step, absolute, R = alpha·U + beta·O on a fresh batch of `batch_size` samples, drawn with
     replacement, from each of the task's reward sets. Unlearning: U is the score on retain, O on forget, alpha 3,
     beta −2. `signal="probability"` scores a sample by the probability of its class, `"accuracy"` (the paper's) by
-    whether it is predicted.
+    whether it is predicted. `probe_weight` (default 0: absent) takes off that many times P, 0–1: how well a linear
+    probe, fitted to the penultimate features, still tells the forgotten classes (`editgym.envs.probe`).
 
     **End** — `terminated` after `episode_length` edits (default 1, as in the paper: a bandit). Never truncated.
 
@@ -50,7 +52,10 @@ class MaskWorldEnv(WeightEditingEnv):
         signal: `"probability"` or `"accuracy"`.
         batch_size: Samples from each reward set; None takes the task's (1,024).
         episode_length: Edits per episode.
+        probe_weight: Weight of −P, for classes that are to be gone from the features too.
         observe_task: Whether to append the goal to the observation.
+        observe_parameters: Names or globs of parameters to observe beside the edited sites', such as `fc3.weight`, as
+            they are in the unedited network.
         observation_bound: Observed numbers are clipped to ± this.
         max_raw_observation: Up to this many weights are observed as they are.
         projection_size: Size of the projection above that.

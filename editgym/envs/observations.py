@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+
+from editgym.weights import EditableNetwork
 
 _PROJECTION_SEED = 20260613
 
@@ -72,3 +76,28 @@ class WeightObserver:
             flat = self._sketch(flat)
         flat = flat.float().clamp(-self.bound, self.bound)
         return flat if features is None else torch.cat([flat, features], dim=1)
+
+
+def read_only_parameters(networks: Sequence[EditableNetwork], names: Sequence[str]) -> list[Tensor]:
+    """Parameters that are observed beside the edited weights, each (networks, numbers): of the unedited networks.
+
+    Args:
+        networks: Of one architecture.
+        names: Names or globs of parameters, such as `fc3.weight`; observed in this order, each in C order.
+
+    Raises:
+        ValueError: A name matches nothing; the message lists the nearest ones.
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'observe_parameters must be a list of names or globs, such as ["fc3.weight"], got {names!r}')
+    states = [network.fresh().state_dict() for network in networks] if names else []
+    chosen: dict[str, None] = {}
+    for name in names:
+        matches = [known for known, tensor in states[0].items()
+                   if tensor.is_floating_point() and fnmatch.fnmatchcase(known, name)]
+        if not matches:
+            near = difflib.get_close_matches(name, states[0], n=5, cutoff=0.0)
+            raise ValueError(f"observe_parameters: {name!r} is no parameter of the network; the nearest are "
+                             f"{', '.join(near)}")
+        chosen.update(dict.fromkeys(matches))
+    return [torch.stack([state[name].flatten() for state in states]) for name in chosen]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from editgym.envs import metering, sampling
+from editgym.envs.probe import FeatureProbe
 from editgym.metrics.classification import right_class
 from editgym.tasks.protocol import Signal, Task
 from editgym.weights import ActionLayout, EditableNetwork, Operator, Update
@@ -27,6 +28,8 @@ class RewardSettings:
         signal: A sample's score: the probability of its class, or whether it is predicted.
         batch_size: Samples drawn, with replacement, from each reward set.
         shared_batch: Whether all candidates draw as the first one does: those of one goal are scored on one batch.
+        probe_weight: Weight of −P, how well the features still tell the forgotten classes (`FeatureProbe`); 0 leaves
+            it out.
     """
 
     alpha: float
@@ -34,6 +37,7 @@ class RewardSettings:
     signal: Signal
     batch_size: int
     shared_batch: bool = False
+    probe_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class EditingProcess:
         self._features = torch.stack([goal.features for goal in task.goals]).to(task.device)
         self._members = {name: _padded([goal.members[name] for goal in task.goals]) for name in task.set_names}
         self._references: dict[int, _Reference] = {}
+        self._probe = FeatureProbe(task) if rewards.probe_weight else None
         drawn = rewards.batch_size * len(task.set_names)
         # Where the pool is no larger than a batch, scoring all of it once and weighting the samples by how often each
         # was drawn is the same reward for less work, and needs no copy of the activations per candidate.
@@ -175,8 +180,19 @@ class EditingProcess:
         accuracy = {name: correct[:, i] for i, name in enumerate(names)}
         accuracy_before = {name: before[:, i] for i, name in enumerate(names)}
         utility, edit = self.task.utility(by_name), self.task.edit(by_name)
-        return StepOutcome(self.rewards.alpha * utility + self.rewards.beta * edit, utility, edit, accuracy,
-                           accuracy_before, self.task.is_success(accuracy, accuracy_before), updates)
+        reward = self.rewards.alpha * utility + self.rewards.beta * edit
+        if self._probe is not None:
+            reward = reward - self.rewards.probe_weight * self._probed(self._probe, weights)
+        return StepOutcome(reward, utility, edit, accuracy, accuracy_before,
+                           self.task.is_success(accuracy, accuracy_before), updates)
+
+    def _probed(self, probe: FeatureProbe, weights: list[Tensor]) -> Tensor:
+        """P of every candidate, (K,)."""
+        found = torch.zeros(self.candidates, device=self.task.device)
+        for index in self.network_index.unique().tolist():
+            own = (self.network_index == index).nonzero().flatten().to(self.task.device)
+            found = found.index_put((own,), probe(index, [w[own] for w in weights], self.goal_index[own]))
+        return found
 
     def _draw(self, index: int, name: str) -> Tensor:
         """This step's batch of one reward set, rows of the pool: (K, batch), or (1, batch) where all share it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from editgym.envs.arguments import checked_action, is_finite, is_whole, require, task_for
-from editgym.envs.observations import WeightObserver
+from editgym.envs.observations import WeightObserver, read_only_parameters
 from editgym.envs.process import EditingProcess, RewardSettings, StepOutcome
 from editgym.envs.rendering import RENDER_MODES, Episode, render
 from editgym.metrics.evaluation import Evaluation
@@ -32,9 +33,10 @@ class WeightEditing:
 
     def __init__(self, operator: Operator, candidates: int, shared_batch: bool, task: str, *, rank: Rank = 4,
                  alpha: float | None = None, beta: float | None = None, signal: Signal = "probability",
-                 batch_size: int | None = None, episode_length: int = 1, observe_task: bool = False,
-                 observation_bound: float = 5.0, max_raw_observation: int = 65_536, projection_size: int = 1_024,
-                 device: str = "cpu", **task_arguments: Any) -> None:
+                 batch_size: int | None = None, episode_length: int = 1, probe_weight: float = 0.0,
+                 observe_task: bool = False, observe_parameters: Sequence[str] = (), observation_bound: float = 5.0,
+                 max_raw_observation: int = 65_536, projection_size: int = 1_024, device: str = "cpu",
+                 **task_arguments: Any) -> None:
         require(signal in ("probability", "accuracy"), "signal", signal, '"probability" or "accuracy"')
         counts = {"episode_length": episode_length, "projection_size": projection_size, "num_envs": candidates,
                   "batch_size": 1 if batch_size is None else batch_size}
@@ -42,6 +44,7 @@ class WeightEditing:
             require(is_whole(count) and count >= 1, name, count, "1 or more, a whole number")
         for name, weight in {"alpha": alpha, "beta": beta}.items():
             require(weight is None or is_finite(weight), name, weight, "a finite number or None")
+        require(is_finite(probe_weight) and probe_weight >= 0, "probe_weight", probe_weight, "0 or more and finite")
         require(is_finite(observation_bound) and observation_bound > 0, "observation_bound", observation_bound,
                "greater than 0 and finite")
         self.task: Task = task_for(
@@ -53,9 +56,11 @@ class WeightEditing:
         defaults = self.task.rewards
         self.rewards = RewardSettings(
             defaults.alpha if alpha is None else alpha, defaults.beta if beta is None else beta, signal,
-            defaults.batch_size if batch_size is None else batch_size, shared_batch)
+            defaults.batch_size if batch_size is None else batch_size, shared_batch, probe_weight)
         self.process = EditingProcess(self.task, operator, self.layout, self.rewards, candidates)
-        self.observer = WeightObserver(self.layout.shapes, observation_bound, max_raw_observation, projection_size,
+        self._read_only = read_only_parameters(self.task.networks, observe_parameters)
+        shapes = [*self.layout.shapes, *((1, own.shape[1]) for own in self._read_only)]
+        self.observer = WeightObserver(shapes, observation_bound, max_raw_observation, projection_size,
                                        len(self.task.goals[0].features) if observe_task else 0, self.task.device)
         self.observe_task = observe_task
         self.edit_step = 0
@@ -64,11 +69,11 @@ class WeightEditing:
     def observe(self) -> NDArray[np.float32]:
         """Observations of all candidates, (K, size), a new array."""
         features = self.process.features if self.observe_task else None
+        weights = [*self.process.weights, *(own[self.process.network_index].unsqueeze(1) for own in self._read_only)]
         if self.process.uniform:  # one row stands for all, which on a GPU saves most of a reset's transfer
-            row = self.observer([weight[:1] for weight in self.process.weights],
-                                None if features is None else features[:1])
+            row = self.observer([weight[:1] for weight in weights], None if features is None else features[:1])
             return np.repeat(row.cpu().numpy(), self.process.candidates, axis=0)
-        return self.observer(self.process.weights, features).cpu().numpy()
+        return self.observer(weights, features).cpu().numpy()
 
     def checked_actions(self, actions: object, shape: tuple[int, ...]) -> Tensor:
         """Actions as a float32 tensor on the device, (K, action size).

@@ -25,6 +25,7 @@ UNDERTRAINED = Recipe(epochs=12, stop_at=0.925)
 PAPER_SHARES = (0.70, 0.15)
 # Of 1,347 digits the paper's 15% would leave some 20 images of a class to score its forgetting on.
 DIGITS_SHARES = (0.55, 0.35)
+_WHOLE_SPLIT = "model"
 BUNDLED = resources.files("editgym.models") / "weights"
 
 
@@ -152,6 +153,8 @@ def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, f
 
     def fit(seed: int, part: Labelled, label: str) -> nn.Module:
         key = {"task": name, "recipe": recipe_key(recipe), "seed": seed, "part": label, "n": len(part), "format": 1}
+        if label != _WHOLE_SPLIT:  # of several networks, the later ones are retrained on the first one's division
+            key["divided_by"] = seeds[0]
         validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
         # A network that never saw a class is not to be stopped, or trained on, for its accuracy there.
         validation = validation[torch.isin(validation.labels, part.labels.unique())]
@@ -161,7 +164,7 @@ def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, f
     def network(seed: int) -> nn.Module:
         if recipe is DIGITS_RECIPE and bundled_file(seed).is_file():
             return load_weights(build(), bundled_file(seed))
-        return fit(seed, Splits.of(data, seed, shares).model, "model")
+        return fit(seed, Splits.of(data, seed, shares).model, _WHOLE_SPLIT)
 
     def retrain(index: int, part: Labelled, label: str) -> nn.Module:
         return fit(seeds[index], part.to("cpu"), label)

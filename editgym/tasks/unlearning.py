@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from editgym.data.images import ImageData, Labelled
 from editgym.metrics.classification import accuracy, weights_changed
+from editgym.metrics.privacy import Evidence, forgetting_checks, oracle_gap
 from editgym.tasks.protocol import Goal, RewardDefaults, network_of
-from editgym.weights import EditableNetwork, EditJournal
+from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
 Forget = int | Sequence[int]
+_Measures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class UnlearningTask:
     retrain: Callable[[int, Labelled, str], nn.Module] | None = None
     pool: Labelled = field(init=False)
     goals: tuple[Goal, ...] = field(init=False)
+    # What does not depend on the edit: measures of the unedited and of the retrained network, by network and goal.
+    _known: dict[tuple[int, int], tuple[_Measures, _Measures | None]] = field(init=False, repr=False,
+                                                                             default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples is None:
@@ -131,20 +136,68 @@ class UnlearningTask:
         forgotten = self._is_forgotten(test.labels, self.forget[goal])
         return {"retain": test[~forgotten], "forget": test[forgotten], "test": test}
 
+    def oracle(self, index: int, goal: int = 0) -> nn.Module | None:
+        """The network of the given index, retrained without what is to be forgotten; None where it cannot be.
+
+        It is trained at first use and kept in the cache of networks.
+        """
+        if self.retrain is None:
+            return None
+        with torch.random.fork_rng(devices=[]):  # to build a network draws numbers
+            return self.retrain(index, self.model_split(goal)[0], f"without: {self.goals[goal].label}")
+
+    def accuracies(self, network: EditableNetwork, goal: int = 0) -> dict[str, float]:
+        """`retain_accuracy`, `forget_accuracy` and `test_accuracy` of a network, on test data."""
+        return {f"{name}_accuracy": accuracy(network.logits(data.inputs), data.labels)
+                for name, data in self.test_sets(goal).items()}
+
     def evaluate(self, journal: EditJournal, goal: int = 0) -> dict[str, float | None]:
-        """Accuracies on the test split before and after, and how much of the network was changed.
+        """The leaderboard's metrics, on the test split: accuracies before and after, and whether forgetting is real.
+
+        The checks (`editgym.metrics.privacy`): can membership in the training data be told for the forgotten data, do
+        the features still tell the forgotten class, in how many steps is it relearned, and how far is all that from
+        the network that never saw it. That network is trained at first use. None: the probe where samples are
+        forgotten; the gap where nothing can be retrained; gap and membership for all but the first of several networks,
+        whose training data are not this task's.
 
         Raises:
             JournalError: The journal belongs to none of the task's networks.
         """
         network = network_of(self.networks, journal)
         unedited = network.fresh()
-        metrics: dict[str, float | None] = {}
-        for name, data in self.test_sets(goal).items():
-            metrics[f"{name}_accuracy"] = accuracy(network.logits(data.inputs), data.labels)
-            metrics[f"{name}_accuracy_before"] = accuracy(unedited.logits(data.inputs), data.labels)
+        before, oracle = self._references(network.base_hash, goal)
+        metrics = self._measures(network, goal, before["forget_accuracy"])
         share, norm = weights_changed(network.parameters_changed.values(), unedited.state_dict().values())
-        return metrics | {"weights_changed": share, "weights_changed_norm": norm}
+        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy")
+        return metrics | {f"{name}_before": before[name] for name in kept} | {
+            "oracle_gap": None if oracle is None else oracle_gap(metrics, oracle),
+            "weights_changed": share, "weights_changed_norm": norm}
+
+    def _references(self, base_hash: str, goal: int) -> tuple[_Measures, _Measures | None]:
+        """The measures of the unedited network and of the retrained one."""
+        index = [network.base_hash for network in self.networks].index(base_hash)
+        if (index, goal) not in self._known:
+            unedited = self.networks[index].fresh()
+            before = self._measures(unedited, goal, self.accuracies(unedited, goal)["forget_accuracy"])
+            oracle = None
+            if index == 0 and (retrained := self.oracle(index, goal)) is not None:
+                twin = unedited.fresh()
+                twin.apply(ReplaceTensors(retrained.state_dict()))
+                oracle = self._measures(twin, goal, before["forget_accuracy"])
+            self._known[index, goal] = before, oracle
+        return self._known[index, goal]
+
+    def _measures(self, network: EditableNetwork, goal: int, forget_before: float | None) -> _Measures:
+        """Accuracies and checks of one network."""
+        assert forget_before is not None
+        sets, members = self.test_sets(goal), self.goals[goal].members
+        own = network.base_hash == self.networks[0].base_hash
+        evidence = Evidence(
+            forget=sets["forget"], relearn=self.pool[torch.cat([members["forget"], members["retain"]])],
+            probe=None if self.samples is not None else self.splits.policy,
+            members=self.model_split(goal)[1] if own else None,
+            others=sets["forget"] if self.samples is None else self.splits.test)
+        return self.accuracies(network, goal) | forgetting_checks(network.merged(), evidence, forget_before)
 
     def _is_forgotten(self, labels: Tensor, classes: Sequence[int]) -> Tensor:
         return torch.isin(labels, torch.tensor(classes, device=labels.device))

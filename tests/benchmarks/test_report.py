@@ -172,6 +172,21 @@ def test_shallow_forgetting_is_flagged(unlearning_row, forget, steps, probe, sha
     assert ("looks forgotten" in notes) is shallow
 
 
+def test_depth_of_forgetting_is_drawn_where_it_was_measured(unlearning_row):
+    metrics = {"probe_accuracy": 0.8, "probe_accuracy_before": 0.9, "relearn_steps": 40, "mia_advantage": 0.1}
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=0.0, metrics=metrics) for seed in range(2)]
+    rows += [unlearning_row("random", seed, retain=0.9, forget=0.5) for seed in range(2)]
+    (group,) = group_rows(rows)
+    figure = plots.figures(group, plots.palette([group]))["depth"]
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["retain ● and forget ○ accuracy", "probe accuracy ↓", "relearn steps ↑", "MIA advantage ↓"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ppo"]  # nothing is known of random
+    dots = [line.get_xdata()[0] for axis in figure.axes for line in axis.lines if line.get_marker() == "o"]
+    assert dots == pytest.approx([0.9, 0.0, 0.8, 40, 0.1])
+    (group,) = group_rows(rows[2:])
+    assert "depth" not in plots.figures(group, plots.palette([group]))
+
+
 def test_lifelong_rows_get_a_retention_curve(make_row):
     rows = [make_row("rledit", seed, task="knowledge/factworld", metrics={"reliability": 0.8, "locality": 0.5},
                      measured={"curves": {"retention": [[0, 0.9], [10, 0.7 + seed / 10]]}}) for seed in range(2)]

@@ -1,0 +1,196 @@
+"""Checks of forgetting: against cases with a known answer, and the same on every run."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from editgym.data.images import Labelled
+from editgym.metrics import privacy
+from editgym.models.classifiers import ResNet20, SmallConvNet
+from editgym.tasks import make_task
+from editgym.weights import ReplaceTensors
+
+CHECKS = ("mia_advantage", "probe_accuracy", "relearn_steps", "oracle_gap")
+
+
+def scores(rows):
+    """Samples that a network that passes its inputs on gives these logits."""
+    return Labelled(torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.long))
+
+
+# --- membership ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("members", "others", "advantage"), [
+    ([[9.0, 0], [8.0, 0]], [[1.0, 0], [2.0, 0]], 1.0),        # members always have the smaller loss
+    ([[1.0, 0], [2.0, 0]], [[9.0, 0], [8.0, 0]], 1.0),        # or always the larger one, which tells as much
+    ([[1.0, 0], [3.0, 0]], [[1.0, 0], [3.0, 0]], 0.0),
+    ([[4.0, 0], [2.0, 0]], [[3.0, 0], [1.0, 0]], 0.5),        # three of four pairs in order
+])
+def test_membership_advantage_by_hand(members, others, advantage):
+    assert privacy.membership_advantage(nn.Identity(), scores(members), scores(others)) == pytest.approx(advantage)
+
+
+def test_confident_losses_are_told_apart():
+    members, others = scores([[60.0, 0]] * 3), scores([[50.0, 0]] * 3)  # both losses are 0 in any precision
+    assert privacy.membership_advantage(nn.Identity(), members, others) == 1
+
+
+def test_membership_advantage_of_a_network_is_that_of_its_losses():
+    task = make_task("unlearning/digits")
+    network, forget = task.networks[0], task.model_split()[1]
+    others = task.test_sets()["forget"]
+    losses = [F.cross_entropy(network.logits(part.inputs).double(), part.labels, reduction="none").numpy()
+              for part in (forget, others)]
+    auc = roc_auc_score([1] * len(forget) + [0] * len(others), np.concatenate(losses))
+    assert task.evaluate(network.journal)["mia_advantage"] == pytest.approx(abs(auc - 0.5) * 2)
+
+
+# --- probe -----------------------------------------------------------------------------------------------------
+
+
+def test_the_penultimate_layer_is_found():
+    assert privacy.classification_head(SmallConvNet(8), torch.zeros(2, 1, 8, 8)) == "fc3"
+    assert privacy.classification_head(ResNet20(), torch.zeros(2, 3, 32, 32)) == "linear"
+    assert privacy.classification_head(nn.Sequential(nn.Linear(2, 3), nn.LogSoftmax(-1)), torch.zeros(2, 2)) is None
+
+
+def test_features_are_what_the_head_sees():
+    model, images = SmallConvNet(8), torch.rand(5, 1, 8, 8)
+    features = privacy.penultimate_features(model, "fc3", images, batch_size=2)
+    assert features.shape == (5, 32)
+    assert torch.allclose(model.fc3(features), model(images), atol=1e-6)
+
+
+@pytest.fixture
+def clusters():
+    """Three classes of points in the plane, (fit, forget): the last class is to be found."""
+    labels = torch.arange(120) % 3
+    points = 0.3 * torch.randn(120, 2) + torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]])[labels]
+    data = Labelled(points, labels)
+    return data[torch.arange(90)], data[torch.arange(90, 120)[labels[90:] == 2]]
+
+
+@pytest.mark.parametrize(("features", "found"), [
+    ([[1.0, 0.0], [0.0, 1.0]], 1.0),      # all that there is
+    ([[1e-3, 0.0], [0.0, 1e-3]], 1.0),    # however small
+    ([[1.0, 0.0], [0.0, 0.0]], 0.5),      # the second direction gone: the class lies on the first one
+    ([[0.0, 0.0], [0.0, 0.0]], 0.5),      # nothing left
+])
+def test_probe_finds_what_is_in_the_features_whatever_the_head_says(clusters, features, found):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(features))
+        model[0].bias.zero_()
+        model[1].weight.zero_()  # the head knows nothing
+    probed = privacy.probe_accuracy(model, *clusters)
+    assert probed == 1.0 if found == 1.0 else probed <= found
+
+
+# --- relearning ------------------------------------------------------------------------------------------------
+
+
+def test_relearning_counts_the_steps_to_the_target(clusters):
+    data, forget = clusters
+    model = nn.Linear(2, 3)
+    with torch.no_grad():
+        model.bias[2] = -1.0
+    steps = privacy.relearn_steps(model, data, forget, 0.9)
+    assert 0 < steps < privacy.RELEARN_CAP
+    assert privacy.relearn_steps(model, data, forget, 0.9) == 0  # it was changed, and knows the class again
+
+
+def test_relearning_is_capped(clusters):
+    assert privacy.relearn_steps(nn.Linear(2, 3), *clusters, target=1.1) == privacy.RELEARN_CAP
+
+
+def test_one_step_of_relearning_is_sgd(clusters, monkeypatch):
+    data, forget = clusters
+    monkeypatch.setattr(privacy, "RELEARN_CAP", 1)
+    model, by_hand = nn.Linear(2, 3), nn.Linear(2, 3)
+    by_hand.load_state_dict(model.state_dict())
+    privacy.relearn_steps(model, data, forget, 1.1)
+    rows = torch.randperm(90, generator=torch.Generator().manual_seed(0))[:64]
+    F.cross_entropy(by_hand(data[rows].inputs), data[rows].labels).backward()
+    assert torch.allclose(model.weight, by_hand.weight - 0.01 * by_hand.weight.grad)
+
+
+# --- the oracle, and the task ----------------------------------------------------------------------------------
+
+
+def test_oracle_gap_by_hand():
+    own = {"retain_accuracy": 0.9, "forget_accuracy": 0.1, "relearn_steps": 100.0, "probe_accuracy": None,
+           "weights_changed": 0.7}
+    oracle = {"retain_accuracy": 1.0, "forget_accuracy": 0.0, "relearn_steps": 0.0, "probe_accuracy": 0.2}
+    assert privacy.oracle_gap(own, oracle) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
+    assert privacy.oracle_gap(oracle, oracle) == 0
+
+
+def test_retrained_network_has_no_gap_and_the_unedited_one_a_gap():
+    task = make_task("unlearning/digits")
+    network = task.networks[0].fresh()
+    before = task.evaluate(network.journal)
+    network.apply(ReplaceTensors(task.oracle(0).state_dict()))
+    after = task.evaluate(network.journal)
+    assert after["oracle_gap"] == 0
+    assert before["oracle_gap"] > 0.1
+    assert before["relearn_steps"] == 0 < after["relearn_steps"]
+    assert before["probe_accuracy"] == before["probe_accuracy_before"] == after["probe_accuracy_before"] > 0.9
+
+
+def test_checks_are_the_same_on_every_run_and_draw_nothing_from_outside():
+    metrics = []
+    for threads in (1, 2):
+        task = make_task("unlearning/digits", forget_class=4)
+        task._known.clear()
+        network = task.networks[0].fresh()
+        network.apply(ReplaceTensors({"fc3.bias": torch.tensor([0, 0, 0, 0, -99.0, 0, 0, 0, 0, 0])}))
+        torch.manual_seed(threads)
+        state, before = torch.random.get_rng_state(), torch.get_num_threads()
+        torch.set_num_threads(threads)
+        metrics.append(task.evaluate(network.journal))
+        assert torch.equal(state, torch.random.get_rng_state())
+        torch.set_num_threads(before)
+    assert metrics[0] == metrics[1]
+    assert metrics[0]["forget_accuracy"] == 0
+    assert metrics[0]["probe_accuracy"] == metrics[0]["probe_accuracy_before"]  # the features were not touched
+    assert metrics[0]["relearn_steps"] > 0
+
+
+def test_forgotten_samples_have_no_class_to_probe_for():
+    env = gym.make("MaskWorld-v0", forget_samples=50)
+    env.reset(seed=0)
+    metrics = env.unwrapped.evaluate(env.unwrapped.journal).metrics
+    assert metrics["probe_accuracy"] is metrics["probe_accuracy_before"] is None
+    assert 0 <= metrics["mia_advantage"] <= 1
+    assert metrics["relearn_steps"] == 0
+    assert metrics["oracle_gap"] is not None
+
+
+def test_networks_trained_elsewhere_have_no_oracle(custom_arguments):
+    task = make_task("unlearning/custom", forget_class=1, **custom_arguments)
+    metrics = task.evaluate(task.networks[0].journal)
+    assert metrics["oracle_gap"] is None
+    assert all(metrics[key] is not None for key in CHECKS[:3])
+
+
+def test_only_the_first_of_several_networks_has_known_members():
+    task = make_task("unlearning/digits", networks=[0, 1])
+    first, second = (task.evaluate(network.journal) for network in task.networks)
+    assert all(first[key] is not None for key in CHECKS)
+    assert [second[key] for key in ("mia_advantage", "oracle_gap")] == [None, None]
+    assert second["probe_accuracy"] > 0.9
+
+
+def test_a_wrecked_network_is_measured_all_the_same():
+    task = make_task("unlearning/digits")
+    network = task.networks[0].fresh()
+    huge = {name: 1e30 * tensor for name, tensor in network.state_dict().items()}
+    network.apply(ReplaceTensors(huge))
+    metrics = task.evaluate(network.journal)
+    assert metrics["relearn_steps"] == privacy.RELEARN_CAP
+    assert all(np.isfinite(metrics[key]) for key in CHECKS)
