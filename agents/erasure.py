@@ -15,6 +15,8 @@ from agents.linear_head import Head, HeadOfNetwork
 from agents.protocol import Unsupported
 from editgym.weights import DenseUpdate, EditJournal, Mask, Operator, SiteEdit
 
+_ROUNDING = 1e-4
+
 
 class Erasure(NamedTuple):
     """The map x -> x − matrix · (x − mean) after which no linear predictor knows more of the concept than its mean.
@@ -93,7 +95,8 @@ def erasure(x: Tensor, concept: Tensor) -> Erasure:
     inverse = torch.where(kept, values.clamp_min(1e-300).rsqrt(), 0)
     whitened = (vectors * inverse) @ vectors.mT @ (centred.mT @ (z - z.mean(0)) / len(x))  # (d, k)
     u, sigma, _ = torch.linalg.svd(whitened, full_matrices=False)
-    basis = u[:, sigma > sigma.max() * 1e-6] if float(sigma.max()) > 0 else u[:, :0]
+    # The whitened covariance is at most the concept's own spread; far below that is rounding.
+    basis = u[:, sigma > _ROUNDING * z.std(0, correction=0).norm()]
     projection = basis @ basis.mT
     matrix = (vectors * root) @ vectors.mT @ projection @ (vectors * inverse) @ vectors.mT
     return Erasure(matrix.to(x), mean.to(x))
