@@ -17,6 +17,8 @@ REWARD_CALLS = {
     "unlearning/digits": 40_960,
     "unlearning/mnist": 20_480,
     "unlearning/cifar10": 16_384,
+    "debiasing/templates": 20_480,
+    "debiasing/toxicity": 20_480,
     "knowledge/factworld": 3_200,
     "knowledge/zsre": 3_200,
     "knowledge/counterfact": 3_200,
@@ -26,6 +28,14 @@ WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
 UNLEARNING_AGENTS = ("no_edit", "random", "cmaes", "ppo", "fine_tune", "retrain")
 # What is known to work on the model and its data, on all weights and on the agents' sites.
 ALL_UNLEARNING_AGENTS = (*UNLEARNING_AGENTS, *(name for name in UNLEARNERS if name not in UNLEARNING_AGENTS))
+# The leace that comes twice goes as far towards the other as the world's box allows.
+DEBIASING_AGENTS: tuple[AgentChoice, ...] = (
+    "no_edit", "random", "cmaes", "ppo", "last_layer_fine_tune", "linear_frontier", "cda_reweight", "leace",
+    ("leace", {"projected": True}),
+)
+# Within the box of a last layer of 32 numbers, the probability of the right class is largest where all margins are; it
+# is accuracy, the paper's signal, that moves the decision.
+DEBIASING = {"signal": "accuracy"}
 # The last block's second convolution, and fewer samples a step: a candidate then costs 20 ms, not a second.
 CIFAR10 = {"sites": ["layer3.2.conv2"], "batch_size": 128}
 
@@ -79,6 +89,8 @@ _WORLDS = (
     *(Entry(world, task, ALL_UNLEARNING_AGENTS) for task in ("unlearning/digits", "unlearning/mnist")
       for world in WORLDS),
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
+    *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
+      for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
 )
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every class.
 _PAPER = (

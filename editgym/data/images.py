@@ -24,7 +24,7 @@ class Labelled:
     """Inputs and their classes.
 
     Attributes:
-        inputs: (n, ...) float32.
+        inputs: (n, ...) of the type that the network takes: images float32, bags of words uint8, tokens int64.
         labels: (n,) int64.
     """
 

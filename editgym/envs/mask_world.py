@@ -32,25 +32,27 @@ class MaskWorldEnv(WeightEditingEnv):
 
     **Reward** — each step, absolute, R = alpha·U + beta·O on a fresh batch of `batch_size` samples, drawn with
     replacement, from each of the task's reward sets. Unlearning: U is the score on retain, O on forget, alpha 3,
-    beta −2. `signal="probability"` scores a sample by the probability of its class, `"accuracy"` (the paper's) by
-    whether it is predicted. `probe_weight` (default 0: absent) takes off that many times P, 0–1: how well a linear
-    probe, fitted to the penultimate features, still tells the forgotten classes (`editgym.envs.probe`).
+    beta −2. Debiasing: U is the score on general, O on unbiased, alpha 1, beta 3. `signal="probability"` scores a
+    sample by the probability of its class, `"accuracy"` (the paper's) by whether it is predicted. `probe_weight`
+    (default 0: absent) takes off that many times P, 0–1: how well a linear probe, fitted to the penultimate features,
+    still tells the forgotten classes (`editgym.envs.probe`).
 
     **End** — `terminated` after `episode_length` edits (default 1, as in the paper: a bandit). Never truncated.
 
     **Info** — flat floats, the same keys every step: the reward batch's `retain_accuracy`, `retain_accuracy_before`,
     `forget_accuracy`, `forget_accuracy_before` (other tasks: their reward sets), `utility` (U), `edit` (O),
-    `edit_step`, `is_success` (forget ≤ 1% and retain ≥ before − 1 point). `reset` returns `network` and `goal`, the
-    indices that were drawn, or that `options={"network": i, "goal": j}` asked for.
+    `edit_step`, `is_success` (forget ≤ 1%, or unbiased above before, and retain or general ≥ before − 1 point).
+    `reset` returns `network` and `goal`, the indices that were drawn, or that `options={"network": i, "goal": j}`
+    asked for.
 
     Args:
         task: A name of `editgym.tasks.TASKS`.
         render_mode: `"rgb_array"`, `"ansi"` or None (`"human"` is added by `gym.make`).
-        rank: Columns of A, or `"full"`.
+        rank: Columns of A, or `"full"`; None takes the task's (unlearning 4, debiasing `"full"` for the last layer).
         alpha: Weight of U; None takes the task's.
         beta: Weight of O; None takes the task's.
         signal: `"probability"` or `"accuracy"`.
-        batch_size: Samples from each reward set; None takes the task's (1,024).
+        batch_size: Samples from each reward set; None takes the task's (1,024; debiasing 256).
         episode_length: Edits per episode.
         probe_weight: Weight of −P, for classes that are to be gone from the features too.
         observe_task: Whether to append the goal to the observation.
@@ -60,8 +62,8 @@ class MaskWorldEnv(WeightEditingEnv):
         max_raw_observation: Up to this many weights are observed as they are.
         projection_size: Size of the projection above that.
         device: `"cpu"`, `"cuda"` or `"cuda:N"`: where weights, data and rewards live.
-        **arguments: The task's own (`editgym.tasks.images`): `forget_class` (a class or a set of classes),
-            `goals` (several of those; an episode draws one), `forget_samples`, `sites` (names or globs),
+        **arguments: The task's own (`editgym.tasks.images`, `editgym.tasks.texts`): `forget_class` (a class or a set of
+            classes), `goals` (several of those; an episode draws one), `forget_samples`, `sites` (names or globs),
             `model_seed`, `networks` (several model seeds; an episode draws one), `undertrained`, …
 
     Raises:

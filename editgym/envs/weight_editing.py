@@ -31,7 +31,7 @@ class WeightEditing:
         layout: How a flat action holds an update for every site.
     """
 
-    def __init__(self, operator: Operator, candidates: int, shared_batch: bool, task: str, *, rank: Rank = 4,
+    def __init__(self, operator: Operator, candidates: int, shared_batch: bool, task: str, *, rank: Rank | None = None,
                  alpha: float | None = None, beta: float | None = None, signal: Signal = "probability",
                  batch_size: int | None = None, episode_length: int = 1, probe_weight: float = 0.0,
                  observe_task: bool = False, observe_parameters: Sequence[str] = (), observation_bound: float = 5.0,
@@ -52,8 +52,9 @@ class WeightEditing:
             task_arguments, WeightEditing.__init__)
         self.operator = operator
         self.episode_length = episode_length
-        self.layout = ActionLayout(tuple(site.shape for site in self.task.networks[0].sites), rank)
         defaults = self.task.rewards
+        self.layout = ActionLayout(tuple(site.shape for site in self.task.networks[0].sites),
+                                   defaults.rank if rank is None else rank)
         self.rewards = RewardSettings(
             defaults.alpha if alpha is None else alpha, defaults.beta if beta is None else beta, signal,
             defaults.batch_size if batch_size is None else batch_size, shared_batch, probe_weight)

@@ -1,4 +1,4 @@
-"""Image classifiers that tasks edit: the source paper's convolutional network and the CIFAR ResNet-20."""
+"""Classifiers that tasks edit: the source paper's two networks and the CIFAR ResNet-20."""
 
 from __future__ import annotations
 
@@ -31,6 +31,27 @@ class SmallConvNet(nn.Module):
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = F.relu(self.fc1(torch.flatten(x, 1)))
         return self.fc3(F.relu(self.fc2(x)))
+
+
+class BagOfWordsNet(nn.Module):
+    """FC 128-64-16-2 with ReLU on a bag of words, the toxicity classifier of Malik (2026); the paper edits `fc4`.
+
+    Args:
+        vocabulary: Number of words.
+        n_classes: Number of outputs.
+    """
+
+    def __init__(self, vocabulary: int, n_classes: int = 2) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vocabulary, 128)
+        self.fc2 = nn.Linear(128, 64)
+        self.fc3 = nn.Linear(64, 16)
+        self.fc4 = nn.Linear(16, n_classes)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Counts of words (n, vocabulary), of any type -> logits (n, n_classes)."""
+        x = F.relu(self.fc1(counts.float()))
+        return self.fc4(F.relu(self.fc3(F.relu(self.fc2(x)))))
 
 
 class ResidualBlock(nn.Module):

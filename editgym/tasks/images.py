@@ -16,6 +16,7 @@ from editgym.data.images import ImageData, Labelled
 from editgym.models.classifiers import ResNet20, SmallConvNet
 from editgym.models.training import Recipe, cached_classifier, load_weights, recipe_key, train_classifier
 from editgym.paths import data_folder
+from editgym.tasks.seeds import checked_seeds
 from editgym.tasks.unlearning import Forget, Splits, UnlearningTask, checked_goals, checked_samples
 from editgym.weights import EditableNetwork, discover_sites, find_sites
 
@@ -138,11 +139,7 @@ def train_digits(model_seed: int) -> nn.Module:
 def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, float], recipe: Recipe,
              request: Request, networks: Sequence[int] | None, model_seed: int) -> UnlearningTask:
     """A task whose networks are trained here, and so can be retrained without what is to be forgotten."""
-    given_seeds: object = [model_seed] if networks is None else networks
-    seeds: list[int] = list(given_seeds) if isinstance(given_seeds, list | tuple) else []
-    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
-        given = f"model_seed: {model_seed!r}" if networks is None else f"networks: {networks!r}"
-        raise ValueError(f"{given} must be model seeds, whole numbers from 0, at least one")
+    seeds = checked_seeds(networks, model_seed)
     if request.forget_samples is not None and len(seeds) > 1:
         # Each network was trained on a part of its own: what one has seen another has not.
         raise ValueError(f"forget_samples: {request.forget_samples} random training samples of networks {seeds} are "

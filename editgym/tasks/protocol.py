@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from editgym.data.images import Labelled
-from editgym.weights import EditableNetwork, EditJournal
+from editgym.weights import EditableNetwork, EditJournal, Rank
 
 Signal = Literal["probability", "accuracy"]
 
@@ -32,11 +32,12 @@ class Goal:
 
 @dataclass(frozen=True)
 class RewardDefaults:
-    """A task's own reward weights and batch, where the environment is given none: R = alpha·U + beta·O."""
+    """A task's own weights in R = alpha·U + beta·O, batch and rank of edits, where the environment is given none."""
 
     alpha: float
     beta: float
     batch_size: int
+    rank: Rank = 4
 
 
 @runtime_checkable

@@ -1,25 +1,47 @@
-"""Remake the networks that ship with the package: `python -m editgym.tasks.train_bundled [--seeds 10]`."""
+"""Remake the classifiers that ship with the package: `python -m editgym.tasks.train_bundled [--seeds 10]`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
-import torch
+from torch import nn
 
 from editgym.models.training import save_weights
-from editgym.tasks.images import bundled_file, digits, train_digits
+from editgym.tasks import images, texts
+from editgym.tasks.catalogue import make_task
+
+
+class _Bundled(NamedTuple):
+    """How the networks of one task are trained, and where they lie, by model seed."""
+
+    train: Callable[[int], nn.Module]
+    file: Callable[[int], Path]
+
+
+BUNDLED = {
+    "unlearning/digits": _Bundled(images.train_digits, images.bundled_file),
+    "debiasing/templates": _Bundled(texts.train_templates, texts.bundled_file),
+}
 
 
 def main() -> None:
-    """Train the digits networks of seeds 0 … N−1 and write them into the package."""
+    """Train the networks of seeds 0 … N−1 and write them into the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10, help="how many networks (default: %(default)s)")
-    for seed in range(parser.parse_args().seeds):
-        save_weights(train_digits(seed), bundled_file(seed), {"task": "unlearning/digits", "seed": seed})
-        task = digits(model_seed=seed)
-        test = task.splits.test
-        correct = task.networks[0].logits(test.inputs).argmax(-1) == test.labels
-        print(f"{bundled_file(seed).name}: test accuracy {float(correct.to(torch.float64).mean()):.4f}")
+    parser.add_argument("--tasks", nargs="*", default=list(BUNDLED), choices=BUNDLED, help="default: all")
+    arguments = parser.parse_args()
+    for name in arguments.tasks:
+        bundled = BUNDLED[name]
+        for seed in range(arguments.seeds):
+            save_weights(bundled.train(seed), bundled.file(seed), {"task": name, "seed": seed})
+            task = make_task(name, model_seed=seed)
+            measured = task.evaluate(task.networks[0].journal)
+            report = ", ".join(f"{key} {value:.4f}" for key, value in measured.items()
+                               if value is not None and key.endswith("accuracy_before"))
+            print(f"{bundled.file(seed).name}: {report}")
 
 
 if __name__ == "__main__":

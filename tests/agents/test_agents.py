@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agents.catalogue import AGENTS, SB3_ALGORITHMS, agent_class, agent_names, make_agent
+from agents.debiasing import DebiasingAgent
 from agents.editors.stream import StreamEditor
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.envs.metering import count_reward_calls
@@ -31,7 +32,8 @@ def same_edits(one, other):
         for a, b in zip(one, other, strict=True))
 
 
-ON_WORLDS = [name for name in agent_names() if name != "retrain" and not issubclass(agent_class(name), StreamEditor)]
+ON_WORLDS = [name for name in agent_names() if name != "retrain"
+             and not issubclass(agent_class(name), (StreamEditor, DebiasingAgent))]
 
 
 @pytest.mark.parametrize("name", ON_WORLDS)

@@ -1,0 +1,212 @@
+"""Comments with a toxicity label: Davidson, Jigsaw, CivilComments, one's own CSV or JSON Lines; and a bag of words."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from editgym.data.errors import DataError
+
+_NOISE = re.compile(r"https?://\S+|@\w+")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_LONGEST_FIELD = 2**24
+
+
+@dataclass(frozen=True)
+class Comments:
+    """Texts and whether they are toxic.
+
+    Attributes:
+        texts: n texts.
+        labels: n labels, 1 for toxic and 0 for not.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The given rows, in that order; a row may come several times."""
+        return replace(self, **{field.name: tuple(getattr(self, field.name)[row] for row in rows)
+                                for field in fields(self)})
+
+    def shuffled(self, seed: int) -> Self:
+        """All rows in a random order."""
+        return self.take(np.random.default_rng(seed).permutation(len(self)).tolist())
+
+    def balanced(self) -> Self:
+        """The first rows of the more frequent label only, as many as there are of the other, in order."""
+        rows = self._rows_by_label()
+        fewest = min(map(len, rows))
+        return self.take(sorted(row for own in rows for row in own[:fewest]))
+
+    def divided(self, shares: Sequence[float]) -> tuple[Self, ...]:
+        """Consecutive parts, one for each share and one of what is left."""
+        ends = [0, *(round(sum(shares[:i + 1]) * len(self)) for i in range(len(shares))), len(self)]
+        return tuple(self.take(range(start, end)) for start, end in pairwise(ends))
+
+    def _rows_by_label(self) -> tuple[list[int], list[int]]:
+        return ([row for row, label in enumerate(self.labels) if not label],
+                [row for row, label in enumerate(self.labels) if label])
+
+
+def words(text: str) -> list[str]:
+    """The lower-case words of a text; links, @names and HTML entities are no words."""
+    return _WORD.findall(_NOISE.sub(" ", html.unescape(text)).lower())
+
+
+@dataclass(frozen=True)
+class BagOfWords:
+    """Counts of the words of a vocabulary; other words do not count.
+
+    Attributes:
+        vocabulary: The words, in the order of the columns.
+    """
+
+    vocabulary: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], size: int) -> BagOfWords:
+        """The `size` most frequent words of `texts`, or all; words of equal number in alphabetical order."""
+        counts = Counter(word for text in texts for word in words(text))
+        return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))[:size]))
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Counts, (n, vocabulary) uint8, cut at 255."""
+        columns = {word: column for column, word in enumerate(self.vocabulary)}
+        counts = np.zeros((len(texts), len(columns)), np.uint8)
+        for row, text in enumerate(texts):
+            for word, count in Counter(words(text)).items():
+                if word in columns:
+                    counts[row, columns[word]] = min(count, 255)
+        return torch.from_numpy(counts)
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CommentFormat:
+    """Where a data set keeps text and label.
+
+    Attributes:
+        text: Column of the text.
+        label: Column of the label.
+        is_toxic: Whether a number in that column means toxic.
+    """
+
+    text: str
+    label: str
+    is_toxic: Callable[[float], bool] = lambda value: value >= 0.5
+
+
+# Davidson et al. 2017: class 0 hate speech, 1 offensive language, 2 neither. Jigsaw 2018: 0 or 1. CivilComments
+# (Borkan et al. 2019): the share of raters; toxic from one half on, as there. `target` is the name in Kaggle's file.
+FORMATS: Mapping[str, CommentFormat] = {
+    "davidson": CommentFormat("tweet", "class", lambda value: value in (0, 1)),
+    "jigsaw": CommentFormat("comment_text", "toxic"),
+    "civil_comments": CommentFormat("text", "toxicity"),
+    "civil_comments_kaggle": CommentFormat("comment_text", "target"),
+}
+
+
+def comment_format(name: str | None, text_column: str | None, label_column: str | None) -> CommentFormat:
+    """A format by name, or one's own: two columns, the second with a number that is 0.5 or more for toxic.
+
+    Raises:
+        DataError: There is no such format, or only one of the columns is given.
+    """
+    if text_column is not None and label_column is not None:
+        return CommentFormat(text_column, label_column)
+    if text_column is not None or label_column is not None:
+        raise DataError(f"text_column and label_column go together, got {text_column!r} and {label_column!r}")
+    if name is None or name not in FORMATS:
+        raise DataError(f"comments_format: there is no {name!r}; the formats are {', '.join(FORMATS)}; for other files "
+                        "give text_column= and label_column=")
+    return FORMATS[name]
+
+
+def read_comments(path: str | os.PathLike[str], columns: CommentFormat) -> Comments:
+    """The comments of a CSV, TSV or JSON Lines file, told apart by its ending; blank texts are left out.
+
+    Raises:
+        DataError: The file is missing, no table, lacks a column, or has a label that is no number; the message names
+            file, row and column.
+    """
+    texts, labels = [], []
+    for where, row in table(path, (columns.text, columns.label)):
+        text = row[columns.text]
+        if not isinstance(text, str):
+            raise DataError(f"{where}, column {columns.text}: expected a text, got {text!r}")
+        if text.strip():
+            texts.append(text)
+            labels.append(int(columns.is_toxic(_number(row[columns.label], f"{where}, column {columns.label}"))))
+    if len(set(labels)) < 2:
+        raise DataError(f"data: {path}: every text has the same label; toxic and other comments are needed")
+    return Comments(tuple(texts), tuple(labels))
+
+
+def table(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a CSV, TSV or JSON Lines file that has at least `columns`, each with where it stands.
+
+    Raises:
+        DataError: The file is missing, damaged, or lacks a column.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"data: no file at {path}")
+    read = _json_rows if path.suffix in (".jsonl", ".json") else _csv_rows
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in read(file, path):
+                where = f"data: {path}, row {number}"
+                for column in columns:
+                    if row.get(column) is None:
+                        raise DataError(f"{where}: there is no column {column!r}; there are "
+                                        f"{', '.join(str(key) for key in row if key is not None)}")
+                yield where, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"data: {path} is not a readable table of UTF-8 text: {error}") from error
+
+
+def _csv_rows(file: Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    yield from enumerate(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), start=1)
+
+
+def _json_rows(file: Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"data: {path}, row {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"data: {path}, row {number} must be a JSON object, got {type(row).__name__}")
+        yield number, row
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number):
+        raise DataError(f"{where}: expected a number, got {value!r}")
+    return number

@@ -1,0 +1,97 @@
+"""Sequence classifiers of `transformers` as networks with two outputs, and their tokenizers as encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from editgym.models.language import ModelError
+
+
+class ToxicityTransformer(nn.Module):
+    """Token ids (n, length) -> logits (n, 2) for not toxic and toxic.
+
+    A network with two outputs keeps them. Where every output stands for itself (one output, or a multi-label problem)
+    the toxic one's z becomes (0, z), so that softmax gives sigmoid(z); of several exclusive outputs the others are
+    taken together by logsumexp.
+
+    Args:
+        model: The classifier; a submodule under the name `model`, so that sites are called `model.…`.
+        pad_id: Token that is masked out.
+        toxic_output: Index of the output that stands for toxic.
+
+    Raises:
+        ModelError: There is no such output.
+    """
+
+    def __init__(self, model: PreTrainedModel, pad_id: int, toxic_output: int) -> None:
+        super().__init__()
+        outputs: int = model.config.num_labels or 0
+        if not 0 <= toxic_output < outputs:
+            raise ModelError(f"toxic_output must be from 0 to {outputs - 1}, an output of it, got {toxic_output}")
+        self.model = model
+        self.pad_id, self.toxic_output = pad_id, toxic_output
+        self.independent = outputs == 1 or model.config.problem_type == "multi_label_classification"
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (n, length), padded with the padding token, int64 -> logits (n, 2)."""
+        logits = self.model(input_ids=ids, attention_mask=(ids != self.pad_id).long()).logits
+        toxic = logits[:, self.toxic_output]
+        if self.independent:
+            return torch.stack([torch.zeros_like(toxic), toxic], dim=1)
+        others = [i for i in range(logits.shape[1]) if i != self.toxic_output]
+        return torch.stack([logits[:, others].logsumexp(1), toxic], dim=1)
+
+
+class TokenEncoder:
+    """Texts -> token ids of one length, cut and padded on the right.
+
+    Args:
+        tokenizer: With a padding token.
+        length: Tokens per text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+        self.tokenizer, self.length = tokenizer, length
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids, (n, length) int64."""
+        encoded = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.length,
+                                 padding_side="right", return_tensors="pt")
+        return encoded["input_ids"]
+
+
+def load_sequence_classifier(name: str, length: int, toxic_output: int) -> tuple[ToxicityTransformer, TokenEncoder]:
+    """A classifier and the encoder of its inputs.
+
+    No remote code is run, and only safetensors are read.
+
+    Args:
+        name: Path of a Hugging Face folder, or a hub id.
+        length: Tokens per text.
+        toxic_output: Index of the output that stands for toxic.
+
+    Raises:
+        ModelError: There is no such model, it has no safetensors, tokenizer or padding token, or no such output; or it
+            takes fewer tokens.
+    """
+    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=False, use_safetensors=True,
+                                                                   dtype=torch.float32)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"model: cannot load the sequence classifier {name!r}: {error}") from error
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"model: the tokenizer of {name!r} has no padding token (pad_token); set one in its "
+                         "tokenizer_config.json")
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and not 1 <= length <= limit:
+        raise ModelError(f"max_length must be from 1 to {limit}, which is what {name!r} takes, got {length}")
+    network = ToxicityTransformer(model, tokenizer.pad_token_id, toxic_output)
+    return network.eval().requires_grad_(False), TokenEncoder(tokenizer, length)

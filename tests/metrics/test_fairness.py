@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from editgym.metrics.fairness import (
+    auc,
+    bnsp_auc,
+    bpsn_auc,
+    equalized_odds_gap,
+    fairness_metrics,
+    flip_rate,
+    fned,
+    fped,
+    power_mean,
+    subgroup_auc,
+    worst_group_accuracy,
+)
+
+# Identity a: one of two harmless texts flagged, no toxic one missed. b: none flagged, one of two missed.
+LABELS = [0, 0, 1, 1, 0, 0, 1, 1]
+PREDICTED = [1, 0, 1, 1, 0, 0, 0, 1]
+IDENTITIES = list("aaaabbbb")
+
+
+def test_error_rates_by_hand():
+    assert fped(LABELS, PREDICTED, IDENTITIES) == pytest.approx(abs(1 / 4 - 1 / 2) + abs(1 / 4 - 0))
+    assert fned(LABELS, PREDICTED, IDENTITIES) == pytest.approx(abs(1 / 4 - 0) + abs(1 / 4 - 1 / 2))
+    assert equalized_odds_gap(LABELS, PREDICTED, IDENTITIES) == pytest.approx(0.5)
+    assert worst_group_accuracy(LABELS, PREDICTED, IDENTITIES) == pytest.approx(0.5)
+
+
+def test_gap_is_the_larger_of_the_two():
+    assert equalized_odds_gap([0, 0, 1, 1], [1, 0, 1, 1], list("abab")) == 1
+    assert equalized_odds_gap([0, 0, 1, 1], [0, 0, 1, 0], list("abab")) == 1
+    assert equalized_odds_gap([0, 0, 1, 1], [0, 0, 1, 1], list("abab")) == 0
+
+
+def test_flip_rate_counts_pairs_of_one_template():
+    # Template 0: predictions 1, 0, 0 -> 2 of 3 pairs differ. Template 1: 1, 1 -> 0 of 1. Template 2 has no pair.
+    assert flip_rate([1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 2]) == pytest.approx(2 / 4)
+    assert flip_rate([1, 0], ["x", "y"]) is None
+
+
+def test_auc_of_ties_and_missing_labels():
+    assert auc([0, 1, 1, 0], [1, 1, 2, 0]) == pytest.approx(3.5 / 4)
+    assert auc([1, 1], [0, 1]) is None
+
+
+def test_aucs_by_hand():
+    # a raises every score by 2, so harmless texts about a outscore toxic ones about b.
+    labels, terms = [0, 1, 0, 1], list("aabb")
+    scores = [2, 3, 0, 1]
+    assert subgroup_auc(labels, scores, terms) == 1
+    # a: toxic b (1) against harmless a (2): 0. b: toxic a (3) against harmless b (0): 1. The worst one counts.
+    assert bpsn_auc(labels, scores, terms) == 0
+    # a: toxic a (3) against harmless b (0): 1. b: toxic b (1) against harmless a (2): 0.
+    assert bnsp_auc(labels, scores, terms) == 0
+
+
+def test_power_mean_leans_to_the_worst():
+    assert power_mean([0.5, 0.5]) == pytest.approx(0.5)
+    assert power_mean([0.5, 1.0]) == pytest.approx(((0.5**-5 + 1) / 2) ** -0.2)
+    assert power_mean([1, 3], power=1) == 2
+    assert power_mean([0, 1]) == 0
+
+
+@pytest.fixture
+def sample():
+    random = np.random.default_rng(0)
+    n = 400
+    labels, identities = random.integers(0, 2, n), random.integers(0, 4, n)
+    scores = np.round(labels + 0.4 * (identities == 2) + random.normal(size=n), 1) - 0.5
+    return labels, scores, identities, random.integers(0, 50, n)
+
+
+def test_aucs_are_scikit_learns(sample):
+    labels, scores, identities, _ = sample
+    assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
+    chosen = {subgroup_auc: lambda own, toxic: own, bpsn_auc: lambda own, toxic: (own & ~toxic) | (~own & toxic),
+              bnsp_auc: lambda own, toxic: (own & toxic) | (~own & ~toxic)}
+    for metric, rows in chosen.items():
+        areas = [roc_auc_score(labels[own], scores[own]) for term in range(4)
+                 if len(own := rows(identities == term, labels == 1).nonzero()[0])]
+        assert metric(labels, scores, identities) == pytest.approx(np.mean(np.array(areas)**-5.0) ** -0.2)
+
+
+def test_rates_are_fairlearns(sample):
+    metrics = pytest.importorskip("fairlearn.metrics")
+    labels, scores, identities, _ = sample
+    predicted = (scores > 0).astype(int)
+    given = {"y_true": labels, "y_pred": predicted}
+    assert equalized_odds_gap(labels, predicted, identities) == pytest.approx(
+        metrics.equalized_odds_difference(**given, sensitive_features=identities, method="between_groups"))
+    for metric, rate in ((fped, metrics.false_positive_rate), (fned, metrics.false_negative_rate)):
+        frame = metrics.MetricFrame(metrics=rate, **given, sensitive_features=identities)
+        assert metric(labels, predicted, identities) == pytest.approx((frame.by_group - frame.overall).abs().sum())
+    groups = metrics.MetricFrame(metrics=lambda y_true, y_pred: (y_true == y_pred).mean(), **given,
+                                 sensitive_features=2 * identities + labels)
+    assert worst_group_accuracy(labels, predicted, identities) == pytest.approx(groups.group_min())
+
+
+def test_all_of_them_by_the_leaderboards_keys(sample):
+    from benchmarks.results import BIAS_METRICS
+    values = fairness_metrics(*sample)
+    assert {*values, "general_accuracy", "unbiased_accuracy"} == {
+        key for key in BIAS_METRICS if not key.endswith("_before")}
+    assert all(value >= 0 for value in values.values())
+    assert values["fped"] == fped(sample[0], (sample[1] > 0).astype(int), sample[2])
+
+
+def test_what_has_no_samples_is_left_out_and_nothing_is_none():
+    assert fped([1, 1], [1, 0], list("ab")) is None
+    assert fned([1, 1, 0], [1, 0, 0], list("abc")) == pytest.approx(1.0)
+    assert worst_group_accuracy([], [], []) is None
+    assert equalized_odds_gap([], [], []) is None
+    assert subgroup_auc([1, 1, 0], [1, 2, 0], list("aab")) is None
