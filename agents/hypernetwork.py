@@ -25,9 +25,10 @@ class ShapeMismatchError(ValueError):
 
 
 class _Block(nn.Module):
-    """x + scale_l · clamp(x A B + b, min=0) + shift_l, which is the identity as long as B = 0.
+    """x + scale_l · max(x A B + b, 0) + shift_l, which is the identity as long as B = 0.
 
-    `clamp` passes the gradient on at 0 and `relu` does not: with `relu` B could never leave 0.
+    The gradient is passed on at 0 too, or B could never leave it. `relu` does not pass it on there, and `clamp` does in
+    some versions of torch only.
     """
 
     def __init__(self, width: int, rank: int, sites: int, generator: torch.Generator) -> None:
@@ -40,8 +41,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, site: int) -> Tensor:
         """(n, width) -> (n, width)."""
-        hidden: Tensor = (x @ self.a @ self.b + self.bias).clamp(min=0)
-        return x + self.scale[site] * hidden + self.shift[site]
+        hidden: Tensor = x @ self.a @ self.b + self.bias
+        return x + self.scale[site] * torch.where(hidden >= 0, hidden, 0.0) + self.shift[site]
 
 
 class Hypernetwork(nn.Module):
