@@ -128,11 +128,11 @@ class Hypernetwork(nn.Module):
         """[k̂, ĝ] per site, (n, in + out)."""
         return [self._standardized(site, k, g) for site, (k, g) in enumerate(zip(keys, gradients, strict=True))]
 
-    def to(self, *args: Any, **kwargs: Any) -> Hypernetwork:
-        """As `nn.Module.to`; the statistics go along."""
-        super().to(*args, **kwargs)
+    def _apply(self, *args: Any, **kwargs: Any) -> Hypernetwork:
+        # Not `to`: a module around this one moves its parts without asking them.
+        super()._apply(*args, **kwargs)
         for own in (*self.keys, *self.gradients):
-            own.mean, own.squares = own.mean.to(self.steps.device), own.squares.to(self.steps.device)
+            _move(own, self.steps.device)
         return self
 
     def statistics(self) -> dict[str, Any]:
@@ -144,7 +144,8 @@ class Hypernetwork(nn.Module):
         """Statistics that `statistics` gave."""
         for own, saved in zip((*self.keys, *self.gradients), (*state["keys"], *state["gradients"]), strict=True):
             own.load_state_dict(saved)
-        self.units = state["units"].clone()
+            _move(own, self.steps.device)
+        self.units = state["units"].clone().to(self.steps.device)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -190,6 +191,10 @@ def check_shapes(wanted: Sequence[tuple[str, tuple[int, int]]], there: Sequence[
         if shape != its_shape:
             raise ShapeMismatchError(f"site {other}: it is {its_shape[0]} × {its_shape[1]} (out × in), the policy was "
                                      f"trained on {name} of {shape[0]} × {shape[1]}")
+
+
+def _move(own: RunningStandardization, device: torch.device) -> None:
+    own.mean, own.squares = own.mean.to(device), own.squares.to(device)
 
 
 def _key(shape: tuple[int, int]) -> str:
