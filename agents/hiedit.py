@@ -104,6 +104,11 @@ class HiEditPolicy(HypernetworkPolicy):
             groups.append({"params": list(self.scores.parameters()), "lr": self._gate_learning_rate})
         return groups
 
+    @property
+    def calls_per_step(self) -> int:
+        """One, and one for every subset that is tried."""
+        return 1 + (_SAMPLES if self.gate in ("sampled", "static") else 0)
+
     def losses(self, process: EditStream) -> Tensor:
         """−r of one step with the chosen sites, and what teaches the gate."""
         capture = self._observed(process)
@@ -299,7 +304,8 @@ def _log_probability(scores: Tensor, orders: Tensor) -> Tensor:
         scores: (sites,).
         orders: (samples, count), sites in the order in which they were drawn.
     """
-    drawn = scores[orders]  # (samples, count)
-    everything = scores.exp().sum()
-    gone = torch.cat([torch.zeros_like(drawn[:, :1]), drawn.exp().cumsum(1)[:, :-1]], dim=1)
-    return (drawn - torch.log(everything - gone)).sum(1)
+    taken = nn.functional.one_hot(orders, len(scores))  # (samples, count, sites)
+    gone = (taken.cumsum(1) - taken).bool()
+    # Not the sum of all less those that are gone: where the gate is sure, nothing would be left of the others.
+    left = scores.expand(gone.shape).masked_fill(gone, -torch.inf).logsumexp(-1)
+    return (scores[orders] - left).sum(1)

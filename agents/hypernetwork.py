@@ -25,9 +25,10 @@ class ShapeMismatchError(ValueError):
 
 
 class _Block(nn.Module):
-    """x + scale_l · clamp(x A B + b, min=0) + shift_l, which is the identity as long as B = 0.
+    """x + scale_l · max(x A B + b, 0) + shift_l, which is the identity as long as B = 0.
 
-    `clamp` passes the gradient on at 0 and `relu` does not: with `relu` B could never leave 0.
+    The gradient is passed on at 0 too, or B could never leave it. `relu` does not pass it on there, and `clamp` does in
+    some versions of torch only.
     """
 
     def __init__(self, width: int, rank: int, sites: int, generator: torch.Generator) -> None:
@@ -40,8 +41,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, site: int) -> Tensor:
         """(n, width) -> (n, width)."""
-        hidden: Tensor = (x @ self.a @ self.b + self.bias).clamp(min=0)
-        return x + self.scale[site] * hidden + self.shift[site]
+        hidden: Tensor = x @ self.a @ self.b + self.bias
+        return x + self.scale[site] * torch.where(hidden >= 0, hidden, 0.0) + self.shift[site]
 
 
 class Hypernetwork(nn.Module):
@@ -127,11 +128,11 @@ class Hypernetwork(nn.Module):
         """[k̂, ĝ] per site, (n, in + out)."""
         return [self._standardized(site, k, g) for site, (k, g) in enumerate(zip(keys, gradients, strict=True))]
 
-    def to(self, *args: Any, **kwargs: Any) -> Hypernetwork:
-        """As `nn.Module.to`; the statistics go along."""
-        super().to(*args, **kwargs)
+    def _apply(self, *args: Any, **kwargs: Any) -> Hypernetwork:
+        # Not `to`: a module around this one moves its parts without asking them.
+        super()._apply(*args, **kwargs)
         for own in (*self.keys, *self.gradients):
-            own.mean, own.squares = own.mean.to(self.steps.device), own.squares.to(self.steps.device)
+            _move(own, self.steps.device)
         return self
 
     def statistics(self) -> dict[str, Any]:
@@ -143,7 +144,8 @@ class Hypernetwork(nn.Module):
         """Statistics that `statistics` gave."""
         for own, saved in zip((*self.keys, *self.gradients), (*state["keys"], *state["gradients"]), strict=True):
             own.load_state_dict(saved)
-        self.units = state["units"].clone()
+            _move(own, self.steps.device)
+        self.units = state["units"].clone().to(self.steps.device)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -189,6 +191,10 @@ def check_shapes(wanted: Sequence[tuple[str, tuple[int, int]]], there: Sequence[
         if shape != its_shape:
             raise ShapeMismatchError(f"site {other}: it is {its_shape[0]} × {its_shape[1]} (out × in), the policy was "
                                      f"trained on {name} of {shape[0]} × {shape[1]}")
+
+
+def _move(own: RunningStandardization, device: torch.device) -> None:
+    own.mean, own.squares = own.mean.to(device), own.squares.to(device)
 
 
 def _key(shape: tuple[int, int]) -> str:

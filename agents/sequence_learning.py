@@ -33,6 +33,11 @@ _VALIDATION_SEED = 0  # of the validation streams' own split
 class SequencePolicy(nn.Module, ABC):
     """What learns from sequences: it edits with a graph while it learns, and without one when it is judged."""
 
+    @property
+    def calls_per_step(self) -> int:
+        """Rewards that one step of learning computes."""
+        return 1
+
     @abstractmethod
     def groups(self, settings: Learning) -> list[dict[str, Any]]:
         """Adam's parameter groups, with their learning rates."""
@@ -116,7 +121,7 @@ class SequenceLearner:
         policy: It is trained in place; afterwards it is the best one that validation saw.
         env_spec: Of a `LifelongLLMEdit-v0` or `ShiftWorld-v0`.
         learning: How.
-        budget: `reward_calls` counts steps.
+        budget: `reward_calls` counts steps, and every candidate that a step tries.
         seed: Of the streams.
         out: Where a checkpoint is written after every sequence and taken up from, and logs go (`progress.csv`, and
             TensorBoard's where it is installed); None for neither.
@@ -129,8 +134,8 @@ class SequenceLearner:
         self.env, self.process = learning_stream(env_spec, learning.train_env)
         self._judge = Judge(env_spec, seed) if learning.validate_every and learning.sequences else None
         self._watch = Stopwatch(budget.seconds)
-        steps = self.process.horizon
-        affordable = learning.sequences if budget.reward_calls is None else budget.reward_calls // steps
+        calls = self.process.horizon * policy.calls_per_step
+        affordable = learning.sequences if budget.reward_calls is None else budget.reward_calls // calls
         self.sequences = min(learning.sequences, affordable)
         self._optimizer = torch.optim.Adam(policy.groups(learning))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
