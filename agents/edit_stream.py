@@ -206,6 +206,9 @@ class WorldStream:
             if isinstance(rank, str):
                 parts.append(DenseUpdate((update.matrix() / self._limit).clamp(-1, 1)))
                 continue
+            if update.a.shape[-1] != rank:
+                raise Unsupported(f"an update of rank {update.a.shape[-1]} is no action of rank {rank}: use passes=1, "
+                                  'or rank="full" in the environment')
             with torch.no_grad():
                 sizes = update.a.abs().amax(0).clamp(min=1e-12), update.b.abs().amax(1).clamp(min=1e-12)
                 balance = (sizes[1] / sizes[0]).sqrt()

@@ -68,10 +68,9 @@ def test_equal_seeds_give_equal_policies_bitwise_and_other_seeds_others(stream_s
     assert not same(states[0]["statistics"], states[2]["statistics"]), "another seed draws other streams"
 
 
-@pytest.mark.parametrize("at", [0, 1, 3])
-@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize(("at", "passes"), [(0, 1), (2, 1), (1, 2)])
 def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(stream_spec, tmp_path, monkeypatch, at, passes):
-    arguments = {"passes": passes, "validate_every": 1, "patience": 9}
+    arguments = {"passes": passes, "validate_every": 1, "patience": 9, "sequences": 3}
     whole = learned(stream_spec(), tmp_path / "whole", **arguments)
     sequences, run = [], SequenceLearner._sequence
 
@@ -88,7 +87,7 @@ def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(stream_spec,
     assert (tmp_path / "parts" / TRAINING).is_file() == (at > 0)
     torch.manual_seed(99)
     parts = learned(stream_spec(), tmp_path / "parts", **arguments)
-    assert sequences == [*range(at + 1), *range(at, 4)]
+    assert sequences == [*range(at + 1), *range(at, 3)]
     assert same(parts.policy.snapshot(), whole.policy.snapshot())
     assert same(parts._best[1], whole._best[1])
     assert parts._best[0] == whole._best[0]
