@@ -116,7 +116,7 @@ def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
 # A training sequence is as long as the stream: fewer of the longer ones cost as much, and they weigh locality more.
 _LIFELONG = (
     _lifelong((*editors({"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4}), "ppo",
-               *learned({"sequences": 24}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})),
+               *learned({"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})),
               horizon=20),
     _lifelong((*editors({"step_size": 4e-3}, {"passes": 6, "step_size": 2e-4}), "ppo",
                *learned({"sequences": 6, "train_env": _LONG}, {"passes": 6, "sequences": 4, "step_size": 2e-4,
