@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from agents.edit_stream import EditStream
 from agents.hypernetwork import Hypernetwork, Rule, check_shapes
-from agents.rledit import REWARD, HypernetworkEditor, HypernetworkPolicy, load_policy
+from agents.learned_editor import load_policy
+from agents.rledit import REWARD, HypernetworkEditor, HypernetworkPolicy
 from agents.sequence_learning import Learning
 from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit

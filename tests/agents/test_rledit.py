@@ -9,8 +9,9 @@ import torch
 from agents.catalogue import agent_class, make_agent
 from agents.editors.stream import CHECKPOINT, stream_process
 from agents.hypernetwork import ShapeMismatchError
+from agents.learned_editor import POLICY_FILE
 from agents.protocol import Agent, Budget, Unsupported
-from agents.rledit import POLICY_FILE, Malmen, Mend, RLEdit
+from agents.rledit import Malmen, Mend, RLEdit
 from editgym.envs.metering import count_reward_calls
 from editgym.weights import EditJournal, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit
