@@ -102,10 +102,11 @@ class LearnedEditor(StreamEditor):
         """Start from what was learned.
 
         Raises:
+            RuntimeError: There is no policy yet.
             ShapeMismatchError: The sites have other shapes than those it learned on; the message names one.
         """
-        check_shapes(self._sites, [(site.name, site.shape) for site in process.sites])
         self._policy = self.policy.to(process.device)
+        check_shapes(self._sites, [(site.name, site.shape) for site in process.sites])
         self.policy.load_statistics(self._learned)
 
     def entries(self, process: EditStream) -> list[Entry]:

@@ -151,7 +151,8 @@ def test_every_parameter_of_a_gate_gets_a_gradient_from_the_reward(gate, trained
     policy.losses(make_process(**FOUR)).backward()
     for name, parameter in policy.scores.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
+        if gate == "straight_through" or name != "head.2.bias":  # which moves all scores alike, and no choice
+            assert parameter.grad.abs().max() > 0, name
 
 
 def test_probabilities_of_ordered_subsets_sum_to_one():

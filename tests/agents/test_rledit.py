@@ -121,7 +121,7 @@ def test_the_released_mode_leads_every_step_size_to_eleven_times_itself_or_minus
 
 
 def test_the_released_mode_is_what_the_released_code_does(stream_spec, monkeypatch):
-    from agents import rledit as module
+    from agents import learned_editor as module
     seen = []
 
     class Watched(module.SequenceLearner):
@@ -345,7 +345,7 @@ def test_what_has_not_learned_cannot_edit_or_be_saved(stream_env, tmp_path):
     with pytest.raises(RuntimeError, match="no policy yet"):
         RLEdit().save(tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises((RuntimeError, ShapeMismatchError), match="no policy yet|trained on 0"):
+    with pytest.raises(RuntimeError, match="no policy yet"):
         RLEdit().edit(stream_env(split="test"))
 
 
