@@ -88,7 +88,7 @@ class Learning:
     """
 
     sequences: int = 40
-    learning_rate: float = 3e-5
+    learning_rate: float = 1e-4
     step_learning_rate: float = 0.02
     update_every: int | None = 1
     linear_decay: bool = True
