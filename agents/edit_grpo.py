@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,7 @@ class EditGRPO(StreamEditor):
                        **group}
         self.first, self.sites, self.seed = first, sites, seed
         self.group = GroupSettings(**group)
+        self.skipped = Counter()
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Nothing is learned but while editing; the seed is kept for what is sampled there."""

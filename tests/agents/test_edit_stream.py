@@ -169,7 +169,7 @@ def mean_reward(agent, spec, episodes=4):
 def test_training_raises_the_reward_of_shift_world(arguments):
     spec = gym.make("ShiftWorld-v0", **arguments).spec
     means = []
-    for sequences in (0, 40):
+    for sequences in (0, 30):
         agent = RLEdit(sequences=sequences, learning_rate=3e-3, step_learning_rate=0.1, linear_decay=False)
         with count_reward_calls() as meter:
             agent.learn(spec, Budget(), seed=0)

@@ -201,7 +201,7 @@ class OneUseful:
 
 
 @pytest.mark.parametrize("gate", LEARNED)
-@pytest.mark.parametrize("useful", [1, 3])
+@pytest.mark.parametrize("useful", [2])
 def test_a_learned_gate_finds_the_one_site_that_is_useful(gate, useful):
     process = OneUseful(useful)
     network = Hypernetwork([site.shape for site in process.sites], step_size=0.1)
@@ -224,7 +224,7 @@ def test_a_learned_gate_finds_the_one_site_that_is_useful(gate, useful):
 
 
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("calls", [2, 20, 40])
+@pytest.mark.parametrize("calls", [2, 20])
 def test_the_budget_counts_every_candidate(gate, calls, trained):
     with count_reward_calls() as meter:
         trained(gate, budget=Budget(reward_calls=calls), sequences=2)

@@ -62,13 +62,13 @@ def scripted(monkeypatch):
 
 
 def test_equal_seeds_give_equal_policies_bitwise_and_other_seeds_others(stream_spec):
-    states = [learned(stream_spec(), seed=seed, validate_every=0).policy.snapshot() for seed in (3, 3, 4)]
+    states = [learned(stream_spec(), seed=seed, sequences=2, validate_every=0).policy.snapshot() for seed in (3, 3, 4)]
     assert same(states[0], states[1])
     assert not torch.equal(states[0]["parameters"]["network.steps"], states[2]["parameters"]["network.steps"])
     assert not same(states[0]["statistics"], states[2]["statistics"]), "another seed draws other streams"
 
 
-@pytest.mark.parametrize(("at", "passes"), [(0, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("at", "passes"), [(0, 1), (1, 2)])
 def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(stream_spec, tmp_path, monkeypatch, at, passes):
     arguments = {"passes": passes, "validate_every": 1, "patience": 9, "sequences": 3}
     whole = learned(stream_spec(), tmp_path / "whole", **arguments)
@@ -120,7 +120,7 @@ def test_without_a_folder_nothing_is_written(stream_spec, tmp_path, monkeypatch)
 # --- budgets ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("calls", "made"), [(0, 0), (2, 0), (3, 3), (8, 6), (100, 12), (None, 12)])
+@pytest.mark.parametrize(("calls", "made"), [(0, 0), (2, 0), (8, 6), (None, 12)])
 def test_the_budget_is_never_exceeded_and_no_sequence_is_cut(stream_spec, calls, made):
     with count_reward_calls() as meter:
         one = learned(stream_spec(), budget=Budget(reward_calls=calls))

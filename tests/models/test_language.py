@@ -97,6 +97,81 @@ def test_answers_are_texts(language):
     assert language.answers(PROMPTS) == [language.text(generated(language, prompt)) for prompt in PROMPTS]
 
 
+# --- sampled answers -------------------------------------------------------------------------------------------
+
+
+def drawn(language, prompts, seed=0, **settings):
+    return language.sampled([language.prompt_ids(prompt) for prompt in prompts], torch.Generator().manual_seed(seed),
+                            **settings)
+
+
+def test_equal_generators_draw_equal_answers_and_leave_torchs_own_alone(language):
+    state = torch.get_rng_state()
+    first, again, other = (drawn(language, PROMPTS, seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), state)
+    generator = torch.Generator().manual_seed(3)
+    ids = [language.prompt_ids(prompt) for prompt in PROMPTS]
+    assert language.sampled(ids, generator) == first
+    assert language.sampled(ids, generator) != first, "a generator goes on"
+
+
+@pytest.mark.parametrize("often", [False, True])
+def test_a_low_temperature_is_greedy(language, often):
+    model = stopping_often(language) if often else language
+    greedy = model.greedy([model.prompt_ids(prompt) for prompt in PROMPTS], 6)
+    assert drawn(model, PROMPTS, temperature=1e-4, max_new_tokens=6) == greedy
+    assert drawn(model, PROMPTS, temperature=2.0, max_new_tokens=6) != greedy
+
+
+def test_an_answer_ends_at_the_first_stop_token(language):
+    model = stopping_often(language)
+    found = drawn(model, PROMPTS * 4, temperature=3.0, max_new_tokens=5)
+    assert len({len(answer) for answer in found}) > 2
+    for answer in found:
+        assert not set(answer[:-1]) & model.stop_ids
+        assert len(answer) == 5 or answer[-1] in model.stop_ids
+    assert drawn(model, []) == []
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+def test_tokens_come_as_often_as_the_model_says(language, temperature):
+    """The most probable ones, within four standard deviations of a count."""
+    prompt, count = PROMPTS[1], 2_000
+    ids = torch.tensor([language.prompt_ids(prompt)])
+    with torch.no_grad():
+        chances = (language.model(ids).logits[0, -1] / temperature).softmax(-1)
+    found = torch.tensor(drawn(language, [prompt] * count, temperature=temperature, max_new_tokens=1)).flatten()
+    for token in chances.argsort(descending=True)[:5].tolist():
+        chance = float(chances[token])
+        spread = 4 * (count * chance * (1 - chance)) ** 0.5
+        assert abs(int((found == token).sum()) - count * chance) <= spread + 1
+
+
+def test_a_second_token_is_drawn_given_the_first(language):
+    """Of draws that begin with the most common first token, the second ones have the model's own frequencies."""
+    prompt, temperature = PROMPTS[0], 0.5
+    answers = [one for one in drawn(language, [prompt] * 1_000, temperature=temperature, max_new_tokens=2)
+               if len(one) == 2]
+    firsts = [one[0] for one in answers]
+    first = max(set(firsts), key=firsts.count)
+    seconds = [one[1] for one in answers if one[0] == first]
+    with torch.no_grad():
+        logits = language.model(torch.tensor([[*language.prompt_ids(prompt), first]])).logits[0, -1]
+    chances = (logits / temperature).softmax(-1)
+    token, count = int(chances.argmax()), len(seconds)
+    chance = float(chances[token])
+    assert count > 50
+    assert abs(seconds.count(token) - count * chance) <= 4 * (count * chance * (1 - chance)) ** 0.5 + 1
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+def test_a_temperature_is_greater_than_zero(language, temperature):
+    with pytest.raises(ValueError, match=f"temperature must be greater than 0, got {temperature!r}"):
+        drawn(language, PROMPTS, temperature=temperature)
+
+
 # --- tokens ----------------------------------------------------------------------------------------------------
 
 

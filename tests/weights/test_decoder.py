@@ -245,6 +245,67 @@ def test_captured_keys_and_gradients_are_those_of_hooks_on_a_plain_model(decoder
             assert not own_gradients.requires_grad
 
 
+def test_a_capture_with_updates_is_the_capture_once_they_are_applied(decoder, batch, kind):
+    decoder.apply(*edits(decoder, factors(decoder, seed=5)))
+    updates = factors(decoder)
+    before = decoder.capture(batch)
+    for prefix in (None, decoder.prefix(batch)):
+        found = decoder.capture(batch, prefix, updates)
+        twin = decoder.branch()
+        twin.apply(*edits(twin, updates))
+        expected = twin.capture(batch)
+        assert found.loss == pytest.approx(expected.loss, rel=CLOSE[kind])
+        for one, other in zip((*found.keys, *found.gradients), (*expected.keys, *expected.gradients), strict=True):
+            close(one, other, kind)
+    assert any((now - old).abs().max() > 0.01 for now, old in zip(found.keys, before.keys, strict=True))
+    assert torch.equal(decoder.capture(batch).gradients[0], before.gradients[0]), "nothing was applied"
+    partly = decoder.capture(batch, updates=[None] * len(decoder.sites))
+    assert torch.equal(partly.gradients[0], before.gradients[0])
+    assert clean(decoder)
+
+
+def test_a_branch_begins_in_the_decoders_state_and_shares_nothing_that_changes(decoder, batch):
+    decoder.apply(*edits(decoder, factors(decoder, seed=5)))
+    expected, entries = decoder.logits(batch), len(decoder.journal)
+    branch = decoder.branch()
+    assert torch.equal(branch.logits(batch), expected)
+    assert len(branch.journal) == 0
+    assert branch.journal.base_hash == decoder.base_hash
+    branch.apply(*edits(branch, factors(branch, seed=6)))
+    other = branch.logits(batch)
+    assert (other - expected).abs().max() > 0.01
+    assert torch.equal(decoder.logits(batch), expected)
+    assert (len(decoder.journal), len(branch.journal)) == (entries, len(branch.sites))
+    decoder.reset()
+    assert torch.equal(branch.logits(batch), other)
+    assert clean(decoder)
+
+
+def test_a_branch_has_the_codebooks_and_adds_its_own(batch):
+    decoder = made()
+    site = decoder.sites[0]
+    key = decoder.capture(batch).keys[0][:1]
+    decoder.apply(Codebook(site.name, key, torch.ones(1, site.shape[0]), torch.tensor([1e-3])))
+    expected = decoder.logits(batch)
+    branch = decoder.branch()
+    assert torch.equal(branch.logits(batch), expected)
+    other = decoder.capture(batch).keys[0][3:4]
+    branch.apply(Codebook(site.name, other, -torch.ones(1, site.shape[0]), torch.tensor([1e-3])))
+    assert not torch.equal(branch.logits(batch), expected)
+    assert torch.equal(decoder.logits(batch), expected)
+
+
+def test_a_branch_of_a_journal_on_disk_writes_nothing_there(batch, tmp_path):
+    decoder = made().fresh(tmp_path)
+    decoder.apply(*edits(decoder, factors(decoder), 0))
+    files = sorted(tmp_path.iterdir())
+    branch = decoder.branch()
+    branch.apply(*edits(branch, factors(branch, seed=1), 0))
+    assert sorted(tmp_path.iterdir()) == files
+    assert isinstance(decoder.journal, DiskJournal)
+    assert not isinstance(branch.journal, DiskJournal)
+
+
 def test_the_active_model_decodes_with_the_edits_and_no_longer_afterwards(decoder):
     model, ids = decoder.base, torch.tensor([TEXTS[1][0]])
     before = model.generate(ids, do_sample=False, max_new_tokens=6, pad_token_id=0)

@@ -85,3 +85,31 @@ def test_update_without_a_bound_is_not_clipped():
     assert LowRankFactors(torch.full((2, 1), 3.0), torch.ones(1, 2), scale=2.0).matrix().max() == 6
     assert DenseUpdate(torch.full((2, 2), 3.0)).matrix().max() == 3
     assert DenseUpdate(torch.full((2, 2), -3.0), bound=0.5).matrix().min() == -0.5
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_a_sum_has_the_ranks_and_the_scales_of_both(lead):
+    one = LowRankFactors(torch.randn(*lead, 4, 2), torch.randn(*lead, 2, 5), scale=0.5)
+    other = LowRankFactors(torch.randn(*lead, 4, 3), torch.randn(*lead, 3, 5), scale=-2.0)
+    both = one.plus(other)
+    assert (both.a.shape[-1], both.scale, both.bound) == (5, 1.0, None)
+    torch.testing.assert_close(both.matrix(), one.matrix() + other.matrix())
+    nothing = LowRankFactors(torch.zeros(*lead, 4, 0), torch.zeros(*lead, 0, 5))
+    torch.testing.assert_close(nothing.plus(one).matrix(), one.matrix())
+
+
+def test_gradients_reach_both_parts_of_a_sum():
+    parts = [torch.randn(shape, requires_grad=True) for shape in ((4, 2), (2, 5), (4, 1), (1, 5))]
+    both = LowRankFactors(parts[0], parts[1], scale=0.5).plus(LowRankFactors(parts[2], parts[3]))
+    found = torch.autograd.grad(both.matrix().square().sum(), parts)
+    expected = torch.autograd.grad((0.5 * parts[0] @ parts[1] + parts[2] @ parts[3]).square().sum(), parts)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_clipped_updates_have_no_sum():
+    free = LowRankFactors(torch.ones(2, 1), torch.ones(1, 3))
+    clipped = LowRankFactors(torch.ones(2, 1), torch.ones(1, 3), bound=1.0)
+    for one, other in ((free, clipped), (clipped, free)):
+        with pytest.raises(ValueError, match=r"clipped updates have no sum in factors: bounds (None|1\.0) and"):
+            one.plus(other)
