@@ -153,7 +153,9 @@ def test_the_first_loss_is_minus_the_mean_advantage_and_its_gradient_the_policys
     process, agent = make_process(split="test", horizon=1), EditGRPO(**QUICK)
     scripted_rewards(monkeypatch, process)
     edited, factors, one, _ = sampled_round(process, agent, kl_weight=0.0)
-    loss = agent._loss(edited, factors, one)
+    loss, old = agent._loss(edited, factors, one, None)
+    assert not old.requires_grad
+    torch.testing.assert_close(agent._loss(edited, factors, one, old)[0], loss)
     assert float(loss.detach()) == pytest.approx(-float(one.advantages.mean()), abs=1e-4)
     leaves = [u.a for u in factors]
     found = torch.autograd.grad(loss, leaves)
@@ -168,17 +170,18 @@ def test_ratios_beyond_the_clip_teach_nothing_more_and_kl_pulls_back(make_proces
     scripted_rewards(monkeypatch, process)
     edited, factors, one, _ = sampled_round(process, agent, kl_weight=0.0)
     leaves = [u.a for u in factors]
-    positive = replace(one, advantages=one.advantages.abs() + 0.1, old=one.old - 1)  # every ratio is e
-    gradients = torch.autograd.grad(agent._loss(edited, factors, positive), leaves)
+    old = agent._loss(edited, factors, one, None)[1]
+    positive = replace(one, advantages=one.advantages.abs() + 0.1)
+    gradients = torch.autograd.grad(agent._loss(edited, factors, positive, old - 1)[0], leaves)  # every ratio is e
     assert all(not g.any() for g in gradients)
     negative = replace(positive, advantages=-positive.advantages)
-    assert any(g.any() for g in torch.autograd.grad(agent._loss(edited, factors, negative), leaves))
+    assert any(g.any() for g in torch.autograd.grad(agent._loss(edited, factors, negative, old - 1)[0], leaves))
     agent.group = replace(agent.group, kl_weight=1.0)
     idle = replace(one, advantages=torch.zeros_like(one.advantages))
-    behind = idle.reference - idle.old
+    behind = idle.reference - old
     k3 = one.texts.means(behind.exp() - behind - 1).mean()
     assert k3 > 0
-    assert float(agent._loss(edited, factors, idle).detach()) == pytest.approx(float(k3), rel=1e-2)
+    assert float(agent._loss(edited, factors, idle, None)[0].detach()) == pytest.approx(float(k3), rel=1e-2)
 
 
 # --- groups ----------------------------------------------------------------------------------------------------
