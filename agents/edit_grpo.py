@@ -239,14 +239,14 @@ class EditGRPO(StreamEditor):
             own = own + self.group.bonus * self._alignment(policy, texts, prefix, factors, facts[kept], anchors[kept],
                                                            rewards[kept])
         return _Round(texts, prefix, own.to(process.task.device),
-                      _log_probabilities(edited.logits(texts, prefix=prefix), texts))
+                      self._log_probabilities(edited.logits(texts, prefix=prefix), texts))
 
     def _alignment(self, policy: EditableDecoder, texts: TokenBatch, prefix: Tensor | None,
                    factors: list[LowRankFactors | None], facts: Tensor, anchors: Tensor, rewards: Tensor) -> Tensor:
         """cos(g, g_anchor) of every completion, (n,); 0 for the anchor's own and where no anchor was right.
 
-        g is Σ_tokens of the gradient at a site's output times B·k, the gradient by the site's left factor, joined over
-        sites: one pass gives it for all completions.
+        g is Σ of the gradient at a site's output times B·k over a completion's tokens, joined over sites: the gradient
+        by the left factors but for what earlier tokens pass on to later ones. One pass gives it for all completions.
         """
         captured = policy.capture(texts, prefix)
         gradients = []
@@ -273,7 +273,7 @@ class EditGRPO(StreamEditor):
         Returns:
             The loss, and the log-probabilities now, without a graph.
         """
-        now = _log_probabilities(edited.logits(sampled.texts, factors, sampled.prefix), sampled.texts)
+        now = self._log_probabilities(edited.logits(sampled.texts, factors, sampled.prefix), sampled.texts)
         ratio = (now - (now.detach() if old is None else old)).exp()
         advantage = sampled.advantages[sampled.texts.rows]
         clipped = ratio.clamp(1 - self.group.clip, 1 + self.group.clip)
@@ -281,6 +281,12 @@ class EditGRPO(StreamEditor):
         behind = sampled.reference - now
         divergence = behind.exp() - behind - 1  # k3 of Schulman 2020: unbiased and never negative
         return sampled.texts.means(self.group.kl_weight * divergence - gained).mean(), now.detach()
+
+    def _log_probabilities(self, logits: Tensor, texts: TokenBatch) -> Tensor:
+        """Of the answer tokens by the distribution that is sampled from, (m,)."""
+        logs = (logits.float() / self.group.temperature).log_softmax(-1)
+        return logs.gather(-1, texts.labels[:, None])[:, 0]
+
 
 
 def group_advantages(rewards: Tensor, facts: Tensor, anchors: Tensor) -> Tensor:
@@ -319,10 +325,3 @@ def alignment(gradients: Tensor, facts: Tensor, anchors: Tensor, rewards: Tensor
         if bool(right.any()) and bool(others.any()):
             cosines[others] = F.cosine_similarity(gradients[others], gradients[right].mean(0, keepdim=True), dim=1)
     return cosines
-
-
-def _log_probabilities(logits: Tensor, texts: TokenBatch) -> Tensor:
-    """Of the answer tokens, (m,)."""
-    return logits.float().log_softmax(-1).gather(-1, texts.labels[:, None])[:, 0]
-
-

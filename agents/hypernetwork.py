@@ -93,21 +93,22 @@ class Hypernetwork(nn.Module):
         first = math.log(step_size) if log_step else step_size
         self.steps = nn.Parameter(torch.full((len(self.shapes),), first))
         self.log_ridges = nn.Parameter(torch.full((len(self.shapes),), math.log(ridge)))
-        self.register_buffer("units", torch.ones(len(self.shapes)))
+        self.register_buffer("units", torch.zeros(len(self.shapes)))  # 0 until they are settled
         self.keys = [RunningStandardization(columns) for _, columns in self.shapes]
         self.gradients = [RunningStandardization(rows) for rows, _ in self.shapes]
 
     def observe(self, keys: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Take a batch into the running statistics; the first one also settles the units of η.
 
+        A first batch of one token has no spread to be standardised by, and so no update; the second settles them then.
+
         Args:
             keys: Per site (n, in).
             gradients: Per site (n, out).
         """
-        first = self.keys[0].count == 0
         for own, rows in zip((*self.keys, *self.gradients), (*keys, *gradients), strict=True):
             own.update(rows)
-        if first:
+        if not bool(self.units.all()):
             self._settle_units(keys, gradients)
 
     def forward(self, keys: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[LowRankFactors]:
@@ -170,8 +171,8 @@ class Hypernetwork(nn.Module):
         units = []
         for site, (shape, k, g) in enumerate(zip(self.shapes, keys, gradients, strict=True)):
             wanted, raw = _norm(UltraEdit(shape, k.device).update(k, g, 1.0)), _norm(self._update(site, k, g))
-            units.append(wanted / raw if raw > 0 else torch.ones_like(raw))
-        self.units = torch.stack(units)
+            units.append(wanted / raw if raw > 0 else torch.zeros_like(raw))
+        self.units = torch.where(self.units == 0, torch.stack(units), self.units)
 
 
 def check_shapes(wanted: Sequence[tuple[str, tuple[int, int]]], there: Sequence[tuple[str, tuple[int, int]]]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import gymnasium as gym
 import pytest
 import torch
+import torch.nn.functional as F
 
 from agents.catalogue import make_agent
 from agents.edit_grpo import EditGRPO, GroupSettings, alignment, group_advantages
@@ -159,7 +160,9 @@ def test_the_first_loss_is_minus_the_mean_advantage_and_its_gradient_the_policys
     assert float(loss.detach()) == pytest.approx(-float(one.advantages.mean()), abs=1e-4)
     leaves = [u.a for u in factors]
     found = torch.autograd.grad(loss, leaves)
-    expected = torch.autograd.grad((one.advantages * edited.losses(one.texts, factors)).mean(), leaves)
+    # Of the distribution that was sampled from, at temperature 2.
+    tokens = F.cross_entropy(edited.logits(one.texts, factors) / 2, one.texts.labels, reduction="none")
+    expected = torch.autograd.grad((one.advantages * one.texts.means(tokens)).mean(), leaves)
     for first, second in zip(found, expected, strict=True):
         assert second.abs().max() > 0
         torch.testing.assert_close(first, second, rtol=1e-2, atol=1e-2 * float(second.abs().max()))
