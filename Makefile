@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
