@@ -139,11 +139,16 @@ class SequenceLearner:
         self.sequences = min(learning.sequences, affordable)
         self._optimizer = torch.optim.Adam(policy.groups(learning))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._settings = repr((learning, seed, [(name, *p.shape) for name, p in policy.named_parameters()]))
         self._best: tuple[float, dict[str, Any]] | None = None
         self._next, self._waited = 0, 0
 
     def learn(self) -> None:
-        """Train to the end, or go on from a checkpoint; on Ctrl-C the checkpoint of the last sequence stays."""
+        """Train to the end, or go on from a checkpoint; on Ctrl-C the checkpoint of the last sequence stays.
+
+        Raises:
+            ValueError: The checkpoint is of another training.
+        """
         self._take_up()
         logger = None if self.out is None else _logger(self.out)
         try:
@@ -217,9 +222,9 @@ class SequenceLearner:
             logger.record(f"train/{key}", value)
         logger.dump(self._next)
         partial = self.out / f"{TRAINING}.partial"
-        torch.save({"next": self._next, "waited": self._waited, "policy": self.policy.snapshot(),
-                    "optimizer": self._optimizer.state_dict(), "best": self._best, "torch": torch.get_rng_state()},
-                   partial)
+        torch.save({"settings": self._settings, "next": self._next, "waited": self._waited,
+                    "policy": self.policy.snapshot(), "optimizer": self._optimizer.state_dict(), "best": self._best,
+                    "torch": torch.get_rng_state()}, partial)
         os.replace(partial, self.out / TRAINING)
 
     def _take_up(self) -> None:
@@ -229,6 +234,9 @@ class SequenceLearner:
         if not (self.out / TRAINING).is_file():
             return
         state = torch.load(self.out / TRAINING, weights_only=True)
+        if state["settings"] != self._settings:
+            raise ValueError(f"out: {self.out} holds the checkpoint of a training with other settings, another seed or "
+                             f"other sites; give another folder, or delete {TRAINING} there to begin anew")
         self.policy.restore(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._next, self._waited, self._best = state["next"], state["waited"], state["best"]

@@ -95,6 +95,24 @@ def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(stream_spec,
     assert not list((tmp_path / "parts").glob("*.partial"))
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"learning_rate": 1e-3}, {"rank": 2}])
+def test_the_checkpoint_of_another_training_is_refused_and_kept(stream_spec, tmp_path, monkeypatch, other):
+    run = SequenceLearner._sequence
+
+    def stopped(self, index):
+        if index == 1:
+            raise KeyboardInterrupt
+        return run(self, index)
+
+    monkeypatch.setattr(SequenceLearner, "_sequence", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        learned(stream_spec(), tmp_path, validate_every=0)
+    before = (tmp_path / TRAINING).read_bytes()
+    with pytest.raises(ValueError, match="out: .*other settings"):
+        learned(stream_spec(), tmp_path, **{"validate_every": 0, **other})
+    assert (tmp_path / TRAINING).read_bytes() == before
+
+
 def test_logs_hold_every_sequence_and_every_look(stream_spec, tmp_path):
     learned(stream_spec(), tmp_path)
     header, *rows = (tmp_path / "log" / "progress.csv").read_text().strip().split("\n")
