@@ -108,7 +108,7 @@ def test_the_checkpoint_of_another_training_is_refused_and_kept(stream_spec, tmp
     with pytest.raises(KeyboardInterrupt):
         learned(stream_spec(), tmp_path, validate_every=0)
     before = (tmp_path / TRAINING).read_bytes()
-    with pytest.raises(ValueError, match="out: .*other settings"):
+    with pytest.raises(ValueError, match=r"out: .*other settings"):
         learned(stream_spec(), tmp_path, **{"validate_every": 0, **other})
     assert (tmp_path / TRAINING).read_bytes() == before
 
