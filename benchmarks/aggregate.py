@@ -247,7 +247,7 @@ def _by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
         keys = sorted({key for chosen in settings for key in chosen})
         differing = [key for key in keys if len({canonical_json(chosen.get(key)) for chosen in settings}) > 1]
         for row, chosen in zip(own, settings, strict=True):
-            values = ", ".join(f"{key}={chosen.get(key)}" for key in differing)
+            values = ", ".join(f"{key}={chosen[key]}" for key in differing if chosen.get(key) is not None)
             by_label.setdefault(f"{agent} ({values})" if values else agent, []).append(row)
     return by_label
 
