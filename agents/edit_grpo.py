@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
+from agents.catalogue import make_agent
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access, Budget
 from editgym.data.facts import EditRequest
@@ -115,8 +116,6 @@ class EditGRPO(StreamEditor):
 
     def __init__(self, editor: str = "ft_l", editor_config: Mapping[str, Any] | None = None,
                  sites: list[str] | None = None, seed: int = 0, **group: Any) -> None:
-        from agents.catalogue import make_agent  # the catalogue names this class too
-
         first = make_agent(editor, **(editor_config or {}))
         require(isinstance(first, StreamEditor) and not isinstance(first, EditGRPO), "editor", editor,
                 "an editor of streams other than edit_grpo")
