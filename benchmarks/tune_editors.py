@@ -39,22 +39,25 @@ GRIDS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "ultraedit": [*_grid(step_size=[1e-4, 2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3]),
                   *_grid(step_size=[1e-3, 2e-3, 4e-3, 6e-3, 8e-3], sites=[LATE_OUTPUTS]),
                   *_grid(step_size=[2e-4, 3e-4, 4e-4, 5e-4, 7e-4, 1e-3], passes=[3, 6])],
-    "alphaedit": _grid(threshold=[1.0, 3.0, 10.0], ridge=[100.0]) + _grid(threshold=[3.0], ridge=[300.0, 1000.0]),
-    "memit_seq": _grid(covariance_weight=[30.0, 100.0, 300.0, 1000.0]),
-    "memit": _grid(covariance_weight=[10.0, 30.0, 100.0]),
-    "rome": _grid(max_norm=[0.5, 0.6, 0.7, 0.8, 1.0]),
+    "alphaedit": _grid(threshold=[1.0, 3.0, 10.0], ridge=[100.0])
+    + _grid(threshold=[3.0], ridge=[300.0, 1000.0, 3000.0, 10_000.0]),
+    "memit_seq": _grid(covariance_weight=[30.0, 100.0, 300.0, 1000.0, 3000.0]),
+    "memit": _grid(covariance_weight=[3.0, 10.0, 30.0, 100.0, 300.0]),
+    "rome": _grid(max_norm=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0]),
     "ft_m": _grid(learning_rate=[1e-3, 2e-3, 4e-3, 6e-3], site=["model.layers.4.mlp.down_proj"]),
-    "grace": _grid(radius=[0.5, 0.65, 0.8]),
-    "ft_l": _grid(learning_rate=[5e-3], epsilon=[0.3, 0.5, 0.8], site=["model.layers.4.mlp.down_proj"]),
-    "loc_ft_bf": _grid(learning_rate=[3e-3, 6e-3, 1e-2, 1.5e-2]),
-    "lora_merge": _grid(learning_rate=[1e-3, 1.5e-3, 2e-3, 3e-3]),
+    "grace": _grid(radius=[0.5, 0.65, 0.8, 0.9, 1.0]),
+    "ft_l": _grid(learning_rate=[5e-3], epsilon=[0.3, 0.5, 0.8, 1.2], site=["model.layers.4.mlp.down_proj"])
+    + _grid(learning_rate=[2e-3], epsilon=[0.3, 0.8], site=["model.layers.4.mlp.down_proj"]),
+    "loc_ft_bf": _grid(learning_rate=[1.5e-3, 3e-3, 6e-3, 1e-2, 1.5e-2]),
+    "lora_merge": _grid(learning_rate=[5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3]),
 }
 
 
-def score(agent: str, config: Mapping[str, Any], horizon: int, seed: int) -> dict[str, Any]:
+def score(agent: str, config: Mapping[str, Any], horizon: int, seed: int, device: str = "cpu") -> dict[str, Any]:
     """Metrics of one configuration on one validation stream."""
     with single_thread():
-        env = gym.make("LifelongLLMEdit-v0", split="validation", horizon=horizon, sites=LIFELONG_SITES)
+        env = gym.make("LifelongLLMEdit-v0", split="validation", horizon=horizon, sites=LIFELONG_SITES,
+                       device=device)
         env.reset(seed=seed)
         journal = make_agent(agent, **config).edit(env)
         metrics = env.unwrapped.evaluate(journal).metrics  # type: ignore[attr-defined]
@@ -89,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--agents", help=f"comma-separated, of {', '.join(GRIDS)} (default: all)")
     parser.add_argument("--horizons", default="20,50", help="steps of ten edits (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     agents = options.agents.split(",") if options.agents else list(GRIDS)
     if unknown := sorted(set(agents) - set(GRIDS)):
@@ -101,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
               for config in GRIDS[agent] for seed in STREAM_SEEDS]
     missing = [run for run in wanted if canonical_json(list(run)) not in known]
     with ProcessPoolExecutor(options.jobs) as pool, options.out.open("a") as file:
-        runs = [pool.submit(score, *run) for run in missing]
+        runs = [pool.submit(score, *run, options.device) for run in missing]
         for run in tqdm(as_completed(runs), total=len(runs), unit="stream"):
             file.write(json.dumps(run.result()) + "\n")
             file.flush()

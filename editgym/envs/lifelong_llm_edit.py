@@ -82,6 +82,7 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         rank: r, for factors.
         shift_limit: Limit of every entry of an update, for factors.
         observation_bound: Limit of every observed number.
+        micro_batch: Rewarded texts that go through the model at a time: fewer take less memory, for the same reward.
         journal_folder: Keeps the journal in files there, a step at a time, and continues one that is there
             (`resume`); None keeps it in memory.
         render_mode: `rgb_array` or `ansi`.
@@ -110,14 +111,14 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
                  decay: float = 0.95, locality_weight: float = 0.6, norm_weight: float = 1e-4,
                  reference: Reference = "original", basis: Basis = "ultraedit", max_coefficient: float = 3.0,
                  rank: int = 4, shift_limit: float = 0.05, observation_bound: float = 10.0,
-                 journal_folder: str | None = None, render_mode: str | None = None, device: str = "cpu",
-                 **task_arguments: Any) -> None:
+                 micro_batch: int = 512, journal_folder: str | None = None, render_mode: str | None = None,
+                 device: str = "cpu", **task_arguments: Any) -> None:
         EzPickle.__init__(
             self, task, action=action, edits_per_step=edits_per_step, horizon=horizon, split=split,
             back_depth=back_depth, decay=decay, locality_weight=locality_weight, norm_weight=norm_weight,
             reference=reference, basis=basis, max_coefficient=max_coefficient, rank=rank, shift_limit=shift_limit,
-            observation_bound=observation_bound, journal_folder=journal_folder, render_mode=render_mode,
-            device=device, **task_arguments)
+            observation_bound=observation_bound, micro_batch=micro_batch, journal_folder=journal_folder,
+            render_mode=render_mode, device=device, **task_arguments)
         for name, value, choices in (("action", action, get_args(ActionForm)), ("split", split, SPLITS),
                                      ("reference", reference, get_args(Reference)),
                                      ("basis", basis, get_args(Basis)),
@@ -126,7 +127,7 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         require(journal_folder is None or isinstance(journal_folder, str | Path), "journal_folder", journal_folder,
                 "a path or None")
         for name, count, least in (("edits_per_step", edits_per_step, 1), ("horizon", horizon, 1),
-                                   ("back_depth", back_depth, 0)):
+                                   ("back_depth", back_depth, 0), ("micro_batch", micro_batch, 1)):
             require(is_whole(count) and count >= least, name, count, f"{least} or more, a whole number")
         for name, number in (("locality_weight", locality_weight), ("norm_weight", norm_weight), ("decay", decay)):
             require(is_finite(number) and number >= 0, name, number, "0 or more and finite")
@@ -136,7 +137,7 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         self.task: KnowledgeTask = task_for(KnowledgeTask, task, device, task_arguments, type(self).__init__)
         self.process = LifelongProcess(self.task, LifelongSettings(
             edits_per_step, horizon, split, basis,
-            RewardWeights(back_depth, decay, locality_weight, norm_weight, reference)))
+            RewardWeights(back_depth, decay, locality_weight, norm_weight, reference, micro_batch)))
         if journal_folder is not None:
             self.process.decoder.resume(Path(journal_folder))
         self.layout = ActionLayout(tuple(site.shape for site in self.process.sites), rank)

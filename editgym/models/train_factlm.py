@@ -191,6 +191,8 @@ def _write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Pat
     """The model as fp16, with the world's version in its metadata; it is there completely or not at all."""
     folder = out / "writing"
     model.half().save_pretrained(folder)
+    model.config.dtype = torch.float32  # fp16 is how it is kept, not how it is run
+    model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     weights = folder / "model.safetensors"
     save_file(load_file(weights), weights, metadata={

@@ -36,6 +36,8 @@ from editgym.weights.site_pass import (
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.tokens import TokenBatch
 
+_HALF = (torch.bfloat16, torch.float16)
+
 
 class _Reached(Exception):
     """Ends a forward pass that has come as far as it is needed."""
@@ -298,8 +300,12 @@ class EditableDecoder(EditedWeights):
         index = self.sites.index(site)
         module = self._modules[name]
         edited = self._overlay.get(site.parameter)
-        weight = site.to_matrix(module.weight if edited is None else edited)
+        base = site.to_matrix(module.weight)
+        weight = base if edited is None or base.dtype in _HALF else site.to_matrix(edited)
         out = F.linear(x.to(weight.dtype), weight, None if module.bias is None else module.bias.to(weight.dtype))
+        if edited is not None and base.dtype in _HALF:
+            # Beside the weight, the edit keeps its eight bits; and both products are done by half precision's units.
+            out = out + F.linear(x.to(base.dtype), (site.to_matrix(edited) - base.float()).to(base.dtype))
         update = None if run.updates is None else run.updates[index]
         if update is not None:
             out = out + product(x, update)

@@ -675,7 +675,8 @@ def test_without_a_render_mode_there_is_no_frame(make_env):
 @pytest.mark.parametrize(("name", "value"), [
     ("action", "rank"), ("split", "train"), ("reference", "before"), ("basis", "svd"), ("render_mode", "gif"),
     ("edits_per_step", 0), ("edits_per_step", 2.0), ("edits_per_step", True), ("horizon", 0), ("horizon", "20"),
-    ("back_depth", -1), ("back_depth", 1.5), ("locality_weight", -0.1), ("locality_weight", float("nan")),
+    ("micro_batch", 0), ("back_depth", -1), ("back_depth", 1.5), ("locality_weight", -0.1),
+    ("locality_weight", float("nan")),
     ("norm_weight", float("inf")), ("norm_weight", "1"), ("decay", -1), ("decay", None), ("max_coefficient", 0),
     ("max_coefficient", float("inf")), ("shift_limit", 0.0), ("shift_limit", -1), ("observation_bound", 0),
     ("observation_bound", float("nan")), ("rank", 0), ("rank", 33), ("rank", "half"), ("journal_folder", 5),
