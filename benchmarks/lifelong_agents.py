@@ -21,17 +21,19 @@ _FT_M = {"learning_rate": 4e-3, "site": _FT_SITE}
 _FT_L = {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}
 
 
-def editors(ultraedit: Mapping[str, Any], corrected: Mapping[str, Any]) -> tuple[AgentChoice, ...]:
+def editors(published: Mapping[str, Any], late: Mapping[str, Any], corrected: Mapping[str, Any]
+            ) -> tuple[AgentChoice, ...]:
     """The editors that need no trained policy.
 
     Args:
-        ultraedit: UltraEdit's settings at the sites where it works best.
+        published: UltraEdit's settings.
+        late: UltraEdit's settings at the sites where it works best.
         corrected: UltraEdit's settings with several looks at each batch.
     """
     return (
         "no_edit", "random_actions", "in_context", ("ft_m", _FT_M), ("ft_l", _FT_L), "loc_ft_bf", "lora_merge", "grace",
-        ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit", "ultraedit",
-        ("ultraedit", {"sites": LATE_OUTPUTS, **ultraedit}), ("ultraedit", corrected),
+        ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit",
+        ("ultraedit", published), ("ultraedit", {"sites": LATE_OUTPUTS, **late}), ("ultraedit", corrected),
     )
 
 

@@ -115,10 +115,10 @@ def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
 
 # A training sequence is as long as the stream: fewer of the longer ones cost as much, and they weigh locality more.
 _LIFELONG = (
-    _lifelong((*editors({"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4}), "ppo",
+    _lifelong((*editors({}, {"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4}), "ppo",
                *learned({"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})),
               horizon=20),
-    _lifelong((*editors({"step_size": 4e-3}, {"passes": 6, "step_size": 2e-4}), "ppo",
+    _lifelong((*editors({"step_size": 1.4e-3}, {"step_size": 4e-3}, {"passes": 6, "step_size": 2e-4}), "ppo",
                *learned({"sequences": 6, "train_env": _LONG}, {"passes": 6, "sequences": 4, "step_size": 2e-4,
                                                                "train_env": _LONG},
                         {"sequences": 4, "train_env": _LONG})), horizon=100),
@@ -139,7 +139,7 @@ _LIFELONG_CHECKPOINTS = tuple(
     for model in ("lm/stories260k", "lm/babyllama") for task in ("knowledge/zsre", "knowledge/counterfact"))
 # A short stream, and the editors that take seconds.
 _QUICK_LIFELONG = _lifelong((
-    *(agent for agent in editors({"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4})
+    *(agent for agent in editors({}, {"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4})
       if agent not in ("in_context", "loc_ft_bf", "lora_merge")),
     ("rledit", {"passes": 3, "sequences": 3, "step_size": 5e-4})), horizon=5)
 
