@@ -24,6 +24,7 @@ from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.metrics.knowledge import normalized
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
+from editgym.weights.site_pass import Prefix
 
 _EPSILON = 1e-6
 
@@ -74,13 +75,13 @@ class _Round:
 
     Attributes:
         texts: Prompts with their completions.
-        prefix: `EditableDecoder.prefix` of them.
+        prefix: `EditableDecoder.prefix` of them, where the factors begin.
         advantages: (n,); 0 for groups without variance.
         reference: Log-probabilities of the tokens under the edited model, (m,).
     """
 
     texts: TokenBatch
-    prefix: Tensor | None
+    prefix: Prefix | None
     advantages: Tensor
     reference: Tensor
 
@@ -233,14 +234,14 @@ class EditGRPO(StreamEditor):
             return None
         texts = TokenBatch.of([(language.prompt_ids(asked[row][2]), tuple(completions[row])) for row in kept.tolist()],
                               process.task.device)
-        prefix, own = edited.prefix(texts), advantages[kept]
+        prefix, own = edited.prefix(texts, self._chosen), advantages[kept]
         if self.group.bonus:
             own = own + self.group.bonus * self._alignment(policy, texts, prefix, factors, facts[kept], anchors[kept],
                                                            rewards[kept])
         return _Round(texts, prefix, own.to(process.task.device),
                       self._log_probabilities(edited.logits(texts, prefix=prefix), texts))
 
-    def _alignment(self, policy: EditableDecoder, texts: TokenBatch, prefix: Tensor | None,
+    def _alignment(self, policy: EditableDecoder, texts: TokenBatch, prefix: Prefix | None,
                    factors: list[LowRankFactors | None], facts: Tensor, anchors: Tensor, rewards: Tensor) -> Tensor:
         """cos(g, g_anchor) of every completion, (n,); 0 for the anchor's own and where no anchor was right.
 

@@ -51,6 +51,8 @@ def test_an_episode_on_the_gpu_is_that_on_the_cpu(env_id):
 def test_gymnasiums_checker_has_nothing_to_say_on_the_gpu(env_id):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        # A GPU adds up in any order: two episodes of one seed agree to rounding only.
+        warnings.filterwarnings("default", message=".*not equal although similar.*")
         check_env(make(env_id, DEVICE).unwrapped, skip_render_check=True)
 
 

@@ -73,7 +73,7 @@ class Grace(StreamEditor):
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """A codebook of the new requests."""
-        batch, prefix = process.prompts, process.prefix
+        batch, prefix = process.prompts, process.decoder.prefix(process.prompts, [self._site])
         state = process.decoder.site_states(batch, [self._site], batch.rows, batch.positions, prefix)[self._site]
         scale = state.outputs.square().mean().sqrt()
         moved = torch.zeros_like(state.outputs, requires_grad=True)

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from agents.editors.stream import StreamEditor, chosen_sites
@@ -18,6 +17,7 @@ from agents.protocol import Access
 from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit, TokenBatch, Update
+from editgym.weights.site_pass import Prefix
 from editgym.weights.sites import EditSite
 
 
@@ -50,7 +50,8 @@ class FineTuneMatrix(StreamEditor):
         """One dense shift of the site."""
         d = zeros(process, self._site)
         updates = only(process, self._site, DenseUpdate(d))
-        descend([d], lambda: process.decoder.losses(process.prompts, updates, process.prefix), self.steps,
+        prefix = process.decoder.prefix(process.prompts, [self._site.name])
+        descend([d], lambda: process.decoder.losses(process.prompts, updates, prefix), self.steps,
                 self.learning_rate, self.stop_loss, self._projection(process, d))
         return [SiteEdit(self._site.name, Shift(), DenseUpdate(d.detach()))]
 
@@ -131,7 +132,7 @@ class LocFTBF(StreamEditor):
             return []
         d = zeros(process, self._site)
         updates = only(process, self._site, DenseUpdate(d))
-        texts = _Texts(process, self.batch_size)
+        texts = _Texts(process, self._site, self.batch_size)
         optimizer = torch.optim.Adam([d], self.learning_rate)
         for _ in tqdm(range(self.epochs), desc=self.name, unit="epoch", leave=False, mininterval=0.5):
             for chosen in torch.randperm(len(texts)).split(self.batch_size):
@@ -144,27 +145,27 @@ class LocFTBF(StreamEditor):
 
 
 class _Texts:
-    """All prompts and targets of a stream, with their activations below the sites, which are computed once."""
+    """All prompts and targets of a stream, with their activations below a site, which are computed once."""
 
-    def __init__(self, process: LifelongProcess, at_a_time: int) -> None:
+    def __init__(self, process: LifelongProcess, site: EditSite, at_a_time: int) -> None:
         asked = [(request.prompt, request.target) for request in process.stream.requests]
         self._batches = [process.task.batch([pair]) for pair in asked]
-        self._prefixes: list[Tensor] = []
+        self._prefixes: list[Prefix] = []
         for start in range(0, len(asked), at_a_time):
             group = self._batches[start:start + at_a_time]
-            prefix = process.decoder.prefix(TokenBatch.join(group))
+            prefix = process.decoder.prefix(TokenBatch.join(group), [site.name])
             if prefix is not None:
                 # Copied, so that the padding of the group is not kept.
-                self._prefixes += [row[:one.ids.shape[1]].clone() for one, row in zip(group, prefix, strict=True)]
+                self._prefixes += [Prefix(row[None, :one.ids.shape[1]].clone(), prefix.layer)
+                                   for one, row in zip(group, prefix.activations, strict=True)]
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def batch(self, indices: Sequence[int]) -> tuple[TokenBatch, Tensor | None]:
+    def batch(self, indices: Sequence[int]) -> tuple[TokenBatch, Prefix | None]:
         """Some of the texts, with their prefix."""
-        prefixes = [self._prefixes[index] for index in indices] if self._prefixes else None
         return (TokenBatch.join([self._batches[index] for index in indices]),
-                None if prefixes is None else pad_sequence(prefixes, batch_first=True))
+                Prefix.join([self._prefixes[index] for index in indices]) if self._prefixes else None)
 
 
 def check_descent(steps: int, learning_rate: float, stop_loss: float) -> None:

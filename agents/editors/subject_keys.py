@@ -23,7 +23,7 @@ from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.models.language import LanguageModel
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
-from editgym.weights.site_pass import Injection
+from editgym.weights.site_pass import Injection, Prefix
 from editgym.weights.sites import EditSite
 
 NO_SUBJECT = "subject not in its prompt"
@@ -92,7 +92,7 @@ class SubjectBatch(NamedTuple):
     positions: Tensor
     owners: Tensor
     asked: int
-    prefix: Tensor | None
+    prefix: Prefix | None
 
     def means(self, values: Tensor) -> Tensor:
         """Means over every request's asked texts: (m, width) -> (n, width)."""
@@ -243,11 +243,12 @@ def target_shifts(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite,
     shift = torch.zeros_like(hidden).requires_grad_()
     scale = lengths / math.sqrt(hidden.shape[1])
     adam = torch.optim.Adam([shift], lr=settings.learning_rate)
+    prefix = decoder.prefix(batch.texts, [site.name])
     before = None
     for _ in range(settings.steps):
         with torch.enable_grad():
             values = (scale * shift)[batch.owners]
-            logits = decoder.logits(batch.texts, prefix=batch.prefix, injected={
+            logits = decoder.logits(batch.texts, prefix=prefix, injected={
                 site.name: Injection(batch.rows, batch.positions, values)}).float().log_softmax(-1)
             before = logits.detach() if before is None else before
             loss = _loss(batch, logits, before, settings.kl_weight)

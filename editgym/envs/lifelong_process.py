@@ -17,7 +17,7 @@ from editgym.envs.lifelong_reward import Costs, LookBack, RewardWeights
 from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.closed_form import UltraEdit, principal_directions
-from editgym.weights.site_pass import Capture
+from editgym.weights.site_pass import Capture, Prefix
 
 Basis = Literal["ultraedit", "gradient"]
 DIRECTIONS = 4  # q
@@ -124,7 +124,7 @@ class LifelongProcess:
         rng = random.Random(f"stream {settings.split} {seed}")
         self.stream = self.task.stream(settings.split, settings.horizon * settings.edits_per_step, rng)
         self._seed = seed
-        self._choice = random.Random(f"rewarded prompts {seed}")
+        self.__dict__.pop("_rewarded", None)
         self.step_index = 0
         self._look_back.clear()
         self._ultraedit = [UltraEdit(site.shape, self.task.device) for site in self.sites]
@@ -150,7 +150,7 @@ class LifelongProcess:
         return self.task.batch([(request.prompt, request.target) for request in self.requests])
 
     @cached_property
-    def prefix(self) -> Tensor | None:
+    def prefix(self) -> Prefix | None:
         """What no edit changes about `prompts` (`EditableDecoder.prefix`)."""
         return self.decoder.prefix(self.prompts)
 
@@ -275,8 +275,6 @@ class LifelongProcess:
         saved is edited again. Rewards look back to the batches from here on.
         """
         self._begin(state["seed"])
-        version, numbers, gauss = state["choice"]
-        self._choice.setstate((version, tuple(numbers), gauss))
         for editor, own in zip(self._ultraedit, state["ultraedit"], strict=True):
             editor.load_state_dict(own)
         self.step_index = state["step_index"]
@@ -289,22 +287,33 @@ class LifelongProcess:
         for name in ("requests", "prompts", "prefix", "capture", "directions"):
             self.__dict__.pop(name, None)
         self._is_judged = False
-        version, numbers, gauss = self._choice.getstate()
-        self._before_batch = {"choice": [version, list(numbers), gauss],
-                              "ultraedit": [editor.state_dict() for editor in self._ultraedit]}
+        self._before_batch = {"ultraedit": [editor.state_dict() for editor in self._ultraedit]}
 
     def _check_open(self) -> None:
         if not self.open:
             raise ClosedStreamError(f"split {self.settings.split!r} is for evaluation and has no rewards: learn on "
                                     'split="policy"')
 
+    @cached_property
+    def _rewarded(self) -> list[tuple[list[tuple[str, str]], list[str]]]:
+        """Per step, one rephrase with its target and one locality prompt of every request: what the reward looks at.
+
+        Drawn for the whole stream at once, so that what the unedited model answers is decoded in few large batches.
+        """
+        choice, size = random.Random(f"rewarded prompts {self._seed}"), self.settings.edits_per_step
+        drawn = []
+        for start in range(0, len(self.stream.requests), size):
+            requests = self.stream.requests[start:start + size]
+            rephrased = [(choice.choice(r.rephrases or (r.prompt,)), r.target) for r in requests]
+            drawn.append((rephrased, [choice.choice(r.locality).prompt for r in requests if r.locality]))
+        self.task.original_answers([prompt for _, local in drawn for prompt in local])
+        return drawn
+
     def _judge(self) -> None:
-        """Let the reward look at one rephrase and one locality prompt of every new request."""
+        """Let the reward look at what it was drawn to look at of the new requests."""
         if self._is_judged:
             return
-        rephrased = [(self._choice.choice(request.rephrases or (request.prompt,)), request.target)
-                     for request in self.requests]
-        local = [self._choice.choice(request.locality).prompt for request in self.requests if request.locality]
+        rephrased, local = self._rewarded[self.step_index]
         self._look_back.push(self.decoder, self.task.batch(rephrased), self.task.unchanged(local) if local else None)
         self._is_judged = True
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
+from editgym.weights.site_pass import Prefix
 
 Reference = Literal["original", "previous"]
 
@@ -63,9 +64,9 @@ class _Judged:
     """
 
     rephrases: TokenBatch
-    rephrases_prefix: Tensor | None
+    rephrases_prefix: Prefix | None
     locality: TokenBatch | None
-    locality_prefix: Tensor | None
+    locality_prefix: Prefix | None
     reference: Tensor | None
 
 
@@ -74,7 +75,7 @@ class _Piece:
     """One term of the sum: cross-entropy, or KL from `reference` where there is one."""
 
     texts: TokenBatch
-    prefix: Tensor | None
+    prefix: Prefix | None
     weight: float
     reference: Tensor | None
     newest: bool
@@ -166,10 +167,7 @@ def _grouped(pieces: Sequence[_Piece], limit: int) -> list[list[_Piece]]:
     return groups
 
 
-def _joined(group: Sequence[_Piece]) -> Tensor | None:
-    """The prefixes of several pieces, padded to one length."""
-    prefixes = [piece.prefix for piece in group]
-    if any(prefix is None for prefix in prefixes):
-        return None
-    longest = max(prefix.shape[1] for prefix in prefixes if prefix is not None)
-    return torch.cat([F.pad(prefix, (0, 0, 0, longest - prefix.shape[1])) for prefix in prefixes if prefix is not None])
+def _joined(group: Sequence[_Piece]) -> Prefix | None:
+    """The prefixes of several pieces."""
+    prefixes = [piece.prefix for piece in group if piece.prefix is not None]
+    return Prefix.join(prefixes) if prefixes else None

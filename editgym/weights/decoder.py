@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,19 @@ from torch import Tensor, nn
 
 from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.factors import Update
-from editgym.weights.journal import Codebook, EditJournal, Entry, Prepend
+from editgym.weights.journal import Codebook, EditJournal, Entry, Prepend, SiteEdit
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.site_pass import (
     Capture,
     Injection,
+    Prefix,
     SitePass,
     SiteState,
     at_answers,
     candidates_of,
     check_codebook,
     forwards,
-    layers_from,
+    layers_of,
     looked_up,
     product,
     skip,
@@ -48,9 +50,9 @@ class EditableDecoder(EditedWeights):
 
     Of every edited site one fp32 matrix is kept, whatever the base's precision: in bf16, adding and subtracting the
     same update drifts, and an edit of relative size 1e-3 is mostly rounded away. The layers below the first site give
-    the same activations whatever is edited, so they are computed once per batch (`prefix`), and logits are computed
-    at answer tokens only. Both shortcuts are checked against the full forward pass on `example`; where one fails, it
-    is not used, and a warning says so.
+    the same activations whatever is edited, so they are computed once per batch (`prefix`); so are those below the
+    sites of one update while it is being looked for. Logits are computed at answer tokens only. Both shortcuts are
+    checked against the full forward pass on `example`; where one fails, it is not used, and a warning says so.
 
     Args:
         model: In evaluation mode, without gradients.
@@ -67,6 +69,7 @@ class EditableDecoder(EditedWeights):
                 raise UnknownSiteError(f"site {site} is a convolution: language models are edited at Linear or Conv1D")
         self._model: Any = model
         self._code: dict[str, Codebook] = {}
+        self._root_code: Mapping[str, Codebook] = {}  # as `_root`
         super().__init__(model, sites)
         for site in self.sites:
             shared = [name for name in self._tied[site.parameter] if name != site.parameter]
@@ -74,7 +77,8 @@ class EditableDecoder(EditedWeights):
                 raise UnknownSiteError(f"site {site} shares its weight with {', '.join(shared)}: an edit would not be "
                                        "of this module alone; untie them, or leave it out")
         self._modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in self.sites}
-        self._layers, self._first = layers_from(model, self.sites)
+        self._layers, self._layer_of = layers_of(model, self.sites)
+        self._skips = self._layers is not None
         self._gathers = True
         self._tuples = False
         self._check_shortcuts(example)
@@ -90,7 +94,7 @@ class EditableDecoder(EditedWeights):
         """Forget every edit: O(1), bitwise exact. A journal on disk is emptied."""
         journal = self.journal
         super().reset()
-        self._code = {}
+        self._code, self._root_code = {}, {}
         if isinstance(journal, DiskJournal):
             journal.rollback(0)
             self.journal = journal
@@ -99,7 +103,7 @@ class EditableDecoder(EditedWeights):
         """As `EditedWeights.replay`; a journal on disk then holds the replayed one."""
         own, entries = self.journal, list(journal.entries)
         super().replay(journal)
-        self._code = {}
+        self._code, self._root_code = {}, {}
         self._look_up(entries)
         if isinstance(own, DiskJournal):
             own.rollback(0)
@@ -119,6 +123,7 @@ class EditableDecoder(EditedWeights):
         """A decoder in this one's state, with an empty journal in memory: what is applied to it is not applied here."""
         twin = copy.copy(self)
         twin.journal, twin._code = EditJournal(self.base_hash), dict(self._code)
+        twin._root, twin._root_code = self._overlay, dict(self._code)
         return twin
 
     def resume(self, folder: Path) -> None:
@@ -135,7 +140,7 @@ class EditableDecoder(EditedWeights):
     @property
     def reuses_prefix(self) -> bool:
         """Whether the layers below the first site are computed once per batch."""
-        return self._first > 0
+        return self._first(self._by_name) > 0
 
     @property
     def deltas(self) -> list[Tensor]:
@@ -151,9 +156,24 @@ class EditableDecoder(EditedWeights):
             yield self._model
 
     @torch.no_grad()
-    def prefix(self, batch: TokenBatch) -> Tensor | None:
-        """Activations (n, length, width) below the first site's layer, which no edit changes; None if it is layer 0."""
-        if not self._first:
+    def prefix(self, batch: TokenBatch, names: Iterable[str] | None = None) -> Prefix | None:
+        """Where to begin a forward pass of which only some sites differ from one time to the next.
+
+        Args:
+            batch: The texts.
+            names: Of the sites that will; what goes into the first one's layer is computed with the edits now in
+                effect. None for all sites: then it holds whatever is edited.
+
+        Returns:
+            None if there is nothing to skip.
+
+        Raises:
+            UnknownSiteError: A name is not open for edits.
+        """
+        names = list(self._by_name) if names is None else list(names)
+        self._check_names(names)
+        first = self._first(names)
+        if not first:
             return None
         seen: list[Tensor] = []
 
@@ -161,24 +181,25 @@ class EditableDecoder(EditedWeights):
             seen.append(inputs[0])
             raise _Reached
 
-        handle = self._layers[self._first].register_forward_pre_hook(stop)
+        handle = self._layers[first].register_forward_pre_hook(stop)
         try:
-            self._model.base_model(input_ids=batch.ids, use_cache=False)
+            with self._patched(SitePass()):
+                self._model.base_model(input_ids=batch.ids, use_cache=False)
         except _Reached:
             pass
         finally:
             handle.remove()
-        return seen[0]
+        return Prefix(seen[0], first)
 
     def logits(self, batch: TokenBatch, updates: Sequence[Update | None] | None = None,
-               prefix: Tensor | None = None, injected: Mapping[str, Injection] | None = None) -> Tensor:
+               prefix: Prefix | None = None, injected: Mapping[str, Injection] | None = None) -> Tensor:
         """Logits at the batch's answer tokens, (m, vocabulary), or (K, m, vocabulary) for K candidates.
 
         Args:
             batch: The texts.
             updates: Per site a further update on top of the edits, or None, differentiable, not applied. Factors with
                 a leading dimension K are K candidates, evaluated in one pass.
-            prefix: From `prefix`, to begin at the first site's layer.
+            prefix: From `prefix`, to begin at that layer.
             injected: By site name, what is added to that module's output; not together with K candidates.
 
         Raises:
@@ -192,35 +213,40 @@ class EditableDecoder(EditedWeights):
             ids = ids.repeat(candidates, 1)
             rows = (torch.arange(candidates, device=rows.device)[:, None] * len(batch) + rows).flatten()
             positions = positions.repeat(candidates)
-            prefix = None if prefix is None else prefix.repeat(candidates, 1, 1)
+            prefix = None if prefix is None else prefix.repeat(candidates)
         with self._patched(SitePass(updates, injected or {})), self._starting_at(prefix):
             logits = self._at(ids, rows, positions)
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(self, batch: TokenBatch, updates: Sequence[Update | None] | None = None,
-               prefix: Tensor | None = None, injected: Mapping[str, Injection] | None = None) -> Tensor:
+               prefix: Prefix | None = None, injected: Mapping[str, Injection] | None = None) -> Tensor:
         """Mean cross-entropy over the answer tokens of every text: (n,), or (K, n) for K candidates; as `logits`."""
         logits = self.logits(batch, updates, prefix, injected).float()
         labels = batch.labels.expand(logits.shape[:-1])
         return batch.means(F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels))
 
-    def capture(self, batch: TokenBatch, prefix: Tensor | None = None,
+    def capture(self, batch: TokenBatch, prefix: Prefix | None = None,
                 updates: Sequence[Update | None] | None = None) -> Capture:
-        """Keys and gradients at the answer tokens, by one forward and one backward pass; `updates` as in `logits`."""
+        """Keys and gradients at the answer tokens, by one forward and one backward pass; `updates` as in `logits`.
+
+        Sites below the layer where `prefix` begins have no rows.
+        """
         run = SitePass(updates, inputs={})
         with torch.enable_grad(), self._patched(run), self._starting_at(prefix):
             logits = self._at(batch.ids, batch.rows, batch.positions).float()
             loss = batch.means(F.cross_entropy(logits, batch.labels, reduction="none")).mean()
-            outputs = [run.outputs[site.name] for site in self.sites]
-            gradients = torch.autograd.grad(loss, outputs)
+            ran = [site for site in self.sites if site.name in run.outputs]
+            gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
         assert run.inputs is not None
-        inputs = [run.inputs[site.name] for site in self.sites]
-        return Capture([at_answers(x, batch).detach().float() for x in inputs],
-                       [at_answers(g, batch).float() for g in gradients], float(loss.detach()))
+        found = {site.name: (at_answers(run.inputs[site.name], batch).detach().float(), at_answers(g, batch).float())
+                 for site, g in zip(ran, gradients, strict=True)}
+        pairs = [found[site.name] if site.name in found else (loss.new_zeros(0, site.shape[1]),
+                                                             loss.new_zeros(0, site.shape[0])) for site in self.sites]
+        return Capture([keys for keys, _ in pairs], [g for _, g in pairs], float(loss.detach()))
 
     @torch.no_grad()
     def site_states(self, batch: TokenBatch, names: Sequence[str], rows: Tensor, positions: Tensor,
-                    prefix: Tensor | None = None) -> dict[str, SiteState]:
+                    prefix: Prefix | None = None) -> dict[str, SiteState]:
         """Inputs and outputs of sites' modules at the tokens (rows, positions), with the edits in effect, in one pass.
 
         Args:
@@ -259,6 +285,10 @@ class EditableDecoder(EditedWeights):
         if unknown:
             raise UnknownSiteError(f"sites {unknown} are not open for edits; open are {list(self._by_name)}")
 
+    def _first(self, names: Iterable[str]) -> int:
+        """The lowest layer with one of the sites; 0 where layers cannot be skipped."""
+        return min((self._layer_of[name] for name in names), default=0) if self._skips else 0
+
     def _check_injected(self, injected: Mapping[str, Injection], candidates: int | None) -> None:
         self._check_names(injected)
         if injected and candidates is not None:
@@ -266,6 +296,11 @@ class EditableDecoder(EditedWeights):
 
     def _kept(self, edited: Tensor, base: Tensor) -> Tensor:
         return edited.float()
+
+    def _journalled(self, entry: Entry) -> Entry:
+        if self._model.device.type == "cpu" or not isinstance(entry, SiteEdit):
+            return entry
+        return replace(entry, update=entry.update.to(torch.device("cpu")))  # a stream's factors would fill a GPU
 
     def _check_adapter(self, entry: Codebook | Prepend) -> None:
         if isinstance(entry, Prepend):
@@ -276,7 +311,7 @@ class EditableDecoder(EditedWeights):
 
     def _replay(self) -> None:
         super()._replay()
-        self._code = {}
+        self._code = dict(self._root_code)
         self._look_up(self.journal.entries)
 
     def _look_up(self, entries: Iterable[Entry]) -> None:
@@ -320,13 +355,13 @@ class EditableDecoder(EditedWeights):
         return out
 
     @contextmanager
-    def _starting_at(self, prefix: Tensor | None) -> Iterator[None]:
-        """Skip the layers below the first site: the lowest gives out `prefix`, the others what they are given."""
+    def _starting_at(self, prefix: Prefix | None) -> Iterator[None]:
+        """Skip the layers below: each gives out the prefix, and does not look at what it is given."""
         if prefix is None:
             yield
             return
-        given = partial(skip, prefix, self._tuples)
-        with forwards([(self._layers[index], given) for index in range(self._first)]):
+        given = partial(skip, prefix.activations, self._tuples)
+        with forwards([(self._layers[index], given) for index in range(prefix.layer)]):
             yield
 
     def _at(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
@@ -341,21 +376,23 @@ class EditableDecoder(EditedWeights):
         # Half precision rounds at every layer, and a product of other shape may round otherwise.
         tolerance = (1e-5 if full.dtype == self._model.dtype else 2e-2) * max(1.0, float(full.abs().max()))
 
-        def differs(prefix: Tensor | None) -> bool:
+        def differs(prefix: Prefix | None) -> bool:
             return not bool(((self.logits(example, prefix=prefix).float() - full).abs() <= tolerance).all())
 
         if differs(None):
             self._gathers = False
             self._warn("logits are computed at every token, because its head is more than a linear layer")
-        if self._first:
-            probe: list[Any] = []
-            handle = self._layers[0].register_forward_hook(lambda _m, _i, out: probe.append(out))
-            prefix = self.prefix(example)
-            handle.remove()
-            self._tuples = isinstance(probe[0], tuple)
-            if differs(prefix):
-                self._first = 0
-                self._warn("every evaluation runs all layers: skipping the lower ones changes its logits")
+        if not self._skips or not max(self._layer_of.values()):
+            return
+        probe: list[Any] = []
+        handle = self._layers[0].register_forward_hook(lambda _m, _i, out: probe.append(out))
+        prefixes = [self.prefix(example, [name]) for name in (
+            min(self._layer_of, key=self._layer_of.__getitem__), max(self._layer_of, key=self._layer_of.__getitem__))]
+        handle.remove()
+        self._tuples = isinstance(probe[0], tuple)
+        if any(differs(prefix) for prefix in prefixes):
+            self._skips = False
+            self._warn("every evaluation runs all layers: skipping the lower ones changes its logits")
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{type(self._model).__name__}: {what}", stacklevel=4)

@@ -54,6 +54,7 @@ class EditedWeights:
         self._by_name = {site.name: site for site in self.sites}
         self._base_weights = tuple(site.to_matrix(tensors[site.parameter]) for site in self.sites)
         self._overlay: dict[str, Tensor] = {}
+        self._root: Mapping[str, Tensor] = {}  # the overlay that the journal begins on
         self.journal = EditJournal(self.base_hash)
 
     def fresh(self) -> Self:
@@ -71,15 +72,18 @@ class EditedWeights:
             UnknownSiteError: An entry names a site or tensor that the network does not have.
             ValueError: A tensor's shape is not the network's, or an edited weight would not be finite.
         """
-        overlay = dict(self._overlay)
-        for entry in entries:
-            overlay |= self._edited(entry, overlay)
-        self.journal.append(*entries)  # first: a journal on disk may fail
-        self._overlay = overlay
+        try:
+            # One after the other: a large model has no room for every edited matrix twice.
+            for entry in entries:
+                self._overlay = self._overlay | self._edited(entry, self._overlay)
+            self.journal.append(*map(self._journalled, entries))  # a journal on disk may fail
+        except BaseException:
+            self._replay()
+            raise
 
     def reset(self) -> None:
         """Forget every edit: O(1), bitwise exact."""
-        self._overlay = {}
+        self._overlay, self._root = {}, {}
         self.journal = EditJournal(self.base_hash)
 
     def undo(self) -> list[Entry]:
@@ -110,7 +114,7 @@ class EditedWeights:
                                f"{self.base_hash[:12]}…: build the network with the same task and model_seed")
         edited = self.fresh()
         edited.apply(*journal.entries)
-        self._overlay, self.journal = edited._overlay, edited.journal
+        self._overlay, self._root, self.journal = edited._overlay, {}, edited.journal
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class EditedWeights:
         return tensor.to(base)
 
     def _replay(self) -> None:
-        overlay: dict[str, Tensor] = {}
+        overlay = dict(self._root)
         for entry in self.journal:
             overlay |= self._edited(entry, overlay)
         self._overlay = overlay
@@ -184,6 +188,10 @@ class EditedWeights:
     def _check_adapter(self, entry: Codebook | Prepend) -> None:
         raise ValueError(f"an entry of kind {entry.kind} is an adapter of language models, and {type(self).__name__} "
                          "takes edits of weights only")
+
+    def _journalled(self, entry: Entry) -> Entry:
+        """An entry as it is kept in the journal."""
+        return entry
 
     def _kept(self, edited: Tensor, base: Tensor) -> Tensor:
         """An edited matrix in the precision that it is kept in."""

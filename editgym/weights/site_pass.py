@@ -50,6 +50,29 @@ class Injection:
     values: Tensor
 
 
+class Prefix(NamedTuple):
+    """What a forward pass that begins at a layer begins with.
+
+    Attributes:
+        activations: That layer's input, (n, length, width).
+        layer: Its number.
+    """
+
+    activations: Tensor
+    layer: int
+
+    def repeat(self, times: int) -> Prefix:
+        """The same texts several times, one after the other."""
+        return Prefix(self.activations.repeat(times, 1, 1), self.layer)
+
+    @classmethod
+    def join(cls, prefixes: Sequence[Prefix]) -> Prefix:
+        """Those of several batches, all at one layer, as that of the joined batch: padded to one length."""
+        longest = max(one.activations.shape[1] for one in prefixes)
+        return cls(torch.cat([F.pad(one.activations, (0, 0, 0, longest - one.activations.shape[1]))
+                              for one in prefixes]), prefixes[0].layer)
+
+
 class SiteState(NamedTuple):
     """What goes into a site's module, (n, in), and what comes out, (n, out), at n tokens; float32, no gradients."""
 
@@ -135,19 +158,20 @@ def forwards(replaced: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[Non
                 module.forward = own
 
 
-def skip(prefix: Tensor, tuples: bool, *_: Any, **__: Any) -> Any:
-    """A layer's forward that gives out `prefix`, in a tuple where the model's layers do."""
-    return (prefix,) if tuples else prefix
+def skip(activations: Tensor, tuples: bool, *_: Any, **__: Any) -> Any:
+    """A layer's forward that gives out `activations`, in a tuple where the model's layers do."""
+    return (activations,) if tuples else activations
 
 
-def layers_from(model: nn.Module, sites: Sequence[EditSite]) -> tuple[Any, int]:
-    """The list of layers that all sites lie in, and the first of them with a site; 0 if there is no such list."""
-    found = [_LAYER.match(site.name) for site in sites]
-    lists = {match.group(1) if match else None for match in found}
+def layers_of(model: nn.Module, sites: Sequence[EditSite]) -> tuple[Any, dict[str, int]]:
+    """The list of layers that all sites lie in, and the layer of each; None and nothing if there is no such list."""
+    found = {site.name: _LAYER.match(site.name) for site in sites}
+    lists = {match.group(1) if match else None for match in found.values()}
     if len(lists) != 1 or None in lists:
-        return None, 0
+        return None, {}
     layers = model.get_submodule(lists.pop())  # type: ignore[arg-type]
-    return (layers, min(int(m.group(2)) for m in found if m)) if isinstance(layers, nn.ModuleList) else (None, 0)
+    return (layers, {name: int(m.group(2)) for name, m in found.items() if m}) if isinstance(
+        layers, nn.ModuleList) else (None, {})
 
 
 def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:

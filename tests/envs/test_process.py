@@ -283,5 +283,5 @@ def test_cpu_and_gpu_agree_on_rewards(process, operator, batch_size, arguments):
         assert got.reward.is_cuda
         torch.testing.assert_close(got.reward.cpu(), expected.reward, atol=1e-4, rtol=0)
         torch.testing.assert_close(gpu.weights[0].cpu(), cpu.weights[0], atol=1e-5, rtol=0)
-    assert torch.equal(gpu.network_index, cpu.network_index)
-    assert torch.equal(gpu.goal_index, cpu.goal_index)
+    assert torch.equal(gpu.network_index.cpu(), cpu.network_index)
+    assert torch.equal(gpu.goal_index.cpu(), cpu.goal_index)

@@ -152,7 +152,7 @@ def test_logits_are_those_of_the_models_own_forward_pass_with_and_without_prefix
     expected = own_logits(decoder.base)
     prefix = decoder.prefix(batch)
     assert decoder.reuses_prefix
-    assert prefix.shape == (4, 9, 16)
+    assert prefix.activations.shape == (4, 9, 16)
     close(decoder.logits(batch), expected, kind)
     close(decoder.logits(batch, prefix=prefix), expected, kind)
     decoder.apply(*edits(decoder, factors(decoder)))
@@ -262,6 +262,37 @@ def test_a_capture_with_updates_is_the_capture_once_they_are_applied(decoder, ba
     partly = decoder.capture(batch, updates=[None] * len(decoder.sites))
     assert torch.equal(partly.gradients[0], before.gradients[0])
     assert clean(decoder)
+
+
+def test_a_pass_can_begin_at_the_layer_of_the_sites_that_differ(decoder, batch, kind):
+    """With the edits below in effect; what is captured there is of the sites from that layer on."""
+    decoder.apply(*edits(decoder, factors(decoder)))
+    name = next(site.name for site in decoder.sites if ".3." in site.name)
+    update = [one if site.name == name else None
+              for site, one in zip(decoder.sites, factors(decoder, seed=3), strict=True)]
+    prefix = decoder.prefix(batch, [name])
+    assert prefix.layer == 3 > decoder.prefix(batch).layer
+    close(decoder.logits(batch, update, prefix), decoder.logits(batch, update), kind)
+    whole, part = decoder.capture(batch), decoder.capture(batch, prefix)
+    for site, *pairs in zip(decoder.sites, whole.keys, part.keys, whole.gradients, part.gradients, strict=True):
+        for there, here in (pairs[:2], pairs[2:]):
+            assert here.shape == ((len(there) if ".3." in site.name else 0), there.shape[1])
+            close(here, there[:len(here)], kind)
+    with pytest.raises(UnknownSiteError, match="not open for edits"):
+        decoder.prefix(batch, ["model.nowhere"])
+
+
+def test_what_is_undone_or_fails_on_a_branch_leaves_the_state_that_it_began_in(decoder, batch):
+    decoder.apply(*edits(decoder, factors(decoder)))
+    branch = decoder.branch()
+    before = weights_of(branch)
+    good = edits(branch, factors(branch, seed=1))
+    with pytest.raises(ValueError, match="the update is"):
+        branch.apply(good[0], SiteEdit(branch.sites[1].name, Shift(), DenseUpdate(torch.zeros(3, 3))))
+    assert same(weights_of(branch), before)
+    branch.apply(*good)
+    branch.undo()
+    assert same(weights_of(branch), before)
 
 
 def test_a_branch_begins_in_the_decoders_state_and_shares_nothing_that_changes(decoder, batch):
