@@ -5,7 +5,8 @@ what the weights know. The requests are FactWorld's. Timed, in one run and once 
 
 - `edit_step`: what an editor takes for a batch of new facts (UltraEdit's update at every site, no reward),
 - `rledit_edit_step`: the same with a hypernetwork of the published size,
-- `environment_step`: UltraEdit's update and the reward, beside the bare passes over the same tokens,
+- `environment_step`: the singular directions of UltraEdit's update that coefficients stretch, applied, and the reward,
+  beside the bare passes over the same tokens,
 - `rledit_training_step`: a differentiable step, the hypernetwork's gradients and Adam, beside the bare passes.
 
 Each with the peak of the device's memory while it was taken.
@@ -31,7 +32,7 @@ from agents.rledit import HypernetworkPolicy
 from benchmarks.bare_passes import beside_passes, rledit_training_step, seconds
 from benchmarks.throughput import hardware
 from editgym.data.factworld import FactWorld
-from editgym.envs.lifelong_process import LifelongProcess, LifelongSettings
+from editgym.envs.lifelong_process import DIRECTIONS, LifelongProcess, LifelongSettings
 from editgym.envs.lifelong_reward import RewardWeights
 from editgym.models.language import BUNDLED, LanguageModel
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
@@ -86,6 +87,12 @@ def ultraedit_step(process: LifelongProcess) -> Callable[[], object]:
     return lambda: process.advance(editor.entries(process))
 
 
+def coefficients_step(process: LifelongProcess) -> Callable[[], object]:
+    """One step of the environment with every coefficient at UltraEdit's."""
+    ones = torch.ones(len(process.sites), DIRECTIONS, device=process.device)
+    return lambda: process.step(process.stretched(ones))
+
+
 def rledit_step(process: LifelongProcess) -> Callable[[], object]:
     """One step with a hypernetwork's update."""
     policy = HypernetworkPolicy(Hypernetwork([site.shape for site in process.sites]), 1).to(process.device)
@@ -109,7 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "edit_step": ("test", steps, lambda p: edit_step(p, ultraedit_step(p), options.steps)),
         "rledit_edit_step": ("test", steps, lambda p: edit_step(p, rledit_step(p), options.steps)),
         "environment_step": ("policy", looked_back,
-                             lambda p: beside_passes(p, ultraedit_step(p), False, options.steps)),
+                             lambda p: beside_passes(p, coefficients_step(p), False, options.steps)),
         "rledit_training_step": ("policy", looked_back,
                                  lambda p: beside_passes(p, rledit_training_step(p), True, options.steps)),
     }

@@ -112,12 +112,26 @@ class UltraEdit:
 def principal_directions(update: LowRankFactors) -> LowRankFactors:
     """A·B by its singular directions, largest first, through its factors: A = U Σ (out, n), B = Vᵀ (n, in).
 
-    A direction's sign is that of the largest entry of its u, made positive, so that it does not depend on the solver.
+    By the Gram matrices of the factors, in float64; what is decomposed is n × n, on the CPU, where that is faster also
+    for a GPU's factors. Directions that the factors do not span are zero. A direction's sign is that of the largest
+    entry of its u, made positive, so that it does not depend on the solver.
     """
-    left, upper_left = torch.linalg.qr(update.a)
-    right, upper_right = torch.linalg.qr(update.b.mT)
-    u, sigma, vh = torch.linalg.svd(upper_left @ upper_right.mT * update.scale, full_matrices=False)
-    a, b = left @ (u * sigma), vh @ right.mT
+    left, right = update.a.double() * update.scale, update.b.double()
+    left_roots, left_inverse = _roots(left.mT @ left)
+    right_roots, right_inverse = _roots(right @ right.mT)
+    u, sigma, vh = torch.linalg.svd(left_roots.mT @ right_roots)
+    count = min(len(left), len(sigma), right.shape[1])
+    u, sigma, vh = u[:, :count], sigma[:count], vh[:count]
+    a = (left @ (left_inverse @ (u * sigma)).to(left.device)).to(update.a.dtype)
+    b = ((vh @ right_inverse.mT).to(right.device) @ right).to(update.b.dtype)
     sign = torch.sign(torch.gather(a, 0, a.abs().argmax(0, keepdim=True)))
     sign = torch.where(sign == 0, torch.ones_like(sign), sign)
     return LowRankFactors(a * sign, b * sign.mT)
+
+
+def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """R and T, (n, n) on the CPU, with R Rᵀ the Gram matrix of columns X, and X T orthonormal where X has full rank."""
+    values, vectors = torch.linalg.eigh(gram.cpu())
+    there = values > 1e-14 * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
+    roots = torch.where(there, values, 0.0).sqrt()
+    return vectors * roots, vectors * torch.where(there, 1 / roots, 0.0)
