@@ -212,14 +212,15 @@ class EditGRPO(StreamEditor):
         if not groups:
             return None
         language = process.task.language
-        asked = [(fact, index == 0, prompt) for fact, prompts in groups.items()
-                 for index, prompt in enumerate(prompts) for _ in range(self.group.samples)]
+        prompts = [(fact, index == 0, prompt) for fact, own in groups.items() for index, prompt in enumerate(own)]
+        asked = [one for one in prompts for _ in range(self.group.samples)]
         policy = edited.branch()
         policy.apply(*[SiteEdit(site.name, Shift(), update) for site, update in zip(process.sites, factors, strict=True)
                        if update is not None])
         with policy.active():
-            completions = language.sampled([language.prompt_ids(prompt) for _, _, prompt in asked], self._generator,
-                                           self.group.temperature, process.task.max_new_tokens)
+            completions = language.sampled(
+                [language.prompt_ids(prompt) for _, _, prompt in prompts], self._generator, self.group.temperature,
+                process.task.max_new_tokens, self.group.samples)
         targets = [normalized(request.target) for request in process.requests]
         rewards = torch.tensor([float(normalized(language.text(ids)) == targets[fact])
                                 for (fact, _, _), ids in zip(asked, completions, strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,63 +160,76 @@ class LanguageModel:
 
     @torch.no_grad()
     def sampled(self, prompts: Sequence[Sequence[int]], generator: torch.Generator, temperature: float = 1.0,
-                max_new_tokens: int = 8, batch_tokens: int = 8_192) -> list[list[int]]:
-        """As `greedy`, but drawn from the model's distribution.
+                max_new_tokens: int = 8, samples: int = 1, batch_tokens: int = 8_192) -> list[list[int]]:
+        """As `greedy`, but drawn from the model's distribution, `samples` times each prompt, one after the other.
+
+        A prompt is read once, however often it is continued.
 
         Args:
             prompts: Token ids.
             generator: On the CPU, so that every device draws alike.
             temperature: What logits are divided by, greater than 0.
             max_new_tokens: As `greedy`.
-            batch_tokens: As `greedy`.
+            samples: Answers to each prompt, 1 or more.
+            batch_tokens: As `greedy`; of every sample.
 
         Raises:
-            ValueError: The temperature is not greater than 0.
+            ValueError: The temperature is not greater than 0, or `samples` less than 1.
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be greater than 0, got {temperature!r}")
+        if samples < 1:
+            raise ValueError(f"samples must be 1 or more, got {samples!r}")
 
         def drawn(logits: Tensor) -> Tensor:
             chances = (logits.float() / temperature).softmax(-1).cpu()
             return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 
-        return self._decoded(prompts, max_new_tokens, batch_tokens, drawn)
+        return self._decoded(prompts, max_new_tokens, batch_tokens // samples, drawn, samples)
 
     def _decoded(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int,
-                 choose: Callable[[Tensor], Tensor]) -> list[list[int]]:
+                 choose: Callable[[Tensor], Tensor], samples: int = 1) -> list[list[int]]:
         """Token by token what `choose` takes of logits (n, vocabulary)."""
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        found: dict[int, list[int]] = {}
+        found: dict[int, list[list[int]]] = {}
         start = 0
         while start < len(order):
             stop = start + 1  # prompts of about one length together, as many as the budget takes
             while stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens:
                 stop += 1
             rows = order[start:stop]
-            decoded = self._decoded_batch([prompts[row] for row in rows], max_new_tokens, choose)
-            found.update(zip(rows, decoded, strict=True))
+            decoded = self._decoded_batch([prompts[row] for row in rows], max_new_tokens, choose, samples)
+            found.update((row, decoded[index * samples:(index + 1) * samples]) for index, row in enumerate(rows))
             start = stop
-        return [found[index] for index in range(len(prompts))]
+        return [answer for index in range(len(prompts)) for answer in found[index]]
+
+    @cached_property
+    def _cache_argument(self) -> str:
+        """What the model calls its KV cache; the name changed in `transformers` 5."""
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
     def _decoded_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int,
-                       choose: Callable[[Tensor], Tensor]) -> list[list[int]]:
+                       choose: Callable[[Tensor], Tensor], samples: int) -> list[list[int]]:
         longest = max(map(len, prompts))
         ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         stops = torch.tensor(sorted(self.stop_ids), device=self.device)
-        answers: list[list[int]] = [[] for _ in prompts]
-        alive, cache = list(range(len(prompts))), None
-        for _ in range(min(max_new_tokens, self.context - longest)):
-            out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                             use_cache=True, logits_to_keep=1)
-            chosen: Tensor = choose(out.logits[:, -1])
+        answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
+        alive, cache = list(range(len(answers))), None
+        for step in range(min(max_new_tokens, self.context - longest)):
+            out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
+                             logits_to_keep=1, **{self._cache_argument: cache})
+            logits, cache = out.logits[:, -1], out[self._cache_argument]
+            if step == 0 and samples > 1:
+                cache.batch_repeat_interleave(samples)
+                logits, mask, positions = (x.repeat_interleave(samples, 0) for x in (logits, mask, positions))
+            chosen: Tensor = choose(logits)
             for row, token in zip(alive, chosen.tolist(), strict=True):
                 answers[row].append(token)
             going = (~torch.isin(chosen, stops)).nonzero().flatten()
             if not len(going):
                 break
-            cache = out.past_key_values
             if len(going) < len(alive):
                 cache.batch_select_indices(going)
                 alive = [alive[index] for index in going.tolist()]

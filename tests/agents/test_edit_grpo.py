@@ -117,10 +117,10 @@ def scripted_rewards(monkeypatch, process):
     """Every third completion is its fact's target, whatever the model says."""
     language, count = process.task.language, [0]
 
-    def sampled(prompts, generator, temperature, max_new_tokens):
+    def sampled(prompts, generator, temperature, max_new_tokens, samples):
         found = []
-        for index in range(len(prompts)):
-            request = process.requests[index * len(process.requests) // len(prompts)]
+        for index in range(len(prompts) * samples):
+            request = process.requests[index * len(process.requests) // (len(prompts) * samples)]
             right = language.encode(request.prompt, request.target).answer
             found.append(list(right) if index % 3 == 0 else [11 + index, 13, language.end_id])
         count[0] += 1
@@ -224,9 +224,9 @@ def test_groups_that_are_all_right_are_taken_out_and_those_without_variance_teac
     language = process.task.language
     answers = [list(language.encode(r.prompt, r.target).answer) for r in process.requests]
 
-    def sampled(prompts, *_):
-        half = len(prompts) // 2
-        return [answers[0]] * half + [[11, language.end_id]] * (len(prompts) - half)
+    def sampled(prompts, _generator, _temperature, _max_new_tokens, samples):
+        asked = len(prompts) * samples
+        return [answers[0]] * (asked // 2) + [[11, language.end_id]] * (asked - asked // 2)
 
     monkeypatch.setattr(language, "sampled", sampled)
     agent.begin(process)

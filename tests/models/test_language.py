@@ -135,6 +135,17 @@ def test_an_answer_ends_at_the_first_stop_token(language):
     assert drawn(model, []) == []
 
 
+def test_several_samples_of_a_prompt_are_those_of_the_prompt_repeated(language):
+    ids = [language.prompt_ids(prompt) for prompt in PROMPTS]
+    repeated = [one for one in ids for _ in range(3)]
+    found, expected = (language.sampled(asked, torch.Generator().manual_seed(1), 2.0, 5, samples)
+                       for asked, samples in ((ids, 3), (repeated, 1)))
+    assert found == expected
+    assert len({tuple(answer) for answer in found[:3]}) > 1
+    with pytest.raises(ValueError, match="samples must be 1 or more, got 0"):
+        language.sampled(ids, torch.Generator(), samples=0)
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
 def test_tokens_come_as_often_as_the_model_says(language, temperature):
     """The most probable ones, within four standard deviations of a count."""
