@@ -24,7 +24,7 @@ from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.metrics.knowledge import normalized
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
-from editgym.weights.site_pass import Prefix
+from editgym.weights.layers import Prefix
 
 _EPSILON = 1e-6
 

@@ -17,7 +17,7 @@ from agents.protocol import Access
 from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit, TokenBatch, Update
-from editgym.weights.site_pass import Prefix
+from editgym.weights.layers import Prefix
 from editgym.weights.sites import EditSite
 
 

@@ -23,7 +23,8 @@ from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.models.language import LanguageModel
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
-from editgym.weights.site_pass import Injection, Prefix
+from editgym.weights.layers import Prefix
+from editgym.weights.site_pass import Injection
 from editgym.weights.sites import EditSite
 
 NO_SUBJECT = "subject not in its prompt"

@@ -17,7 +17,8 @@ from editgym.envs.lifelong_reward import Costs, LookBack, RewardWeights
 from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.closed_form import UltraEdit, principal_directions
-from editgym.weights.site_pass import Capture, Prefix
+from editgym.weights.layers import Prefix
+from editgym.weights.site_pass import Capture
 
 Basis = Literal["ultraedit", "gradient"]
 DIRECTIONS = 4  # q

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
-from editgym.weights.site_pass import Prefix
+from editgym.weights.layers import Prefix
 
 Reference = Literal["original", "previous"]
 

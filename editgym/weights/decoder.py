@@ -18,31 +18,23 @@ from torch import Tensor, nn
 from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.factors import Update
 from editgym.weights.journal import Codebook, EditJournal, Entry, Prepend, SiteEdit
+from editgym.weights.layers import LayerStack, Prefix, Reached, forwards, reached
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.site_pass import (
     Capture,
     Injection,
-    Prefix,
     SitePass,
     SiteState,
     at_answers,
     candidates_of,
     check_codebook,
-    forwards,
-    layers_of,
+    edited_output,
     looked_up,
     product,
-    skip,
     with_injection,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.tokens import TokenBatch
-
-_HALF = (torch.bfloat16, torch.float16)
-
-
-class _Reached(Exception):
-    """Ends a forward pass that has come as far as it is needed."""
 
 
 class EditableDecoder(EditedWeights):
@@ -77,10 +69,8 @@ class EditableDecoder(EditedWeights):
                 raise UnknownSiteError(f"site {site} shares its weight with {', '.join(shared)}: an edit would not be "
                                        "of this module alone; untie them, or leave it out")
         self._modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in self.sites}
-        self._layers, self._layer_of = layers_of(model, self.sites)
-        self._skips = self._layers is not None
+        self._layers = LayerStack(model, self.sites)
         self._gathers = True
-        self._tuples = False
         self._check_shortcuts(example)
 
     # --- edits -------------------------------------------------------------------------------------------------
@@ -140,7 +130,7 @@ class EditableDecoder(EditedWeights):
     @property
     def reuses_prefix(self) -> bool:
         """Whether the layers below the first site are computed once per batch."""
-        return self._first(self._by_name) > 0
+        return self._layers.first(self._by_name) > 0
 
     @property
     def deltas(self) -> list[Tensor]:
@@ -172,24 +162,11 @@ class EditableDecoder(EditedWeights):
         """
         names = list(self._by_name) if names is None else list(names)
         self._check_names(names)
-        first = self._first(names)
+        first = self._layers.first(names)
         if not first:
             return None
-        seen: list[Tensor] = []
-
-        def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
-            raise _Reached
-
-        handle = self._layers[first].register_forward_pre_hook(stop)
-        try:
-            with self._patched(SitePass()):
-                self._model.base_model(input_ids=batch.ids, use_cache=False)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-        return Prefix(seen[0], first)
+        with self._patched(SitePass()):
+            return self._layers.prefix(first, lambda: self._hidden(batch.ids))
 
     def logits(self, batch: TokenBatch, updates: Sequence[Update | None] | None = None,
                prefix: Prefix | None = None, injected: Mapping[str, Injection] | None = None) -> Tensor:
@@ -214,7 +191,7 @@ class EditableDecoder(EditedWeights):
             rows = (torch.arange(candidates, device=rows.device)[:, None] * len(batch) + rows).flatten()
             positions = positions.repeat(candidates)
             prefix = None if prefix is None else prefix.repeat(candidates)
-        with self._patched(SitePass(updates, injected or {})), self._starting_at(prefix):
+        with self._patched(SitePass(updates, injected or {})), self._layers.starting_at(prefix):
             logits = self._at(ids, rows, positions)
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
@@ -232,7 +209,7 @@ class EditableDecoder(EditedWeights):
         Sites below the layer where `prefix` begins have no rows.
         """
         run = SitePass(updates, inputs={})
-        with torch.enable_grad(), self._patched(run), self._starting_at(prefix):
+        with torch.enable_grad(), self._patched(run), self._layers.starting_at(prefix):
             logits = self._at(batch.ids, batch.rows, batch.positions).float()
             loss = batch.means(F.cross_entropy(logits, batch.labels, reduction="none")).mean()
             ran = [site for site in self.sites if site.name in run.outputs]
@@ -265,17 +242,11 @@ class EditableDecoder(EditedWeights):
         def keep(name: str, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             found[name] = SiteState(inputs[0][rows, positions].float(), output[rows, positions].float())
             if len(found) == len(set(names)):
-                raise _Reached
+                raise Reached
 
         handles = [self._modules[name].register_forward_hook(partial(keep, name)) for name in dict.fromkeys(names)]
-        try:
-            with self._patched(SitePass()), self._starting_at(prefix):
-                self._model.base_model(input_ids=batch.ids, use_cache=False)
-        except _Reached:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
+        with reached(*handles), self._patched(SitePass()), self._layers.starting_at(prefix):
+            self._hidden(batch.ids)
         return {name: found[name] for name in names}
 
     # --- inside ------------------------------------------------------------------------------------------------
@@ -284,10 +255,6 @@ class EditableDecoder(EditedWeights):
         unknown = [name for name in names if name not in self._by_name]
         if unknown:
             raise UnknownSiteError(f"sites {unknown} are not open for edits; open are {list(self._by_name)}")
-
-    def _first(self, names: Iterable[str]) -> int:
-        """The lowest layer with one of the sites; 0 where layers cannot be skipped."""
-        return min((self._layer_of[name] for name in names), default=0) if self._skips else 0
 
     def _check_injected(self, injected: Mapping[str, Injection], candidates: int | None) -> None:
         self._check_names(injected)
@@ -335,12 +302,8 @@ class EditableDecoder(EditedWeights):
         index = self.sites.index(site)
         module = self._modules[name]
         edited = self._overlay.get(site.parameter)
-        base = site.to_matrix(module.weight)
-        weight = base if edited is None or base.dtype in _HALF else site.to_matrix(edited)
-        out = F.linear(x.to(weight.dtype), weight, None if module.bias is None else module.bias.to(weight.dtype))
-        if edited is not None and base.dtype in _HALF:
-            # Beside the weight, the edit keeps its eight bits; and both products are done by half precision's units.
-            out = out + F.linear(x.to(base.dtype), (site.to_matrix(edited) - base.float()).to(base.dtype))
+        out = edited_output(x, site.to_matrix(module.weight), None if edited is None else site.to_matrix(edited),
+                            module.bias)
         update = None if run.updates is None else run.updates[index]
         if update is not None:
             out = out + product(x, update)
@@ -354,21 +317,15 @@ class EditableDecoder(EditedWeights):
             run.inputs[name], run.outputs[name] = x, out
         return out
 
-    @contextmanager
-    def _starting_at(self, prefix: Prefix | None) -> Iterator[None]:
-        """Skip the layers below: each gives out the prefix, and does not look at what it is given."""
-        if prefix is None:
-            yield
-            return
-        given = partial(skip, prefix.activations, self._tuples)
-        with forwards([(self._layers[index], given) for index in range(prefix.layer)]):
-            yield
-
     def _at(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         if not self._gathers:
             return self._model(input_ids=ids, use_cache=False).logits[rows, positions]
-        hidden = self._model.base_model(input_ids=ids, use_cache=False)[0]
-        return self._model.get_output_embeddings()(hidden[rows, positions])
+        return self._model.get_output_embeddings()(self._hidden(ids)[rows, positions])
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        """The last hidden states, (n, length, width)."""
+        hidden: Tensor = self._model.base_model(input_ids=ids, use_cache=False)[0]
+        return hidden
 
     @torch.no_grad()
     def _check_shortcuts(self, example: TokenBatch) -> None:
@@ -382,16 +339,8 @@ class EditableDecoder(EditedWeights):
         if differs(None):
             self._gathers = False
             self._warn("logits are computed at every token, because its head is more than a linear layer")
-        if not self._skips or not max(self._layer_of.values()):
-            return
-        probe: list[Any] = []
-        handle = self._layers[0].register_forward_hook(lambda _m, _i, out: probe.append(out))
-        prefixes = [self.prefix(example, [name]) for name in (
-            min(self._layer_of, key=self._layer_of.__getitem__), max(self._layer_of, key=self._layer_of.__getitem__))]
-        handle.remove()
-        self._tuples = isinstance(probe[0], tuple)
-        if any(differs(prefix) for prefix in prefixes):
-            self._skips = False
+        if any(differs(self.prefix(example, [name])) for name in self._layers.ends):
+            self._layers.give_up()
             self._warn("every evaluation runs all layers: skipping the lower ones changes its logits")
 
     def _warn(self, what: str) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from editgym.weights.factors import DenseUpdate, Update
 from editgym.weights.journal import Codebook
 from editgym.weights.sites import EditSite
 from editgym.weights.tokens import TokenBatch
-
-_LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 
 
 @dataclass
@@ -48,29 +44,6 @@ class Injection:
     rows: Tensor
     positions: Tensor
     values: Tensor
-
-
-class Prefix(NamedTuple):
-    """What a forward pass that begins at a layer begins with.
-
-    Attributes:
-        activations: That layer's input, (n, length, width).
-        layer: Its number.
-    """
-
-    activations: Tensor
-    layer: int
-
-    def repeat(self, times: int) -> Prefix:
-        """The same texts several times, one after the other."""
-        return Prefix(self.activations.repeat(times, 1, 1), self.layer)
-
-    @classmethod
-    def join(cls, prefixes: Sequence[Prefix]) -> Prefix:
-        """Those of several batches, all at one layer, as that of the joined batch: padded to one length."""
-        longest = max(one.activations.shape[1] for one in prefixes)
-        return cls(torch.cat([F.pad(one.activations, (0, 0, 0, longest - one.activations.shape[1]))
-                              for one in prefixes]), prefixes[0].layer)
 
 
 class SiteState(NamedTuple):
@@ -107,6 +80,24 @@ def with_injection(out: Tensor, injection: Injection) -> Tensor:
     return out.to(dtype).index_put((injection.rows, injection.positions), injection.values.to(dtype), accumulate=True)
 
 
+def edited_output(x: Tensor, base: Tensor, edited: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x·Wᵀ + b, (..., out), in the precision that W is kept in.
+
+    Args:
+        x: (..., in).
+        base: The unedited W, (out, in).
+        edited: W in float32 where it is edited. Of a base in half precision the edit is a product of its own: beside
+            the weight it keeps its eight bits, and both products are done by half precision's units.
+        bias: (out,).
+    """
+    half = base.dtype in (torch.bfloat16, torch.float16)
+    weight = base if edited is None or half else edited
+    out = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+    if edited is not None and half:
+        out = out + F.linear(x.to(base.dtype), (edited - base.float()).to(base.dtype))
+    return out
+
+
 def product(x: Tensor, update: Update) -> Tensor:
     """x·Dᵀ, and with factors without forming D: (n, length, in) -> (n, length, out), or K candidates along n."""
     if isinstance(update, DenseUpdate):
@@ -140,38 +131,6 @@ def check_codebook(code: Codebook, site: EditSite) -> None:
             len(code.keys) == len(code.values) == len(code.radii)):
         raise ValueError(f"codebook: {code.site} takes keys (n, {columns}), values (n, {rows}) and radii (n,), got "
                          f"{tuple(code.keys.shape)}, {tuple(code.values.shape)}, {tuple(code.radii.shape)}")
-
-
-@contextmanager
-def forwards(replaced: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
-    """Give modules other forwards; afterwards they have the ones of before, be they of their class or a hook's."""
-    before = [module.__dict__.get("forward") for module, _ in replaced]
-    for module, forward in replaced:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for (module, _), own in zip(replaced, before, strict=True):
-            if own is None:
-                del module.forward
-            else:
-                module.forward = own
-
-
-def skip(activations: Tensor, tuples: bool, *_: Any, **__: Any) -> Any:
-    """A layer's forward that gives out `activations`, in a tuple where the model's layers do."""
-    return (activations,) if tuples else activations
-
-
-def layers_of(model: nn.Module, sites: Sequence[EditSite]) -> tuple[Any, dict[str, int]]:
-    """The list of layers that all sites lie in, and the layer of each; None and nothing if there is no such list."""
-    found = {site.name: _LAYER.match(site.name) for site in sites}
-    lists = {match.group(1) if match else None for match in found.values()}
-    if len(lists) != 1 or None in lists:
-        return None, {}
-    layers = model.get_submodule(lists.pop())  # type: ignore[arg-type]
-    return (layers, {name: int(m.group(2)) for name, m in found.items() if m}) if isinstance(
-        layers, nn.ModuleList) else (None, {})
 
 
 def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:
