@@ -6,7 +6,7 @@ Without a configuration an agent has its defaults. All settings were chosen on v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from editgym.tasks.knowledge import FACTLM_SITES
@@ -21,20 +21,29 @@ _FT_M = {"learning_rate": 4e-3, "site": _FT_SITE}
 _FT_L = {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}
 
 
-def editors(published: Mapping[str, Any], late: Mapping[str, Any], corrected: Mapping[str, Any]
-            ) -> tuple[AgentChoice, ...]:
-    """The editors that need no trained policy.
+# By name, one or more configurations: of streams of 20 steps, and what is otherwise on streams of 100, chosen at 50,
+# which is as long as the validation split lasts (memit, rome and lora_merge have their settings of 20 steps).
+# UltraEdit's are: as published; at the sites where it works best; looking at each batch several times.
+Configurations = Mapping[str, tuple[Mapping[str, Any], ...]]
+SHORT: Configurations = {
+    "no_edit": ({},), "random_actions": ({},), "in_context": ({},), "ft_m": (_FT_M,), "ft_l": (_FT_L,),
+    "loc_ft_bf": ({},), "lora_merge": ({},), "grace": ({},), "rome": ({"max_norm": 0.7},), "memit": ({},),
+    "memit_seq": ({},), "alphaedit": ({},),
+    "ultraedit": ({}, {"sites": LATE_OUTPUTS, "step_size": 6e-3}, {"passes": 3, "step_size": 7e-4}), "ppo": ({},),
+}
+LONG: Configurations = {
+    **SHORT,
+    "ft_l": ({**_FT_L, "epsilon": 1.2},), "memit_seq": ({"covariance_weight": 300.0},),
+    "ultraedit": ({"step_size": 1.4e-3}, {"sites": LATE_OUTPUTS, "step_size": 4e-3},
+                  {"passes": 6, "step_size": 2e-4}),
+    "ppo": ({"train_env": {"back_depth": 1, "locality_weight": 30.0}},),
+}
 
-    Args:
-        published: UltraEdit's settings.
-        late: UltraEdit's settings at the sites where it works best.
-        corrected: UltraEdit's settings with several looks at each batch.
-    """
-    return (
-        "no_edit", "random_actions", "in_context", ("ft_m", _FT_M), ("ft_l", _FT_L), "loc_ft_bf", "lora_merge", "grace",
-        ("rome", {"max_norm": 0.7}), "memit", "memit_seq", "alphaedit",
-        ("ultraedit", published), ("ultraedit", {"sites": LATE_OUTPUTS, **late}), ("ultraedit", corrected),
-    )
+
+def choices(table: Configurations, without: Sequence[str] = ()) -> tuple[AgentChoice, ...]:
+    """The agents of a table, all configurations of those not in `without`."""
+    return tuple((name, config) if config else name for name, configs in table.items() if name not in without
+                 for config in configs)
 
 
 _FIRST: tuple[Mapping[str, Any], ...] = ({"editor": "ft_l", "editor_config": _FT_L}, {"editor": "memit_seq"})

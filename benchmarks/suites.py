@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.unlearners.settings import NAMES as UNLEARNERS
-from benchmarks.lifelong_agents import ABLATIONS, ELSEWHERE, LIFELONG_SITES, ONE_BY_ONE, AgentChoice, editors, learned
+from benchmarks.lifelong_agents import (
+    ABLATIONS,
+    ELSEWHERE,
+    LIFELONG_SITES,
+    LONG,
+    ONE_BY_ONE,
+    SHORT,
+    AgentChoice,
+    choices,
+    learned,
+)
 from benchmarks.results import Cell
 
 # Reward evaluations that every agent gets for one task; agents that never ask for a reward spend none of them. Where a
@@ -102,9 +112,7 @@ _PAPER = (
       for digit in (0, 1, 2, 3, 4, 5, 6, 8, 9) for world in WORLDS),
 )
 
-
-
-_LONG = {"locality_weight": 15.0}
+_WEIGHS_LOCALITY = {"locality_weight": 15.0}
 
 
 def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
@@ -115,13 +123,12 @@ def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
 
 # A training sequence is as long as the stream: fewer of the longer ones cost as much, and they weigh locality more.
 _LIFELONG = (
-    _lifelong((*editors({}, {"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4}), "ppo",
-               *learned({"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})),
-              horizon=20),
-    _lifelong((*editors({"step_size": 1.4e-3}, {"step_size": 4e-3}, {"passes": 6, "step_size": 2e-4}), "ppo",
-               *learned({"sequences": 6, "train_env": _LONG}, {"passes": 6, "sequences": 4, "step_size": 2e-4,
-                                                               "train_env": _LONG},
-                        {"sequences": 4, "train_env": _LONG})), horizon=100),
+    _lifelong((*choices(SHORT), *learned(
+        {"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})), horizon=20),
+    _lifelong((*choices(LONG), *learned(
+        {"sequences": 6, "train_env": _WEIGHS_LOCALITY},
+        {"passes": 6, "sequences": 4, "step_size": 2e-4, "train_env": _WEIGHS_LOCALITY},
+        {"sequences": 4, "train_env": _WEIGHS_LOCALITY})), horizon=100),
 )
 _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
 _ONCE: AgentChoice = ("rledit", {"sequences": 20})
@@ -139,8 +146,7 @@ _LIFELONG_CHECKPOINTS = tuple(
     for model in ("lm/stories260k", "lm/babyllama") for task in ("knowledge/zsre", "knowledge/counterfact"))
 # A short stream, and the editors that take seconds.
 _QUICK_LIFELONG = _lifelong((
-    *(agent for agent in editors({}, {"step_size": 6e-3}, {"passes": 3, "step_size": 7e-4})
-      if agent not in ("in_context", "loc_ft_bf", "lora_merge")),
+    *choices(SHORT, without=("in_context", "loc_ft_bf", "lora_merge", "ppo")),
     ("rledit", {"passes": 3, "sequences": 3, "step_size": 5e-4})), horizon=5)
 
 SUITES = {
