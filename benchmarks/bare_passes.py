@@ -1,4 +1,4 @@
-"""What a step of a stream of edits costs beside the passes that no implementation can do without."""
+"""What a step of a stream of edits costs beside the plain model's own passes over the same tokens."""
 
 from __future__ import annotations
 

@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [(agent, config, int(horizon), seed) for horizon in options.horizons.split(",") for agent in agents
               for config in GRIDS[agent] for seed in STREAM_SEEDS]
     missing = [run for run in wanted if canonical_json(list(run)) not in known]
+    if options.out.exists():  # a torn line must not become the beginning of the next one
+        options.out.write_text("".join(json.dumps(row) + "\n" for row in finished(options.out)))
     with ProcessPoolExecutor(options.jobs) as pool, options.out.open("a") as file:
         runs = [pool.submit(score, *run, options.device) for run in missing]
         for run in tqdm(as_completed(runs), total=len(runs), unit="stream"):

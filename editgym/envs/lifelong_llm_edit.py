@@ -82,9 +82,10 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         rank: r, for factors.
         shift_limit: Limit of every entry of an update, for factors.
         observation_bound: Limit of every observed number.
-        micro_batch: Rewarded texts that go through the model at a time: fewer take less memory, for the same reward.
-        journal_folder: Keeps the journal in files there, a step at a time, and continues one that is there
-            (`resume`); None keeps it in memory.
+        micro_batch: Rewarded texts that go through the model at a time, at least one batch's rephrases: fewer take less
+            memory, for the same reward.
+        journal_folder: Keeps the journal in files there, a step at a time: `restore` goes on with it, `reset` empties
+            it. None keeps it in memory.
         render_mode: `rgb_array` or `ansi`.
         device: `cpu`, `cuda` or `cuda:N`.
         **task_arguments: What the task takes: `model`, `sites`, `dtype`, `step_size`, ….

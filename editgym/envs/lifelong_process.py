@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -212,14 +213,16 @@ class LifelongProcess:
         if self.open:
             self._judge()
         if not (self.open and rewarded):
-            self.decoder.apply(*numbered)
-            return self._finish(torch.zeros(()), None)
+            with self._whole_or_nothing():
+                self.decoder.apply(*numbered)
+                return self._finish(torch.zeros(()), None)
         pieces = self._look_back.pieces(self.decoder)
-        self.decoder.apply(*numbered)
-        costs = self._look_back.costs(self.decoder, pieces)
-        norm = sum(_squared_norm(entry) for entry in numbered)
-        metering.record(1)
-        return self._finish(-(costs.total + self.settings.reward.norm_weight * norm), costs)
+        with self._whole_or_nothing():
+            self.decoder.apply(*numbered)
+            costs = self._look_back.costs(self.decoder, pieces)
+            norm = sum(_squared_norm(entry) for entry in numbered)
+            metering.record(1)
+            return self._finish(-(costs.total + self.settings.reward.norm_weight * norm), costs)
 
     def differentiable_step(self, updates: Sequence[LowRankFactors]) -> LifelongOutcome:
         """`step` for agents that learn through the reward: first order, through this step's factors alone.
@@ -241,11 +244,12 @@ class LifelongProcess:
             penalty = self.settings.reward.norm_weight * _squared_norms(leaves).sum()
             penalty.backward()
         gradients = [-part.grad for leaf in leaves for part in (leaf.a, leaf.b) if part.grad is not None]
-        self.decoder.apply(*[replace(entry, step=self.step_index) for entry in self._entries(updates)])
-        metering.record(1)
         value = -(costs.total + penalty.detach())
         reward = _WithGradients.apply(value, gradients, *(part for u in updates for part in (u.a, u.b)))
-        return self._finish(reward, costs)
+        with self._whole_or_nothing():
+            self.decoder.apply(*[replace(entry, step=self.step_index) for entry in self._entries(updates)])
+            metering.record(1)
+            return self._finish(reward, costs)
 
     def candidate_rewards(self, updates: Sequence[LowRankFactors]) -> Tensor:
         """Rewards (K,) of K candidate updates of the state as it is, in one pass; nothing is applied.
@@ -267,14 +271,25 @@ class LifelongProcess:
     def state_dict(self) -> dict[str, Any]:
         """What a process on the same task, stream and journal needs to go on, as tensors and plain values."""
         # As it was before anybody looked at the new batch: whoever goes on from here looks at it again.
-        return {"seed": self._seed, "step_index": self.step_index, **self._before_batch}
+        return {"seed": self._seed, "step_index": self.step_index, "stream": self._identity(),
+                "journalled": self._journalled(self.step_index), **self._before_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` gave, on the same stream.
 
         The decoder's journal is rolled back to the state's step, so a step that was journalled after the state was
         saved is edited again. Rewards look back to the batches from here on.
+
+        Raises:
+            ValueError: The state is of another stream or model, or the journal lacks steps that were made before it.
         """
+        if state["stream"] != self._identity():
+            raise ValueError(f"state: it is of the stream {state['stream']}, this one is {self._identity()}: go on "
+                             "with the same task, split, horizon and edits_per_step")
+        if state["journalled"] != self._journalled(state["step_index"]):
+            raise ValueError(f"state: it was saved after the journalled steps {state['journalled']}, the journal has "
+                             f"{self._journalled(state['step_index'])} of them: give the same journal_folder, or begin "
+                             "anew")
         self._begin(state["seed"])
         for editor, own in zip(self._ultraedit, state["ultraedit"], strict=True):
             editor.load_state_dict(own)
@@ -290,10 +305,30 @@ class LifelongProcess:
         self._is_judged = False
         self._before_batch = {"ultraedit": [editor.state_dict() for editor in self._ultraedit]}
 
+    def _identity(self) -> list[Any]:
+        """What a stream's batches depend on beside its seed."""
+        settings = self.settings
+        return [self.task.name, self.decoder.base_hash, settings.split, settings.horizon, settings.edits_per_step]
+
+    def _journalled(self, before: int) -> list[int]:
+        """Steps below `before` that the journal has."""
+        return sorted({entry.step for entry in self.decoder.journal if entry.step is not None and entry.step < before})
+
     def _check_open(self) -> None:
         if not self.open:
             raise ClosedStreamError(f"split {self.settings.split!r} is for evaluation and has no rewards: learn on "
                                     'split="policy"')
+
+    @contextmanager
+    def _whole_or_nothing(self) -> Iterator[None]:
+        """A step that is interrupted before it is counted is taken back, or it would be made twice."""
+        step = self.step_index
+        try:
+            yield
+        except BaseException:
+            if self.step_index == step:
+                self.decoder.rollback(step)
+            raise
 
     @cached_property
     def _rewarded(self) -> list[tuple[list[tuple[str, str]], list[str]]]:

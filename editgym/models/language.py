@@ -87,11 +87,16 @@ class LanguageModel:
             arguments["device_map"] = "auto"
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False})
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, use_safetensors=True, **arguments)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **arguments)
+            model, loading = loaded
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model: cannot load {name!r}: {error}") from error
+        if missing := sorted(loading["missing_keys"]):
+            raise ModelError(f"model: {name!r} lacks {len(missing)} of the weights that its config.json asks for, "
+                             f"{', '.join(missing[:3])} among them; they would be random")
         if device != "auto":
-            model.to(device)  # type: ignore[arg-type]
+            model.to(device)
         return cls(model, tokenizer)
 
     @property

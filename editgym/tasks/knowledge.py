@@ -15,6 +15,7 @@ from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
 from editgym.data.factworld import FactWorld
+from editgym.metrics.knowledge import normalized
 from editgym.models.language import LanguageModel
 from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_sites
 
@@ -120,7 +121,7 @@ class KnowledgeTask:
         reasons: list[str | None] = []
         for request, own in zip(requests, fits, strict=True):
             reason = (_REPEATED if request.subject in taken else TOO_LONG if not own
-                      else KNOWN if current[request.prompt] == request.target else None)
+                      else KNOWN if normalized(current[request.prompt]) == normalized(request.target) else None)
             reasons.append(reason)
             if reason is None:
                 taken.add(request.subject)

@@ -28,6 +28,7 @@ from editgym.weights.site_pass import (
     at_answers,
     candidates_of,
     check_codebook,
+    check_inputs,
     edited_output,
     looked_up,
     product,
@@ -336,6 +337,10 @@ class EditableDecoder(EditedWeights):
         def differs(prefix: Prefix | None) -> bool:
             return not bool(((self.logits(example, prefix=prefix).float() - full).abs() <= tolerance).all())
 
+        run = SitePass(inputs={})
+        with self._patched(run):
+            self._at(example.ids, example.rows, example.positions)
+        check_inputs(run.inputs or {}, example)
         if differs(None):
             self._gathers = False
             self._warn("logits are computed at every token, because its head is more than a linear layer")

@@ -117,14 +117,14 @@ def reached(*handles: Any) -> Iterator[None]:
 def forwards(replaced: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
     """Give modules other forwards; afterwards they have the ones of before, be they of their class or a hook's."""
     before = [module.__dict__.get("forward") for module, _ in replaced]
-    for module, forward in replaced:
-        module.forward = forward
     try:
+        for module, forward in replaced:
+            module.forward = forward
         yield
     finally:
         for (module, _), own in zip(replaced, before, strict=True):
             if own is None:
-                del module.forward
+                module.__dict__.pop("forward", None)
             else:
                 module.forward = own
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from editgym.weights.factors import DenseUpdate, Update
 from editgym.weights.journal import Codebook
-from editgym.weights.sites import EditSite
+from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.tokens import TokenBatch
 
 
@@ -131,6 +131,22 @@ def check_codebook(code: Codebook, site: EditSite) -> None:
             len(code.keys) == len(code.values) == len(code.radii)):
         raise ValueError(f"codebook: {code.site} takes keys (n, {columns}), values (n, {rows}) and radii (n,), got "
                          f"{tuple(code.keys.shape)}, {tuple(code.values.shape)}, {tuple(code.radii.shape)}")
+
+
+def check_inputs(inputs: Mapping[str, Tensor], batch: TokenBatch) -> None:
+    """Refuse sites that see the tokens of all texts in one long row: nobody could tell whose they are.
+
+    Args:
+        inputs: By site name, what its module was given.
+        batch: The texts.
+
+    Raises:
+        UnknownSiteError: There is such a site.
+    """
+    for name, x in inputs.items():
+        if x.ndim == 2 and len(x) == batch.ids.numel():
+            raise UnknownSiteError(f"site {name}: this model flattens a batch's tokens before it, as OPT's MLP does, "
+                                   "and such sites are not supported; open others")
 
 
 def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:

@@ -576,6 +576,44 @@ def test_a_stream_that_was_interrupted_goes_on_bitwise(make_env, tmp_path, split
     assert not list((tmp_path / "journal").iterdir())
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_a_step_that_is_interrupted_before_it_counts_is_taken_back(make_process, monkeypatch, differentiable):
+    process, other = make_process(), make_process()
+    updates = updates_for(process)
+
+    def step(one):
+        return one.differentiable_step(updates) if differentiable else one.step(updates)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "_finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            step(process)
+    assert (process.step_index, len(process.decoder.journal)) == (0, 0)
+    assert torch.equal(step(process).reward.detach(), step(other).reward.detach())
+    assert same_weights(process.decoder, other.decoder)
+
+
+@pytest.mark.parametrize(("others", "message"), [
+    ({"edits_per_step": 1}, "go on with the same task"), ({"horizon": 4}, "go on with the same task"),
+    ({"journal_folder": "elsewhere"}, "give the same journal_folder")])
+def test_a_checkpoint_of_another_stream_or_without_its_journal_is_refused(make_env, tmp_path, others, message):
+    arguments = {"split": "test", "journal_folder": str(tmp_path / "steps")}
+    env = make_env(**arguments)
+    env.reset(seed=0)
+    env.step(env.training_free_action())
+    state = env.checkpoint()
+    if "journal_folder" in others:
+        others = {"journal_folder": str(tmp_path / others["journal_folder"])}
+    with pytest.raises(ValueError, match=message):
+        make_env(**arguments | others).restore(state)
+    twin = make_env(**arguments)
+    twin.restore(state)
+    assert same_weights(twin.process.decoder, env.process.decoder)
+
+
 def test_a_checkpoint_knows_what_was_looked_at_before_it(make_env, tmp_path):
     """Looking at the new batch — an observation, candidate rewards — changes no running statistic twice."""
     arguments = {"horizon": 3, "back_depth": 0}

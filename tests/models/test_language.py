@@ -285,6 +285,14 @@ def test_a_model_that_is_not_there_is_an_error(name, message):
         LanguageModel.load(name)
 
 
+def test_a_checkpoint_that_lacks_layers_of_its_config_is_an_error(tiny_lm, tmp_path):
+    folder = shutil.copytree(tiny_lm, tmp_path / "deeper")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    with pytest.raises(ModelError, match=r"lacks \d+ of the weights .* model.layers.4"):
+        LanguageModel.load(str(folder))
+
+
 @pytest.mark.parametrize("dtype", ["int8", "fp16", "", None, 16])
 def test_an_unknown_dtype_is_an_error(tiny_lm, dtype):
     with pytest.raises(ModelError, match=f"dtype must be .*float32, bfloat16, float16, got {dtype!r}"):
