@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -18,7 +19,6 @@ from torch import Tensor
 from agents.catalogue import make_agent
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access, Budget
-from editgym.data.facts import EditRequest
 from editgym.data.factworld import FactWorld
 from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
@@ -150,7 +150,7 @@ class EditGRPO(StreamEditor):
         factors = self._factors(process)
         leaves = [part for update in factors if update is not None for part in (update.a, update.b)]
         optimizer = torch.optim.Adam(leaves, self.group.learning_rate)
-        groups = {fact: self._group(request) for fact, request in enumerate(process.requests)}
+        groups = self._groups(process)
         learned = False
         for _ in range(self.group.iterations):
             sampled = self._sample(process, edited, factors, groups)
@@ -196,11 +196,16 @@ class EditGRPO(StreamEditor):
                                           b.to(device).requires_grad_()))
         return factors
 
-    def _group(self, request: EditRequest) -> list[str]:
-        """The request's prompts, the anchor first."""
-        rephrases = [text for text in request.rephrases if text not in request.test_rephrases]
-        led = [f"{sentence} {request.prompt}" for sentence in self._sentences]
-        return [request.prompt, *rephrases, *led][:self.group.prompts]
+    def _groups(self, process: LifelongProcess) -> dict[int, list[str]]:
+        """Per request its prompts that leave room for an answer, the anchor first."""
+        language, groups = process.task.language, {}
+        longest = language.context - _answer_tokens(process)
+        for fact, request in enumerate(process.requests):
+            rephrases = [text for text in request.rephrases if text not in request.test_rephrases]
+            led = [f"{sentence} {request.prompt}" for sentence in self._sentences]
+            others = (text for text in (*rephrases, *led) if len(language.prompt_ids(text)) <= longest)
+            groups[fact] = [request.prompt, *itertools.islice(others, self.group.prompts - 1)]
+        return groups
 
     @torch.no_grad()
     def _sample(self, process: LifelongProcess, edited: EditableDecoder, factors: list[LowRankFactors | None],
@@ -220,7 +225,7 @@ class EditGRPO(StreamEditor):
         with policy.active():
             completions = language.sampled(
                 [language.prompt_ids(prompt) for _, _, prompt in prompts], self._generator, self.group.temperature,
-                process.task.max_new_tokens, self.group.samples)
+                _answer_tokens(process), self.group.samples)
         targets = [normalized(request.target) for request in process.requests]
         rewards = torch.tensor([float(normalized(language.text(ids)) == targets[fact])
                                 for (fact, _, _), ids in zip(asked, completions, strict=True)])
@@ -288,6 +293,11 @@ class EditGRPO(StreamEditor):
         logs = (logits.float() / self.group.temperature).log_softmax(-1)
         return logs.gather(-1, texts.labels[:, None])[:, 0]
 
+
+def _answer_tokens(process: LifelongProcess) -> int:
+    """How far completions are sampled: as far as answers are decoded elsewhere, and to the end of every target."""
+    encode = process.task.language.encode
+    return max(process.task.max_new_tokens, *(len(encode(r.prompt, r.target).answer) for r in process.requests))
 
 
 def group_advantages(rewards: Tensor, facts: Tensor, anchors: Tensor) -> Tensor:

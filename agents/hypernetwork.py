@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from editgym.weights import LowRankFactors
-from editgym.weights.closed_form import RunningStandardization, UltraEdit, least_squares
+from editgym.weights.closed_form import RunningStandardization, least_squares, ultraedit
 
 Rule = Literal["mend", "malmen"]
 _LARGEST_RANK = 1024  # MALMEN's at 8 billion parameters
@@ -100,7 +100,7 @@ class Hypernetwork(nn.Module):
     def observe(self, keys: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Take a batch into the running statistics; the first one also settles the units of η.
 
-        A first batch of one token has no spread to be standardised by, and so no update; the second settles them then.
+        A first batch of one token has no spread to be standardised by, and so no update; the next settles them then.
 
         Args:
             keys: Per site (n, in).
@@ -169,8 +169,9 @@ class Hypernetwork(nn.Module):
     @torch.no_grad()
     def _settle_units(self, keys: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         units = []
-        for site, (shape, k, g) in enumerate(zip(self.shapes, keys, gradients, strict=True)):
-            wanted, raw = _norm(UltraEdit(shape, k.device).update(k, g, 1.0)), _norm(self._update(site, k, g))
+        for site, (k, g) in enumerate(zip(keys, gradients, strict=True)):
+            wanted = _norm(ultraedit(k, self.keys[site](k), self.gradients[site](g), 1.0))
+            raw = _norm(self._update(site, k, g))
             units.append(wanted / raw if raw > 0 else torch.zeros_like(raw))
         self.units = torch.where(self.units == 0, torch.stack(units), self.units)
 

@@ -83,7 +83,7 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         shift_limit: Limit of every entry of an update, for factors.
         observation_bound: Limit of every observed number.
         micro_batch: Rewarded texts that go through the model at a time, at least one batch's rephrases: fewer take less
-            memory, for the same reward.
+            memory, for the same reward. Of K candidates, K times as many do.
         journal_folder: Keeps the journal in files there, a step at a time: `restore` goes on with it, `reset` empties
             it. None keeps it in memory.
         render_mode: `rgb_array` or `ansi`.

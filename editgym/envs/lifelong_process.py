@@ -57,7 +57,7 @@ class LifelongOutcome:
             streams.
         answered: Which of the batch's prompts the model now answers exactly, (edits_per_step,) bool.
         metrics: Of the batch: `reliability` and `tf_efficacy`, by prompts; on open streams also `generalization` and
-            `locality`, by the rewarded rephrases and locality prompts.
+            `locality`, by the rewarded rephrases and locality prompts, and NaN where none was looked at.
     """
 
     reward: Tensor
@@ -364,7 +364,8 @@ class LifelongProcess:
         right = self.decoder.logits(self.prompts, prefix=self.prefix).argmax(-1) == self.prompts.labels
         answered = self.prompts.all_of(right)
         metrics = {"reliability": float(answered.float().mean()),
-                   "tf_efficacy": float(self.prompts.means(right.float()).mean())}
+                   "tf_efficacy": float(self.prompts.means(
+                       right.float(), self.prompts.content(self.task.language.end_id)).mean())}
         if costs is not None:
             metrics |= {"generalization": costs.generalization, "locality": costs.locality}
         self.step_index += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class RewardWeights:
         locality_weight: λ.
         norm_weight: η, on the step's own update.
         reference: p_ref: the unedited model, or the one before the step.
-        micro_batch: Texts that go through the model at a time.
+        micro_batch: Texts that go through the model at a time; of K candidates, K times as many.
     """
 
     back_depth: int = 10
@@ -48,7 +49,7 @@ class Costs:
     Attributes:
         total: Scalar, or (K,) for K candidates; never with a graph.
         generalization: Share of the newest rephrases answered exactly.
-        locality: Share of the newest locality answers that are the reference's.
+        locality: Share of the newest locality answers that are the reference's; NaN where none was looked at.
     """
 
     total: Tensor
@@ -137,7 +138,7 @@ class LookBack:
               updates: Sequence[LowRankFactors] | None = None, backward: bool = False) -> Costs:
         """Forward, and with `backward` also backward to the updates' leaves, one micro-batch after the other."""
         total: Tensor = torch.zeros((), device=self.task.device)
-        seen = {"generalization": 1.0, "locality": 1.0}
+        seen = {"generalization": math.nan, "locality": math.nan}
         with torch.set_grad_enabled(backward):
             for group in _grouped(pieces, self.weights.micro_batch):
                 texts = TokenBatch.join([piece.texts for piece in group])

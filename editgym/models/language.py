@@ -195,12 +195,17 @@ class LanguageModel:
     def _decoded(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int,
                  choose: Callable[[Tensor], Tensor], samples: int = 1) -> list[list[int]]:
         """Token by token what `choose` takes of logits (n, vocabulary)."""
+        def room(index: int) -> int:
+            """The most tokens that a prompt leaves; those of one batch are decoded equally far."""
+            return min(max_new_tokens, self.context - len(prompts[index]))
+
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         found: dict[int, list[list[int]]] = {}
         start = 0
         while start < len(order):
             stop = start + 1  # prompts of about one length together, as many as the budget takes
-            while stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens:
+            while (stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens
+                   and room(order[stop]) == room(order[start])):
                 stop += 1
             rows = order[start:stop]
             decoded = self._decoded_batch([prompts[row] for row in rows], max_new_tokens, choose, samples)

@@ -7,6 +7,8 @@ import functools
 import importlib
 import inspect
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +37,8 @@ class UnknownArgumentError(ValueError):
 def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     """The task called `name`, unedited.
 
-    A task is loaded once per process and set of arguments: the environments that share it edit networks of their own.
+    A task is loaded once per process and set of arguments, and again when a file among these has changed: the
+    environments that share it edit networks of their own.
 
     Args:
         name: A row of `TASKS`.
@@ -58,13 +61,21 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     except TypeError as error:
         raise ValueError(f"{name}: arguments must be plain JSON values so that the environment's spec can be saved: "
                          f"{error}") from error
-    return _load(name, checked_device(device), frozen, str(data_folder()), str(cache_folder()))
+    return _load(name, checked_device(device), frozen, str(data_folder()), str(cache_folder()), _state_of(arguments))
 
 
 @functools.lru_cache(maxsize=8)
-def _load(name: str, device: str, arguments: str, data: str, cache: str) -> Any:
-    # `data` and `cache` are read from the environment by the loaders; they stand here as part of the key.
+def _load(name: str, device: str, arguments: str, data: str, cache: str, files: tuple[tuple[int, int], ...]) -> Any:
+    # `data` and `cache` are read from the environment by the loaders; like `files` they stand here as part of the key.
     return _builder(name)(device=device, **json.loads(arguments))
+
+
+def _state_of(arguments: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """When the files among the arguments were written, and how long they are: a changed one is loaded anew."""
+    named = [Path(value).expanduser() for value in arguments.values() if isinstance(value, str)]
+    inside = [file for path in named if path.is_dir() for file in sorted(path.iterdir())]
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (path.stat() for path in (*named, *inside)
+                                                               if path.is_file()))
 
 
 def _builder(name: str) -> Any:

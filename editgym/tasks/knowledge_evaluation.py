@@ -126,10 +126,10 @@ class _Exam:
             right = log_probabilities.argmax(-1) == batch.labels
             divergence = torch.zeros(len(rows)) if original is None else self._divergence(
                 TokenBatch.of([original[row] for row in rows], self.task.device), log_probabilities)
-            content = self._content(batch)
+            content = batch.content(self.task.language.end_id)
             chosen = log_probabilities.gather(-1, batch.labels[:, None])[:, 0]
-            columns = (batch.all_of(right), _mean(batch, right.float(), content), _mean(batch, chosen, content),
-                       divergence)
+            columns = (batch.all_of(right), batch.means(right.double(), content),
+                       batch.means(chosen.double(), content), divergence)
             for row, whole, *numbers in zip(rows, *(column.tolist() for column in columns), strict=True):
                 results[row] = _Result(self.task.language.text(texts[row][1]), *numbers)
                 if not whole:
@@ -147,12 +147,6 @@ class _Exam:
     def _divergence(self, batch: TokenBatch, now: Tensor) -> Tensor:
         reference = self.task.reference(batch)
         return batch.means((reference.exp() * (reference - now)).sum(-1))
-
-    def _content(self, batch: TokenBatch) -> Tensor:
-        """Which answer tokens count for teacher-forced metrics: all but the end token, unless it is the only one."""
-        content = batch.labels != self.task.language.end_id
-        alone = torch.bincount(batch.rows, content.float(), minlength=len(batch)) == 0
-        return content | alone[batch.rows]
 
 
 def _records(exam: _Exam, requests: Sequence[EditRequest], texts: Sequence[str], now: Sequence[str],
@@ -269,13 +263,6 @@ def _accuracy(answers: Sequence[str], questions: Sequence[Question]) -> float:
     right = [normalized(answer) == normalized(question.answer or "")
              for answer, question in zip(answers, questions, strict=True)]
     return sum(right) / len(right)
-
-
-def _mean(batch: TokenBatch, values: Tensor, kept: Tensor) -> Tensor:
-    """Means over every text's kept answer tokens, (n,)."""
-    weights = kept.to(values)
-    total = torch.bincount(batch.rows, values * weights, minlength=len(batch))
-    return total / torch.bincount(batch.rows, weights, minlength=len(batch))
 
 
 def _average(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ _EPSILON = 1e-6
 class RunningStandardization:
     """Mean and variance of every feature over all rows seen so far (Welford; Chan, Golub and LeVeque 1983).
 
-    With one row, or with a feature that never varied, the variance counts as 1: nothing is divided by zero.
+    With one row, or with a feature that never varied, the variance counts as 1: nothing is divided by zero. No row
+    of n that were seen is further than (n − 1)/√n standard deviations from their mean (Samuelson 1968), so neither is
+    any other row: of a few rows some features vary by chance alone hardly at all, and a row that is looked at again
+    after an edit would be thousands of deviations away.
 
     Args:
         size: Number of features.
@@ -37,10 +41,11 @@ class RunningStandardization:
         self.count = total
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (n, size) with mean 0 and standard deviation 1 by the statistics so far."""
+        """Rows (n, size) in standard deviations from the mean, by the statistics so far."""
         variance = self.squares / max(1, self.count - 1)
         spread = torch.where(variance > _EPSILON**2, variance, torch.ones_like(variance)).sqrt()
-        return (rows - self.mean) / spread
+        limit = max(1, self.count - 1) / math.sqrt(max(1, self.count)) + _EPSILON
+        return ((rows - self.mean) / spread).clamp(-limit, limit)
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics."""
@@ -69,8 +74,21 @@ def least_squares(values: Tensor, keys: Tensor, ridge: float | Tensor = 1.0) -> 
     return LowRankFactors(solved.mT, keys)
 
 
+def ultraedit(keys: Tensor, standard_keys: Tensor, standard_gradients: Tensor, step_size: float) -> LowRankFactors:
+    """v = −η ‖k̂‖² ĝ, then `least_squares` with λ = 1 (Gu et al. 2025).
+
+    Args:
+        keys: K as rows, (n, in).
+        standard_keys: k̂, (n, in).
+        standard_gradients: ĝ, (n, out).
+        step_size: η.
+    """
+    strength = standard_keys.square().sum(1, keepdim=True)
+    return least_squares(-step_size * strength * standard_gradients, keys)
+
+
 class UltraEdit:
-    """The training-free update of UltraEdit (Gu et al. 2025): v = −η ‖k̂‖² ĝ, then `least_squares` with λ = 1.
+    """The training-free update of UltraEdit over a stream (`ultraedit`).
 
     k̂ and ĝ are keys and gradients standardised by statistics that run over the whole stream; the keys in the solve
     are raw.
@@ -96,8 +114,7 @@ class UltraEdit:
         if observe:
             self.keys.update(keys)
             self.gradients.update(gradients)
-        strength = self.keys(keys).square().sum(1, keepdim=True)
-        return least_squares(-step_size * strength * self.gradients(gradients), keys)
+        return ultraedit(keys, self.keys(keys), self.gradients(gradients), step_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The running statistics."""
@@ -115,6 +132,9 @@ def principal_directions(update: LowRankFactors) -> LowRankFactors:
     By the Gram matrices of the factors, in float64; what is decomposed is n × n, on the CPU, where that is faster also
     for a GPU's factors. Directions that the factors do not span are zero. A direction's sign is that of the largest
     entry of its u, made positive, so that it does not depend on the solver.
+
+    Raises:
+        FloatingPointError: The factors are not finite.
     """
     left, right = update.a.double() * update.scale, update.b.double()
     left_roots, left_inverse = _roots(left.mT @ left)
@@ -131,6 +151,9 @@ def principal_directions(update: LowRankFactors) -> LowRankFactors:
 
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
     """R and T, (n, n) on the CPU, with R Rᵀ the Gram matrix of columns X, and X T orthonormal where X has full rank."""
+    if not bool(torch.isfinite(gram).all()):
+        raise FloatingPointError("keys or output gradients are not finite: in half precision they overflowed; give the "
+                                 'model another dtype, "bfloat16" or "float32"')
     values, vectors = torch.linalg.eigh(gram.cpu())
     there = values > 1e-14 * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
     roots = torch.where(there, values, 0.0).sqrt()

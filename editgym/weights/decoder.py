@@ -262,6 +262,13 @@ class EditableDecoder(EditedWeights):
         if injected and candidates is not None:
             raise ValueError("injected: it cannot be combined with K candidate updates")
 
+    def _replacement(self, name: str, tensor: Tensor) -> Tensor:
+        # The model's own forward reads every tensor but the sites', which it is given.
+        if name not in {site.parameter for site in self.sites}:
+            raise UnknownSiteError(f"replace_tensors: {name!r} is no weight of a site, and all else in a language "
+                                   f"model stays as it is; open are {[site.parameter for site in self.sites]}")
+        return super()._replacement(name, tensor)
+
     def _kept(self, edited: Tensor, base: Tensor) -> Tensor:
         return edited.float()
 
@@ -316,6 +323,7 @@ class EditableDecoder(EditedWeights):
         if run.inputs is not None:
             out = out if out.requires_grad else out.detach().requires_grad_()
             run.inputs[name], run.outputs[name] = x, out
+            return out.clone()  # some models add to a module's output in place
         return out
 
     def _at(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:

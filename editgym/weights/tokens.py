@@ -50,10 +50,24 @@ class TokenBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def means(self, values: Tensor) -> Tensor:
-        """Means over every text's answer tokens: (..., m) -> (..., n)."""
-        total = values.new_zeros(*values.shape[:-1], len(self)).index_add(-1, self.rows, values)
-        return total / torch.bincount(self.rows, minlength=len(self)).to(values)
+    def means(self, values: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Means over every text's answer tokens: (..., m) -> (..., n).
+
+        Args:
+            values: (..., m).
+            kept: Which of the tokens count, (m,) bool, at least one of every text; None for all of them.
+        """
+        rows = self.rows
+        if kept is not None:
+            values, rows = values[..., kept], rows[kept]
+        total = values.new_zeros(*values.shape[:-1], len(self)).index_add(-1, rows, values)
+        return total / torch.bincount(rows, minlength=len(self)).to(values)
+
+    def content(self, end_id: int) -> Tensor:
+        """Which answer tokens say something, (m,) bool: all but the end token, unless it is the only one."""
+        content = self.labels != end_id
+        empty = torch.bincount(self.rows[content], minlength=len(self)) == 0
+        return content | empty[self.rows]
 
     def all_of(self, values: Tensor) -> Tensor:
         """Whether a value holds at every answer token of a text: (..., m) -> (..., n), bool."""

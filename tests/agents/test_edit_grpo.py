@@ -77,7 +77,7 @@ def sampled_round(process, agent, **group):
     factors = agent._factors(process)
     for update in factors:
         update.a.data.normal_(0, 0.01, generator=agent._generator)
-    groups = {fact: agent._group(request) for fact, request in enumerate(process.requests)}
+    groups = agent._groups(process)
     return edited, factors, agent._sample(process, edited, factors, groups), groups
 
 
@@ -190,20 +190,27 @@ def test_ratios_beyond_the_clip_teach_nothing_more_and_kl_pulls_back(make_proces
 # --- groups ----------------------------------------------------------------------------------------------------
 
 
-def test_prompts_that_metrics_ask_are_never_read(make_process):
+def test_prompts_that_metrics_ask_are_never_read(make_process, monkeypatch):
     process, agent = make_process(split="test"), EditGRPO(**QUICK, prompts=4)
     agent.begin(process)
     request = process.requests[0]
-    assert agent._group(request)[:2] == [request.prompt, request.rephrases[0]]
-    assert not set(agent._group(request)) & set(request.test_rephrases)
+
+    def group_of(request):
+        monkeypatch.setitem(process.__dict__, "requests", (request,))
+        return agent._groups(process)[0]
+
+    assert group_of(request)[:2] == [request.prompt, request.rephrases[0]]
+    assert not set(group_of(request)) & set(request.test_rephrases)
     published = replace(request, rephrases=request.test_rephrases)
-    group = agent._group(published)
+    group = group_of(published)
     assert group[0] == request.prompt
     assert len(group) == len(set(group)) == 4
     assert all(text.endswith(f" {request.prompt}") for text in group[1:])
     assert not set(group) & set(request.test_rephrases)
     mixed = replace(request, rephrases=(request.test_rephrases[0], "Another wording"))
-    assert agent._group(mixed)[1] == "Another wording"
+    assert group_of(mixed)[1] == "Another wording"
+    endless = " ".join(["word"] * process.task.language.context)
+    assert endless not in group_of(replace(request, rephrases=(endless,)))
 
 
 def test_only_fields_for_rewards_are_looked_at(refined, stream_env):
@@ -231,7 +238,7 @@ def test_groups_that_are_all_right_are_taken_out_and_those_without_variance_teac
     monkeypatch.setattr(language, "sampled", sampled)
     agent.begin(process)
     edited, factors = process.decoder.branch(), agent._factors(process)
-    groups = {fact: agent._group(request) for fact, request in enumerate(process.requests)}
+    groups = agent._groups(process)
     assert agent._sample(process, edited, factors, groups) is None
     assert list(groups) == [1]
     entries = agent.entries(process)

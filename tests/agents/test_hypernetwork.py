@@ -279,6 +279,21 @@ def test_other_shapes_are_an_error_that_names_the_site():
         check_shapes(here, [("x", (6, 20))])
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_streams_of_one_token_a_step_are_edited_from_the_second_on(rule):
+    network = Hypernetwork(SHAPES, rule=rule, step_size=0.1)
+    editors = [UltraEdit(shape) for shape in SHAPES]
+    for step in range(3):
+        keys, gradients = drawn(n=1, seed=step)
+        network.observe(keys, gradients)
+        batch = zip(editors, keys, gradients, strict=True)
+        wanted = [editor.update(k, g, 0.1).matrix().norm() for editor, k, g in batch]
+        lengths = [update.matrix().norm() for update in network(keys, gradients)]
+        assert all((length > 0) == (step > 0) for length in lengths)
+        if step == 1:
+            torch.testing.assert_close(lengths, wanted)
+
+
 # --- through the reward ----------------------------------------------------------------------------------------
 
 

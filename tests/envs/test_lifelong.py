@@ -499,6 +499,28 @@ def test_info_is_of_the_batch_right_after_its_edit(make_env):
     assert 0 <= info["locality"] <= 1
 
 
+def test_the_end_token_is_no_part_of_teacher_forced_efficacy(make_env):
+    env = make_env(edits_per_step=3)
+    env.reset(seed=0)
+    process = env.process
+    prompts = process.prompts
+    end = env.task.language.end_id
+    info = env.step(env.training_free_action())[4]
+    right = (env.network.logits(prompts).argmax(-1) == prompts.labels).tolist()
+    shares = []
+    for row in range(3):
+        own = [hit for hit, label, at in zip(right, prompts.labels.tolist(), prompts.rows.tolist(), strict=True)
+               if at == row and label != end]
+        shares.append(np.mean(own))
+    assert info["tf_efficacy"] == pytest.approx(np.mean(shares))
+
+
+def test_nothing_is_said_about_locality_that_no_reward_looks_at(make_env):
+    env = make_env(locality_weight=0.0)
+    env.reset(seed=0)
+    assert np.isnan(env.step(env.training_free_action())[4]["locality"])
+
+
 def test_a_strong_enough_edit_is_a_success(make_env):
     """Dense gradient steps on the new requests alone: every answer right, and the reward of the rephrases better."""
     env = make_env(edits_per_step=2, locality_weight=0.0)
@@ -526,6 +548,7 @@ def test_an_answer_of_one_token_and_one_edit_a_step_give_no_nan(make_env, tmp_pa
     assert np.isfinite(observation).all()
     for _ in range(3):
         observation, reward, _, _, info = env.step(env.training_free_action())
+        assert np.isnan(info.pop("locality")), "no locality prompt was there to be looked at"
         assert np.isfinite([reward, *info.values()]).all()
         assert np.isfinite(observation).all()
     assert all(torch.isfinite(weight).all() for weight in env.network.weights)
@@ -741,6 +764,17 @@ def test_bad_arguments_are_named_with_their_value(make_env, name, value):
 def test_bad_arguments_of_the_task_say_what_is_wrong(make_env, arguments, error, message):
     with pytest.raises(error, match=message):
         make_env(**arguments)
+
+
+def test_requests_are_read_again_when_their_file_has_changed(make_env, tmp_path):
+    names = ["Ada", "Bob", "Eve", "Kim", "Lou", "Max", "Ned", "Oda", "Pia", "Roy", "Sue", "Tim", "Uli", "Val", "Zoe"]
+    arguments = own_requests(tmp_path, [record(name) for name in names]) | {"edits_per_step": 1}
+    before = make_env(**arguments)
+    assert make_env(**arguments).task is before.task
+    own_requests(tmp_path, [record(name, "Rome") for name in names])
+    after = make_env(**arguments)
+    after.reset(seed=0)
+    assert {request.target for request in after.process.stream.requests} == {"Rome"}
 
 
 def test_a_task_without_requests_is_no_stream(tiny_lm):

@@ -93,6 +93,14 @@ def test_a_prompt_that_fills_the_context_has_as_much_of_an_answer_as_fits(langua
     assert language.greedy([[5] * language.context]) == [[]]
 
 
+def test_a_prompt_that_fills_the_context_cuts_no_other_answer(language, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "stop_ids", frozenset({language.end_id}))
+    long, short = [5] * (language.context - 2), list(language.prompt_ids(PROMPTS[0]))
+    alone = language.greedy([short])[0]
+    assert len(alone) > 2
+    assert language.greedy([long, short]) == [language.greedy([long])[0], alone]
+
+
 def test_answers_are_texts(language):
     assert language.answers(PROMPTS) == [language.text(generated(language, prompt)) for prompt in PROMPTS]
 

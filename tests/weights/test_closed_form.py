@@ -53,6 +53,18 @@ def test_one_row_and_a_feature_that_never_varies_give_zeros_and_no_nan():
     assert now[0, 1] != 0
 
 
+@pytest.mark.parametrize("n", [2, 3, 40])
+def test_no_row_is_further_away_than_one_that_was_seen_can_be(n):
+    standard = running(2)
+    outlier = torch.zeros(n, 2, dtype=torch.float64)
+    outlier[0, 0] = 1.0  # as far from the mean as one of n rows can be
+    outlier[:, 1] = 1e-4 * doubles(n)
+    standard.update(outlier)
+    limit = (n - 1) / n**0.5
+    assert float(standard(outlier)[0, 0]) == pytest.approx(limit)
+    assert standard(torch.full((1, 2), 1e3, dtype=torch.float64)) == pytest.approx(limit, rel=1e-5)
+
+
 def test_statistics_survive_their_state_and_do_not_share_it():
     standard, again = RunningStandardization(5), RunningStandardization(5)
     standard.update(torch.randn(6, 5))
@@ -123,6 +135,11 @@ def test_ultraedit_goes_on_from_its_state():
     one.update(*first, 1.0)
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.update(*second, 1.0).matrix(), other.update(*second, 1.0).matrix())
+
+
+def test_directions_of_what_is_not_finite_say_so():
+    with pytest.raises(FloatingPointError, match="keys or output gradients are not finite"):
+        principal_directions(LowRankFactors(torch.full((4, 2), float("inf")), torch.ones(2, 3)))
 
 
 # --- principal directions --------------------------------------------------------------------------------------

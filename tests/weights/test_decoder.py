@@ -478,7 +478,7 @@ def test_bad_entries_are_refused_and_change_nothing(decoder, batch):
             (SiteEdit("nowhere", Shift(), good[0].update), UnknownSiteError, "not open for edits"),
             (SiteEdit(name, Shift(), DenseUpdate(torch.zeros(3, 3))), ValueError, r"the update is \(3, 3\)"),
             (SiteEdit(name, Shift(), nan), ValueError, "not finite"),
-            (ReplaceTensors({"nothing": torch.zeros(1)}), UnknownSiteError, "no tensor 'nothing'"),
+            (ReplaceTensors({"nothing": torch.zeros(1)}), UnknownSiteError, "'nothing' is no weight of a site"),
             (Codebook("nowhere", torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1)), UnknownSiteError, "not open"),
             (Codebook(name, torch.zeros(1, 2), torch.zeros(1, rows), torch.zeros(1)), ValueError, "codebook: .* takes"),
     ):
@@ -486,6 +486,41 @@ def test_bad_entries_are_refused_and_change_nothing(decoder, batch):
             decoder.apply(good[1], bad)
         assert same(weights_of(decoder), before)
         assert len(decoder.journal) == len(good)
+
+
+def test_a_replaced_weight_of_a_site_is_in_effect_and_no_other_tensor_can_be_replaced(decoder, batch):
+    site = decoder.sites[0]
+    base = decoder.state_dict()
+    before = decoder.logits(batch)
+    decoder.apply(ReplaceTensors({site.parameter: torch.zeros_like(base[site.parameter])}))
+    whole = copy.deepcopy(decoder.base)
+    whole.get_parameter(site.parameter).zero_()
+    torch.testing.assert_close(decoder.logits(batch).float(), own_logits(whole), rtol=2e-2, atol=2e-2)
+    assert not torch.equal(decoder.logits(batch), before)
+    others = [name for name in base if name not in {one.parameter for one in decoder.sites}]
+    for name in others[:3]:
+        with pytest.raises(UnknownSiteError, match=f"{name}' is no weight of a site"):
+            decoder.apply(ReplaceTensors({name: base[name]}))
+
+
+def test_a_model_that_adds_to_a_sites_output_in_place_is_captured(batch):
+    class Adding(nn.Module):
+        def __init__(self, mlp):
+            super().__init__()
+            self.mlp = mlp
+
+        def forward(self, x):
+            out = self.mlp(x)
+            out += 1.0  # as Falcon's parallel attention does
+            return out
+
+    plain, adding = (llama() for _ in range(2))
+    for layer in adding.model.layers:
+        layer.mlp = Adding(layer.mlp)
+    sites = ["model.layers.[23].mlp.*down_proj"]
+    found = [EditableDecoder(model, find_sites(model, [name]), batch).capture(batch).keys[0].shape
+             for model, name in ((plain, sites[0]), (adding, "model.layers.[23].mlp.mlp.down_proj"))]
+    assert found[0] == found[1]
 
 
 def test_a_small_edit_of_a_half_precision_model_keeps_its_effect():
