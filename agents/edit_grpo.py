@@ -71,16 +71,18 @@ class GroupSettings:
 
 @dataclass(frozen=True)
 class _Round:
-    """What one round sampled and what it is worth; n completions.
+    """What one round sampled and what it is worth: n different completions.
 
     Attributes:
         texts: Prompts with their completions.
+        counts: How often each was drawn, (n,).
         prefix: `EditableDecoder.prefix` of them, where the factors begin.
-        advantages: (n,); 0 for groups without variance.
+        advantages: (n,), none of them 0 but for the bonus.
         reference: Log-probabilities of the tokens under the edited model, (m,).
     """
 
     texts: TokenBatch
+    counts: Tensor
     prefix: Prefix | None
     advantages: Tensor
     reference: Tensor
@@ -95,7 +97,7 @@ class EditGRPO(StreamEditor):
     completions of other prompts than the anchor; a group without variance there teaches nothing. The loss is PPO's with
     clipped ratio plus β·KL to the edited model (k3). With `bonus` λ, a completion of another prompt gains
     λ·cos(g, g_anchor), where g is the gradient of its log-probability by the factors' outputs and g_anchor the mean one
-    of the anchor's rewarded completions: what moves the weights as the edit itself does is preferred.
+    of the anchor's different rewarded completions: what moves the weights as the edit itself does is preferred.
 
     The idea is the Edit-GRPO project's README; it gives no numbers. Ours are: the settings, exact match as the only
     reward, and the other prompts. Those are the request's rephrases that no metric asks, and where these are too few,
@@ -235,16 +237,19 @@ class EditGRPO(StreamEditor):
             if bool(rewards[facts == fact].all()):
                 del groups[fact]
         advantages = group_advantages(rewards, facts, anchors)
-        kept = advantages.nonzero()[:, 0]
-        if not len(kept):
+        drawn = Counter((asked[row], tuple(completions[row])) for row in advantages.nonzero()[:, 0].tolist())
+        if not drawn:
             return None
-        texts = TokenBatch.of([(language.prompt_ids(asked[row][2]), tuple(completions[row])) for row in kept.tolist()],
+        first = {(one, tuple(ids)): row for row, (one, ids) in enumerate(zip(asked, completions, strict=True))}
+        kept = torch.tensor([first[one] for one in drawn])
+        texts = TokenBatch.of([(language.prompt_ids(prompt), ids) for (_, _, prompt), ids in drawn],
                               process.task.device)
         prefix, own = edited.prefix(texts, self._chosen), advantages[kept]
         if self.group.bonus:
             own = own + self.group.bonus * self._alignment(policy, texts, prefix, factors, facts[kept], anchors[kept],
                                                            rewards[kept])
-        return _Round(texts, prefix, own.to(process.task.device),
+        counts = torch.tensor(list(drawn.values()), device=process.task.device)
+        return _Round(texts, counts, prefix, own.to(process.task.device),
                       self._log_probabilities(edited.logits(texts, prefix=prefix), texts))
 
     def _alignment(self, policy: EditableDecoder, texts: TokenBatch, prefix: Prefix | None,
@@ -286,7 +291,8 @@ class EditGRPO(StreamEditor):
         gained = torch.minimum(ratio * advantage, clipped * advantage)
         behind = sampled.reference - now
         divergence = behind.exp() - behind - 1  # k3 of Schulman 2020: unbiased and never negative
-        return sampled.texts.means(self.group.kl_weight * divergence - gained).mean(), now.detach()
+        costs = sampled.texts.means(self.group.kl_weight * divergence - gained)
+        return (costs * sampled.counts).sum() / sampled.counts.sum(), now.detach()
 
     def _log_probabilities(self, logits: Tensor, texts: TokenBatch) -> Tensor:
         """Of the answer tokens by the distribution that is sampled from, (m,)."""

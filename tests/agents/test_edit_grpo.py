@@ -157,12 +157,15 @@ def test_the_first_loss_is_minus_the_mean_advantage_and_its_gradient_the_policys
     loss, old = agent._loss(edited, factors, one, None)
     assert not old.requires_grad
     torch.testing.assert_close(agent._loss(edited, factors, one, old)[0], loss)
-    assert float(loss.detach()) == pytest.approx(-float(one.advantages.mean()), abs=1e-4)
+    drawn = torch.repeat_interleave(torch.arange(len(one.texts)), one.counts)
+    assert len(drawn) > len(one.texts), "completions that were drawn several times are computed once, and all count"
+    assert len({tuple(ids) for ids in one.texts.ids.tolist()}) == len(one.texts)
+    assert float(loss.detach()) == pytest.approx(-float(one.advantages[drawn].mean()), abs=1e-4)
     leaves = [u.a for u in factors]
     found = torch.autograd.grad(loss, leaves)
     # Of the distribution that was sampled from, at temperature 2.
     tokens = F.cross_entropy(edited.logits(one.texts, factors) / 2, one.texts.labels, reduction="none")
-    expected = torch.autograd.grad((one.advantages * one.texts.means(tokens)).mean(), leaves)
+    expected = torch.autograd.grad((one.advantages * one.texts.means(tokens))[drawn].mean(), leaves)
     for first, second in zip(found, expected, strict=True):
         assert second.abs().max() > 0
         torch.testing.assert_close(first, second, rtol=1e-2, atol=1e-2 * float(second.abs().max()))
@@ -182,7 +185,7 @@ def test_ratios_beyond_the_clip_teach_nothing_more_and_kl_pulls_back(make_proces
     agent.group = replace(agent.group, kl_weight=1.0)
     idle = replace(one, advantages=torch.zeros_like(one.advantages))
     behind = idle.reference - old
-    k3 = one.texts.means(behind.exp() - behind - 1).mean()
+    k3 = (one.texts.means(behind.exp() - behind - 1) * one.counts).sum() / one.counts.sum()
     assert k3 > 0
     assert float(agent._loss(edited, factors, idle, None)[0].detach()) == pytest.approx(float(k3), rel=1e-2)
 
