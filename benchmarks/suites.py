@@ -49,6 +49,10 @@ DEBIASING = {"signal": "accuracy"}
 # The last block's second convolution, and fewer samples a step: a candidate then costs 20 ms, not a second.
 CIFAR10 = {"sites": ["layer3.2.conv2"], "batch_size": 128}
 
+# Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
+SEVERAL_LAYERS = {"sites": ["conv2", "fc1", "fc2", "fc3"]}
+HIEDIT_IN_WORLDS: AgentChoice = ("hiedit", {"gate": "straight_through", "sites_per_step": 2, "sequences": 400})
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -98,6 +102,8 @@ _QUICK = tuple(Entry(world, "unlearning/digits", UNLEARNING_AGENTS) for world in
 _WORLDS = (
     *(Entry(world, task, ALL_UNLEARNING_AGENTS) for task in ("unlearning/digits", "unlearning/mnist")
       for world in WORLDS),
+    Entry("ShiftWorld-v0", "unlearning/mnist", ("rledit",)),
+    Entry("ShiftWorld-v0", "unlearning/mnist", ("ppo", "rledit", HIEDIT_IN_WORLDS), env_kwargs=SEVERAL_LAYERS),
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
@@ -112,7 +118,8 @@ _PAPER = (
       for digit in (0, 1, 2, 3, 4, 5, 6, 8, 9) for world in WORLDS),
 )
 
-_WEIGHS_LOCALITY = {"locality_weight": 15.0}
+# For streams of 100 steps: training sequences are shorter, since an untrained network wears the model out within 60.
+_LONGER: Mapping[str, Any] = {"step_learning_rate": 0.05, "train_env": {"horizon": 40, "locality_weight": 30.0}}
 
 
 def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
@@ -121,14 +128,12 @@ def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
                  env_kwargs={"sites": LIFELONG_SITES, "max_coefficient": 6.0, **env_kwargs})
 
 
-# A training sequence is as long as the stream: fewer of the longer ones cost as much, and they weigh locality more.
 _LIFELONG = (
     _lifelong((*choices(SHORT), *learned(
         {"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})), horizon=20),
     _lifelong((*choices(LONG), *learned(
-        {"sequences": 6, "train_env": _WEIGHS_LOCALITY},
-        {"passes": 6, "sequences": 4, "step_size": 2e-4, "train_env": _WEIGHS_LOCALITY},
-        {"sequences": 4, "train_env": _WEIGHS_LOCALITY})), horizon=100),
+        {"sequences": 12, **_LONGER}, {"passes": 6, "sequences": 4, "step_size": 2e-4, **_LONGER},
+        {"sequences": 8, **_LONGER})), horizon=100),
 )
 _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
 _ONCE: AgentChoice = ("rledit", {"sequences": 20})
