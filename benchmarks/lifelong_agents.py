@@ -81,13 +81,16 @@ ABLATIONS: tuple[AgentChoice, ...] = (
     ("hiedit", {**_HIEDIT, "rule": "mend", "sequences": 20}),
 )
 
-# One edit a step, a thousand times; training sequences are shorter.
-_SHORTER: Mapping[str, Any] = {"sequences": 8, "validate_every": 4,
-                               "train_env": {"horizon": 100, "locality_weight": 15.0}}
+# One edit a step, a thousand times; training sequences are shorter, and rewards look back to about as many facts.
+_SHORTER: Mapping[str, Any] = {"sequences": 4, "validate_every": 2, "train_env": {
+    "horizon": 100, "back_depth": 30, "decay": 0.99, "locality_weight": 10.0}}
 ONE_BY_ONE: tuple[AgentChoice, ...] = (
-    "no_edit", "ultraedit", ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": 6e-5}),
-    ("rledit", _SHORTER), ("rledit", {"passes": 3, "step_size": 5e-4, **_SHORTER}),
+    "no_edit", "ultraedit", ("ultraedit", {"passes": 6, "step_size": 2e-4}),
+    ("ultraedit", {"passes": 6, "step_size": 1e-3, "sites": LATE_OUTPUTS}),
+    ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": 6e-5}), ("rledit", _SHORTER),
+    ("rledit", {"passes": 6, "step_size": 2e-4, **_SHORTER}),
 )
+ONE_BY_ONE_LATE: tuple[AgentChoice, ...] = (("rledit", {"passes": 6, "step_size": 1e-3, **_SHORTER}),)
 
 # On other models than factlm: no editor was tuned for them but UltraEdit, roughly, and all others have their defaults.
 _FIRST_STEP = {"step_size": 2e-5}

@@ -11,9 +11,11 @@ from agents.unlearners.settings import NAMES as UNLEARNERS
 from benchmarks.lifelong_agents import (
     ABLATIONS,
     ELSEWHERE,
+    LATE_OUTPUTS,
     LIFELONG_SITES,
     LONG,
     ONE_BY_ONE,
+    ONE_BY_ONE_LATE,
     SHORT,
     AgentChoice,
     choices,
@@ -141,6 +143,7 @@ _LIFELONG_ABLATIONS = (
     _lifelong(ABLATIONS, horizon=20),
     _lifelong((_ONCE, *_ULTRAEDIT), horizon=2, edits_per_step=100),
     _lifelong(ONE_BY_ONE, horizon=1_000, edits_per_step=1),
+    _lifelong(ONE_BY_ONE_LATE, horizon=1_000, edits_per_step=1, sites=LATE_OUTPUTS),
     *(_lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites) for sites in (
         ["model.layers.[345].mlp.down_proj"], ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"])),
 )
