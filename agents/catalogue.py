@@ -18,6 +18,7 @@ AGENTS: dict[str, str] = {
     "cmaes": "agents.black_box:CmaEs",
     "retrain": "agents.unlearning:Retrain",
     "last_layer_fine_tune": "agents.debiasing:LastLayerFineTune",
+    "site_fine_tune": "agents.debiasing:SiteFineTune",
     "linear_frontier": "agents.debiasing:LinearFrontier",
     "cda_reweight": "agents.debiasing:CdaReweight",
     "leace": "agents.erasure:Leace",

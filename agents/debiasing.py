@@ -92,6 +92,60 @@ class LastLayerFineTune(DebiasingAgent):
                 yield Head(weight.detach().clone(), bias.detach().clone())
 
 
+class SiteFineTune(DebiasingAgent):
+    """Fine-tune the matrices of the environment's sites on comments and templates together, without the box of actions.
+
+    As `LastLayerFineTune`, but of whatever layers are open, and of weights alone: what an edit of theirs can reach.
+
+    Args:
+        weightings: Of the templates.
+        steps: Of Adam.
+        learning_rate: Of Adam.
+        check_every: Steps between two candidates.
+        tolerance: See above.
+    """
+
+    name = "site_fine_tune"
+
+    def __init__(self, weightings: Sequence[float] = (0.1, 0.3, 1.0), steps: int = 600, learning_rate: float = 1e-3,
+                 check_every: int = 10, tolerance: float = 0.01) -> None:
+        self.config = {"weightings": list(weightings), "steps": steps, "learning_rate": learning_rate,
+                       "check_every": check_every, "tolerance": tolerance}
+
+    def edit(self, env: gym.Env) -> EditJournal:
+        """Fine-tune the sites of the network of a fresh episode."""
+        task, network = start(env)
+        validation = [(network.activations(part.inputs), part.labels) for part in task.labelled("validation")]
+
+        @torch.no_grad()
+        def measure(weights: Sequence[Tensor]) -> Point:
+            return Point(*(float((network.candidate_logits(weights, seen)[0].argmax(-1) == labels).double().mean())
+                           for seen, labels in validation))
+
+        with one_thread():
+            candidates = (weights for weighting in self.config["weightings"]
+                          for weights in self._candidates(task, network, weighting))
+            best = best_within(measure([w.unsqueeze(0) for w in network.weights]), candidates, measure,
+                               self.config["tolerance"])
+        if best is not None:
+            network.apply(ReplaceTensors({site.parameter: site.to_stored(weight[0])
+                                          for site, weight in zip(network.sites, best, strict=True)}))
+        return network.journal
+
+    def _candidates(self, task: DebiasingTask, network: EditableNetwork, weighting: float) -> Iterator[list[Tensor]]:
+        policy = [(network.activations(part.inputs), part.labels) for part in task.labelled("policy")]
+        weights = [w.clone().unsqueeze(0).requires_grad_() for w in network.weights]
+        optimizer = torch.optim.Adam(weights, lr=self.config["learning_rate"])
+        for step in range(1, self.config["steps"] + 1):
+            general, unbiased = (F.cross_entropy(network.candidate_logits(weights, seen)[0], labels)
+                                 for seen, labels in policy)
+            optimizer.zero_grad(set_to_none=True)
+            (general + weighting * unbiased).backward()
+            optimizer.step()
+            if step % self.config["check_every"] == 0:
+                yield [weight.detach().clone() for weight in weights]
+
+
 class LinearFrontier(DebiasingAgent):
     """What any last layer can do: logistic regression on its own features, traced over the weight of the templates.
 

@@ -51,6 +51,12 @@ DEBIASING = {"signal": "accuracy"}
 # The last block's second convolution, and fewer samples a step: a candidate then costs 20 ms, not a second.
 CIFAR10 = {"sites": ["layer3.2.conv2"], "batch_size": 128}
 
+# Earlier layers open too. There the box of ±0.05 is too small for any edit to matter, and the probability does move the
+# decision. PPO needs more and smaller rollouts for a thousand numbers, and four times the calls of the last layer.
+DEEP_DEBIASING = {"sites": ["fc2", "fc3", "fc4"], "shift_limit": 0.5, "signal": "probability"}
+DEEP_DEBIASING_AGENTS: tuple[AgentChoice, ...] = (
+    "no_edit", ("ppo", {"rollout": 256, "batch_size": 256, "reward_calls": 81_920}), "site_fine_tune",
+)
 # Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
 SEVERAL_LAYERS = {"sites": ["conv2", "fc1", "fc2", "fc3"]}
 HIEDIT_IN_WORLDS: AgentChoice = ("hiedit", {"gate": "straight_through", "sites_per_step": 2, "sequences": 400})
@@ -109,6 +115,7 @@ _WORLDS = (
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
+    Entry("ShiftWorld-v0", "debiasing/toxicity", DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING),
 )
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every class.
 _PAPER = (

@@ -19,7 +19,7 @@ from editgym.envs.metering import count_reward_calls
 from editgym.tasks.debiasing import DebiasingTask
 from editgym.weights import EditableNetwork, Mask, Shift, find_sites
 
-COMPETITORS = ("last_layer_fine_tune", "linear_frontier", "cda_reweight", "leace")
+COMPETITORS = ("last_layer_fine_tune", "site_fine_tune", "linear_frontier", "cda_reweight", "leace")
 
 
 @pytest.fixture
@@ -212,6 +212,44 @@ def test_head_is_found_and_checked():
     doubled = EditableNetwork(Head2(2.0), find_sites(Head2(2.0), ["out"]), x)
     with pytest.raises(Unsupported, match="does not give its two logits"):
         HeadOfNetwork(doubled, x)
+
+
+# --- several layers --------------------------------------------------------------------------------------------
+
+
+def test_fine_tuned_sites_follow_adam_through_the_whole_network():
+    world = gym.make("editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc2", "fc4"], rank=2).unwrapped
+    world.reset(seed=0)
+    agent = make_agent("site_fine_tune", steps=3, check_every=3, learning_rate=0.01)
+    (found,) = agent._candidates(world.task, world.network, 0.5)
+    model = world.network.merged()
+    weights = [model.fc2.weight, model.fc4.weight]
+    optimizer = torch.optim.Adam(weights, lr=0.01)
+    for _ in range(3):
+        general, unbiased = (F.cross_entropy(model(part.inputs), part.labels)
+                             for part in world.task.labelled("policy"))
+        optimizer.zero_grad()
+        (general + 0.5 * unbiased).backward()
+        optimizer.step()
+    for own, weight, base in zip(found, weights, world.network.base_weights, strict=True):
+        assert (weight - base).abs().max() > 4e-4
+        torch.testing.assert_close(own[0], weight.detach(), rtol=0, atol=2e-5)
+
+
+def test_fine_tuned_sites_alone_change_and_lose_no_more_than_the_tolerance_on_validation():
+    env = gym.make("editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc3", "fc4"], rank=2)
+    journal = make_agent("site_fine_tune", steps=200).edit(env)
+    (entry,) = journal
+    assert set(entry.tensors) == {"fc3.weight", "fc4.weight"}
+    task, network = env.unwrapped.task, env.unwrapped.network
+
+    def accuracies(one):
+        return [float((one.logits(part.inputs).argmax(-1) == part.labels).double().mean())
+                for part in task.labelled("validation")]
+
+    (general, unbiased), (general_before, unbiased_before) = accuracies(network), accuracies(network.fresh())
+    assert unbiased > unbiased_before
+    assert general >= general_before - 0.01 - 1e-9
 
 
 # --- counterfactual augmentation ---------------------------------------------------------------------------------
