@@ -55,8 +55,9 @@ CIFAR10 = {"sites": ["layer3.2.conv2"], "batch_size": 128}
 # decision. PPO needs more and smaller rollouts for a thousand numbers, and four times the calls of the last layer.
 DEEP_DEBIASING = {"sites": ["fc2", "fc3", "fc4"], "shift_limit": 0.5, "signal": "probability"}
 DEEP_DEBIASING_AGENTS: tuple[AgentChoice, ...] = (
-    "no_edit", ("ppo", {"rollout": 256, "batch_size": 256, "reward_calls": 81_920}), "site_fine_tune",
+    "no_edit", ("ppo", {"rollout": 256, "batch_size": 256}), "site_fine_tune",
 )
+DEEP_DEBIASING_CALLS = 81_920
 # Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
 SEVERAL_LAYERS = {"sites": ["conv2", "fc1", "fc2", "fc3"]}
 HIEDIT_IN_WORLDS: AgentChoice = ("hiedit", {"gate": "straight_through", "sites_per_step": 2, "sequences": 400})
@@ -74,6 +75,7 @@ class Entry:
         env_kwargs: Further arguments of the environment.
         seed_kwarg: The environment's argument that goes along with the agent's seed, such as the seed of the network
             or of the stream of edits; None where it takes none.
+        reward_calls: What every agent gets here in place of the task's `REWARD_CALLS`.
     """
 
     env_id: str
@@ -82,6 +84,7 @@ class Entry:
     max_seeds: int | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed_kwarg: str | None = "model_seed"
+    reward_calls: int | None = None
 
     def chosen(self, names: Sequence[str] | None) -> list[tuple[str, Mapping[str, Any]]]:
         """The agents called `names`, as configured here where they are here; all of them where there are no names."""
@@ -115,7 +118,8 @@ _WORLDS = (
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
-    Entry("ShiftWorld-v0", "debiasing/toxicity", DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING),
+    Entry("ShiftWorld-v0", "debiasing/toxicity", DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING,
+          reward_calls=DEEP_DEBIASING_CALLS),
 )
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every class.
 _PAPER = (
@@ -232,5 +236,6 @@ def _cell(suite: Suite, entry: Entry, agent: str, config: Mapping[str, Any], see
     # The environment's seed goes along with the agent's: the spread over networks belongs in the interval.
     seeded = {} if entry.seed_kwarg is None else {entry.seed_kwarg: seed}
     env_kwargs = {"task": entry.task, **seeded, "device": device, **entry.env_kwargs}
-    agent_config = {"reward_calls": REWARD_CALLS.get(entry.task), **config}
+    calls = REWARD_CALLS.get(entry.task) if entry.reward_calls is None else entry.reward_calls
+    agent_config = {"reward_calls": calls, **config}
     return Cell(suite.name, entry.env_id, env_kwargs, agent, agent_config, seed)

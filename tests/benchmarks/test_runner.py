@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from benchmarks import leaderboard, suites
 from benchmarks.measure import run_cell
-from benchmarks.results import ROWS_FILE, Cell, append_row, read_rows, rows_agree
+from benchmarks.results import ROWS_FILE, Cell, append_row, canonical_json, read_rows, rows_agree
 from benchmarks.runner import Execution, RunnerError, run_cells
 from benchmarks.suites import SUITES, Entry, Suite, cells
 
@@ -183,11 +183,12 @@ def test_ray_is_asked_for_by_the_name_of_its_extra(tmp_path, monkeypatch):
         run_cells(toy_cells("Searcher"), tmp_path, Execution(ray_address="auto"))
 
 
-def test_every_reward_access_agent_of_a_task_has_the_same_budget():
+def test_every_agent_that_is_compared_with_others_has_the_same_budget():
     for suite in SUITES.values():
         budgets = {}
         for cell in cells(suite):
-            budgets.setdefault(cell.task, set()).add(cell.reward_calls)
+            compared = {key: value for key, value in cell.env_kwargs.items() if key != "model_seed"}
+            budgets.setdefault((cell.env_id, canonical_json(compared)), set()).add(cell.reward_calls)
         assert all(len(amounts) == 1 for amounts in budgets.values())
 
 
