@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,11 +49,11 @@ class DebiasingAgent(ConfiguredAgent):
             self.config["seed"] = seed
 
 
-class LastLayerFineTune(DebiasingAgent):
-    """Fine-tune the last layer, weight and bias, on comments and templates together (Kirichenko et al. 2023, DFR).
+class FineTuning(DebiasingAgent):
+    """Adam on all of CE(general) + weighting · CE(unbiased) at a time, on comments and templates together.
 
-    Adam on all of CE(general) + weighting · CE(unbiased) at a time, from the network's own layer, once for every
-    weighting; the last layer after every `check_every` steps is a candidate.
+    It begins at the network's own weights once for every weighting; what it has after every `check_every` steps is a
+    candidate. A subclass says which tensors it moves.
 
     Args:
         weightings: Of the templates.
@@ -63,87 +63,82 @@ class LastLayerFineTune(DebiasingAgent):
         tolerance: See above.
     """
 
+    def __init__(self, weightings: Sequence[float], steps: int, learning_rate: float, check_every: int,
+                 tolerance: float) -> None:
+        self.config = {"weightings": list(weightings), "steps": steps, "learning_rate": learning_rate,
+                       "check_every": check_every, "tolerance": tolerance}
+
+    def candidates(self, own: Sequence[Tensor], losses: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+                   ) -> Iterator[list[Tensor]]:
+        """Tensors in place of the network's `own`; `losses` gives general's and unbiased's of such tensors."""
+        for weighting in self.config["weightings"]:
+            moved = [tensor.clone().requires_grad_() for tensor in own]
+            optimizer = torch.optim.Adam(moved, lr=self.config["learning_rate"])
+            for step in range(1, self.config["steps"] + 1):
+                general, unbiased = losses(moved)
+                optimizer.zero_grad(set_to_none=True)
+                (general + weighting * unbiased).backward()
+                optimizer.step()
+                if step % self.config["check_every"] == 0:
+                    yield [tensor.detach().clone() for tensor in moved]
+
+
+class LastLayerFineTune(FineTuning):
+    """Fine-tune the last layer, weight and bias (Kirichenko et al. 2023, DFR); arguments as `FineTuning`."""
+
     name = "last_layer_fine_tune"
 
     def __init__(self, weightings: Sequence[float] = (0.3, 1.0, 3.0), steps: int = 200, learning_rate: float = 0.01,
                  check_every: int = 10, tolerance: float = 0.01) -> None:
-        self.config = {"weightings": list(weightings), "steps": steps, "learning_rate": learning_rate,
-                       "check_every": check_every, "tolerance": tolerance}
+        super().__init__(weightings, steps, learning_rate, check_every, tolerance)
 
     def edit(self, env: gym.Env) -> EditJournal:
         """Fine-tune the last layer of the network of a fresh episode."""
         task, network = start(env)
         own = HeadOfNetwork(network, task.pool.inputs[:8])
         policy = own.pair(task.labelled("policy"))
+
+        def losses(moved: Sequence[Tensor]) -> list[Tensor]:
+            return [F.cross_entropy(Head(*moved).logits(part.x), part.y) for part in policy]
+
         with one_thread():
-            candidates = [head for weighting in self.config["weightings"]
-                          for head in self._candidates(own.head, policy, weighting)]
-        return replace_head(env, own, best_head(task, own, candidates, self.config["tolerance"]))
-
-    def _candidates(self, head: Head, policy: tuple[Features, Features], weighting: float) -> Iterator[Head]:
-        weight, bias = (tensor.clone().requires_grad_() for tensor in (head.weight, head.bias))
-        optimizer = torch.optim.Adam([weight, bias], lr=self.config["learning_rate"])
-        for step in range(1, self.config["steps"] + 1):
-            general, unbiased = (F.cross_entropy(Head(weight, bias).logits(part.x), part.y) for part in policy)
-            optimizer.zero_grad(set_to_none=True)
-            (general + weighting * unbiased).backward()
-            optimizer.step()
-            if step % self.config["check_every"] == 0:
-                yield Head(weight.detach().clone(), bias.detach().clone())
+            heads = [Head(*moved) for moved in self.candidates([own.head.weight, own.head.bias], losses)]
+        return replace_head(env, own, best_head(task, own, heads, self.config["tolerance"]))
 
 
-class SiteFineTune(DebiasingAgent):
-    """Fine-tune the matrices of the environment's sites on comments and templates together, without the box of actions.
+class SiteFineTune(FineTuning):
+    """Fine-tune the matrices of the environment's sites, without the box of actions; arguments as `FineTuning`.
 
-    As `LastLayerFineTune`, but of whatever layers are open, and of weights alone: what an edit of theirs can reach.
-
-    Args:
-        weightings: Of the templates.
-        steps: Of Adam.
-        learning_rate: Of Adam.
-        check_every: Steps between two candidates.
-        tolerance: See above.
+    Whatever layers are open, and their weights alone: what an edit of them can reach.
     """
 
     name = "site_fine_tune"
 
     def __init__(self, weightings: Sequence[float] = (0.1, 0.3, 1.0), steps: int = 600, learning_rate: float = 1e-3,
                  check_every: int = 10, tolerance: float = 0.01) -> None:
-        self.config = {"weightings": list(weightings), "steps": steps, "learning_rate": learning_rate,
-                       "check_every": check_every, "tolerance": tolerance}
+        super().__init__(weightings, steps, learning_rate, check_every, tolerance)
 
     def edit(self, env: gym.Env) -> EditJournal:
         """Fine-tune the sites of the network of a fresh episode."""
         task, network = start(env)
-        validation = [(network.activations(part.inputs), part.labels) for part in task.labelled("validation")]
+        own = [weight.unsqueeze(0) for weight in network.weights]
+        policy, validation = ([(network.activations(part.inputs), part.labels) for part in task.labelled(split)]
+                              for split in ("policy", "validation"))
+
+        def losses(moved: Sequence[Tensor]) -> list[Tensor]:
+            return [F.cross_entropy(network.candidate_logits(moved, seen)[0], labels) for seen, labels in policy]
 
         @torch.no_grad()
-        def measure(weights: Sequence[Tensor]) -> Point:
-            return Point(*(float((network.candidate_logits(weights, seen)[0].argmax(-1) == labels).double().mean())
+        def measure(moved: Sequence[Tensor]) -> Point:
+            return Point(*(float((network.candidate_logits(moved, seen)[0].argmax(-1) == labels).double().mean())
                            for seen, labels in validation))
 
         with one_thread():
-            candidates = (weights for weighting in self.config["weightings"]
-                          for weights in self._candidates(task, network, weighting))
-            best = best_within(measure([w.unsqueeze(0) for w in network.weights]), candidates, measure,
-                               self.config["tolerance"])
+            best = best_within(measure(own), self.candidates(own, losses), measure, self.config["tolerance"])
         if best is not None:
             network.apply(ReplaceTensors({site.parameter: site.to_stored(weight[0])
                                           for site, weight in zip(network.sites, best, strict=True)}))
         return network.journal
-
-    def _candidates(self, task: DebiasingTask, network: EditableNetwork, weighting: float) -> Iterator[list[Tensor]]:
-        policy = [(network.activations(part.inputs), part.labels) for part in task.labelled("policy")]
-        weights = [w.clone().unsqueeze(0).requires_grad_() for w in network.weights]
-        optimizer = torch.optim.Adam(weights, lr=self.config["learning_rate"])
-        for step in range(1, self.config["steps"] + 1):
-            general, unbiased = (F.cross_entropy(network.candidate_logits(weights, seen)[0], labels)
-                                 for seen, labels in policy)
-            optimizer.zero_grad(set_to_none=True)
-            (general + weighting * unbiased).backward()
-            optimizer.step()
-            if step % self.config["check_every"] == 0:
-                yield [weight.detach().clone() for weight in weights]
 
 
 class LinearFrontier(DebiasingAgent):

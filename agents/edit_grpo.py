@@ -240,8 +240,8 @@ class EditGRPO(StreamEditor):
         drawn = Counter((asked[row], tuple(completions[row])) for row in advantages.nonzero()[:, 0].tolist())
         if not drawn:
             return None
-        first = {(one, tuple(ids)): row for row, (one, ids) in enumerate(zip(asked, completions, strict=True))}
-        kept = torch.tensor([first[one] for one in drawn])
+        row_of = {(one, tuple(ids)): row for row, (one, ids) in enumerate(zip(asked, completions, strict=True))}
+        kept = torch.tensor([row_of[one] for one in drawn])
         texts = TokenBatch.of([(language.prompt_ids(prompt), ids) for (_, _, prompt), ids in drawn],
                               process.task.device)
         prefix, own = edited.prefix(texts, self._chosen), advantages[kept]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.aggregate import SCORE, Estimate, Group
+from benchmarks.aggregate import SCORE, Estimate, Group, Standing
 from benchmarks.statistics import DIRECTIONS, interquartile_mean, performance_profile
 from benchmarks.tables import metric_label
 
@@ -69,24 +70,25 @@ def intervals_figure(group: Group, colors: Palette) -> Figure | None:
         return None
     columns = min(4, len(keys))
     rows = -(-len(keys) // columns)
-    figure = Figure(figsize=(1.8 + 2.4 * columns, rows * (0.8 + 0.26 * len(agents))))
+    names, places, height = _places(agents)
+    figure = Figure(figsize=(1.8 + 2.4 * columns, rows * (0.8 + 0.26 * height)))
     figure.set_layout_engine("constrained", h_pad=0.1)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axis in axes.flat[len(keys):]:
         axis.set_axis_off()
     for axis, key in zip(axes.flat, keys, strict=False):
         axis.set_title(metric_label(key))
-        for y, standing in enumerate(agents):
+        for y, standing in zip(places, agents, strict=True):
             estimate = standing.metrics.get(key)
             if estimate is not None:
                 low, high = (estimate.iqm if end is None else end for end in (estimate.low, estimate.high))
                 axis.barh(y, high - low, left=low, height=0.55, color=colors[standing.agent], alpha=0.35)
                 axis.plot(estimate.iqm, y, "o", color=colors[standing.agent], markersize=5)
-        axis.set_yticks(range(len(agents)), [_wrapped(standing.agent) for standing in agents])
+        axis.set_yticks(places, names)
         axis.locator_params(axis="x", nbins=4)
         axis.use_sticky_edges = False  # or a dot at a bar's end, such as an accuracy of 0, is cut in half
         axis.margins(x=0.08)
-    axes[0, 0].set_ylim(len(agents) - 0.4, -0.6)  # best at the top
+    axes[0, 0].set_ylim(height - 0.4, -0.6)  # best at the top
     return figure
 
 
@@ -141,24 +143,25 @@ def depth_figure(group: Group, colors: Palette) -> Figure | None:
     agents = [standing for standing in group.standings if "probe_accuracy" in standing.metrics]
     if not agents:
         return None
-    figure = Figure(figsize=(11.4, 1.2 + 0.26 * len(agents)), layout="constrained")
+    names, places, height = _places(agents)
+    figure = Figure(figsize=(11.4, 1.2 + 0.26 * height), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(DEPTH), sharey=True, squeeze=False)[0]
     first.set(title="retain ● and forget ○ accuracy", xlim=(-0.04, 1.04))
-    for y, standing in enumerate(agents):
+    for y, standing in zip(places, agents, strict=True):
         for key, face in (("retain_accuracy", None), ("forget_accuracy", "white")):
             if key in standing.metrics:
                 _spread(first, y, standing.metrics[key], colors[standing.agent], face)
     for axis, (key, most) in zip(others, DEPTH.items(), strict=True):
         axis.set(title=metric_label(key), xlim=(-0.04 * most, 1.04 * most))
-        for y, standing in enumerate(agents):
+        for y, standing in zip(places, agents, strict=True):
             if key in standing.metrics:
                 _spread(axis, y, standing.metrics[key], colors[standing.agent])
     before = [standing.metrics["probe_accuracy_before"].iqm for standing in agents
               if "probe_accuracy_before" in standing.metrics]
     if before:
         others[0].axvline(float(np.mean(before)), color="#8a929c", linestyle="--", linewidth=1)
-    first.set_yticks(range(len(agents)), [_wrapped(standing.agent) for standing in agents])
-    first.set_ylim(len(agents) - 0.4, -0.6)  # best at the top
+    first.set_yticks(places, names)
+    first.set_ylim(height - 0.4, -0.6)  # best at the top
     return figure
 
 
@@ -179,6 +182,17 @@ def retention_figure(group: Group, colors: Palette) -> Figure | None:
     axis.set(xlabel="edits made since", ylabel="reliability", ylim=(-0.03, 1.03), title="Retention")
     _legend(figure)
     return figure
+
+
+def _places(agents: Sequence[Standing]) -> tuple[list[str], list[float], float]:
+    """Names beside a panel, the y of each from 0 at the top, and how many rows of one name they take in all.
+
+    Two lines of a name fit into a row; longer ones take more, or they would cover their neighbours.
+    """
+    names = [_wrapped(standing.agent) for standing in agents]
+    heights = [max(1.0, 0.6 * (1 + name.count("\n"))) for name in names]
+    ends = list(itertools.accumulate(heights))
+    return names, [end - height / 2 - 0.5 for end, height in zip(ends, heights, strict=True)], sum(heights)
 
 
 def _spread(axis: Axes, y: float, estimate: Estimate, color: Color, face: str | None = None) -> None:

@@ -57,7 +57,6 @@ DEEP_DEBIASING = {"sites": ["fc2", "fc3", "fc4"], "shift_limit": 0.5, "signal": 
 DEEP_DEBIASING_AGENTS: tuple[AgentChoice, ...] = (
     "no_edit", ("ppo", {"rollout": 256, "batch_size": 256}), "site_fine_tune",
 )
-DEEP_DEBIASING_CALLS = 81_920
 # Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
 SEVERAL_LAYERS = {"sites": ["conv2", "fc1", "fc2", "fc3"]}
 HIEDIT_IN_WORLDS: AgentChoice = ("hiedit", {"gate": "straight_through", "sites_per_step": 2, "sequences": 400})
@@ -119,7 +118,7 @@ _WORLDS = (
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
     Entry("ShiftWorld-v0", "debiasing/toxicity", DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING,
-          reward_calls=DEEP_DEBIASING_CALLS),
+          reward_calls=81_920),
 )
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every class.
 _PAPER = (

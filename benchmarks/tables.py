@@ -23,6 +23,8 @@ ACCESS = {
     "oracle": "more than an editor may have, such as retraining from scratch",
 }
 
+_ROUNDING = 1e-12  # what a mean of numbers that cancel may be off from 0
+
 
 @dataclass(frozen=True)
 class Item:
@@ -94,7 +96,8 @@ def number(value: float, like: float | None = None) -> str:
     size = abs(value if like is None else like)
     if size >= 10:
         return f"{value:,.0f}" if size >= 100 else f"{value:.1f}"
-    return f"{value:.1e}" if like is None and 0 < size < 0.0005 else f"{value:.3f}"
+    small = like is None and _ROUNDING < size < 0.0005
+    return f"{value:.1e}" if small else f"{0.0 if size < _ROUNDING else value:.3f}"
 
 
 def duration(seconds: float) -> str:

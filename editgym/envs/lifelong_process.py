@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editgym.data.facts import EditRequest
 from editgym.envs import metering
-from editgym.envs.lifelong_reward import Costs, LookBack, RewardWeights
+from editgym.envs.lifelong_reward import Costs, LookBack, RewardWeights, squared_norm, squared_norms
 from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.closed_form import UltraEdit, principal_directions
@@ -126,9 +126,8 @@ class LifelongProcess:
         rng = random.Random(f"stream {settings.split} {seed}")
         self.stream = self.task.stream(settings.split, settings.horizon * settings.edits_per_step, rng)
         self._seed = seed
-        self.__dict__.pop("_rewarded", None)
         self.step_index = 0
-        self._look_back.clear()
+        self._look_back.begin(self.stream.requests, settings.edits_per_step, seed)
         self._ultraedit = [UltraEdit(site.shape, self.task.device) for site in self.sites]
         self._forget_batch()
 
@@ -211,7 +210,7 @@ class LifelongProcess:
         """
         numbered = [replace(entry, step=self.step_index) for entry in entries]
         if self.open:
-            self._judge()
+            self._look_back.push(self.decoder, self.step_index)
         if not (self.open and rewarded):
             with self._whole_or_nothing():
                 self.decoder.apply(*numbered)
@@ -220,7 +219,7 @@ class LifelongProcess:
         with self._whole_or_nothing():
             self.decoder.apply(*numbered)
             costs = self._look_back.costs(self.decoder, pieces)
-            norm = sum(_squared_norm(entry) for entry in numbered)
+            norm = sum(squared_norm(entry) for entry in numbered)
             metering.record(1)
             return self._finish(-(costs.total + self.settings.reward.norm_weight * norm), costs)
 
@@ -235,13 +234,13 @@ class LifelongProcess:
             ValueError: An update is clipped.
         """
         self._check_open()
-        self._judge()
+        self._look_back.push(self.decoder, self.step_index)
         pieces = self._look_back.pieces(self.decoder)
         leaves = [LowRankFactors(u.a.detach().clone().requires_grad_(), u.b.detach().clone().requires_grad_(), u.scale,
                                  u.bound) for u in updates]
         costs = self._look_back.costs(self.decoder, pieces, leaves, backward=True)
         with torch.enable_grad():
-            penalty = self.settings.reward.norm_weight * _squared_norms(leaves).sum()
+            penalty = self.settings.reward.norm_weight * squared_norms(leaves).sum()
             penalty.backward()
         gradients = [-part.grad for leaf in leaves for part in (leaf.a, leaf.b) if part.grad is not None]
         value = -(costs.total + penalty.detach())
@@ -261,10 +260,10 @@ class LifelongProcess:
             ClosedStreamError: The stream has no rewards.
         """
         self._check_open()
-        self._judge()
+        self._look_back.push(self.decoder, self.step_index)
         costs = self._look_back.costs(self.decoder, self._look_back.pieces(self.decoder), updates)
         metering.record(len(updates[0].a))
-        return -(costs.total + self.settings.reward.norm_weight * _squared_norms(updates).sum(0))
+        return -(costs.total + self.settings.reward.norm_weight * squared_norms(updates).sum(0))
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
@@ -302,7 +301,6 @@ class LifelongProcess:
     def _forget_batch(self) -> None:
         for name in ("requests", "prompts", "prefix", "capture", "directions"):
             self.__dict__.pop(name, None)
-        self._is_judged = False
         self._before_batch = {"ultraedit": [editor.state_dict() for editor in self._ultraedit]}
 
     def _identity(self) -> list[Any]:
@@ -329,29 +327,6 @@ class LifelongProcess:
             if self.step_index == step:
                 self.decoder.rollback(step)
             raise
-
-    @cached_property
-    def _rewarded(self) -> list[tuple[list[tuple[str, str]], list[str]]]:
-        """Per step, one rephrase with its target and one locality prompt of every request: what the reward looks at.
-
-        Drawn for the whole stream at once, so that what the unedited model answers is decoded in few large batches.
-        """
-        choice, size = random.Random(f"rewarded prompts {self._seed}"), self.settings.edits_per_step
-        drawn = []
-        for start in range(0, len(self.stream.requests), size):
-            requests = self.stream.requests[start:start + size]
-            rephrased = [(choice.choice(r.rephrases or (r.prompt,)), r.target) for r in requests]
-            drawn.append((rephrased, [choice.choice(r.locality).prompt for r in requests if r.locality]))
-        self.task.original_answers([prompt for _, local in drawn for prompt in local])
-        return drawn
-
-    def _judge(self) -> None:
-        """Let the reward look at what it was drawn to look at of the new requests."""
-        if self._is_judged:
-            return
-        rephrased, local = self._rewarded[self.step_index]
-        self._look_back.push(self.decoder, self.task.batch(rephrased), self.task.unchanged(local) if local else None)
-        self._is_judged = True
 
     def _entries(self, updates: Sequence[LowRankFactors]) -> list[Entry]:
         if len(updates) != len(self.sites):
@@ -384,16 +359,3 @@ class _WithGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         return None, None, *(upstream * gradient for gradient in ctx.gradients)
-
-
-def _squared_norms(updates: Sequence[LowRankFactors]) -> Tensor:
-    """‖A·B‖² per site, (sites,) or (sites, K), from Gram matrices of the factors: tr(AᵀA · BBᵀ)."""
-    return torch.stack([(u.a.mT @ u.a * (u.b @ u.b.mT)).sum((-2, -1)) * u.scale**2 for u in updates])
-
-
-def _squared_norm(entry: Entry) -> float:
-    if not isinstance(entry, SiteEdit) or not isinstance(entry.operator, Shift):
-        return 0.0
-    if isinstance(entry.update, LowRankFactors) and entry.update.bound is None:
-        return float(_squared_norms([entry.update])[0]) * entry.operator.limit**2
-    return float(entry.operator.delta(entry.update).square().sum())

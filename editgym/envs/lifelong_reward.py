@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editgym.data.facts import EditRequest
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
+from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.layers import Prefix
 
 Reference = Literal["original", "previous"]
@@ -108,16 +111,47 @@ class LookBack:
         self.task = task
         self.weights = weights
         self._judged: deque[_Judged] = deque(maxlen=weights.back_depth + 1)
+        self.begin((), 1, 0)
 
-    def push(self, decoder: EditableDecoder, rephrases: TokenBatch, locality: TokenBatch | None) -> None:
-        """Add a new batch; the activations below the sites and the reference are computed here, once."""
+    def begin(self, requests: Sequence[EditRequest], edits_per_step: int, seed: int) -> None:
+        """Look back no further than to the beginning of a stream.
+
+        Args:
+            requests: The stream.
+            edits_per_step: Requests in a batch.
+            seed: Draws one rephrase and one locality prompt of every request: what the reward looks at.
+        """
+        self._stream = requests, edits_per_step, seed
+        self.__dict__.pop("_drawn", None)
+        self._judged.clear()
+        self._newest: int | None = None
+
+    @cached_property
+    def _drawn(self) -> list[tuple[list[tuple[str, str]], list[str]]]:
+        """Per step, rephrases with their targets, and locality prompts.
+
+        For the whole stream at once, so that what the unedited model answers is decoded in few large batches.
+        """
+        requests, size, seed = self._stream
+        choice = random.Random(f"rewarded prompts {seed}")
+        drawn = []
+        for start in range(0, len(requests), size):
+            batch = requests[start:start + size]
+            rephrased = [(choice.choice(r.rephrases or (r.prompt,)), r.target) for r in batch]
+            drawn.append((rephrased, [choice.choice(r.locality).prompt for r in batch if r.locality]))
+        self.task.original_answers([prompt for _, local in drawn for prompt in local])
+        return drawn
+
+    def push(self, decoder: EditableDecoder, step: int) -> None:
+        """Look at a step's batch, once; activations below the sites and the reference are computed here."""
+        if step == self._newest:
+            return
+        self._newest = step
+        rephrased, local = self._drawn[step]
+        rephrases, locality = self.task.batch(rephrased), self.task.unchanged(local) if local else None
         self._judged.appendleft(_Judged(
             rephrases, decoder.prefix(rephrases), locality, None if locality is None else decoder.prefix(locality),
             None if locality is None or self.weights.reference == "previous" else self.task.reference(locality)))
-
-    def clear(self) -> None:
-        """Look back no further than here."""
-        self._judged.clear()
 
     def pieces(self, decoder: EditableDecoder) -> list[_Piece]:
         """The terms of the sum; call it before the step's update, which the `previous` model lacks."""
@@ -172,3 +206,17 @@ def _joined(group: Sequence[_Piece]) -> Prefix | None:
     """The prefixes of several pieces."""
     prefixes = [piece.prefix for piece in group if piece.prefix is not None]
     return Prefix.join(prefixes) if prefixes else None
+
+
+def squared_norms(updates: Sequence[LowRankFactors]) -> Tensor:
+    """‖A·B‖² per site, (sites,) or (sites, K), from Gram matrices of the factors: tr(AᵀA · BBᵀ)."""
+    return torch.stack([(u.a.mT @ u.a * (u.b @ u.b.mT)).sum((-2, -1)) * u.scale**2 for u in updates])
+
+
+def squared_norm(entry: Entry) -> float:
+    """‖ΔW‖² of a shift; 0 of any other entry."""
+    if not isinstance(entry, SiteEdit) or not isinstance(entry.operator, Shift):
+        return 0.0
+    if isinstance(entry.update, LowRankFactors) and entry.update.bound is None:
+        return float(squared_norms([entry.update])[0]) * entry.operator.limit**2
+    return float(entry.operator.delta(entry.update).square().sum())

@@ -7,8 +7,8 @@ import functools
 import importlib
 import inspect
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,10 +72,11 @@ def _load(name: str, device: str, arguments: str, data: str, cache: str, files: 
 
 def _state_of(arguments: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """When the files among the arguments were written, and how long they are: a changed one is loaded anew."""
-    named = [Path(value).expanduser() for value in arguments.values() if isinstance(value, str)]
-    inside = [file for path in named if path.is_dir() for file in sorted(path.iterdir())]
-    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (path.stat() for path in (*named, *inside)
-                                                               if path.is_file()))
+    named = [path for value in arguments.values() if isinstance(value, str)
+             for path in (os.path.expanduser(value), os.path.join(data_folder(), value))]
+    inside = [entry.path for path in named if os.path.isdir(path) for entry in os.scandir(path)]
+    files = (os.stat(path) for path in (*named, *sorted(inside)) if os.path.isfile(path))
+    return tuple((file.st_mtime_ns, file.st_size) for file in files)
 
 
 def _builder(name: str) -> Any:

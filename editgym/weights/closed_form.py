@@ -17,9 +17,9 @@ class RunningStandardization:
     """Mean and variance of every feature over all rows seen so far (Welford; Chan, Golub and LeVeque 1983).
 
     With one row, or with a feature that never varied, the variance counts as 1: nothing is divided by zero. No row
-    of n that were seen is further than (n − 1)/√n standard deviations from their mean (Samuelson 1968), so neither is
-    any other row: of a few rows some features vary by chance alone hardly at all, and a row that is looked at again
-    after an edit would be thousands of deviations away.
+    of n that were seen is further than (n − 1)/√n standard deviations from their mean (Samuelson 1968), and others are
+    held within that, or within 1 where n is 1: of a few rows some features vary by chance alone hardly at all, and a
+    row that is looked at again after an edit would be thousands of deviations away.
 
     Args:
         size: Number of features.

@@ -175,7 +175,8 @@ def test_fine_tuning_the_last_layer_moves_it_to_the_word(two_directions):
     head, sets = two_directions
     assert head.accuracy(sets[1]) < 0.6
     agent = LastLayerFineTune(weightings=(3.0,), steps=300, learning_rate=0.05, check_every=100)
-    candidates = list(agent._candidates(head, sets, 3.0))
+    candidates = [Head(*moved) for moved in agent.candidates([head.weight, head.bias], lambda moved: [
+        F.cross_entropy(Head(*moved).logits(part.x), part.y) for part in sets])]
     assert len(candidates) == 3
     assert candidates[-1].accuracy(sets[1]) > 0.99
     assert candidates[-1].accuracy(sets[0]) > 0.99
@@ -220,14 +221,19 @@ def test_head_is_found_and_checked():
 def test_fine_tuned_sites_follow_adam_through_the_whole_network():
     world = gym.make("editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc2", "fc4"], rank=2).unwrapped
     world.reset(seed=0)
-    agent = make_agent("site_fine_tune", steps=3, check_every=3, learning_rate=0.01)
-    (found,) = agent._candidates(world.task, world.network, 0.5)
+    agent = make_agent("site_fine_tune", weightings=[0.5], steps=3, check_every=3, learning_rate=0.01)
+    network = world.network
+    policy = world.task.labelled("policy")
+    activations = [network.activations(part.inputs) for part in policy]
+    (found,) = agent.candidates([weight.unsqueeze(0) for weight in network.weights], lambda moved: [
+        F.cross_entropy(network.candidate_logits(moved, seen)[0], part.labels)
+        for seen, part in zip(activations, policy, strict=True)])
     model = world.network.merged()
     weights = [model.fc2.weight, model.fc4.weight]
     optimizer = torch.optim.Adam(weights, lr=0.01)
     for _ in range(3):
         general, unbiased = (F.cross_entropy(model(part.inputs), part.labels)
-                             for part in world.task.labelled("policy"))
+                             for part in policy)
         optimizer.zero_grad()
         (general + 0.5 * unbiased).backward()
         optimizer.step()

@@ -201,4 +201,17 @@ def test_numbers_and_durations():
     assert [number(value) for value in (0.0, 0.5, 1e-5)] == ["0.000", "0.500", "1.0e-05"]
     assert [number(value) for value in (12.34, 1234.5)] == ["12.3", "1,234"]
     assert number(3.0, like=25.0) == "3.0"
+    assert [number(value) for value in (9.3e-18, -9.3e-18)] == ["0.000", "0.000"], "means of numbers that cancel"
     assert [duration(value) for value in (0.0123, 3.0, 600.0, 9000.0)] == ["12.3 ms", "3 s", "10 min", "2.5 h"]
+
+
+def test_long_names_beside_a_panel_cover_no_neighbour(unlearning_row):
+    rows = [unlearning_row(agent, seed, retain=0.9, forget=0.1 * index)
+            for index, agent in enumerate(("ppo", f"{'a.very.long.package' * 6}:Agent", "cmaes")) for seed in range(3)]
+    (group,) = group_rows(rows)
+    figure = plots.intervals_figure(group, plots.palette([group]))
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 3
+    assert max(box.height for box in boxes) > 2 * min(box.height for box in boxes)
+    assert all(not one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[index + 1:])

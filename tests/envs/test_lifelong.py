@@ -777,6 +777,15 @@ def test_requests_are_read_again_when_their_file_has_changed(make_env, tmp_path)
     assert {request.target for request in after.process.stream.requests} == {"Rome"}
 
 
+def test_a_file_of_the_data_folder_is_read_again_too(make_env, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDITGYM_DATA", str(tmp_path))
+    names = ["Ada", "Bob", "Eve", "Kim", "Lou", "Max", "Ned", "Oda", "Pia", "Roy", "Sue", "Tim", "Uli", "Val", "Zoe"]
+    arguments = own_requests(tmp_path, [record(name) for name in names]) | {"requests": "requests.json"}
+    before = make_env(**arguments, edits_per_step=1)
+    own_requests(tmp_path, [record(name, "Rome") for name in names])
+    assert make_env(**arguments, edits_per_step=1).task is not before.task
+
+
 def test_a_task_without_requests_is_no_stream(tiny_lm):
     with pytest.raises(ValueError, match="is a UnlearningTask, and this environment needs a KnowledgeTask"):
         gym.make("LifelongLLMEdit-v0", task="unlearning/digits")
