@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import torch
-import torch.nn.functional as F
 from gymnasium.envs.registration import EnvSpec
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.editors.stream import stream_process
 from agents.protocol import Unsupported
@@ -98,10 +97,10 @@ class _Outcome:
 class WorldStream:
     """ShiftWorld as a stream: the gradient of its own reward takes the place of new requests' keys and gradients.
 
-    The reward's gradient by a site's matrix is G·Kᵀ over the samples of the policy split's reward sets. Its r largest
-    singular directions stand for r tokens, u_j σ_j as output gradients and v_j as keys, so that an update of one
-    product per token has the environment's rank r; with `rank="full"` r is 4. Updates are put into the box of actions
-    by scaling the two factors of a product to equal size; what is beyond it is clipped.
+    The reward's gradient by a site's matrix, over up to 512 samples of each of the policy split's reward sets, has
+    singular directions; the r largest stand for r tokens, u_j σ_j as output gradients and v_j as keys, so that an
+    update of one product per token has the environment's rank r; with `rank="full"` r is 4. Updates are put into the
+    box of actions by scaling the two factors of a product to equal size; what is beyond it is clipped.
 
     Args:
         env: A `ShiftWorld-v0`; it has to be reset.
@@ -119,6 +118,8 @@ class WorldStream:
         self._limit = world.process.operator.limit
         self._steps = 0
         self._seen: Capture | None = None
+        # By network and goal.
+        self._samples: dict[tuple[int, int], tuple[tuple[Tensor, ...], Tensor, list[int]]] = {}
 
     @property
     def sites(self) -> tuple[EditSite, ...]:
@@ -219,38 +220,30 @@ class WorldStream:
 
     def _captured(self, weights: Sequence[Tensor]) -> Capture:
         """Keys and gradients with these matrices at the sites."""
-        world, process = self._world, self._world.process
-        model: nn.Module = world.network.merged()
-        inputs: dict[str, Tensor] = {}
-        outputs: dict[str, Tensor] = {}
-
-        def keep(name: str, given: tuple[Tensor, ...], out: Tensor) -> None:
-            inputs[name], outputs[name] = given[0], out
-
-        with torch.no_grad():
-            for site, weight in zip(self.sites, weights, strict=True):
-                model.get_parameter(site.parameter).copy_(site.to_stored(weight))
-        for site in self.sites:
-            model.get_submodule(site.name).register_forward_hook(
-                lambda _module, given, out, name=site.name: keep(name, given, out))
-        goal = world.task.goals[int(process.goal_index[0])]
-        rows = [goal.members[name][:_SAMPLES] for name in world.task.set_names]
+        world, task, rewards = self._world, self._world.task, self._world.process.rewards
+        activations, labels, sizes = self._reward_sets()
+        leaves = [weight.detach().requires_grad_() for weight in weights]
         with torch.enable_grad():
-            logits = model(world.task.pool.inputs[torch.cat(rows)])
-            right = right_class(logits, world.task.pool.labels[torch.cat(rows)])[0]
-            scores = dict(zip(world.task.set_names, (part.mean().reshape(1) for part in right.split(
-                [len(part) for part in rows])), strict=True))
-            rewards, task = process.rewards, world.task
-            cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores))
-            found = torch.autograd.grad(cost.sum(), [outputs[site.name] for site in self.sites])
-        keys, gradients = [], []
-        for site, gradient in zip(self.sites, found, strict=True):
-            module = model.get_submodule(site.name)
-            directions = principal_directions(LowRankFactors(
-                *_as_product(site, module, inputs[site.name].detach(), gradient)))
-            keys.append(directions.b[:self._rank])
-            gradients.append(directions.a[:, :self._rank].mT.contiguous())
-        return Capture(keys, gradients, float(cost.detach().sum()))
+            logits = world.network.candidate_logits([leaf.unsqueeze(0) for leaf in leaves], activations)[0]
+            means = [part.mean().reshape(1) for part in right_class(logits, labels)[0].split(sizes)]
+            scores = dict(zip(task.set_names, means, strict=True))
+            cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores)).sum()
+            found = torch.autograd.grad(cost, leaves)
+        directions = [principal_directions(_as_product(gradient)) for gradient in found]
+        return Capture([one.b[:self._rank] for one in directions],
+                       [one.a[:, :self._rank].mT.contiguous() for one in directions], float(cost.detach()))
+
+    def _reward_sets(self) -> tuple[tuple[Tensor, ...], Tensor, list[int]]:
+        """What no edit changes of the samples that gradients are taken from, their labels, and how many per set."""
+        world, process = self._world, self._world.process
+        where = int(process.network_index[0]), int(process.goal_index[0])
+        if where not in self._samples:
+            goal, pool = world.task.goals[where[1]], world.task.pool
+            rows = [goal.members[name][:_SAMPLES] for name in world.task.set_names]
+            every = torch.cat(rows)
+            self._samples[where] = (world.network.activations(pool.inputs[every]), pool.labels[every],
+                                    [len(part) for part in rows])
+        return self._samples[where]
 
 
 def learning_stream(env_spec: EnvSpec, train_env: Mapping[str, Any]) -> tuple[gym.Env, EditStream]:
@@ -275,22 +268,11 @@ def is_stream_of_facts(env_spec: EnvSpec) -> bool:
     return env_spec.id.split(":")[-1].startswith("LifelongLLMEdit")
 
 
-def _as_product(site: EditSite, module: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """G (out, m) and Kᵀ (m, in) whose product is the gradient by the site's matrix.
-
-    m is at most the number of outputs: the product itself where there are more samples, as convolutions have.
-    """
-    if isinstance(module, nn.Conv2d):
-        if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
-            raise Unsupported(f"site {site}: convolutions in groups, or padded with anything but zeros, are not "
-                              "supported")
-        # (n, in, places)
-        patches = F.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
-        product = torch.einsum("nop,nip->oi", gradient.flatten(2), patches)
-    else:
-        product = gradient.flatten(0, -2).mT @ inputs.flatten(0, -2)
-    left, sigma, right = torch.linalg.svd(product, full_matrices=False)
-    return left * sigma, right
+def _as_product(matrix: Tensor) -> LowRankFactors:
+    """A matrix and the identity, in the order in which the inner dimension is the smaller one."""
+    rows, columns = matrix.shape
+    unit = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
+    return LowRankFactors(unit, matrix) if rows <= columns else LowRankFactors(matrix, unit)
 
 
 __all__ = ["EditStream", "Rewarded", "WorldStream", "is_stream_of_facts", "learning_stream"]

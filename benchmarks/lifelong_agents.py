@@ -46,26 +46,29 @@ def choices(table: Configurations, without: Sequence[str] = ()) -> tuple[AgentCh
                  for config in configs)
 
 
-_FIRST: tuple[Mapping[str, Any], ...] = ({"editor": "ft_l", "editor_config": _FT_L}, {"editor": "memit_seq"})
+_REFINED_EDITORS = ("ft_l", "memit_seq")
 _HIEDIT: Mapping[str, Any] = {"sites_per_step": 3, "step_size": 3e-3}
 _REFINED: Mapping[str, Any] = {"iterations": 6, "sites": [_FT_SITE]}
 
 
-def learned(learning: Mapping[str, Any], corrected: Mapping[str, Any], gated: Mapping[str, Any]
+def learned(table: Configurations, learning: Mapping[str, Any], corrected: Mapping[str, Any], gated: Mapping[str, Any]
             ) -> tuple[AgentChoice, ...]:
     """The agents that learn through the reward, and what they are compared with.
 
     Args:
+        table: Settings of the editors; Edit-GRPO refines what two of them find with these.
         learning: How those learn that look at a batch once.
         corrected: Settings of RLEdit with several looks.
         gated: How HiEdit learns.
     """
+    first = tuple({"editor": name, **({"editor_config": config} if config else {})}
+                  for name in _REFINED_EDITORS for config in table[name])
     return (
         ("mend", {"sequences": 300}), ("malmen", {"sequences": 300}),
         ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": 6e-5}), ("rledit", learning),
         ("rledit", corrected),
         *(("hiedit", {"gate": gate, **_HIEDIT, **gated}) for gate in ("sampled", "random", "static")),
-        *(("edit_grpo", {**first, "bonus": bonus, **_REFINED}) for first in _FIRST for bonus in (0.0, 0.5)),
+        *(("edit_grpo", {**editor, "bonus": bonus, **_REFINED}) for editor in first for bonus in (0.0, 0.5)),
     )
 
 

@@ -142,9 +142,9 @@ def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
 
 _LIFELONG = (
     _lifelong((*choices(SHORT), *learned(
-        {"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})), horizon=20),
+        SHORT, {"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})), horizon=20),
     _lifelong((*choices(LONG), *learned(
-        {"sequences": 12, **_LONGER}, {"passes": 6, "sequences": 4, "step_size": 2e-4, **_LONGER},
+        LONG, {"sequences": 12, **_LONGER}, {"passes": 6, "sequences": 4, "step_size": 2e-4, **_LONGER},
         {"sequences": 8, **_LONGER})), horizon=100),
 )
 _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
