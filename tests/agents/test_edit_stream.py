@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from agents.edit_stream import WorldStream, is_stream_of_facts, learning_stream
+from agents.edit_stream import WorldStream, _as_product, is_stream_of_facts, learning_stream
 from agents.hiedit import HiEdit
 from agents.protocol import Budget, Unsupported
 from agents.rledit import RLEdit
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.envs.metering import count_reward_calls
-from editgym.weights import LowRankFactors, Shift, SiteEdit
+from editgym.weights import EditableNetwork, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit
 
 LINEAR, CONV = ["fc2"], ["conv2"]
@@ -89,6 +89,31 @@ def test_what_is_captured_after_an_update_is_captured_once_it_is_applied():
         old = before.gradients[index].mT @ before.keys[index]
         assert (found - old).norm() > 1e-3 * old.norm()
     assert all(map(torch.equal, stream._world.network.weights, stream._world.network.base_weights))
+
+
+def test_what_no_edit_changes_is_computed_once_per_goal(monkeypatch):
+    asked = []
+    activations = EditableNetwork.activations
+    monkeypatch.setattr(EditableNetwork, "activations",
+                        lambda self, inputs: asked.append(len(inputs)) or activations(self, inputs))
+    stream = begun(sites=["fc2"], episode_length=3, goals=[3, 8])
+    captured = []
+    for goal in (0, 0, 1):
+        stream._env.reset(options={"goal": goal})
+        stream._seen = None
+        captured.append(stream.capture)
+        stream.captured_after(drawn(stream))
+    assert len(asked) == 2
+    assert torch.equal(captured[0].gradients[0], captured[1].gradients[0])
+    assert not torch.equal(captured[0].gradients[0], captured[2].gradients[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
+def test_a_matrix_is_the_product_of_its_factors_by_the_smaller_dimension(shape):
+    matrix = torch.randn(shape)
+    product = _as_product(matrix)
+    assert product.a.shape[1] == min(shape)
+    assert torch.equal(product.matrix(), matrix)
 
 
 @pytest.mark.parametrize("rank", [4, "full"])

@@ -213,3 +213,14 @@ def test_cell_with_several_goals_reports_on_the_one_that_was_edited(tmp_path):
         assert row["metrics"]["forget_accuracy_before"] == before["forget_accuracy"]
         assert validate_row(row, tmp_path).problems == ()
     assert unedited[0]["forget_accuracy"] != unedited[1]["forget_accuracy"]
+
+
+def test_what_edit_grpo_refines_stands_beside_it_with_the_same_settings():
+    refined = 0
+    for entry in SUITES["lifelong"].entries:
+        own = entry.chosen(None)
+        for name, config in own:
+            if name == "edit_grpo":
+                assert (config["editor"], config.get("editor_config", {})) in own
+                refined += 1
+    assert refined == 8
