@@ -59,7 +59,10 @@ DEEP_DEBIASING_AGENTS: tuple[AgentChoice, ...] = (
 )
 # Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
 SEVERAL_LAYERS = {"sites": ["conv2", "fc1", "fc2", "fc3"]}
-HIEDIT_IN_WORLDS: AgentChoice = ("hiedit", {"gate": "straight_through", "sites_per_step": 2, "sequences": 400})
+ON_SEVERAL_LAYERS: tuple[AgentChoice, ...] = (
+    "ppo", ("rledit", {"sequences": 400}),
+    ("hiedit", {"gate": "straight_through", "sites_per_step": 2, "sequences": 400}),
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ _WORLDS = (
     *(Entry(world, task, ALL_UNLEARNING_AGENTS) for task in ("unlearning/digits", "unlearning/mnist")
       for world in WORLDS),
     Entry("ShiftWorld-v0", "unlearning/mnist", ("rledit",)),
-    Entry("ShiftWorld-v0", "unlearning/mnist", ("ppo", "rledit", HIEDIT_IN_WORLDS), env_kwargs=SEVERAL_LAYERS),
+    Entry("ShiftWorld-v0", "unlearning/mnist", ON_SEVERAL_LAYERS, env_kwargs=SEVERAL_LAYERS),
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
