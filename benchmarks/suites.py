@@ -57,11 +57,16 @@ DEEP_DEBIASING = {"sites": ["fc2", "fc3", "fc4"], "shift_limit": 0.5, "signal": 
 DEEP_DEBIASING_AGENTS: tuple[AgentChoice, ...] = (
     "no_edit", ("ppo", {"rollout": 256, "batch_size": 256}), "site_fine_tune",
 )
+# Earlier layers, and a reward for features that no longer tell the class: what hides it in the last layer gains nothing.
+DEEP_FORGETTING = {"sites": ["fc1", "fc2"], "shift_limit": 0.3, "probe_weight": 4.0}
+DEEP_FORGETTING_AGENTS: tuple[AgentChoice, ...] = (
+    "no_edit", ("ppo", {"rollout": 256, "batch_size": 256}), "random_labels-site", "scrub-site", "retrain",
+)
 # Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
-SEVERAL_LAYERS = {"sites": ["conv2", "fc1", "fc2", "fc3"]}
+SEVERAL_LAYERS = {"sites": ["fc1", "fc2", "fc3"], "batch_size": 512}
 ON_SEVERAL_LAYERS: tuple[AgentChoice, ...] = (
     "ppo", ("rledit", {"sequences": 400}),
-    ("hiedit", {"gate": "straight_through", "sites_per_step": 2, "sequences": 400}),
+    ("hiedit", {"gate": "straight_through", "sites_per_step": 1, "sequences": 400}),
 )
 
 
@@ -115,6 +120,8 @@ _QUICK = tuple(Entry(world, "unlearning/digits", UNLEARNING_AGENTS) for world in
 _WORLDS = (
     *(Entry(world, task, ALL_UNLEARNING_AGENTS) for task in ("unlearning/digits", "unlearning/mnist")
       for world in WORLDS),
+    Entry("ShiftWorld-v0", "unlearning/digits", DEEP_FORGETTING_AGENTS, env_kwargs=DEEP_FORGETTING,
+          reward_calls=122_880),
     Entry("ShiftWorld-v0", "unlearning/mnist", ("rledit",)),
     Entry("ShiftWorld-v0", "unlearning/mnist", ON_SEVERAL_LAYERS, env_kwargs=SEVERAL_LAYERS),
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
