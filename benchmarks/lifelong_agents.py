@@ -23,7 +23,7 @@ _FT_L = {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}
 
 # By name, one or more configurations: of streams of 20 steps, and what is otherwise on streams of 100, chosen at 50,
 # which is as long as the validation split lasts (memit, rome and lora_merge have their settings of 20 steps).
-# UltraEdit's are: as published; at the sites where it works best; looking at each batch several times.
+# UltraEdit's are: as published; at the sites where it works best; looking at each batch several times; both.
 Configurations = Mapping[str, tuple[Mapping[str, Any], ...]]
 SHORT: Configurations = {
     "no_edit": ({},), "random_actions": ({},), "in_context": ({},), "ft_m": (_FT_M,), "ft_l": (_FT_L,),
@@ -35,7 +35,7 @@ LONG: Configurations = {
     **SHORT,
     "ft_l": ({**_FT_L, "epsilon": 1.2},), "memit_seq": ({"covariance_weight": 300.0},),
     "ultraedit": ({"step_size": 1.4e-3}, {"sites": LATE_OUTPUTS, "step_size": 4e-3},
-                  {"passes": 6, "step_size": 2e-4}),
+                  {"passes": 6, "step_size": 2e-4}, {"passes": 6, "step_size": 1e-3, "sites": LATE_OUTPUTS}),
     "ppo": ({"train_env": {"back_depth": 1, "locality_weight": 30.0}},),
 }
 
