@@ -57,7 +57,7 @@ DEEP_DEBIASING = {"sites": ["fc2", "fc3", "fc4"], "shift_limit": 0.5, "signal": 
 DEEP_DEBIASING_AGENTS: tuple[AgentChoice, ...] = (
     "no_edit", ("ppo", {"rollout": 256, "batch_size": 256}), "site_fine_tune",
 )
-# Earlier layers, and a reward for features that no longer tell the class: what hides it in the last layer gains nothing.
+# Earlier layers, and a reward for features that no longer tell the class: to hide it in the last layer gains nothing.
 DEEP_FORGETTING = {"sites": ["fc1", "fc2"], "shift_limit": 0.3, "probe_weight": 4.0}
 DEEP_FORGETTING_AGENTS: tuple[AgentChoice, ...] = (
     "no_edit", ("ppo", {"rollout": 256, "batch_size": 256}), "random_labels-site", "scrub-site", "retrain",
