@@ -48,6 +48,9 @@ def choices(table: Configurations, without: Sequence[str] = ()) -> tuple[AgentCh
 
 _REFINED_EDITORS = ("ft_l", "memit_seq")
 _HIEDIT: Mapping[str, Any] = {"sites_per_step": 3, "step_size": 3e-3}
+# One number per site learns in a few sequences with a rate at which a network would not learn at all.
+_GATES: tuple[Mapping[str, Any], ...] = (
+    {"gate": "sampled"}, {"gate": "random"}, {"gate": "static", "gate_learning_rate": 0.2})
 _REFINED: Mapping[str, Any] = {"iterations": 6, "sites": [_FT_SITE]}
 
 
@@ -67,7 +70,7 @@ def learned(table: Configurations, learning: Mapping[str, Any], corrected: Mappi
         ("mend", {"sequences": 300}), ("malmen", {"sequences": 300}),
         ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": 6e-5}), ("rledit", learning),
         ("rledit", corrected),
-        *(("hiedit", {"gate": gate, **_HIEDIT, **gated}) for gate in ("sampled", "random", "static")),
+        *(("hiedit", {**gate, **_HIEDIT, **gated}) for gate in _GATES),
         *(("edit_grpo", {**editor, "bonus": bonus, **_REFINED}) for editor in first for bonus in (0.0, 0.5)),
     )
 
@@ -78,8 +81,8 @@ ABLATIONS: tuple[AgentChoice, ...] = (
         {"back_depth": 0}, {"back_depth": 10}, {"norm_weight": 0.0}, {"reference": "previous"},
         {"locality_weight": 0.6})),
     ("rledit", {"sequences": 20, "update_every": None}), ("rledit", {"sequences": 20, "rule": "mend"}),
-    *(("hiedit", {**_HIEDIT, "gate": gate, "sites_per_step": count, "sequences": 20})
-      for gate in ("straight_through", "sampled", "random", "static") for count in (3, 5, 8)),
+    *(("hiedit", {**_HIEDIT, **gate, "sites_per_step": count, "sequences": 20})
+      for gate in ({"gate": "straight_through"}, *_GATES) for count in (3, 5, 8)),
     ("hiedit", {**_HIEDIT, "gate": "straight_through", "adaptive": True, "sequences": 20}),
     ("hiedit", {**_HIEDIT, "rule": "mend", "sequences": 20}),
 )
