@@ -94,6 +94,15 @@ class _Outcome:
     reward: Tensor
 
 
+@dataclass(frozen=True)
+class _RewardSets:
+    """The samples that gradients are taken from: what no edit changes of them, labels, and how many of each set."""
+
+    activations: tuple[Tensor, ...]
+    labels: Tensor
+    sizes: list[int]
+
+
 class WorldStream:
     """ShiftWorld as a stream: the gradient of its own reward takes the place of new requests' keys and gradients.
 
@@ -118,8 +127,7 @@ class WorldStream:
         self._limit = world.process.operator.limit
         self._steps = 0
         self._seen: Capture | None = None
-        # By network and goal.
-        self._samples: dict[tuple[int, int], tuple[tuple[Tensor, ...], Tensor, list[int]]] = {}
+        self._reward_sets: dict[tuple[int, int], _RewardSets] = {}  # by network and goal
 
     @property
     def sites(self) -> tuple[EditSite, ...]:
@@ -221,11 +229,12 @@ class WorldStream:
     def _captured(self, weights: Sequence[Tensor]) -> Capture:
         """Keys and gradients with these matrices at the sites."""
         world, task, rewards = self._world, self._world.task, self._world.process.rewards
-        activations, labels, sizes = self._reward_sets()
+        samples = self._samples
         leaves = [weight.detach().requires_grad_() for weight in weights]
         with torch.enable_grad():
-            logits = world.network.candidate_logits([leaf.unsqueeze(0) for leaf in leaves], activations)[0]
-            means = [part.mean().reshape(1) for part in right_class(logits, labels)[0].split(sizes)]
+            logits = world.network.candidate_logits([leaf.unsqueeze(0) for leaf in leaves], samples.activations)[0]
+            right = right_class(logits, samples.labels)[0]
+            means = [part.mean().reshape(1) for part in right.split(samples.sizes)]
             scores = dict(zip(task.set_names, means, strict=True))
             cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores)).sum()
             found = torch.autograd.grad(cost, leaves)
@@ -233,17 +242,17 @@ class WorldStream:
         return Capture([one.b[:self._rank] for one in directions],
                        [one.a[:, :self._rank].mT.contiguous() for one in directions], float(cost.detach()))
 
-    def _reward_sets(self) -> tuple[tuple[Tensor, ...], Tensor, list[int]]:
-        """What no edit changes of the samples that gradients are taken from, their labels, and how many per set."""
+    @property
+    def _samples(self) -> _RewardSets:
         world, process = self._world, self._world.process
         where = int(process.network_index[0]), int(process.goal_index[0])
-        if where not in self._samples:
+        if where not in self._reward_sets:
             goal, pool = world.task.goals[where[1]], world.task.pool
             rows = [goal.members[name][:_SAMPLES] for name in world.task.set_names]
             every = torch.cat(rows)
-            self._samples[where] = (world.network.activations(pool.inputs[every]), pool.labels[every],
-                                    [len(part) for part in rows])
-        return self._samples[where]
+            self._reward_sets[where] = _RewardSets(world.network.activations(pool.inputs[every]), pool.labels[every],
+                                                   [len(part) for part in rows])
+        return self._reward_sets[where]
 
 
 def learning_stream(env_spec: EnvSpec, train_env: Mapping[str, Any]) -> tuple[gym.Env, EditStream]:

@@ -64,7 +64,7 @@ DEEP_FORGETTING_AGENTS: tuple[AgentChoice, ...] = (
 )
 # Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
 SEVERAL_LAYERS = {"sites": ["fc1", "fc2", "fc3"], "batch_size": 512}
-ON_SEVERAL_LAYERS: tuple[AgentChoice, ...] = (
+SEVERAL_LAYERS_AGENTS: tuple[AgentChoice, ...] = (
     "ppo", ("rledit", {"sequences": 400}),
     ("hiedit", {"gate": "straight_through", "sites_per_step": 1, "sequences": 400}),
 )
@@ -123,7 +123,7 @@ _WORLDS = (
     Entry("ShiftWorld-v0", "unlearning/digits", DEEP_FORGETTING_AGENTS, env_kwargs=DEEP_FORGETTING,
           reward_calls=122_880),
     Entry("ShiftWorld-v0", "unlearning/mnist", ("rledit",)),
-    Entry("ShiftWorld-v0", "unlearning/mnist", ON_SEVERAL_LAYERS, env_kwargs=SEVERAL_LAYERS),
+    Entry("ShiftWorld-v0", "unlearning/mnist", SEVERAL_LAYERS_AGENTS, env_kwargs=SEVERAL_LAYERS),
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
