@@ -22,6 +22,7 @@ import numpy as np
 
 from agents.debiasing import LinearFrontier, debiasing_task
 from agents.linear_head import HeadOfNetwork
+from benchmarks.aggregate import stratum
 from benchmarks.measure import cell_spec, single_thread
 from benchmarks.results import ROWS_FILE, Cell, Row, canonical_json, read_rows
 
@@ -42,8 +43,7 @@ class Share:
     """One agent beside the frontier.
 
     Attributes:
-        env_id: Environment.
-        task: Task.
+        stratum: Environment, task, and what else was asked of the environment.
         agent: Name, with its configuration where there is one.
         seeds: How many.
         general: Mean change of general accuracy.
@@ -52,8 +52,7 @@ class Share:
         share: `unbiased` by `available`; None where the frontier gains nothing.
     """
 
-    env_id: str
-    task: str
+    stratum: str
     agent: str
     seeds: int
     general: float
@@ -98,24 +97,24 @@ def available(curve: Sequence[Change], general: float) -> float:
 
 
 def shares(rows: Sequence[Row]) -> list[Share]:
-    """Every agent's share, by environment and task."""
+    """Every agent's share, by environment, task and what else was asked of the environment."""
     finished = [row for row in rows if row["status"] == "finished" and (row["task"] or "").startswith("debiasing/")]
     curves: dict[str, list[Change]] = {}
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in finished:
         network = _network(row)
         if network not in curves:
             curves[network] = trace(Cell.of(row))
         own = {key: value for key, value in row["agent_config"].items() if key != "reward_calls"}
         label = row["agent"] + (f" {canonical_json(own)}" if own else "")
-        groups.setdefault((row["env_id"], row["task"], label), []).append(row)
+        groups.setdefault((stratum(row), label), []).append(row)
     return [_share(*key, own, mean_curve([curves[_network(row)] for row in own])) for key, own in groups.items()]
 
 
-def _share(env_id: str, task: str, agent: str, rows: Sequence[Row], curve: Sequence[Change]) -> Share:
+def _share(where: str, agent: str, rows: Sequence[Row], curve: Sequence[Change]) -> Share:
     general, unbiased = (fmean(row["metrics"][f"{name}_accuracy"] - row["metrics"][f"{name}_accuracy_before"]
                                for row in rows) for name in ("general", "unbiased"))
-    return Share(env_id, task, agent, len(rows), general, unbiased, available(curve, general))
+    return Share(where, agent, len(rows), general, unbiased, available(curve, general))
 
 
 def _network(row: Row) -> str:
@@ -133,10 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with single_thread():
         found = shares(read_rows(options.folder / ROWS_FILE))
-    print(f"| world | task | agent | n | general | unbiased | frontier's | share |\n|{'---|' * 8}")
+    print(f"| world and task | agent | n | general | unbiased | frontier's | share |\n|{'---|' * 7}")
     for row in found:
         share = "—" if row.share is None else f"{row.share:.0%}"
-        print(f"| {row.env_id} | {row.task} | {row.agent} | {row.seeds} | {100 * row.general:+.2f} | "
+        print(f"| {row.stratum} | {row.agent} | {row.seeds} | {100 * row.general:+.2f} | "
               f"{100 * row.unbiased:+.2f} | {100 * row.available:+.2f} | {share} |")
     if options.json:
         options.json.write_text(json.dumps([asdict(row) | {"share": row.share} for row in found], indent=1) + "\n")

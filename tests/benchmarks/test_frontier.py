@@ -10,15 +10,15 @@ from editgym.tasks import make_task
 CURVE = [Change(0.01, 0.0), Change(0.0, 0.02), Change(-0.02, 0.06), Change(-0.05, 0.05)]
 
 
-def cell(agent="ppo", seed=0, world="ShiftWorld-v0"):
-    return Cell("worlds", world, {"task": "debiasing/templates", "model_seed": seed, "signal": "accuracy"}, agent,
+def cell(agent="ppo", seed=0, world="ShiftWorld-v0", **env_kwargs):
+    return Cell("worlds", world, {"task": "debiasing/templates", "model_seed": seed, **env_kwargs}, agent,
                 {"reward_calls": 5}, seed)
 
 
-def row(agent, seed, general, unbiased):
+def row(agent, seed, general, unbiased, **env_kwargs):
     before = {"general_accuracy_before": 0.9, "unbiased_accuracy_before": 0.6}
     metrics = {**before, "general_accuracy": 0.9 + general, "unbiased_accuracy": 0.6 + unbiased}
-    return build_row(cell(agent, seed), Measurement("finished", "reward", metrics),
+    return build_row(cell(agent, seed, **env_kwargs), Measurement("finished", "reward", metrics),
                      {"versions": {}, "hardware": {}, "git": None})
 
 
@@ -37,7 +37,7 @@ def test_curves_are_averaged_point_by_point():
 
 
 def test_frontier_of_a_cell_is_measured_on_its_test_split():
-    curve = trace(cell(seed=1))
+    curve = trace(cell(seed=1, signal="accuracy"))
     assert len(curve) == len(frontier.WEIGHTINGS)
     assert max(point.unbiased for point in curve) > 0
     task = make_task("debiasing/templates", model_seed=1)
@@ -58,5 +58,13 @@ def test_shares_and_table(tmp_path, monkeypatch, capsys):
     for each in rows:
         append_row(tmp_path / "results.jsonl", each)
     main([str(tmp_path), "--json", str(tmp_path / "frontier.json")])
-    assert "| ShiftWorld-v0 | debiasing/templates | ppo | 2 | -1.00 | +3.00 | +4.00 | 75% |" in capsys.readouterr().out
+    assert "| ShiftWorld-v0 · debiasing/templates | ppo | 2 | -1.00 | +3.00 | +4.00 | 75% |" in capsys.readouterr().out
     assert json.loads((tmp_path / "frontier.json").read_text())[0]["share"] == pytest.approx(0.75)
+
+
+def test_edits_of_other_sites_are_not_averaged_with_those_of_the_last_layer(monkeypatch):
+    monkeypatch.setattr(frontier, "trace", lambda of: CURVE)
+    last, deep = shares([row("ppo", 0, -0.02, 0.02), row("ppo", 0, -0.02, 0.12, sites=["fc2"])])
+    assert (last.seeds, deep.seeds) == (1, 1)
+    assert "fc2" in deep.stratum
+    assert deep.share == pytest.approx(2.0)
