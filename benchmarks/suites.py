@@ -127,8 +127,8 @@ _WORLDS = (
     *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
-    Entry("ShiftWorld-v0", "debiasing/toxicity", DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING,
-          reward_calls=81_920),
+    *(Entry("ShiftWorld-v0", task, DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING, reward_calls=81_920)
+      for task in ("debiasing/templates", "debiasing/toxicity")),
 )
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every class.
 _PAPER = (
