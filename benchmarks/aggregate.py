@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from benchmarks.results import (
     BIAS_METRICS,
@@ -17,7 +18,7 @@ from benchmarks.results import (
     canonical_json,
 )
 from benchmarks.statistics import DIRECTIONS, PROVISIONAL_BELOW, Interval, Rank, ranks, run_interval
-from benchmarks.suites import SUITES
+from benchmarks.suites import SUITES, Entry
 
 SCORE = "harmonic_mean"  # what agents are sorted and ranked by
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +33,16 @@ _NOT_IN_TITLE = frozenset({"task", "model_seed", "device"})  # nor any other arg
 
 @dataclass(frozen=True)
 class Estimate:
-    """One metric of one agent: `rank` is None where a metric only describes."""
+    """One metric of one agent.
+
+    Attributes:
+        iqm: Interquartile mean.
+        low: Lower end of its interval; None for a single score.
+        high: Upper end of its interval; None for a single score.
+        n: Seeds.
+        rank: None where a metric only describes, or seeds are too few to compare.
+        beaten_by: Agents that are significantly better.
+    """
 
     iqm: float
     low: float | None
@@ -74,7 +84,7 @@ class Standing:
 
     @property
     def rank(self) -> int | None:
-        """Rank by the score; None without a result."""
+        """Rank by the score; None without a result, or with too few seeds to compare."""
         return self.metrics[SCORE].rank if SCORE in self.metrics else None
 
 
@@ -122,9 +132,18 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
 
 def stratum(row: Row) -> str:
     """Environment and task of a row, and whatever else was asked of the environment."""
-    seeded = {entry.seed_kwarg for entry in SUITES[row["suite"]].entries} if row["suite"] in SUITES else set()
+    seeded = {entry.seed_kwarg for entry in _entries(row["suite"])}
     extra = {key: value for key, value in row["env_kwargs"].items() if key not in _NOT_IN_TITLE | seeded}
-    return " · ".join([row["env_id"], *filter(None, [row["task"]]), *(f"{key}={extra[key]}" for key in sorted(extra))])
+    return _title(row["env_id"], row["task"], extra)
+
+
+def _title(env_id: str, task: str | None, extra: Mapping[str, Any]) -> str:
+    return " · ".join([env_id, *filter(None, [task]), *(f"{key}={extra[key]}" for key in sorted(extra))])
+
+
+def _entries(suite: str) -> tuple[Entry, ...]:
+    """What a suite compares; nothing of one that is not ours."""
+    return SUITES[suite].entries if suite in SUITES else ()
 
 
 def metric_value(row: Row, key: str, family: str | None) -> float | None:
@@ -147,9 +166,10 @@ def metric_value(row: Row, key: str, family: str | None) -> float | None:
 
 
 def _pooled(suite: str, strata: Mapping[str, Sequence[Row]], groups: Sequence[Group]) -> Iterable[Group]:
-    """For each family with several strata, a group of the agents that have a result in every one of them."""
+    """For each family with several strata to pool, a group of the agents that have a result in every one of them."""
+    apart = {_title(entry.env_id, entry.task, entry.env_kwargs) for entry in _entries(suite) if not entry.pooled}
     for family in FAMILIES:
-        members = [group for group in groups if group.family == family]
+        members = [group for group in groups if group.family == family and group.title not in apart]
         if len(members) < 2:
             continue
         names = dict.fromkeys(name for group in members for name in group.rows)
@@ -264,8 +284,8 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def _order(standing: Standing) -> tuple[float, float, str]:
-    """By rank, then by score; agents without a result come last."""
+    """By rank, then by score; agents without a rank come after all others, those without a result last."""
     score = standing.metrics.get(SCORE)
-    if score is None or score.rank is None:
-        return float("inf"), 0.0, standing.agent
-    return score.rank, -score.iqm, standing.agent
+    if score is None:
+        return float("inf"), float("inf"), standing.agent
+    return float("inf") if score.rank is None else score.rank, -score.iqm, standing.agent

@@ -139,17 +139,25 @@ def paired_difference(a: Runs, b: Runs) -> Interval | None:
 
 
 def ranks(agents: Mapping[str, Runs], direction: Direction) -> dict[str, Rank]:
-    """Rank of every agent: 1 + the number of agents that are apart from it on the better side; ties share a rank."""
+    """Rank of every agent: 1 + the number of agents that are apart from it on the better side; ties share a rank.
+
+    An agent that shares too few seeds with every other to be told apart from any, such as one with a single seed, has
+    no place here: nothing would ever be better than it.
+    """
     names = list(agents)
     beaten_by: dict[str, list[str]] = {name: [] for name in names}
+    compared = set(names) if len(names) == 1 else set()
     for i, first in enumerate(names):
         for second in names[i + 1:]:
             difference = paired_difference(agents[first], agents[second])
-            if difference is not None and difference.sign:
+            if difference is None or difference.low is None:
+                continue
+            compared |= {first, second}
+            if difference.sign:
                 first_is_better = (difference.sign > 0) == (direction == "higher")
                 winner, loser = (first, second) if first_is_better else (second, first)
                 beaten_by[loser].append(winner)
-    return {name: Rank(1 + len(winners), tuple(winners)) for name, winners in beaten_by.items()}
+    return {name: Rank(1 + len(winners), tuple(winners)) for name, winners in beaten_by.items() if name in compared}
 
 
 def performance_profile(

@@ -65,7 +65,7 @@ DEEP_FORGETTING_AGENTS: tuple[AgentChoice, ...] = (
 # Policies that learn through the reward's gradient, and a choice of layers for the one that chooses.
 SEVERAL_LAYERS = {"sites": ["fc1", "fc2", "fc3"], "batch_size": 512}
 SEVERAL_LAYERS_AGENTS: tuple[AgentChoice, ...] = (
-    "ppo", ("rledit", {"sequences": 400}),
+    "no_edit", "ppo", ("rledit", {"sequences": 400}),
     ("hiedit", {"gate": "straight_through", "sites_per_step": 1, "sequences": 400}),
 )
 
@@ -83,6 +83,8 @@ class Entry:
         seed_kwarg: The environment's argument that goes along with the agent's seed, such as the seed of the network
             or of the stream of edits; None where it takes none.
         reward_calls: What every agent gets here in place of the task's `REWARD_CALLS`.
+        pooled: Whether the table over all tasks of a family takes it in. Not where few of the agents are compared, or
+            where they have settings of their own: an agent that lacks a result in one task is not in that table.
     """
 
     env_id: str
@@ -92,6 +94,7 @@ class Entry:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed_kwarg: str | None = "model_seed"
     reward_calls: int | None = None
+    pooled: bool = True
 
     def chosen(self, names: Sequence[str] | None) -> list[tuple[str, Mapping[str, Any]]]:
         """The agents called `names`, as configured here where they are here; all of them where there are no names."""
@@ -118,16 +121,18 @@ class Suite:
 
 _QUICK = tuple(Entry(world, "unlearning/digits", UNLEARNING_AGENTS) for world in WORLDS)
 _WORLDS = (
-    *(Entry(world, task, ALL_UNLEARNING_AGENTS) for task in ("unlearning/digits", "unlearning/mnist")
-      for world in WORLDS),
+    *(Entry(world, "unlearning/digits", ALL_UNLEARNING_AGENTS) for world in WORLDS),
+    Entry("MaskWorld-v0", "unlearning/mnist", ALL_UNLEARNING_AGENTS),
+    Entry("ShiftWorld-v0", "unlearning/mnist", (*ALL_UNLEARNING_AGENTS, "rledit")),
     Entry("ShiftWorld-v0", "unlearning/digits", DEEP_FORGETTING_AGENTS, env_kwargs=DEEP_FORGETTING,
-          reward_calls=122_880),
-    Entry("ShiftWorld-v0", "unlearning/mnist", ("rledit",)),
-    Entry("ShiftWorld-v0", "unlearning/mnist", SEVERAL_LAYERS_AGENTS, env_kwargs=SEVERAL_LAYERS),
-    *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10) for world in WORLDS),
+          reward_calls=122_880, pooled=False),
+    Entry("ShiftWorld-v0", "unlearning/mnist", SEVERAL_LAYERS_AGENTS, env_kwargs=SEVERAL_LAYERS, pooled=False),
+    *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10, pooled=False)
+      for world in WORLDS),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
-    *(Entry("ShiftWorld-v0", task, DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING, reward_calls=81_920)
+    *(Entry("ShiftWorld-v0", task, DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING, reward_calls=81_920,
+            pooled=False)
       for task in ("debiasing/templates", "debiasing/toxicity")),
 )
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every class.
@@ -146,7 +151,7 @@ _LONGER: Mapping[str, Any] = {"step_learning_rate": 0.05, "train_env": {"horizon
 
 def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
     """A stream of FactWorld's; the agent's seed draws it. Ten edits a step unless `env_kwargs` says otherwise."""
-    return Entry("LifelongLLMEdit-v0", "knowledge/factworld", agents, seed_kwarg=None,
+    return Entry("LifelongLLMEdit-v0", "knowledge/factworld", agents, seed_kwarg=None, pooled=False,
                  env_kwargs={"sites": LIFELONG_SITES, "max_coefficient": 6.0, **env_kwargs})
 
 
@@ -225,13 +230,14 @@ def cells(
     count = suite.seeds if seeds is None else seeds
     if count < 1:
         raise ValueError(f"seeds must be 1 or more, got {count}")
-    return [
+    found = (
         _cell(suite, entry, agent, config, seed, device)
         for seed in range(count)
         for entry in suite.entries
         if (tasks is None or entry.task in tasks) and (entry.max_seeds is None or seed < entry.max_seeds)
         for agent, config in entry.chosen(agents)
-    ]
+    )
+    return list({cell.id: cell for cell in found}.values())  # a name that is given twice is run once
 
 
 def unknown(what: str, name: str, offered: Sequence[str]) -> str:

@@ -158,9 +158,9 @@ def _reading(group: Group) -> str:
         f"How to read this: a number is the interquartile mean over seeds (the mean of the middle half), in brackets "
         f"its 95% bootstrap interval over seeds.{pooled} Two agents are apart when the 95% interval of their per-seed "
         f"difference excludes 0; #k is 1 + the number of agents that are apart on the better side, so agents that "
-        f"cannot be told apart may share a rank. Lines are sorted by the rank of the {SCORE.replace('_', ' ')} of "
-        f"{_SCORE_OF[group.family]}. ↑ higher is better, ↓ lower is better, no arrow: a description. "
-        "Times are medians of wall-clock time. Compare agents of one kind of access."
+        f"cannot be told apart may share a rank, and one with a single seed has none. Lines are sorted by the rank of "
+        f"the {SCORE.replace('_', ' ')} of {_SCORE_OF[group.family]}. ↑ higher is better, ↓ lower is better, no arrow: "
+        "a description. Times are medians of wall-clock time. Compare agents of one kind of access."
     )
 
 

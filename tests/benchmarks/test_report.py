@@ -8,6 +8,7 @@ from benchmarks.aggregate import group_rows, metric_value
 from benchmarks.report import write_report
 from benchmarks.results import ROWS_FILE, append_row
 from benchmarks.statistics import BOOTSTRAP_SEED
+from benchmarks.suites import ALL_UNLEARNING_AGENTS, SUITES, cells
 from benchmarks.tables import duration, group_table, number
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
@@ -146,6 +147,27 @@ def test_pooled_group_has_all_strata_and_only_complete_agents(rows):
     assert {standing.agent for standing in pooled.standings} == {"ppo", "random"}
     assert set(pooled.left_out) == {"cmaes", "retrain"}
     assert pooled.standings[0].metrics["retain_accuracy"].iqm == pytest.approx(0.94)
+
+
+def test_agents_of_a_whole_suite_are_pooled(unlearning_row):
+    """Entries that compare few agents keep nobody out of the table over all tasks."""
+    rows = [unlearning_row(cell.agent, cell.seed, cell.task, retain=0.9, forget=0.0, suite=cell.suite,
+                           env_id=cell.env_id, env_kwargs=cell.env_kwargs, agent_config=cell.agent_config)
+            for cell in cells(SUITES["worlds"], tasks=["unlearning/digits", "unlearning/mnist"], seeds=2)]
+    pooled = group_rows(rows)[0]
+    assert pooled.strata == tuple(f"{world} · unlearning/{data}" for data in ("digits", "mnist") for world in WORLDS)
+    assert {standing.agent for standing in pooled.standings} == set(ALL_UNLEARNING_AGENTS)
+    assert pooled.left_out == ("rledit",)
+
+
+def test_agents_with_one_seed_come_after_those_that_can_be_compared(unlearning_row, make_row):
+    rows = [unlearning_row(name, seed, retain=retain + seed / 100, forget=0.0)
+            for name, retain in (("ppo", 0.7), ("cmaes", 0.6)) for seed in range(3)]
+    rows += [unlearning_row("random", 0, retain=0.95, forget=0.0),
+             make_row("retrain", 0, measured={"status": "failed", "error": "no", "time": {}})]
+    (group,) = group_rows(rows)
+    assert [(standing.agent, standing.rank) for standing in group.standings] == [
+        ("ppo", 1), ("cmaes", 2), ("random", None), ("retrain", None)]
 
 
 def test_seeds_that_are_missing_are_counted_where_they_are_missing(unlearning_row, make_row):

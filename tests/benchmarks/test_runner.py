@@ -196,8 +196,10 @@ def test_suites_as_promised():
     assert {cell.seed for cell in cells(SUITES["quick"])} == {0, 1, 2}
     worlds = cells(SUITES["worlds"])
     assert len({cell.id for cell in worlds}) == len(worlds) == (
-        2 * (19 * (10 + 10) + 6 * 3 + 9 * (10 + 10)) + (4 + 3 + 3 + 5) * 10)
+        2 * (19 * (10 + 10) + 6 * 3 + 9 * (10 + 10)) + (5 + 3 + 3 + 5) * 10)
     assert all(cell.env_kwargs["model_seed"] == cell.seed for cell in worlds)
+    named = cells(SUITES["worlds"], agents=["ppo", "no_edit", "ppo"], seeds=1)
+    assert len({cell.id for cell in named}) == len(named)
     assert {cell.task for cell in cells(SUITES["worlds"], tasks=["unlearning/mnist"])} == {"unlearning/mnist"}
     assert {(cell.env_id, cell.task) for cell in cells(SUITES["full"])} == {
         (cell.env_id, cell.task) for suite in ("quick", "worlds") for cell in cells(SUITES[suite])}

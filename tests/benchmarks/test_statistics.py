@@ -63,8 +63,14 @@ def test_interval_is_reproducible():
 def test_single_score_has_no_interval_and_is_apart_from_nothing():
     interval = iqm_interval([[0.7]])
     assert (interval.estimate, interval.low, interval.high, interval.n, interval.sign) == (0.7, None, None, 1, 0)
-    placed = ranks({"a": one_task([0.9]), "b": one_task([0.1])}, "higher")
-    assert {place.rank for place in placed.values()} == {1}
+    assert not ranks({"a": one_task([0.9]), "b": one_task([0.1])}, "higher")
+    assert ranks({"alone": one_task([0.9])}, "higher")["alone"].rank == 1
+
+
+def test_an_agent_with_one_seed_has_no_rank_among_agents_that_have():
+    agents = {"good": one_task([0.8, 0.9, 0.8]), "lucky": one_task([0.99]), "poor": one_task([0.1, 0.2, 0.2])}
+    placed = ranks(agents, "higher")
+    assert {name: place.rank for name, place in placed.items()} == {"good": 1, "poor": 2}
 
 
 def test_empty_stratum_is_refused():
