@@ -48,7 +48,14 @@ class Stopwatch:
     @property
     def expired(self) -> bool:
         """Whether the time is over."""
-        return self.seconds is not None and time.monotonic() - self._start >= self.seconds
+        return self.left == 0
+
+    @property
+    def left(self) -> float:
+        """Share of the time that is left, from 1 to 0; 1 where there is no end."""
+        if self.seconds is None:
+            return 1.0
+        return max(0.0, 1 - (time.monotonic() - self._start) / self.seconds) if self.seconds > 0 else 0.0
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -87,7 +87,8 @@ class SB3Agent:
         if budget.reward_calls is None and budget.seconds is None:
             raise ValueError("budget: learning needs reward_calls or seconds")
         settings = self.settings(env_spec)
-        calls = whole_rollouts(budget.reward_calls, settings["num_envs"] * _steps_between_updates(settings, env_spec))
+        steps = steps_between_updates(algorithm_class(self.name), settings, _episode_length(env_spec, settings))
+        calls = whole_rollouts(budget.reward_calls, settings["num_envs"] * steps)
         env, start = self._training_env(env_spec, settings, seed)
         try:
             self.train(env, start, settings, Budget(calls, budget.seconds), seed,
@@ -134,15 +135,17 @@ class SB3Agent:
             out: Where checkpoints go.
         """
         settings = {key: value for key, value in settings.items() if key not in _OF_ENVIRONMENTS}
-        final_log_std = settings.pop("final_log_std")
+        final_log_std, watch = settings.pop("final_log_std"), Stopwatch(budget.seconds)
+        if settings.pop("linear_decay"):
+            settings["learning_rate"] = LinearDecay(settings["learning_rate"], watch)
         self.model = self.build(env, settings, seed, device)
         if start is not None:
             set_mean_action(self.model, start)
         if settings.get("vf_coef") == 0:
             silence_critic(self.model)
         calls = UNLIMITED if budget.reward_calls is None else budget.reward_calls
-        progress = _Progress(self, calls, budget.seconds, out)
-        anneal = [] if final_log_std is None else [_NoiseSchedule(final_log_std)]
+        progress = _Progress(self, calls, watch, out)
+        anneal = [] if final_log_std is None else [_NoiseSchedule(final_log_std, watch)]
         try:
             self.model.learn(calls, callback=[progress, *anneal])
         except _BudgetSpentError:
@@ -151,13 +154,21 @@ class SB3Agent:
             progress.close()
 
     def settings(self, env_spec: EnvSpec) -> dict[str, Any]:
-        """The preset with what this agent was given instead, and `num_envs` and `n_steps` settled."""
+        """The preset with what this agent was given instead, and `num_envs` and `n_steps` settled.
+
+        Raises:
+            ValueError: Neither `rollout` nor `num_envs` is given.
+        """
         own = {key: value for key, value in self.config.items() if key != "algorithm"}
         settings = {**preset(self.name, _task(env_spec)), **own}
         rollout = settings.pop("rollout")
         if rollout is not None:
             settings.setdefault("n_steps", _episode_length(env_spec, settings))
             settings.setdefault("num_envs", max(1, rollout // settings["n_steps"]))
+        if "num_envs" not in settings:
+            raise ValueError("num_envs: expected a number of candidates, or a rollout to divide; got neither")
+        if isinstance(settings.get("train_freq"), list):  # as JSON has it
+            settings["train_freq"] = tuple(settings["train_freq"])
         return settings
 
     def edit(self, env: gym.Env) -> EditJournal:
@@ -200,17 +211,18 @@ class SB3Agent:
         """The untrained SB3 algorithm for an environment, from the settings that are about it and its policy.
 
         Raises:
-            ValueError: The algorithm does not take one of the settings.
+            ValueError: The algorithm does not take one of the settings, or there is no such activation function.
         """
         kind = algorithm_class(self.name)
         settings = dict(settings)
         policy_kwargs = dict(settings.pop("policy_kwargs", {}))
         if "activation_fn" in policy_kwargs:
-            policy_kwargs["activation_fn"] = ACTIVATIONS[policy_kwargs["activation_fn"]]
+            activation = policy_kwargs["activation_fn"]
+            if activation not in ACTIVATIONS:
+                raise ValueError(f"activation_fn: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+            policy_kwargs["activation_fn"] = ACTIVATIONS[activation]
         if sketch := settings.pop("sketch"):
             policy_kwargs |= {"features_extractor_class": WeightSketch, "features_extractor_kwargs": {"size": sketch}}
-        if settings.pop("linear_decay"):
-            settings["learning_rate"] = linear(settings["learning_rate"])
         unknown = sorted(set(settings) - set(inspect.signature(kind).parameters))
         if unknown:
             raise ValueError(f"{self.name} takes no hyperparameter {', '.join(unknown)}; it takes "
@@ -228,9 +240,9 @@ class _NoiseSchedule(BaseCallback):
     PPO hardly moves it within budgets as small as here, and a fixed one leaves the mean action's last errors in noise.
     """
 
-    def __init__(self, final: float) -> None:
+    def __init__(self, final: float, watch: Stopwatch) -> None:
         super().__init__()
-        self._final = final
+        self._final, self._watch = final, watch
 
     def _on_training_start(self) -> None:
         self._log_std: torch.Tensor = self.model.policy.log_std  # type: ignore[assignment]
@@ -240,7 +252,7 @@ class _NoiseSchedule(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        left = self.model._current_progress_remaining
+        left = min(self.model._current_progress_remaining, self._watch.left)
         with torch.no_grad():
             self._log_std.copy_(self._final + left * (self._initial - self._final))
 
@@ -248,9 +260,9 @@ class _NoiseSchedule(BaseCallback):
 class _Progress(BaseCallback):
     """A progress bar, checkpoints, and the end of the budget."""
 
-    def __init__(self, agent: SB3Agent, calls: int, seconds: float | None, out: Path | None) -> None:
+    def __init__(self, agent: SB3Agent, calls: int, watch: Stopwatch, out: Path | None) -> None:
         super().__init__()
-        self._agent, self._calls, self._watch, self._out = agent, calls, Stopwatch(seconds), out
+        self._agent, self._calls, self._watch, self._out = agent, calls, watch, out
         self._bar = tqdm(total=None if calls >= UNLIMITED else calls, desc=agent.name, unit="call", leave=False,
                          mininterval=0.5)
         self._saved = 0
@@ -275,11 +287,24 @@ class _Progress(BaseCallback):
             self._agent.save(self._out)
 
 
-def _steps_between_updates(settings: dict[str, Any], env_spec: EnvSpec) -> int:
-    """Steps of all slots that an algorithm takes as one piece; ARS evaluates a population of whole episodes."""
-    if "n_delta" in settings:
-        return 2 * int(settings["n_delta"]) * _episode_length(env_spec, settings)
-    return int(settings.get("n_steps", 1))
+def steps_between_updates(kind: type[BaseAlgorithm], settings: Mapping[str, Any], episode: int) -> int:
+    """Steps of every slot that an algorithm takes as one piece, which it goes on to the end of whatever its budget.
+
+    Args:
+        kind: Of the algorithm; where settings leave it out, its own default counts.
+        settings: `n_delta` (ARS evaluates a population of whole episodes), `train_freq` (a number of steps or a pair
+            such as `(2, "episode")`), or `n_steps` where that is not the length of off-policy returns.
+        episode: Steps of an episode.
+    """
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+    name = next((name for name in ("n_delta", "train_freq", "n_steps") if name in defaults), None)
+    if name is None:
+        return 1
+    value = settings.get(name, defaults[name])
+    count, unit = value if isinstance(value, tuple) else (value, "step")
+    if name == "n_delta":
+        return 2 * int(count) * episode
+    return int(count) * (episode if unit == "episode" else 1)
 
 
 def _task(env_spec: EnvSpec) -> str:
@@ -314,9 +339,24 @@ def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:
     return getattr(sb3_contrib, name)
 
 
-def linear(value: float) -> Callable[[float], float]:
-    """A learning rate that falls linearly from `value` to 0, as SB3 takes it."""
-    return lambda progress_remaining: value * progress_remaining
+class LinearDecay:
+    """A learning rate that falls linearly from `value` to 0 over the budget, as SB3 takes it.
+
+    Args:
+        value: The first one.
+        watch: Of the budget's seconds, by which it falls where they are spent faster than the calls. It is not saved:
+            who goes on with a loaded policy has a budget of his own.
+    """
+
+    def __init__(self, value: float, watch: Stopwatch | None = None) -> None:
+        self.value, self._watch = value, watch or Stopwatch(None)
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The learning rate where this share of the calls is left."""
+        return self.value * min(progress_remaining, self._watch.left)
+
+    def __reduce__(self) -> tuple[type[LinearDecay], tuple[float]]:
+        return LinearDecay, (self.value,)
 
 
 def whole_rollouts(calls: int | None, rollout: int) -> int:

@@ -1,14 +1,20 @@
 """Every agent keeps the protocol: it stays in its budget, edits, and is the same after a save and a load."""
 
+import itertools
+import pickle
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from agents import protocol
 from agents.catalogue import AGENTS, SB3_ALGORITHMS, agent_class, agent_names, make_agent
 from agents.debiasing import DebiasingAgent
 from agents.editors.stream import StreamEditor
-from agents.protocol import Agent, Budget, Unsupported
+from agents.protocol import Agent, Budget, Stopwatch, Unsupported
+from agents.sb3 import LinearDecay, algorithm_class, steps_between_updates
 from editgym.envs.metering import count_reward_calls
 
 SMALL = {
@@ -73,6 +79,41 @@ def test_seconds_end_the_learning(name):
     assert 0 < meter.calls < 100_000
 
 
+@pytest.mark.parametrize(("name", "config", "steps"), [
+    ("ppo", {}, 2_048), ("ppo", {"n_steps": 4}, 4), ("sac", {}, 1), ("sac", {"n_steps": 3}, 1),
+    ("sac", {"train_freq": 50}, 50),
+    ("ddpg", {"train_freq": (2, "episode")}, 6), ("ars", {"n_delta": 5}, 30)])
+def test_an_algorithm_is_given_whole_pieces_of_steps(name, config, steps):
+    """Also those that its class decides on."""
+    assert steps_between_updates(algorithm_class(name), config, episode=3) == steps
+
+
+def test_an_off_policy_budget_ends_with_a_whole_piece():
+    agent = make_agent("sac", **{**SMALL["sac"], "train_freq": [5, "step"]})
+    with count_reward_calls() as meter:
+        agent.learn(gym.spec("MaskWorld-v0"), Budget(reward_calls=100), seed=0)
+    assert meter.calls == 80  # 8 candidates, 5 steps
+
+
+def test_schedules_follow_the_seconds_where_these_are_the_budget(monkeypatch):
+    times = iter((0.0, 0.0, 5.0, 5.0, 10.0, 10.0, 20.0, 20.0, 20.0))
+    monkeypatch.setattr(protocol, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    watch = Stopwatch(10.0, 0.0)
+    rate, watchless = LinearDecay(0.8, watch), LinearDecay(0.8)
+    seen = [(rate(1.0), watchless(1.0), watch.expired) for _ in range(4)]
+    assert seen == [(0.8, 0.8, False), (0.4, 0.8, False), (0.0, 0.8, True), (0.0, 0.8, True)]
+    assert (rate(0.25), watchless(0.25)) == (0.0, 0.2)
+    assert pickle.loads(pickle.dumps(rate))(0.5) == 0.4
+
+
+def test_noise_falls_with_the_seconds(monkeypatch):
+    looks = itertools.count()
+    monkeypatch.setattr(Stopwatch, "left", property(lambda watch: max(0.0, 1 - next(looks) / 200)))
+    agent = make_agent("ppo", **SMALL["ppo"], policy_kwargs={"log_std_init": -1.0}, final_log_std=-3.0)
+    agent.learn(gym.spec("MaskWorld-v0"), Budget(seconds=1.0), seed=0)
+    assert float(agent.model.policy.log_std.detach().mean()) < -2.5
+
+
 def test_cmaes_learns_to_forget():
     spec = gym.spec("MaskWorld-v0")
     agent, env = make_agent("cmaes"), gym.make(spec)
@@ -127,6 +168,8 @@ def test_a_wrong_agent_or_argument_is_named(name, config, message):
     ({"n_stepss": 3}, Budget(2_048), "takes no hyperparameter n_stepss"),
     ({}, Budget(100), "100 reward calls do not pay for one rollout of 1024"),
     ({}, Budget(), "needs reward_calls or seconds"),
+    ({"rollout": None}, Budget(2_048), "num_envs: expected"),
+    ({"policy_kwargs": {"activation_fn": "gelu"}}, Budget(2_048), "activation_fn: expected one of relu, tanh, elu"),
 ])
 def test_ppo_names_what_it_cannot_do(config, budget, message):
     with pytest.raises(ValueError, match=message):
@@ -145,6 +188,30 @@ def test_an_untrained_agent_does_not_edit_or_save(name, tmp_path):
 def test_every_row_of_the_catalogue_is_a_class():
     for name in (*AGENTS, *SB3_ALGORITHMS):
         assert isinstance(agent_class(name), type)
+
+
+@pytest.mark.parametrize("name", ["random", "cmaes"])
+@pytest.mark.parametrize("several", [{"goals": [3, 8]}, {"networks": [0, 1]}])
+def test_candidates_of_several_goals_or_networks_are_not_compared(name, several):
+    spec = gym.make("ShiftWorld-v0", **several).spec
+    with pytest.raises(Unsupported, match=r"one goal on one network.*2 (goals and 1|networks)"):
+        small(name).learn(spec, Budget(reward_calls=64), seed=0)
+
+
+@pytest.mark.parametrize(("name", "config"), [
+    ("no_edit", {}), ("random_actions", {}), ("random", {"num_envs": 3}),
+    ("cmaes", {"sigma": 0.1, "population": 4, "full_covariance": 9, "start": 0.0})])
+def test_an_open_loop_agents_arguments_survive_save_and_load(name, config, tmp_path):
+    agent = make_agent(name, **config)
+    agent.learn(gym.spec("MaskWorld-v0"), Budget(reward_calls=4), seed=0)
+    agent.save(tmp_path)
+    again = type(agent).load(tmp_path)
+    assert (again.config, vars(again).keys()) == (config, vars(agent).keys())
+    assert all(getattr(again, argument) == value for argument, value in config.items())
+    (tmp_path / "agent.json").unlink()
+    assert np.array_equal(type(agent).load(tmp_path).actions, agent.actions)
+    with pytest.raises(FileNotFoundError, match=r"no agent in .*nowhere"):
+        type(agent).load(tmp_path / "nowhere")
 
 
 def test_a_negative_budget_is_refused():
