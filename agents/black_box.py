@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -13,20 +15,26 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from agents.configured import CONFIG_FILE, read_config, write_config
 from agents.policies import lora_start
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
+from editgym.tasks import Task
 from editgym.weights import ActionLayout, EditJournal
+
+_ACTIONS_FILE = "actions.safetensors"
 
 
 class OpenLoopAgent:
     """An agent whose policy is one fixed sequence of actions, whatever it observes.
 
     Attributes:
+        config: The constructor's arguments, JSON values; subclasses that have any set it.
         actions: (episode length, action size), or None before `learn`.
     """
 
     name: ClassVar[str]
     access: ClassVar[Access] = "reward"
+    config: Mapping[str, Any] = MappingProxyType({})
     actions: NDArray[np.float32] | None = None
 
     def edit(self, env: gym.Env) -> EditJournal:
@@ -41,17 +49,24 @@ class OpenLoopAgent:
         return env.unwrapped.journal  # type: ignore[attr-defined]
 
     def save(self, folder: Path) -> None:
-        """Write the actions as safetensors."""
+        """Write the configuration, and the actions as safetensors."""
         if self.actions is None:
             raise RuntimeError(f"{self.name} has nothing to save: call learn() first")
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"actions": self.actions}, folder / "actions.safetensors")
+        write_config(folder, dict(self.config))
+        save_file({"actions": self.actions}, folder / _ACTIONS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The agent that `save` wrote."""
-        agent = cls()
-        agent.actions = load_file(folder / "actions.safetensors")["actions"]
+        """The agent that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is none in `folder`.
+        """
+        if not (folder / _ACTIONS_FILE).is_file():
+            raise FileNotFoundError(f"no agent in {folder}: there is no {_ACTIONS_FILE}")
+        # Folders of older versions hold no configuration.
+        agent = cls(**read_config(folder)) if (folder / CONFIG_FILE).is_file() else cls()
+        agent.actions = load_file(folder / _ACTIONS_FILE)["actions"]
         return agent
 
 
@@ -88,6 +103,7 @@ class RandomSearch(OpenLoopAgent):
     name = "random"
 
     def __init__(self, num_envs: int = 64) -> None:
+        self.config = {"num_envs": num_envs}
         self.num_envs = num_envs
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
@@ -123,6 +139,7 @@ class CmaEs(OpenLoopAgent):
                  start: float = 0.5) -> None:
         if not sigma > 0 or population < 4:
             raise ValueError(f"sigma must be greater than 0 and population at least 4, got {sigma} and {population}")
+        self.config = {"sigma": sigma, "population": population, "full_covariance": full_covariance, "start": start}
         self.sigma, self.population, self.full_covariance, self.start = sigma, population, full_covariance, start
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
@@ -160,6 +177,10 @@ class _Search:
         if env_spec.vector_entry_point is None:
             raise Unsupported(f"{env_spec.id} cannot score many candidates of a whole episode at a time")
         env = gym.make(env_spec)
+        task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        if len(task.goals) > 1 or len(task.networks) > 1:
+            raise Unsupported("a search compares candidates for one goal on one network, and this environment has "
+                              f"{len(task.goals)} goals and {len(task.networks)} networks, drawn for each candidate")
         self.steps = episode_length(env)
         self.shape = (self.steps, *env.action_space.shape)  # type: ignore[misc]
         if budget.reward_calls is None and budget.seconds is None:

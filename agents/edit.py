@@ -4,7 +4,7 @@ Reads what `agents.train` wrote into DIR; writes DIR/journal.safetensors and, wi
 or DIR/merged.safetensors (DIR/merged/ for a language model, to load with `from_pretrained`); prints the metrics on test
 data before and after. `--set` changes arguments of the environment, for example `--set model_seed=1` for another
 network (an agent that learned on one network need not transfer; `networks` trains it on several). A stream of facts
-that was interrupted goes on where it stopped.
+that was interrupted goes on where it stopped, with the same agent and seed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 import gymnasium as gym
 
 from agents.catalogue import agent_class
+from agents.checkpoints import CHECKPOINT
 from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
 from agents.edit_stream import is_stream_of_facts
-from agents.editors.stream import CHECKPOINT, StreamEditor
+from agents.editors.stream import StreamEditor
 from agents.protocol import Unsupported
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge import KnowledgeTask
@@ -58,12 +59,15 @@ def _edit(options: argparse.Namespace) -> int:
     agent = agent_class(config["agent"]).load(folder / AGENT_FOLDER)
     writable(folder)
     resumes = isinstance(agent, StreamEditor) and is_stream_of_facts(spec)
+    goes_on = resumes and (folder / CHECKPOINT).is_file()
     if resumes:
+        if not goes_on:
+            shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     env = gym.make(spec)
-    if not (resumes and (folder / CHECKPOINT).is_file()):  # a reset would empty the journal that is gone on with
+    if not goes_on:  # a reset would empty the journal that is gone on with
         env.reset(seed=options.seed)  # closed streams stay what they are at the agent's own reset
-    journal = agent.edit(env, folder) if resumes and isinstance(agent, StreamEditor) else agent.edit(env)
+    journal = agent.edit(env, folder, options.seed) if resumes and isinstance(agent, StreamEditor) else agent.edit(env)
     evaluation: Evaluation = env.unwrapped.evaluate(journal)  # type: ignore[attr-defined]
     written = [journal.save(folder / "journal.safetensors")]
     if options.export:

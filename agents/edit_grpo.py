@@ -133,8 +133,11 @@ class EditGRPO(StreamEditor):
         self.skipped = Counter()
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
-        """Nothing is learned but while editing; the seed is kept for what is sampled there."""
+        """Nothing is learned but while editing; the seed is kept for what is sampled there, by the first editor too."""
         self.seed = self.config["seed"] = seed
+        if "seed" in self.first.config:
+            self.first.learn(env_spec, budget, seed, out)
+            self.config["editor_config"]["seed"] = seed
 
     def begin(self, process: LifelongProcess) -> None:
         """Prepare the first editor, and the sentences that stand before prompts."""
@@ -142,7 +145,8 @@ class EditGRPO(StreamEditor):
         self.first.begin(process)
         self._chosen = {site.name for site in chosen_sites(process, self.sites, self.name)}
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._sentences = FactWorld().filler(self.group.prompts, random.Random(f"edit_grpo {self.seed}"))
+        self._sentences = FactWorld().filler(self.group.prompts, random.Random(f"edit_grpo {self.seed}"),
+                                             without=process.task.filler)
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """The first editor's entries, then the refinement."""

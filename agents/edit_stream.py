@@ -14,9 +14,10 @@ from torch import Tensor
 
 from agents.editors.stream import stream_process
 from agents.protocol import Unsupported
+from editgym.envs import metering
 from editgym.envs.weight_editing import WeightEditingEnv
 from editgym.metrics.classification import right_class
-from editgym.weights import DenseUpdate, Entry, LowRankFactors, Shift, SiteEdit, Update
+from editgym.weights import DenseUpdate, Entry, LowRankFactors, Shift, SiteEdit, Update, full_precision
 from editgym.weights.closed_form import principal_directions
 from editgym.weights.site_pass import Capture
 from editgym.weights.sites import EditSite
@@ -106,10 +107,11 @@ class _RewardSets:
 class WorldStream:
     """ShiftWorld as a stream: the gradient of its own reward takes the place of new requests' keys and gradients.
 
-    The reward's gradient by a site's matrix, over up to 512 samples of each of the policy split's reward sets, has
+    The reward's gradient by a site's matrix, over the policy split's reward sets or 512 samples of a larger one, has
     singular directions; the r largest stand for r tokens, u_j σ_j as output gradients and v_j as keys, so that an
     update of one product per token has the environment's rank r; with `rank="full"` r is 4. Updates are put into the
-    box of actions by scaling the two factors of a product to equal size; what is beyond it is clipped.
+    box of actions by scaling the two factors of a product to equal size; what is beyond it is clipped. Every such
+    gradient counts as one reward call, as the edit itself does.
 
     Args:
         env: A `ShiftWorld-v0`; it has to be reset.
@@ -231,13 +233,15 @@ class WorldStream:
         world, task, rewards = self._world, self._world.task, self._world.process.rewards
         samples = self._samples
         leaves = [weight.detach().requires_grad_() for weight in weights]
-        with torch.enable_grad():
+        with torch.enable_grad(), full_precision():  # backward too
             logits = world.network.candidate_logits([leaf.unsqueeze(0) for leaf in leaves], samples.activations)[0]
             right = right_class(logits, samples.labels)[0]
             means = [part.mean().reshape(1) for part in right.split(samples.sizes)]
             scores = dict(zip(task.set_names, means, strict=True))
             cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores)).sum()
+            cost = cost + world.process.probe_cost([leaf.unsqueeze(0) for leaf in leaves]).sum()
             found = torch.autograd.grad(cost, leaves)
+        metering.record(1)
         directions = [principal_directions(_as_product(gradient)) for gradient in found]
         return Capture([one.b[:self._rank] for one in directions],
                        [one.a[:, :self._rank].mT.contiguous() for one in directions], float(cost.detach()))
@@ -248,7 +252,7 @@ class WorldStream:
         where = int(process.network_index[0]), int(process.goal_index[0])
         if where not in self._reward_sets:
             goal, pool = world.task.goals[where[1]], world.task.pool
-            rows = [goal.members[name][:_SAMPLES] for name in world.task.set_names]
+            rows = [_sampled(goal.members[name]) for name in world.task.set_names]
             every = torch.cat(rows)
             self._reward_sets[where] = _RewardSets(world.network.activations(pool.inputs[every]), pool.labels[every],
                                                    [len(part) for part in rows])
@@ -277,6 +281,19 @@ def is_stream_of_facts(env_spec: EnvSpec) -> bool:
     return env_spec.id.split(":")[-1].startswith("LifelongLLMEdit")
 
 
+def calls_per_capture(process: EditStream) -> int:
+    """Rewards that keys and gradients of a batch take; those of facts are of the requests' own loss, and no reward."""
+    return int(isinstance(process, WorldStream))
+
+
+def _sampled(members: Tensor) -> Tensor:
+    """Rows of a reward set: all, or `_SAMPLES` of them, always the same; the first ones need not be like the rest."""
+    if len(members) <= _SAMPLES:
+        return members
+    chosen = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:_SAMPLES]
+    return members[chosen.to(members.device)]
+
+
 def _as_product(matrix: Tensor) -> LowRankFactors:
     """A matrix and the identity, in the order in which the inner dimension is the smaller one."""
     rows, columns = matrix.shape
@@ -284,4 +301,4 @@ def _as_product(matrix: Tensor) -> LowRankFactors:
     return LowRankFactors(unit, matrix) if rows <= columns else LowRankFactors(matrix, unit)
 
 
-__all__ = ["EditStream", "Rewarded", "WorldStream", "is_stream_of_facts", "learning_stream"]
+__all__ = ["EditStream", "Rewarded", "WorldStream", "calls_per_capture", "is_stream_of_facts", "learning_stream"]

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from agents.edit_stream import EditStream
+from agents.configured import read_config
+from agents.edit_stream import EditStream, calls_per_capture
 from agents.hypernetwork import Hypernetwork, Rule, check_shapes
 from agents.learned_editor import load_policy
 from agents.rledit import REWARD, HypernetworkEditor, HypernetworkPolicy
@@ -83,11 +84,12 @@ class HiEditPolicy(HypernetworkPolicy):
         site_cost: What a site costs in reward, where the gate is adaptive.
         gate_learning_rate: Of Adam, for the gate.
         seed: Of the gate's weights and of what it draws.
+        calls_per_look: As `HypernetworkPolicy`.
     """
 
     def __init__(self, network: Hypernetwork, passes: int, gate: Gate, count: int, adaptive: bool, site_cost: float,
-                 gate_learning_rate: float, seed: int) -> None:
-        super().__init__(network, passes)
+                 gate_learning_rate: float, seed: int, calls_per_look: int = 0) -> None:
+        super().__init__(network, passes, calls_per_look)
         self.gate, self.count, self.adaptive, self.site_cost = gate, count, adaptive, site_cost
         self._gate_learning_rate = gate_learning_rate
         sites = len(network.shapes)
@@ -107,8 +109,8 @@ class HiEditPolicy(HypernetworkPolicy):
 
     @property
     def calls_per_step(self) -> int:
-        """One, and one for every subset that is tried."""
-        return 1 + (_SAMPLES if self.gate in ("sampled", "static") else 0)
+        """Those of a hypernetwork's step, and one for every subset that is tried."""
+        return super().calls_per_step + (_SAMPLES if self.gate in ("sampled", "static") else 0)
 
     def losses(self, process: EditStream) -> Tensor:
         """−r of one step with the chosen sites, and what teaches the gate."""
@@ -227,8 +229,9 @@ class HiEdit(HypernetworkEditor):
         adaptive: Whether fewer than K may be chosen.
         site_cost: What a chosen site costs in reward, with `adaptive`.
         gate_learning_rate: Of Adam, for the gate.
-        low_level: Folder of a saved `RLEdit`, `Malmen` or `Mend`, with the same `blocks` and `rank` and sites of the
-            same shapes, whose network learning starts from; None starts from the identity.
+        low_level: Folder of a saved `RLEdit`, `Malmen` or `Mend`, with the same `rule`, `blocks` and `rank` and sites
+            of the same shapes, whose network learning starts from; None starts from the identity. Its `passes` may be
+            others: they change how often the network is asked, not the network.
         rule: Of the hypernetwork.
         passes: As `RLEdit`.
         step_size: As `RLEdit`.
@@ -266,7 +269,8 @@ class HiEdit(HypernetworkEditor):
         """The gate, over the identity network or a trained one.
 
         Raises:
-            ValueError: There are fewer sites than `sites_per_step`.
+            ValueError: There are fewer sites than `sites_per_step`, or the rule of `low_level` is another, or one of
+                its η has no logarithm.
             FileNotFoundError: `low_level` holds no policy.
             ShapeMismatchError: Its sites have other shapes.
         """
@@ -274,24 +278,41 @@ class HiEdit(HypernetworkEditor):
         first = self._network["step_size"] or process.step_size
         network = self.make_network([shape for _, shape in sites], first, seed)
         if self._low_level is not None:
-            own_sites, state = load_policy(Path(self._low_level))
-            check_shapes(own_sites, sites)
-            network.load_state_dict({key.removeprefix("network."): value for key, value in state["parameters"].items()
-                                     if key.startswith("network.")})
-            network.load_statistics(state["statistics"])
-        return self._gated(network, seed)
+            self._start_from(Path(self._low_level), network, sites)
+        return self._gated(network, seed, calls_per_capture(process))
 
     def restored_policy(self, sites: list[tuple[str, tuple[int, int]]]) -> HiEditPolicy:
         """A gate and a network for the sites' shapes."""
         return self._gated(self.make_network([shape for _, shape in sites], 1.0, 0), 0)
 
-    def _gated(self, network: Hypernetwork, seed: int) -> HiEditPolicy:
+    def _start_from(self, folder: Path, network: Hypernetwork, sites: list[tuple[str, tuple[int, int]]]) -> None:
+        """Put the network of the agent in `folder` into `network`, which is for `sites`."""
+        try:
+            config, (own_sites, state) = read_config(folder), load_policy(folder)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"low_level: {error}; it is the folder that a trained rledit, malmen or mend was "
+                                    "saved in, for example OUT/agent of agents.train") from error
+        check_shapes(own_sites, sites)
+        # Malmen and Mend have no argument for their rule.
+        rule = config.get("rule") or state["statistics"].get("rule", network.rule)
+        require(rule == network.rule, "low_level", rule, f"a network with this agent's rule, {network.rule!r}")
+        parameters = {key.removeprefix("network."): value for key, value in state["parameters"].items()
+                      if key.startswith("network.")}
+        if config.get("mode") == "released":  # it learns η itself
+            steps = dict(zip([name for name, _ in own_sites], parameters["steps"].tolist(), strict=True))
+            bad = {name: step for name, step in steps.items() if not step > 0}
+            require(not bad, "low_level", bad, "a network with η greater than 0 at every site, to take its logarithm")
+            parameters["steps"] = parameters["steps"].log()
+        network.load_state_dict(parameters)
+        network.load_statistics(state["statistics"])
+
+    def _gated(self, network: Hypernetwork, seed: int, calls_per_look: int = 0) -> HiEditPolicy:
         config = self._gate_config
         sites = len(network.shapes)
         count = max(1, sites // 2) if config["sites_per_step"] is None else config["sites_per_step"]
         require(count <= sites, "sites_per_step", count, f"at most {sites}, the number of sites")
         return HiEditPolicy(network, self._network["passes"], config["gate"], count, config["adaptive"],
-                            config["site_cost"], config["gate_learning_rate"], seed)
+                            config["site_cost"], config["gate_learning_rate"], seed, calls_per_look)
 
 
 def _masked(updates: Sequence[LowRankFactors], mask: Tensor) -> list[LowRankFactors]:

@@ -137,9 +137,10 @@ class Hypernetwork(nn.Module):
         return self
 
     def statistics(self) -> dict[str, Any]:
-        """The running statistics and the units of η."""
+        """The running statistics, the units of η, and the rule that these are for."""
         return {"keys": [own.state_dict() for own in self.keys],
-                "gradients": [own.state_dict() for own in self.gradients], "units": self.units.clone()}
+                "gradients": [own.state_dict() for own in self.gradients], "units": self.units.clone(),
+                "rule": self.rule}
 
     def load_statistics(self, state: dict[str, Any]) -> None:
         """Statistics that `statistics` gave."""

@@ -78,7 +78,7 @@ class LearnedEditor(StreamEditor):
         self._policy = self.make_policy(process, seed).to(process.device)
         env.close()
         learning = self.learning() if is_stream_of_facts(env_spec) else self.learning_in_worlds()
-        SequenceLearner(self._policy, env_spec, learning, budget, seed, out, self.name).learn()
+        SequenceLearner(self._policy, env_spec, learning, budget, seed, out, self.name, self.config).learn()
         self._learned = self._policy.statistics()
 
     def learning_in_worlds(self) -> Learning:
@@ -87,10 +87,10 @@ class LearnedEditor(StreamEditor):
         own = {"sequences": _EPISODES, "validate_every": 0, "train_env": {}}
         return replace(self.learning(), **{**own, **{key: given[key] for key in given if key == "sequences"}})
 
-    def edit(self, env: gym.Env, folder: Path | None = None) -> EditJournal:
+    def edit(self, env: gym.Env, folder: Path | None = None, seed: int | None = None) -> EditJournal:
         """As `StreamEditor.edit`; in ShiftWorld one episode, without checkpoints."""
         if isinstance(env.unwrapped, LifelongLLMEditEnv):
-            return super().edit(env, folder)
+            return super().edit(env, folder, seed)
         stream = WorldStream(env)
         stream.reset()
         self.begin(stream)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from agents.edit_stream import EditStream
+from agents.edit_stream import EditStream, calls_per_capture
 from agents.hypernetwork import Hypernetwork, Rule
 from agents.learned_editor import LEARNING_FIELDS, LearnedEditor
 from agents.sequence_learning import Learning, SequencePolicy
@@ -25,12 +25,19 @@ class HypernetworkPolicy(SequencePolicy):
     Args:
         network: The hypernetwork.
         passes: How often a batch is looked at: after the first time with the update so far in effect, to correct it.
+        calls_per_look: Rewards that one look computes.
     """
 
-    def __init__(self, network: Hypernetwork, passes: int) -> None:
+    def __init__(self, network: Hypernetwork, passes: int, calls_per_look: int = 0) -> None:
         super().__init__()
         self.network = network
         self.passes = passes
+        self.calls_per_look = calls_per_look
+
+    @property
+    def calls_per_step(self) -> int:
+        """One for the edit, and those of the looks."""
+        return 1 + self.passes * self.calls_per_look
 
     def groups(self, settings: Learning) -> list[dict[str, Any]]:
         """h_φ, and the step sizes and ridges."""
@@ -111,7 +118,7 @@ class HypernetworkEditor(LearnedEditor):
         """The identity network with the first step size."""
         first = self._network["step_size"] or process.step_size
         return HypernetworkPolicy(self.make_network([site.shape for site in process.sites], first, seed),
-                                  self._network["passes"])
+                                  self._network["passes"], calls_per_capture(process))
 
     def restored_policy(self, sites: list[tuple[str, tuple[int, int]]]) -> SequencePolicy:
         """A network for the sites' shapes."""

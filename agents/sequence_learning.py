@@ -19,14 +19,15 @@ from stable_baselines3.common.logger import Logger, configure
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from agents.checkpoints import TRAINING, canonical, first_difference
 from agents.edit_stream import EditStream, learning_stream
 from agents.editors.stream import stream_process
 from agents.protocol import Budget, Stopwatch
 from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
+from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import Entry
 
-TRAINING = "training.pt"  # the checkpoint's name
 _VALIDATION_SEED = 0  # of the validation streams' own split
 
 
@@ -125,11 +126,12 @@ class SequenceLearner:
         seed: Of the streams.
         out: Where a checkpoint is written after every sequence and taken up from, and logs go (`progress.csv`, and
             TensorBoard's where it is installed); None for neither.
-        name: Of the progress bar.
+        name: Of the agent whose policy it is.
+        config: Of that agent.
     """
 
     def __init__(self, policy: SequencePolicy, env_spec: EnvSpec, learning: Learning, budget: Budget, seed: int,
-                 out: Path | None, name: str) -> None:
+                 out: Path | None, name: str, config: Mapping[str, Any]) -> None:
         self.policy, self.learning, self.seed, self.out, self.name = policy, learning, seed, out, name
         self.env, self.process = learning_stream(env_spec, learning.train_env)
         self._judge = Judge(env_spec, seed) if learning.validate_every and learning.sequences else None
@@ -139,7 +141,7 @@ class SequenceLearner:
         self.sequences = min(learning.sequences, affordable)
         self._optimizer = torch.optim.Adam(policy.groups(learning))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._settings = repr((learning, seed, [(name, *p.shape) for name, p in policy.named_parameters()]))
+        self._identity = canonical({"agent": name, "config": config, **self._described(env_spec)})
         self._best: tuple[float, dict[str, Any]] | None = None
         self._next, self._waited = 0, 0
 
@@ -215,6 +217,16 @@ class SequenceLearner:
 
     # --- files -------------------------------------------------------------------------------------------------
 
+    def _described(self, env_spec: EnvSpec) -> dict[str, Any]:
+        """What a training depends on beside its agent."""
+        task = self.env.unwrapped.task  # type: ignore[attr-defined]
+        networks = (task.decoder,) if isinstance(task, KnowledgeTask) else task.networks
+        return {"env": {"id": env_spec.id, "kwargs": env_spec.kwargs}, "learning": vars(self.learning),
+                "seed": self.seed, "sequences": self.sequences,  # the budget's share in how learning rates fall
+                "sites": [site.name for site in self.process.sites],
+                "networks": [network.base_hash for network in networks],
+                "parameters": {name: p.shape for name, p in self.policy.named_parameters()}}
+
     def _write(self, logger: Logger | None, numbers: Mapping[str, float]) -> None:
         if self.out is None or logger is None:
             return
@@ -222,7 +234,7 @@ class SequenceLearner:
             logger.record(f"train/{key}", value)
         logger.dump(self._next)
         partial = self.out / f"{TRAINING}.partial"
-        torch.save({"settings": self._settings, "next": self._next, "waited": self._waited,
+        torch.save({"identity": self._identity, "next": self._next, "waited": self._waited,
                     "policy": self.policy.snapshot(), "optimizer": self._optimizer.state_dict(), "best": self._best,
                     "torch": torch.get_rng_state()}, partial)
         os.replace(partial, self.out / TRAINING)
@@ -234,9 +246,9 @@ class SequenceLearner:
         if not (self.out / TRAINING).is_file():
             return
         state = torch.load(self.out / TRAINING, weights_only=True)
-        if state["settings"] != self._settings:
-            raise ValueError(f"out: {self.out} holds the checkpoint of a training with other settings, another seed or "
-                             f"other sites; give another folder, or delete {TRAINING} there to begin anew")
+        if different := first_difference(state.get("identity", {}), self._identity):
+            raise ValueError(f"out: {self.out} holds the checkpoint of another training: {different}; give another "
+                             f"folder, or delete {TRAINING} there to begin anew")
         self.policy.restore(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._next, self._waited, self._best = state["next"], state["waited"], state["best"]

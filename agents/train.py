@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
 from agents.catalogue import make_agent
+from agents.checkpoints import CHECKPOINT, TRAINING, first_difference
 from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
-from agents.protocol import Budget, Unsupported
+from agents.protocol import Agent, Budget, Unsupported
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _train(options)
-    except (UsageError, Unsupported, ValueError, ImportError) as error:
+    except (UsageError, Unsupported, ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -48,16 +50,39 @@ def _train(options: argparse.Namespace) -> int:
     out = writable(options.out)
     config = {"env_id": options.env, "env_kwargs": env_kwargs, "agent": options.agent, "agent_config": agent_config,
               "seed": options.seed, "reward_calls": options.reward_calls, "seconds": options.seconds}
+    _check_edit_is_whole(out, config)
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     try:
         agent.learn(spec, Budget(options.reward_calls, options.seconds), options.seed, out / AGENT_FOLDER)
     except KeyboardInterrupt:
-        print(f"\nstopped; what was learned so far is in {out / AGENT_FOLDER}" if (out / AGENT_FOLDER).exists()
-              else "\nstopped before anything was learned", file=sys.stderr)
+        print(f"\nstopped; {_left_behind(agent, out)}", file=sys.stderr)
         return 130
     agent.save(out / AGENT_FOLDER)
     print(f"trained {options.agent} on {options.env}; edit with: python -m agents.edit {out}")
     return 0
+
+
+def _check_edit_is_whole(out: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to train another agent where an edit was interrupted: the edit could not go on."""
+    if not (out / CHECKPOINT).is_file():
+        return
+    before = json.loads((out / CONFIG_FILE).read_text()) if (out / CONFIG_FILE).is_file() else {}
+    if different := first_difference(before, config):
+        raise UsageError(f"--out: {out} holds an interrupted edit by another agent: {different}; finish it with python "
+                         f"-m agents.edit {out}, give another folder, or delete {CHECKPOINT} there to give it up")
+
+
+def _left_behind(agent: Agent, out: Path) -> str:
+    """What there is to go on with after an interrupted training."""
+    from agents.learned_editor import LearnedEditor  # not above: it takes a while
+    folder = out / AGENT_FOLDER
+    if isinstance(agent, LearnedEditor) and (folder / TRAINING).is_file():
+        return f"the same command goes on from the checkpoint in {folder}"
+    try:
+        type(agent).load(folder)
+    except Exception:  # whatever is there, it is not this agent
+        return "there is no agent and no checkpoint yet: the same command begins anew"
+    return f"the agent in {folder} can be used: python -m agents.edit {out}"
 
 
 if __name__ == "__main__":

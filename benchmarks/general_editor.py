@@ -27,7 +27,7 @@ from agents.general_editor import GeneralEditor
 from agents.protocol import Budget
 from agents.sb3 import SB3Agent
 from benchmarks.measure import single_thread
-from benchmarks.tune_editors import finished
+from benchmarks.results import ROWS_FILE, append_row, finished
 from editgym.tasks.unlearning import UnlearningTask
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
@@ -89,6 +89,12 @@ def trained(kind: str, world: str, seed: int, folder: Path, calls: int) -> SB3Ag
     return cls.load(path)
 
 
+def calls_before(folder: Path) -> set[int]:
+    """How many reward calls the general agents in `folder` and its rows learned from; one number, but for old rows."""
+    costs = [json.loads(path.read_text()) for path in (folder / "agents").glob("*/cost.json")]
+    return {one["reward_calls"] for one in (*costs, *finished(folder / ROWS_FILE)) if "reward_calls" in one}
+
+
 def rows(agents: Sequence[str], world: str, seed: int, networks: Sequence[int], single: Sequence[int], folder: Path,
          calls: int, known: set[tuple[Any, ...]]) -> Iterator[Row]:
     """What is not `known` yet, row by row: `agent world seed network class retain forget …`."""
@@ -99,7 +105,7 @@ def rows(agents: Sequence[str], world: str, seed: int, networks: Sequence[int], 
         agent = trained(kind, world, seed, folder, calls) if missing and kind in GENERAL else None
         for network, digit in missing:
             yield {"agent": kind, "world": world, "seed": seed, "network": network, "class": digit,
-                   **measure(agent, world, network, digit)}
+                   **({"reward_calls": calls} if kind in GENERAL else {}), **measure(agent, world, network, digit)}
     for network in single if AGENTS[-1] in agents else ():
         for digit in TEST_CLASSES:
             if (AGENTS[-1], world, seed, network, digit) not in known:
@@ -156,16 +162,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown := sorted(set(given) - set(offered)):
             print(f"error: {what}: there is no {', '.join(unknown)}; there are {', '.join(offered)}", file=sys.stderr)
             return 2
+    before = calls_before(options.out) if set(agents) & set(GENERAL) else set()
+    if other := sorted(before - {options.reward_calls}):
+        print(f"error: --reward-calls: {options.reward_calls}, but the agents and rows in {options.out} are of "
+              f"{', '.join(map(str, other))}; give that number, or another folder", file=sys.stderr)
+        return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "results.jsonl"
+    path = options.out / ROWS_FILE
     known = {(row["agent"], row["world"], row["seed"], row["network"], row["class"]) for row in finished(path)}
-    with path.open("a") as file, single_thread(), tqdm(unit="edit", mininterval=1.0) as bar:
+    with single_thread(), tqdm(unit="edit", mininterval=1.0) as bar:
         for seed in range(options.seeds):
             for world in worlds:
                 for row in rows(agents, world, seed, range(options.networks), range(options.single), options.out,
                                 options.reward_calls, known):
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
+                    append_row(path, row)
                     bar.update()
     text = table(finished(path), options.out)
     (options.out / "TABLE.md").write_text(text)

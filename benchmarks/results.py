@@ -194,6 +194,11 @@ def append_row(path: Path, row: Row) -> None:
         os.fsync(file.fileno())
 
 
+def finished(path: Path) -> list[Row]:
+    """Every line of a file that `append_row` wrote, whatever it holds; a torn last one is left out."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
 def rows_agree(a: Row, b: Row) -> bool:
     """Whether two rows say the same: all but `time`, `hardware`, `versions`, `git` and `peak_memory_bytes`."""
     return canonical_json(_compared(a)) == canonical_json(_compared(b))

@@ -24,7 +24,7 @@ import editgym  # noqa: F401 - registers the environments
 from agents.catalogue import make_agent
 from benchmarks.lifelong_agents import LATE_OUTPUTS, LIFELONG_SITES
 from benchmarks.measure import single_thread
-from benchmarks.results import canonical_json
+from benchmarks.results import append_row, canonical_json, finished
 
 STREAM_SEEDS = (1_000, 1_001)
 SCORES = ("harmonic_mean", "reliability", "generalization", "locality")
@@ -65,11 +65,6 @@ def score(agent: str, config: Mapping[str, Any], horizon: int, seed: int, device
             **{name: metrics[name] for name in SCORES}}
 
 
-def finished(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of scores; a torn last one is left out."""
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
-
-
 def best(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], tuple[float, dict[str, Any]]]:
     """By agent and horizon: the highest mean harmonic mean, and its configuration."""
     scores: dict[tuple[str, int, str], list[float]] = {}
@@ -104,13 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [(agent, config, int(horizon), seed) for horizon in options.horizons.split(",") for agent in agents
               for config in GRIDS[agent] for seed in STREAM_SEEDS]
     missing = [run for run in wanted if canonical_json(list(run)) not in known]
-    if options.out.exists():  # a torn line must not become the beginning of the next one
-        options.out.write_text("".join(json.dumps(row) + "\n" for row in finished(options.out)))
-    with ProcessPoolExecutor(options.jobs) as pool, options.out.open("a") as file:
+    with ProcessPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(score, *run, options.device) for run in missing]
         for run in tqdm(as_completed(runs), total=len(runs), unit="stream"):
-            file.write(json.dumps(run.result()) + "\n")
-            file.flush()
+            append_row(options.out, run.result())
     for (agent, horizon), (value, config) in best(finished(options.out)).items():
         print(f"{agent:12} {horizon:4} steps  {value:.3f}  {json.dumps(config)}")
     return 0

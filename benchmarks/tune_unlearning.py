@@ -25,7 +25,7 @@ import editgym  # noqa: F401 - registers the environments
 from agents.unlearners.agent import Unlearner
 from agents.unlearners.settings import NAMES, SITE
 from benchmarks.measure import single_thread
-from benchmarks.results import canonical_json
+from benchmarks.results import append_row, canonical_json, finished
 from editgym.metrics.classification import accuracy
 from editgym.tasks.unlearning import UnlearningTask
 from editgym.weights import EditableNetwork
@@ -93,11 +93,6 @@ def _accuracies(task: UnlearningTask, network: EditableNetwork) -> tuple[float, 
     return accuracy(network.logits(kept.inputs), kept.labels), accuracy(network.logits(gone.inputs), gone.labels)
 
 
-def finished(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of scores; a torn last one is left out."""
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
-
-
 def best(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[float, dict[str, Any]]]:
     """By task and agent: the highest score, and its configuration; the first of equals, and none that ever failed."""
     runs: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
@@ -133,10 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [(task, agent, config, seed) for task in tasks for seed in MODEL_SEEDS[task] for agent in agents
               for config in GRIDS[task][agent.removesuffix(SITE)]]
     missing = [run for run in wanted if canonical_json(list(run)) not in done]
-    with options.out.open("a") as file:
-        for run in tqdm(missing, unit="run", mininterval=1.0):
-            file.write(json.dumps(score(*run)) + "\n")
-            file.flush()
+    for run in tqdm(missing, unit="run", mininterval=1.0):
+        append_row(options.out, score(*run))
     for (task, agent), (value, config) in best(finished(options.out)).items():
         print(f"{task:18} {agent:20} {value:.4f}  {json.dumps(config)}")
     return 0

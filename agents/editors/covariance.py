@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,7 @@ from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder
 from editgym.weights.sites import EditSite
 
-TEXT_VERSION = 1  # of `sentences`: a new number makes covariances on disk be computed again
+TEXT_VERSION = 2  # of `sentences`: a new number makes covariances on disk be computed again
 _STATEMENTS_PER_FILLER = 4
 _TEXTS_AT_ONCE = 64
 _RIDGE = 1e-5  # of the mean eigenvalue: C has no inverse while there are fewer tokens than inputs
@@ -30,20 +30,23 @@ _RIDGE = 1e-5  # of the mean eigenvalue: C has no inverse while there are fewer 
 _MEMORY: WeakKeyDictionary[EditableDecoder, dict[str, Tensor]] = WeakKeyDictionary()
 
 
-def sentences() -> Iterator[str]:
+def sentences(without: Collection[str]) -> Iterator[str]:
     """The bundled text: statements about people of FactWorld's policy split, and sentences about nobody between them.
 
     Nothing that a metric asks about is in it: no fact of a validation or test person or of a bystander, no wording
-    that is kept for `generalization`, and other sentences than those that perplexity is measured on.
+    that is kept for `generalization`, and no sentence that perplexity is measured on.
+
+    Args:
+        without: The sentences that perplexity is measured on.
     """
-    world, rng = FactWorld(), random.Random(f"covariance {TEXT_VERSION}")
+    world, rng = FactWorld(), random.Random("covariance 1")
     told = [f"{template.format(person.name)} {person.facts[relation.name]}" for person in world.splits["policy"]
             for relation in RELATIONS for template in relation.templates[:-1]]
     rng.shuffle(told)
     for index, statement in enumerate(told):
         yield statement
-        if index % _STATEMENTS_PER_FILLER == 0:
-            yield world.filler(1, rng)[0]
+        if index % _STATEMENTS_PER_FILLER == 0 and (sentence := world.filler(1, rng)[0]) not in without:
+            yield sentence
 
 
 def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
@@ -142,7 +145,7 @@ def _batches(task: KnowledgeTask, tokens: int) -> Iterator[list[tuple[int, ...]]
     """The first `tokens` tokens of the text, a few sentences at once; the last one may be cut."""
     def cut() -> Iterator[tuple[int, ...]]:
         left = tokens
-        for sentence in sentences():
+        for sentence in sentences(task.filler):
             if not left:
                 return
             ids = task.language.prompt_ids(sentence)[:min(left, task.language.context)]

@@ -6,14 +6,16 @@ Defaults suit factlm; larger models want smaller learning rates.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 from tqdm import tqdm
 
 from agents.editors.stream import StreamEditor, chosen_sites
-from agents.protocol import Access
+from agents.protocol import Access, Budget
 from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit, TokenBatch, Update
@@ -103,7 +105,8 @@ class LocFTBF(StreamEditor):
         site: Among the environment's; None for the middle one of those that write to the residual stream.
         epochs: Over the stream.
         learning_rate: Of Adam.
-        batch_size: Requests in a mini-batch, drawn anew in every epoch by torch's generator.
+        batch_size: Requests in a mini-batch, drawn anew in every epoch.
+        seed: Of what is drawn.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -114,13 +117,20 @@ class LocFTBF(StreamEditor):
     joint: ClassVar[bool] = True
 
     def __init__(self, site: str | None = None, epochs: int = 25, learning_rate: float = 1e-2,
-                 batch_size: int = 32) -> None:
+                 batch_size: int = 32, seed: int = 0) -> None:
         for name, count in (("epochs", epochs), ("batch_size", batch_size)):
             require(is_whole(count) and count >= 1, name, count, "1 or more, a whole number")
         require(is_finite(learning_rate) and learning_rate > 0, "learning_rate", learning_rate,
                 "greater than 0 and finite")
-        self.config = {"site": site, "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+        require(is_whole(seed), "seed", seed, "a whole number")
+        self.config = {"site": site, "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
+                       "seed": seed}
         self.site, self.epochs, self.learning_rate, self.batch_size = site, epochs, learning_rate, batch_size
+        self.seed = seed
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        """Nothing is learned but while editing; the seed is kept for what is drawn there."""
+        self.seed = self.config["seed"] = seed
 
     def begin(self, process: LifelongProcess) -> None:
         """Find the site."""
@@ -134,8 +144,9 @@ class LocFTBF(StreamEditor):
         updates = only(process, self._site, DenseUpdate(d))
         texts = _Texts(process, self._site, self.batch_size)
         optimizer = torch.optim.Adam([d], self.learning_rate)
+        generator = torch.Generator().manual_seed(self.seed)
         for _ in tqdm(range(self.epochs), desc=self.name, unit="epoch", leave=False, mininterval=0.5):
-            for chosen in torch.randperm(len(texts)).split(self.batch_size):
+            for chosen in torch.randperm(len(texts), generator=generator).split(self.batch_size):
                 batch, prefix = texts.batch(chosen.tolist())
                 with torch.enable_grad():
                     loss = process.decoder.losses(batch, updates, prefix).mean()

@@ -12,14 +12,13 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from tqdm import tqdm
 
+from agents.checkpoints import CHECKPOINT, canonical, first_difference
 from agents.configured import ConfiguredAgent
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.weights import EditJournal, Entry
 from editgym.weights.sites import EditSite
-
-CHECKPOINT = "checkpoint.pt"
 
 
 class StreamEditor(ConfiguredAgent):
@@ -35,22 +34,30 @@ class StreamEditor(ConfiguredAgent):
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Nothing to learn."""
 
-    def edit(self, env: gym.Env, folder: Path | None = None) -> EditJournal:
+    def edit(self, env: gym.Env, folder: Path | None = None, seed: int | None = None) -> EditJournal:
         """Edit one stream to its end.
 
         Args:
             env: `LifelongLLMEdit-v0`; it is reset, unless `folder` holds a checkpoint.
             folder: Where a checkpoint is written after every step, and continued from. The environment needs a
                 `journal_folder` then.
+            seed: That `env` was reset with; a checkpoint of another one is not continued from.
 
         Raises:
             Unsupported: It is another environment, or the editor cannot edit its sites.
+            ValueError: The checkpoint is of another editor, seed, sites or step size; nothing has changed then.
         """
         process = stream_process(env)
         self.skipped = Counter()
+        identity = canonical({"agent": self.name, "config": self.config, "seed": seed,
+                              "sites": [site.name for site in process.sites], "step_size": process.step_size})
         state = None
         if folder is not None and (folder / CHECKPOINT).is_file():
             state = torch.load(folder / CHECKPOINT, weights_only=True)
+            if different := first_difference(state.get("identity", {}), identity):
+                raise ValueError(f"folder: {folder} holds an interrupted edit that is another one: {different}; go on "
+                                 f"with the same agent and seed, give another folder, or delete {CHECKPOINT} there to "
+                                 "begin anew")
             env.unwrapped.restore(state["env"])  # type: ignore[attr-defined]
         else:
             env.reset()
@@ -64,7 +71,7 @@ class StreamEditor(ConfiguredAgent):
                 process.advance(self.entries(process))
                 bar.update()
                 if folder is not None:
-                    self._save_checkpoint(env, folder)
+                    self._save_checkpoint(env, folder, identity)
         return process.decoder.journal
 
     def begin(self, process: LifelongProcess) -> None:
@@ -85,11 +92,11 @@ class StreamEditor(ConfiguredAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` gave; called after `begin`."""
 
-    def _save_checkpoint(self, env: gym.Env, folder: Path) -> None:
+    def _save_checkpoint(self, env: gym.Env, folder: Path, identity: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{CHECKPOINT}.partial"
-        torch.save({"env": env.unwrapped.checkpoint(), "editor": self.state_dict(),  # type: ignore[attr-defined]
-                    "torch": torch.get_rng_state()}, partial)
+        torch.save({"identity": identity, "env": env.unwrapped.checkpoint(),  # type: ignore[attr-defined]
+                    "editor": self.state_dict(), "torch": torch.get_rng_state()}, partial)
         os.replace(partial, folder / CHECKPOINT)
 
 

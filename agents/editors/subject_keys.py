@@ -22,6 +22,7 @@ from agents.protocol import Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.models.language import LanguageModel
+from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
 from editgym.weights.layers import Prefix
 from editgym.weights.site_pass import Injection
@@ -146,7 +147,7 @@ class SubjectEditor(StreamEditor):
         if not kept:
             return None
         asked = [(prompt, request.target, request.subject) for request in kept
-                 for prompt in self._contexts(language, request.prompt, request.target)]
+                 for prompt in self._contexts(process.task, request.prompt, request.target)]
         essence = [(f"{r.subject} is a", r.target, r.subject) for r in kept] if self.target.kl_weight else []
         texts = process.task.batch([(prompt, answer) for prompt, answer, _ in asked + essence])
         places = [find_subject(language, prompt, subject) for prompt, _, subject in asked + essence]
@@ -164,9 +165,10 @@ class SubjectEditor(StreamEditor):
         """A state that `state_dict` gave."""
         self.skipped = Counter(state["skipped"])
 
-    def _contexts(self, language: LanguageModel, prompt: str, target: str) -> list[str]:
+    def _contexts(self, task: KnowledgeTask, prompt: str, target: str) -> list[str]:
         """The prompt, and the prompt after sentences about something else where those fit into the context."""
-        before = FactWorld().filler(self.target.contexts - 1, random.Random(prompt)) if self.target.contexts > 1 else []
+        others, language = self.target.contexts - 1, task.language
+        before = FactWorld().filler(others, random.Random(prompt), without=task.filler) if others else []
         longer = [f"{sentence} {prompt}" for sentence in before]
         return [prompt, *(text if len(language.encode(text, target).ids) <= language.context else prompt
                           for text in longer)]

@@ -6,7 +6,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -40,6 +41,8 @@ class EditRequest:
         far: As `locality`, for `locality_far`: unrelated.
         same_subject: Prompts about other relations of the subject, for `leakage`.
         portability: What follows from the new fact: one hop, or by an alias of the subject.
+        premises: Other facts that `portability` follows from as well: prompts and targets of edits. A stream that lacks
+            one of them leaves `portability` out.
     """
 
     subject: str
@@ -53,6 +56,7 @@ class EditRequest:
     far: tuple[Question, ...] = ()
     same_subject: tuple[str, ...] = ()
     portability: tuple[Question, ...] = ()
+    premises: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,21 @@ class LoadedRequests:
     """The edit requests of a file, and what was left out.
 
     Attributes:
-        requests: In the file's order.
+        records: In the file's order; each is one request, or several whose facts are edited together.
         skipped: How many records were left out, by reason.
         path: The file.
         format: The row of `FORMATS` that it was read by.
     """
 
-    requests: tuple[EditRequest, ...]
+    records: tuple[tuple[EditRequest, ...], ...]
     skipped: Mapping[str, int]
     path: Path
     format: str
+
+    @cached_property
+    def requests(self) -> tuple[EditRequest, ...]:
+        """Those of all records."""
+        return tuple(request for record in self.records for request in record)
 
     def describe(self) -> str:
         """One line: `zsre_train_1k.json: 977 requests; skipped 21 (target among known answers), 2 (empty field)`."""
@@ -89,7 +98,8 @@ def load_requests(path: str | os.PathLike[str], format: str | None = None, *,
     Known flaws of published data are left out and counted, whatever `on_error` says: a target that is the truth or
     among the known answers (about 2.5% of ZsRE) and, where `FactFormat.known_empty`, an empty field (two records of
     ZsRE's training set). A record of MQuAKE edits several facts: each becomes a request, and the multi-hop questions,
-    which hold once all are edited, go to the last one; where one fact is left out, so is the record.
+    which hold once all are edited, go to the last one, with the others as `premises`; where one fact is left out, so is
+    the record.
 
     Args:
         path: The file.
@@ -108,16 +118,16 @@ def load_requests(path: str | os.PathLike[str], format: str | None = None, *,
     format = _detected(path, records[0]) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"format: there is no {format!r}; these require\n{describe_formats()}")
-    requests: list[EditRequest] = []
+    kept: list[tuple[EditRequest, ...]] = []
     skipped: Counter[str] = Counter()
     for index, record in enumerate(records):
         try:
-            requests += _Reader(FORMATS[format]).requests(record)
+            kept.append(_Reader(FORMATS[format]).requests(record))
         except _LeftOut as why:
             if on_error == "raise" and not why.known:
                 raise DataError(f"data: {path}: record {index}: {why} (read as {format!r})") from None
             skipped[why.reason] += 1
-    return LoadedRequests(tuple(requests), dict(skipped), path, format)
+    return LoadedRequests(tuple(kept), dict(skipped), path, format)
 
 
 def _read(path: Path) -> list[object]:
@@ -160,16 +170,18 @@ class _Reader:
     def __init__(self, row: FactFormat) -> None:
         self._row = row
 
-    def requests(self, record: object) -> list[EditRequest]:
+    def requests(self, record: object) -> tuple[EditRequest, ...]:
         """The requests of a record; raises `_LeftOut`."""
         if not isinstance(record, Mapping):
             raise _LeftOut("wrong type", "", f"a record must be an object, got {_kind(record)}")
         views = list(self._row.views(record))
         if not views:
             raise _LeftOut("wrong type", str(self._row.several), "must be a list of one or more facts")
-        return [self._request(view, last=index == len(views) - 1) for index, view in enumerate(views)]
+        *others, last = (self._request(view) for view in views)
+        premises = tuple(Question(request.prompt, request.target) for request in others)
+        return *others, replace(last, portability=self._portability(views[-1]), premises=premises)
 
-    def _request(self, view: Mapping[str, Any], *, last: bool) -> EditRequest:
+    def _request(self, view: Mapping[str, Any]) -> EditRequest:
         row = self._row
         for path in row.required:
             if lookup(view, path) is MISSING:
@@ -182,8 +194,7 @@ class _Reader:
             truth=self._truth(view, target), rephrases=rephrases,
             locality=self._questions(view, row.locality) or near + far,
             test_rephrases=self._rephrases(view, row.test_rephrases, subject) or rephrases, near=near, far=far,
-            same_subject=tuple(question.prompt for question in self._questions(view, row.same_subject)),
-            portability=self._portability(view) if last else ())
+            same_subject=tuple(question.prompt for question in self._questions(view, row.same_subject)))
 
     def _empty(self, path: str) -> _LeftOut:
         return _LeftOut("empty field", path, "must not be empty", known=self._row.known_empty)

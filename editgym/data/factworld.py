@@ -8,7 +8,7 @@ seen in another.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -128,9 +128,14 @@ class FactWorld:
         rng.shuffle(told)
         return told
 
-    def filler(self, count: int, rng: random.Random) -> list[str]:
-        """`count` plain sentences about nobody, for perplexity."""
-        return [" ".join(rng.choice(slot) for slot in rng.choice(FILLER)) for _ in range(count)]
+    def filler(self, count: int, rng: random.Random, without: Collection[str] = ()) -> list[str]:
+        """`count` plain sentences about nobody, none of them in `without`."""
+        drawn: list[str] = []
+        while len(drawn) < count:
+            sentence = " ".join(rng.choice(slot) for slot in rng.choice(FILLER))
+            if sentence not in without:
+                drawn.append(sentence)
+        return drawn
 
     # --- what is edited ----------------------------------------------------------------------------------------
 

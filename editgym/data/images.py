@@ -96,7 +96,7 @@ def npz(path: str | os.PathLike[str], mean: tuple[float, ...] | None = None,
     uint8 pixels are scaled to 0–1, then each channel is normalised by `mean` and `std` where given.
 
     Raises:
-        DataError: The file is missing or damaged, lacks a key, or a key has the wrong shape.
+        DataError: The file is missing or damaged, lacks a key, a key has the wrong shape, or a label is out of range.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -116,6 +116,10 @@ def npz(path: str | os.PathLike[str], mean: tuple[float, ...] | None = None,
                             f"got {x.shape} {x.dtype} and {y.shape} {y.dtype}")
         if y.min() < 0:
             raise DataError(f"data: {path}: y_{split} has the label {y.min()}; labels are 0 … C - 1")
+    last = arrays["y_train"].max()
+    if arrays["y_test"].max() > last:
+        raise DataError(f"data: {path}: y_test has the label {arrays['y_test'].max()}, and the largest of y_train is "
+                        f"{last}: a class that is tested must be in the training data")
     train, test = (_from_arrays(arrays[f"x_{split}"], arrays[f"y_{split}"], mean, std) for split in ("train", "test"))
     return ImageData(train, test, int(train.labels.max()) + 1)
 

@@ -59,12 +59,16 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
     η Σ ‖ΔW‖² ] (Li et al. 2025, RLEdit), λ = `locality_weight`, η = `norm_weight`. CE and KL are means over answer
     tokens, then over requests.
 
+    **Collapse**: where an edited model computes what is not finite, the reward is −10⁶, observed numbers are 0 or at
+    the bound, and coefficients, which have no update to stretch, leave the sites alone.
+
     **Streams**: `split="policy"` draws a new stream in every episode. `validation` and `test` streams are for
     evaluation and closed: the reward is 0, `differentiable_step` raises, and a stream stays the same from one reset to
     the next until `reset(seed=...)` draws another.
 
     **Info**: `edit_step`, `edits_done`, `is_success` (every request of the batch answered exactly), and of the batch
-    right after its edit `reliability`, `tf_efficacy`, `generalization` and `locality` (both 0 on closed streams).
+    right after its edit `reliability`, `tf_efficacy`, `generalization` and `locality` (both 0 on closed streams, and
+    `locality` also where no request of the batch has locality prompts). All are finite.
 
     Args:
         task: `knowledge/factworld`, or another of the `knowledge` tasks.
@@ -84,8 +88,8 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         observation_bound: Limit of every observed number.
         micro_batch: Rewarded texts that go through the model at a time, at least one batch's rephrases: fewer take less
             memory, for the same reward. Of K candidates, K times as many do.
-        journal_folder: Keeps the journal in files there, a step at a time: `restore` goes on with it, `reset` empties
-            it. None keeps it in memory.
+        journal_folder: Keeps the journal in files there, a step at a time: `reset` empties it, unless it restores a
+            `checkpoint`. None keeps it in memory.
         render_mode: `rgb_array` or `ansi`.
         device: `cpu`, `cuda` or `cuda:N`.
         **task_arguments: What the task takes: `model`, `sites`, `dtype`, `step_size`, ….
@@ -182,24 +186,34 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None
               ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Restore the model, bitwise, and begin a stream.
+        """Restore the model, bitwise, and begin a stream; or go on with the one of a `checkpoint`.
 
         Args:
             seed: Starts all random streams of the environment anew.
-            options: None are known.
+            options: `{"restore": state}` goes on where `checkpoint` gave the state, with the journal that is in
+                `journal_folder`; steps that were journalled later are taken back. Rewards look back to batches from
+                there on.
+
+        Returns:
+            Observation and info: `skipped`, of a restored episode also `edit_step` and `edits_done`.
 
         Raises:
-            ValueError: An option is given, or the split has too few requests.
+            ValueError: An option is not known, or the split has too few requests. Or there is a seed beside the state,
+                the state is of another stream, or the journal lacks its steps; nothing has changed then.
         """
+        given = dict(options or {})
+        state = given.pop("restore", None)
+        if given:
+            raise ValueError(f'options: {sorted(given)} are not known; the environment takes "restore" alone')
+        if state is not None:
+            if seed is not None:
+                raise ValueError(f"seed must be None where an episode is restored with its random state, got {seed}")
+            return self.restore(state)
         super().reset(seed=seed)
-        if options:
-            raise ValueError(f"options: {sorted(options)} are not known; the environment takes none")
         if self._stream_seed is None or seed is not None or self.process.open:
             self._stream_seed = int(self.np_random.integers(2**63 - 1))
         self.process.reset(self._stream_seed)
-        self._episode = StreamEpisode(self.task.name, self.process.settings.horizon)
-        self._over = False
-        return self._observer(), {"skipped": float(sum(self.process.stream.skipped.values()))}
+        return self._begun()
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Apply one update and reward it.
@@ -241,6 +255,7 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         Raises:
             ClosedStreamError: The split is for evaluation.
             ValueError: As `step`; or actions are factors.
+            FloatingPointError: The model has collapsed.
             gymnasium.error.ResetNeeded: As `step`.
         """
         self._check_running()
@@ -264,20 +279,29 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         return evaluate_stream(self.task, journal, self.process.stream.requests, self.process.settings.edits_per_step)
 
     def checkpoint(self) -> dict[str, Any]:
-        """What `restore` needs to go on with this episode, as tensors and plain values; the journal is not in it."""
+        """What `reset(options={"restore": state})` needs to go on with this episode, as tensors and plain values.
+
+        The journal is not in it.
+
+        Raises:
+            gymnasium.error.ResetNeeded: There was no reset.
+        """
+        if self._episode is None:
+            raise gym.error.ResetNeeded("call reset() before checkpoint()")
         return {"process": self.process.state_dict(), "stream_seed": self._stream_seed,
                 "random": self.np_random.bit_generator.state}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on with the episode of a `checkpoint`, with the journal that is in `journal_folder`.
-
-        Steps that were journalled after the checkpoint are taken back. Rewards look back to batches from here on.
-        """
+    def restore(self, state: dict[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """`reset(options={"restore": state})`, of which a wrapper around this environment does not hear."""
+        if not isinstance(state, dict) or not {"process", "stream_seed", "random"} <= state.keys():
+            raise ValueError(f"restore must be what checkpoint() gave, got {type(state).__name__}")
+        self.process.load_state_dict(state["process"])
         self.np_random.bit_generator.state = state["random"]
         self._stream_seed = state["stream_seed"]
-        self.process.load_state_dict(state["process"])
-        self._episode = StreamEpisode(self.task.name, self.process.settings.horizon)
-        self._over = self.process.over
+        observation, info = self._begun()
+        done = self.process.step_index
+        return observation, info | {"edit_step": float(done),
+                                    "edits_done": float(done * self.process.settings.edits_per_step)}
 
     def render(self) -> Any:
         """The episode so far: a frame (height, width, 3) uint8, or text."""
@@ -288,6 +312,12 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
             raise gym.error.ResetNeeded("call reset() before render()")
         return render(self._episode, self.render_mode)
 
+    def _begun(self) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """What `reset` returns, of the process as it is."""
+        self._episode = StreamEpisode(self.task.name, self.process.settings.horizon)
+        self._over = self.process.over
+        return self._observer(), {"skipped": float(sum(self.process.stream.skipped.values()))}
+
     def _entries(self, flat: Tensor) -> list[SiteEdit]:
         """What an action applies; a site whose part of the action is zero is left alone."""
         sites = self.process.sites
@@ -295,9 +325,12 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
             return [SiteEdit(site.name, self.shift, _copied(update))
                     for site, update in zip(sites, self.layout.unpack(flat), strict=True)]
         coefficients = self.max_coefficient * flat.view(len(sites), DIRECTIONS)
+        try:
+            updates = self.process.stretched(coefficients)
+        except FloatingPointError:  # the model has collapsed
+            return []
         return [SiteEdit(site.name, Shift(), update)
-                for site, row, update in zip(sites, coefficients, self.process.stretched(coefficients), strict=True)
-                if bool(row.any())]
+                for site, row, update in zip(sites, coefficients, updates, strict=True) if bool(row.any())]
 
     def _check_running(self) -> None:
         self._over = self._over or self.process.over  # the tensor API may have moved on

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from editgym.envs.lifelong_process import DIRECTIONS, LifelongProcess
 from editgym.envs.observations import CountSketch
+from editgym.weights import LowRankFactors
 
 _WEIGHTS, _KEYS, _GRADIENTS = 16, 8, 8
 _PER_SITE = _WEIGHTS + _KEYS + _GRADIENTS + DIRECTIONS + 2
@@ -39,28 +42,46 @@ class StreamObserver:
         self.space = spaces.Box(-bound, bound, (len(process.sites) * _PER_SITE + _GLOBAL,), np.float32)
 
     def __call__(self) -> NDArray[np.float32]:
-        """The observation; after the last step the numbers about new requests are 0."""
+        """The observation; after the last step the numbers about new requests are 0.
+
+        Of an edited model that has collapsed, what is not a number is 0, and a loss that is not finite is the bound.
+
+        Raises:
+            FloatingPointError: Keys or gradients of the unedited model are not finite.
+        """
         process = self._process
         over = process.over
+        directions = None if over else self._directions()
         parts: list[Tensor] = []
         for index, (weight, base) in enumerate(zip(process.decoder.weights, process.decoder.base_weights,
                                                    strict=True)):
             sketches, norm = self._sketches[index], self._norms[index]
             parts.append(sketches[0](weight.float()) / norm)
-            parts.append(weight.new_zeros(_PER_SITE - _WEIGHTS - 1) if over else self._new(index, norm))
+            parts.append(weight.new_zeros(_PER_SITE - _WEIGHTS - 1) if over else self._new(
+                index, norm, None if directions is None else directions[index]))
             parts.append(((weight.float() - base.float()).norm() / norm).reshape(1))
         done = process.step_index / process.settings.horizon
         tokens = 0.0 if over else len(process.prompts.labels) / max(1, len(process.prompts))
         loss = 0.0 if over else process.capture.loss
-        parts.append(torch.tensor([loss, tokens, done], device=process.task.device))
-        flat = torch.cat([part.float() for part in parts]).clamp(-self._bound, self._bound)
+        parts.append(torch.tensor([loss if math.isfinite(loss) else self._bound, tokens, done],
+                                  device=process.task.device))
+        flat = torch.cat([part.float() for part in parts]).nan_to_num(nan=0.0).clamp(-self._bound, self._bound)
         return np.array(flat.cpu().numpy(), dtype=np.float32)
 
-    def _new(self, index: int, norm: float) -> Tensor:
+    def _directions(self) -> list[LowRankFactors] | None:
+        """The training-free update of the new requests; None where the edited model has collapsed."""
+        try:
+            return self._process.directions
+        except FloatingPointError:
+            if self._process.step_index == 0:
+                raise
+            return None
+
+    def _new(self, index: int, norm: float, directions: LowRankFactors | None) -> Tensor:
         """Of one site: keys, gradients and the training-free update of the new requests."""
         _, keys, gradients = self._sketches[index]
-        capture, directions = self._process.capture, self._process.directions[index]
-        singular = directions.a.norm(dim=0) / norm
+        capture = self._process.capture
+        singular = capture.gradients[index].new_zeros(1) if directions is None else directions.a.norm(dim=0) / norm
         first = F.pad(singular[:DIRECTIONS], (0, max(0, DIRECTIONS - len(singular))))
         return torch.cat([_unit(keys(capture.keys[index].mean(0, keepdim=True))[0]),
                           _unit(gradients(capture.gradients[index].mean(0, keepdim=True))[0]),

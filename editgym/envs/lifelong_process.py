@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from editgym.data.facts import EditRequest
 from editgym.envs import metering
-from editgym.envs.lifelong_reward import Costs, LookBack, RewardWeights, squared_norm, squared_norms
+from editgym.envs.lifelong_reward import Costs, LookBack, RewardWeights, floored, squared_norm, squared_norms
 from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.closed_form import UltraEdit, principal_directions
@@ -56,8 +57,9 @@ class LifelongOutcome:
         reward: Scalar; carries gradients to the factors when the step was asked to be differentiable. 0 on closed
             streams.
         answered: Which of the batch's prompts the model now answers exactly, (edits_per_step,) bool.
-        metrics: Of the batch: `reliability` and `tf_efficacy`, by prompts; on open streams also `generalization` and
-            `locality`, by the rewarded rephrases and locality prompts, and NaN where none was looked at.
+        metrics: Of the batch: `reliability` and `tf_efficacy`, by prompts; where a reward was computed also
+            `generalization` and `locality`, by the rewarded rephrases and locality prompts; `locality` is 0 where the
+            batch has no such prompt.
     """
 
     reward: Tensor
@@ -83,6 +85,7 @@ class LifelongProcess:
         self.sites = self.decoder.sites
         self.stream = Stream(())
         self.step_index = 0
+        self._run: str | None = None
         self._look_back = LookBack(task, settings.reward)
 
     # --- episodes ----------------------------------------------------------------------------------------------
@@ -119,6 +122,7 @@ class LifelongProcess:
             ValueError: The split has too few requests.
         """
         self._begin(seed)
+        self._run = uuid.uuid4().hex
         self.decoder.reset()
 
     def _begin(self, seed: int) -> None:
@@ -170,14 +174,22 @@ class LifelongProcess:
 
     @cached_property
     def directions(self) -> list[LowRankFactors]:
-        """Per site the training-free update by its singular directions, largest first: what coefficients stretch."""
+        """Per site the training-free update by its singular directions, largest first: what coefficients stretch.
+
+        Raises:
+            FloatingPointError: Keys or gradients are not finite; the running statistics are without them then.
+        """
         captured = list(zip(self.capture.keys, self.capture.gradients, strict=True))
         if self.settings.basis == "gradient":
             updates = [LowRankFactors(-self.task.step_size * gradients.mT, keys) for keys, gradients in captured]
         else:
             updates = [editor.update(keys, gradients, self.task.step_size)
                        for editor, (keys, gradients) in zip(self._ultraedit, captured, strict=True)]
-        return [principal_directions(update) for update in updates]
+        try:
+            return [principal_directions(update) for update in updates]
+        except FloatingPointError:
+            self._load_statistics(self._before_batch["ultraedit"])
+            raise
 
     def stretched(self, coefficients: Tensor) -> list[LowRankFactors]:
         """Updates ΔW_l = Σ_j c_lj σ_j u_j v_jᵀ from coefficients (..., sites, q = 4), with their leading dimensions.
@@ -221,13 +233,14 @@ class LifelongProcess:
             costs = self._look_back.costs(self.decoder, pieces)
             norm = sum(squared_norm(entry) for entry in numbered)
             metering.record(1)
-            return self._finish(-(costs.total + self.settings.reward.norm_weight * norm), costs)
+            return self._finish(floored(-(costs.total + self.settings.reward.norm_weight * norm)), costs)
 
     def differentiable_step(self, updates: Sequence[LowRankFactors]) -> LifelongOutcome:
         """`step` for agents that learn through the reward: first order, through this step's factors alone.
 
         The forward and backward passes are made by micro-batches right here, so memory does not grow with
-        `back_depth`; `reward.backward()` only hands the finished gradients on to the factors.
+        `back_depth`; `reward.backward()` only hands the finished gradients on to the factors. Of a model that has
+        collapsed these may not be finite.
 
         Raises:
             ClosedStreamError: The stream has no rewards.
@@ -243,7 +256,7 @@ class LifelongProcess:
             penalty = self.settings.reward.norm_weight * squared_norms(leaves).sum()
             penalty.backward()
         gradients = [-part.grad for leaf in leaves for part in (leaf.a, leaf.b) if part.grad is not None]
-        value = -(costs.total + penalty.detach())
+        value = floored(-(costs.total + penalty.detach()))
         reward = _WithGradients.apply(value, gradients, *(part for u in updates for part in (u.a, u.b)))
         with self._whole_or_nothing():
             self.decoder.apply(*[replace(entry, step=self.step_index) for entry in self._entries(updates)])
@@ -263,14 +276,14 @@ class LifelongProcess:
         self._look_back.push(self.decoder, self.step_index)
         costs = self._look_back.costs(self.decoder, self._look_back.pieces(self.decoder), updates)
         metering.record(len(updates[0].a))
-        return -(costs.total + self.settings.reward.norm_weight * squared_norms(updates).sum(0))
+        return floored(-(costs.total + self.settings.reward.norm_weight * squared_norms(updates).sum(0)))
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """What a process on the same task, stream and journal needs to go on, as tensors and plain values."""
         # As it was before anybody looked at the new batch: whoever goes on from here looks at it again.
-        return {"seed": self._seed, "step_index": self.step_index, "stream": self._identity(),
+        return {"seed": self._seed, "run": self._run, "step_index": self.step_index, "stream": self._identity(),
                 "journalled": self._journalled(self.step_index), **self._before_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -280,7 +293,8 @@ class LifelongProcess:
         saved is edited again. Rewards look back to the batches from here on.
 
         Raises:
-            ValueError: The state is of another stream or model, or the journal lacks steps that were made before it.
+            ValueError: The state is of another stream or model, or the journal lacks steps that were made before it or
+                was begun anew since.
         """
         if state["stream"] != self._identity():
             raise ValueError(f"state: it is of the stream {state['stream']}, this one is {self._identity()}: go on "
@@ -289,14 +303,21 @@ class LifelongProcess:
             raise ValueError(f"state: it was saved after the journalled steps {state['journalled']}, the journal has "
                              f"{self._journalled(state['step_index'])} of them: give the same journal_folder, or begin "
                              "anew")
+        if state["journalled"] and self._run not in (None, state.get("run")):
+            raise ValueError("state: the journal of its steps is gone, for another episode was begun here since: go on "
+                             "before any other reset, with the same journal_folder")
         self._begin(state["seed"])
-        for editor, own in zip(self._ultraedit, state["ultraedit"], strict=True):
-            editor.load_state_dict(own)
+        self._run = state.get("run")
+        self._load_statistics(state["ultraedit"])
         self.step_index = state["step_index"]
         self._forget_batch()
         self.decoder.rollback(self.step_index)
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _load_statistics(self, states: Sequence[dict[str, Any]]) -> None:
+        for editor, own in zip(self._ultraedit, states, strict=True):
+            editor.load_state_dict(own)
 
     def _forget_batch(self) -> None:
         for name in ("requests", "prompts", "prefix", "capture", "directions"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -20,13 +19,15 @@ from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteE
 from editgym.weights.layers import Prefix
 
 Reference = Literal["original", "previous"]
+REWARD_FLOOR = -1e6  # far below what a model can cost that still computes numbers
 
 
 @dataclass(frozen=True)
 class RewardWeights:
     """r = −[ Σ_{j=0..back_depth} decay^j (CE(rephrases_{t−j}) + λ KL(p_ref ‖ p_now on locality_{t−j})) + η Σ ‖ΔW‖² ].
 
-    RLEdit's (Li et al. 2025, eq. 5 and 6). CE and KL are means over answer tokens, then over a batch's texts.
+    RLEdit's (Li et al. 2025, eq. 5 and 6). CE and KL are means over answer tokens, then over a batch's texts. Where r
+    is not finite, because the model has collapsed, it is `REWARD_FLOOR`.
 
     Attributes:
         back_depth: How many earlier batches are looked back to; 0 for the current one alone.
@@ -51,8 +52,9 @@ class Costs:
 
     Attributes:
         total: Scalar, or (K,) for K candidates; never with a graph.
-        generalization: Share of the newest rephrases answered exactly.
-        locality: Share of the newest locality answers that are the reference's; NaN where none was looked at.
+        generalization: Share of the newest rephrases answered exactly; 0 of K candidates.
+        locality: Share of the newest locality answers that are the unedited model's; 0 where there are none, and of K
+            candidates.
     """
 
     total: Tensor
@@ -93,10 +95,6 @@ class _Piece:
             now = logits.log_softmax(-1)
             tokens = (self.reference.exp() * (self.reference - now)).sum(-1)
         return self.weight * self.texts.means(tokens).mean(-1)
-
-    def agreement(self, logits: Tensor) -> float:
-        """Share of texts whose answer is decoded as it stands."""
-        return float(self.texts.all_of(logits.argmax(-1) == self.texts.labels).float().mean())
 
 
 class LookBack:
@@ -172,7 +170,7 @@ class LookBack:
               updates: Sequence[LowRankFactors] | None = None, backward: bool = False) -> Costs:
         """Forward, and with `backward` also backward to the updates' leaves, one micro-batch after the other."""
         total: Tensor = torch.zeros((), device=self.task.device)
-        seen = {"generalization": math.nan, "locality": math.nan}
+        seen = {"generalization": 0.0, "locality": 0.0}
         with torch.set_grad_enabled(backward):
             for group in _grouped(pieces, self.weights.micro_batch):
                 texts = TokenBatch.join([piece.texts for piece in group])
@@ -185,8 +183,23 @@ class LookBack:
                 for piece, part in zip(group, parts, strict=True):
                     if piece.newest and part.ndim == 2:
                         kind = "generalization" if piece.reference is None else "locality"
-                        seen[kind] = piece.agreement(part.detach())
+                        seen[kind] = _agreement(piece.texts, part.detach())
+        if not self.weights.locality_weight and not total.ndim:
+            seen["locality"] = self._locality(decoder, updates)
         return Costs(total, **seen)
+
+    @torch.no_grad()
+    def _locality(self, decoder: EditableDecoder, updates: Sequence[LowRankFactors] | None) -> float:
+        """`Costs.locality` where no term of the sum looks at it."""
+        newest = self._judged[0]
+        if newest.locality is None:
+            return 0.0
+        return _agreement(newest.locality, decoder.logits(newest.locality, updates, newest.locality_prefix))
+
+
+def _agreement(texts: TokenBatch, logits: Tensor) -> float:
+    """Share of texts whose answer is decoded as it stands."""
+    return float(texts.all_of(logits.argmax(-1) == texts.labels).float().mean())
 
 
 def _grouped(pieces: Sequence[_Piece], limit: int) -> list[list[_Piece]]:
@@ -206,6 +219,11 @@ def _joined(group: Sequence[_Piece]) -> Prefix | None:
     """The prefixes of several pieces."""
     prefixes = [piece.prefix for piece in group if piece.prefix is not None]
     return Prefix.join(prefixes) if prefixes else None
+
+
+def floored(reward: Tensor) -> Tensor:
+    """Rewards, with `REWARD_FLOOR` for those that are not finite."""
+    return torch.where(torch.isfinite(reward), reward, REWARD_FLOOR)
 
 
 def squared_norms(updates: Sequence[LowRankFactors]) -> Tensor:

@@ -74,8 +74,9 @@ class WeightObserver:
         flat = torch.cat([weight.flatten(1) for weight in weights], dim=1)
         if self._sketch is not None:
             flat = self._sketch(flat)
-        flat = flat.float().clamp(-self.bound, self.bound)
-        return flat if features is None else torch.cat([flat, features], dim=1)
+        flat = flat.float()
+        seen = flat if features is None else torch.cat([flat, features], dim=1)
+        return seen.clamp(-self.bound, self.bound)
 
 
 def read_only_parameters(networks: Sequence[EditableNetwork], names: Sequence[str]) -> list[Tensor]:

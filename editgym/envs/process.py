@@ -180,19 +180,19 @@ class EditingProcess:
         accuracy = {name: correct[:, i] for i, name in enumerate(names)}
         accuracy_before = {name: before[:, i] for i, name in enumerate(names)}
         utility, edit = self.task.utility(by_name), self.task.edit(by_name)
-        reward = self.rewards.alpha * utility + self.rewards.beta * edit
-        if self._probe is not None:
-            reward = reward - self.rewards.probe_weight * self._probed(self._probe, weights)
+        reward = self.rewards.alpha * utility + self.rewards.beta * edit - self.probe_cost(weights)
         return StepOutcome(reward, utility, edit, accuracy, accuracy_before,
                            self.task.is_success(accuracy, accuracy_before), updates)
 
-    def _probed(self, probe: FeatureProbe, weights: list[Tensor]) -> Tensor:
-        """P of every candidate, (K,)."""
+    def probe_cost(self, weights: Sequence[Tensor]) -> Tensor:
+        """`probe_weight` · P of every candidate with these matrices, (K,); 0 where the reward leaves P out."""
         found = torch.zeros(self.candidates, device=self.task.device)
+        if self._probe is None:
+            return found
         for index in self.network_index.unique().tolist():
             own = (self.network_index == index).nonzero().flatten().to(self.task.device)
-            found = found.index_put((own,), probe(index, [w[own] for w in weights], self.goal_index[own]))
-        return found
+            found = found.index_put((own,), self._probe(index, [w[own] for w in weights], self.goal_index[own]))
+        return self.rewards.probe_weight * found
 
     def _draw(self, index: int, name: str) -> Tensor:
         """This step's batch of one reward set, rows of the pool: (K, batch), or (1, batch) where all share it."""

@@ -59,8 +59,9 @@ class WeightEditingVectorEnv(VectorEnv):
                                                          for i in range(self.num_envs)]
             self._generators = [gym.utils.seeding.np_random(own)[0] for own in seeds]
             self.process.seed([int(generator.integers(2**63 - 1)) for generator in self._generators])
-        self._history = []
-        return self._begin(options)
+        begun = self._begin(options)
+        self._history, self._started_on = [], (self.process.network_index, self.process.goal_index)
+        return begun
 
     def step(self, actions: NDArray[np.float32]
              ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
@@ -103,10 +104,16 @@ class WeightEditingVectorEnv(VectorEnv):
         return journal
 
     def render(self) -> tuple[Any, ...] | None:
-        """One frame (height, width, 3) uint8, or one text, per candidate: its episode so far, or the finished one."""
+        """One frame (height, width, 3) uint8, or one text, per candidate: its episode so far, or the finished one.
+
+        Raises:
+            gymnasium.error.ResetNeeded: There was no reset.
+        """
         if self.render_mode is None:
             gym.logger.warn('render() needs a render_mode: gym.make_vec(..., render_mode="rgb_array")')
             return None
+        if not self._generators:
+            raise gym.error.ResetNeeded("call reset() before render()")
         return tuple(render(self._episode(i), self.render_mode) for i in range(self.num_envs))
 
     def _episode(self, candidate: int) -> Episode:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy
 from editgym.models.training import one_thread
+from editgym.weights import full_precision
 
 RELEARN_CAP = 500
 RELEARN_SHARE = 0.9
@@ -54,7 +55,7 @@ def forgetting_checks(model: nn.Module, evidence: Evidence, accuracy_before: flo
         evidence: The data.
         accuracy_before: Forget accuracy of the unedited network: relearning ends at 90% of it.
     """
-    with one_thread(), threadpool_limits(limits=1):
+    with one_thread(), threadpool_limits(limits=1), full_precision():
         return {
             "mia_advantage": None if evidence.members is None else membership_advantage(
                 model, evidence.members, evidence.others),

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from editgym.paths import cache_folder, data_folder
 
 BUNDLED = Path(__file__).parent / "weights" / "factlm"
 _MOST_REMEMBERED = 100_000
+# Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another layer's.
+_KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DynamicIndexedLayer", "DummyLayer"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -51,7 +53,8 @@ class LanguageModel:
         tokenizer: With an end-of-text token.
 
     Raises:
-        ModelError: The tokenizer has no end token.
+        ModelError: The tokenizer has no end token, or the model's cache holds more than the keys and values of
+            attention, as with linear attention, state spaces and recurrence.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -59,6 +62,7 @@ class LanguageModel:
             raise ModelError("tokenizer: it has no end token (eos_token), so no answer would ever end; set "
                              'tokenizer.eos_token, or add "eos_token" to tokenizer_config.json')
         self.model = model.eval().requires_grad_(False)
+        self._check_cache()
         self.tokenizer = tokenizer
         self._ids: dict[str, tuple[int, ...]] = {}  # streams ask the same things again and again
         self.end_id: int = tokenizer.eos_token_id
@@ -71,32 +75,28 @@ class LanguageModel:
         Args:
             name: `factlm` (bundled), `factlm-10m` and the like (made by `editgym.models.train_factlm`), the path of a
                 Hugging Face folder, or a hub id. No remote code is run, and only safetensors are read.
-            device: `cpu`, `cuda`, `cuda:N`, or `auto` to spread the model over all GPUs (needs `accelerate`).
+            device: `cpu`, `cuda` or `cuda:N`.
             dtype: Of the base weights: `float32`, `bfloat16`, `float16`, or `auto`: on CPU float32, on a GPU the
                 checkpoint's own.
 
         Raises:
-            ModelError: There is no such model, or it has no safetensors or tokenizer.
+            ModelError: There is no such model, it has no safetensors or tokenizer, or it is not supported.
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ModelError(f'dtype must be "auto" or one of {", ".join(DTYPES)}, got {dtype!r}')
         path = _resolve(name)
-        arguments: dict[str, Any] = {"trust_remote_code": False}
         torch_dtype: Any = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
-        if device == "auto":
-            arguments["device_map"] = "auto"
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False})
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **arguments)
+                path, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False)
             model, loading = loaded
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model: cannot load {name!r}: {error}") from error
         if missing := sorted(loading["missing_keys"]):
             raise ModelError(f"model: {name!r} lacks {len(missing)} of the weights that its config.json asks for, "
                              f"{', '.join(missing[:3])} among them; they would be random")
-        if device != "auto":
-            model.to(device)
+        model.to(device)
         return cls(model, tokenizer)
 
     @property
@@ -217,6 +217,17 @@ class LanguageModel:
     def _cache_argument(self) -> str:
         """What the model calls its KV cache; the name changed in `transformers` 5."""
         return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
+
+    @torch.no_grad()
+    def _check_cache(self) -> None:
+        """Refuse a model whose cache has more than keys and values: decoding could not drop or repeat its rows."""
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        cache = getattr(self.model(input_ids=ids, use_cache=True), self._cache_argument, None)
+        kinds = {type(layer).__name__ for layer in getattr(cache, "layers", ())}
+        if type(cache) is not DynamicCache or not kinds <= _KEYS_AND_VALUES:
+            raise ModelError(f"model: {type(self.model).__name__} is not supported (its cache: "
+                             f"{', '.join([type(cache).__name__, *sorted(kinds)])}); supported are models whose layers "
+                             "are attention with a key-value cache, not linear attention, state spaces or recurrence")
 
     def _decoded_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                        choose: Callable[[Tensor], Tensor], samples: int) -> list[list[int]]:

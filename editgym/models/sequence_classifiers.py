@@ -93,5 +93,14 @@ def load_sequence_classifier(name: str, length: int, toxic_output: int) -> tuple
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and not 1 <= length <= limit:
         raise ModelError(f"max_length must be from 1 to {limit}, which is what {name!r} takes, got {length}")
-    network = ToxicityTransformer(model, tokenizer.pad_token_id, toxic_output)
-    return network.eval().requires_grad_(False), TokenEncoder(tokenizer, length)
+    # By its own number a decoder finds a text's last token, and refuses several texts where it has none.
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    network = ToxicityTransformer(model, tokenizer.pad_token_id, toxic_output).eval().requires_grad_(False)
+    encode = TokenEncoder(tokenizer, length)
+    try:
+        with torch.no_grad():
+            network(encode(["a " * length, "a"]))
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise ModelError(f"max_length {length}: {name!r} cannot read a text of so many tokens, or one padded to it: "
+                         f"{error}") from error
+    return network, encode

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -92,7 +92,7 @@ class KnowledgeTask:
         """`count` requests of a split in random order, each subject at most once.
 
         Left out, and counted, are requests that do not fit into the model's context and those whose target the
-        unedited model answers already.
+        unedited model answers already. A request whose `premises` are not all in the stream has no `portability` there.
 
         Raises:
             ValueError: The split has too few requests.
@@ -110,7 +110,10 @@ class KnowledgeTask:
                     kept[request.subject] = request
                 elif reason != _REPEATED:
                     skipped[reason] += 1
-        return Stream(tuple(kept.values()), dict(skipped))
+        facts = {(request.prompt, request.target) for request in kept.values()}
+        whole = (request if facts.issuperset(request.premises) else replace(request, portability=())
+                 for request in kept.values())
+        return Stream(tuple(whole), dict(skipped))
 
     def _reasons(self, requests: Sequence[EditRequest], kept: Mapping[str, EditRequest]) -> list[str | None]:
         """Why each of the requests cannot be used."""

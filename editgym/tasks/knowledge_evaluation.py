@@ -28,6 +28,7 @@ from editgym.weights import (
 )
 
 _TEXTS = 256  # that go through the model at a time
+_MOST_NATS = 700.0  # what a collapsed model's numbers are held within, or stand for: they must stay numbers
 _Tokens = tuple[tuple[int, ...], tuple[int, ...]]  # of a prompt and its answer
 
 
@@ -79,7 +80,7 @@ class _Result:
         answer: Its greedy answer.
         accuracy: Share of the expected tokens, without the end token, that it predicts.
         log_probability: Mean over those tokens.
-        divergence: KL(unedited ‖ edited), mean over the answer's tokens; 0 where it was not asked for.
+        divergence: KL(unedited ‖ edited), mean over the answer's tokens, at most 700; 0 where it was not asked for.
     """
 
     answer: str
@@ -146,7 +147,8 @@ class _Exam:
 
     def _divergence(self, batch: TokenBatch, now: Tensor) -> Tensor:
         reference = self.task.reference(batch)
-        return batch.means((reference.exp() * (reference - now)).sum(-1))
+        found = batch.means((reference.exp() * (reference - now)).sum(-1))
+        return found.nan_to_num(nan=_MOST_NATS).clamp(max=_MOST_NATS)
 
 
 def _records(exam: _Exam, requests: Sequence[EditRequest], texts: Sequence[str], now: Sequence[str],
@@ -244,7 +246,8 @@ def _perplexity_ratio(task: KnowledgeTask, decoder: EditableDecoder) -> float:
     text = task.filler_batch(len(task.filler))
     with torch.no_grad():
         now, before = (F.cross_entropy(one.logits(text).float(), text.labels) for one in (decoder, task.decoder))
-    return math.exp(min(float(now - before), 700.0))  # a collapsed model's ratio must stay a number
+    nats = float(now - before)
+    return math.exp(min(nats, _MOST_NATS) if math.isfinite(nats) else _MOST_NATS)
 
 
 def _capability(exam: _Exam) -> float | None:

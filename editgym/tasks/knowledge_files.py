@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from editgym.tasks.knowledge import KnowledgeTask, StreamSplit, TeacherForced
 # Where one file holds everything: the share of its subjects that each split gets.
 _SHARES: tuple[tuple[StreamSplit, float], ...] = (("policy", 0.6), ("validation", 0.15), ("test", 0.25))
 _VALIDATION_OF_TRAINING = 0.2
+_Record = tuple[EditRequest, ...]
 
 
 def zsre(device: str, model: str | None = None, requests: str = "editing/zsre_train_1k.json",
@@ -40,7 +42,8 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
 
     The splits share no subject. With `test_requests`, the other file's subjects that are not in it are the policy's
     (80%) and validation's; without, one file is split 60/15/25 into policy, validation and test. Which split a subject
-    belongs to depends on its name alone.
+    belongs to depends on its name alone. A record of several facts goes by its first subject, and is left out where it
+    shares another one with test, or as the policy's with validation; its facts are drawn one after the other.
 
     Args:
         device: Where the model lives.
@@ -66,10 +69,10 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
     assert requests is not None
     train = load_requests(_found(requests), format)
     test = None if test_requests is None else load_requests(_found(test_requests), format)
-    splits = _split(train.requests, None if test is None else test.requests)
+    splits = _split(train.records, None if test is None else test.records)
 
     def draw(split: StreamSplit, rng: random.Random) -> Iterable[EditRequest]:
-        return rng.sample(splits[split], len(splits[split]))
+        return itertools.chain.from_iterable(rng.sample(splits[split], len(splits[split])))
 
     compared: TeacherForced = "probability" if train.format.startswith("counterfact") else "accuracy"
     return KnowledgeTask(name, LanguageModel.load(model, device, dtype), sites, draw, step_size=step_size,
@@ -80,22 +83,22 @@ def _found(path: str) -> Path:
     return data_folder() / path  # an absolute path stays as it is
 
 
-def _split(train: Sequence[EditRequest], test: Sequence[EditRequest] | None
-           ) -> Mapping[StreamSplit, list[EditRequest]]:
-    splits: dict[StreamSplit, list[EditRequest]] = {split: [] for split, _ in _SHARES}
+def _split(train: Sequence[_Record], test: Sequence[_Record] | None) -> Mapping[StreamSplit, list[_Record]]:
+    splits: dict[StreamSplit, list[_Record]] = {split: [] for split, _ in _SHARES}
     if test is not None:
         splits["test"] = list(test)
-    tested = {request.subject for request in splits["test"]}
-    for request in train:
-        if request.subject in tested:
-            continue
-        place = int(hashlib.sha256(request.subject.encode()).hexdigest()[:8], 16) / 2**32
+    for record in train:
+        place = int(hashlib.sha256(record[0].subject.encode()).hexdigest()[:8], 16) / 2**32
         if test is not None:
-            splits["validation" if place < _VALIDATION_OF_TRAINING else "policy"].append(request)
+            splits["validation" if place < _VALIDATION_OF_TRAINING else "policy"].append(record)
             continue
         for split, share in _SHARES:
             place -= share
             if place < 0 or split == "test":
-                splits[split].append(request)
+                splits[split].append(record)
                 break
+    taken: set[str] = set()
+    for split, _ in reversed(_SHARES):
+        splits[split] = [record for record in splits[split] if taken.isdisjoint(one.subject for one in record)]
+        taken |= {one.subject for record in splits[split] for one in record}
     return splits

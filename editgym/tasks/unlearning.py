@@ -203,14 +203,17 @@ class UnlearningTask:
         return torch.isin(labels, torch.tensor(classes, device=labels.device))
 
     def _class_goal(self, classes: tuple[int, ...]) -> Goal:
+        splits = {"model": self.splits.model, "policy": self.splits.policy, "test": self.splits.test}
+        for split, part in splits.items():
+            forgotten = self._is_forgotten(part.labels, classes)
+            for name, found in (("forget", forgotten.any()), ("retain", (~forgotten).any())):
+                if not found:
+                    raise ValueError(f"{self.name}: the {split} split has no {name} sample when classes "
+                                     f"{list(classes)} are forgotten; give more data, or forget other classes")
         forgotten = self._is_forgotten(self.pool.labels, classes)
         features = torch.zeros(self.n_classes)
         features[list(classes)] = 1
         members = {"retain": (~forgotten).nonzero().flatten(), "forget": forgotten.nonzero().flatten()}
-        for name, rows in members.items():
-            if not len(rows):
-                raise ValueError(f"{self.name}: the policy split has no {name} sample when classes {list(classes)} are "
-                                 "forgotten; give more data, or forget other classes")
         return Goal("forget " + ", ".join(map(str, classes)), features, members)
 
     def _sample_goal(self, samples: int) -> Goal:

@@ -5,7 +5,7 @@ from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.export import ExportError, export_adapter, export_merged, export_pretrained
 from editgym.weights.factors import ActionLayout, DenseUpdate, LowRankFactors, Rank, Update
 from editgym.weights.journal import Codebook, EditJournal, Entry, JournalError, Prepend, ReplaceTensors, SiteEdit
-from editgym.weights.network import EditableNetwork
+from editgym.weights.network import EditableNetwork, full_precision
 from editgym.weights.operators import Mask, Operator, Shift
 from editgym.weights.overlay import EditedWeights, fingerprint
 from editgym.weights.sites import EditSite, UnknownSiteError, discover_sites, editable_sites, find_sites
@@ -16,5 +16,5 @@ __all__ = [
     "EditableNetwork", "EditedWeights", "Entry", "ExportError", "JournalError", "LowRankFactors", "Mask", "Operator",
     "Prepend", "Rank", "ReplaceTensors", "Shift", "SiteEdit", "TokenBatch", "UnknownSiteError", "Update",
     "discover_sites", "editable_sites", "export_adapter", "export_merged", "export_pretrained", "find_sites",
-    "fingerprint",
+    "fingerprint", "full_precision",
 ]

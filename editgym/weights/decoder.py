@@ -53,7 +53,8 @@ class EditableDecoder(EditedWeights):
         example: A few texts.
 
     Raises:
-        UnknownSiteError: A site is a convolution, or its weight is used by another module as well.
+        UnknownSiteError: A site is a convolution, its weight is used by another module as well, or it is not given all
+            tokens of every text, as experts of a mixture are not.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
@@ -348,7 +349,9 @@ class EditableDecoder(EditedWeights):
         run = SitePass(inputs={})
         with self._patched(run):
             self._at(example.ids, example.rows, example.positions)
-        check_inputs(run.inputs or {}, example)
+        output = self._model.get_output_embeddings()
+        head = next((name for name, module in self._modules.items() if module is output), None)
+        check_inputs(self._by_name, run.inputs or {}, example, head)
         if differs(None):
             self._gathers = False
             self._warn("logits are computed at every token, because its head is more than a linear layer")

@@ -35,6 +35,7 @@ class DiskJournal(EditJournal):
         """Write the entries, a file per step, then count them.
 
         Raises:
+            ValueError: As `EditJournal.append`.
             OSError: The folder cannot be written; the journal is as it was.
         """
         numbered = EditJournal(self.base_hash, list(self.entries[-1:]))
@@ -64,8 +65,9 @@ class DiskJournal(EditJournal):
         return self.folder / _STEP_FILE.format(step)
 
     def _remove(self, entries: list[Entry]) -> None:
-        # The tensors stay readable: a mapped file lives on until the last mapping goes.
-        for step in {entry.step for entry in entries}:
+        # From the last, so that what a crash leaves is a stream up to some step. The tensors stay readable: a mapped
+        # file lives on until the last mapping goes.
+        for step in dict.fromkeys(entry.step for entry in reversed(entries)):
             assert step is not None
             self._file(step).unlink(missing_ok=True)
 

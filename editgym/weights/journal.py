@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -133,9 +134,17 @@ class EditJournal:
         return len({entry.step for entry in self.entries})
 
     def append(self, *entries: Entry) -> None:
-        """Add entries at the end; those without a step are together the step after the last."""
-        after = 1 + _step(self.entries[-1]) if self.entries else 0
-        self.entries.extend(replace(entry, step=after) if entry.step is None else entry for entry in entries)
+        """Add entries at the end; those without a step are together the step after the last.
+
+        Raises:
+            ValueError: A step is negative or below the one before it; nothing has changed then.
+        """
+        last = _step(self.entries[-1]) if self.entries else -1
+        numbered = [replace(entry, step=last + 1) if entry.step is None else entry for entry in entries]
+        for before, step in pairwise([max(last, 0), *map(_step, numbered)]):
+            if step < before:
+                raise ValueError(f"steps begin at 0 and never go back, got step {step} after step {before}")
+        self.entries.extend(numbered)
 
     def undo(self) -> list[Entry]:
         """Remove and return the entries of the last step: those at the end that have the same number.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,24 @@ _NUMBERS_ON_GPU = 2**28
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """cuDNN rounds the inputs of convolutions to ten bits unless told not to: too few to agree with the CPU to 1e-5."""
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+def full_precision() -> Iterator[None]:
+    """cuDNN rounds the inputs of convolutions to ten bits unless told not to: too few to agree with the CPU to 1e-5.
+
+    torch's newer setting says so. Its older one has to agree, for code inside may read that, as `cudnn.flags` does; it
+    cannot be read where the process has set the newer ones otherwise.
+    """
+    cudnn: Any = torch.backends.cudnn
+    before, allowed = cudnn.conv.fp32_precision, None
+    with suppress(RuntimeError):
+        allowed = cudnn.allow_tf32
+        cudnn.allow_tf32 = False
+    cudnn.conv.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+        if allowed is not None:
+            cudnn.allow_tf32 = allowed
+        cudnn.conv.fp32_precision = before
 
 
 class EditableNetwork(EditedWeights):
@@ -41,7 +52,7 @@ class EditableNetwork(EditedWeights):
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
         super().__init__(frozen_copy(model), sites)
-        with torch.no_grad(), _full_precision():
+        with torch.no_grad(), full_precision():
             self._split: SplitNetwork = split(self.base, self.sites, example)
         if not self._split.reuses_prefix:
             warnings.warn(f"{type(model).__name__}: every evaluation runs the whole network, because "
@@ -54,12 +65,12 @@ class EditableNetwork(EditedWeights):
 
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """Logits (n, classes) of the edited network by its full forward pass."""
-        with torch.no_grad(), _full_precision():
+        with torch.no_grad(), full_precision():
             return torch.cat([functional_call(self.base, self._overlay, (part,)) for part in inputs.split(batch_size)])
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
         """The activations, batch first, that no edit of the sites can change; for `candidate_logits`."""
-        with torch.no_grad(), _full_precision():
+        with torch.no_grad(), full_precision():
             parts = [self._split.prefix(part) for part in inputs.split(batch_size)]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
@@ -85,7 +96,7 @@ class EditableNetwork(EditedWeights):
         for start in range(0, len(weights[0]), chunk):
             window = slice(start, start + chunk)
             seen = activations if rows is None else [a[rows[window]] for a in activations]
-            with _full_precision():
+            with full_precision():
                 logits = self._split.run_candidates([w[window] for w in weights], seen, own=rows is not None)
             parts.append(function(logits, window))
         return parts[0] if len(parts) == 1 else torch.cat(parts)

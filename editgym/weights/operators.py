@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -32,8 +33,8 @@ class Shift:
     kind: ClassVar[Literal["shift"]] = "shift"
 
     def __post_init__(self) -> None:
-        if not self.limit > 0:
-            raise ValueError(f"shift_limit must be greater than 0, got {self.limit}")
+        if not 0 < self.limit < math.inf:
+            raise ValueError(f"shift_limit must be greater than 0 and finite, got {self.limit}")
 
     def edited(self, weight: Tensor, update: Update) -> Tensor:
         """The edited weights, (..., out, in), for one network or for K candidates."""

@@ -70,7 +70,8 @@ class EditedWeights:
 
         Raises:
             UnknownSiteError: An entry names a site or tensor that the network does not have.
-            ValueError: A tensor's shape is not the network's, or an edited weight would not be finite.
+            ValueError: A tensor's shape is not the network's, an edited weight would not be finite, or a step is below
+                the journal's last.
         """
         try:
             # One after the other: a large model has no room for every edited matrix twice.
@@ -177,7 +178,7 @@ class EditedWeights:
             raise ValueError(f"replace_tensors: {name} is {tuple(base.shape)}, got {tuple(tensor.shape)}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"replace_tensors: {name} has values that are not finite")
-        return tensor.to(base)
+        return self._kept(tensor.to(base.device), base)
 
     def _replay(self) -> None:
         overlay = dict(self._root)

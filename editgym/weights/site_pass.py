@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -133,20 +133,27 @@ def check_codebook(code: Codebook, site: EditSite) -> None:
                          f"{tuple(code.keys.shape)}, {tuple(code.values.shape)}, {tuple(code.radii.shape)}")
 
 
-def check_inputs(inputs: Mapping[str, Tensor], batch: TokenBatch) -> None:
-    """Refuse sites that see the tokens of all texts in one long row: nobody could tell whose they are.
+def check_inputs(names: Iterable[str], inputs: Mapping[str, Tensor], batch: TokenBatch, head: str | None) -> None:
+    """Refuse sites that are not given all tokens of every text: nobody could tell whose those are that they are given.
 
     Args:
-        inputs: By site name, what its module was given.
+        names: Of the sites.
+        inputs: By site name, what its module was given, if it ran.
         batch: The texts.
+        head: Name of the output embedding, which is asked at answer tokens only.
 
     Raises:
         UnknownSiteError: There is such a site.
     """
-    for name, x in inputs.items():
-        if x.ndim == 2 and len(x) == batch.ids.numel():
-            raise UnknownSiteError(f"site {name}: this model flattens a batch's tokens before it, as OPT's MLP does, "
-                                   "and such sites are not supported; open others")
+    for name in names:
+        if name not in inputs:
+            raise UnknownSiteError(f"site {name}: no token of the example reaches it, as may be with an expert of a "
+                                   "mixture, and such sites are not supported; open others")
+        expected = (len(batch.rows),) if name == head else tuple(batch.ids.shape)
+        if (found := tuple(inputs[name].shape[:-1])) != expected:
+            raise UnknownSiteError(f"site {name}: it is given tokens {found} of a batch {tuple(batch.ids.shape)}: this "
+                                   "model flattens a batch's tokens before it, as OPT's MLP does, or picks some of "
+                                   "them, as for an expert of a mixture, and such sites are not supported; open others")
 
 
 def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:

@@ -8,7 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import envs_registry
-from agents import edit, train
+from agents import edit, sb3, train
+from agents.black_box import NoEdit
+from agents.editors.stream import CHECKPOINT, StreamEditor
+from agents.sequence_learning import TRAINING, SequenceLearner
 from editgym.tasks import make_task
 from editgym.weights import EditJournal
 from envs_registry import Environment
@@ -124,3 +127,98 @@ def test_the_seed_of_edit_draws_the_stream(tmp_path, capsys):
         assert edit.main([str(tmp_path), "--seed", str(seed)]) == 0
         journals.append((tmp_path / "journal.safetensors").read_bytes())
     assert journals[0] == journals[1] != journals[2]
+
+
+# --- interruptions ---------------------------------------------------------------------------------------------
+
+
+def train_on_stream(model, folder, agent, *more):
+    return train.main(["--env", "LifelongLLMEdit-v0", "--agent", agent, "--set", f"model={model}", "--set", "horizon=3",
+                       "--set", "edits_per_step=2", "--set", 'sites=["model.layers.[23].mlp.down_proj"]', *more,
+                       "--out", str(folder)])
+
+
+@pytest.fixture
+def interrupted(tiny_lm, tmp_path, monkeypatch):
+    """A folder whose edit by UltraEdit with seed 3 was stopped after two of three steps, and the whole journal."""
+    for name in ("whole", "parts"):
+        assert train_on_stream(tiny_lm, tmp_path / name, "ultraedit") == 0
+    assert edit.main([str(tmp_path / "whole"), "--seed", "3"]) == 0
+    save = StreamEditor._save_checkpoint
+
+    def stop_after_two(self, env, *rest):
+        save(self, env, *rest)
+        if env.unwrapped.process.step_index == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamEditor, "_save_checkpoint", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            edit.main([str(tmp_path / "parts"), "--seed", "3"])
+    return tmp_path / "parts", (tmp_path / "whole" / "journal.safetensors").read_bytes()
+
+
+def test_an_interrupted_edit_goes_on_with_the_same_agent_and_seed_alone(interrupted, tiny_lm, capsys):
+    folder, whole = interrupted
+    assert edit.main([str(folder), "--seed", "7"]) == 2
+    assert "seed is 3 there and 7 here; go on with the same agent and seed" in capsys.readouterr().err
+    assert train_on_stream(tiny_lm, folder, "ft_m") == 2
+    assert "agent is 'ultraedit' there and 'ft_m' here; finish it with" in capsys.readouterr().err
+    assert train_on_stream(tiny_lm, folder, "ultraedit", "--set", "agent.passes=2") == 2
+    assert "agent_config.passes is absent there and 2 here" in capsys.readouterr().err
+    assert train_on_stream(tiny_lm, folder, "ultraedit") == 0, "the same agent changes nothing"
+    assert edit.main([str(folder), "--seed", "3"]) == 0
+    assert (folder / "journal.safetensors").read_bytes() == whole
+    assert train_on_stream(tiny_lm, folder, "ft_m") == 0, "a whole edit is in nobody's way"
+
+
+def test_an_interrupted_edit_can_be_given_up(interrupted, capsys):
+    folder, whole = interrupted
+    (folder / CHECKPOINT).unlink()
+    assert edit.main([str(folder), "--seed", "7", "--set", 'sites=["model.layers.1.mlp.down_proj"]']) == 0
+    assert len(EditJournal.load(folder / "journal.safetensors")) == 3
+    assert edit.main([str(folder), "--seed", "3"]) == 0
+    assert (folder / "journal.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(("at", "message"), [(0, "there is no agent and no checkpoint yet"),
+                                             (1, "the same command goes on from the checkpoint in")])
+def test_an_interrupted_training_says_what_is_there_to_go_on_with(at, message, tiny_lm, tmp_path, monkeypatch, capsys):
+    run = SequenceLearner._sequence
+
+    def stopped(self, index):
+        if index == at:
+            raise KeyboardInterrupt
+        return run(self, index)
+
+    arguments = "rledit", "--set", "agent.sequences=2", "--set", "agent.validate_every=0"
+    with monkeypatch.context() as patch:
+        patch.setattr(SequenceLearner, "_sequence", stopped)
+        assert train_on_stream(tiny_lm, tmp_path, *arguments) == 130
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "agent" / TRAINING).is_file() == (at > 0)
+    assert edit.main([str(tmp_path)]) == 2
+    assert train_on_stream(tiny_lm, tmp_path, *arguments) == 0
+    assert edit.main([str(tmp_path)]) == 0
+
+
+def test_an_agent_that_is_kept_at_an_interruption_can_edit(tmp_path, monkeypatch, capsys):
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sb3._Progress, "_on_rollout_end", stopped)
+    assert train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", *SMALL, "--out", str(tmp_path)]) == 130
+    assert f"the agent in {tmp_path / 'agent'} can be used" in capsys.readouterr().err
+    assert edit.main([str(tmp_path)]) == 0
+
+
+def test_a_file_that_learning_lacks_is_one_line(tiny_lm, tmp_path, monkeypatch, capsys):
+    def lacking(*_):
+        raise FileNotFoundError("no policy in nowhere")
+
+    assert train_on_stream(tiny_lm, tmp_path, "hiedit", "--set", "agent.low_level=nowhere") == 2
+    monkeypatch.setattr(NoEdit, "learn", lacking)
+    assert train.main(["--env", "ShiftWorld-v0", "--agent", "no_edit", "--out", str(tmp_path)]) == 2
+    first, second = [line for line in capsys.readouterr().err.splitlines() if "nowhere" in line]
+    assert first.startswith("error: ")
+    assert second == "error: no policy in nowhere"

@@ -216,6 +216,15 @@ def test_prompts_that_metrics_ask_are_never_read(make_process, monkeypatch):
     assert endless not in group_of(replace(request, rephrases=(endless,)))
 
 
+def test_no_sentence_before_a_prompt_is_one_that_perplexity_is_measured_on(make_process):
+    process = make_process(split="test")
+    for seed in range(20):
+        agent = EditGRPO(**QUICK, seed=seed)
+        agent.begin(process)
+        assert len(agent._sentences) == agent.group.prompts
+        assert not set(agent._sentences) & set(process.task.filler)
+
+
 def test_only_fields_for_rewards_are_looked_at(refined, stream_env):
     """Other prompts for metrics, and the edit is the same."""
     _, _, expected = refined(env={"horizon": 1})
@@ -326,6 +335,15 @@ def test_equal_seeds_give_equal_edits_and_other_seeds_others(stream_env):
     assert same_edits(first, again)
     assert len(first) > 1, "something was learned"
     assert not same_edits(first, other)
+
+
+def test_the_first_editor_draws_by_the_same_seed(tmp_path):
+    agent = EditGRPO("lora_merge", {"rank": 2})
+    agent.learn(gym.spec("LifelongLLMEdit-v0"), Budget(), seed=5)
+    agent.save(tmp_path)
+    for one in (agent, EditGRPO.load(tmp_path)):
+        assert (one.seed, one.first.seed) == (5, 5)
+        assert one.config["editor_config"] == {"rank": 2, "seed": 5}
 
 
 def test_an_interrupted_edit_goes_on_to_the_same_journal(stream_env, tmp_path):

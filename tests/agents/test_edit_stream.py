@@ -1,10 +1,13 @@
 """ShiftWorld as a stream: keys and gradients of its reward, actions in its box, and what learns there."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import pytest
 import torch
 from torch.func import functional_call
 
+from agents import edit_stream
 from agents.edit_stream import WorldStream, _as_product, is_stream_of_facts, learning_stream
 from agents.hiedit import HiEdit
 from agents.protocol import Budget, Unsupported
@@ -108,6 +111,41 @@ def test_what_no_edit_changes_is_computed_once_per_goal(monkeypatch):
     assert not torch.equal(captured[0].gradients[0], captured[2].gradients[0])
 
 
+def test_the_gradient_has_the_rewards_probe_term():
+    """Alone in the reward, it is the same on every batch."""
+    stream = begun(sites=["fc1", "fc2"], rank="full", shift_limit=1.0, alpha=0.0, beta=0.0, probe_weight=3.0)
+    action = torch.zeros(stream._world.layout.size, requires_grad=True)
+    capture = stream.capture
+    reward = stream._world.differentiable_step(action).reward[0]
+    assert capture.loss == pytest.approx(-float(reward.detach()), abs=1e-5)
+    (gradient,) = torch.autograd.grad(-reward, action)
+    for keys, rows, own in zip(capture.keys, capture.gradients, stream._world.layout.unpack(gradient), strict=True):
+        expected = truncated(own.d, 4)
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(rows.mT @ keys, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_the_samples_of_a_large_set_are_drawn_from_all_of_it_and_always_the_same(monkeypatch):
+    monkeypatch.setattr(edit_stream, "_SAMPLES", 90)
+    drawn = []
+    for _ in range(2):
+        stream = begun()
+        task = stream._world.task
+        (goal,) = task.goals
+        by_class = {name: rows[task.pool.labels[rows].argsort(stable=True)] for name, rows in goal.members.items()}
+        monkeypatch.setattr(task, "goals", (replace(goal, members=by_class),))
+        drawn.append(stream._samples)
+    assert drawn[0].sizes == [90, len(by_class["forget"])]
+    assert torch.equal(drawn[0].labels, drawn[1].labels)
+    counts = drawn[0].labels[:90].bincount(minlength=10)
+    assert counts[7] == 0
+    assert sorted(counts.tolist())[1] >= 4
+    own = task.pool.labels[by_class["retain"]]
+    monkeypatch.setattr(edit_stream, "_SAMPLES", len(own))
+    stream._reward_sets.clear()
+    assert torch.equal(stream._samples.labels[:len(own)], own)
+
+
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
 def test_a_matrix_is_the_product_of_its_factors_by_the_smaller_dimension(shape):
     matrix = torch.randn(shape)
@@ -198,9 +236,26 @@ def test_training_raises_the_reward_of_shift_world(arguments):
         agent = RLEdit(sequences=sequences, learning_rate=3e-3, step_learning_rate=0.1, linear_decay=False)
         with count_reward_calls() as meter:
             agent.learn(spec, Budget(), seed=0)
-        assert meter.calls == sequences * arguments.get("episode_length", 1)
+        assert meter.calls == 2 * sequences * arguments.get("episode_length", 1)  # the gradient's, and the edit's
         means.append(mean_reward(agent, spec))
     assert means[1] > means[0] + 0.05, means
+
+
+@pytest.mark.parametrize(("agent", "per_episode"), [
+    (RLEdit(), 4), (RLEdit(passes=2), 6), (HiEdit("straight_through", sites_per_step=1), 4)])
+def test_gradients_of_the_reward_count_and_the_budget_covers_them(agent, per_episode):
+    spec = world(rank="full", sites=["fc2", "fc3"], episode_length=2).spec
+    with count_reward_calls() as meter:
+        agent.learn(spec, Budget(reward_calls=2 * per_episode + 1), seed=0)
+    assert meter.calls == 2 * per_episode
+    with count_reward_calls() as meter:
+        agent.edit(gym.make(spec))
+    assert meter.calls == per_episode
+    stream = WorldStream(gym.make(spec))
+    stream.reset(0)
+    with count_reward_calls() as meter:
+        assert stream.capture is stream.capture
+    assert meter.calls == 1
 
 
 def test_an_edit_is_one_episode_of_the_environment_and_the_same_after_a_load(tmp_path):

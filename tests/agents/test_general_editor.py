@@ -1,6 +1,8 @@
 """The general editor: one policy for every class and network, that treats units and classes alike."""
 
 import copy
+import json
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -170,5 +172,31 @@ def test_comparison_is_resumed_and_tabulated(tmp_path, monkeypatch, capsys):
     assert "| ShiftWorld-v0 | general editor | neither seen | 1 |" in table
     assert "1,024 calls" in table
     assert script.main(arguments) == 0
-    assert (tmp_path / "results.jsonl").read_text().splitlines() == lines
+    path = tmp_path / "results.jsonl"
+    assert path.read_text().splitlines() == lines
     assert script.main(["--out", str(tmp_path), "--worlds", "SomeWorld"]) == 2
+    path.write_text("\n".join(lines)[:-9])
+    assert script.main(arguments) == 0
+    torn, again = (json.loads(rows[-1]) for rows in (lines, path.read_text().splitlines()))
+    assert path.read_text().splitlines()[:-1] == lines[:-1]
+    assert {**torn, "train_s": 0} == {**again, "train_s": 0}
+
+
+def test_rows_of_another_budget_are_not_mixed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "TRAIN_NETWORKS", (3,))
+    monkeypatch.setattr(script, "TRAIN_CLASSES", (0,))
+    monkeypatch.setattr(script, "TEST_CLASSES", (7,))
+    arguments = ["--out", str(tmp_path), "--worlds", "ShiftWorld-v0", "--networks", "1", "--agents", "ordinary policy"]
+    assert script.main([*arguments, "--reward-calls", "1024"]) == 0
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
+    assert row["reward_calls"] == 1024
+    capsys.readouterr()
+    for networks in ("1", "2"):
+        assert script.main([*arguments, "--networks", networks, "--reward-calls", "2048"]) == 2
+        assert f"--reward-calls: 2048, but the agents and rows in {tmp_path} are of 1024" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    shutil.rmtree(tmp_path / "agents")
+    assert script.main([*arguments, "--networks", "2", "--reward-calls", "2048"]) == 2, "the rows are still there"
+    assert script.main(["--out", str(tmp_path), "--worlds", "ShiftWorld-v0", "--networks", "1", "--agents",
+                        "no edit"]) == 0, "which no training is part of"

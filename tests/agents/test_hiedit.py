@@ -11,7 +11,7 @@ from agents.editors.stream import stream_process
 from agents.hiedit import HiEdit, HiEditPolicy
 from agents.hypernetwork import Hypernetwork, ShapeMismatchError
 from agents.protocol import Budget, Unsupported
-from agents.rledit import RLEdit
+from agents.rledit import Mend, RLEdit
 from agents.sequence_learning import Learning
 from editgym.envs.metering import count_reward_calls
 from editgym.weights import LowRankFactors
@@ -251,9 +251,33 @@ def test_learning_starts_from_a_saved_low_level(trained, stream_env, tmp_path):
     assert all(map(torch.equal, matrices(again.edit(stream_env(**env))), matrices(expected)))
 
 
-def test_a_low_level_that_does_not_fit_is_refused(trained, stream_spec, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no policy in"):
+def test_a_low_level_that_learned_the_step_size_itself_edits_as_before(trained, stream_env, tmp_path):
+    low = trained(kind=RLEdit, mode="released", passes=2)
+    with torch.no_grad():
+        low.policy.network.steps.copy_(torch.tensor([0.0558, 0.02, 0.01, 0.03]))
+    low.save(tmp_path)
+    agent = trained("all", low_level=str(tmp_path), passes=2, sequences=0)
+    one, other = (matrices(each.edit(stream_env(split="test", **FOUR))) for each in (agent, low))
+    for ours, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    with torch.no_grad():
+        low.policy.network.steps[2] = -0.25
+    low.save(tmp_path)
+    with pytest.raises(ValueError, match=r"η greater than 0 at every site.*layers\.2\.mlp\.down_proj': -0\.25"):
         trained("all", low_level=str(tmp_path), sequences=0)
+
+
+@pytest.mark.parametrize(("kind", "own"), [(RLEdit, {"rule": "mend"}), (Mend, {})])
+def test_a_low_level_of_another_rule_is_refused(kind, own, trained, tmp_path):
+    trained(kind=kind, sequences=0, **own).save(tmp_path)
+    with pytest.raises(ValueError, match=r"^low_level must be .* rule, 'malmen', got 'mend'$"):
+        trained("all", low_level=str(tmp_path), sequences=0)
+    trained("all", low_level=str(tmp_path), rule="mend", passes=2, sequences=0)
+
+
+def test_a_low_level_that_does_not_fit_is_refused(trained, stream_spec, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^low_level: no agent in .*nowhere.* rledit, malmen or mend"):
+        trained("all", low_level=str(tmp_path / "nowhere"), sequences=0)
     trained(kind=RLEdit, sequences=0).save(tmp_path)
     agent = HiEdit("all", low_level=str(tmp_path), **QUICK)
     with pytest.raises(ShapeMismatchError, match="the policy was trained on 4"):

@@ -241,7 +241,7 @@ def test_covariance_is_the_mean_of_outer_products_of_inputs(process):
     language = process.task.language
     handle = language.model.get_submodule(site.name).register_forward_pre_hook(lambda _m, args: seen.append(args[0][0]))
     left = 300
-    for sentence in sentences():
+    for sentence in sentences(process.task.filler):
         ids = language.prompt_ids(sentence)[:left]
         language.model(input_ids=torch.tensor([ids]))
         left -= len(ids)
@@ -272,9 +272,21 @@ def test_covariance_is_kept_in_memory_and_on_disk_by_model(tokenizer, process, t
     assert len(list((tmp_path / "cache" / "covariance").iterdir())) == 2
 
 
-def test_the_text_holds_nothing_that_metrics_ask_about():
-    world, text = FactWorld(), " | ".join(sentences())
+def test_the_text_holds_nothing_that_metrics_ask_about(process):
+    world, read = FactWorld(), list(sentences(process.task.filler))
+    text = " | ".join(read)
     assert not [p.name for p in world.people if p.split != "policy" and f"{p.name} " in text]
+    assert not set(read) & set(process.task.filler)
+
+
+def test_no_context_is_a_sentence_that_perplexity_is_measured_on(process):
+    agent, read = editor("memit", contexts=40), set()
+    for request in process.stream.requests:
+        contexts = agent._contexts(process.task, request.prompt, request.target)
+        assert len(contexts) == 40
+        read |= {text.removesuffix(f" {request.prompt}") for text in contexts}
+    assert len(read) > 300
+    assert not read & set(process.task.filler)
 
 
 def test_inverse_factor_of_a_singular_covariance_and_an_empty_null_space():

@@ -6,8 +6,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.catalogue import agent_class, make_agent
-from agents.editors.stream import stream_process
-from agents.protocol import Agent, Unsupported
+from agents.editors.stream import StreamEditor, stream_process
+from agents.protocol import Agent, Budget, Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.models.train_factlm import train_tokenizer
 from editgym.weights import Codebook, EditJournal, LowRankFactors, Prepend, SiteEdit
@@ -56,7 +56,6 @@ def make_env(model_folder):
 
 
 def quick(name):
-    torch.manual_seed(7)
     return make_agent(name, **QUICK[name])
 
 
@@ -111,10 +110,19 @@ def test_an_edit_makes_the_targets_of_its_batch_more_probable(name, split, make_
 def test_equal_seeds_give_equal_journals(name, make_env, tmp_path):
     first, second = (saved(quick(name).edit(make_env()), tmp_path) for _ in range(2))
     assert first == second
-    if name in RANDOM:
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_what_is_drawn_follows_from_the_seed_of_learning_also_after_a_load(name, make_env, tmp_path):
+    journals = []
+    for seed in (1, 1, 2):
         agent = quick(name)
-        torch.manual_seed(8)
-        assert saved(agent.edit(make_env()), tmp_path) != first
+        agent.learn(gym.spec("LifelongLLMEdit-v0"), Budget(), seed)
+        journals.append(saved(agent.edit(make_env()), tmp_path))
+    assert journals[0] == journals[1]
+    assert journals[0] != journals[2]
+    agent.save(tmp_path / "agent")
+    assert saved(agent_class(name).load(tmp_path / "agent").edit(make_env()), tmp_path) == journals[2]
 
 
 class Interrupted(Exception):
@@ -139,6 +147,36 @@ def test_an_interrupted_stream_goes_on_to_the_same_journal(name, make_env, tmp_p
     torch.manual_seed(99)
     resumed = make_agent(name, **QUICK[name])
     assert saved(resumed.edit(gym.make(env.spec), tmp_path / "state"), tmp_path) == whole
+
+
+@pytest.mark.parametrize(("name", "config", "env", "seed", "difference"), [
+    ("ft_m", {}, {}, 0, "agent is 'ultraedit' there and 'ft_m' here"),
+    ("ultraedit", {"step_size": 2e-3}, {}, 0, "config.step_size is 0.001 there and 0.002 here"),
+    ("ultraedit", {}, {}, 1, "seed is 0 there and 1 here"),
+    ("ultraedit", {}, {"sites": ["model.layers.[23].mlp.*", "model.layers.0.mlp.up_proj"]}, 0, "mlp.up_proj' here"),
+    ("ultraedit", {}, {"step_size": 0.5}, 0, "step_size is 0.001 there and 0.5 here")])
+def test_an_interrupted_stream_of_another_editor_is_refused_and_kept(name, config, env, seed, difference, make_env,
+                                                                     tmp_path, monkeypatch):
+    arguments = {"journal_folder": str(tmp_path / "parts"), "step_size": 1e-3}
+    whole = saved(quick("ultraedit").edit(make_env(**arguments), tmp_path / "whole", 0), tmp_path)
+    save = StreamEditor._save_checkpoint
+
+    def stop_after_two(self, env, *rest):
+        save(self, env, *rest)
+        if stream_process(env).step_index == 2:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamEditor, "_save_checkpoint", stop_after_two)
+        with pytest.raises(Interrupted):
+            quick("ultraedit").edit(make_env(**arguments), tmp_path / "state", 0)
+    files = {path: path.read_bytes() for folder in ("state", "parts") for path in (tmp_path / folder).iterdir()}
+    spec = make_env(**arguments | {"journal_folder": None}).spec
+    with pytest.raises(ValueError, match="interrupted edit that is another one") as refused:
+        make_agent(name, **QUICK[name] | config).edit(gym.make(spec, **arguments | env), tmp_path / "state", seed)
+    assert difference in str(refused.value)
+    assert {path: path.read_bytes() for path in files} == files
+    assert saved(quick("ultraedit").edit(gym.make(spec, **arguments), tmp_path / "state", 0), tmp_path) == whole
 
 
 @pytest.mark.parametrize(("name", "layer"), [("ft_m", 3), ("ft_l", 3), ("loc_ft_bf", 2), ("grace", 3)])
@@ -226,7 +264,8 @@ def test_grace_answers_every_edited_prompt_and_leaves_other_logits_bitwise_alone
 @pytest.mark.parametrize(("name", "argument", "value"), [
     ("ft_m", "steps", 0), ("ft_m", "learning_rate", float("nan")), ("ft_l", "epsilon", 0.0),
     ("ft_l", "stop_loss", -1.0), ("loc_ft_bf", "epochs", 1.5), ("loc_ft_bf", "batch_size", 0),
-    ("loc_ft_bf", "learning_rate", 0), ("lora_merge", "rank", True), ("grace", "radius", -0.1),
+    ("loc_ft_bf", "learning_rate", 0), ("loc_ft_bf", "seed", 0.5), ("lora_merge", "seed", "a"),
+    ("lora_merge", "rank", True), ("grace", "radius", -0.1),
     ("grace", "steps", "many"), ("ultraedit", "step_size", 0.0)])
 def test_an_argument_out_of_range_is_named(name, argument, value):
     with pytest.raises(ValueError, match=argument):

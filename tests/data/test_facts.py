@@ -3,6 +3,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,12 +141,16 @@ def test_a_format_is_recognised_by_its_required_fields(write, name):
 
 
 def test_facts_that_are_edited_together_become_requests_with_the_questions_at_the_last(write):
-    first, second = load_requests(write(MQUAKE)).requests
+    loaded = load_requests(write(MQUAKE, changed(MQUAKE, "requested_rewrite", MQUAKE["requested_rewrite"][:1])))
+    (first, second), (alone,) = loaded.records
+    assert loaded.requests == (first, second, alone)
     assert first == EditRequest("Ada", "Ada lives in", "Oslo", "Rome", ("Where does Ada live?",),
                                 test_rephrases=("Where does Ada live?",))
     assert (second.subject, second.prompt, second.target) == ("Norway", "The king of Norway is", "Bob")
     assert second.portability == (Question("Who is Ada's king?", "Bob"),
                                   Question("Which king rules where Ada lives?", "Bob"))
+    assert second.premises == (Question("Ada lives in", "Oslo"),)
+    assert alone == replace(first, portability=second.portability)
 
 
 def test_a_record_is_left_out_whole_when_one_of_its_facts_is_no_edit(write):

@@ -222,6 +222,15 @@ def test_filler_is_about_nobody(world):
     assert not any(person.name in sentence for person in world.people for sentence in sentences[:20])
 
 
+def test_filler_leaves_sentences_out(world):
+    sentences = world.filler(200, random.Random(0))
+    others = world.filler(200, random.Random(0), without=sentences[:100])
+    assert len(others) == 200
+    assert not set(others) & set(sentences[:100])
+    kept = [sentence for sentence in sentences if sentence not in sentences[:100]]
+    assert others[:len(kept)] == kept
+
+
 # --- seeds -----------------------------------------------------------------------------------------------------
 
 

@@ -239,6 +239,11 @@ def test_a_negative_label_is_an_error(save):
         images.npz(save(y_test=np.full(40, -1)))
 
 
+def test_a_label_beyond_those_of_the_training_data_is_an_error(save):
+    with pytest.raises(images.DataError, match=r"y_test has the label 4, and the largest of y_train is 3"):
+        images.npz(save(y_test=np.arange(40) % 5))
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"mean": (0.1,)}, "mean and std go together"),
     ({"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "one number for each of 1 channels"),

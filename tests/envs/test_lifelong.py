@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from editgym.envs.lifelong_process import DIRECTIONS, ClosedStreamError, LifelongProcess, LifelongSettings
-from editgym.envs.lifelong_reward import RewardWeights
+from editgym.envs.lifelong_reward import REWARD_FLOOR, RewardWeights
 from editgym.envs.metering import count_reward_calls
 from editgym.tasks import make_task
 from editgym.weights import DenseUpdate, JournalError, LowRankFactors, Shift, SiteEdit, UnknownSiteError
@@ -515,10 +515,15 @@ def test_the_end_token_is_no_part_of_teacher_forced_efficacy(make_env):
     assert info["tf_efficacy"] == pytest.approx(np.mean(shares))
 
 
-def test_nothing_is_said_about_locality_that_no_reward_looks_at(make_env):
-    env = make_env(locality_weight=0.0)
-    env.reset(seed=0)
-    assert np.isnan(env.step(env.training_free_action())[4]["locality"])
+def test_locality_is_told_whatever_its_weight(make_env):
+    without, tiny, learning = (make_env(locality_weight=weight, edits_per_step=10) for weight in (0.0, 1e-6, 0.0))
+    for env in (without, tiny, learning):
+        env.reset(seed=0)
+    action = without.training_free_action() / 10
+    info = without.step(action)[4]
+    assert 0 < info["locality"] < 1
+    assert info == tiny.step(action)[4]
+    assert info["locality"] == learning.differentiable_step(torch.from_numpy(action)).metrics["locality"]
 
 
 def test_a_strong_enough_edit_is_a_success(make_env):
@@ -548,10 +553,65 @@ def test_an_answer_of_one_token_and_one_edit_a_step_give_no_nan(make_env, tmp_pa
     assert np.isfinite(observation).all()
     for _ in range(3):
         observation, reward, _, _, info = env.step(env.training_free_action())
-        assert np.isnan(info.pop("locality")), "no locality prompt was there to be looked at"
+        assert info["locality"] == 0, "no locality prompt was there to be looked at"
         assert np.isfinite([reward, *info.values()]).all()
         assert np.isfinite(observation).all()
     assert all(torch.isfinite(weight).all() for weight in env.network.weights)
+
+
+# --- collapse --------------------------------------------------------------------------------------------------
+
+
+def collapse(process):
+    """An edit that leaves every weight finite, and no activation above it."""
+    site = process.sites[0]
+    return [SiteEdit(site.name, Shift(), DenseUpdate(torch.full(site.shape, 3e38)))]
+
+
+def test_a_step_into_collapse_returns_numbers_and_the_episode_goes_on(make_env):
+    env = make_env(action="factors", shift_limit=3e38, horizon=2)
+    env.reset(seed=0)
+    observation, reward, _, _, info = env.step(np.ones(env.action_space.shape, np.float32))
+    assert reward == REWARD_FLOOR
+    assert np.isfinite(list(info.values())).all()
+    assert observation in env.observation_space
+    assert observation[-3] == 10, "the loss"
+    assert not observation[32:37].any(), "there is no update"
+    assert env.journal.steps == 1
+    assert env.step(np.zeros(env.action_space.shape, np.float32))[2]
+
+
+def test_coefficients_leave_a_collapsed_model_alone(make_env):
+    env = make_env()
+    env.reset(seed=0)
+    env.process.advance(collapse(env.process))
+    observation, reward, *_ = env.step(env.training_free_action())
+    assert (reward, env.journal.steps) == (REWARD_FLOOR, 1)
+    assert observation in env.observation_space
+    with pytest.raises(FloatingPointError, match="are not finite"):
+        env.differentiable_step(torch.zeros(env.action_space.shape))
+
+
+def test_every_reward_of_the_tensor_api_has_a_floor(make_process):
+    process = make_process()
+    updates = updates_for(process)
+    huge = [LowRankFactors(u.a * 1e38, u.b) for u in updates]
+    several = [LowRankFactors(torch.stack([u.a, h.a]), torch.stack([u.b, h.b]))
+               for u, h in zip(updates, huge, strict=True)]
+    rewards = process.candidate_rewards(several)
+    assert float(rewards[0]) > -100
+    assert float(rewards[1]) == REWARD_FLOOR
+    assert float(process.differentiable_step([LowRankFactors(h.a * 0.01, h.b) for h in huge]).reward) == REWARD_FLOOR
+
+
+def test_what_a_collapsed_model_showed_is_in_no_running_statistic(make_process):
+    process = make_process()
+    process.advance(collapse(process))
+    with pytest.raises(FloatingPointError, match="are not finite"):
+        _ = process.directions
+    process.decoder.undo()
+    process.advance([])
+    assert all(torch.isfinite(update.matrix()).all() for update in process.directions)
 
 
 # --- interruptions ---------------------------------------------------------------------------------------------
@@ -580,11 +640,14 @@ def test_a_stream_that_was_interrupted_goes_on_bitwise(make_env, tmp_path, split
         first.step(drawn[3])
     del first
 
-    second = make_env(**arguments, journal_folder=str(tmp_path / "journal"))
-    second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    wrapped = gym.wrappers.OrderEnforcing(make_env(**arguments, journal_folder=str(tmp_path / "journal")))
+    second = wrapped.unwrapped
+    observation, info = wrapped.reset(options={"restore": torch.load(tmp_path / "state.pt", weights_only=True)})
+    assert np.array_equal(observation, seen[2][0])
+    assert info == {"skipped": 0, "edit_step": 3, "edits_done": 6}
     assert second.journal.steps == 3
     for action, expected in zip(drawn[3:], seen[3:], strict=True):
-        observation, reward, terminated, _, info = second.step(action)
+        observation, reward, terminated, _, info = wrapped.step(action)
         assert np.array_equal(observation, expected[0])
         assert (reward, terminated, info) == (expected[1], expected[2], expected[4])
     assert same_weights(second.network, whole.network)
@@ -631,10 +694,32 @@ def test_a_checkpoint_of_another_stream_or_without_its_journal_is_refused(make_e
     if "journal_folder" in others:
         others = {"journal_folder": str(tmp_path / others["journal_folder"])}
     with pytest.raises(ValueError, match=message):
-        make_env(**arguments | others).restore(state)
+        make_env(**arguments | others).reset(options={"restore": state})
     twin = make_env(**arguments)
     twin.restore(state)
     assert same_weights(twin.process.decoder, env.process.decoder)
+
+
+def test_an_episode_is_taken_back_to_a_checkpoint_until_another_one_begins(make_env):
+    env = make_env(split="test")
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before checkpoint\(\)"):
+        env.checkpoint()
+    env.reset(seed=0)
+    env.step(env.training_free_action())
+    state, weights = env.checkpoint(), [weight.clone() for weight in env.network.weights]
+    env.step(env.training_free_action())
+    env.reset(options={"restore": state})
+    assert all(torch.equal(a, b) for a, b in zip(env.network.weights, weights, strict=True))
+    env.reset()
+    env.step(-env.training_free_action())
+    before = [weight.clone() for weight in env.network.weights]
+    for options, seed, message in (({"restore": state}, None, "the journal of its steps is gone"),
+                                   ({"restore": state}, 3, "seed must be None where an episode is restored"),
+                                   ({"restore": {"process": 1}}, None, r"must be what checkpoint\(\) gave, got dict")):
+        with pytest.raises(ValueError, match=message):
+            env.reset(seed=seed, options=options)
+    assert all(torch.equal(a, b) for a, b in zip(env.network.weights, before, strict=True))
+    assert env.process.step_index == 1
 
 
 def test_a_checkpoint_knows_what_was_looked_at_before_it(make_env, tmp_path):
@@ -647,7 +732,7 @@ def test_a_checkpoint_knows_what_was_looked_at_before_it(make_env, tmp_path):
         env.process.candidate_rewards(updates_for(env.process, count=(2,)))
     state = parts.checkpoint()
     again = make_env(**arguments, journal_folder=str(tmp_path))
-    again.restore(state)
+    again.reset(options={"restore": state})
     assert again.step(again.training_free_action())[1] == whole.step(whole.training_free_action())[1]
     assert same_weights(again.network, whole.network)
 
@@ -793,7 +878,7 @@ def test_a_task_without_requests_is_no_stream(tiny_lm):
         gym.make("MaskWorld-v0", task="knowledge/factworld", model=tiny_lm)
 
 
-def test_reset_takes_no_options(make_env):
+def test_reset_takes_no_other_options(make_env):
     env = make_env()
     with pytest.raises(ValueError, match=r"options: \['goal'\] are not known"):
         env.reset(seed=0, options={"goal": 1})

@@ -28,8 +28,8 @@ def test_weights_are_seen_site_by_site_in_c_order(weights):
 
 
 def test_observations_are_clipped_to_the_bound_and_lie_in_the_space(weights):
-    watcher = observer(bound=0.5)
-    seen = watcher([1e6 * weight for weight in weights])
+    watcher = observer(bound=0.5, n_features=2)
+    seen = watcher([1e6 * weight for weight in weights], torch.ones(3, 2))
     assert torch.equal(seen.abs(), torch.full_like(seen, 0.5))
     assert all(watcher.space.contains(row) for row in seen.numpy())
     assert (watcher.space.low.min(), watcher.space.high.max()) == (-0.5, 0.5)

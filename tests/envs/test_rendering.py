@@ -69,6 +69,8 @@ def test_rendering_needs_a_mode_and_an_episode(make, world):
         assert make(world).render() is None
     with pytest.raises(gym.error.ResetNeeded):
         make(world, render_mode="ansi").render()
+    with pytest.raises(gym.error.ResetNeeded):
+        gym.make_vec(f"editgym:{world}", num_envs=2, render_mode="ansi").render()
 
 
 def test_vector_environment_draws_every_candidate(make, world, actions):

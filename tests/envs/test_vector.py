@@ -167,6 +167,16 @@ def test_journal_of_a_finished_episode_lasts_until_the_next_step(make_vec, actio
     assert len(env.journal(0)) == 0
 
 
+def test_after_a_reset_journal_and_drawing_are_of_the_new_network_and_goal(make_vec, actions):
+    env = make_vec(2, episode_length=2, networks=[0, 1], goals=[7, 2], render_mode="ansi").unwrapped
+    for index, label in ((1, "forget 2"), (0, "forget 7")):
+        env.reset(seed=0, options={"network": index, "goal": index})
+        for _ in range(2):  # before the first step, and after it
+            assert env.journal(1).base_hash == env.task.networks[index].base_hash
+            assert all(label in text for text in env.render())
+            env.step(actions(env.action_space)[0])
+
+
 def test_journal_survives_an_action_buffer_that_is_reused(make_vec, actions):
     env = make_vec(2, episode_length=2).unwrapped
     env.reset(seed=0)

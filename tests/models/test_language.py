@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from editgym.data import factworld
 from editgym.data.factworld import FactWorld
@@ -71,6 +71,46 @@ def test_absolute_positions_are_those_of_the_prompt_without_its_padding(factworl
     assert language.greedy([language.prompt_ids(prompt) for prompt in PROMPTS]) == expected
     assert len({tuple(answer) for answer in expected}) > 3
     assert language.context == 32
+
+
+TINY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 32}
+
+
+def tiny(tokenizer, kind, **settings):
+    """A model of another kind with random weights."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0,
+                                  initializer_range=0.5, **settings)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize(("kind", "settings"), [
+    ("qwen2", TINY), ("qwen3", TINY), ("gemma2", TINY | {"sliding_window": 4}),
+    ("gemma3_text", TINY | {"num_hidden_layers": 6, "sliding_window": 4}),
+    ("bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2}),
+    ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_seq_len": 32}),
+    ("falcon", {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True})],
+    ids=lambda value: value if isinstance(value, str) else "")
+def test_greedy_is_generate_for_other_models_of_attention(factworld_tokenizer, kind, settings):
+    language = LanguageModel(tiny(factworld_tokenizer, kind, **settings), factworld_tokenizer)
+    expected = [generated(language, prompt) for prompt in PROMPTS]
+    assert language.greedy([language.prompt_ids(prompt) for prompt in PROMPTS]) == expected
+
+
+STATES = {"state_size": 4, "hidden_size": 16, "num_hidden_layers": 2}
+HEADS = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 4}
+
+
+@pytest.mark.parametrize(("kind", "settings"), [
+    ("mamba", STATES), ("jamba", TINY | {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
+                                         "mamba_d_state": 4, "use_mamba_kernels": False}),
+    ("falcon_h1", TINY | HEADS | {"mamba_d_ssm": 32}), ("rwkv", {"hidden_size": 16, "num_hidden_layers": 2})],
+    ids=lambda value: value if isinstance(value, str) else "")
+def test_a_model_with_more_than_keys_and_values_in_its_cache_is_refused(factworld_tokenizer, kind, settings):
+    model = tiny(factworld_tokenizer, kind, **settings)
+    with pytest.raises(ModelError, match=rf"model: {type(model).__name__} is not supported .* a key-value cache"):
+        LanguageModel(model, factworld_tokenizer)
 
 
 def test_answers_end_at_the_end_token_or_a_line_break(language):

@@ -90,6 +90,17 @@ def test_the_first_request_of_a_subject_that_can_be_used_is_taken(make, language
     assert stream.skipped == {KNOWN: 1, TOO_LONG: 1}
 
 
+@pytest.mark.parametrize(("others", "count", "asked"), [
+    ([], 2, True), ([], 1, False), ([ask("Ada", "Rome")], 2, False), ([ask("Kim")], 3, True)],
+    ids=["whole", "cut", "another fact about its subject", "beside another"])
+def test_what_follows_from_several_facts_is_asked_of_a_stream_that_has_all(make, others, count, asked):
+    last = ask("Oslo", "Norway", portability=(Question("The land of Ada is", "Norway"),),
+               premises=(Question("Ada lives in", "Oslo"),))
+    requests = make([*others, ask("Ada"), last]).stream("test", count, random.Random(0)).requests
+    assert any(request.portability for request in requests) == asked
+    assert all(request.portability in ((), last.portability) for request in requests)
+
+
 def test_what_is_asked_of_old_answers_must_fit_too_where_probabilities_are_compared(make):
     long = " ".join(["very"] * 130)
     requests = [ask("Ada", truth=long), ask("Eve", near=(Question("Kim lives in", long),)), ask("Pia")]
@@ -180,6 +191,35 @@ def test_subjects_of_the_test_file_are_in_no_other_split(tiny_lm, tmp_path):
     checked = set().union(*(subjects(task, "validation", 3, seed) for seed in range(20)))
     assert learned | checked == set(NAMES[:40])
     assert not learned & checked
+
+
+def chain(index):
+    """A record of MQuAKE; every other one has the second fact's subject in common with the one before."""
+    facts = [(f"Person{index}", "{} lives in", "Oslo"), (f"Town{index // 2}", "The king of {} is", "Bob")]
+    return {"requested_rewrite": [{"subject": subject, "prompt": prompt, "target_new": {"str": target},
+                                   "target_true": {"str": "Rome"}, "question": f"{subject}?"}
+                                  for subject, prompt, target in facts],
+            "questions": [f"Who is the king of Person{index}?"], "new_answer": "Bob"}
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_records_of_several_facts_stay_together(tiny_lm, tmp_path, separate):
+    records = [chain(index) for index in range(80)]
+    files = {"requests": write(tmp_path / "train.json", records)}
+    if separate:
+        files["test_requests"] = write(tmp_path / "test.json", records[51:71])
+    task = make_task("knowledge/custom", model=tiny_lm, sites=SITES, **files)
+    drawn = {}
+    for split, count in (("policy", 25), ("validation", 5), ("test", 15)):
+        streams = [task.stream(split, count, random.Random(seed)).requests for seed in range(8)]
+        drawn[split] = {request.subject for requests in streams for request in requests}
+        for requests in streams:
+            asked = [index for index, request in enumerate(requests) if request.portability]
+            assert asked
+            assert all((requests[index - 1].prompt, requests[index - 1].target) == requests[index].premises[0]
+                       for index in asked)
+    assert not drawn["policy"] & (drawn["validation"] | drawn["test"])
+    assert not drawn["validation"] & drawn["test"]
 
 
 def test_files_are_looked_for_in_the_data_folder(tiny_lm, tmp_path, monkeypatch):
@@ -431,6 +471,15 @@ def test_a_journal_that_does_not_fit_is_an_error(factworld):
         journal = EditJournal(factworld.decoder.base_hash, [entry])
         with pytest.raises(JournalError, match=message):
             evaluate_stream(factworld, journal, requests, 2)
+
+
+def test_metrics_of_a_model_that_has_collapsed_are_numbers(factworld):
+    requests = factworld.stream("test", 2, random.Random(0)).requests
+    site = factworld.decoder.sites[0]
+    huge = SiteEdit(site.name, Shift(), DenseUpdate(torch.full(site.shape, 3e38)), 0)
+    found = evaluate_stream(factworld, EditJournal(factworld.decoder.base_hash, [huge]), requests, 1).metrics
+    assert np.isfinite([value for value in found.values() if value is not None]).all()
+    assert (found["perplexity_ratio"], found["locality_kl"], found["reliability"]) == (math.exp(700), 700, 0)
 
 
 def test_evaluation_leaves_the_task_as_it_was(factworld, edited):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -83,6 +85,17 @@ def test_reward_sets_are_the_forgotten_classes_and_the_others(digits, forget):
     assert len(labels["retain"]) + len(labels["forget"]) == len(task.pool)
     assert goal.features.nonzero().flatten().tolist() == classes
     assert goal.label == "forget " + ", ".join(map(str, classes))
+
+
+@pytest.mark.parametrize("split", ["model", "policy", "test"])
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_a_split_without_a_sample_to_forget_or_to_retain_is_an_error(digits, split, name):
+    task = digits(forget_class=[3, 7])
+    part = getattr(task.splits, split)
+    forgotten = torch.isin(part.labels, torch.tensor([3, 7]))
+    lacking = replace(task.splits, **{split: part[~forgotten if name == "forget" else forgotten]})
+    with pytest.raises(ValueError, match=rf"the {split} split has no {name} sample when classes \[3, 7\]"):
+        replace(task, splits=lacking)
 
 
 def test_several_goals_are_kept_in_order(digits):

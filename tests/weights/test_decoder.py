@@ -503,6 +503,16 @@ def test_a_replaced_weight_of_a_site_is_in_effect_and_no_other_tensor_can_be_rep
             decoder.apply(ReplaceTensors({name: base[name]}))
 
 
+def test_a_replaced_weight_of_a_half_precision_model_is_kept_in_full():
+    decoder = made("bf16")
+    site = decoder.sites[0]
+    weight = 1 + 1e-4 * torch.randn(site.stored_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    decoder.apply(ReplaceTensors({site.parameter: weight}))
+    assert decoder.weights[0].dtype == torch.float32
+    assert torch.equal(decoder.weights[0], site.to_matrix(weight.float()))
+    assert torch.equal(decoder.deltas[0], decoder.weights[0] - decoder.base_weights[0].float())
+
+
 def test_a_model_that_adds_to_a_sites_output_in_place_is_captured(batch):
     class Adding(nn.Module):
         def __init__(self, mlp):
@@ -559,6 +569,32 @@ def test_sites_that_see_all_tokens_in_one_row_are_refused():
                                      num_attention_heads=2, word_embed_proj_dim=16, max_position_embeddings=32)).eval()
     with pytest.raises(UnknownSiteError, match="flattens a batch's tokens"):
         EditableDecoder(model, find_sites(model, ["model.decoder.layers.1.fc2"]), TokenBatch.of(TEXTS))
+
+
+class Mixture(nn.Module):
+    """Experts in place of an MLP: one of the first eight tokens, one of the others, and one of none."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        tokens = x.reshape(-1, 16)
+        return torch.cat([self.experts[0](tokens[:8]), self.experts[1](tokens[8:])]).view_as(x)
+
+
+@pytest.mark.parametrize(("expert", "message"), [
+    ("0", r"experts\.0: it is given tokens \(8,\) of a batch \(4, 9\): .* an expert of a mixture"),
+    ("1", r"experts\.1: it is given tokens \(28,\) of a batch"),
+    ("2", r"experts\.2: no token of the example reaches it")])
+def test_experts_that_see_some_tokens_only_are_refused(batch, expert, message):
+    """Also one that is given as many tokens as there are answers."""
+    assert len(batch.rows) == 8
+    model = llama()
+    model.model.layers[3].mlp = Mixture().requires_grad_(False)
+    with pytest.raises(UnknownSiteError, match=message):
+        EditableDecoder(model, find_sites(model, [f"model.layers.3.mlp.experts.{expert}"]), batch)
+    assert EditableDecoder(model, find_sites(model, ["model.layers.3.self_attn.o_proj", "lm_head"]), batch).sites
 
 
 # --- sites -----------------------------------------------------------------------------------------------------

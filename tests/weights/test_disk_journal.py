@@ -1,5 +1,7 @@
 """A journal in a folder: the content of one in memory, and what is left of it after a crash."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -91,6 +93,33 @@ def test_a_step_that_comes_in_two_parts_is_one_file(network, make_edit, tmp_path
     assert len(list(tmp_path.iterdir())) == 2
     assert content(DiskJournal(network.base_hash, tmp_path)) == content(disk)
     assert [entry.site for entry in disk.undo()] == ["fc2", "fc3"]
+
+
+def test_a_step_below_the_last_is_refused_as_in_memory_and_drops_nothing(both, network, make_edit):
+    memory, disk = both
+    files = {file: file.read_bytes() for file in disk.folder.iterdir()}
+    for journal in both:
+        with pytest.raises(ValueError, match="never go back, got step 0 after step 5"):
+            journal.append(make_edit(network, step=0))
+    assert content(disk) == content(memory)
+    assert {file: file.read_bytes() for file in disk.folder.iterdir()} == files
+
+
+def test_a_rollback_that_is_interrupted_leaves_the_first_steps(both, network, monkeypatch):
+    memory, disk = both
+    unlink, removed = Path.unlink, []
+
+    def interrupted(file, **settings):
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(file)
+        unlink(file, **settings)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        disk.rollback(1)
+    memory.rollback(4)
+    assert content(DiskJournal(network.base_hash, disk.folder)) == content(memory)
 
 
 def test_opened_again_it_is_the_same_and_goes_on(both, network, make_edit):

@@ -98,12 +98,16 @@ def test_undo_removes_all_entries_of_the_last_step():
     assert (list(journal), journal.steps) == (edits[:2], 1)
 
 
-def test_undo_takes_back_the_last_step_alone_also_when_its_number_comes_again():
-    edits = [SiteEdit("a", Shift(limit), DenseUpdate(torch.ones(1, 1)), step) for limit, step in
-             ((1.0, 0), (2.0, 1), (3.0, 0))]
-    journal = EditJournal("hash", list(edits))
-    assert journal.undo() == [edits[2]]
-    assert list(journal) == edits[:2]
+@pytest.mark.parametrize("steps", [(0,), (1, 0), (2, 1), (-1,)])
+def test_steps_never_go_back(network, make_edit, steps):
+    network.apply(make_edit(network, step=0), make_edit(network, step=1))
+    before, weights = list(network.journal), network.weights
+    with pytest.raises(ValueError, match="steps begin at 0 and never go back"):
+        network.apply(*(make_edit(network, step=step) for step in steps))
+    assert list(network.journal) == before
+    assert all(torch.equal(now, then) for now, then in zip(network.weights, weights, strict=True))
+    with pytest.raises(ValueError, match="got step -1 after step 0"):
+        EditJournal("hash").append(make_edit(network, step=-1))
 
 
 def test_edits_without_a_step_are_numbered_and_undone_one_call_at_a_time():

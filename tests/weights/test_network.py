@@ -7,6 +7,7 @@ from torch import nn
 from editgym.weights import (
     DenseUpdate,
     EditableNetwork,
+    EditJournal,
     LowRankFactors,
     Mask,
     ReplaceTensors,
@@ -250,7 +251,7 @@ def test_bad_edit_is_an_error_and_changes_nothing(network, make_edit, name, by):
     network.apply(make_edit(network))
     before = snapshot(network)
     good = make_edit(network, "dense_shift", step=1)
-    journal = network.fresh().journal
+    journal = EditJournal(network.base_hash, list(network.journal))
     journal.append(good, entry)
     with pytest.raises(error, match=message):
         network.apply(good, entry) if by == "apply" else network.replay(journal)
@@ -412,6 +413,58 @@ def test_gradients_reach_the_candidates_weights(network, inputs):
 def test_logits_are_the_same_whatever_the_batch_size(network, inputs):
     x = inputs("linear", 50)
     torch.testing.assert_close(network.logits(x, batch_size=7), network.logits(x), atol=1e-6, rtol=1e-5)
+
+
+# --- the precision of convolutions -----------------------------------------------------------------------------
+
+
+CUDNN = torch.backends.cudnn
+
+
+def precision():
+    """What torch says of the precision of convolutions, by its older and its newer settings."""
+    try:
+        older = CUDNN.allow_tf32
+    except RuntimeError:
+        older = "unreadable"
+    return older, CUDNN.conv.fp32_precision, CUDNN.fp32_precision
+
+
+def set_newer(owner, value):
+    owner.fp32_precision = value
+
+
+@pytest.fixture
+def torchs_own():
+    yield
+    CUDNN.fp32_precision, CUDNN.allow_tf32 = "none", True
+
+
+@pytest.mark.usefixtures("torchs_own")
+@pytest.mark.parametrize("change", [
+    lambda: None, lambda: setattr(CUDNN, "allow_tf32", False), lambda: setattr(CUDNN, "allow_tf32", True),
+    lambda: set_newer(CUDNN.conv, "ieee"), lambda: set_newer(CUDNN.conv, "tf32"),
+    lambda: (set_newer(CUDNN.conv, "none"), set_newer(CUDNN, "ieee")), lambda: set_newer(CUDNN, "tf32"),
+    lambda: (setattr(CUDNN, "allow_tf32", False), set_newer(CUDNN.conv, "tf32"))],
+    ids=["torch's own", "older off", "older on", "conv ieee", "conv tf32", "all ieee", "all tf32", "mixed"])
+def test_convolutions_are_exact_whichever_of_torchs_settings_are_used_and_those_stay(network, inputs, change):
+    change()
+    before, seen = precision(), []
+    network.base.conv1.register_forward_hook(lambda *_: seen.append(precision()))
+    network.logits(inputs("linear"))
+    network.activations(inputs("linear"))
+    assert {conv for _, conv, _ in seen} == {"ieee"}
+    assert precision() == before
+
+
+@pytest.mark.usefixtures("torchs_own")
+def test_a_model_may_use_torchs_older_setting(network, inputs):
+    def without_cudnn(*_):
+        with CUDNN.flags(enabled=False):
+            pass
+
+    network.base.conv1.register_forward_hook(without_cudnn)
+    assert network.logits(inputs("linear")).isfinite().all()
 
 
 # --- fingerprint -----------------------------------------------------------------------------------------------

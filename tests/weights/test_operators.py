@@ -42,7 +42,7 @@ def test_candidates_are_edited_each_by_its_own_update(operator):
         assert torch.equal(together[i], operator.edited(weights[i], DenseUpdate(d[i], 1.0)))
 
 
-@pytest.mark.parametrize("limit", [0.0, -0.05, float("nan")])
-def test_shift_limit_must_be_positive(limit):
-    with pytest.raises(ValueError, match="shift_limit must be greater than 0"):
+@pytest.mark.parametrize("limit", [0.0, -0.05, float("nan"), float("inf")])
+def test_shift_limit_must_be_positive_and_finite(limit):
+    with pytest.raises(ValueError, match="shift_limit must be greater than 0 and finite"):
         Shift(limit)
