@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,12 +25,12 @@ from agents.configured import read_config, write_config
 from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_action, silence_critic
 from agents.presets import CLASSES, REFINE, preset
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
+from agents.sb3_budget import UNLIMITED, LinearDecay, NoiseSchedule, steps_between_updates, whole_rollouts
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.envs.sb3 import monitored
 from editgym.weights import ActionLayout, EditJournal
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
-UNLIMITED = 2**62
 _CHECKPOINT_CALLS = 10_000
 _OF_ENVIRONMENTS = ("num_envs", "shared_batch", "start", "refine", "train_env")
 
@@ -145,7 +144,7 @@ class SB3Agent:
             silence_critic(self.model)
         calls = UNLIMITED if budget.reward_calls is None else budget.reward_calls
         progress = _Progress(self, calls, watch, out)
-        anneal = [] if final_log_std is None else [_NoiseSchedule(final_log_std, watch)]
+        anneal = [] if final_log_std is None else [NoiseSchedule(final_log_std, watch)]
         try:
             self.model.learn(calls, callback=[progress, *anneal])
         except _BudgetSpentError:
@@ -234,29 +233,6 @@ class _BudgetSpentError(Exception):
     """Ends the learning of algorithms that do not ask their callback whether to go on."""
 
 
-class _NoiseSchedule(BaseCallback):
-    """Leads a Gaussian policy's log standard deviation linearly to its final value, as the budget is spent.
-
-    PPO hardly moves it within budgets as small as here, and a fixed one leaves the mean action's last errors in noise.
-    """
-
-    def __init__(self, final: float, watch: Stopwatch) -> None:
-        super().__init__()
-        self._final, self._watch = final, watch
-
-    def _on_training_start(self) -> None:
-        self._log_std: torch.Tensor = self.model.policy.log_std  # type: ignore[assignment]
-        self._initial = self._log_std.detach().clone()
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        left = min(self.model._current_progress_remaining, self._watch.left)
-        with torch.no_grad():
-            self._log_std.copy_(self._final + left * (self._initial - self._final))
-
-
 class _Progress(BaseCallback):
     """A progress bar, checkpoints, and the end of the budget."""
 
@@ -285,26 +261,6 @@ class _Progress(BaseCallback):
         self._bar.close()
         if self._out is not None and self.num_timesteps:
             self._agent.save(self._out)
-
-
-def steps_between_updates(kind: type[BaseAlgorithm], settings: Mapping[str, Any], episode: int) -> int:
-    """Steps of every slot that an algorithm takes as one piece, which it goes on to the end of whatever its budget.
-
-    Args:
-        kind: Of the algorithm; where settings leave it out, its own default counts.
-        settings: `n_delta` (ARS evaluates a population of whole episodes), `train_freq` (a number of steps or a pair
-            such as `(2, "episode")`), or `n_steps` where that is not the length of off-policy returns.
-        episode: Steps of an episode.
-    """
-    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
-    name = next((name for name in ("n_delta", "train_freq", "n_steps") if name in defaults), None)
-    if name is None:
-        return 1
-    value = settings.get(name, defaults[name])
-    count, unit = value if isinstance(value, tuple) else (value, "step")
-    if name == "n_delta":
-        return 2 * int(count) * episode
-    return int(count) * (episode if unit == "episode" else 1)
 
 
 def _task(env_spec: EnvSpec) -> str:
@@ -337,37 +293,3 @@ def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:
     except ImportError as error:
         raise ImportError(f'{algorithm} is part of sb3-contrib: pip install "editgym[rl]"') from error
     return getattr(sb3_contrib, name)
-
-
-class LinearDecay:
-    """A learning rate that falls linearly from `value` to 0 over the budget, as SB3 takes it.
-
-    Args:
-        value: The first one.
-        watch: Of the budget's seconds, by which it falls where they are spent faster than the calls. It is not saved:
-            who goes on with a loaded policy has a budget of his own.
-    """
-
-    def __init__(self, value: float, watch: Stopwatch | None = None) -> None:
-        self.value, self._watch = value, watch or Stopwatch(None)
-
-    def __call__(self, progress_remaining: float) -> float:
-        """The learning rate where this share of the calls is left."""
-        return self.value * min(progress_remaining, self._watch.left)
-
-    def __reduce__(self) -> tuple[type[LinearDecay], tuple[float]]:
-        return LinearDecay, (self.value,)
-
-
-def whole_rollouts(calls: int | None, rollout: int) -> int:
-    """The most reward calls within `calls` that make whole rollouts: SB3 would go on to the end of the last one.
-
-    Raises:
-        ValueError: Not even one fits.
-    """
-    if calls is None:
-        return UNLIMITED
-    if calls < rollout:
-        raise ValueError(f"budget: {calls} reward calls do not pay for one rollout of {rollout} (num_envs × n_steps); "
-                         "raise the budget or lower num_envs or n_steps")
-    return calls // rollout * rollout

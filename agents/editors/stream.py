@@ -58,7 +58,7 @@ class StreamEditor(ConfiguredAgent):
                 raise ValueError(f"folder: {folder} holds an interrupted edit that is another one: {different}; go on "
                                  f"with the same agent and seed, give another folder, or delete {CHECKPOINT} there to "
                                  "begin anew")
-            env.unwrapped.restore(state["env"])  # type: ignore[attr-defined]
+            env.reset(options={"restore": state["env"]})
         else:
             env.reset()
         self.begin(process)

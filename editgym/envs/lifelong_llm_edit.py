@@ -208,7 +208,7 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         if state is not None:
             if seed is not None:
                 raise ValueError(f"seed must be None where an episode is restored with its random state, got {seed}")
-            return self.restore(state)
+            return self._restored(state)
         super().reset(seed=seed)
         if self._stream_seed is None or seed is not None or self.process.open:
             self._stream_seed = int(self.np_random.integers(2**63 - 1))
@@ -291,8 +291,16 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         return {"process": self.process.state_dict(), "stream_seed": self._stream_seed,
                 "random": self.np_random.bit_generator.state}
 
-    def restore(self, state: dict[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """`reset(options={"restore": state})`, of which a wrapper around this environment does not hear."""
+    def render(self) -> Any:
+        """The episode so far: a frame (height, width, 3) uint8, or text."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a render_mode: gym.make(..., render_mode="rgb_array")')
+            return None
+        if self._episode is None:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        return render(self._episode, self.render_mode)
+
+    def _restored(self, state: dict[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
         if not isinstance(state, dict) or not {"process", "stream_seed", "random"} <= state.keys():
             raise ValueError(f"restore must be what checkpoint() gave, got {type(state).__name__}")
         self.process.load_state_dict(state["process"])
@@ -302,15 +310,6 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         done = self.process.step_index
         return observation, info | {"edit_step": float(done),
                                     "edits_done": float(done * self.process.settings.edits_per_step)}
-
-    def render(self) -> Any:
-        """The episode so far: a frame (height, width, 3) uint8, or text."""
-        if self.render_mode is None:
-            gym.logger.warn('render() needs a render_mode: gym.make(..., render_mode="rgb_array")')
-            return None
-        if self._episode is None:
-            raise gym.error.ResetNeeded("call reset() before render()")
-        return render(self._episode, self.render_mode)
 
     def _begun(self) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """What `reset` returns, of the process as it is."""

@@ -14,7 +14,8 @@ from agents.catalogue import AGENTS, SB3_ALGORITHMS, agent_class, agent_names, m
 from agents.debiasing import DebiasingAgent
 from agents.editors.stream import StreamEditor
 from agents.protocol import Agent, Budget, Stopwatch, Unsupported
-from agents.sb3 import LinearDecay, algorithm_class, steps_between_updates
+from agents.sb3 import algorithm_class
+from agents.sb3_budget import LinearDecay, steps_between_updates
 from editgym.envs.metering import count_reward_calls
 
 SMALL = {

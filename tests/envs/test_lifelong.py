@@ -696,7 +696,7 @@ def test_a_checkpoint_of_another_stream_or_without_its_journal_is_refused(make_e
     with pytest.raises(ValueError, match=message):
         make_env(**arguments | others).reset(options={"restore": state})
     twin = make_env(**arguments)
-    twin.restore(state)
+    twin.reset(options={"restore": state})
     assert same_weights(twin.process.decoder, env.process.decoder)
 
 
