@@ -205,7 +205,8 @@ class LanguageModel:
         while start < len(order):
             stop = start + 1  # prompts of about one length together, as many as the budget takes
             while (stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens
-                   and room(order[stop]) == room(order[start])):
+                   and room(order[stop]) == room(order[start])
+                   and (self._pads or len(prompts[order[stop]]) == len(prompts[order[start]]))):
                 stop += 1
             rows = order[start:stop]
             decoded = self._decoded_batch([prompts[row] for row in rows], max_new_tokens, choose, samples)
@@ -229,6 +230,24 @@ class LanguageModel:
                              f"{', '.join([type(cache).__name__, *sorted(kinds)])}); supported are models whose layers "
                              "are attention with a key-value cache, not linear attention, state spaces or recurrence")
 
+    @cached_property
+    @torch.no_grad()
+    def _pads(self) -> bool:
+        """Whether padding on the left changes nothing, so that prompts of different lengths are decoded together.
+
+        It does where the model takes no positions, or does not count them from 0, as BART and RoBERTa.
+        """
+        if "position_ids" not in inspect.signature(self.model.forward).parameters:
+            return False
+        ids = torch.arange(4, device=self.device)[None] + 1
+        alone = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
+        padded = self.model(
+            input_ids=torch.cat([torch.full_like(ids, self.pad_id), ids], dim=1), attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=False).logits[0, -1].float()
+        tolerance = (1e-4 if self.model.dtype == torch.float32 else 2e-2) * max(1.0, float(alone.abs().max()))
+        return bool(((padded - alone).abs() <= tolerance).all())
+
     def _decoded_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                        choose: Callable[[Tensor], Tensor], samples: int) -> list[list[int]]:
         longest = max(map(len, prompts))
@@ -239,8 +258,8 @@ class LanguageModel:
         answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
         alive, cache = list(range(len(answers))), None
         for step in range(min(max_new_tokens, self.context - longest)):
-            out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
-                             logits_to_keep=1, **{self._cache_argument: cache})
+            placed = {"attention_mask": mask, "position_ids": positions} if self._pads else {}
+            out = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **placed, **{self._cache_argument: cache})
             logits, cache = out.logits[:, -1], out[self._cache_argument]
             if step == 0 and samples > 1:
                 cache.batch_repeat_interleave(samples)

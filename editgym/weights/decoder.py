@@ -73,6 +73,8 @@ class EditableDecoder(EditedWeights):
         self._modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in self.sites}
         self._layers = LayerStack(model, self.sites)
         self._gathers = True
+        output = model.get_output_embeddings()
+        self._head = next((name for name, module in self._modules.items() if module is output), None)
         self._check_shortcuts(example)
 
     # --- edits -------------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ class EditableDecoder(EditedWeights):
             positions = positions.repeat(candidates)
             prefix = None if prefix is None else prefix.repeat(candidates)
         with self._patched(SitePass(updates, injected or {})), self._layers.starting_at(prefix):
-            logits = self._at(ids, rows, positions)
+            logits = self._at(ids, rows, positions, everywhere=self._head in (injected or {}))
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(self, batch: TokenBatch, updates: Sequence[Update | None] | None = None,
@@ -248,7 +250,10 @@ class EditableDecoder(EditedWeights):
 
         handles = [self._modules[name].register_forward_hook(partial(keep, name)) for name in dict.fromkeys(names)]
         with reached(*handles), self._patched(SitePass()), self._layers.starting_at(prefix):
-            self._hidden(batch.ids)
+            if self._head in names:
+                self._model(input_ids=batch.ids, use_cache=False)
+            else:
+                self._hidden(batch.ids)
         return {name: found[name] for name in names}
 
     # --- inside ------------------------------------------------------------------------------------------------
@@ -327,8 +332,8 @@ class EditableDecoder(EditedWeights):
             return out.clone()  # some models add to a module's output in place
         return out
 
-    def _at(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        if not self._gathers:
+    def _at(self, ids: Tensor, rows: Tensor, positions: Tensor, everywhere: bool = False) -> Tensor:
+        if everywhere or not self._gathers:
             return self._model(input_ids=ids, use_cache=False).logits[rows, positions]
         return self._model.get_output_embeddings()(self._hidden(ids)[rows, positions])
 
@@ -349,9 +354,7 @@ class EditableDecoder(EditedWeights):
         run = SitePass(inputs={})
         with self._patched(run):
             self._at(example.ids, example.rows, example.positions)
-        output = self._model.get_output_embeddings()
-        head = next((name for name, module in self._modules.items() if module is output), None)
-        check_inputs(self._by_name, run.inputs or {}, example, head)
+        check_inputs(self._by_name, run.inputs or {}, example, self._head)
         if differs(None):
             self._gathers = False
             self._warn("logits are computed at every token, because its head is more than a linear layer")

@@ -98,6 +98,30 @@ def test_greedy_is_generate_for_other_models_of_attention(factworld_tokenizer, k
     assert language.greedy([language.prompt_ids(prompt) for prompt in PROMPTS]) == expected
 
 
+BART = {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 24,
+        "max_position_embeddings": 32, "is_decoder": True, "init_std": 0.5}
+
+
+@pytest.mark.parametrize(("kind", "settings"), [
+    ("bart", BART), ("trocr", BART), ("opt", TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+    ("roberta", TINY | {"is_decoder": True, "max_position_embeddings": 40})],
+    ids=lambda value: value if isinstance(value, str) else "")
+def test_models_with_positions_of_their_own_answer_as_they_do_without_padding_and_cache(
+        factworld_tokenizer, kind, settings):
+    language = LanguageModel(tiny(factworld_tokenizer, kind, **settings), factworld_tokenizer)
+    prompts = [language.prompt_ids(prompt) for prompt in PROMPTS]
+
+    def by_whole_passes(prompt):
+        ids = list(prompt)
+        while len(ids) < len(prompt) + 6 and (len(ids) == len(prompt) or ids[-1] not in language.stop_ids):
+            ids.append(int(language.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        return ids[len(prompt):]
+
+    expected = [by_whole_passes(prompt) for prompt in prompts]
+    assert language.greedy(prompts, 6) == expected
+    assert len({tuple(answer) for answer in expected}) > 1
+
+
 STATES = {"state_size": 4, "hidden_size": 16, "num_hidden_layers": 2}
 HEADS = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 4}
 

@@ -171,6 +171,18 @@ def test_site_states_are_the_captured_keys_and_their_products_with_the_edited_we
         decoder.site_states(batch, ["nowhere"], batch.rows, batch.positions)
 
 
+def test_the_head_is_read_and_injected_into_as_any_site():
+    torch.manual_seed(0)
+    model, batch = llama().eval().requires_grad_(False), TokenBatch.of([([1, 2, 3], [4, 5]), ([6], [7, 8, 9])])
+    decoder = EditableDecoder(model, find_sites(model, ["model.layers.3.mlp.down_proj", "lm_head"]), batch)
+    states = decoder.site_states(batch, ["lm_head", "model.layers.3.mlp.down_proj"], batch.rows, batch.positions)
+    close(states["lm_head"].outputs, decoder.logits(batch))
+    close(states["model.layers.3.mlp.down_proj"].inputs, decoder.capture(batch).keys[0])
+    values = torch.randn(len(batch.rows), decoder.sites[1].shape[0])
+    close(decoder.logits(batch, injected={"lm_head": Injection(batch.rows, batch.positions, values)}),
+          decoder.logits(batch) + values)
+
+
 def test_a_codebook_finds_its_keys_in_half_precision():
     torch.manual_seed(1)
     model = llama().eval().requires_grad_(False).to(torch.bfloat16)
