@@ -127,8 +127,9 @@ _WORLDS = (
     Entry("ShiftWorld-v0", "unlearning/digits", DEEP_FORGETTING_AGENTS, env_kwargs=DEEP_FORGETTING,
           reward_calls=122_880, pooled=False),
     Entry("ShiftWorld-v0", "unlearning/mnist", SEVERAL_LAYERS_AGENTS, env_kwargs=SEVERAL_LAYERS, pooled=False),
-    *(Entry(world, "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10, pooled=False)
-      for world in WORLDS),
+    Entry("MaskWorld-v0", "unlearning/cifar10", UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10, pooled=False),
+    # What edits the model on its data does the same in either world, at a minute a row here.
+    Entry("ShiftWorld-v0", "unlearning/cifar10", ALL_UNLEARNING_AGENTS, max_seeds=3, env_kwargs=CIFAR10, pooled=False),
     *(Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
       for task in ("debiasing/templates", "debiasing/toxicity") for world in WORLDS),
     *(Entry("ShiftWorld-v0", task, DEEP_DEBIASING_AGENTS, env_kwargs=DEEP_DEBIASING, reward_calls=81_920,
@@ -157,7 +158,8 @@ def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
 
 _LIFELONG = (
     _lifelong((*choices(SHORT), *learned(
-        SHORT, {"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16})), horizon=20),
+        SHORT, {"sequences": 20}, {"passes": 3, "sequences": 12, "step_size": 5e-4}, {"sequences": 16},
+        bonuses=(0.0, 0.5))), horizon=20),
     _lifelong((*choices(LONG), *learned(
         LONG, {"sequences": 12, **_LONGER}, {"passes": 6, "sequences": 4, "step_size": 2e-4, **_LONGER},
         {"sequences": 8, **_LONGER})), horizon=100),

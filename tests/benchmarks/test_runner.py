@@ -196,7 +196,7 @@ def test_suites_as_promised():
     assert {cell.seed for cell in cells(SUITES["quick"])} == {0, 1, 2}
     worlds = cells(SUITES["worlds"])
     assert len({cell.id for cell in worlds}) == len(worlds) == (
-        2 * (19 * (10 + 10) + 6 * 3 + 9 * (10 + 10)) + (5 + 3 + 3 + 5) * 10)
+        2 * (19 * (10 + 10) + 9 * (10 + 10)) + (6 + 19) * 3 + (5 + 3 + 3 + 5) * 10)
     assert all(cell.env_kwargs["model_seed"] == cell.seed for cell in worlds)
     named = cells(SUITES["worlds"], agents=["ppo", "no_edit", "ppo"], seeds=1)
     assert len({cell.id for cell in named}) == len(named)
