@@ -68,13 +68,14 @@ _LARGER: Mapping[str, Sequence[Mapping[str, Any]]] = {
 # A pass of the residual network takes twenty seconds on one core, and in evaluation mode it bears smaller steps.
 _RELABEL_RESIDUAL = _grid(retain_weight=[1.0], learning_rate=[3e-4, 1e-3, 3e-3], epochs=[1])
 _RESIDUAL: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "fine_tune": _grid(learning_rate=[1e-3, 3e-3, 1e-2], epochs=[1]),
-    "gradient_ascent": _grid(learning_rate=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2], epochs=[1, 2]),
+    "fine_tune": _grid(learning_rate=[1e-3, 3e-3, 1e-2, 3e-2], epochs=[1]),
+    "gradient_ascent": _grid(learning_rate=[1e-4, 2e-4, 3e-4, 1e-3, 3e-3, 1e-2], epochs=[1, 2]),
     "neggrad_plus": _grid(beta=[0.9, 0.99], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[1]),
     "random_labels": _RELABEL_RESIDUAL,
-    "ssd": _grid(alpha=[2.0, 5.0, 10.0, 25.0], dampening=[1.0, 0.1]),
+    "ssd": [*_grid(alpha=[2.0, 5.0, 10.0, 25.0], dampening=[1.0, 0.1]), *_grid(alpha=[50.0], dampening=[1.0])],
     "salun": _RELABEL_RESIDUAL,
-    "scrub": _grid(learning_rate=[1e-3, 3e-3], ascent_epochs=[1], epochs=[1], gamma=[1.0, 5.0]),
+    "scrub": [*_grid(learning_rate=[1e-3, 3e-3], ascent_epochs=[1], epochs=[1], gamma=[1.0, 5.0]),
+              *_grid(learning_rate=[1e-2, 3e-2], ascent_epochs=[1], epochs=[1], gamma=[5.0])],
 }
 GRIDS = {"unlearning/digits": _DIGITS, "unlearning/mnist": _LARGER, "unlearning/cifar10": _RESIDUAL}
 

@@ -58,6 +58,22 @@ CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "salun-site": {"epochs": 3, "learning_rate": 3e-3},
         "scrub-site": {"epochs": 2, "learning_rate": 0.03, "ascent_epochs": 1, "gamma": 5.0},
     },
+    "unlearning/cifar10": {
+        "fine_tune": {"epochs": 1, "learning_rate": 0.01},
+        "gradient_ascent": {"epochs": 2, "learning_rate": 2e-4},
+        "neggrad_plus": {"epochs": 1, "learning_rate": 3e-3, "beta": 0.99},
+        "random_labels": {"epochs": 1, "learning_rate": 1e-3},
+        "ssd": {"alpha": 50.0},
+        "salun": {"epochs": 1, "learning_rate": 1e-3},
+        "scrub": {"epochs": 1, "learning_rate": 3e-3, "ascent_epochs": 1, "gamma": 5.0},
+        "fine_tune-site": {"epochs": 1, "learning_rate": 0.03},
+        "gradient_ascent-site": {"epochs": 1, "learning_rate": 0.01},
+        "neggrad_plus-site": {"epochs": 1, "learning_rate": 3e-3, "beta": 0.9},
+        "random_labels-site": {"epochs": 1, "learning_rate": 3e-3},
+        "ssd-site": {"alpha": 25.0},
+        "salun-site": {"epochs": 1, "learning_rate": 3e-4},
+        "scrub-site": {"epochs": 1, "learning_rate": 0.03, "ascent_epochs": 1, "gamma": 5.0},
+    },
 }
 OTHER_TASKS = "unlearning/mnist"
 
