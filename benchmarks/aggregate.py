@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from benchmarks.results import (
     Row,
     canonical_json,
 )
-from benchmarks.statistics import DIRECTIONS, PROVISIONAL_BELOW, Interval, Rank, ranks, run_interval
+from benchmarks.statistics import DIRECTIONS, PROVISIONAL_BELOW, Interval, Rank, Stratum, iqm_interval, ranks
 from benchmarks.suites import SUITES, Entry
 
 SCORE = "harmonic_mean"  # what agents are sorted and ranked by
@@ -112,8 +112,8 @@ class Group:
     rows: Mapping[str, Sequence[Row]] = field(repr=False)
     left_out: tuple[str, ...] = ()
 
-    def runs(self, agent: str, key: str) -> dict[str, dict[int, float]]:
-        """The agent's values of one metric: stratum -> seed -> value."""
+    def runs(self, agent: str, key: str) -> dict[Stratum, dict[int, float]]:
+        """The agent's values of one metric: task and environment -> seed -> value."""
         return _runs(self.rows[agent], key, self.family)
 
 
@@ -172,9 +172,10 @@ def _pooled(suite: str, strata: Mapping[str, Sequence[Row]], groups: Sequence[Gr
         members = [group for group in groups if group.family == family and group.title not in apart]
         if len(members) < 2:
             continue
-        names = dict.fromkeys(name for group in members for name in group.rows)
-        left_out = tuple(name for name in names if not all(group.rows.get(name) for group in members))
-        labelled = [_by_label(strata[group.title]) for group in members]
+        labelled = [_by_label(_at_one_budget(strata[group.title]), {"device", "reward_calls"}) for group in members]
+        names = dict.fromkeys(name for own in labelled for name in own)
+        left_out = tuple(name for name in names if not all(
+            any(row["status"] == "finished" for row in own.get(name, ())) for own in labelled))
         kept = [{name: rows for name, rows in own.items() if name not in left_out} for own in labelled]
         if any(kept):
             yield replace(_group(suite, f"All {family} tasks", kept), left_out=left_out)
@@ -208,7 +209,7 @@ def _estimates(finished: Mapping[str, Sequence[Row]], family: str | None) -> dic
         runs = {name: own for name, own in runs.items() if own}
         placed = ranks(runs, DIRECTIONS[key]) if key in DIRECTIONS else {}
         for name, own in runs.items():
-            estimates[name][key] = _estimate(run_interval(own), placed.get(name))
+            estimates[name][key] = _estimate(iqm_interval(own), placed.get(name))
     return estimates
 
 
@@ -217,12 +218,12 @@ def _estimate(interval: Interval, place: Rank | None) -> Estimate:
     return Estimate(interval.estimate, interval.low, interval.high, interval.n, rank, beaten_by)
 
 
-def _runs(rows: Iterable[Row], key: str, family: str | None) -> dict[str, dict[int, float]]:
-    runs: dict[str, dict[int, float]] = {}
+def _runs(rows: Iterable[Row], key: str, family: str | None) -> dict[Stratum, dict[int, float]]:
+    runs: dict[Stratum, dict[int, float]] = {}
     for row in rows:
         value = metric_value(row, key, family)
         if value is not None:
-            runs.setdefault(stratum(row), {})[row["seed"]] = value
+            runs.setdefault((row["task"] or row["env_id"], stratum(row)), {})[row["seed"]] = value
     return runs
 
 
@@ -258,18 +259,47 @@ def _is_shallow(metrics: Mapping[str, Estimate]) -> bool:
     return seen_through or (steps is not None and steps <= SHALLOW_STEPS)
 
 
-def _by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of one stratum by agent; namesakes are told apart by the settings in which they differ."""
-    by_label: dict[str, list[Row]] = {}
+def _by_label(rows: Sequence[Row], alike: Set[str] = frozenset()) -> dict[str, list[Row]]:
+    """The rows of one stratum by agent; namesakes are told apart by the settings in which they differ.
+
+    Args:
+        rows: Of one stratum.
+        alike: Settings that make no difference. The budget never does where no reward is asked for.
+
+    Returns:
+        label -> rows, one for each seed: the last one, a finished one if there is any.
+    """
+    by_label: dict[str, dict[int, Row]] = {}
     for agent in dict.fromkeys(row["agent"] for row in rows):
         own = [row for row in rows if row["agent"] == agent]
-        settings = [{**row["agent_config"], "device": row["env_kwargs"].get("device")} for row in own]
+        ignored = alike if any(row["reward_calls"] for row in own) else alike | {"reward_calls"}
+        settings = [{key: value for key, value in _settings(row).items() if key not in ignored} for row in own]
         keys = sorted({key for chosen in settings for key in chosen})
         differing = [key for key in keys if len({canonical_json(chosen.get(key)) for chosen in settings}) > 1]
         for row, chosen in zip(own, settings, strict=True):
             values = ", ".join(f"{key}={chosen[key]}" for key in differing if chosen.get(key) is not None)
-            by_label.setdefault(f"{agent} ({values})" if values else agent, []).append(row)
-    return by_label
+            seeds = by_label.setdefault(f"{agent} ({values})" if values else agent, {})
+            if row["status"] == "finished" or seeds.get(row["seed"], row)["status"] != "finished":
+                seeds[row["seed"]] = row
+    return {label: list(seeds.values()) for label, seeds in by_label.items()}
+
+
+def _at_one_budget(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one stratum, of every agent those of one budget: the one that most of them have."""
+    budgets: dict[str, Counter[int | None]] = {}
+    for row in rows:
+        budgets.setdefault(_apart_from_budget(row), Counter())[row["agent_config"].get("reward_calls")] += 1
+    usual = {identity: counted.most_common(1)[0][0] for identity, counted in budgets.items()}
+    return [row for row in rows if row["agent_config"].get("reward_calls") == usual[_apart_from_budget(row)]]
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    return {**row["agent_config"], "device": row["env_kwargs"].get("device")}
+
+
+def _apart_from_budget(row: Row) -> str:
+    config = {key: value for key, value in row["agent_config"].items() if key != "reward_calls"}
+    return canonical_json([row["agent"], config])
 
 
 def _family(rows: Iterable[Row]) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,17 @@ from benchmarks.statistics import DIRECTIONS, interquartile_mean, performance_pr
 from benchmarks.tables import metric_label
 
 Color = str | tuple[float, float, float]
-Palette = Mapping[str, Color]
+
+
+class Look(NamedTuple):
+    """How an agent is drawn; no two agents of a report look alike."""
+
+    color: Color
+    line: str | tuple[int, tuple[float, ...]]
+    marker: str
+
+
+Palette = Mapping[str, Look]
 
 # What an agent gives up (x) for what it gains (y), or the other way round.
 TRADE_OFFS = {
@@ -28,6 +39,8 @@ TRADE_OFFS = {
 }
 # How deep forgetting goes, by what the class looks like to somebody who asks again; each with what 1 is on its axis.
 DEPTH = {"probe_accuracy": 1.0, "relearn_steps": 500.0, "mia_advantage": 1.0}
+_MARKERS = "osD^vPX*<>hp"
+_LEGEND_INCHES = 6.0  # about as tall as a column of a legend gets
 _STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#8a929c", "axes.grid": True, "grid.color": "#e6e9ed", "grid.linewidth": 0.8,
@@ -36,19 +49,20 @@ _STYLE: dict[Any, Any] = {
 
 
 def palette(groups: Sequence[Group]) -> Palette:
-    """One colour for each agent, the same in all figures."""
+    """One look for each agent, the same in all figures: ten colours, each with several lines and markers."""
     agents = sorted({standing.agent for group in groups for standing in group.standings})
-    colors = matplotlib.colormaps["tab10" if len(agents) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    return {agent: colors[i % len(colors)] for i, agent in enumerate(agents)}
+    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    return {agent: Look(colors[i % len(colors)], _line(i // len(colors)), _MARKERS[i // len(colors) % len(_MARKERS)])
+            for i, agent in enumerate(agents)}
 
 
-def figures(group: Group, colors: Palette) -> dict[str, Figure]:
+def figures(group: Group, looks: Palette) -> dict[str, Figure]:
     """The figures that the group has data for, by name: `intervals profile trade-off depth retention`."""
     with matplotlib.rc_context(_STYLE):
         drawn = {
-            "intervals": intervals_figure(group, colors), "profile": profile_figure(group, colors),
-            "trade-off": trade_off_figure(group, colors), "depth": depth_figure(group, colors),
-            "retention": retention_figure(group, colors),
+            "intervals": intervals_figure(group, looks), "profile": profile_figure(group, looks),
+            "trade-off": trade_off_figure(group, looks), "depth": depth_figure(group, looks),
+            "retention": retention_figure(group, looks),
         }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -62,7 +76,7 @@ def render(figure: Figure, kind: Literal["png", "svg"], name: str) -> bytes:
     return buffer.getvalue()
 
 
-def intervals_figure(group: Group, colors: Palette) -> Figure | None:
+def intervals_figure(group: Group, looks: Palette) -> Figure | None:
     """One panel for each metric that has a better side: point and 95% interval of every agent."""
     keys = [key for key in group.metrics if key in DIRECTIONS and not key.endswith("_before")]
     agents = [standing for standing in group.standings if standing.metrics]
@@ -82,8 +96,8 @@ def intervals_figure(group: Group, colors: Palette) -> Figure | None:
             estimate = standing.metrics.get(key)
             if estimate is not None:
                 low, high = (estimate.iqm if end is None else end for end in (estimate.low, estimate.high))
-                axis.barh(y, high - low, left=low, height=0.55, color=colors[standing.agent], alpha=0.35)
-                axis.plot(estimate.iqm, y, "o", color=colors[standing.agent], markersize=5)
+                axis.barh(y, high - low, left=low, height=0.55, color=looks[standing.agent].color, alpha=0.35)
+                axis.plot(estimate.iqm, y, "o", color=looks[standing.agent].color, markersize=5)
         axis.set_yticks(places, names)
         axis.locator_params(axis="x", nbins=4)
         axis.use_sticky_edges = False  # or a dot at a bar's end, such as an accuracy of 0, is cut in half
@@ -92,7 +106,7 @@ def intervals_figure(group: Group, colors: Palette) -> Figure | None:
     return figure
 
 
-def profile_figure(group: Group, colors: Palette) -> Figure | None:
+def profile_figure(group: Group, looks: Palette) -> Figure | None:
     """Performance profile: share of runs whose score is above a threshold, with 95% bands."""
     thresholds = np.linspace(0, 1, 101)
     figure, axis = _single()
@@ -100,9 +114,10 @@ def profile_figure(group: Group, colors: Palette) -> Figure | None:
         runs = group.runs(standing.agent, SCORE)
         if runs:
             share, low, high = performance_profile(runs, thresholds)
-            color = colors[standing.agent]
-            axis.fill_between(thresholds, low, high, color=color, alpha=0.15, linewidth=0, step="post")
-            axis.step(thresholds, share, where="post", color=color, label=_wrapped(standing.agent))
+            look = looks[standing.agent]
+            axis.fill_between(thresholds, low, high, color=look.color, alpha=0.15, linewidth=0, step="post")
+            axis.step(thresholds, share, where="post", color=look.color, linestyle=look.line,
+                      label=_wrapped(standing.agent))
     if not axis.lines:
         return None
     axis.set(xlabel=f"{SCORE.replace('_', ' ')} τ", ylabel="share of runs with more than τ", ylim=(-0.03, 1.03),
@@ -111,7 +126,7 @@ def profile_figure(group: Group, colors: Palette) -> Figure | None:
     return figure
 
 
-def trade_off_figure(group: Group, colors: Palette) -> Figure | None:
+def trade_off_figure(group: Group, looks: Palette) -> Figure | None:
     """Both sides of the family's trade-off: every run as a small dot, interquartile means with 95% intervals."""
     x_key, y_key = TRADE_OFFS.get(group.family or "", (SCORE, SCORE))
     figure, axis = _single()
@@ -119,13 +134,13 @@ def trade_off_figure(group: Group, colors: Palette) -> Figure | None:
         x, y = standing.metrics.get(x_key), standing.metrics.get(y_key)
         if x is None or y is None:
             continue
-        color = colors[standing.agent]
+        look = looks[standing.agent]
         runs_x, runs_y = group.runs(standing.agent, x_key), group.runs(standing.agent, y_key)
         both = [(scores[seed], runs_y[stratum][seed]) for stratum, scores in runs_x.items() if stratum in runs_y
                 for seed in scores if seed in runs_y[stratum]]
-        axis.plot(*np.transpose(both), "o", color=color, markersize=3.5, alpha=0.4, markeredgewidth=0)
-        axis.errorbar(x.iqm, y.iqm, xerr=_error(x.iqm, x.low, x.high), yerr=_error(y.iqm, y.low, y.high), fmt="o",
-                      color=color, markersize=7, markeredgecolor="white", label=_wrapped(standing.agent))
+        axis.plot(*np.transpose(both), look.marker, color=look.color, markersize=3.5, alpha=0.4, markeredgewidth=0)
+        axis.errorbar(x.iqm, y.iqm, xerr=_error(x.iqm, x.low, x.high), yerr=_error(y.iqm, y.low, y.high),
+                      fmt=look.marker, color=look.color, markersize=7, markeredgecolor="white", label=_wrapped(standing.agent))
     if not axis.lines:
         return None
     axis.set(xlabel=metric_label(x_key), ylabel=metric_label(y_key), title="Trade-off")
@@ -134,7 +149,7 @@ def trade_off_figure(group: Group, colors: Palette) -> Figure | None:
     return figure
 
 
-def depth_figure(group: Group, colors: Palette) -> Figure | None:
+def depth_figure(group: Group, looks: Palette) -> Figure | None:
     """Accuracies of every agent beside what a probe finds, relearning takes and membership tells; one row an agent.
 
     In the first panel the retain accuracy (filled) and the forget accuracy (hollow): far apart is what was asked for.
@@ -150,12 +165,12 @@ def depth_figure(group: Group, colors: Palette) -> Figure | None:
     for y, standing in zip(places, agents, strict=True):
         for key, face in (("retain_accuracy", None), ("forget_accuracy", "white")):
             if key in standing.metrics:
-                _spread(first, y, standing.metrics[key], colors[standing.agent], face)
+                _spread(first, y, standing.metrics[key], looks[standing.agent].color, face)
     for axis, (key, most) in zip(others, DEPTH.items(), strict=True):
         axis.set(title=metric_label(key), xlim=(-0.04 * most, 1.04 * most))
         for y, standing in zip(places, agents, strict=True):
             if key in standing.metrics:
-                _spread(axis, y, standing.metrics[key], colors[standing.agent])
+                _spread(axis, y, standing.metrics[key], looks[standing.agent].color)
     before = [standing.metrics["probe_accuracy_before"].iqm for standing in agents
               if "probe_accuracy_before" in standing.metrics]
     if before:
@@ -165,7 +180,7 @@ def depth_figure(group: Group, colors: Palette) -> Figure | None:
     return figure
 
 
-def retention_figure(group: Group, colors: Palette) -> Figure | None:
+def retention_figure(group: Group, looks: Palette) -> Figure | None:
     """Reliability of an edit against the number of edits made after it, interquartile mean over runs."""
     figure, axis = _single()
     for standing in group.standings:
@@ -175,7 +190,8 @@ def retention_figure(group: Group, colors: Palette) -> Figure | None:
                 at_age.setdefault(age, []).append(reliability)
         if at_age:
             ages = sorted(at_age)
-            axis.plot(ages, [interquartile_mean(at_age[age]) for age in ages], color=colors[standing.agent],
+            look = looks[standing.agent]
+            axis.plot(ages, [interquartile_mean(at_age[age]) for age in ages], color=look.color, linestyle=look.line,
                       label=_wrapped(standing.agent))
     if not axis.lines:
         return None
@@ -207,9 +223,19 @@ def _single() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _line(index: int) -> str | tuple[int, tuple[float, ...]]:
+    """Another line for every index: solid, dashed, dotted, then dashes of ever more dots."""
+    return ("-", "--", ":")[index] if index < 3 else (0, (5, 1.5, *(1, 1.5) * (index - 2)))
+
+
 def _legend(figure: Figure) -> None:
-    """Beside the axes: agents that tie lie on top of each other, and so would their names."""
-    figure.legend(loc="outside right upper")
+    """Beside the axes: agents that tie lie on top of each other, and so would their names; the figure makes room."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    inches = [0.16 * (1 + name.count("\n")) + 0.07 for name in names]
+    columns = max(1, math.ceil(sum(inches) / _LEGEND_INCHES))
+    tallest = max(sum(part) for part in np.array_split(inches, columns))
+    figure.set_size_inches(4.2 + 2.2 * columns, max(3.6, tallest + 0.4))
+    figure.legend(handles, names, loc="outside right upper", ncols=columns)
 
 
 def _error(middle: float, low: float | None, high: float | None) -> list[list[float]] | None:

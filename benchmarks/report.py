@@ -122,7 +122,7 @@ def page(rows: Sequence[Row], sections: Sequence[tuple[Table, Sequence[Plot]]], 
 
 
 def _sections(groups: Sequence[Group]) -> list[tuple[Table, list[Plot]]]:
-    colors = palette(groups)
+    looks = palette(groups)
     pooled = {(group.suite, group.family) for group in groups if len(group.strata) > 1}
     sections = []
     for group in groups:
@@ -130,7 +130,7 @@ def _sections(groups: Sequence[Group]) -> list[tuple[Table, list[Plot]]]:
         # One profile over all tasks of a family says more than one for each, and a trade-off less.
         is_pooled = len(group.strata) > 1
         skipped = {"trade-off"} if is_pooled else ({"profile"} if (group.suite, group.family) in pooled else set())
-        drawn = figures(group, colors)
+        drawn = figures(group, looks)
         sections.append((table, [_plot(table, kind, drawn[kind]) for kind in drawn if kind not in skipped]))
     return sections
 

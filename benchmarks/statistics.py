@@ -2,7 +2,8 @@
 
 The method is that of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (arXiv 2108.13264): interquartile mean (sect. 4.3), percentile intervals of a bootstrap stratified by task (sect. 4.1),
-performance profiles (sect. 4.2). One score is one seed's: edits within a seed are never resampled.
+performance profiles (sect. 4.2). One score is one seed's: edits within a seed are never resampled. The environments of
+a task have a seed's network and data in common, so its scores there are drawn together: they are one observation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ CONFIDENCE = 0.95
 PROVISIONAL_BELOW = 5  # three seeds of one task give a nominal 95% interval a coverage of about 75%
 
 Direction = Literal["higher", "lower"]
-Runs = Mapping[str, Mapping[int, float]]  # stratum (environment and task) -> seed -> score
+Stratum = tuple[str, str]  # task and environment
+Runs = Mapping[Stratum, Mapping[int, float]]  # stratum -> seed -> score
 
 _HIGHER = (
     "retain_accuracy", "relearn_steps", "general_accuracy", "unbiased_accuracy", "worst_group_accuracy",
@@ -76,53 +78,56 @@ def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64] | np.float64:
     """Mean of the middle half along the last axis: ⌊n/4⌋ scores are dropped at each end (Agarwal et al. 2021, 4.3).
 
     Args:
-        scores: (..., n), n ≥ 1.
+        scores: (..., n), n ≥ 1; NaN where there is none, but not everywhere.
 
     Returns:
         (...).
     """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=-1)
+    ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=-1)  # NaN last
     n = ordered.shape[-1]
-    middle: NDArray[np.float64] | np.float64 = ordered[..., n // 4: n - n // 4].mean(axis=-1)
+    if not np.isnan(ordered).any():
+        middle: NDArray[np.float64] | np.float64 = ordered[..., n // 4: n - n // 4].mean(axis=-1)
+        return middle
+    count = (~np.isnan(ordered)).sum(axis=-1, keepdims=True)
+    place = np.arange(n)
+    inside = (place >= count // 4) & (place < count - count // 4)
+    middle = np.where(inside, ordered, 0.0).sum(axis=-1) / inside.sum(axis=-1)
     return middle
 
 
-def bootstrap(strata: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """Resampled scores: within each stratum seeds are drawn with replacement, all strata side by side.
-
-    Args:
-        strata: One array (n_seeds,) for each stratum.
+def bootstrap(runs: Runs) -> NDArray[np.float64]:
+    """Resampled scores: within each task seeds are drawn with replacement, with their scores in all its environments.
 
     Returns:
-        (BOOTSTRAP_SAMPLES, total number of scores); the same for the same input, since the seed is fixed.
+        (BOOTSTRAP_SAMPLES, strata × seeds), NaN where an environment lacks a seed that another of its task has; the
+        same for the same input, since the seed is fixed.
     """
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    arrays = [np.asarray(stratum, dtype=np.float64) for stratum in strata]
-    drawn = [array[rng.integers(len(array), size=(BOOTSTRAP_SAMPLES, len(array)))] for array in arrays]
+    drawn = []
+    for task in dict.fromkeys(task for task, _ in runs):
+        own = [scores for (name, _), scores in runs.items() if name == task]
+        seeds = list(dict.fromkeys(seed for scores in own for seed in scores))
+        table = np.array([[scores.get(seed, np.nan) for seed in seeds] for scores in own], dtype=np.float64)
+        chosen = table[:, rng.integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))]
+        drawn.append(chosen.swapaxes(0, 1).reshape(BOOTSTRAP_SAMPLES, -1))
     return np.concatenate(drawn, axis=1)
 
 
-def iqm_interval(strata: Sequence[ArrayLike]) -> Interval:
+def iqm_interval(runs: Runs) -> Interval:
     """Interquartile mean over all strata, with its percentile interval.
 
     Raises:
         ValueError: There is no score, or a stratum has none.
     """
-    arrays = [np.asarray(stratum, dtype=np.float64) for stratum in strata]
-    if not arrays or any(array.size == 0 for array in arrays):
-        raise ValueError("strata must hold one score or more each: leave an empty stratum out")
-    estimate = float(interquartile_mean(np.concatenate(arrays)))
-    n = min(array.size for array in arrays)
+    if not runs or any(not scores for scores in runs.values()):
+        raise ValueError("runs must hold one score or more in each stratum: leave an empty stratum out")
+    estimate = float(interquartile_mean([score for scores in runs.values() for score in scores.values()]))
+    n = min(len(scores) for scores in runs.values())
     if n < 2:
         return Interval(estimate, None, None, n)
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(interquartile_mean(bootstrap(arrays)), [tail, 100 - tail])
+    low, high = np.percentile(interquartile_mean(bootstrap(runs)), [tail, 100 - tail])
     return Interval(estimate, float(low), float(high), n)
-
-
-def run_interval(runs: Runs) -> Interval:
-    """`iqm_interval` of one agent's scores."""
-    return iqm_interval([list(scores.values()) for scores in runs.values()])
 
 
 def paired_difference(a: Runs, b: Runs) -> Interval | None:
@@ -130,11 +135,11 @@ def paired_difference(a: Runs, b: Runs) -> Interval | None:
 
     A seed fixes the network as well, so the difference is free of the spread over networks that both share.
     """
-    differences = [
-        [a[stratum][seed] - b[stratum][seed] for seed in a[stratum] if seed in b[stratum]]
-        for stratum in a if stratum in b
-    ]
-    paired = [scores for scores in differences if scores]
+    differences = {
+        stratum: {seed: score - b[stratum][seed] for seed, score in scores.items() if seed in b[stratum]}
+        for stratum, scores in a.items() if stratum in b
+    }
+    paired = {stratum: scores for stratum, scores in differences.items() if scores}
     return iqm_interval(paired) if paired else None
 
 
@@ -172,12 +177,12 @@ def performance_profile(
     Returns:
         The share, the band's lower and its upper edge, each (n_thresholds,).
     """
-    strata = [np.asarray(list(scores.values())) for scores in runs.values()]
-    pooled = np.sort(np.concatenate(strata))
+    pooled = np.sort([score for scores in runs.values() for score in scores.values()])
     share = 1 - np.searchsorted(pooled, thresholds, side="right") / pooled.size
-    resampled = bootstrap(strata)  # (samples, n)
+    resampled = bootstrap(runs)  # (samples, n)
+    known = (~np.isnan(resampled)).sum(axis=1)
     tail = 50 * (1 - CONFIDENCE)
     # One threshold at a time: samples × runs × thresholds at once would take a hundred times the memory.
-    shares = np.stack([(resampled > threshold).mean(axis=1) for threshold in thresholds], axis=1)
+    shares = np.stack([(resampled > threshold).sum(axis=1) / known for threshold in thresholds], axis=1)
     low, high = np.percentile(shares, [tail, 100 - tail], axis=0)
     return share, low, high

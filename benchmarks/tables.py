@@ -152,8 +152,9 @@ _COSTS: tuple[tuple[str, tuple[Callable[[Standing], float | None], Callable[[flo
 def _reading(group: Group) -> str:
     if group.family is None:
         return "No cell of this table is finished yet."
-    pooled = f" Runs of {len(group.strata)} environments and tasks are pooled; seeds are resampled within each." * (
-        len(group.strata) > 1)
+    pooled = (
+        f" Runs of {len(group.strata)} environments and tasks are pooled; seeds are resampled within each task, in all "
+        "its environments at once, since these share a seed's network.") * (len(group.strata) > 1)
     return (
         f"How to read this: a number is the interquartile mean over seeds (the mean of the middle half), in brackets "
         f"its 95% bootstrap interval over seeds.{pooled} Two agents are apart when the 95% interval of their per-seed "

@@ -237,3 +237,47 @@ def test_long_names_beside_a_panel_cover_no_neighbour(unlearning_row):
     assert len(boxes) == 3
     assert max(box.height for box in boxes) > 2 * min(box.height for box in boxes)
     assert all(not one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[index + 1:])
+
+
+def test_every_agent_of_many_looks_its_own_way_and_its_name_is_inside_the_figure(make_row):
+    names = [f"agent_{index} (with=a, very=long, list=of, settings={index})" for index in range(45)]
+    metrics = {"reliability": 0.9, "locality": 0.8, "generalization": 0.7, "harmonic_mean": 0.8}
+    rows = [make_row(name, seed, env_id="LifelongLLMEdit-v0", metrics=metrics,
+                     measured={"curves": {"retention": [[0, 1.0], [10, 0.5]]}}) for name in names for seed in range(2)]
+    (group,) = group_rows(rows)
+    looks = plots.palette([group])
+    assert len({(look.color, look.line) for look in looks.values()}) == len(names)
+    assert len({(look.color, look.marker) for look in looks.values()}) == len(names)
+    drawn = plots.figures(group, looks)
+    for name in ("retention", "trade-off", "profile"):
+        figure = drawn[name]
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        assert len(legend.get_texts()) == len(names)
+        box, whole = legend.get_window_extent(), figure.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+        assert figure.axes[0].get_window_extent().width > 250
+
+
+def test_a_row_of_another_budget_or_device_takes_nobody_out_of_the_pooled_table(unlearning_row):
+    def row(agent, seed, world, **changes):
+        return unlearning_row(agent, seed, retain=0.9 + seed / 100, forget=0.0, env_id=world, **changes)
+
+    rows = [row(agent, seed, world, agent_config={"reward_calls": 100})
+            for world in WORLDS for agent in ("ppo", "cmaes") for seed in range(3)]
+    rows.append(row("ppo", 0, WORLDS[0], agent_config={"reward_calls": 7}))
+    rows.append(row("cmaes", 0, WORLDS[0], agent_config={"reward_calls": 100},
+                    env_kwargs={**rows[0]["env_kwargs"], "device": "cuda"}))
+    pooled, first, second = group_rows(rows)
+    assert ({standing.agent: standing.n for standing in pooled.standings}, pooled.left_out) == (
+        {"ppo": 3, "cmaes": 3}, ())
+    assert {standing.agent for standing in second.standings} == {"ppo", "cmaes"}
+    assert len(first.standings) == 4, "the table of one environment tells them apart"
+
+
+def test_the_budget_of_an_agent_that_spends_none_is_not_in_its_name(unlearning_row):
+    rows = [unlearning_row("no_edit", seed, retain=0.9, forget=0.9, agent_config={"reward_calls": calls},
+                           measured={"reward_calls": 0}) for seed in range(3) for calls in (10, 20)]
+    ((name, standing),) = standings(rows).items()
+    assert (name, standing.n) == ("no_edit", 3)

@@ -12,12 +12,16 @@ from benchmarks.statistics import (
     paired_difference,
     performance_profile,
     ranks,
-    run_interval,
 )
 
 
 def one_task(scores):
-    return {"task": dict(enumerate(scores))}
+    return tasks(scores)
+
+
+def tasks(*scores):
+    """Every array of scores is of a task of its own."""
+    return {(f"task {index}", "environment"): dict(enumerate(own)) for index, own in enumerate(scores)}
 
 
 @pytest.mark.parametrize("n", range(1, 30))
@@ -32,7 +36,7 @@ def test_interquartile_mean_by_hand():
 
 
 def test_stratified_bootstrap_draws_each_stratum_from_itself():
-    drawn = bootstrap([[0.0, 1.0, 2.0], [10.0, 11.0]])
+    drawn = bootstrap(tasks([0.0, 1.0, 2.0], [10.0, 11.0]))
     assert drawn.shape == (statistics.BOOTSTRAP_SAMPLES, 5)
     assert set(np.unique(drawn[:, :3])) == {0, 1, 2}
     assert set(np.unique(drawn[:, 3:])) == {10, 11}
@@ -45,23 +49,48 @@ def test_interval_is_that_of_a_plain_loop():
         trim_mean(np.concatenate([rng.choice(stratum, size=stratum.size) for stratum in strata]), 0.25)
         for _ in range(5_000)
     ]
-    interval = iqm_interval(strata)
+    interval = iqm_interval(tasks(*strata))
     assert interval.estimate == pytest.approx(trim_mean(np.concatenate(strata), 0.25))
     assert [interval.low, interval.high] == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.05)
     assert interval.n == 6
 
 
+def test_a_task_that_is_counted_in_two_environments_is_no_more_certain():
+    scores = dict(enumerate(np.random.default_rng(2).normal(size=10)))
+    once = iqm_interval({("digits", "mask"): scores})
+    twice = iqm_interval({("digits", "mask"): scores, ("digits", "shift"): scores})
+    independent = iqm_interval({("digits", "mask"): scores, ("mnist", "mask"): scores})
+    assert twice.estimate == pytest.approx(independent.estimate)
+    assert independent.high - independent.low < 0.85 * (twice.high - twice.low)
+    assert 0.9 < (twice.high - twice.low) / (once.high - once.low) < 1.2, "the quartiles of 20 are not those of 10"
+
+
+def test_seeds_of_a_task_are_drawn_with_all_their_scores():
+    runs = {("digits", "mask"): {0: 1.0, 1: 2.0, 2: 3.0}, ("digits", "shift"): {1: 20.0, 2: 30.0, 3: 40.0}}
+    masked, shifted = np.split(np.nan_to_num(bootstrap(runs), nan=-1), 2, axis=1)
+    assert set(zip(masked.flat, shifted.flat, strict=True)) == {(1, -1), (2, 20), (3, 30), (-1, 40)}
+
+
+def test_interquartile_mean_leaves_out_what_there_is_not():
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(50, 9))
+    scores[rng.random(scores.shape) < 0.4] = np.nan
+    scores[:, 4] = 1.0
+    expected = [trim_mean(row[~np.isnan(row)], 0.25) for row in scores]
+    np.testing.assert_allclose(interquartile_mean(scores), expected, rtol=1e-12)
+
+
 def test_interval_of_two_scores_by_hand():
-    interval = iqm_interval([[0.0, 1.0]])  # resampled means: 0, 1/2, 1/2, 1 with 1/4 each
+    interval = iqm_interval(one_task([0.0, 1.0]))  # resampled means: 0, 1/2, 1/2, 1 with 1/4 each
     assert (interval.estimate, interval.low, interval.high) == (0.5, 0.0, 1.0)
 
 
 def test_interval_is_reproducible():
-    assert iqm_interval([[0.1, 0.5, 0.2, 0.9]]) == iqm_interval([[0.1, 0.5, 0.2, 0.9]])
+    assert iqm_interval(one_task([0.1, 0.5, 0.2, 0.9])) == iqm_interval(one_task([0.1, 0.5, 0.2, 0.9]))
 
 
 def test_single_score_has_no_interval_and_is_apart_from_nothing():
-    interval = iqm_interval([[0.7]])
+    interval = iqm_interval(one_task([0.7]))
     assert (interval.estimate, interval.low, interval.high, interval.n, interval.sign) == (0.7, None, None, 1, 0)
     assert not ranks({"a": one_task([0.9]), "b": one_task([0.1])}, "higher")
     assert ranks({"alone": one_task([0.9])}, "higher")["alone"].rank == 1
@@ -75,22 +104,23 @@ def test_an_agent_with_one_seed_has_no_rank_among_agents_that_have():
 
 def test_empty_stratum_is_refused():
     with pytest.raises(ValueError, match="one score or more"):
-        iqm_interval([[0.5], []])
+        iqm_interval(tasks([0.5], []))
 
 
 def test_paired_difference_takes_the_shared_seeds():
-    a = {"x": {0: 1.0, 1: 2.0, 2: 3.0}, "y": {0: 9.0}}
-    b = {"x": {1: 1.5, 2: 2.5, 3: 0.0}}
+    x, y = ("x", "environment"), ("y", "environment")
+    a = {x: {0: 1.0, 1: 2.0, 2: 3.0}, y: {0: 9.0}}
+    b = {x: {1: 1.5, 2: 2.5, 3: 0.0}}
     difference = paired_difference(a, b)
     assert difference is not None
     assert (difference.estimate, difference.n, difference.sign) == (0.5, 2, 1)
-    assert paired_difference({"y": {0: 1.0}}, b) is None
+    assert paired_difference({y: {0: 1.0}}, b) is None
 
 
 def test_pairing_sees_what_overlapping_intervals_hide():
     network = np.random.default_rng(0).normal(scale=10, size=10)  # what a seed's network contributes to every agent
     better, worse = one_task(network + 0.1), one_task(network)
-    assert run_interval(better).low < run_interval(worse).high
+    assert iqm_interval(better).low < iqm_interval(worse).high
     placed = ranks({"worse": worse, "better": better}, "higher")
     assert (placed["better"].rank, placed["worse"].rank) == (1, 2)
     assert placed["worse"].beaten_by == ("better",)
