@@ -143,19 +143,28 @@ class CmaEs(OpenLoopAgent):
         self.sigma, self.population, self.full_covariance, self.start = sigma, population, full_covariance, start
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
-        """Run generations until the budget does not pay for a whole one."""
+        """Run generations until the budget does not pay for a whole one.
+
+        Raises:
+            ValueError: It does not pay for one.
+        """
         try:
             from cmaes import CMA, SepCMA
         except ImportError as error:
             raise ImportError('cmaes is missing: pip install "editgym[rl]"') from error
         search = _Search(env_spec, budget, seed, self.population)
+        if search.candidates < self.population:
+            search.close()
+            raise ValueError(f"budget: {budget.reward_calls} reward calls do not pay for one generation of "
+                             f"{self.population * search.steps} (population × episode length); raise the budget or lower "
+                             "the population")
         size = int(np.prod(search.shape))
         kind = CMA if size <= self.full_covariance else SepCMA
         # No bounds for the optimiser: it would draw whole vectors anew until every number is inside.
         one = lora_start(search.layout, self.start, torch.Generator().manual_seed(seed)).numpy()
         optimizer = kind(mean=np.tile(one, search.steps).astype(float), sigma=self.sigma, seed=seed,
                          population_size=self.population)
-        while search.candidates == self.population and search.affordable():
+        while search.affordable():
             drawn = np.stack([optimizer.ask() for _ in range(self.population)])
             returns = search.returns(drawn.clip(-1, 1).reshape(-1, *search.shape))
             optimizer.tell(list(zip(drawn, -returns, strict=True)))

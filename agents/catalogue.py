@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 from agents.presets import CLASSES
-from agents.protocol import Agent
+from agents.protocol import Access, Agent
 from agents.unlearners.settings import NAMES as UNLEARNERS
 
 AGENTS: dict[str, str] = {
@@ -74,18 +74,27 @@ def agent_class(name: str) -> type[Agent]:
     return found
 
 
+def _check_access(name: str, agent: Agent) -> None:
+    if agent.access not in get_args(Access):
+        raise ValueError(f"agent {name}: access must be one of {', '.join(get_args(Access))}, got {agent.access!r}")
+
+
 def make_agent(name: str, **config: Any) -> Agent:
     """The agent called `name`, with its configuration.
 
     Raises:
-        ValueError: There is no such agent, or it takes no such argument.
+        ValueError: There is no such agent, it takes no such argument, or its `access` is none.
     """
     cls = agent_class(name)
     if name in ALGORITHMS:
+        if config.get("algorithm", name) != name:
+            raise ValueError(f"agent {name}: algorithm is {config['algorithm']!r}; that is an agent of its own name")
         config = {"algorithm": name, **config}
     try:
         inspect.signature(cls).bind(**config)
     except TypeError as error:
         accepted = ", ".join(inspect.signature(cls).parameters) or "none"
         raise ValueError(f"agent {name}: {error}; its arguments: {accepted}") from error
-    return cls(**config)
+    agent = cls(**config)
+    _check_access(name, agent)
+    return agent

@@ -25,7 +25,15 @@ from agents.configured import read_config, write_config
 from agents.policies import RefiningEdits, WeightSketch, lora_start, set_mean_action, silence_critic
 from agents.presets import CLASSES, REFINE, preset
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
-from agents.sb3_budget import UNLIMITED, LinearDecay, NoiseSchedule, steps_between_updates, whole_rollouts
+from agents.sb3_budget import (
+    UNLIMITED,
+    LinearDecay,
+    NoiseSchedule,
+    check_learns,
+    check_settings,
+    steps_between_updates,
+    whole_rollouts,
+)
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.envs.sb3 import monitored
 from editgym.weights import ActionLayout, EditJournal
@@ -88,6 +96,7 @@ class SB3Agent:
         settings = self.settings(env_spec)
         steps = steps_between_updates(algorithm_class(self.name), settings, _episode_length(env_spec, settings))
         calls = whole_rollouts(budget.reward_calls, settings["num_envs"] * steps)
+        check_learns(settings, calls)
         env, start = self._training_env(env_spec, settings, seed)
         try:
             self.train(env, start, settings, Budget(calls, budget.seconds), seed,
@@ -156,16 +165,18 @@ class SB3Agent:
         """The preset with what this agent was given instead, and `num_envs` and `n_steps` settled.
 
         Raises:
-            ValueError: Neither `rollout` nor `num_envs` is given.
+            ValueError: Neither `rollout` nor `num_envs` is given, or a setting is none of its kind.
         """
         own = {key: value for key, value in self.config.items() if key != "algorithm"}
         settings = {**preset(self.name, _task(env_spec)), **own}
         rollout = settings.pop("rollout")
         if rollout is not None:
+            check_settings({**settings, "rollout": rollout})
             settings.setdefault("n_steps", _episode_length(env_spec, settings))
             settings.setdefault("num_envs", max(1, rollout // settings["n_steps"]))
         if "num_envs" not in settings:
             raise ValueError("num_envs: expected a number of candidates, or a rollout to divide; got neither")
+        check_settings(settings)
         if isinstance(settings.get("train_freq"), list):  # as JSON has it
             settings["train_freq"] = tuple(settings["train_freq"])
         return settings

@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.protocol import Stopwatch
+from editgym.envs.arguments import is_whole, require
 
 UNLIMITED = 2**62  # reward calls, where the budget is seconds alone
 
@@ -47,6 +48,31 @@ def whole_rollouts(calls: int | None, rollout: int) -> int:
         raise ValueError(f"budget: {calls} reward calls do not pay for one rollout of {rollout} (num_envs × n_steps); "
                          "raise the budget or lower num_envs or n_steps")
     return calls // rollout * rollout
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse sizes that are no sizes, before anything is made or written.
+
+    Raises:
+        ValueError: One of them.
+    """
+    for name, least in (("num_envs", 1), ("n_steps", 1), ("rollout", 1), ("batch_size", 1), ("sketch", 0)):
+        value = settings.get(name)
+        require(value is None or (is_whole(value) and value >= least), name, value, f"a whole number, {least} or more")
+    kwargs = settings.get("policy_kwargs", {})
+    require(isinstance(kwargs, Mapping), "policy_kwargs", kwargs, "a dict")
+
+
+def check_learns(settings: Mapping[str, Any], calls: int) -> None:
+    """Refuse a budget that is spent before an off-policy algorithm begins to learn.
+
+    Raises:
+        ValueError: It is.
+    """
+    first = settings.get("learning_starts", 0)
+    if calls <= first:
+        raise ValueError(f"budget: {calls} reward calls are over before learning begins (learning_starts={first}); raise "
+                         "the budget or lower learning_starts")
 
 
 class LinearDecay:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +46,52 @@ def _train(options: argparse.Namespace) -> int:
     given = settings(options.set)
     env_kwargs = {key: value for key, value in given.items() if not key.startswith("agent.")}
     agent_config = {key.removeprefix("agent."): value for key, value in given.items() if key.startswith("agent.")}
-    agent = make_agent(options.agent, **agent_config)
+    agent, budget = make_agent(options.agent, **agent_config), Budget(options.reward_calls, options.seconds)
     spec = env_spec(options.env, env_kwargs)
     gym.make(spec).close()  # bad arguments fail here, before anything is written
     out = writable(options.out)
     config = {"env_id": options.env, "env_kwargs": env_kwargs, "agent": options.agent, "agent_config": agent_config,
               "seed": options.seed, "reward_calls": options.reward_calls, "seconds": options.seconds}
     _check_edit_is_whole(out, config)
-    (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    try:
-        agent.learn(spec, Budget(options.reward_calls, options.seconds), options.seed, out / AGENT_FOLDER)
-    except KeyboardInterrupt:
-        print(f"\nstopped; {_left_behind(agent, out)}", file=sys.stderr)
-        return 130
-    agent.save(out / AGENT_FOLDER)
+    with _replacing(out, config):
+        try:
+            agent.learn(spec, budget, options.seed, out / AGENT_FOLDER)
+        except KeyboardInterrupt:
+            print(f"\nstopped; {_left_behind(agent, out)}", file=sys.stderr)
+            return 130
+        agent.save(out / AGENT_FOLDER)
     print(f"trained {options.agent} on {options.env}; edit with: python -m agents.edit {out}")
     return 0
+
+
+@contextmanager
+def _replacing(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Write how the agent is trained, so that it never stands beside an agent that was trained otherwise.
+
+    Another agent in `out` is set aside, and is back, with its own file, if nothing comes of the new one.
+    """
+    agent, aside, file = out / AGENT_FOLDER, out / f"{AGENT_FOLDER}.replaced", out / CONFIG_FILE
+    before = file.read_text() if file.is_file() else None
+    after = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    if before == after:
+        yield
+        return
+    if agent.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        agent.rename(aside)
+    file.write_text(after)
+    try:
+        yield
+    finally:
+        if agent.is_dir() and any(agent.iterdir()):
+            shutil.rmtree(aside, ignore_errors=True)
+        elif aside.is_dir():
+            shutil.rmtree(agent, ignore_errors=True)
+            aside.rename(agent)
+            if before is None:
+                file.unlink()
+            else:
+                file.write_text(before)
 
 
 def _check_edit_is_whole(out: Path, config: Mapping[str, Any]) -> None:

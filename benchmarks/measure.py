@@ -72,7 +72,7 @@ def run_cell(cell: Cell) -> Outcome:
             measurement = _measure(cell, agent)
         except Unsupported as reason:
             measurement = Measurement("unsupported", access, error=str(reason))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             measurement, trace = Measurement("failed", access, error=_one_line(error)), traceback.format_exc()
         try:
             row = build_row(cell, measurement, provenance())

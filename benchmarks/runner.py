@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,12 +15,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmarks.measure import Outcome, failed_outcome, run_cell
+from benchmarks.processes import in_processes
 from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows, records_file
 
 # Neither is run again: there is nothing to gain from an agent that says it does not do a task.
 _SETTLED = ("finished", "unsupported")
-# One thread, and no progress bars of agents that would overwrite each other's.
-_WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
 class RunnerError(RuntimeError):
@@ -125,82 +120,14 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 
 def _in_processes(cells: Sequence[Cell], jobs: int) -> Generator[Outcome, None, None]:
-    """One single-worker pool per job: a worker that dies takes down its own cell and no other."""
-    waiting = iter(cells)
-    running: dict[Future[Outcome], tuple[Cell, _Worker]] = {}
-
-    def start(worker: _Worker) -> None:
-        cell = next(waiting, None)
-        if cell is None:
-            worker.stop()
-        else:
-            running[worker.pool.submit(run_cell, cell)] = cell, worker
-
-    with _worker_environment():
-        try:
-            for _ in range(jobs):
-                start(_Worker())
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    cell, worker = running.pop(future)
-                    try:
-                        outcome = future.result()
-                    except BrokenProcessPool:
-                        worker.stop()
-                        worker = _Worker()
-                        outcome = failed_outcome(cell, "the worker process died: killed (out of memory?) or crashed")
-                    start(worker)
-                    yield outcome
-        finally:
-            for _, worker in running.values():
-                worker.kill()
-
-
-class _Worker:
-    """A process that runs cells; it ends when its parent does."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would copy the state of PyTorch's threads
-        self.pool = ProcessPoolExecutor(1, context, initializer=_follow_parent)
-        self._pid = self.pool.submit(os.getpid).result()
-
-    def stop(self) -> None:
-        """End the process once it is idle."""
-        self.pool.shutdown(wait=False)
-
-    def kill(self) -> None:
-        """End the process in the middle of its cell."""
-        os.kill(self._pid, signal.SIGTERM)
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it, even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(threading.RLock())  # its default is a named semaphore, which a terminated worker leaves behind
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def exit_after_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=exit_after_parent, daemon=True).start()
-
-
-@contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Variables that only children see: the libraries that read them do so when they are loaded."""
-    before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
-    os.environ.update(_WORKER_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with closing(in_processes(run_cell, cells, jobs)) as finished:
+        for cell, future in finished:
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield failed_outcome(cell, "the worker process died: killed (out of memory?) or crashed")
+            except Exception as error:  # such as an outcome that cannot be sent between processes
+                yield failed_outcome(cell, f"{type(error).__name__}: {error}")
 
 
 def _on_ray(cells: Sequence[Cell], address: str, gpus_per_cell: float) -> Generator[Outcome, None, None]:

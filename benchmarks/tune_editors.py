@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import editgym  # noqa: F401 - registers the environments
 from agents.catalogue import make_agent
 from benchmarks.lifelong_agents import LATE_OUTPUTS, LIFELONG_SITES
 from benchmarks.measure import single_thread
+from benchmarks.processes import in_processes
 from benchmarks.results import append_row, canonical_json, finished
 
 STREAM_SEEDS = (1_000, 1_001)
@@ -54,29 +55,39 @@ GRIDS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 
 
 def score(agent: str, config: Mapping[str, Any], horizon: int, seed: int, device: str = "cpu") -> dict[str, Any]:
-    """Metrics of one configuration on one validation stream."""
+    """Metrics of one configuration on one validation stream; None where it ended in numbers that are not finite."""
     with single_thread():
         env = gym.make("LifelongLLMEdit-v0", split="validation", horizon=horizon, sites=LIFELONG_SITES,
                        device=device)
         env.reset(seed=seed)
-        journal = make_agent(agent, **config).edit(env)
-        metrics = env.unwrapped.evaluate(journal).metrics  # type: ignore[attr-defined]
+        try:
+            journal = make_agent(agent, **config).edit(env)
+            metrics = env.unwrapped.evaluate(journal).metrics  # type: ignore[attr-defined]
+        except (ValueError, FloatingPointError):
+            metrics = dict.fromkeys(SCORES)
     return {"agent": agent, "config": dict(config), "horizon": horizon, "seed": seed,
             **{name: metrics[name] for name in SCORES}}
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], tuple[float, dict[str, Any]]]:
-    """By agent and horizon: the highest mean harmonic mean, and its configuration."""
-    scores: dict[tuple[str, int, str], list[float]] = {}
+    """By agent and horizon: the highest mean harmonic mean, and its configuration; none that ever failed."""
+    scores: dict[tuple[str, int, str], list[float | None]] = {}
     for row in rows:
         key = row["agent"], row["horizon"], canonical_json(row["config"])
         scores.setdefault(key, []).append(row["harmonic_mean"])
     chosen: dict[tuple[str, int], tuple[float, dict[str, Any]]] = {}
     for (agent, horizon, config), values in scores.items():
-        mean = statistics.fmean(values)
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            continue
+        mean = statistics.fmean(known)
         if (agent, horizon) not in chosen or mean > chosen[agent, horizon][0]:
             chosen[agent, horizon] = mean, json.loads(config)
     return chosen
+
+
+def _score_all(run: tuple[str, Mapping[str, Any], int, int, str]) -> dict[str, Any]:
+    return score(*run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,10 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [(agent, config, int(horizon), seed) for horizon in options.horizons.split(",") for agent in agents
               for config in GRIDS[agent] for seed in STREAM_SEEDS]
     missing = [run for run in wanted if canonical_json(list(run)) not in known]
-    with ProcessPoolExecutor(options.jobs) as pool:
-        runs = [pool.submit(score, *run, options.device) for run in missing]
-        for run in tqdm(as_completed(runs), total=len(runs), unit="stream"):
-            append_row(options.out, run.result())
+    runs = [(*run, options.device) for run in missing]
+    with closing(in_processes(_score_all, runs, options.jobs)) as finished_runs:
+        for _, future in tqdm(finished_runs, total=len(runs), unit="stream"):
+            append_row(options.out, future.result())
     for (agent, horizon), (value, config) in best(finished(options.out)).items():
         print(f"{agent:12} {horizon:4} steps  {value:.3f}  {json.dumps(config)}")
     return 0

@@ -74,7 +74,7 @@ def test_threads_are_given_back():
 
 @pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
 @pytest.mark.parametrize(("name", "error"), [
-    ("Broken", r"ValueError: no luck"), ("NotFinite", "retain_accuracy.* is nan"),
+    ("Broken", r"ValueError: no luck"), ("Exits", r"SystemExit: enough"), ("NotFinite", "retain_accuracy.* is nan"),
     ("Overspender", r"asked for 6 rewards, but its budget is reward_calls=5"),
     ("SearchesWhileEditing", r"asked for 7 rewards, but its budget is reward_calls=5"),
 ])
@@ -85,6 +85,12 @@ def test_failed_cell_is_a_row_and_the_others_go_on(tmp_path, name, error):
     assert rows[0]["edit_file"] is None
     with pytest.raises(AssertionError, match=error):
         raise AssertionError(rows[0]["error"])
+
+
+def test_an_agent_of_no_known_access_fails_before_it_runs(tmp_path):
+    (row,) = run_cells(toy_cells("KnowsNoAccess", seeds=1), tmp_path)
+    assert row["status"] == "failed"
+    assert "access must be one of reward, gradient, data, oracle, got 'black-box'" in row["error"]
 
 
 def test_unsupported_cell_is_no_failure_and_is_not_run_again(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,6 +169,15 @@ class UsesGlobalGenerator(Searcher):
 class Broken(Searcher):
     def edit(self, env: gym.Env) -> EditJournal:
         raise ValueError("no luck | today")
+
+
+class Exits(Searcher):
+    def edit(self, env: gym.Env) -> EditJournal:
+        sys.exit("enough")
+
+
+class KnowsNoAccess(Searcher):
+    access = "black-box"
 
 
 class NotFinite(Searcher):
