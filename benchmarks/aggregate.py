@@ -125,7 +125,7 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
         for row in rows:
             if row["suite"] == suite:
                 strata.setdefault(stratum(row), []).append(row)
-        single = [_group(suite, title, [_by_label(own)]) for title, own in strata.items()]
+        single = [_group(suite, title, [by_label(own)]) for title, own in strata.items()]
         groups += [*_pooled(suite, strata, single), *single]
     return groups
 
@@ -172,7 +172,7 @@ def _pooled(suite: str, strata: Mapping[str, Sequence[Row]], groups: Sequence[Gr
         members = [group for group in groups if group.family == family and group.title not in apart]
         if len(members) < 2:
             continue
-        labelled = [_by_label(_at_one_budget(strata[group.title]), {"device", "reward_calls"}) for group in members]
+        labelled = [by_label(_at_one_budget(strata[group.title]), {"device", "reward_calls"}) for group in members]
         names = dict.fromkeys(name for own in labelled for name in own)
         left_out = tuple(name for name in names if not all(
             any(row["status"] == "finished" for row in own.get(name, ())) for own in labelled))
@@ -259,7 +259,7 @@ def _is_shallow(metrics: Mapping[str, Estimate]) -> bool:
     return seen_through or (steps is not None and steps <= SHALLOW_STEPS)
 
 
-def _by_label(rows: Sequence[Row], alike: Set[str] = frozenset()) -> dict[str, list[Row]]:
+def by_label(rows: Sequence[Row], alike: Set[str] = frozenset()) -> dict[str, list[Row]]:
     """The rows of one stratum by agent; namesakes are told apart by the settings in which they differ.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -22,9 +23,9 @@ import numpy as np
 
 from agents.debiasing import LinearFrontier, debiasing_task
 from agents.linear_head import HeadOfNetwork
-from benchmarks.aggregate import stratum
+from benchmarks.aggregate import by_label, stratum
 from benchmarks.measure import cell_spec, single_thread
-from benchmarks.results import ROWS_FILE, Cell, Row, canonical_json, read_rows
+from benchmarks.results import Cell, Row, canonical_json, rows_in
 
 WEIGHTINGS = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 _OF_THE_EDIT = ("signal", "sites", "device", "rank", "episode_length", "shift_limit")
@@ -44,7 +45,7 @@ class Share:
 
     Attributes:
         stratum: Environment, task, and what else was asked of the environment.
-        agent: Name, with its configuration where there is one.
+        agent: Name, with the settings in which it differs from a namesake.
         seeds: How many.
         general: Mean change of general accuracy.
         unbiased: Mean change of unbiased accuracy.
@@ -100,15 +101,14 @@ def shares(rows: Sequence[Row]) -> list[Share]:
     """Every agent's share, by environment, task and what else was asked of the environment."""
     finished = [row for row in rows if row["status"] == "finished" and (row["task"] or "").startswith("debiasing/")]
     curves: dict[str, list[Change]] = {}
-    groups: dict[tuple[str, str], list[Row]] = {}
+    strata: dict[str, list[Row]] = {}
     for row in finished:
         network = _network(row)
         if network not in curves:
             curves[network] = trace(Cell.of(row))
-        own = {key: value for key, value in row["agent_config"].items() if key != "reward_calls"}
-        label = row["agent"] + (f" {canonical_json(own)}" if own else "")
-        groups.setdefault((stratum(row), label), []).append(row)
-    return [_share(*key, own, mean_curve([curves[_network(row)] for row in own])) for key, own in groups.items()]
+        strata.setdefault(stratum(row), []).append(row)
+    return [_share(where, label, own, mean_curve([curves[_network(row)] for row in own]))
+            for where, rows in strata.items() for label, own in by_label(rows).items()]
 
 
 def _share(where: str, agent: str, rows: Sequence[Row], curve: Sequence[Change]) -> Share:
@@ -123,15 +123,19 @@ def _network(row: Row) -> str:
     return canonical_json({**chosen, "seed": row["seed"] if "networks" in chosen else None})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of shares, in points; with `--json` also write it."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of shares, in points; with `--json` also write it. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.frontier", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="with results.jsonl")
     parser.add_argument("--json", type=Path, help="also write the table here")
     options = parser.parse_args(arguments)
-    with single_thread():
-        found = shares(read_rows(options.folder / ROWS_FILE))
+    try:
+        with single_thread():
+            found = shares(rows_in(options.folder))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"| world and task | agent | n | general | unbiased | frontier's | share |\n|{'---|' * 7}")
     for row in found:
         share = "—" if row.share is None else f"{row.share:.0%}"
@@ -139,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
               f"{100 * row.unbiased:+.2f} | {100 * row.available:+.2f} | {share} |")
     if options.json:
         options.json.write_text(json.dumps([asdict(row) | {"share": row.share} for row in found], indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -162,6 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown := sorted(set(given) - set(offered)):
             print(f"error: {what}: there is no {', '.join(unknown)}; there are {', '.join(offered)}", file=sys.stderr)
             return 2
+    if not 0 < options.networks <= min(TRAIN_NETWORKS):
+        print(f"error: --networks: must be 1 to {min(TRAIN_NETWORKS)}, got {options.networks}: those from "
+              f"{min(TRAIN_NETWORKS)} on are trained on", file=sys.stderr)
+        return 2
     before = calls_before(options.out) if set(agents) & set(GENERAL) else set()
     if other := sorted(before - {options.reward_calls}):
         print(f"error: --reward-calls: {options.reward_calls}, but the agents and rows in {options.out} are of "

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results import ROWS_FILE, Row, read_rows
+from benchmarks.aggregate import by_label
+from benchmarks.results import Row, rows_in
 from benchmarks.statistics import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, PROVISIONAL_BELOW
 
 AGENTS = ("ppo", "cmaes")
@@ -55,9 +56,8 @@ def table(rows: Sequence[Row]) -> str:
     for world in ("MaskWorld-v0", "ShiftWorld-v0"):
         for condition in CONDITIONS:
             for agent in AGENTS:
-                own = [row for row in rows if _belongs(row, world, condition, agent)]
-                if own:
-                    lines.append(_line(world, condition, agent, own))
+                own = by_label([row for row in rows if _belongs(row, world, condition, agent)])
+                lines += [_line(world, condition, label, chosen) for label, chosen in own.items()]
     return "\n".join(lines)
 
 
@@ -75,16 +75,16 @@ def _belongs(row: Row, world: str, condition: Condition, agent: str) -> bool:
             and row["task"] == "unlearning/mnist" and extra == dict(condition.env_kwargs))
 
 
-def _line(world: str, condition: Condition, agent: str, rows: Sequence[Row]) -> str:
+def _line(world: str, condition: Condition, label: str, rows: Sequence[Row]) -> str:
     def cell(key: str) -> str:
         mean, low, high = (100 * value for value in mean_interval([row["metrics"][key] for row in rows]))
-        return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{mean:.2f} [{low:.2f}, {high:.2f}]" if len(rows) > 1 else f"{mean:.2f}"
 
     n = f"{len(rows)}" + (" (provisional)" if len(rows) < PROVISIONAL_BELOW else "")
     calls = f"{round(np.median([row['reward_calls'] for row in rows])):,}"
-    cells = [world, condition.label, agent, n, calls, cell("retain_accuracy_before"), cell("retain_accuracy"),
+    cells = [world, condition.label, label, n, calls, cell("retain_accuracy_before"), cell("retain_accuracy"),
              cell("forget_accuracy_before"), cell("forget_accuracy"),
-             condition.paper.get(world, "") if agent == AGENTS[0] else ""]
+             condition.paper.get(world, "") if rows[0]["agent"] == AGENTS[0] else ""]
     return f"| {' | '.join(cells)} |"
 
 
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="results of leaderboard runs")
     options = parser.parse_args(arguments)
     try:
-        print(table([row for folder in options.folders for row in read_rows(folder / ROWS_FILE)]))
+        print(table(rows_in(*options.folders)))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks import statistics
 from benchmarks.aggregate import Group, group_rows
 from benchmarks.plots import figures, palette, render
-from benchmarks.results import ROWS_FILE, SCHEMA, Cell, Row, read_rows
+from benchmarks.results import SCHEMA, Cell, Row, rows_in
 from benchmarks.tables import Item, Table, group_table
 
 TEMPLATE = "page.html.j2"
@@ -70,9 +70,7 @@ def write_report(folder: Path) -> Report:
         ResultsError: The rows have another schema, or the file is damaged.
         OSError: The folder cannot be written.
     """
-    rows = read_rows(folder / ROWS_FILE)
-    if not rows:
-        raise FileNotFoundError(f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first")
+    rows = rows_in(folder)
     groups = group_rows(rows)
     sections = _sections(groups)
     failed = [row for row in rows if row["status"] == "failed"]

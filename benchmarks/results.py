@@ -179,6 +179,22 @@ def read_rows(path: Path) -> list[Row]:
     return list(rows.values())
 
 
+def rows_in(*folders: Path) -> list[Row]:
+    """The rows of one or more folders; a cell that several have counts once, by the last of them.
+
+    Raises:
+        FileNotFoundError: A folder has none.
+        ResultsError: As `read_rows`.
+    """
+    found: dict[str, Row] = {}
+    for folder in folders:
+        rows = read_rows(folder / ROWS_FILE)
+        if not rows:
+            raise FileNotFoundError(f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first")
+        found.update((row["cell"], row) for row in rows)
+    return list(found.values())
+
+
 def append_row(path: Path, row: Row) -> None:
     """Append `row` so that it survives a crash of the machine; a torn last line is cut off first.
 

@@ -68,3 +68,16 @@ def test_edits_of_other_sites_are_not_averaged_with_those_of_the_last_layer(monk
     assert (last.seeds, deep.seeds) == (1, 1)
     assert "fc2" in deep.stratum
     assert deep.share == pytest.approx(2.0)
+
+
+def test_a_folder_without_rows_is_an_error(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: no rows in {tmp_path}")
+
+
+def test_budgets_are_not_averaged(monkeypatch):
+    monkeypatch.setattr(frontier, "trace", lambda of: CURVE)
+    more = row("ppo", 0, -0.02, 0.06)
+    more |= {"agent_config": {"reward_calls": 50}, "reward_calls": 48}
+    found = {share.agent: share.unbiased for share in shares([row("ppo", 0, -0.02, 0.02), more])}
+    assert found == {"ppo (reward_calls=5)": pytest.approx(0.02), "ppo (reward_calls=50)": pytest.approx(0.06)}
