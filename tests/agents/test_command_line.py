@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -222,3 +223,47 @@ def test_a_file_that_learning_lacks_is_one_line(tiny_lm, tmp_path, monkeypatch, 
     first, second = [line for line in capsys.readouterr().err.splitlines() if "nowhere" in line]
     assert first.startswith("error: ")
     assert second == "error: no policy in nowhere"
+
+
+def test_another_training_leaves_nothing_mixed(trained, monkeypatch, capsys):
+    """Whatever ends it, the folder has an agent and how that one was trained."""
+    config, model = (trained / "config.json").read_bytes(), (trained / "agent" / "model.zip").read_bytes()
+    other = ["--env", "ShiftWorld-v0", "--agent", "ppo", "--set", "forget_class=8", "--out", str(trained)]
+
+    def unchanged():
+        return ((trained / "config.json").read_bytes() == config
+                and (trained / "agent" / "model.zip").read_bytes() == model and len(list(trained.iterdir())) == 2)
+
+    for wrong in (["--reward-calls=-1"], ["--reward-calls", "7"], ["--set", "agent.num_envs=0"],
+                  ["--set", "agent.batch_size=abc"], ["--set", "agent.policy_kwargs=3"]):
+        assert train.main([*other, *wrong]) == 2
+        assert unchanged()
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sb3.SB3Agent, "train", stopped)
+        assert train.main([*other, *SMALL]) == 130
+    assert "there is no agent and no checkpoint yet" in capsys.readouterr().err
+    assert unchanged()
+    assert train.main([*other, *SMALL]) == 0
+    assert json.loads((trained / "config.json").read_text())["env_kwargs"] == {"forget_class": 8}
+    assert (trained / "agent" / "model.zip").read_bytes() != model
+    assert len(list(trained.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("agent", "calls", "message"), [
+    ("cmaes", "32", "32 reward calls do not pay for one generation of 64"),
+    ("sac", "256", "256 reward calls are over before learning begins .learning_starts=512"),
+    ("ppo", "7", "do not pay for one rollout")])
+def test_a_budget_that_pays_for_no_learning_is_refused(agent, calls, message, tmp_path, capsys):
+    assert train.main(["--env", "ShiftWorld-v0", "--agent", agent, "--reward-calls", calls, "--out", str(tmp_path)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(tmp_path.glob("agent/*"))
+
+
+def test_an_algorithm_has_one_name(tmp_path, capsys):
+    assert train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", "--set", "agent.algorithm=sac",
+                       "--out", str(tmp_path)]) == 2
+    assert "agent ppo: algorithm is 'sac'" in capsys.readouterr().err
