@@ -183,6 +183,8 @@ class EditGRPO(StreamEditor):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """A state that `state_dict` gave."""
         self.first.load_state_dict(state["first"])
+        self.skipped.update(self.first.skipped)
+        self.first.skipped = self.skipped
         self._generator.set_state(state["generator"])
 
     # --- sampling ----------------------------------------------------------------------------------------------

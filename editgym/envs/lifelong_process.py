@@ -19,6 +19,7 @@ from editgym.envs.lifelong_reward import Costs, LookBack, RewardWeights, floored
 from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.closed_form import UltraEdit, principal_directions
+from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.layers import Prefix
 from editgym.weights.site_pass import Capture
 
@@ -119,8 +120,12 @@ class LifelongProcess:
         """Begin the stream that `seed` draws, on the unedited model.
 
         Raises:
-            ValueError: The split has too few requests.
+            ValueError: The split has too few requests, or the journal's folder holds steps of an interrupted stream.
         """
+        if self._run is None and isinstance(self.decoder.journal, DiskJournal) and self.decoder.journal.steps:
+            raise ValueError(f"journal_folder: {self.decoder.journal.folder} holds {self.decoder.journal.steps} steps of "
+                             "an interrupted stream, and a reset would delete them; go on with them by an editor's "
+                             'edit(env, folder) or reset(options={"restore": state}), or delete the folder')
         self._begin(seed)
         self._run = uuid.uuid4().hex
         self.decoder.reset()

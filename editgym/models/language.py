@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from editgym.paths import cache_folder, data_folder
+from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 BUNDLED = Path(__file__).parent / "weights" / "factlm"
 _MOST_REMEMBERED = 100_000
@@ -152,13 +153,13 @@ class LanguageModel:
         return [self.text(ids) for ids in self.greedy([self.prompt_ids(prompt) for prompt in prompts], max_new_tokens)]
 
     @torch.no_grad()
-    def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int = 8,
+    def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int] = 8,
                batch_tokens: int = 8_192) -> list[list[int]]:
         """Greedily decoded tokens after each prompt, the stop token included, by batches with a KV cache.
 
         Args:
             prompts: Token ids.
-            max_new_tokens: Where an answer without an end is cut.
+            max_new_tokens: Where an answer without an end is cut; one number for all prompts, or one for each.
             batch_tokens: Prompt tokens, padding included, that are decoded at a time.
         """
         return self._decoded(prompts, max_new_tokens, batch_tokens, lambda logits: logits.argmax(-1))
@@ -192,14 +193,16 @@ class LanguageModel:
 
         return self._decoded(prompts, max_new_tokens, batch_tokens // samples, drawn, samples)
 
-    def _decoded(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int,
+    def _decoded(self, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], batch_tokens: int,
                  choose: Callable[[Tensor], Tensor], samples: int = 1) -> list[list[int]]:
         """Token by token what `choose` takes of logits (n, vocabulary)."""
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+
         def room(index: int) -> int:
             """The most tokens that a prompt leaves; those of one batch are decoded equally far."""
-            return min(max_new_tokens, self.context - len(prompts[index]))
+            return min(limits[index], self.context - len(prompts[index]))
 
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        order = sorted(range(len(prompts)), key=lambda index: (limits[index], len(prompts[index])))
         found: dict[int, list[list[int]]] = {}
         start = 0
         while start < len(order):
@@ -209,7 +212,7 @@ class LanguageModel:
                    and (self._pads or len(prompts[order[stop]]) == len(prompts[order[start]]))):
                 stop += 1
             rows = order[start:stop]
-            decoded = self._decoded_batch([prompts[row] for row in rows], max_new_tokens, choose, samples)
+            decoded = self._decoded_batch([prompts[row] for row in rows], room(rows[0]), choose, samples)
             found.update((row, decoded[index * samples:(index + 1) * samples]) for index, row in enumerate(rows))
             start = stop
         return [answer for index in range(len(prompts)) for answer in found[index]]
@@ -248,7 +251,7 @@ class LanguageModel:
         tolerance = (1e-4 if self.model.dtype == torch.float32 else 2e-2) * max(1.0, float(alone.abs().max()))
         return bool(((padded - alone).abs() <= tolerance).all())
 
-    def _decoded_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+    def _decoded_batch(self, prompts: Sequence[Sequence[int]], most: int,
                        choose: Callable[[Tensor], Tensor], samples: int) -> list[list[int]]:
         longest = max(map(len, prompts))
         ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=self.device)
@@ -257,7 +260,7 @@ class LanguageModel:
         stops = torch.tensor(sorted(self.stop_ids), device=self.device)
         answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
         alive, cache = list(range(len(answers))), None
-        for step in range(min(max_new_tokens, self.context - longest)):
+        for step in range(most):
             placed = {"attention_mask": mask, "position_ids": positions} if self._pads else {}
             out = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **placed, **{self._cache_argument: cache})
             logits, cache = out.logits[:, -1], out[self._cache_argument]
@@ -278,6 +281,22 @@ class LanguageModel:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             positions = positions[:, -1:] + 1
         return answers
+
+
+_shared: weakref.WeakValueDictionary[tuple[str, str, str, FileStates], LanguageModel] = weakref.WeakValueDictionary()
+
+
+def shared_model(name: str, device: str = "cpu", dtype: str = "auto") -> LanguageModel:
+    """As `LanguageModel.load`, but the same object for everybody while anybody has it, and its files are the same.
+
+    Its weights are never written to, so that tasks with other sites or requests need no copy of their own.
+    """
+    path = _resolve(name)
+    key = (path, device, dtype, file_states(path))
+    model = _shared.get(key)
+    if model is None:
+        model = _shared[key] = LanguageModel.load(name, device, dtype)
+    return model
 
 
 def _resolve(name: str) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 import inspect
 import json
 import os
+import weakref
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from editgym.paths import cache_folder, data_folder
+from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 TASKS: dict[str, str] = {
     "unlearning/digits": "editgym.tasks.images:digits",
@@ -64,19 +65,27 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     return _load(name, checked_device(device), frozen, str(data_folder()), str(cache_folder()), _state_of(arguments))
 
 
-@functools.lru_cache(maxsize=8)
-def _load(name: str, device: str, arguments: str, data: str, cache: str, files: tuple[tuple[int, int], ...]) -> Any:
+# Tasks that somebody still has are found again; beyond these, so many of the latest are kept: a language model is large.
+_alive: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+_latest: dict[bool, deque[Any]] = {True: deque(maxlen=1), False: deque(maxlen=8)}
+
+
+def _load(name: str, device: str, arguments: str, data: str, cache: str, files: FileStates) -> Any:
     # `data` and `cache` are read from the environment by the loaders; like `files` they stand here as part of the key.
-    return _builder(name)(device=device, **json.loads(arguments))
+    key = (name, device, arguments, data, cache, files)
+    task = _alive.get(key)
+    if task is None:
+        task = _alive[key] = _builder(name)(device=device, **json.loads(arguments))
+    latest = _latest[name.startswith("knowledge/")]
+    if not any(task is one for one in latest):
+        latest.append(task)
+    return task
 
 
-def _state_of(arguments: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    """When the files among the arguments were written, and how long they are: a changed one is loaded anew."""
-    named = [path for value in arguments.values() if isinstance(value, str)
-             for path in (os.path.expanduser(value), os.path.join(data_folder(), value))]
-    inside = [entry.path for path in named if os.path.isdir(path) for entry in os.scandir(path)]
-    files = (os.stat(path) for path in (*named, *sorted(inside)) if os.path.isfile(path))
-    return tuple((file.st_mtime_ns, file.st_size) for file in files)
+def _state_of(arguments: Mapping[str, Any]) -> FileStates:
+    """Of the files among the arguments: a changed one is loaded anew."""
+    return file_states(*(path for value in arguments.values() if isinstance(value, str)
+                         for path in (os.path.expanduser(value), os.path.join(data_folder(), value))))
 
 
 def _builder(name: str) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from editgym.data.facts import EditRequest, Question
 from editgym.data.factworld import FactWorld
 from editgym.metrics.knowledge import normalized
-from editgym.models.language import LanguageModel
+from editgym.models.language import LanguageModel, shared_model
 from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_sites
 
 StreamSplit = Literal["policy", "validation", "test"]
@@ -120,6 +120,7 @@ class KnowledgeTask:
         fits = [request.subject not in kept and self._fits(request) for request in requests]
         prompts = [request.prompt for request, own in zip(requests, fits, strict=True) if own]
         current = dict(zip(prompts, map(self.language.text, self.original_answers(prompts)), strict=True))
+        current |= self._long_answers([request for request, own in zip(requests, fits, strict=True) if own])
         taken = set(kept)
         reasons: list[str | None] = []
         for request, own in zip(requests, fits, strict=True):
@@ -129,6 +130,13 @@ class KnowledgeTask:
             if reason is None:
                 taken.add(request.subject)
         return reasons
+
+    def _long_answers(self, requests: Sequence[EditRequest]) -> dict[str, str]:
+        """What the unedited model answers where the target takes more tokens than are decoded by default."""
+        encoded = {r.prompt: self.language.encode(r.prompt, r.target) for r in requests}
+        long = {prompt: e for prompt, e in encoded.items() if len(e.answer) > self.max_new_tokens}
+        decoded = self.language.greedy([e.prompt for e in long.values()], [len(e.answer) for e in long.values()])
+        return dict(zip(long, map(self.language.text, decoded), strict=True))
 
     # --- tokens ------------------------------------------------------------------------------------------------
 
@@ -162,7 +170,7 @@ class KnowledgeTask:
 
     @property
     def max_new_tokens(self) -> int:
-        """Where an answer that does not end is cut."""
+        """Where an answer that does not end is cut; one that is compared with a longer text, at the end of that."""
         return _MAX_NEW_TOKENS
 
     @cached_property
@@ -194,7 +202,7 @@ def factworld(device: str, model: str = "factlm", dtype: str = "auto", sites: Se
         step_size: UltraEdit's η; None takes the one tuned for factlm and `FACTLM_SITES`.
     """
     world = FactWorld()
-    language = LanguageModel.load(model, device, dtype)
+    language = shared_model(model, device, dtype)
     if sites is None and model == "factlm":
         sites = FACTLM_SITES
     return KnowledgeTask("knowledge/factworld", language, sites, world.requests,

@@ -135,15 +135,17 @@ class _Exam:
                 results[row] = _Result(self.task.language.text(texts[row][1]), *numbers)
                 if not whole:
                     wrong.append(row)
-        for row, answer in zip(wrong, self._decoded([texts[row][0] for row in wrong]), strict=True):
+        for row, answer in zip(wrong, self._decoded([texts[row] for row in wrong]), strict=True):
             found = results[row]
             results[row] = _Result(answer, found.accuracy, found.log_probability, found.divergence)
         return [results[row] for row in range(len(texts))]
 
-    def _decoded(self, prompts: Sequence[tuple[int, ...]]) -> list[str]:
+    def _decoded(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[str]:
+        """Greedy answers, as far as the wanted ones reach, but at least as far as all are decoded."""
         language = self.task.language
+        lengths = [max(self.task.max_new_tokens, len(wanted)) for _, wanted in texts]
         with self.decoder.active():
-            return [language.text(ids) for ids in language.greedy(prompts, self.task.max_new_tokens)]
+            return [language.text(ids) for ids in language.greedy([prompt for prompt, _ in texts], lengths)]
 
     def _divergence(self, batch: TokenBatch, now: Tensor) -> Tensor:
         reference = self.task.reference(batch)

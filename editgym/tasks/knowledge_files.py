@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from editgym.data.facts import EditRequest, load_requests
-from editgym.models.language import LanguageModel
+from editgym.models.language import shared_model
 from editgym.paths import data_folder
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit, TeacherForced
 
@@ -75,7 +75,7 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
         return itertools.chain.from_iterable(rng.sample(splits[split], len(splits[split])))
 
     compared: TeacherForced = "probability" if train.format.startswith("counterfact") else "accuracy"
-    return KnowledgeTask(name, LanguageModel.load(model, device, dtype), sites, draw, step_size=step_size,
+    return KnowledgeTask(name, shared_model(model, device, dtype), sites, draw, step_size=step_size,
                          teacher_forced=compared)
 
 

@@ -16,7 +16,8 @@ _EPSILON = 1e-6
 class RunningStandardization:
     """Mean and variance of every feature over all rows seen so far (Welford; Chan, Golub and LeVeque 1983).
 
-    With one row, or with a feature that never varied, the variance counts as 1: nothing is divided by zero. No row
+    With one row, or with a feature that hardly varied beside the others (a millionth of their root mean square), the
+    variance counts as 1: nothing is divided by zero. Rows that are not finite are not taken in. No row
     of n that were seen is further than (n − 1)/√n standard deviations from their mean (Samuelson 1968), and others are
     held within that, or within 1 where n is 1: of a few rows some features vary by chance alone hardly at all, and a
     row that is looked at again after an edit would be thousands of deviations away.
@@ -33,7 +34,11 @@ class RunningStandardization:
 
     def update(self, rows: Tensor) -> None:
         """Take in rows (n, size)."""
+        if not bool(torch.isfinite(rows).all()):
+            rows = rows[torch.isfinite(rows).all(1)]
         n = len(rows)
+        if not n:
+            return
         mean = rows.mean(0)
         difference, total = mean - self.mean, self.count + n
         self.squares = self.squares + (rows - mean).square().sum(0) + difference.square() * (self.count * n / total)
@@ -43,7 +48,7 @@ class RunningStandardization:
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows (n, size) in standard deviations from the mean, by the statistics so far."""
         variance = self.squares / max(1, self.count - 1)
-        spread = torch.where(variance > _EPSILON**2, variance, torch.ones_like(variance)).sqrt()
+        spread = torch.where(variance > _EPSILON**2 * variance.mean(), variance, torch.ones_like(variance)).sqrt()
         limit = max(1, self.count - 1) / math.sqrt(max(1, self.count)) + _EPSILON
         return ((rows - self.mean) / spread).clamp(-limit, limit)
 

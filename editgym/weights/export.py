@@ -36,10 +36,8 @@ def export_merged(network: EditedWeights, path: str | os.PathLike[str],
     _weights_only(network)
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
-    state = {name: tensor.cpu().to(dtype) if tensor.is_floating_point() else tensor.cpu()
-             for name, tensor in network.state_dict().items()}
     try:
-        save_file(state, partial, metadata={"format": "pt", "base_hash": network.base_hash})
+        save_file(_on_cpu(network, dtype), partial, metadata={"format": "pt", "base_hash": network.base_hash})
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
     os.replace(partial, path)
@@ -62,12 +60,19 @@ def export_pretrained(network: EditedWeights, folder: str | os.PathLike[str],
     _weights_only(network)
     if not isinstance(network.base, PreTrainedModel):
         raise ExportError(f"{type(network.base).__name__} is no transformers model: use export_merged")
-    model: Any = copy.deepcopy(network.base)
-    model.to(dtype)
-    model.load_state_dict({name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-                           for name, tensor in network.state_dict().items()})
+    with torch.device("meta"):  # a model without numbers, for its configuration and the names of what is saved
+        model: Any = type(network.base)(copy.deepcopy(network.base.config))
+    model.to(dtype).load_state_dict(_on_cpu(network, dtype), assign=True)
+    model.tie_weights()
+    model.generation_config = network.base.generation_config
     model.save_pretrained(folder)
     return Path(folder)
+
+
+def _on_cpu(network: EditedWeights, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The edited state dict, tensor by tensor: one copy in all, and none on the network's device."""
+    return {name: tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True).contiguous()
+            for name, tensor in network.current_tensors()}
 
 
 def _weights_only(network: EditedWeights) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -134,9 +134,13 @@ class EditedWeights:
         """(before, after) of every tensor under the overlay."""
         return {name: (self._tensors[name], tensor) for name, tensor in self._overlay.items()}
 
+    def current_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors of the edited network; read them only, unedited ones are the base's own."""
+        return ((name, self._current(name, self._overlay).detach()) for name in self._tensors)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The edited network's state dict, to load into a fresh network of the same class."""
-        return {name: self._current(name, self._overlay).detach().clone().contiguous() for name in self._tensors}
+        return {name: tensor.clone().contiguous() for name, tensor in self.current_tensors()}
 
     def merged(self) -> nn.Module:
         """A plain copy of the network with the edits in its weights, trainable like any other."""
@@ -164,7 +168,9 @@ class EditedWeights:
         # The factors go where the weights are, so a journal loaded on CPU replays on a network on a GPU.
         edited = self._kept(entry.operator.edited(weight, entry.update.to(weight.device)), weight)
         if not bool(torch.isfinite(edited).all()):
-            raise ValueError(f"site {site.name}: the edited weight is not finite")
+            remedy = ('; in half precision keys and gradients overflow easily: give the model dtype "bfloat16" or "float32"'
+                      if self._tensors[site.parameter].dtype == torch.float16 else "")
+            raise ValueError(f"site {site.name}: the edited weight is not finite{remedy}")
         return self._with_tied({site.parameter: site.to_stored(edited)})
 
     def _with_tied(self, edited: Mapping[str, Tensor]) -> dict[str, Tensor]:

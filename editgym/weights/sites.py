@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 Kind = Literal["linear", "conv1d", "conv2d"]
 
 _MLP_OUTPUT = re.compile(r"(down_proj|c_proj|fc_out|fc2|dense_4h_to_h|wo|w2|proj_out)$")
+_ATTENTION_PATH = re.compile(r"(^|[._])(attn|attention)([._]|$)")
 _MLP_PATH = re.compile(r"(^|\.)(mlp|ffn|feed_forward|block_sparse_moe)(\.|$)|(^|\.)(fc2|dense_4h_to_h)$")
 
 
@@ -109,7 +110,7 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     that is, with as many output channels as the last convolution, kernels larger than 1×1 only.
 
     Raises:
-        UnknownSiteError: The model has no editable weight.
+        UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs cannot be found.
     """
     available = editable_sites(model)
     if not available:
@@ -119,6 +120,10 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
         layers = sorted(by_layer)
         first, last = len(layers) // 2, max(len(layers) // 2 + 1, (5 * len(layers) + 5) // 6)
         return tuple(site for layer in layers[first:last] for site in by_layer[layer])
+    if len({_layer_of(site) for site in available if _ATTENTION_PATH.search(site.name)} - {None}) >= 2:
+        raise UnknownSiteError(f"{type(model).__name__} has layers of attention but no stack of MLPs whose outputs could "
+                               "be the default, as where experts are chosen for each token: name sites, for example "
+                               f"sites=[{available[-1].name!r}]")
     linear = [site for site in available if site.kind != "conv2d"]
     if len(linear) >= 2:
         return (linear[-2],)
@@ -142,10 +147,17 @@ def _kind(module: nn.Module) -> Kind | None:
 def _mlp_outputs_by_layer(sites: Sequence[EditSite]) -> dict[int, list[EditSite]]:
     by_layer: dict[int, list[EditSite]] = defaultdict(list)
     for site in sites:
-        layer = re.search(r"\.(\d+)\.", site.name)
-        if layer and site.kind != "conv2d" and _MLP_OUTPUT.search(site.name) and _MLP_PATH.search(site.name):
-            by_layer[int(layer.group(1))].append(site)
+        layer = _layer_of(site)
+        if layer is not None and site.kind != "conv2d" and _MLP_OUTPUT.search(site.name) and (
+                _MLP_PATH.search(site.name)):
+            by_layer[layer].append(site)
     return by_layer
+
+
+def _layer_of(site: EditSite) -> int | None:
+    """The first number in its name."""
+    layer = re.search(r"\.(\d+)\.", site.name)
+    return None if layer is None else int(layer.group(1))
 
 
 def _unknown(pattern: str, available: Sequence[EditSite]) -> str:

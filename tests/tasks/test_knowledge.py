@@ -54,6 +54,26 @@ def ask(subject, target="Oslo", **fields):
 # --- streams ---------------------------------------------------------------------------------------------------
 
 
+def test_answers_longer_than_eight_tokens_are_compared_whole(make, language, monkeypatch):
+    target = "the old fisherman near the river beside the long road"
+    said = language.encode("Ada lives in", target).answer
+
+    def greedy(prompts, max_new_tokens=8, **_):
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        return [list(said[:limit]) for limit in limits]
+
+    monkeypatch.setattr(language, "greedy", greedy)
+    task = make([ask("Ada", target), ask("Bob", f"{target} too"), ask("Eve")])
+    assert len(said) > task.max_new_tokens
+    stream = task.stream("test", 2, random.Random(0))
+    assert [request.subject for request in stream.requests] == ["Bob", "Eve"]
+    assert dict(stream.skipped) == {KNOWN: 1}
+    asked = (ask("Ada", target), ask("Bob", f"{target} too"))
+    evaluation = evaluate_stream(task, EditJournal(task.decoder.base_hash), asked, 2)
+    assert [record["answer"] for record in evaluation.records] == [target, target]
+    assert evaluation.metrics["reliability"] == 0.5
+
+
 @pytest.fixture(scope="module")
 def factworld(tiny_lm):
     return make_task("knowledge/factworld", model=tiny_lm, sites=SITES)
@@ -71,8 +91,10 @@ def test_a_stream_has_a_subject_once_and_is_drawn_by_its_seed(factworld, split):
     assert longer.requests[:40] == first.requests, "a longer stream begins like a shorter one"
 
 
-def test_what_cannot_be_used_is_left_out_and_counted(make, language):
-    known = language.answers(["Ada lives in"])[0]
+def test_what_cannot_be_used_is_left_out_and_counted(make, language, monkeypatch):
+    first, second, *_ = language.greedy([language.prompt_ids("Ada lives in")])[0]
+    monkeypatch.setitem(vars(language), "stop_ids", language.stop_ids | {second})  # or its answers would never end
+    known = language.text([first])
     long = " ".join(["very"] * 130)
     requests = [ask("Ada", known), ask("Bob"), ask("Eve", long), ask("Kim", rephrases=(f"{long} Kim lives in",)),
                 ask("Lou", far=(Question(f"{long} sky"),)), ask("Max", same_subject=(long,)),
