@@ -156,8 +156,8 @@ class CmaEs(OpenLoopAgent):
         if search.candidates < self.population:
             search.close()
             raise ValueError(f"budget: {budget.reward_calls} reward calls do not pay for one generation of "
-                             f"{self.population * search.steps} (population × episode length); raise the budget or lower "
-                             "the population")
+                             f"{self.population * search.steps} (population × episode length); raise the budget or "
+                             "lower the population")
         size = int(np.prod(search.shape))
         kind = CMA if size <= self.full_covariance else SepCMA
         # No bounds for the optimiser: it would draw whole vectors anew until every number is inside.

@@ -71,8 +71,8 @@ def check_learns(settings: Mapping[str, Any], calls: int) -> None:
     """
     first = settings.get("learning_starts", 0)
     if calls <= first:
-        raise ValueError(f"budget: {calls} reward calls are over before learning begins (learning_starts={first}); raise "
-                         "the budget or lower learning_starts")
+        raise ValueError(f"budget: {calls} reward calls are over before learning begins (learning_starts={first}); "
+                         "raise the budget or lower learning_starts")
 
 
 class LinearDecay:

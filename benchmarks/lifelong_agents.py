@@ -77,8 +77,8 @@ def learned(table: Configurations, learning: Mapping[str, Any], corrected: Mappi
     )
 
 
-# Settings of one agent that the headline rows of 20 steps do not vary. HiEdit takes three sites there; five are the most
-# that half of the eleven allows.
+# Settings of one agent that the headline rows of 20 steps do not vary. HiEdit takes three sites there; five are the
+# most that half of the eleven allows.
 _LEARNS: Mapping[str, Any] = {"sequences": 16}
 ABLATIONS: tuple[AgentChoice, ...] = (
     *(("rledit", {"sequences": 20, "train_env": train_env}) for train_env in (

@@ -225,5 +225,5 @@ def _peak_memory_bytes(cell: Cell) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

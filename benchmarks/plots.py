@@ -140,7 +140,8 @@ def trade_off_figure(group: Group, looks: Palette) -> Figure | None:
                 for seed in scores if seed in runs_y[stratum]]
         axis.plot(*np.transpose(both), look.marker, color=look.color, markersize=3.5, alpha=0.4, markeredgewidth=0)
         axis.errorbar(x.iqm, y.iqm, xerr=_error(x.iqm, x.low, x.high), yerr=_error(y.iqm, y.low, y.high),
-                      fmt=look.marker, color=look.color, markersize=7, markeredgecolor="white", label=_wrapped(standing.agent))
+                      fmt=look.marker, color=look.color, markersize=7, markeredgecolor="white",
+                      label=_wrapped(standing.agent))
     if not axis.lines:
         return None
     axis.set(xlabel=metric_label(x_key), ylabel=metric_label(y_key), title="Trade-off")

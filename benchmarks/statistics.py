@@ -8,7 +8,7 @@ a task have a seed's network and data in common, so its scores there are drawn t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 

@@ -10,7 +10,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -126,7 +126,8 @@ class SubjectEditor(StreamEditor):
         layer leaves a target's cross-entropy at 1.1 however δ is chosen, two bring it to 0.04.
 
         Raises:
-            Unsupported: A named site does not write to the residual stream, or nothing reads what it writes.
+            Unsupported: A named site does not write to the residual stream, or nothing reads what it writes, or the
+                layer changes it before it adds it.
         """
         sites = chosen_sites(process, self.sites, self.name, residual=True)
         read = [site for site in sites if _layers_above(process.decoder, site) >= 1]
@@ -134,6 +135,10 @@ class SubjectEditor(StreamEditor):
             bad = [site.name for site in sites if site not in read]
             raise Unsupported(f"{self.name}: {bad} are in the last layer, and after it no attention carries what is "
                               "written at the subject on to the answer; open a lower layer (sites=...)")
+        if changed := [site.name for site in read if not _adds_as_it_is(process, site)]:
+            raise Unsupported(f"{self.name}: what is added to the output of {changed} is not what their layers add "
+                              "to the residual stream, as in models that normalise it there (Gemma 2, OLMo 2), and the "
+                              "wanted hidden states would be missed")
         well_read = [site for site in read if _layers_above(process.decoder, site) >= 2]
         return sorted(read if self.sites is not None else well_read or read, key=lambda site: int(_layer(site)[3]))
 
@@ -227,6 +232,29 @@ def read_states(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite, l
         for handle in handles:
             handle.remove()
     return batch.means(seen["key"]), batch.means(seen["h"])
+
+
+@torch.no_grad()
+def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
+    """Whether a vector that is added to a site's output is added to the hidden state after its layer, as it is."""
+    decoder, batch = process.decoder, process.task.filler_batch(1)
+    rows, positions = batch.rows[-1:], batch.positions[-1:]
+
+    def after(injected: Mapping[str, Injection]) -> Tensor:
+        seen: list[Tensor] = []
+        handle = decoder.base.get_submodule(_layer(site)[1]).register_forward_hook(
+            lambda _m, _a, out: seen.append((out[0] if isinstance(out, tuple) else out)[rows, positions].float()))
+        try:
+            decoder.logits(batch, injected=injected)
+        finally:
+            handle.remove()
+        return seen[0]
+
+    before = after({})
+    added = torch.randn(before.shape, generator=torch.Generator().manual_seed(0)).to(before.device)
+    added *= before.norm() / added.norm()
+    moved = after({site.name: Injection(rows, positions, added)}) - before
+    return bool((moved - added).norm() < 0.1 * added.norm())  # half precision rounds
 
 
 def target_shifts(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite, hidden: Tensor,

@@ -122,10 +122,11 @@ class LifelongProcess:
         Raises:
             ValueError: The split has too few requests, or the journal's folder holds steps of an interrupted stream.
         """
-        if self._run is None and isinstance(self.decoder.journal, DiskJournal) and self.decoder.journal.steps:
-            raise ValueError(f"journal_folder: {self.decoder.journal.folder} holds {self.decoder.journal.steps} steps of "
-                             "an interrupted stream, and a reset would delete them; go on with them by an editor's "
-                             'edit(env, folder) or reset(options={"restore": state}), or delete the folder')
+        journal = self.decoder.journal
+        if self._run is None and isinstance(journal, DiskJournal) and journal.steps:
+            raise ValueError(f"journal_folder: {journal.folder} holds {journal.steps} steps of an interrupted stream, "
+                             "and a reset would delete them; go on with them by an editor's edit(env, folder) or "
+                             'reset(options={"restore": state}), or delete the folder')
         self._begin(seed)
         self._run = uuid.uuid4().hex
         self.decoder.reset()

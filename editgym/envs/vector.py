@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from editgym.envs.arguments import is_whole, require
 from editgym.envs.process import StepOutcome
 from editgym.envs.rendering import RENDER_MODES, Episode, render
 from editgym.envs.weight_editing import WeightEditing
@@ -20,8 +22,9 @@ class WeightEditingVectorEnv(VectorEnv):
     """K candidates in one process on one device; what `gym.make_vec` returns for MaskWorld and ShiftWorld.
 
     Candidate i, seeded `seed + i`, goes through what a single environment with that seed goes through. All episodes
-    end together. Autoreset is `SAME_STEP`: on the last step of an episode the observation is the next episode's
-    first, `infos["final_obs"]` and `infos["final_info"]` hold what the episode ended with.
+    end together, and `max_episode_steps` truncates them as `TimeLimit` does a single one. Autoreset is `SAME_STEP`: on
+    the last step of an episode the observation is the next episode's first, `infos["final_obs"]` and
+    `infos["final_info"]` hold what the episode ended with.
 
     Rewards and infos that stay on the device, and gradients, come from `process` (`EditingProcess`).
     """
@@ -30,12 +33,14 @@ class WeightEditingVectorEnv(VectorEnv):
                 "autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(self, operator: Operator, num_envs: int, task: str, render_mode: str | None, shared_batch: bool,
-                 **arguments: Any) -> None:
+                 max_episode_steps: int | None = None, **arguments: Any) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be one of {RENDER_MODES}, got {render_mode!r}")
         self._common = WeightEditing(operator, num_envs, shared_batch, task, **arguments)
         self.task, self.process, self.layout = self._common.task, self._common.process, self._common.layout
-        self.num_envs, self.render_mode = num_envs, render_mode
+        require(max_episode_steps is None or (is_whole(max_episode_steps) and max_episode_steps >= 1),
+                "max_episode_steps", max_episode_steps, "1 or more, a whole number, or None")
+        self.num_envs, self.render_mode, self._most_steps = num_envs, render_mode, max_episode_steps
         self.single_observation_space = self._common.observer.space
         self.single_action_space = self._common.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -44,19 +49,19 @@ class WeightEditingVectorEnv(VectorEnv):
         self._started_on = self.process.network_index, self.process.goal_index
         self._generators: list[np.random.Generator] = []
 
-    def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
               ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode of every candidate.
 
         Args:
-            seed: Candidate i is seeded `seed + i`, or by a list of its own seeds; None goes on as before.
+            seed: Candidate i is seeded `seed + i`, or by a list or tuple of seeds; None goes on as before.
             options: `{"network": i, "goal": j}` for all candidates, each optional.
         """
-        if isinstance(seed, list) and len(seed) != self.num_envs:
+        if isinstance(seed, list | tuple) and len(seed) != self.num_envs:
             raise ValueError(f"seed has {len(seed)} entries, expected {self.num_envs}")
         if seed is not None or not self._generators:
-            seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i
-                                                         for i in range(self.num_envs)]
+            seeds = [None if seed is None else seed + i for i in range(self.num_envs)] if (
+                seed is None or isinstance(seed, int)) else list(seed)
             self._generators = [gym.utils.seeding.np_random(own)[0] for own in seeds]
             self.process.seed([int(generator.integers(2**63 - 1)) for generator in self._generators])
         begun = self._begin(options)
@@ -82,12 +87,13 @@ class WeightEditingVectorEnv(VectorEnv):
         self._history.append((outcome, rewards, numbers))
         observations, infos = self._common.observe(), _masked(numbers)
         over = self._common.edit_step >= self._common.episode_length
-        if over:
+        cut = self._most_steps is not None and self._common.edit_step >= self._most_steps
+        if over or cut:
             final = np.empty(self.num_envs, dtype=object)
             final[:] = list(observations)
             observations, fresh = self._begin(None)
             infos = fresh | _masked({"final_obs": final, "final_info": infos})
-        return observations, rewards, np.full(self.num_envs, over), np.zeros(self.num_envs, dtype=np.bool_), infos
+        return observations, rewards, np.full(self.num_envs, over), np.full(self.num_envs, cut), infos
 
     def journal(self, candidate: int) -> EditJournal:
         """The edits of one candidate's episode; after its last step, until the next one, those of the whole episode.

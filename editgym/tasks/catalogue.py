@@ -65,7 +65,7 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     return _load(name, checked_device(device), frozen, str(data_folder()), str(cache_folder()), _state_of(arguments))
 
 
-# Tasks that somebody still has are found again; beyond these, so many of the latest are kept: a language model is large.
+# Tasks that somebody has are found again; beyond these, so many of the latest are kept: language models are large.
 _alive: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 _latest: dict[bool, deque[Any]] = {True: deque(maxlen=1), False: deque(maxlen=8)}
 

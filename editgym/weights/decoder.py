@@ -73,7 +73,7 @@ class EditableDecoder(EditedWeights):
         self._modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in self.sites}
         self._layers = LayerStack(model, self.sites)
         self._gathers = True
-        output = model.get_output_embeddings()
+        output = self._model.get_output_embeddings()
         self._head = next((name for name, module in self._modules.items() if module is output), None)
         self._check_shortcuts(example)
 

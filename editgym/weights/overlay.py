@@ -168,8 +168,8 @@ class EditedWeights:
         # The factors go where the weights are, so a journal loaded on CPU replays on a network on a GPU.
         edited = self._kept(entry.operator.edited(weight, entry.update.to(weight.device)), weight)
         if not bool(torch.isfinite(edited).all()):
-            remedy = ('; in half precision keys and gradients overflow easily: give the model dtype "bfloat16" or "float32"'
-                      if self._tensors[site.parameter].dtype == torch.float16 else "")
+            is_half = self._tensors[site.parameter].dtype == torch.float16
+            remedy = '; float16 overflows easily: give the model dtype "bfloat16" or "float32"' if is_half else ""
             raise ValueError(f"site {site.name}: the edited weight is not finite{remedy}")
         return self._with_tied({site.parameter: site.to_stored(edited)})
 

@@ -121,9 +121,9 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
         first, last = len(layers) // 2, max(len(layers) // 2 + 1, (5 * len(layers) + 5) // 6)
         return tuple(site for layer in layers[first:last] for site in by_layer[layer])
     if len({_layer_of(site) for site in available if _ATTENTION_PATH.search(site.name)} - {None}) >= 2:
-        raise UnknownSiteError(f"{type(model).__name__} has layers of attention but no stack of MLPs whose outputs could "
-                               "be the default, as where experts are chosen for each token: name sites, for example "
-                               f"sites=[{available[-1].name!r}]")
+        raise UnknownSiteError(f"{type(model).__name__} has layers of attention but no stack of MLPs whose outputs "
+                               "could be the default, as where experts are chosen for each token: name sites, for "
+                               f"example sites=[{available[-1].name!r}]")
     linear = [site for site in available if site.kind != "conv2d"]
     if len(linear) >= 2:
         return (linear[-2],)

@@ -258,7 +258,8 @@ def test_another_training_leaves_nothing_mixed(trained, monkeypatch, capsys):
     ("sac", "256", "256 reward calls are over before learning begins .learning_starts=512"),
     ("ppo", "7", "do not pay for one rollout")])
 def test_a_budget_that_pays_for_no_learning_is_refused(agent, calls, message, tmp_path, capsys):
-    assert train.main(["--env", "ShiftWorld-v0", "--agent", agent, "--reward-calls", calls, "--out", str(tmp_path)]) == 2
+    arguments = ["--env", "ShiftWorld-v0", "--agent", agent, "--reward-calls", calls, "--out", str(tmp_path)]
+    assert train.main(arguments) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not list(tmp_path.glob("agent/*"))
 

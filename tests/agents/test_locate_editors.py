@@ -6,7 +6,7 @@ import gymnasium as gym
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from agents.catalogue import agent_class, make_agent
 from agents.editors import covariance as module
@@ -393,3 +393,20 @@ def test_wrong_arguments_are_named(name, wrong):
 
 def test_target_settings_default_to_one_context():
     assert TargetSettings().contexts == 1
+
+
+def gemma(tokenizer, folder):
+    """Of Gemma 2's shape: it normalises what an MLP gives before it adds it."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gemma2", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
+                                  num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+                                  max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_that_change_what_a_site_adds_are_refused(tokenizer, tmp_path, name):
+    with pytest.raises(Unsupported, match=r"layers.1.mlp.down_proj.* is not what their layers add"):
+        editor(name).edit(environment(gemma(tokenizer, tmp_path)))

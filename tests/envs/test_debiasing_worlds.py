@@ -118,3 +118,25 @@ def test_it_is_drawn(world, mode, actions):
     env.step(actions(env.action_space)[0])
     frame = env.render()
     assert "debiasing/templates: mitigate bias" in frame if mode == "ansi" else frame.dtype == np.uint8
+
+
+@pytest.mark.parametrize("world", ["MaskWorld-v0", "ShiftWorld-v0"])
+def test_a_limit_truncates_many_candidates_as_a_single_one(world):
+    arguments = {"episode_length": 3, "max_episode_steps": 2}
+    single = gym.make(f"editgym:{world}", **arguments)
+    vector = gym.make_vec(f"editgym:{world}", num_envs=2, **arguments)
+    single.reset(seed=0)
+    vector.reset(seed=(0, 1))
+    ends = []
+    for _ in range(4):
+        action = np.zeros(single.action_space.shape, np.float32)
+        *_, terminated, truncated, _ = single.step(action)
+        _, _, terminations, truncations, _ = vector.step(np.stack([action, action]))
+        assert terminations.tolist() == [terminated] * 2
+        assert truncations.tolist() == [truncated] * 2
+        ends.append(truncated)
+        if truncated:
+            single.reset()
+    assert ends == [False, True, False, True]
+    with pytest.raises(ValueError, match="max_episode_steps must be 1 or more"):
+        gym.make_vec(f"editgym:{world}", num_envs=2, max_episode_steps=0)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from editgym.envs.lifelong_process import DIRECTIONS, ClosedStreamError, LifelongProcess, LifelongSettings
 from editgym.envs.lifelong_reward import REWARD_FLOOR, RewardWeights
 from editgym.envs.metering import count_reward_calls
+from editgym.models.language import LanguageModel
 from editgym.tasks import make_task
 from editgym.weights import DenseUpdate, JournalError, LowRankFactors, Shift, SiteEdit, UnknownSiteError
 from editgym.weights.closed_form import UltraEdit
@@ -292,10 +293,16 @@ def test_too_many_requests_name_the_arguments(make_env):
         env.reset(seed=0)
 
 
-def test_unusable_requests_are_skipped_and_counted(make_env, tmp_path, tiny_lm):
-    names = [f"P{i}" for i in range(40)]
+def test_unusable_requests_are_skipped_and_counted(make_env, tmp_path, tiny_lm, monkeypatch):
+    names = [f"P{i}" for i in range(60)]
     plain = make_env(**own_requests(tmp_path, [record(name) for name in names])).task.language
+    said = plain.greedy([plain.prompt_ids(f"{name} lives in") for name in names])
+    stops = plain.stop_ids | ({answer[1] for answer in said} - {answer[0] for answer in said})
+    names = [name for name, answer in zip(names, said, strict=True) if answer[1] in stops]
+    monkeypatch.setattr(LanguageModel, "stop_ids", stops)  # or the random model's answers would never end
+    monkeypatch.setitem(vars(plain), "stop_ids", stops)
     known = {name: plain.answers([f"{name} lives in"])[0] for name in names}
+    assert len(names) > 30
     records = [record(name, known[name] if i % 4 == 0 else "Oslo " * 130 if i % 4 == 1 else "Oslo")
                for i, name in enumerate(names)]
     assert all(known.values())
@@ -897,3 +904,18 @@ def test_settings_are_those_of_the_constructor(make_env):
     assert env.process.settings.reward == replace(RewardWeights(), back_depth=4, decay=0.1, locality_weight=0.2,
                                                   norm_weight=0.3, reference="previous")
     assert env.episode_length == 3
+
+
+def test_a_reset_does_not_delete_the_steps_of_an_interrupted_stream(make_env, tmp_path):
+    arguments = {"split": "test", "journal_folder": str(tmp_path / "steps")}
+    env = make_env(**arguments)
+    env.reset(seed=0)
+    env.step(env.unwrapped.training_free_action())
+    files = sorted((tmp_path / "steps").iterdir())
+    again = make_env(**arguments)
+    with pytest.raises(ValueError, match=r"journal_folder: .*steps holds 1 steps of an interrupted stream"):
+        again.reset(seed=0)
+    assert sorted((tmp_path / "steps").iterdir()) == files
+    again.reset(options={"restore": env.unwrapped.checkpoint()})
+    again.reset(seed=0)
+    assert not list((tmp_path / "steps").iterdir()), "an episode of one's own is over when another begins"

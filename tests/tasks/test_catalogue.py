@@ -1,4 +1,6 @@
+import gc
 import sys
+import weakref
 
 import gymnasium as gym
 import numpy as np
@@ -213,3 +215,26 @@ def test_network_that_branches_on_its_data_is_edited_all_the_same(custom_argumen
     for i, action in enumerate(actions):
         env.reset(seed=i)
         assert env.step(action)[1] == pytest.approx(rewards[i], abs=1e-5)
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------
+
+
+def test_tasks_on_one_model_share_it_and_nobody_keeps_those_that_are_done_with(tiny_lm):
+    one, other = (make_task("knowledge/factworld", model=tiny_lm, step_size=step) for step in (0.1, 0.2))
+    assert one is not other
+    assert one.language is other.language
+    assert make_task("knowledge/factworld", model=tiny_lm, step_size=0.1) is one
+    gone = weakref.ref(other)
+    latest = make_task("knowledge/factworld", model=tiny_lm, step_size=0.3)
+    assert latest.language is one.language
+    del other
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_latest_tasks_are_found_again_when_nobody_has_them(tiny_lm):
+    for name, arguments in (("knowledge/factworld", {"model": tiny_lm}), ("unlearning/digits", {"forget_class": 4})):
+        known = weakref.ref(make_task(name, **arguments))
+        gc.collect()
+        assert make_task(name, **arguments) is known()

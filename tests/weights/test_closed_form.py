@@ -180,3 +180,22 @@ def test_all_directions_of_nothing_are_zero():
     found = principal_directions(LowRankFactors(torch.zeros(5, 6), torch.randn(6, 7)))
     assert not found.matrix().any()
     assert torch.isfinite(found.b).all()
+
+
+def test_the_unit_of_gradients_changes_no_update_of_ultraedit():
+    torch.manual_seed(0)
+    keys, gradients = torch.randn(20, 6), torch.randn(20, 4)
+    usual = UltraEdit((4, 6)).update(keys, gradients, 1.0)
+    tiny = UltraEdit((4, 6)).update(keys, 1e-9 * gradients, 1.0)
+    torch.testing.assert_close(tiny.a @ tiny.b, usual.a @ usual.b, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_that_are_not_finite_leave_the_statistics_as_they_were():
+    torch.manual_seed(0)
+    rows = torch.randn(8, 3)
+    clean, spoilt = RunningStandardization(3), RunningStandardization(3)
+    clean.update(rows)
+    spoilt.update(torch.cat([rows[:5], torch.tensor([[0.0, torch.nan, 1.0], [torch.inf, 0.0, 0.0]]), rows[5:]]))
+    spoilt.update(torch.full((2, 3), torch.nan))
+    assert spoilt.count == 8
+    assert torch.equal(clean(rows), spoilt(rows))
