@@ -73,8 +73,7 @@ class EditableDecoder(EditedWeights):
         self._modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in self.sites}
         self._layers = LayerStack(model, self.sites)
         self._gathers = True
-        output = self._model.get_output_embeddings()
-        self._head = next((name for name, module in self._modules.items() if module is output), None)
+        self._head: str | None = None  # the site that is the output embedding
         self._check_shortcuts(example)
 
     # --- edits -------------------------------------------------------------------------------------------------
@@ -344,6 +343,8 @@ class EditableDecoder(EditedWeights):
 
     @torch.no_grad()
     def _check_shortcuts(self, example: TokenBatch) -> None:
+        output = self._model.get_output_embeddings()
+        self._head = next((name for name, module in self._modules.items() if module is output), None)
         full = self._model(input_ids=example.ids, use_cache=False).logits[example.rows, example.positions].float()
         # Half precision rounds at every layer, and a product of other shape may round otherwise.
         tolerance = (1e-5 if full.dtype == self._model.dtype else 2e-2) * max(1.0, float(full.abs().max()))

@@ -158,7 +158,8 @@ def test_an_interrupted_stream_goes_on_to_the_same_journal(name, make_env, tmp_p
 def test_an_interrupted_stream_of_another_editor_is_refused_and_kept(name, config, env, seed, difference, make_env,
                                                                      tmp_path, monkeypatch):
     arguments = {"journal_folder": str(tmp_path / "parts"), "step_size": 1e-3}
-    whole = saved(quick("ultraedit").edit(make_env(**arguments), tmp_path / "whole", 0), tmp_path)
+    elsewhere = arguments | {"journal_folder": str(tmp_path / "whole steps")}
+    whole = saved(quick("ultraedit").edit(make_env(**elsewhere), tmp_path / "whole", 0), tmp_path)
     save = StreamEditor._save_checkpoint
 
     def stop_after_two(self, env, *rest):
