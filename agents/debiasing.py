@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +30,8 @@ from editgym.models.training import one_thread
 from editgym.tasks.debiasing import DebiasingTask
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
+# Of the inputs to the first edited layer; what a transformer keeps for its gradient is some thirty times as much.
+_NUMBERS_IN_ONE_GRAPH = 1 << 24
 _WEIGHTINGS = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
@@ -68,16 +70,19 @@ class FineTuning(DebiasingAgent):
         self.config = {"weightings": list(weightings), "steps": steps, "learning_rate": learning_rate,
                        "check_every": check_every, "tolerance": tolerance}
 
-    def candidates(self, own: Sequence[Tensor], losses: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    def candidates(self, own: Sequence[Tensor], losses: Callable[[Sequence[Tensor]], Iterable[tuple[int, Tensor]]]
                    ) -> Iterator[list[Tensor]]:
-        """Tensors in place of the network's `own`; `losses` gives general's and unbiased's of such tensors."""
+        """Tensors in place of the network's `own`; `losses` gives those of such tensors, each with its part.
+
+        Part 0 is general, 1 unbiased. A part's loss may come in pieces, each from a graph of its own.
+        """
         for weighting in self.config["weightings"]:
             moved = [tensor.clone().requires_grad_() for tensor in own]
             optimizer = torch.optim.Adam(moved, lr=self.config["learning_rate"])
             for step in range(1, self.config["steps"] + 1):
-                general, unbiased = losses(moved)
                 optimizer.zero_grad(set_to_none=True)
-                (general + weighting * unbiased).backward()
+                for part, loss in losses(moved):
+                    (weighting * loss if part else loss).backward()
                 optimizer.step()
                 if step % self.config["check_every"] == 0:
                     yield [tensor.detach().clone() for tensor in moved]
@@ -98,8 +103,8 @@ class LastLayerFineTune(FineTuning):
         own = HeadOfNetwork(network, task.pool.inputs[:8])
         policy = own.pair(task.labelled("policy"))
 
-        def losses(moved: Sequence[Tensor]) -> list[Tensor]:
-            return [F.cross_entropy(Head(*moved).logits(part.x), part.y) for part in policy]
+        def losses(moved: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+            return enumerate(F.cross_entropy(Head(*moved).logits(part.x), part.y) for part in policy)
 
         with one_thread():
             heads = [Head(*moved) for moved in self.candidates([own.head.weight, own.head.bias], losses)]
@@ -125,13 +130,19 @@ class SiteFineTune(FineTuning):
         policy, validation = ([(network.activations(part.inputs), part.labels) for part in task.labelled(split)]
                               for split in ("policy", "validation"))
 
-        def losses(moved: Sequence[Tensor]) -> list[Tensor]:
-            return [F.cross_entropy(network.candidate_logits(moved, seen)[0], labels) for seen, labels in policy]
+        def losses(moved: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+            for part, (seen, labels) in enumerate(policy):
+                for some, right in _pieces(seen, labels):
+                    loss = F.cross_entropy(network.candidate_logits(moved, some)[0], right)
+                    yield part, loss * (len(right) / len(labels))
 
         @torch.no_grad()
+        def accuracy(moved: Sequence[Tensor], seen: Sequence[Tensor], labels: Tensor) -> float:
+            return sum(int((network.candidate_logits(moved, some)[0].argmax(-1) == right).sum())
+                       for some, right in _pieces(seen, labels)) / len(labels)
+
         def measure(moved: Sequence[Tensor]) -> Point:
-            return Point(*(float((network.candidate_logits(moved, seen)[0].argmax(-1) == labels).double().mean())
-                           for seen, labels in validation))
+            return Point(*(accuracy(moved, seen, labels) for seen, labels in validation))
 
         with one_thread():
             best = best_within(measure(own), self.candidates(own, losses), measure, self.config["tolerance"])
@@ -139,6 +150,12 @@ class SiteFineTune(FineTuning):
             network.apply(ReplaceTensors({site.parameter: site.to_stored(weight[0])
                                           for site, weight in zip(network.sites, best, strict=True)}))
         return network.journal
+
+
+def _pieces(seen: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Activations and labels, so many samples at a time as one graph may hold."""
+    rows = max(1, _NUMBERS_IN_ONE_GRAPH // sum(a[0].numel() for a in seen))
+    return zip(zip(*(a.split(rows) for a in seen), strict=True), labels.split(rows), strict=True)
 
 
 class LinearFrontier(DebiasingAgent):
