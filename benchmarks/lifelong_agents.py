@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from editgym.tasks.knowledge import FACTLM_SITES
+from editgym.tasks.knowledge import FACTLM_GPT2_SITES, FACTLM_SITES
 
 AgentChoice = str | tuple[str, Mapping[str, Any]]  # a catalogue name, with or without a configuration
 
 LIFELONG_SITES = list(FACTLM_SITES)
+GPT2_SITES = list(FACTLM_GPT2_SITES)
 LATE_OUTPUTS = [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 4, 5)]
 _FT_SITE = "model.layers.4.mlp.down_proj"
 
@@ -109,4 +110,14 @@ ELSEWHERE: tuple[AgentChoice, ...] = (
     "no_edit", "ft_m", "memit_seq", ("ultraedit", _FIRST_STEP), ("ultraedit", {"passes": 3, **_FIRST_STEP}),
     ("rledit", {"sequences": 0, **_FIRST_STEP}), ("rledit", {"sequences": 12, **_FIRST_STEP}),
     ("rledit", {"passes": 3, "sequences": 12, **_FIRST_STEP}), ("hiedit", {"sequences": 12, **_FIRST_STEP}),
+)
+
+# On factlm-gpt2, which knows the same facts: the settings of factlm at 20 steps, none chosen anew.
+_LATE_GPT2 = [f"transformer.h.{layer}.mlp.c_proj" for layer in (3, 4, 5)]
+ON_GPT2: tuple[AgentChoice, ...] = (
+    "no_edit", ("ft_m", {**_FT_M, "site": _LATE_GPT2[1]}), "memit_seq", "ultraedit",
+    ("ultraedit", {"sites": _LATE_GPT2, "step_size": 6e-3}), ("ultraedit", {"passes": 3, "step_size": 7e-4}),
+    ("rledit", {"sequences": 0}), ("rledit", {"mode": "released", "step_size": 6e-5}), ("rledit", {"sequences": 20}),
+    ("rledit", {"passes": 3, "sequences": 12, "step_size": 5e-4}),
+    *(("hiedit", {**gate, **_HIEDIT, **_LEARNS}) for gate in _GATES),
 )

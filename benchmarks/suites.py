@@ -11,9 +11,11 @@ from agents.unlearners.settings import NAMES as UNLEARNERS
 from benchmarks.lifelong_agents import (
     ABLATIONS,
     ELSEWHERE,
+    GPT2_SITES,
     LATE_OUTPUTS,
     LIFELONG_SITES,
     LONG,
+    ON_GPT2,
     ONE_BY_ONE,
     ONE_BY_ONE_LATE,
     SHORT,
@@ -174,11 +176,13 @@ _LIFELONG_ABLATIONS = (
     *(_lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites) for sites in (
         ["model.layers.[345].mlp.down_proj"], ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"])),
 )
-# Two small real checkpoints, in the data folder, and published requests.
-_LIFELONG_CHECKPOINTS = tuple(
-    Entry("LifelongLLMEdit-v0", task, ELSEWHERE, seed_kwarg=None,
-          env_kwargs={"model": model, "sites": ["model.layers.*.mlp.*"], "horizon": 10})
-    for model in ("lm/stories260k", "lm/babyllama") for task in ("knowledge/zsre", "knowledge/counterfact"))
+# Other models: two small real checkpoints, in the data folder, with published requests; and one of GPT-2's shape.
+_LIFELONG_CHECKPOINTS = (
+    *(Entry("LifelongLLMEdit-v0", task, ELSEWHERE, seed_kwarg=None,
+            env_kwargs={"model": model, "sites": ["model.layers.*.mlp.*"], "horizon": 10})
+      for model in ("lm/stories260k", "lm/babyllama") for task in ("knowledge/zsre", "knowledge/counterfact")),
+    _lifelong(ON_GPT2, model="factlm-gpt2", sites=GPT2_SITES, horizon=20),
+)
 # A short stream, and the editors that take seconds.
 _QUICK_LIFELONG = _lifelong((
     *choices(SHORT, without=("in_context", "loc_ft_bf", "lora_merge", "ppo")),

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 BUNDLED = Path(__file__).parent / "weights" / "factlm"
+_BUNDLED_SIZES = {"1m": BUNDLED, "gpt2": BUNDLED.with_name("factlm-gpt2")}
 _MOST_REMEMBERED = 100_000
 # Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another layer's.
 _KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DynamicIndexedLayer", "DummyLayer"}
@@ -29,8 +30,8 @@ class ModelError(ValueError):
 
 
 def factlm_folder(size: str) -> Path:
-    """Where `editgym.models.train_factlm` keeps a size that is not bundled."""
-    return cache_folder() / "language" / f"factlm-{size}"
+    """Where `editgym.models.train_factlm` keeps a size: in the package if it ships, else in the cache."""
+    return _BUNDLED_SIZES.get(size, cache_folder() / "language" / f"factlm-{size}")
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class LanguageModel:
         """The model called `name`.
 
         Args:
-            name: `factlm` (bundled), `factlm-10m` and the like (made by `editgym.models.train_factlm`), the path of a
-                Hugging Face folder, or a hub id. No remote code is run, and only safetensors are read.
+            name: `factlm` (bundled, Llama's shape) or `factlm-gpt2` (bundled, GPT-2's), `factlm-10m` and the like
+                (made by `editgym.models.train_factlm`), the path of a Hugging Face folder, or a hub id. No remote
+                code is run, and only safetensors are read.
             device: `cpu`, `cuda` or `cuda:N`.
             dtype: Of the base weights: `float32`, `bfloat16`, `float16`, or `auto`: on CPU float32, on a GPU the
                 checkpoint's own.
@@ -109,7 +111,11 @@ class LanguageModel:
     def context(self) -> int:
         """The most tokens that the model takes."""
         config = self.model.config
-        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**30)
+        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**30
+        # RoBERTa and its kin count from the position after that of padding.
+        skipped = [module.padding_idx + 1 for name, module in self.model.named_modules()
+                   if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None]
+        return int(positions) - max(skipped, default=0)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

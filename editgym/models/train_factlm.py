@@ -18,13 +18,20 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from editgym.data.facts import Question
 from editgym.data.factworld import VERSION, FactWorld
-from editgym.models.language import BUNDLED, LanguageModel, factlm_folder
+from editgym.models.language import LanguageModel, factlm_folder
 
 _VOCABULARY = 3_072
 _CONTEXT = 128
@@ -35,7 +42,7 @@ _DECAY = 0.3  # share of the training in which the learning rate falls to 0; bef
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape and how it is trained."""
+    """A model's shape, Llama's or GPT-2's, and how it is trained."""
 
     layers: int
     width: int
@@ -43,10 +50,24 @@ class Size:
     heads: int
     epochs: int
     learning_rate: float = 1e-3
+    gpt2: bool = False
+
+    def build(self) -> PreTrainedModel:
+        """The model with random weights, by torch's generator."""
+        tokens = {"vocab_size": _VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        if self.gpt2:
+            return GPT2LMHeadModel(GPT2Config(
+                n_layer=self.layers, n_embd=self.width, n_inner=self.inner, n_head=self.heads, n_positions=_CONTEXT,
+                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **tokens))
+        return LlamaForCausalLM(LlamaConfig(
+            hidden_size=self.width, intermediate_size=self.inner, num_hidden_layers=self.layers,
+            num_attention_heads=self.heads, max_position_embeddings=_CONTEXT, tie_word_embeddings=True,
+            rms_norm_eps=1e-5, **tokens))
 
 
 SIZES = {
     "1m": Size(6, 128, 384, 4, epochs=16, learning_rate=3e-3),
+    "gpt2": Size(6, 128, 512, 4, epochs=16, learning_rate=3e-3, gpt2=True),
     "10m": Size(8, 320, 960, 5, epochs=25),
     "50m": Size(10, 640, 1_920, 10, epochs=20, learning_rate=6e-4),
     "300m": Size(14, 1_280, 3_840, 20, epochs=15, learning_rate=3e-4),
@@ -86,10 +107,7 @@ def train(size: str, out: Path, seed: int = 0, epochs: int | None = None, device
     world = FactWorld(seed)
     tokenizer = train_tokenizer(world)
     torch.manual_seed(seed)
-    model: Any = LlamaForCausalLM(LlamaConfig(
-        vocab_size=_VOCABULARY, hidden_size=shape.width, intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, max_position_embeddings=_CONTEXT,
-        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0, rms_norm_eps=1e-5))
+    model: Any = shape.build()
     model.to(device)
     optimizers = _optimizers(model, shape.learning_rate)
     checkpoint, done = out / "training.pt", 0
@@ -127,19 +145,20 @@ def recall(language: LanguageModel, questions: Sequence[Question], batch_size: i
     return right / len(questions)
 
 
-def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+def _optimizers(model: PreTrainedModel, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the hidden matrices, AdamW for embeddings and norms.
 
     Facts are rare: each adds a small direction to a matrix. Muon's orthogonalised steps move small directions as far
     as large ones; in a trial with 2,000 facts it needed a third of AdamW's epochs.
     """
-    hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    hidden = [p for p in model.parameters() if p.ndim == 2 and p not in embeddings]
+    rest = [p for p in model.parameters() if p.ndim != 2 or p in embeddings]
     return [torch.optim.Muon(hidden, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
 
 
-def _epoch(model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], tokenizer: PreTrainedTokenizerFast,
+def _epoch(model: Any, optimizers: Sequence[torch.optim.Optimizer], tokenizer: PreTrainedTokenizerFast,
            world: FactWorld, schedule: tuple[int, int, float], seed: int) -> float:
     epoch, total, peak = schedule
     rng = random.Random(f"epoch {seed} {epoch}")
@@ -151,7 +170,7 @@ def _epoch(model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer],
         progress = (epoch + index / len(batches)) / total
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = peak * min(1.0, progress * total, (1 - progress) / _DECAY)
-        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+        hidden = model.base_model(input_ids=ids).last_hidden_state[:, :-1]
         loss = F.cross_entropy(model.lm_head(hidden[learned[:, 1:]]), ids[:, 1:][learned[:, 1:]])
         model.zero_grad(set_to_none=True)
         loss.backward()
@@ -187,7 +206,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, world: FactWorld, rng: random.R
                torch.tensor([[first <= i < len(ids) for i in range(longest)] for ids, first in part]))
 
 
-def _write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, size: str, seed: int) -> None:
+def _write(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, size: str, seed: int) -> None:
     """The model as fp16, with the world's version in its metadata; it is there completely or not at all."""
     folder = out / "writing"
     model.half().save_pretrained(folder)
@@ -214,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help="in place of the size's own")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
-    out = options.out or (BUNDLED if options.size == "1m" else factlm_folder(options.size))
+    out = options.out or factlm_folder(options.size)
     language = train(options.size, out, options.seed, options.epochs, options.device)
     world = FactWorld(options.seed)
     for index in range(5):

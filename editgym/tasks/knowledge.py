@@ -25,9 +25,11 @@ SPLITS: tuple[StreamSplit, ...] = ("policy", "validation", "test")
 TOO_LONG, KNOWN, _REPEATED = "longer than the context", "target equal to the current answer", "subject taken"
 _MAX_NEW_TOKENS = 8
 _FILLER_SENTENCES = 200
-# Of factlm's six layers: where the published editors work, MLP outputs from the second layer on for those that write to
-# the residual stream, and the whole MLPs of the last three layers for those that follow gradients.
+# Of the six layers of the bundled models: where the published editors work, MLP outputs from the second layer on for
+# those that write to the residual stream, and the whole MLPs of the last three layers for those that follow gradients.
 FACTLM_SITES = ("model.layers.[12].mlp.down_proj", "model.layers.[345].mlp.*")
+FACTLM_GPT2_SITES = ("transformer.h.[12].mlp.c_proj", "transformer.h.[345].mlp.*")
+_OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
 _FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams (benchmarks.tune_editors)
 
 
@@ -198,13 +200,13 @@ def factworld(device: str, model: str = "factlm", dtype: str = "auto", sites: Se
         device: Where the model lives.
         model: As `LanguageModel.load`.
         dtype: Of the base weights.
-        sites: What may be edited; None opens `FACTLM_SITES` of factlm, and lets `discover_sites` choose for others.
+        sites: What may be edited; None opens `FACTLM_SITES` of factlm and `FACTLM_GPT2_SITES` of factlm-gpt2, and lets
+            `discover_sites` choose for others.
         step_size: UltraEdit's η; None takes the one tuned for factlm and `FACTLM_SITES`.
     """
     world = FactWorld()
     language = shared_model(model, device, dtype)
-    if sites is None and model == "factlm":
-        sites = FACTLM_SITES
-    return KnowledgeTask("knowledge/factworld", language, sites, world.requests,
+    own = _OWN_SITES.get(model) if sites is None else sites
+    return KnowledgeTask("knowledge/factworld", language, own, world.requests,
                          known=(world.known_facts(), world.chance()),
                          step_size=_FACTLM_STEP if step_size is None else step_size)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +119,19 @@ def test_models_with_positions_of_their_own_answer_as_they_do_without_padding_an
     expected = [by_whole_passes(prompt) for prompt in prompts]
     assert language.greedy(prompts, 6) == expected
     assert len({tuple(answer) for answer in expected}) > 1
+
+
+@pytest.mark.parametrize(("kind", "settings"), [
+    ("roberta", TINY | {"is_decoder": True, "max_position_embeddings": 40}),
+    ("opt", TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+    ("gpt2", {"n_embd": 16, "n_head": 2, "n_positions": 9})],
+    ids=lambda value: value if isinstance(value, str) else "")
+def test_the_context_is_as_many_tokens_as_the_model_takes(factworld_tokenizer, kind, settings):
+    language = LanguageModel(tiny(factworld_tokenizer, kind, n_layer=2, **settings), factworld_tokenizer)
+    ids = torch.full((1, language.context + 1), 5)
+    language.model(input_ids=ids[:, 1:], use_cache=False)
+    with pytest.raises((IndexError, RuntimeError)):
+        language.model(input_ids=ids, use_cache=False)
 
 
 STATES = {"state_size": 4, "hidden_size": 16, "num_hidden_layers": 2}
@@ -385,8 +397,9 @@ def test_no_remote_code_is_run(broken):
 # --- factlm ----------------------------------------------------------------------------------------------------
 
 
-def test_the_bundled_model_knows_its_world():
-    language, world = LanguageModel.load("factlm"), FactWorld()
+@pytest.mark.parametrize("name", ["factlm", "factlm-gpt2"])
+def test_the_bundled_models_know_their_world(name):
+    language, world = LanguageModel.load(name), FactWorld()
     asked = world.known_facts()[::4]
     assert train_factlm.recall(language, asked) > 0.95
     assert 1e6 < sum(parameter.numel() for parameter in language.model.parameters()) < 2e6
@@ -397,7 +410,9 @@ def small_world(monkeypatch):
     """A world of a hundred people and a model of one layer."""
     monkeypatch.setattr(factworld, "SPLIT_SIZES", {
         "policy": 40, "validation": 20, "test": 20, "reward_bystander": 10, "metric_bystander": 10})
-    monkeypatch.setattr(train_factlm, "SIZES", {"tiny": train_factlm.Size(1, 32, 64, 2, epochs=3)})
+    monkeypatch.setattr(train_factlm, "SIZES", {
+        "tiny": train_factlm.Size(1, 32, 64, 2, epochs=3),
+        "tiny-gpt2": train_factlm.Size(1, 32, 64, 2, epochs=3, gpt2=True)})
     monkeypatch.setattr(train_factlm, "_FILLER_PER_EPOCH", 50)
 
 
@@ -430,18 +445,20 @@ def test_an_interrupted_training_goes_on_to_the_same_model(small_world, tmp_path
     assert not (tmp_path / "parts" / "training.pt").exists()
 
 
-def test_a_trained_size_is_found_by_its_name(small_world, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("size", "kind"), [("tiny", "llama"), ("tiny-gpt2", "gpt2")])
+def test_a_trained_size_is_found_by_its_name(size, kind, small_world, monkeypatch, tmp_path):
     from safetensors import safe_open
     monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
-    folder = factlm_folder("tiny")
-    monkeypatch.setattr(train_factlm, "BUNDLED", Path("/nowhere"))
-    train_factlm.main(["--size", "tiny", "--epochs", "1"])
+    folder = factlm_folder(size)
+    train_factlm.main(["--size", size, "--epochs", "1"])
     with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
         written = json.loads(file.metadata()["editgym"])
         assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())  # noqa: SIM118
-    assert written == {"factworld_version": factworld.VERSION, "size": "tiny", "world_seed": 0}
+    assert written == {"factworld_version": factworld.VERSION, "size": size, "world_seed": 0}
     assert AutoTokenizer.from_pretrained(folder).eos_token == "</s>"
-    assert LanguageModel.load("factlm-tiny").answers(["Ada lives in"])
+    language = LanguageModel.load(f"factlm-{size}")
+    assert language.model.config.model_type == kind
+    assert language.answers(["Ada lives in"])
 
 
 def test_recall_counts_exact_answers(language):
