@@ -201,7 +201,7 @@ _Group = list[list[tuple[Asked, _Result]]]
 def _forced(exam: _Exam, requests: Sequence[EditRequest], texts: Sequence[str], final: Sequence[_Result],
             rephrased: _Group, near: _Group, far: _Group) -> list[tuple[float, float | None, float | None]]:
     """Teacher-forced efficacy, generalization and specificity of every request."""
-    if exam.task.teacher_forced == "accuracy":
+    if exam.task.teacher_forced == "accuracy" or not all(request.truth for request in requests):
         return [(one.accuracy, _average([r.accuracy for _, r in again]),
                  _average([r.accuracy for _, r in (*close, *distant)]))
                 for one, again, close, distant in zip(final, rephrased, near, far, strict=True)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 from editgym.data.facts import EditRequest, load_requests
@@ -16,6 +18,7 @@ from editgym.tasks.knowledge import KnowledgeTask, StreamSplit, TeacherForced
 # Where one file holds everything: the share of its subjects that each split gets.
 _SHARES: tuple[tuple[StreamSplit, float], ...] = (("policy", 0.6), ("validation", 0.15), ("test", 0.25))
 _VALIDATION_OF_TRAINING = 0.2
+_MOST_LOST = 0.25  # share of requests without a locality question of their own from which on there is a warning
 _Record = tuple[EditRequest, ...]
 
 
@@ -43,7 +46,9 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
     The splits share no subject. With `test_requests`, the other file's subjects that are not in it are the policy's
     (80%) and validation's; without, one file is split 60/15/25 into policy, validation and test. Which split a subject
     belongs to depends on its name alone. A record of several facts goes by its first subject, and is left out where it
-    shares another one with test, or as the policy's with validation; its facts are drawn one after the other.
+    shares another one with test, or as the policy's with validation; its facts are drawn one after the other. What test
+    asks, or as regards the policy validation, no other split is rewarded on: locality questions of that wording are
+    taken out of the requests, with a warning where many lose their last, and facts of that wording are left out.
 
     Args:
         device: Where the model lives.
@@ -74,7 +79,9 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
     def draw(split: StreamSplit, rng: random.Random) -> Iterable[EditRequest]:
         return itertools.chain.from_iterable(rng.sample(splits[split], len(splits[split])))
 
-    compared: TeacherForced = "probability" if train.format.startswith("counterfact") else "accuracy"
+    compares = (train if test is None else test).format.startswith("counterfact") and all(
+        request.truth for record in splits["test"] for request in record)
+    compared: TeacherForced = "probability" if compares else "accuracy"
     return KnowledgeTask(name, shared_model(model, device, dtype), sites, draw, step_size=step_size,
                          teacher_forced=compared)
 
@@ -98,7 +105,32 @@ def _split(train: Sequence[_Record], test: Sequence[_Record] | None) -> Mapping[
                 splits[split].append(record)
                 break
     taken: set[str] = set()
+    asked: set[str] = set()
     for split, _ in reversed(_SHARES):
-        splits[split] = [record for record in splits[split] if taken.isdisjoint(one.subject for one in record)]
-        taken |= {one.subject for record in splits[split] for one in record}
+        kept = [record for record in splits[split] if taken.isdisjoint(one.subject for one in record)
+                and asked.isdisjoint(text for one in record for text in (one.prompt, *one.rephrases))]
+        splits[split] = [tuple(_without(asked, one) for one in record) for record in kept]
+        _warn_of_lost_locality(split, kept, splits[split])
+        taken |= {one.subject for record in kept for one in record}
+        asked |= {text for record in kept for one in record for text in _asked(one)}
     return splits
+
+
+def _asked(request: EditRequest) -> Iterable[str]:
+    """All prompts of a request."""
+    questions = (*request.locality, *request.near, *request.far, *request.portability)
+    return (request.prompt, *request.rephrases, *request.test_rephrases, *request.same_subject,
+            *(question.prompt for question in questions))
+
+
+def _without(asked: Set[str], request: EditRequest) -> EditRequest:
+    """The request, not rewarded on locality questions that are in `asked`."""
+    return replace(request, locality=tuple(one for one in request.locality if one.prompt not in asked))
+
+
+def _warn_of_lost_locality(split: StreamSplit, before: Sequence[_Record], after: Sequence[_Record]) -> None:
+    had, have = (sum(bool(one.locality) for record in records for one in record) for records in (before, after))
+    if had - have > _MOST_LOST * had:
+        warnings.warn(f"of {had} requests of the {split} split with locality questions, {had - have} have none left "
+                      "that the other splits do not ask: rewards of these see no locality; give them questions of "
+                      "their own", stacklevel=4)

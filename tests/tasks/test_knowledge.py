@@ -215,6 +215,58 @@ def test_subjects_of_the_test_file_are_in_no_other_split(tiny_lm, tmp_path):
     assert not learned & checked
 
 
+def test_no_split_is_rewarded_on_what_another_one_asks(tiny_lm, tmp_path):
+    """Everybody's two locality questions are about two others; some facts are what test wants unchanged."""
+    def locality(index):
+        return [f"{NAMES[other % 60]} sleeps in" for other in (index + 1, index + 2)]
+
+    train = [own_record(name, locality=locality(index)) for index, name in enumerate(NAMES[:60])]
+    test = [own_record(name, locality=locality(index), near=[train[index]["prompt"]])
+            for index, name in enumerate(NAMES[60:])]
+    task = make_task("knowledge/custom", model=tiny_lm, sites=SITES, requests=write(tmp_path / "train.json", train),
+                     test_requests=write(tmp_path / "test.json", test))
+    drawn = {split: [one for seed in range(10) for one in task.stream(split, count, random.Random(seed)).requests]
+             for split, count in (("policy", 10), ("validation", 3), ("test", len(test)))}
+    asked = {split: {text for request in requests for text in (
+        request.prompt, *request.rephrases, *request.test_rephrases, *request.same_subject,
+        *(q.prompt for q in (*request.locality, *request.near, *request.far, *request.portability)))}
+             for split, requests in drawn.items()}
+    rewarded = {split: {text for request in requests for text in (
+        request.prompt, *request.rephrases, *(q.prompt for q in request.locality))}
+                for split, requests in drawn.items()}
+    assert not rewarded["policy"] & (asked["validation"] | asked["test"])
+    assert not rewarded["validation"] & asked["test"]
+    assert any(request.locality for request in drawn["policy"]), "questions of a request's own are kept"
+    assert {request.subject for request in drawn["test"]} == set(NAMES[60:])
+    assert all(len(request.locality) == 2 for request in drawn["test"])
+
+
+def test_requests_that_lose_their_locality_to_test_are_told_of(tiny_lm, tmp_path):
+    records = [own_record(name, locality=["The sun is"]) for name in NAMES]
+    with pytest.warns(UserWarning, match=r"of \d+ requests of the policy split with locality questions, \d+ have none "
+                                         "left that the other splits do not ask"):
+        make_task("knowledge/custom", model=tiny_lm, sites=SITES, requests=write(tmp_path / "train.json", records))
+
+
+@pytest.mark.parametrize(("tested", "expected"), [
+    ("own", "accuracy"), ("counterfact", "probability"), ("counterfact without truths", "accuracy")])
+def test_answers_are_compared_as_the_test_file_has_them(tested, expected, tiny_lm, tmp_path):
+    flat = RECORDS["knowledge/counterfact"]
+    files = {"own": [own_record(name) for name in NAMES], "counterfact": flat,
+             "counterfact without truths": [record | {"ground_truth": ""} for record in flat]}
+    train = flat if tested == "own" else files["own"]
+    arguments = {"requests": write(tmp_path / "train.json", train[:50]), "model": tiny_lm, "sites": SITES,
+                 "test_requests": write(tmp_path / "test.json", files[tested][50:])}
+    task = make_task("knowledge/custom", **arguments)
+    assert task.teacher_forced == expected
+    # Nothing was edited, and the model does not know the answers: an old one that is missing makes no new one right.
+    for split in ("policy", "test"):
+        requests = task.stream(split, 20, random.Random(0)).requests
+        metrics = evaluate_stream(task, EditJournal(task.decoder.base_hash), requests, 5).metrics
+        assert metrics["reliability"] == 0
+        assert metrics["tf_efficacy"] < 1
+
+
 def chain(index):
     """A record of MQuAKE; every other one has the second fact's subject in common with the one before."""
     facts = [(f"Person{index}", "{} lives in", "Oslo"), (f"Town{index // 2}", "The king of {} is", "Bob")]
