@@ -6,8 +6,9 @@ import copy
 import itertools
 import math
 import os
+import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from agents.protocol import Budget, Stopwatch
 from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong_process import LifelongProcess
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.weights import Entry
+from editgym.weights import Entry, TokenBatch
 
 _VALIDATION_SEED = 0  # of the validation streams' own split
 
@@ -258,8 +259,8 @@ class SequenceLearner:
 class Judge:
     """How well a policy edits a validation stream as long as the stream that it is for.
 
-    The harmonic mean of how many prompts, rephrases and locality prompts the model answers as it should at the end:
-    by teacher forcing, and with those texts only that rewards may use. Test requests play no part.
+    The harmonic mean of how many prompts, rephrases and locality prompts the model answers as it should at the end
+    (`stream_score`): by teacher forcing, and with those texts only that rewards may use. Test requests play no part.
 
     Args:
         env_spec: Of a `LifelongLLMEdit-v0`.
@@ -286,16 +287,33 @@ class Judge:
 
 @torch.no_grad()
 def stream_score(process: LifelongProcess) -> float:
-    """The harmonic mean that `Judge` gives, of a process whose stream is over."""
-    task, decoder, requests = process.task, process.decoder, process.stream.requests
-    told = task.batch([(request.prompt, request.target) for request in requests])
-    again = task.batch([((request.rephrases or (request.prompt,))[0], request.target) for request in requests])
+    """The harmonic mean that `Judge` gives, of a process whose stream is over.
+
+    Where no text of one kind is answered whole it would be 0 whatever the policy: then it is a thousandth of the
+    harmonic mean of the shares of tokens, of models that spell their answers in many pieces.
+    """
+    task, requests = process.task, process.stream.requests
+    told = [(request.prompt, request.target) for request in requests]
+    again = [((request.rephrases or (request.prompt,))[0], request.target) for request in requests]
     local = [request.locality[0].prompt for request in requests if request.locality]
-    shares = []
-    for texts in (told, again, *([task.unchanged(local)] if local else [])):
-        right = decoder.logits(texts).argmax(-1) == texts.labels
-        shares.append(float(texts.all_of(right).float().mean()))
-    return len(shares) / sum(1 / share for share in shares) if all(shares) else 0.0
+    shares = [_shares(process, task.batch, told), _shares(process, task.batch, again)]
+    if local:
+        shares.append(_shares(process, task.unchanged, local))
+    whole, tokens = zip(*shares, strict=True)
+    return statistics.harmonic_mean(whole) or statistics.harmonic_mean(tokens) / 1_000
+
+
+def _shares(process: LifelongProcess, encoded: Callable[[Any], TokenBatch], texts: Sequence[Any]
+            ) -> tuple[float, float]:
+    """Of texts, as many at a time as rewards take: the share answered whole, and the mean share of their tokens."""
+    size = process.settings.reward.micro_batch
+    found = []
+    for start in range(0, len(texts), size):
+        batch = encoded(texts[start:start + size])
+        right = process.decoder.logits(batch).argmax(-1) == batch.labels
+        found.append(torch.stack([batch.all_of(right).double().sum(), batch.means(right.double()).sum()]))
+    whole, tokens = (torch.stack(found).sum(0) / len(texts)).tolist()
+    return whole, tokens
 
 
 def _longest(env_spec: EnvSpec, horizon: int) -> gym.Env:

@@ -1,6 +1,7 @@
 """Learning from sequences: seeds, interruptions, budgets, validation, and what training never sees."""
 
 import shutil
+import statistics
 from pathlib import Path
 
 import gymnasium as gym
@@ -255,25 +256,45 @@ def test_judging_changes_no_statistic_and_costs_no_reward(stream_spec):
     assert scores[0] == scores[1]
 
 
-def test_the_score_is_the_harmonic_mean_of_teacher_forced_shares(stream_env):
+@pytest.mark.parametrize("micro_batch", [512, 4])
+def test_the_score_is_the_harmonic_mean_of_teacher_forced_shares(micro_batch, stream_env):
     """An in-between of texts that are answered as they should: here by counting answers one by one."""
-    env = stream_env(split="validation", edits_per_step=6, horizon=1)
+    env = stream_env(split="validation", model="factlm", sites=["model.layers.[345].mlp.down_proj"], edits_per_step=6,
+                     horizon=1, micro_batch=micro_batch)
     process = stream_process(env)
-    agent = RLEdit(sequences=0, step_size=0.3)
+    agent = RLEdit(sequences=0, step_size=3e-3)
     agent.learn(env.spec, Budget(), seed=0)
     agent.edit(env)
     task, requests = process.task, process.stream.requests
-    shares = []
-    for texts in ([(r.prompt, r.target) for r in requests], [(r.rephrases[0], r.target) for r in requests]):
-        right = [bool((process.decoder.logits(task.batch([text])).argmax(-1) == task.batch([text]).labels).all())
-                 for text in texts]
-        shares.append(sum(right) / 6)
-    kept = [task.unchanged([r.locality[0].prompt]) for r in requests]
-    shares.append(sum(bool((process.decoder.logits(one).argmax(-1) == one.labels).all()) for one in kept) / 6)
-    expected = 3 / sum(1 / share for share in shares) if all(shares) else 0.0
-    assert stream_score(process) == pytest.approx(expected)
+    texts = [[task.batch([(r.prompt, r.target)]) for r in requests],
+             [task.batch([(r.rephrases[0], r.target)]) for r in requests],
+             [task.unchanged([r.locality[0].prompt]) for r in requests]]
+
+    def shares(score):
+        return [statistics.fmean(score(process.decoder.logits(one).argmax(-1) == one.labels) for one in kind)
+                for kind in texts]
+
+    assert 0 < min(shares(lambda right: float(right.all()))) < 1
+    assert stream_score(process) == pytest.approx(statistics.harmonic_mean(shares(lambda right: float(right.all()))))
     process.decoder.reset()
-    assert stream_score(process) == 0.0, "the unedited model answers no new target"
+    assert not any(shares(lambda right: float(right.all()))[:2]), "the unedited model answers no new target"
+    expected = statistics.harmonic_mean(shares(lambda right: float(right.double().mean())))
+    assert stream_score(process) == pytest.approx(expected / 1_000)
+
+
+def test_the_score_goes_through_the_model_in_micro_batches(stream_env, monkeypatch):
+    env = stream_env(split="validation", edits_per_step=5, horizon=2, micro_batch=4)
+    process = stream_process(env)
+    assert len(process.stream.requests) == 10
+    seen, run = [], type(process.decoder).logits
+
+    def watched(self, batch, *rest, **named):
+        seen.append(len(batch))
+        return run(self, batch, *rest, **named)
+
+    monkeypatch.setattr(type(process.decoder), "logits", watched)
+    stream_score(process)
+    assert seen == [4, 4, 2] * 3
 
 
 def test_a_horizon_longer_than_the_validation_split_is_shortened(stream_spec):
