@@ -104,7 +104,7 @@ class EditGRPO(StreamEditor):
     the prompt after a sentence about something else. No editor but this one reads rephrases.
 
     Args:
-        editor: Catalogue name of the editor that goes first; it must not need to learn.
+        editor: Catalogue name of the editor that goes first; its access is `data`.
         editor_config: Its arguments.
         sites: Where the factors are, names among the environment's; None for all.
         seed: Of what is sampled.
@@ -120,8 +120,9 @@ class EditGRPO(StreamEditor):
     def __init__(self, editor: str = "ft_l", editor_config: Mapping[str, Any] | None = None,
                  sites: list[str] | None = None, seed: int = 0, **group: Any) -> None:
         first = make_agent(editor, **(editor_config or {}))
-        require(isinstance(first, StreamEditor) and not isinstance(first, EditGRPO), "editor", editor,
-                "an editor of streams other than edit_grpo")
+        # What learns has learned nothing here; what an oracle adds, sampled answers are not given.
+        require(isinstance(first, StreamEditor) and first.access == "data" and not isinstance(first, EditGRPO),
+                "editor", editor, 'an editor of streams with access "data" other than edit_grpo')
         assert isinstance(first, StreamEditor)
         require(is_whole(seed), "seed", seed, "a whole number")
         unknown = sorted(set(group) - set(GroupSettings.__dataclass_fields__))

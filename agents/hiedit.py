@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agents.configured import read_config
 from agents.edit_stream import EditStream, calls_per_capture
-from agents.hypernetwork import Hypernetwork, Rule, check_shapes
+from agents.hypernetwork import Hypernetwork, Rule, check_sites
 from agents.learned_editor import load_policy
 from agents.rledit import REWARD, HypernetworkEditor, HypernetworkPolicy
 from agents.sequence_learning import Learning
@@ -150,7 +150,9 @@ class HiEditPolicy(HypernetworkPolicy):
             chosen = torch.randperm(sites, generator=self._generator)[:self.count].to(self.network.steps.device)
             return torch.zeros_like(self.network.steps).index_fill(0, chosen, 1.0), nothing
         scores = self._scored(capture)
-        noisy = scores.detach() + self._gumbel(sites) if explore else scores.detach()
+        # Logistic noise: a site is above 0 with the probability that its sigmoid is.
+        noise = self._logistic(sites) if self.adaptive else self._gumbel(sites)
+        noisy = scores.detach() + noise if explore else scores.detach()
         hard, soft = self._best(noisy), scores.sigmoid()
         # Straight through: forward the choice; backward every site's own share of the reward, chosen or not.
         return hard + soft - soft.detach(), self.site_cost * soft.sum() if self.adaptive else nothing
@@ -161,11 +163,11 @@ class HiEditPolicy(HypernetworkPolicy):
         return scores
 
     def _best(self, scores: Tensor) -> Tensor:
-        """The sites with the largest scores as 1, the others as 0; adaptive gates leave out those below 0 too."""
+        """The sites with the largest scores as 1, the others as 0; adaptive gates leave out those below 0."""
         order = scores.argsort(descending=True)
         mask = torch.zeros_like(scores).index_fill(0, order[:self.count], 1.0)
         if self.adaptive:
-            mask = mask * (scores > 0)
+            mask = mask * (scores >= 0)
             mask[order[0]] = 1.0
         return mask
 
@@ -191,6 +193,9 @@ class HiEditPolicy(HypernetworkPolicy):
     def _gumbel(self, sites: int) -> Tensor:
         uniform = torch.rand(sites, generator=self._generator).clamp(1e-6, 1 - 1e-6)
         return -torch.log(-torch.log(uniform)).to(self.network.steps.device)
+
+    def _logistic(self, sites: int) -> Tensor:
+        return torch.rand(sites, generator=self._generator).clamp(1e-6, 1 - 1e-6).logit().to(self.network.steps.device)
 
     # --- updates -----------------------------------------------------------------------------------------------
 
@@ -292,7 +297,7 @@ class HiEdit(HypernetworkEditor):
         except FileNotFoundError as error:
             raise FileNotFoundError(f"low_level: {error}; it is the folder that a trained rledit, malmen or mend was "
                                     "saved in, for example OUT/agent of agents.train") from error
-        check_shapes(own_sites, sites)
+        check_sites(own_sites, sites)
         # Malmen and Mend have no argument for their rule.
         rule = config.get("rule") or state["statistics"].get("rule", network.rule)
         require(rule == network.rule, "low_level", rule, f"a network with this agent's rule, {network.rule!r}")
@@ -303,6 +308,11 @@ class HiEdit(HypernetworkEditor):
             bad = {name: step for name, step in steps.items() if not step > 0}
             require(not bad, "low_level", bad, "a network with η greater than 0 at every site, to take its logarithm")
             parameters["steps"] = parameters["steps"].log()
+        other = [f"{name} is {tuple(value.shape)} there and {tuple(own.shape)} here"
+                 for name, own in network.state_dict().items()
+                 if (value := parameters.get(name, own.new_empty(0))).shape != own.shape]
+        require(not other and len(parameters) == len(network.state_dict()), "low_level", folder,
+                f"a network with this agent's blocks and rank ({'; '.join(other[:1]) or 'it has more blocks'})")
         network.load_state_dict(parameters)
         network.load_statistics(state["statistics"])
 

@@ -177,15 +177,16 @@ class Hypernetwork(nn.Module):
         self.units = torch.where(self.units == 0, torch.stack(units), self.units)
 
 
-def check_shapes(wanted: Sequence[tuple[str, tuple[int, int]]], there: Sequence[tuple[str, tuple[int, int]]]) -> None:
-    """Refuse sites that a trained network was not made for.
+def check_sites(wanted: Sequence[tuple[str, tuple[int, int]]], there: Sequence[tuple[str, tuple[int, int]]]) -> None:
+    """Refuse sites that a trained network was not made for: it knows them by their place.
 
     Args:
         wanted: Name and (out, in) of the sites it was trained on.
-        there: The same of the sites it should edit.
+        there: The same of the sites it should edit; other names are those of another model.
 
     Raises:
-        ShapeMismatchError: Number or shapes differ; the message names the first site that does.
+        ShapeMismatchError: Number or shapes differ, or the order of the same names; the message names the first site
+            that does.
     """
     if len(wanted) != len(there):
         raise ShapeMismatchError(f"sites: the policy was trained on {len(wanted)} ({[name for name, _ in wanted]}), "
@@ -194,6 +195,10 @@ def check_shapes(wanted: Sequence[tuple[str, tuple[int, int]]], there: Sequence[
         if shape != its_shape:
             raise ShapeMismatchError(f"site {other}: it is {its_shape[0]} × {its_shape[1]} (out × in), the policy was "
                                      f"trained on {name} of {shape[0]} × {shape[1]}")
+    names, its_names = [name for name, _ in wanted], [name for name, _ in there]
+    if names != its_names and set(names) == set(its_names):
+        raise ShapeMismatchError(f"sites: the policy was trained on them in the order {names}, not {its_names}; give "
+                                 "them to the environment in that order")
 
 
 def _move(own: RunningStandardization, device: torch.device) -> None:

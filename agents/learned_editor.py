@@ -12,14 +12,17 @@ import gymnasium as gym
 import torch
 from gymnasium.envs.registration import EnvSpec
 
+from agents.checkpoints import TRAINING
 from agents.configured import read_config, write_config
 from agents.edit_stream import EditStream, WorldStream, is_stream_of_facts, learning_stream
 from agents.editors.stream import StreamEditor
-from agents.hypernetwork import check_shapes
+from agents.hypernetwork import check_sites
 from agents.protocol import Access, Budget
 from agents.sequence_learning import Learning, SequenceLearner, SequencePolicy
+from editgym.envs.arguments import require
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.weights import EditJournal, Entry
+from editgym.weights.overlay import fingerprint
 
 POLICY_FILE = "policy.pt"
 LEARNING_FIELDS = frozenset(field.name for field in fields(Learning))
@@ -82,10 +85,21 @@ class LearnedEditor(StreamEditor):
         self._learned = self._policy.statistics()
 
     def learning_in_worlds(self) -> Learning:
-        """How it learns in ShiftWorld: an episode is short, and there is no stream to judge it on."""
-        given = {key: self.config[key] for key in LEARNING_FIELDS if key in self.config}
-        own = {"sequences": _EPISODES, "validate_every": 0, "train_env": {}}
-        return replace(self.learning(), **{**own, **{key: given[key] for key in given if key == "sequences"}})
+        """How it learns in ShiftWorld: an episode is short, and there is no stream to judge it on.
+
+        Raises:
+            ValueError: A setting is given that ShiftWorld has no use for.
+        """
+        for name in ("validate_every", "train_env"):
+            require(name not in self.config, name, self.config.get(name), "left out in ShiftWorld: an episode is "
+                    "short, and there is no stream to judge it on")
+        sequences = self.learning().sequences if "sequences" in self.config else self._episodes
+        return replace(self.learning(), sequences=sequences, validate_every=0, train_env={})
+
+    @property
+    def _episodes(self) -> int:
+        """Of ShiftWorld, where nothing else is asked for."""
+        return _EPISODES
 
     def edit(self, env: gym.Env, folder: Path | None = None, seed: int | None = None) -> EditJournal:
         """As `StreamEditor.edit`; in ShiftWorld one episode, without checkpoints."""
@@ -103,15 +117,20 @@ class LearnedEditor(StreamEditor):
 
         Raises:
             RuntimeError: There is no policy yet.
-            ShapeMismatchError: The sites have other shapes than those it learned on; the message names one.
+            ShapeMismatchError: The sites have other shapes than those it learned on, or are the same in another order;
+                the message names one.
         """
         self._policy = self.policy.to(process.device)
-        check_shapes(self._sites, [(site.name, site.shape) for site in process.sites])
+        check_sites(self._sites, [(site.name, site.shape) for site in process.sites])
         self.policy.load_statistics(self._learned)
 
     def entries(self, process: EditStream) -> list[Entry]:
         """The policy's."""
         return self.policy.entries(process)
+
+    def fingerprint(self) -> str:
+        """Of the policy's parameters."""
+        return fingerprint(self.policy)
 
     def state_dict(self) -> dict[str, Any]:
         """The running statistics."""
@@ -122,13 +141,14 @@ class LearnedEditor(StreamEditor):
         self.policy.load_statistics(state)
 
     def save(self, folder: Path) -> None:
-        """Write the configuration, and the policy completely or not at all."""
+        """Write the configuration, and the policy completely or not at all; a checkpoint in `folder` is done with."""
         parameters = self.policy.state_dict()
         write_config(folder, self.config)
         partial = folder / f"{POLICY_FILE}.partial"
         torch.save({"sites": [[name, list(shape)] for name, shape in self._sites], "parameters": parameters,
                     "statistics": self._learned}, partial)
         os.replace(partial, folder / POLICY_FILE)
+        (folder / TRAINING).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

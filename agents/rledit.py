@@ -182,6 +182,10 @@ class RLEdit(HypernetworkEditor):
             self._learning = replace(self._learning, step_learning_rate=10 * first)
         return super().make_policy(process, seed)
 
+    @property
+    def _episodes(self) -> int:
+        return self.learning().sequences if self._mode == "released" else super()._episodes
+
 
 _RELEASED = {"sequences": 1, "update_every": None, "linear_decay": False, "validate_every": 0, "max_grad_norm": None,
              "learning_rate": 1e-5,

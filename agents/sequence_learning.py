@@ -117,7 +117,8 @@ class SequenceLearner:
     """Trains a policy in environments made from one spec.
 
     Every sequence is a stream of its own seed, so a run that is taken up from its checkpoint goes on bitwise as it
-    would have. The budget is never exceeded: a sequence that it does not pay for whole is not begun.
+    would have. A budget of reward calls is never exceeded: a sequence that it does not pay for whole is not begun. One
+    of seconds is looked at before every sequence, which is then made to its end.
 
     Args:
         policy: It is trained in place; afterwards it is the best one that validation saw.
@@ -125,18 +126,19 @@ class SequenceLearner:
         learning: How.
         budget: `reward_calls` counts steps, and every candidate that a step tries.
         seed: Of the streams.
-        out: Where a checkpoint is written after every sequence and taken up from, and logs go (`progress.csv`, and
-            TensorBoard's where it is installed); None for neither.
+        out: Where a checkpoint is written after every sequence and taken up from, and logs go (`log/progress.csv`, and
+            TensorBoard's where it is installed; what is taken up after N sequences logs to `log/from-N`); None for
+            neither.
         name: Of the agent whose policy it is.
         config: Of that agent.
     """
 
     def __init__(self, policy: SequencePolicy, env_spec: EnvSpec, learning: Learning, budget: Budget, seed: int,
                  out: Path | None, name: str, config: Mapping[str, Any]) -> None:
+        self._watch = Stopwatch(budget.seconds)
         self.policy, self.learning, self.seed, self.out, self.name = policy, learning, seed, out, name
         self.env, self.process = learning_stream(env_spec, learning.train_env)
         self._judge = Judge(env_spec, seed) if learning.validate_every and learning.sequences else None
-        self._watch = Stopwatch(budget.seconds)
         calls = self.process.horizon * policy.calls_per_step
         affordable = learning.sequences if budget.reward_calls is None else budget.reward_calls // calls
         self.sequences = min(learning.sequences, affordable)
@@ -147,17 +149,20 @@ class SequenceLearner:
         self._next, self._waited = 0, 0
 
     def learn(self) -> None:
-        """Train to the end, or go on from a checkpoint; on Ctrl-C the checkpoint of the last sequence stays.
+        """Train to the end, or go on from a checkpoint.
+
+        The checkpoint of the last sequence stays, after Ctrl-C and after the end too: whoever has saved the policy
+        may delete it.
 
         Raises:
             ValueError: The checkpoint is of another training.
         """
         self._take_up()
-        logger = None if self.out is None else _logger(self.out)
+        logger = None if self.out is None else _logger(self.out, self._next)
         try:
             with tqdm(total=self.sequences, initial=self._next, desc=self.name, unit="sequence", leave=False,
                       mininterval=0.5) as bar:
-                if self._next == 0:
+                if self._next == 0 and not self._watch.expired:
                     self._look(0, {})
                 while self._next < self.sequences and not self._watch.expired and not self._waited_enough:
                     numbers = self._sequence(self._next)
@@ -172,8 +177,6 @@ class SequenceLearner:
                 logger.close()
         if self._best is not None:
             self.policy.restore(self._best[1])
-        if self.out is not None:
-            (self.out / TRAINING).unlink(missing_ok=True)
 
     @property
     def _waited_enough(self) -> bool:
@@ -323,18 +326,21 @@ def _longest(env_spec: EnvSpec, horizon: int) -> gym.Env:
         try:
             env.reset(seed=_VALIDATION_SEED)
             return env
-        except ValueError:
+        except ValueError as error:
             env.close()
-    raise ValueError("the validation split has no requests: learn with validate_every=0")
+            too_few = error
+    raise ValueError(f"validation: {too_few}; learn with validate_every=0") from too_few
 
 
 def _stream_seed(seed: int, index: int) -> int:
     return seed * 1_000_003 + index
 
 
-def _logger(out: Path) -> Logger:
+def _logger(out: Path, done: int) -> Logger:
+    """Of a training that goes on after `done` sequences: the logger begins its files anew."""
+    folder = str(out / "log" / f"from-{done}" if done else out / "log")
     try:
         import tensorboard  # noqa: F401 - SB3 writes for it
     except ImportError:
-        return configure(str(out / "log"), ["csv"])
-    return configure(str(out / "log"), ["csv", "tensorboard"])
+        return configure(folder, ["csv"])
+    return configure(folder, ["csv", "tensorboard"])

@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from agents import configured
 from agents.catalogue import make_agent
 from agents.checkpoints import CHECKPOINT, TRAINING, first_difference
 from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
@@ -80,10 +81,13 @@ def _replacing(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
         shutil.rmtree(aside, ignore_errors=True)
         agent.rename(aside)
     file.write_text(after)
+    nothing = {"log", configured.CONFIG_FILE}  # what is there before a checkpoint or a whole agent is
     try:
         yield
+        nothing.remove(configured.CONFIG_FILE)  # of an agent that has nothing else
     finally:
-        if agent.is_dir() and any(agent.iterdir()):
+        made = {entry.name for entry in agent.iterdir()} if agent.is_dir() else set()
+        if any(name not in nothing and not name.endswith(".partial") for name in made):
             shutil.rmtree(aside, ignore_errors=True)
         elif aside.is_dir():
             shutil.rmtree(agent, ignore_errors=True)

@@ -96,7 +96,7 @@ def number(value: float, like: float | None = None) -> str:
     size = abs(value if like is None else like)
     if size >= 10:
         return f"{value:,.0f}" if size >= 100 else f"{value:.1f}"
-    small = like is None and _ROUNDING < size < 0.0005
+    small = _ROUNDING < size < 0.0005 and value
     return f"{value:.1e}" if small else f"{0.0 if size < _ROUNDING else value:.3f}"
 
 

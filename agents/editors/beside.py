@@ -9,8 +9,10 @@ import torch
 from agents.editors.fine_tuning import check_descent, chosen_site, descend
 from agents.editors.stream import StreamEditor
 from agents.protocol import Access
+from editgym.data.facts import EditRequest
 from editgym.envs.arguments import is_finite, require
 from editgym.envs.lifelong_process import LifelongProcess
+from editgym.tasks.knowledge import TOO_LONG
 from editgym.weights import Codebook, Entry, Prepend
 from editgym.weights.site_pass import Injection
 
@@ -30,8 +32,15 @@ class InContext(StreamEditor):
         self.config = {}
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
-        """One text per request."""
-        return [Prepend(tuple(f"{request.prompt} {request.target}." for request in process.requests))]
+        """One text per request; none, and a counted skip, where the model's context has no room for it."""
+        return [Prepend(tuple(self._text(process, request) for request in process.requests))]
+
+    def _text(self, process: LifelongProcess, request: EditRequest) -> str:
+        text = f"{request.prompt} {request.target}."
+        if process.task.fits(request, before=f"{text} "):
+            return text
+        self.skipped[TOO_LONG] += 1
+        return ""
 
 
 class Grace(StreamEditor):

@@ -45,11 +45,12 @@ class StreamEditor(ConfiguredAgent):
 
         Raises:
             Unsupported: It is another environment, or the editor cannot edit its sites.
-            ValueError: The checkpoint is of another editor, seed, sites or step size; nothing has changed then.
+            ValueError: The checkpoint is of another editor, or one that has learned something else, or of another seed,
+                sites or step size; nothing has changed then.
         """
         process = stream_process(env)
         self.skipped = Counter()
-        identity = canonical({"agent": self.name, "config": self.config, "seed": seed,
+        identity = canonical({"agent": self.name, "config": self.config, "learned": self.fingerprint(), "seed": seed,
                               "sites": [site.name for site in process.sites], "step_size": process.step_size})
         state = None
         if folder is not None and (folder / CHECKPOINT).is_file():
@@ -84,6 +85,10 @@ class StreamEditor(ConfiguredAgent):
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """What to apply for `process.requests`; of a request it may look at subject, prompt and target."""
         raise AssertionError(f"{type(self).__name__} does not say what to apply")
+
+    def fingerprint(self) -> str | None:
+        """A hash of what the editor has learned; None where it learns nothing."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What the editor needs to go on after an interruption, beyond its configuration."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import uuid
 from collections.abc import Iterator, Sequence
@@ -127,14 +129,19 @@ class LifelongProcess:
             raise ValueError(f"journal_folder: {journal.folder} holds {journal.steps} steps of an interrupted stream, "
                              "and a reset would delete them; go on with them by an editor's edit(env, folder) or "
                              'reset(options={"restore": state}), or delete the folder')
-        self._begin(seed)
+        self._begin(seed, self._drawn(seed))
         self._run = uuid.uuid4().hex
         self.decoder.reset()
 
-    def _begin(self, seed: int) -> None:
+    def _drawn(self, seed: int) -> Stream:
         settings = self.settings
         rng = random.Random(f"stream {settings.split} {seed}")
-        self.stream = self.task.stream(settings.split, settings.horizon * settings.edits_per_step, rng)
+        return self.task.stream(settings.split, settings.horizon * settings.edits_per_step, rng)
+
+    def _begin(self, seed: int, stream: Stream) -> None:
+        settings = self.settings
+        self.stream = stream
+        self._requests_hash = _hash(stream)
         self._seed = seed
         self.step_index = 0
         self._look_back.begin(self.stream.requests, settings.edits_per_step, seed)
@@ -290,7 +297,7 @@ class LifelongProcess:
         """What a process on the same task, stream and journal needs to go on, as tensors and plain values."""
         # As it was before anybody looked at the new batch: whoever goes on from here looks at it again.
         return {"seed": self._seed, "run": self._run, "step_index": self.step_index, "stream": self._identity(),
-                "journalled": self._journalled(self.step_index), **self._before_batch}
+                "requests": self._requests_hash, "journalled": self._journalled(self.step_index), **self._before_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` gave, on the same stream.
@@ -299,8 +306,8 @@ class LifelongProcess:
         saved is edited again. Rewards look back to the batches from here on.
 
         Raises:
-            ValueError: The state is of another stream or model, or the journal lacks steps that were made before it or
-                was begun anew since.
+            ValueError: The state is of another stream, other requests or another model, or the journal lacks steps that
+                were made before it or was begun anew since; nothing has changed then.
         """
         if state["stream"] != self._identity():
             raise ValueError(f"state: it is of the stream {state['stream']}, this one is {self._identity()}: go on "
@@ -312,7 +319,11 @@ class LifelongProcess:
         if state["journalled"] and self._run not in (None, state.get("run")):
             raise ValueError("state: the journal of its steps is gone, for another episode was begun here since: go on "
                              "before any other reset, with the same journal_folder")
-        self._begin(state["seed"])
+        stream = self._drawn(state["seed"])
+        if state["requests"] != _hash(stream):
+            raise ValueError("state: it was saved in a stream of other requests than are drawn here: go on with the "
+                             "same requests and test_requests, as their files were then")
+        self._begin(state["seed"], stream)
         self._run = state.get("run")
         self._load_statistics(state["ultraedit"])
         self.step_index = state["step_index"]
@@ -373,6 +384,12 @@ class LifelongProcess:
         self.step_index += 1
         self._forget_batch()
         return LifelongOutcome(reward, answered, metrics)
+
+
+def _hash(stream: Stream) -> str:
+    """Of what is edited, in its order."""
+    asked = json.dumps([(request.subject, request.prompt, request.target) for request in stream.requests])
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 class _WithGradients(torch.autograd.Function):

@@ -54,7 +54,7 @@ class Size:
 
     def build(self) -> PreTrainedModel:
         """The model with random weights, by torch's generator."""
-        tokens = {"vocab_size": _VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        tokens: Any = {"vocab_size": _VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
         if self.gpt2:
             return GPT2LMHeadModel(GPT2Config(
                 n_layer=self.layers, n_embd=self.width, n_inner=self.inner, n_head=self.heads, n_positions=_CONTEXT,

@@ -119,7 +119,7 @@ class KnowledgeTask:
 
     def _reasons(self, requests: Sequence[EditRequest], kept: Mapping[str, EditRequest]) -> list[str | None]:
         """Why each of the requests cannot be used."""
-        fits = [request.subject not in kept and self._fits(request) for request in requests]
+        fits = [request.subject not in kept and self.fits(request) for request in requests]
         prompts = [request.prompt for request, own in zip(requests, fits, strict=True) if own]
         current = dict(zip(prompts, map(self.language.text, self.original_answers(prompts)), strict=True))
         current |= self._long_answers([request for request, own in zip(requests, fits, strict=True) if own])
@@ -179,15 +179,16 @@ class KnowledgeTask:
     def _unedited(self) -> EditableDecoder:
         return self.decoder.fresh()
 
-    def _fits(self, request: EditRequest) -> bool:
+    def fits(self, request: EditRequest, before: str = "") -> bool:
+        """Whether a request's questions, each with its answer, are within the model's context after a text `before`."""
         answers = [(text, request.target) for text in (request.prompt, *request.rephrases, *request.test_rephrases)]
         answers += [(question.prompt, question.answer) for question in request.portability if question.answer]
         if self.teacher_forced == "probability":  # then old answers are put into the model as well
             answers += [(text, request.truth) for text in (request.prompt, *request.test_rephrases) if request.truth]
             answers += [(question.prompt, question.answer) for question in request.near if question.answer]
         others = [question.prompt for question in (*request.locality, *request.near, *request.far)]
-        longest = max([len(self.language.encode(*pair).ids) for pair in answers]
-                      + [len(self.language.prompt_ids(prompt)) + self.max_new_tokens
+        longest = max([len(self.language.encode(before + prompt, answer).ids) for prompt, answer in answers]
+                      + [len(self.language.prompt_ids(before + prompt)) + self.max_new_tokens
                          for prompt in (*others, *request.same_subject)])
         return longest <= self.language.context
 

@@ -180,7 +180,8 @@ class EditJournal:
         """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
-        described = [_describe(i, entry, tensors) for i, entry in enumerate(self.entries)]
+        taken: set[int] = set()
+        described = [_describe(i, entry, tensors, taken) for i, entry in enumerate(self.entries)]
         # One key: safetensors writes several in random order, and equal journals should be equal files.
         content = {"format": FORMAT, "base_hash": self.base_hash, "entries": described}
         metadata = {"editgym": json.dumps(content, sort_keys=True)}
@@ -227,8 +228,11 @@ def _step(entry: Entry) -> int:
     return entry.step
 
 
-def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str, object]:
-    """The entry's JSON description; its tensors go into `tensors` under names that start with `index`."""
+def _describe(index: int, entry: Entry, tensors: dict[str, Tensor], taken: set[int]) -> dict[str, object]:
+    """The entry's JSON description; its tensors go into `tensors` under names that start with `index`.
+
+    `taken` has where the storages of those that are there begin.
+    """
     row: dict[str, object] = {"kind": entry.kind, "step": entry.step}
     if isinstance(entry, ReplaceTensors):
         named: Mapping[str, Tensor] = entry.tensors
@@ -247,7 +251,12 @@ def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
             named = {"a": update.a, "b": update.b}
         else:
             named = {"d": update.d}
-    tensors.update((f"{index}.{name}", tensor.detach().cpu().contiguous().clone()) for name, tensor in named.items())
+    for name, tensor in named.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        # Only what shares its storage needs a copy: a long journal on disk is mapped, not held.
+        tensors[f"{index}.{name}"] = own.clone() if place in taken else own
+        taken.add(place)
     return row
 
 

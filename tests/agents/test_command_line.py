@@ -203,6 +203,51 @@ def test_an_interrupted_training_says_what_is_there_to_go_on_with(at, message, t
     assert edit.main([str(tmp_path)]) == 0
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_training_that_comes_to_nothing_leaves_the_agent_of_before(error, tiny_lm, tmp_path, monkeypatch):
+    first = "rledit", "--set", "agent.sequences=1", "--set", "agent.validate_every=0"
+    assert train_on_stream(tiny_lm, tmp_path, *first) == 0
+    files = [tmp_path / "config.json", tmp_path / "agent" / "policy.pt"]
+    before = [file.read_bytes() for file in files]
+
+    def stopped(self, index):
+        raise error
+
+    monkeypatch.setattr(SequenceLearner, "_sequence", stopped)
+    assert train_on_stream(tiny_lm, tmp_path, "hiedit", "--set", "agent.validate_every=0") != 0
+    assert [file.read_bytes() for file in files] == before
+    assert edit.main([str(tmp_path)]) == 0
+
+
+def test_an_interrupted_edit_does_not_go_on_with_other_requests(tiny_lm, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "requests.json"
+
+    def write(target):
+        file.write_text(json.dumps([{"subject": f"Person{i}", "prompt": f"Person{i} lives in", "target": target}
+                                    for i in range(40)]))
+
+    write("Oslo")
+    assert train_on_stream(tiny_lm, tmp_path / "run", "ultraedit", "--set", "task=knowledge/custom",
+                           "--set", f"requests={file}") == 0
+    save = StreamEditor._save_checkpoint
+
+    def stop_after_two(self, env, *rest):
+        save(self, env, *rest)
+        if env.unwrapped.process.step_index == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamEditor, "_save_checkpoint", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            edit.main([str(tmp_path / "run"), "--seed", "3"])
+    write("Rome")
+    capsys.readouterr()
+    assert edit.main([str(tmp_path / "run"), "--seed", "3"]) == 2
+    assert "a stream of other requests than are drawn here" in capsys.readouterr().err
+    write("Oslo")
+    assert edit.main([str(tmp_path / "run"), "--seed", "3"]) == 0
+
+
 def test_an_agent_that_is_kept_at_an_interruption_can_edit(tmp_path, monkeypatch, capsys):
     def stopped(self):
         raise KeyboardInterrupt

@@ -386,7 +386,7 @@ def test_an_argument_out_of_range_is_named(argument, value):
         EditGRPO(**{argument: value})
 
 
-@pytest.mark.parametrize("editor", ["edit_grpo", "ppo", "no_edit"])
+@pytest.mark.parametrize("editor", ["edit_grpo", "ppo", "no_edit", "rledit", "in_context", "loc_ft_bf"])
 def test_what_edits_first_is_an_editor_of_streams(editor):
     with pytest.raises(ValueError, match=f"^editor must be .*got '{editor}'"):
         EditGRPO(editor)

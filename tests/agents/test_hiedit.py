@@ -109,6 +109,17 @@ def test_an_adaptive_gate_leaves_out_what_is_worth_less_than_nothing(scores, cou
     assert policy._best(torch.tensor(scores)).sum() == count
 
 
+def test_an_adaptive_gate_learns_with_the_sites_that_it_edits_with_and_pays_for():
+    """A site is tried as often as its sigmoid says, which the cost is of; a gate that knows nothing edits all."""
+    policy = HiEditPolicy(Hypernetwork([(3, 3)] * 4), 1, "straight_through", 4, True, 1.0, 1e-2, 0)
+    policy._scored = lambda capture: torch.tensor([0.0, 1.0, -1.0, 2.0])
+    tried = torch.stack([policy._gate(None, explore=True)[0] for _ in range(4_000)]).mean(0)
+    torch.testing.assert_close(tried, torch.tensor([0.0, 1.0, -1.0, 2.0]).sigmoid(), rtol=0, atol=0.03)
+    assert float(policy._gate(None, explore=True)[1]) == pytest.approx(float(tried.sum()), abs=0.06)
+    policy._scored = lambda capture: torch.zeros(4)
+    assert policy._gate(None, explore=False)[0].tolist() == [1.0] * 4
+
+
 def test_a_high_cost_leaves_an_adaptive_gate_with_one_site(trained, stream_env):
     agent = trained("straight_through", adaptive=True, site_cost=50.0, sites_per_step=4, gate_learning_rate=0.1,
                     sequences=4)
@@ -282,6 +293,9 @@ def test_a_low_level_that_does_not_fit_is_refused(trained, stream_spec, tmp_path
     agent = HiEdit("all", low_level=str(tmp_path), **QUICK)
     with pytest.raises(ShapeMismatchError, match="the policy was trained on 4"):
         agent.learn(stream_spec(), Budget(), seed=0)
+    for other in ({"rank": 2}, {"blocks": 2}, {"blocks": 5}):
+        with pytest.raises(ValueError, match=r"^low_level must be a network with this agent's blocks and rank \("):
+            trained("all", low_level=str(tmp_path), sequences=0, **other)
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.hypernetwork import Hypernetwork, ShapeMismatchError, check_shapes
+from agents.hypernetwork import Hypernetwork, ShapeMismatchError, check_sites
 from agents.rledit import HypernetworkPolicy
 from editgym.weights import LowRankFactors
 from editgym.weights.closed_form import RunningStandardization, UltraEdit
@@ -270,13 +270,16 @@ def test_statistics_go_where_the_parameters_go():
 
 def test_other_shapes_are_an_error_that_names_the_site():
     here = [("a", (6, 20)), ("b", (6, 20))]
-    check_shapes(here, [("x", (6, 20)), ("y", (6, 20))])
+    check_sites(here, [("x", (6, 20)), ("y", (6, 20))])
     with pytest.raises(ShapeMismatchError, match=r"site y: it is 20 × 6 \(out × in\), the policy was trained on b of "
                                                  r"6 × 20"):
-        check_shapes(here, [("x", (6, 20)), ("y", (20, 6))])
+        check_sites(here, [("x", (6, 20)), ("y", (20, 6))])
     with pytest.raises(ShapeMismatchError, match=r"sites: the policy was trained on 2 \(\['a', 'b'\]\), the "
                                                  r"environment has 1 \(\['x'\]\)"):
-        check_shapes(here, [("x", (6, 20))])
+        check_sites(here, [("x", (6, 20))])
+    with pytest.raises(ShapeMismatchError, match=r"sites: the policy was trained on them in the order \['a', 'b'\], "
+                                                 r"not \['b', 'a'\]"):
+        check_sites(here, here[::-1])
 
 
 @pytest.mark.parametrize("rule", RULES)

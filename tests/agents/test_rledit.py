@@ -156,6 +156,16 @@ def test_modes_and_agents_differ_in_what_they_learn_with(stream_spec):
     assert RLEdit(rule="mend").make_network([(4, 4)], 1.0, 0).rule == "mend"
 
 
+def test_in_shiftworld_it_learns_as_many_episodes_as_asked_or_released():
+    assert RLEdit().learning_in_worlds().sequences == Malmen().learning_in_worlds().sequences == 1_000
+    assert RLEdit(sequences=7).learning_in_worlds().sequences == 7
+    assert RLEdit(mode="released").learning_in_worlds().sequences == 1
+    assert RLEdit(mode="released").learning_in_worlds().train_env == {}
+    for setting in ({"validate_every": 3}, {"train_env": {"decay": 0.5}}):
+        with pytest.raises(ValueError, match=rf"^{next(iter(setting))} must be left out in ShiftWorld"):
+            RLEdit(**setting).learning_in_worlds()
+
+
 def test_single_batches_are_of_the_unedited_model(trained, monkeypatch):
     from agents.rledit import HypernetworkPolicy
     changed = []
@@ -308,6 +318,26 @@ def test_an_interrupted_edit_goes_on_to_the_same_journal(name, at, trained, stre
     resumed = agent_class(name).load(tmp_path / "agent").edit(gym.make(env.spec), tmp_path / "state")
     assert same_edits(resumed, whole)
     assert [(entry.site, entry.step) for entry in resumed] == [(entry.site, entry.step) for entry in whole]
+
+
+def test_an_interrupted_edit_is_not_gone_on_with_by_a_policy_that_learned_something_else(trained, stream_env, tmp_path):
+    one, other = (trained(seed=seed) for seed in (0, 1))
+    env, entries = stream_env(split="test", journal_folder=str(tmp_path / "journal")), one.entries
+
+    def stop(process):
+        if process.step_index == 1:
+            raise Interrupted
+        return entries(process)
+
+    one.entries = stop
+    with pytest.raises(Interrupted):
+        one.edit(env, tmp_path / "state")
+    before = (tmp_path / "state" / CHECKPOINT).read_bytes()
+    with pytest.raises(ValueError, match=r"holds an interrupted edit that is another one: learned is '\w+' there and"):
+        other.edit(gym.make(env.spec), tmp_path / "state")
+    assert (tmp_path / "state" / CHECKPOINT).read_bytes() == before
+    one.entries = entries
+    assert one.edit(gym.make(env.spec), tmp_path / "state").steps == 3
 
 
 def test_a_replayed_journal_gives_the_edited_weights_bitwise(trained, stream_env, tmp_path):

@@ -1,5 +1,6 @@
 """Learning from sequences: seeds, interruptions, budgets, validation, and what training never sees."""
 
+import json
 import shutil
 import statistics
 from pathlib import Path
@@ -97,8 +98,33 @@ def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(stream_spec,
     assert same(parts.policy.snapshot(), whole.policy.snapshot())
     assert same(parts._best[1], whole._best[1])
     assert parts._best[0] == whole._best[0]
-    assert not (tmp_path / "parts" / TRAINING).exists()
+    logs = [tmp_path / "parts" / "log" / name for name in ("progress.csv", "from-1/progress.csv")]
+    rows = [len(log.read_text().splitlines()) - 1 for log in logs if log.is_file()]
+    assert rows == ([1, 2] if at else [3])
     assert not list((tmp_path / "parts").glob("*.partial"))
+
+
+def test_a_finished_training_stays_until_its_policy_is_saved(stream_spec, tmp_path, monkeypatch):
+    agent = RLEdit(**QUICK)
+    agent.learn(stream_spec(), Budget(), 0, tmp_path)
+    state = agent.policy.snapshot()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            agent.save(tmp_path)
+    monkeypatch.setattr(SequenceLearner, "_sequence", None)  # nothing is learned again
+    again = RLEdit(**QUICK)
+    again.learn(stream_spec(), Budget(), 0, tmp_path)
+    assert same(again.policy.snapshot(), state)
+    again.save(tmp_path)
+    assert not (tmp_path / TRAINING).exists()
+    assert same(RLEdit.load(tmp_path).policy.snapshot(), state)
+
+
+def test_seconds_that_are_over_begin_nothing(stream_spec, scripted):
+    judge = scripted([0.0])
+    run = learned(stream_spec(), budget=Budget(seconds=1e-9))
+    assert (run._next, judge.seen) == (0, [])
 
 
 class Interrupted(Exception):
@@ -295,6 +321,16 @@ def test_the_score_goes_through_the_model_in_micro_batches(stream_env, monkeypat
     monkeypatch.setattr(type(process.decoder), "logits", watched)
     stream_score(process)
     assert seen == [4, 4, 2] * 3
+
+
+def test_a_validation_split_that_is_too_small_says_how_many_requests_it_has(stream_spec, tmp_path):
+    file = tmp_path / "requests.json"
+    file.write_text(json.dumps([{"subject": f"Person{i}", "prompt": f"Person{i} lives in", "target": "Oslo"}
+                                for i in range(30)]))
+    spec = stream_spec(task="knowledge/custom", requests=str(file), edits_per_step=10, horizon=1)
+    with pytest.raises(ValueError, match=r"^validation: knowledge/custom: 10 requests are asked for .* the validation "
+                                         r"split has \d that can be used .*; learn with validate_every=0$"):
+        learner(spec)
 
 
 def test_a_horizon_longer_than_the_validation_split_is_shortened(stream_spec):

@@ -10,6 +10,7 @@ from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.models.train_factlm import train_tokenizer
+from editgym.tasks.knowledge import TOO_LONG
 from editgym.weights import Codebook, EditJournal, LowRankFactors, Prepend, SiteEdit
 
 QUICK = {
@@ -245,6 +246,24 @@ def test_in_context_puts_every_fact_before_its_own_prompts(make_env):
     assert all(isinstance(entry, Prepend) for entry in journal)
     requests = stream_process(env).stream.requests
     assert [text for entry in journal for text in entry.texts] == [f"{r.prompt} {r.target}." for r in requests]
+
+
+def test_in_context_leaves_out_facts_that_the_context_has_no_room_for_before_their_questions(make_env, tiny_gpt2):
+    env = make_env(model=tiny_gpt2, sites=["transformer.h.3.mlp.c_proj"])
+    process, agent = stream_process(env), quick("in_context")
+    language, requests = process.task.language, process.stream.requests
+    longest = [max(len(language.encode(*pair).ids) for pair in [(text, r.target) for text in (
+        r.prompt, *r.rephrases, *r.test_rephrases)]) for r in requests]
+    language.context = max(longest) + 9  # any of them fits, few of them twice
+    try:
+        journal = agent.edit(env)
+        texts = [text for entry in journal for text in entry.texts]
+        assert agent.skipped == {TOO_LONG: texts.count("")}
+        assert texts.count("") >= 1
+        assert [len(language.prompt_ids(f"{text} {r.prompt}")) <= language.context for text, r in zip(
+            texts, requests, strict=True)] == [True] * len(requests)
+    finally:
+        del language.context
 
 
 def test_grace_answers_every_edited_prompt_and_leaves_other_logits_bitwise_alone(make_env):

@@ -223,6 +223,7 @@ def test_numbers_and_durations():
     assert [number(value) for value in (0.0, 0.5, 1e-5)] == ["0.000", "0.500", "1.0e-05"]
     assert [number(value) for value in (12.34, 1234.5)] == ["12.3", "1,234"]
     assert number(3.0, like=25.0) == "3.0"
+    assert [number(value, like=1e-4) for value in (0.0, 8e-5, 1e-3)] == ["0.000", "8.0e-05", "1.0e-03"]
     assert [number(value) for value in (9.3e-18, -9.3e-18)] == ["0.000", "0.000"], "means of numbers that cancel"
     assert [duration(value) for value in (0.0123, 3.0, 600.0, 9000.0)] == ["12.3 ms", "3 s", "10 min", "2.5 h"]
 

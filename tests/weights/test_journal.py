@@ -49,6 +49,18 @@ def test_saved_journal_is_read_back_exactly(journal, tmp_path):
             assert torch.equal(after.update.matrix(), before.update.matrix())
 
 
+def test_tensors_that_share_their_memory_are_saved_as_others_are(tmp_path):
+    """Views of one tensor, overlapping or not, and one tensor in two entries."""
+    all_ = torch.arange(24.0).reshape(4, 6)
+    pairs = [(all_[:, :2], all_[:2, :3]), (all_[:, :2], all_[1:3, 2:5]), (all_, all_.mT)]
+    journal = EditJournal("base", [SiteEdit("fc", Shift(), LowRankFactors(a, b), step)
+                                   for step, (a, b) in enumerate(pairs)])
+    loaded = EditJournal.load(journal.save(tmp_path / "edits.safetensors"))
+    for entry, (a, b) in zip(loaded, pairs, strict=True):
+        assert torch.equal(entry.update.a, a)
+        assert torch.equal(entry.update.b, b)
+
+
 def test_loaded_journal_gives_the_edited_networks_logits_exactly(network, journal, inputs, tmp_path):
     x = inputs("linear", 33)
     replayed = network.fresh()
