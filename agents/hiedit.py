@@ -223,8 +223,8 @@ class HiEdit(HypernetworkEditor):
       intrinsic reward r(chosen) − r(all) has the same gradient, for r(all) does not depend on the choice;
     - `straight_through`: the choice is made with noise and multiplies the updates, so the reward's gradient by it says
       of every site, chosen or not, what more of its update is worth. It takes half the time. On FactWorld it chooses
-      five of eleven sites as well, and three no better than chance: where a step size is right, more of a chosen site's
-      update is worth nothing, and the first bit of any other's always something.
+      five of eleven sites as well, and three it does not learn to choose: where a step size is right, more of a chosen
+      site's update is worth nothing, and the first bit of any other's always something.
 
     To compare with: `static` learns one choice for all batches, as `sampled` does, `random` draws one for every batch,
     both while it learns and when it edits, and `all` is RLEdit.
