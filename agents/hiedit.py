@@ -191,11 +191,13 @@ class HiEditPolicy(HypernetworkPolicy):
         return -outcome.reward - (advantage * _log_probability(scores, orders)).mean()
 
     def _gumbel(self, sites: int) -> Tensor:
-        uniform = torch.rand(sites, generator=self._generator).clamp(1e-6, 1 - 1e-6)
-        return -torch.log(-torch.log(uniform)).to(self.network.steps.device)
+        return -torch.log(-torch.log(self._uniform(sites))).to(self.network.steps.device)
 
     def _logistic(self, sites: int) -> Tensor:
-        return torch.rand(sites, generator=self._generator).clamp(1e-6, 1 - 1e-6).logit().to(self.network.steps.device)
+        return self._uniform(sites).logit().to(self.network.steps.device)
+
+    def _uniform(self, sites: int) -> Tensor:
+        return torch.rand(sites, generator=self._generator).clamp(1e-6, 1 - 1e-6)
 
     # --- updates -----------------------------------------------------------------------------------------------
 

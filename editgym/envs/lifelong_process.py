@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import uuid
 from collections.abc import Iterator, Sequence
@@ -141,7 +139,6 @@ class LifelongProcess:
     def _begin(self, seed: int, stream: Stream) -> None:
         settings = self.settings
         self.stream = stream
-        self._requests_hash = _hash(stream)
         self._seed = seed
         self.step_index = 0
         self._look_back.begin(self.stream.requests, settings.edits_per_step, seed)
@@ -297,7 +294,8 @@ class LifelongProcess:
         """What a process on the same task, stream and journal needs to go on, as tensors and plain values."""
         # As it was before anybody looked at the new batch: whoever goes on from here looks at it again.
         return {"seed": self._seed, "run": self._run, "step_index": self.step_index, "stream": self._identity(),
-                "requests": self._requests_hash, "journalled": self._journalled(self.step_index), **self._before_batch}
+                "requests": self.stream.fingerprint, "journalled": self._journalled(self.step_index),
+                **self._before_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` gave, on the same stream.
@@ -320,7 +318,7 @@ class LifelongProcess:
             raise ValueError("state: the journal of its steps is gone, for another episode was begun here since: go on "
                              "before any other reset, with the same journal_folder")
         stream = self._drawn(state["seed"])
-        if state["requests"] != _hash(stream):
+        if state["requests"] != stream.fingerprint:
             raise ValueError("state: it was saved in a stream of other requests than are drawn here: go on with the "
                              "same requests and test_requests, as their files were then")
         self._begin(state["seed"], stream)
@@ -384,12 +382,6 @@ class LifelongProcess:
         self.step_index += 1
         self._forget_batch()
         return LifelongOutcome(reward, answered, metrics)
-
-
-def _hash(stream: Stream) -> str:
-    """Of what is edited, in its order."""
-    asked = json.dumps([(request.subject, request.prompt, request.target) for request in stream.requests])
-    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 class _WithGradients(torch.autograd.Function):

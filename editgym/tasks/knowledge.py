@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,6 +46,12 @@ class Stream:
 
     requests: tuple[EditRequest, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over what is edited, in its order."""
+        asked = json.dumps([(request.subject, request.prompt, request.target) for request in self.requests])
+        return hashlib.sha256(asked.encode()).hexdigest()
 
 
 class KnowledgeTask:

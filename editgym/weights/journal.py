@@ -180,14 +180,13 @@ class EditJournal:
         """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
-        taken: set[int] = set()
-        described = [_describe(i, entry, tensors, taken) for i, entry in enumerate(self.entries)]
+        described = [_describe(i, entry, tensors) for i, entry in enumerate(self.entries)]
         # One key: safetensors writes several in random order, and equal journals should be equal files.
         content = {"format": FORMAT, "base_hash": self.base_hash, "entries": described}
         metadata = {"editgym": json.dumps(content, sort_keys=True)}
         partial = path.with_name(f"{path.name}.partial")
         try:
-            save_file(tensors, partial, metadata=metadata)
+            save_file(_apart(tensors), partial, metadata=metadata)
         except SafetensorError as error:  # it is no OSError, and names the partial file
             raise OSError(f"cannot write {path}: {error}") from error
         os.replace(partial, path)
@@ -228,11 +227,8 @@ def _step(entry: Entry) -> int:
     return entry.step
 
 
-def _describe(index: int, entry: Entry, tensors: dict[str, Tensor], taken: set[int]) -> dict[str, object]:
-    """The entry's JSON description; its tensors go into `tensors` under names that start with `index`.
-
-    `taken` has where the storages of those that are there begin.
-    """
+def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str, object]:
+    """The entry's JSON description; its tensors go into `tensors` under names that start with `index`."""
     row: dict[str, object] = {"kind": entry.kind, "step": entry.step}
     if isinstance(entry, ReplaceTensors):
         named: Mapping[str, Tensor] = entry.tensors
@@ -251,13 +247,22 @@ def _describe(index: int, entry: Entry, tensors: dict[str, Tensor], taken: set[i
             named = {"a": update.a, "b": update.b}
         else:
             named = {"d": update.d}
-    for name, tensor in named.items():
-        own = tensor.detach().cpu().contiguous()
-        place = own.untyped_storage().data_ptr()
-        # Only what shares its storage needs a copy: a long journal on disk is mapped, not held.
-        tensors[f"{index}.{name}"] = own.clone() if place in taken else own
-        taken.add(place)
+    tensors.update((f"{index}.{name}", tensor.detach().cpu().contiguous()) for name, tensor in named.items())
     return row
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each with a storage of its own, as safetensors wants them.
+
+    Only those that share one are copied: a long journal on disk is mapped, not held.
+    """
+    taken: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in taken else tensor
+        taken.add(place)
+    return apart
 
 
 def _restore(index: int, row: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Entry:

@@ -140,22 +140,31 @@ def train_on_stream(model, folder, agent, *more):
 
 
 @pytest.fixture
-def interrupted(tiny_lm, tmp_path, monkeypatch):
-    """A folder whose edit by UltraEdit with seed 3 was stopped after two of three steps, and the whole journal."""
-    for name in ("whole", "parts"):
-        assert train_on_stream(tiny_lm, tmp_path / name, "ultraedit") == 0
-    assert edit.main([str(tmp_path / "whole"), "--seed", "3"]) == 0
+def stop_after_two(monkeypatch):
+    """`stop_after_two(folder)`: an edit there with seed 3 that Ctrl-C stops after two steps."""
     save = StreamEditor._save_checkpoint
 
-    def stop_after_two(self, env, *rest):
+    def stopping(self, env, *rest):
         save(self, env, *rest)
         if env.unwrapped.process.step_index == 2:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(StreamEditor, "_save_checkpoint", stop_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            edit.main([str(tmp_path / "parts"), "--seed", "3"])
+    def stopped(folder):
+        with monkeypatch.context() as patch:
+            patch.setattr(StreamEditor, "_save_checkpoint", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                edit.main([str(folder), "--seed", "3"])
+
+    return stopped
+
+
+@pytest.fixture
+def interrupted(tiny_lm, tmp_path, stop_after_two):
+    """A folder whose edit by UltraEdit with seed 3 was stopped after two of three steps, and the whole journal."""
+    for name in ("whole", "parts"):
+        assert train_on_stream(tiny_lm, tmp_path / name, "ultraedit") == 0
+    assert edit.main([str(tmp_path / "whole"), "--seed", "3"]) == 0
+    stop_after_two(tmp_path / "parts")
     return tmp_path / "parts", (tmp_path / "whole" / "journal.safetensors").read_bytes()
 
 
@@ -219,7 +228,7 @@ def test_a_training_that_comes_to_nothing_leaves_the_agent_of_before(error, tiny
     assert edit.main([str(tmp_path)]) == 0
 
 
-def test_an_interrupted_edit_does_not_go_on_with_other_requests(tiny_lm, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_edit_does_not_go_on_with_other_requests(tiny_lm, tmp_path, stop_after_two, capsys):
     file = tmp_path / "requests.json"
 
     def write(target):
@@ -229,17 +238,7 @@ def test_an_interrupted_edit_does_not_go_on_with_other_requests(tiny_lm, tmp_pat
     write("Oslo")
     assert train_on_stream(tiny_lm, tmp_path / "run", "ultraedit", "--set", "task=knowledge/custom",
                            "--set", f"requests={file}") == 0
-    save = StreamEditor._save_checkpoint
-
-    def stop_after_two(self, env, *rest):
-        save(self, env, *rest)
-        if env.unwrapped.process.step_index == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StreamEditor, "_save_checkpoint", stop_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            edit.main([str(tmp_path / "run"), "--seed", "3"])
+    stop_after_two(tmp_path / "run")
     write("Rome")
     capsys.readouterr()
     assert edit.main([str(tmp_path / "run"), "--seed", "3"]) == 2
