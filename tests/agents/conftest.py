@@ -54,6 +54,26 @@ def make_process(stream_env):
     return lambda seed=0, **arguments: stream_process(stream_env(seed, **arguments))
 
 
+@pytest.fixture
+def interrupted_edit():
+    """`interrupted_edit(agent, env, folder, at)`: an edit with checkpoints in `folder` that stops before step `at`."""
+
+    def edit(agent, env, folder, at=2):
+        entries = agent.entries
+
+        def stop(process):
+            if process.step_index == at:
+                raise KeyboardInterrupt
+            return entries(process)
+
+        agent.entries = stop
+        with pytest.raises(KeyboardInterrupt):
+            agent.edit(env, folder)
+        del agent.entries
+
+    return edit
+
+
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory, factworld_tokenizer):
     """The folder of a GPT-2 of four layers with random weights and factlm's tokenizer."""

@@ -346,19 +346,10 @@ def test_the_first_editor_draws_by_the_same_seed(tmp_path):
         assert one.config["editor_config"] == {"rank": 2, "seed": 5}
 
 
-def test_an_interrupted_edit_goes_on_to_the_same_journal(stream_env, tmp_path):
+def test_an_interrupted_edit_goes_on_to_the_same_journal(stream_env, tmp_path, interrupted_edit):
     whole = EditGRPO(**QUICK).edit(stream_env(split="test"))
     agent, env = EditGRPO(**QUICK), stream_env(split="test", journal_folder=str(tmp_path / "journal"))
-    entries = agent.entries
-
-    def stop(process):
-        if process.step_index == 2:
-            raise KeyboardInterrupt
-        return entries(process)
-
-    agent.entries = stop
-    with pytest.raises(KeyboardInterrupt):
-        agent.edit(env, tmp_path / "state")
+    interrupted_edit(agent, env, tmp_path / "state")
     agent.save(tmp_path / "agent")
     again = EditGRPO.load(tmp_path / "agent")
     assert again.config == agent.config

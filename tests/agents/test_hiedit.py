@@ -312,7 +312,7 @@ def test_a_saved_policy_makes_the_same_edit_bitwise(gate, trained, stream_env, t
 
 @pytest.mark.parametrize("gate", ["sampled", "random"])
 def test_an_interrupted_edit_and_an_interrupted_training_go_on_bitwise(gate, trained, stream_spec, stream_env, tmp_path,
-                                                                       monkeypatch):
+                                                                       monkeypatch, interrupted_edit):
     from agents.sequence_learning import SequenceLearner
     agent = trained(gate)
     run = SequenceLearner._sequence
@@ -332,17 +332,7 @@ def test_an_interrupted_edit_and_an_interrupted_training_go_on_bitwise(gate, tra
     assert all(torch.equal(value, parts.policy.state_dict()[name]) for name, value in agent.policy.state_dict().items())
     whole = agent.edit(stream_env(split="test", **FOUR))
     env = stream_env(split="test", journal_folder=str(tmp_path / "journal"), **FOUR)
-    entries = parts.entries
-
-    def stop(process):
-        if process.step_index == 2:
-            raise KeyboardInterrupt
-        return entries(process)
-
-    parts.entries = stop
-    with pytest.raises(KeyboardInterrupt):
-        parts.edit(env, tmp_path / "state")
-    del parts.entries
+    interrupted_edit(parts, env, tmp_path / "state")
     resumed = parts.edit(gym.make(env.spec), tmp_path / "state")
     assert by_step(resumed) == by_step(whole)
     assert all(map(torch.equal, matrices(resumed), matrices(whole)))

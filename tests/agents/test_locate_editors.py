@@ -322,7 +322,7 @@ def test_a_journal_replays_bitwise(env, process, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_save_and_load_and_checkpoints(model, name, tmp_path):
+def test_save_and_load_and_checkpoints(model, name, tmp_path, interrupted_edit):
     agent = editor(name)
     agent.save(tmp_path / "agent")
     again = agent_class(name).load(tmp_path / "agent")
@@ -332,16 +332,7 @@ def test_save_and_load_and_checkpoints(model, name, tmp_path):
     whole = agent.edit(env)
     env = environment(model, journal_folder=str(tmp_path / "journal"))
     env.reset(seed=0)
-    entries = again.entries
-
-    def interrupted(process):
-        if process.step_index == 2:
-            raise KeyboardInterrupt
-        return entries(process)
-
-    again.entries = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        again.edit(env, tmp_path / "checkpoint")
+    interrupted_edit(again, env, tmp_path / "checkpoint")
     resumed = agent_class(name).load(tmp_path / "agent").edit(
         environment(model, journal_folder=str(tmp_path / "journal")), tmp_path / "checkpoint")
     assert all(torch.equal(a.update.matrix(), b.update.matrix())

@@ -293,50 +293,29 @@ def test_any_number_of_edits_per_step(edits, trained, stream_env):
     assert all(torch.isfinite(parameter).all() for parameter in agent.policy.parameters())
 
 
-class Interrupted(Exception):
-    """What stops an editor between two steps."""
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("at", [1, 2])
-def test_an_interrupted_edit_goes_on_to_the_same_journal(name, at, trained, stream_env, tmp_path):
+def test_an_interrupted_edit_goes_on_to_the_same_journal(name, at, trained, stream_env, tmp_path, interrupted_edit):
     agent = trained(name)
     agent.save(tmp_path / "agent")
     whole = agent.edit(stream_env(split="test"))
     env = stream_env(split="test", journal_folder=str(tmp_path / "journal"))
-    entries = agent.entries
-
-    def stop(process):
-        if process.step_index == at:
-            raise Interrupted
-        return entries(process)
-
-    agent.entries = stop
-    with pytest.raises(Interrupted):
-        agent.edit(env, tmp_path / "state")
+    interrupted_edit(agent, env, tmp_path / "state", at)
     assert (tmp_path / "state" / CHECKPOINT).is_file()
     resumed = agent_class(name).load(tmp_path / "agent").edit(gym.make(env.spec), tmp_path / "state")
     assert same_edits(resumed, whole)
     assert [(entry.site, entry.step) for entry in resumed] == [(entry.site, entry.step) for entry in whole]
 
 
-def test_an_interrupted_edit_is_not_gone_on_with_by_a_policy_that_learned_something_else(trained, stream_env, tmp_path):
+def test_an_interrupted_edit_is_not_gone_on_with_by_a_policy_that_learned_something_else(trained, stream_env, tmp_path,
+                                                                                        interrupted_edit):
     one, other = (trained(seed=seed) for seed in (0, 1))
-    env, entries = stream_env(split="test", journal_folder=str(tmp_path / "journal")), one.entries
-
-    def stop(process):
-        if process.step_index == 1:
-            raise Interrupted
-        return entries(process)
-
-    one.entries = stop
-    with pytest.raises(Interrupted):
-        one.edit(env, tmp_path / "state")
+    env = stream_env(split="test", journal_folder=str(tmp_path / "journal"))
+    interrupted_edit(one, env, tmp_path / "state", at=1)
     before = (tmp_path / "state" / CHECKPOINT).read_bytes()
     with pytest.raises(ValueError, match=r"holds an interrupted edit that is another one: learned is '\w+' there and"):
         other.edit(gym.make(env.spec), tmp_path / "state")
     assert (tmp_path / "state" / CHECKPOINT).read_bytes() == before
-    one.entries = entries
     assert one.edit(gym.make(env.spec), tmp_path / "state").steps == 3
 
 

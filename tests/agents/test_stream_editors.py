@@ -131,20 +131,11 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_an_interrupted_stream_goes_on_to_the_same_journal(name, make_env, tmp_path):
+def test_an_interrupted_stream_goes_on_to_the_same_journal(name, make_env, tmp_path, interrupted_edit):
     whole = saved(quick(name).edit(make_env(journal_folder=str(tmp_path / "whole"))), tmp_path)
     agent = quick(name)
     env = make_env(journal_folder=str(tmp_path / "parts"))
-    entries = agent.entries
-
-    def stop_after_two(process):
-        if process.step_index == 2:
-            raise Interrupted
-        return entries(process)
-
-    agent.entries = stop_after_two
-    with pytest.raises(Interrupted):
-        agent.edit(env, tmp_path / "state")
+    interrupted_edit(agent, env, tmp_path / "state")
     torch.manual_seed(99)
     resumed = make_agent(name, **QUICK[name])
     assert saved(resumed.edit(gym.make(env.spec), tmp_path / "state"), tmp_path) == whole
