@@ -70,19 +70,21 @@ class FineTuning(DebiasingAgent):
         self.config = {"weightings": list(weightings), "steps": steps, "learning_rate": learning_rate,
                        "check_every": check_every, "tolerance": tolerance}
 
-    def candidates(self, own: Sequence[Tensor], losses: Callable[[Sequence[Tensor]], Iterable[tuple[int, Tensor]]]
+    def candidates(self, own: Sequence[Tensor],
+                   losses: Callable[[Sequence[Tensor], tuple[float, float]], Iterable[Tensor]]
                    ) -> Iterator[list[Tensor]]:
-        """Tensors in place of the network's `own`; `losses` gives those of such tensors, each with its part.
+        """Tensors in place of the network's `own`.
 
-        Part 0 is general, 1 unbiased. A part's loss may come in pieces, each from a graph of its own.
+        `losses` gives the terms of the loss of such tensors, each from a graph of its own, for the weights of general
+        and unbiased.
         """
         for weighting in self.config["weightings"]:
             moved = [tensor.clone().requires_grad_() for tensor in own]
             optimizer = torch.optim.Adam(moved, lr=self.config["learning_rate"])
             for step in range(1, self.config["steps"] + 1):
                 optimizer.zero_grad(set_to_none=True)
-                for part, loss in losses(moved):
-                    (weighting * loss if part else loss).backward()
+                for term in losses(moved, (1.0, weighting)):
+                    term.backward()
                 optimizer.step()
                 if step % self.config["check_every"] == 0:
                     yield [tensor.detach().clone() for tensor in moved]
@@ -103,8 +105,9 @@ class LastLayerFineTune(FineTuning):
         own = HeadOfNetwork(network, task.pool.inputs[:8])
         policy = own.pair(task.labelled("policy"))
 
-        def losses(moved: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-            return enumerate(F.cross_entropy(Head(*moved).logits(part.x), part.y) for part in policy)
+        def losses(moved: Sequence[Tensor], weights: tuple[float, float]) -> Iterator[Tensor]:
+            return (weight * F.cross_entropy(Head(*moved).logits(part.x), part.y)
+                    for weight, part in zip(weights, policy, strict=True))
 
         with one_thread():
             heads = [Head(*moved) for moved in self.candidates([own.head.weight, own.head.bias], losses)]
@@ -130,11 +133,11 @@ class SiteFineTune(FineTuning):
         policy, validation = ([(network.activations(part.inputs), part.labels) for part in task.labelled(split)]
                               for split in ("policy", "validation"))
 
-        def losses(moved: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-            for part, (seen, labels) in enumerate(policy):
+        def losses(moved: Sequence[Tensor], weights: tuple[float, float]) -> Iterator[Tensor]:
+            for weight, (seen, labels) in zip(weights, policy, strict=True):
                 for some, right in _pieces(seen, labels):
                     loss = F.cross_entropy(network.candidate_logits(moved, some)[0], right)
-                    yield part, loss * (len(right) / len(labels))
+                    yield weight * (len(right) / len(labels)) * loss
 
         @torch.no_grad()
         def accuracy(moved: Sequence[Tensor], seen: Sequence[Tensor], labels: Tensor) -> float:

@@ -176,8 +176,9 @@ def test_fine_tuning_the_last_layer_moves_it_to_the_word(two_directions):
     head, sets = two_directions
     assert head.accuracy(sets[1]) < 0.6
     agent = LastLayerFineTune(weightings=(3.0,), steps=300, learning_rate=0.05, check_every=100)
-    candidates = [Head(*moved) for moved in agent.candidates([head.weight, head.bias], lambda moved: enumerate(
-        F.cross_entropy(Head(*moved).logits(part.x), part.y) for part in sets))]
+    candidates = [Head(*moved) for moved in agent.candidates([head.weight, head.bias], lambda moved, weights: [
+        weight * F.cross_entropy(Head(*moved).logits(part.x), part.y)
+        for weight, part in zip(weights, sets, strict=True)])]
     assert len(candidates) == 3
     assert candidates[-1].accuracy(sets[1]) > 0.99
     assert candidates[-1].accuracy(sets[0]) > 0.99
@@ -226,9 +227,9 @@ def test_fine_tuned_sites_follow_adam_through_the_whole_network():
     network = world.network
     policy = world.task.labelled("policy")
     activations = [network.activations(part.inputs) for part in policy]
-    (found,) = agent.candidates([weight.unsqueeze(0) for weight in network.weights], lambda moved: enumerate(
-        F.cross_entropy(network.candidate_logits(moved, seen)[0], part.labels)
-        for seen, part in zip(activations, policy, strict=True)))
+    (found,) = agent.candidates([weight.unsqueeze(0) for weight in network.weights], lambda moved, weights: [
+        weight * F.cross_entropy(network.candidate_logits(moved, seen)[0], part.labels)
+        for weight, seen, part in zip(weights, activations, policy, strict=True)])
     model = world.network.merged()
     weights = [model.fc2.weight, model.fc4.weight]
     optimizer = torch.optim.Adam(weights, lr=0.01)
