@@ -15,10 +15,11 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.throughput --json runs/throughput.json
+	$(BIN)/python -m benchmarks.costs.throughput --json runs/throughput.json
 
 clean:
 	rm -rf .venv build *.egg-info runs

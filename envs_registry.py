@@ -1,6 +1,7 @@
 """The table of editgym's environments and the loop that registers them.
 
-It imports gymnasium alone and names classes by string, so that `import editgym` costs next to nothing.
+It imports gymnasium alone and names classes by string, so that `import editgym` costs next to
+nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ class Environment:
         id: Gymnasium id.
         entry_point: Class of one environment.
         vector_entry_point: Class of K candidates at once; None where there is none.
-        evaluation_kwargs: Arguments, JSON values, of the environment that edits are made in to be evaluated, where
-            they differ from those of the one that is learned in: another split of the data.
+        evaluation_kwargs: Arguments, JSON values, of the environment that edits are made in to be
+            evaluated, where they differ from those of the one that is learned in: another split of
+            the data.
     """
 
     id: str
@@ -33,11 +35,21 @@ class Environment:
 
 
 ENVIRONMENTS = (
-    Environment("MaskWorld-v0", "editgym.envs.mask_world:MaskWorldEnv", "editgym.envs.mask_world:MaskWorldVectorEnv"),
-    Environment("ShiftWorld-v0", "editgym.envs.shift_world:ShiftWorldEnv",
-                "editgym.envs.shift_world:ShiftWorldVectorEnv"),
-    Environment("LifelongLLMEdit-v0", "editgym.envs.lifelong_llm_edit:LifelongLLMEditEnv",
-                evaluation_kwargs={"split": "test"}),
+    Environment(
+        "MaskWorld-v0",
+        "editgym.envs.mask_world:MaskWorldEnv",
+        "editgym.envs.mask_world:MaskWorldVectorEnv",
+    ),
+    Environment(
+        "ShiftWorld-v0",
+        "editgym.envs.shift_world:ShiftWorldEnv",
+        "editgym.envs.shift_world:ShiftWorldVectorEnv",
+    ),
+    Environment(
+        "LifelongLLMEdit-v0",
+        "editgym.envs.lifelong_llm_edit:LifelongLLMEditEnv",
+        evaluation_kwargs={"split": "test"},
+    ),
 )
 
 
@@ -55,14 +67,16 @@ def register_all() -> None:
             gym.register(row.id, row.entry_point, vector_entry_point=row.vector_entry_point)
 
 
-def environment_spec(env_id: str, arguments: Mapping[str, Any], *, evaluation: bool = False) -> EnvSpec:
+def environment_spec(
+    env_id: str, arguments: Mapping[str, Any], *, evaluation: bool = False
+) -> EnvSpec:
     """The registered spec of `env_id` with arguments.
 
     Args:
         env_id: Gymnasium id, of any environment.
         arguments: Keyword arguments of the environment.
-        evaluation: Whether it is for edits that are evaluated: its row's `evaluation_kwargs` are added, and give way
-            to `arguments`.
+        evaluation: Whether it is for edits that are evaluated: its row's `evaluation_kwargs` are
+            added, and give way to `arguments`.
 
     Raises:
         gymnasium.error.Error: No environment has this id.

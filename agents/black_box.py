@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from agents.configured import CONFIG_FILE, read_config, write_config
-from agents.policies import lora_start
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
+from agents.rl.policies import lora_start
 from editgym.tasks import Task
 from editgym.weights import ActionLayout, EditJournal
 
@@ -82,7 +82,9 @@ class NoEdit(OpenLoopAgent):
 
 
 class RandomActions(OpenLoopAgent):
-    """Uniformly random actions, one after the other, whatever comes of them: what learning has to be better than."""
+    """Uniformly random actions, one after the other, whatever comes of them: what learning has to
+    be better than.
+    """
 
     name = "random_actions"
 
@@ -94,7 +96,8 @@ class RandomActions(OpenLoopAgent):
 
 
 class RandomSearch(OpenLoopAgent):
-    """The best of uniformly random edits by the reward of one batch each; with no budget, one random edit.
+    """The best of uniformly random edits by the reward of one batch each; with no budget, one
+    random edit.
 
     Args:
         num_envs: Candidates scored at a time.
@@ -120,27 +123,47 @@ class RandomSearch(OpenLoopAgent):
 
 
 class CmaEs(OpenLoopAgent):
-    """CMA-ES (Hansen 2016) by the `cmaes` package, from the same start as PPO; the result is the final mean.
+    """CMA-ES (Hansen 2016) by the `cmaes` package, from the same start as PPO; the result is the
+    final mean.
 
-    Above `full_covariance` numbers the covariance is kept diagonal (sep-CMA-ES; Ros and Hansen 2008): a full one
-    needs more samples than there are here, and a cubic decomposition per generation.
+    Above `full_covariance` numbers the covariance is kept diagonal (sep-CMA-ES; Ros and Hansen
+    2008): a full one needs more samples than there are here, and a cubic decomposition per
+    generation.
 
     Args:
         sigma: Initial standard deviation of every action number.
         population: Candidates per generation.
         full_covariance: The most numbers for which the covariance is full.
-        start: Standard deviation of A in the LoRA start (`agents.policies.lora_start`); 0 starts at the zero action,
-            where the product of the factors has no slope.
+        start: Standard deviation of A in the LoRA start (`agents.rl.policies.lora_start`); 0 starts
+            at the zero action, where the product of the factors has no slope.
     """
 
     name = "cmaes"
 
-    def __init__(self, sigma: float = 0.3, population: int = 64, full_covariance: int = 128,
-                 start: float = 0.5) -> None:
+    def __init__(
+        self,
+        sigma: float = 0.3,
+        population: int = 64,
+        full_covariance: int = 128,
+        start: float = 0.5,
+    ) -> None:
         if not sigma > 0 or population < 4:
-            raise ValueError(f"sigma must be greater than 0 and population at least 4, got {sigma} and {population}")
-        self.config = {"sigma": sigma, "population": population, "full_covariance": full_covariance, "start": start}
-        self.sigma, self.population, self.full_covariance, self.start = sigma, population, full_covariance, start
+            raise ValueError(
+                f"sigma must be greater than 0 and population at least 4, got {sigma} and"
+                f" {population}"
+            )
+        self.config = {
+            "sigma": sigma,
+            "population": population,
+            "full_covariance": full_covariance,
+            "start": start,
+        }
+        self.sigma, self.population, self.full_covariance, self.start = (
+            sigma,
+            population,
+            full_covariance,
+            start,
+        )
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Run generations until the budget does not pay for a whole one.
@@ -155,15 +178,22 @@ class CmaEs(OpenLoopAgent):
         search = _Search(env_spec, budget, seed, self.population)
         if search.candidates < self.population:
             search.close()
-            raise ValueError(f"budget: {budget.reward_calls} reward calls do not pay for one generation of "
-                             f"{self.population * search.steps} (population × episode length); raise the budget or "
-                             "lower the population")
+            raise ValueError(
+                f"budget: {budget.reward_calls} reward calls do not pay for one generation of"
+                f" {self.population * search.steps} (population × episode length); raise the budget"
+                " or lower the population"
+            )
         size = int(np.prod(search.shape))
         kind = CMA if size <= self.full_covariance else SepCMA
-        # No bounds for the optimiser: it would draw whole vectors anew until every number is inside.
+        # No bounds for the optimiser: it would draw whole vectors anew until every number is
+        # inside.
         one = lora_start(search.layout, self.start, torch.Generator().manual_seed(seed)).numpy()
-        optimizer = kind(mean=np.tile(one, search.steps).astype(float), sigma=self.sigma, seed=seed,
-                         population_size=self.population)
+        optimizer = kind(
+            mean=np.tile(one, search.steps).astype(float),
+            sigma=self.sigma,
+            seed=seed,
+            population_size=self.population,
+        )
         while search.affordable():
             drawn = np.stack([optimizer.ask() for _ in range(self.population)])
             returns = search.returns(drawn.clip(-1, 1).reshape(-1, *search.shape))
@@ -176,7 +206,8 @@ class _Search:
     """Scores whole action sequences, many at a time, within a budget, with a progress bar.
 
     Attributes:
-        candidates: How many sequences are scored at a time: `num_envs`, or fewer if the budget pays for fewer.
+        candidates: How many sequences are scored at a time: `num_envs`, or fewer if the budget pays
+            for fewer.
         shape: Of one sequence, (episode length, action size).
         steps: Edits per episode.
         layout: How an action holds the factors.
@@ -184,12 +215,17 @@ class _Search:
 
     def __init__(self, env_spec: EnvSpec, budget: Budget, seed: int, num_envs: int) -> None:
         if env_spec.vector_entry_point is None:
-            raise Unsupported(f"{env_spec.id} cannot score many candidates of a whole episode at a time")
+            raise Unsupported(
+                f"{env_spec.id} cannot score many candidates of a whole episode at a time"
+            )
         env = gym.make(env_spec)
         task: Task = env.unwrapped.task  # type: ignore[attr-defined]
         if len(task.goals) > 1 or len(task.networks) > 1:
-            raise Unsupported("a search compares candidates for one goal on one network, and this environment has "
-                              f"{len(task.goals)} goals and {len(task.networks)} networks, drawn for each candidate")
+            raise Unsupported(
+                "a search compares candidates for one goal on one network, and this environment"
+                f" has {len(task.goals)} goals and {len(task.networks)} networks, drawn for each"
+                " candidate"
+            )
         self.steps = episode_length(env)
         self.shape = (self.steps, *env.action_space.shape)  # type: ignore[misc]
         if budget.reward_calls is None and budget.seconds is None:
@@ -201,7 +237,9 @@ class _Search:
         self.layout: ActionLayout = env.unwrapped.layout  # type: ignore[attr-defined]
         self._env.reset(seed=seed)
         self._watch = Stopwatch(budget.seconds)
-        self._bar = tqdm(total=budget.reward_calls, desc="search", unit="call", leave=False, mininterval=0.5)
+        self._bar = tqdm(
+            total=budget.reward_calls, desc="search", unit="call", leave=False, mininterval=0.5
+        )
 
     def draw(self, generator: np.random.Generator, count: int) -> NDArray[np.float32]:
         """Uniform action sequences, (count, episode length, action size)."""
@@ -212,8 +250,12 @@ class _Search:
         return not self._watch.expired and self._left >= self.candidates * self.steps
 
     def returns(self, sequences: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Undiscounted returns, (candidates,), of sequences (candidates, episode length, action size)."""
-        total = sum(self._env.step(sequences[:, step].astype(np.float32))[1] for step in range(self.steps))
+        """Undiscounted returns, (candidates,), of sequences (candidates, episode length, action
+        size).
+        """
+        total = sum(
+            self._env.step(sequences[:, step].astype(np.float32))[1] for step in range(self.steps)
+        )
         self._left -= self.candidates * self.steps
         self._bar.update(self.candidates * self.steps)
         return np.asarray(total)

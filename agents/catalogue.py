@@ -7,43 +7,43 @@ import importlib
 import inspect
 from typing import Any, get_args
 
-from agents.presets import CLASSES
 from agents.protocol import Access, Agent
-from agents.unlearners.settings import NAMES as UNLEARNERS
+from agents.rl.presets import CLASSES
+from agents.unlearning.settings import NAMES as UNLEARNERS
 
 AGENTS: dict[str, str] = {
     "no_edit": "agents.black_box:NoEdit",
     "random": "agents.black_box:RandomSearch",
     "random_actions": "agents.black_box:RandomActions",
     "cmaes": "agents.black_box:CmaEs",
-    "retrain": "agents.unlearning:Retrain",
-    "last_layer_fine_tune": "agents.debiasing:LastLayerFineTune",
-    "site_fine_tune": "agents.debiasing:SiteFineTune",
-    "linear_frontier": "agents.debiasing:LinearFrontier",
-    "cda_reweight": "agents.debiasing:CdaReweight",
-    "leace": "agents.erasure:Leace",
-    "ultraedit": "agents.editors.training_free:UltraEditAgent",
+    "retrain": "agents.unlearning.retrain:Retrain",
+    "last_layer_fine_tune": "agents.debiasing.fine_tuning:LastLayerFineTune",
+    "site_fine_tune": "agents.debiasing.fine_tuning:SiteFineTune",
+    "linear_frontier": "agents.debiasing.fine_tuning:LinearFrontier",
+    "cda_reweight": "agents.debiasing.fine_tuning:CdaReweight",
+    "leace": "agents.debiasing.leace:Leace",
+    "ultraedit": "agents.editors.ultraedit:UltraEditAgent",
     "ft_m": "agents.editors.fine_tuning:FineTuneMatrix",
     "ft_l": "agents.editors.fine_tuning:FineTuneLimited",
     "loc_ft_bf": "agents.editors.fine_tuning:LocFTBF",
     "lora_merge": "agents.editors.lora:LoraMerge",
     "in_context": "agents.editors.beside:InContext",
     "grace": "agents.editors.beside:Grace",
-    "rome": "agents.editors.locate:Rome",
-    "memit": "agents.editors.locate:Memit",
-    "alphaedit": "agents.editors.recursive:AlphaEdit",
-    "memit_seq": "agents.editors.recursive:SequentialMemit",
-    "mend": "agents.rledit:Mend",
-    "malmen": "agents.rledit:Malmen",
-    "rledit": "agents.rledit:RLEdit",
-    "hiedit": "agents.hiedit:HiEdit",
-    "edit_grpo": "agents.edit_grpo:EditGRPO",
+    "rome": "agents.editors.rome_memit:Rome",
+    "memit": "agents.editors.rome_memit:Memit",
+    "alphaedit": "agents.editors.alphaedit:AlphaEdit",
+    "memit_seq": "agents.editors.alphaedit:SequentialMemit",
+    "mend": "agents.hypernetworks.rledit:Mend",
+    "malmen": "agents.hypernetworks.rledit:Malmen",
+    "rledit": "agents.hypernetworks.rledit:RLEdit",
+    "hiedit": "agents.hypernetworks.hiedit:HiEdit",
+    "edit_grpo": "agents.editors.edit_grpo:EditGRPO",
 }
 SB3_ALGORITHMS = tuple(CLASSES)
 # One class each; the name is its argument `algorithm`.
 ALGORITHMS: dict[str, str] = {
-    **dict.fromkeys(UNLEARNERS, "agents.unlearners.agent:Unlearner"),
-    **dict.fromkeys(SB3_ALGORITHMS, "agents.sb3:SB3Agent"),
+    **dict.fromkeys(UNLEARNERS, "agents.unlearning.agent:Unlearner"),
+    **dict.fromkeys(SB3_ALGORITHMS, "agents.rl.agent:SB3Agent"),
 }
 
 
@@ -62,13 +62,19 @@ def agent_class(name: str) -> type[Agent]:
     module, _, attribute = path.partition(":")
     if not attribute:
         near = difflib.get_close_matches(name, agent_names(), n=3, cutoff=0.0)
-        raise ValueError(f"agent: there is no {name!r}; the nearest are {', '.join(near)}. Your own class is "
-                         "written package.module:Class")
+        raise ValueError(
+            f"agent: there is no {name!r}; the nearest are {', '.join(near)}. Your own class is "
+            "written package.module:Class"
+        )
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"agent: cannot import {path!r}: {error}") from error
-    missing = [part for part in ("learn", "edit", "save", "load", "name", "access") if not hasattr(found, part)]
+    missing = [
+        part
+        for part in ("learn", "edit", "save", "load", "name", "access")
+        if not hasattr(found, part)
+    ]
     if missing:
         raise ValueError(f"agent: {path} lacks {', '.join(missing)}; see agents.protocol.Agent")
     return found
@@ -76,7 +82,10 @@ def agent_class(name: str) -> type[Agent]:
 
 def _check_access(name: str, agent: Agent) -> None:
     if agent.access not in get_args(Access):
-        raise ValueError(f"agent {name}: access must be one of {', '.join(get_args(Access))}, got {agent.access!r}")
+        raise ValueError(
+            f"agent {name}: access must be one of {', '.join(get_args(Access))}, got"
+            f" {agent.access!r}"
+        )
 
 
 def make_agent(name: str, **config: Any) -> Agent:
@@ -88,7 +97,10 @@ def make_agent(name: str, **config: Any) -> Agent:
     cls = agent_class(name)
     if name in ALGORITHMS:
         if config.get("algorithm", name) != name:
-            raise ValueError(f"agent {name}: algorithm is {config['algorithm']!r}; that is an agent of its own name")
+            raise ValueError(
+                f"agent {name}: algorithm is {config['algorithm']!r}; that is an agent of its own"
+                " name"
+            )
         config = {"algorithm": name, **config}
     try:
         inspect.signature(cls).bind(**config)

@@ -1,4 +1,6 @@
-"""What `agents.train` and `agents.edit` share: settings on the command line, and the folder between them."""
+"""What `agents.train` and `agents.edit` share: settings on the command line, and the folder between
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """Edit a network with a trained agent: `python -m agents.edit runs/ppo --export merged`.
 
-Reads what `agents.train` wrote into DIR; writes DIR/journal.safetensors and, with `--export`, DIR/adapter/ (PEFT LoRA)
-or DIR/merged.safetensors (DIR/merged/ for a language model, to load with `from_pretrained`); prints the metrics on test
-data before and after. `--set` changes arguments of the environment, for example `--set model_seed=1` for another
-network (an agent that learned on one network need not transfer; `networks` trains it on several). A stream of facts
-that was interrupted goes on where it stopped, with the same agent and seed.
+Reads what `agents.train` wrote into DIR; writes DIR/journal.safetensors and, with `--export`,
+DIR/adapter/ (PEFT LoRA) or DIR/merged.safetensors (DIR/merged/ for a language model, to load with
+`from_pretrained`); prints the metrics on test data before and after. `--set` changes arguments of
+the environment, for example `--set model_seed=1` for another network (an agent that learned on one
+network need not transfer; `networks` trains it on several). A stream of facts that was interrupted
+goes on where it stopped, with the same agent and seed.
 """
 
 from __future__ import annotations
@@ -22,26 +23,43 @@ import gymnasium as gym
 from agents.catalogue import agent_class
 from agents.checkpoints import CHECKPOINT
 from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
-from agents.edit_stream import is_stream_of_facts
 from agents.editors.stream import StreamEditor
+from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Unsupported
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.tasks.protocol import network_of
-from editgym.weights import EditedWeights, EditJournal, export_adapter, export_merged, export_pretrained
+from editgym.weights import (
+    EditedWeights,
+    EditJournal,
+    export_adapter,
+    export_merged,
+    export_pretrained,
+)
 
 _STEPS_FOLDER = "steps"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m agents.edit", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m agents.edit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, metavar="DIR", help="what agents.train wrote")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated")
-    parser.add_argument("--seed", type=int, default=0, help="of the environment, e.g. draws the stream of facts "
-                        "(default: %(default)s)")
-    parser.add_argument("--export", choices=("adapter", "merged"), help="also write the edit in this form")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the environment, e.g. draws the stream of facts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--export", choices=("adapter", "merged"), help="also write the edit in this form"
+    )
     options = parser.parse_args(arguments)
     try:
         return _edit(options)
@@ -53,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _edit(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     if not (folder / CONFIG_FILE).is_file():
-        raise UsageError(f"DIR: {folder} holds no {CONFIG_FILE}; train first: python -m agents.train --out {folder} …")
+        raise UsageError(
+            f"DIR: {folder} holds no {CONFIG_FILE}; train first: python -m agents.train --out"
+            f" {folder} …"
+        )
     config = json.loads((folder / CONFIG_FILE).read_text())
     spec = env_spec(config["env_id"], config["env_kwargs"] | settings(options.set), evaluation=True)
     agent = agent_class(config["agent"]).load(folder / AGENT_FOLDER)
@@ -67,7 +88,11 @@ def _edit(options: argparse.Namespace) -> int:
     env = gym.make(spec)
     if not goes_on:  # a reset would empty the journal that is gone on with
         env.reset(seed=options.seed)  # closed streams stay what they are at the agent's own reset
-    journal = agent.edit(env, folder, options.seed) if resumes and isinstance(agent, StreamEditor) else agent.edit(env)
+    journal = (
+        agent.edit(env, folder, options.seed)
+        if resumes and isinstance(agent, StreamEditor)
+        else agent.edit(env)
+    )
     evaluation: Evaluation = env.unwrapped.evaluate(journal)  # type: ignore[attr-defined]
     written = [journal.save(folder / "journal.safetensors")]
     if options.export:
@@ -85,8 +110,11 @@ def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path
     task: Any = env.unwrapped.task  # type: ignore[attr-defined]
     if not isinstance(task, KnowledgeTask):
         network: EditedWeights = network_of(task.networks, journal)
-        return (export_merged(network, folder / "merged.safetensors") if form == "merged"
-                else export_adapter(network, folder / "adapter"))
+        return (
+            export_merged(network, folder / "merged.safetensors")
+            if form == "merged"
+            else export_adapter(network, folder / "adapter")
+        )
     decoder = task.decoder.fresh()
     decoder.replay(journal)
     if form == "adapter":
@@ -102,7 +130,10 @@ def before_after(metrics: Mapping[str, float | None]) -> str:
         if name.endswith("_before"):
             continue
         cells = [metrics.get(f"{name}_before"), value]
-        lines.append(f"{name:24}" + "".join(f"{'' if cell is None else format(cell, '.4f'):>10}" for cell in cells))
+        lines.append(
+            f"{name:24}"
+            + "".join(f"{'' if cell is None else format(cell, '.4f'):>10}" for cell in cells)
+        )
     return "\n".join(lines)
 
 

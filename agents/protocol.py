@@ -55,7 +55,11 @@ class Stopwatch:
         """Share of the time that is left, from 1 to 0; 1 where there is no end."""
         if self.seconds is None:
             return 1.0
-        return max(0.0, 1 - (time.monotonic() - self._start) / self.seconds) if self.seconds > 0 else 0.0
+        return (
+            max(0.0, 1 - (time.monotonic() - self._start) / self.seconds)
+            if self.seconds > 0
+            else 0.0
+        )
 
 
 @runtime_checkable
@@ -64,8 +68,9 @@ class Agent(Protocol):
 
     Attributes:
         name: As in the catalogue and in tables.
-        access: What it uses: `reward` (observations and rewards alone), `gradient` (of the reward, white box),
-            `data` (a classical algorithm on the model and its training data), `oracle` (retraining and the like).
+        access: What it uses: `reward` (observations and rewards alone), `gradient` (of the reward,
+            white box), `data` (a classical algorithm on the model and its training data), `oracle`
+            (retraining and the like).
     """
 
     name: str
@@ -86,7 +91,9 @@ class Agent(Protocol):
         ...
 
     def edit(self, env: gym.Env) -> EditJournal:
-        """Reset `env`, edit its network for one episode, and return the journal; does not evaluate."""
+        """Reset `env`, edit its network for one episode, and return the journal; does not
+        evaluate.
+        """
         ...
 
     def save(self, folder: Path) -> None:

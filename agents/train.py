@@ -1,7 +1,8 @@
 """Train an agent: `python -m agents.train --env MaskWorld-v0 --agent ppo --out runs/ppo`.
 
-Writes OUT/agent/ (what was learned) and OUT/config.json (how). `--set` gives arguments of the environment, and with
-the prefix `agent.` of the agent: `--set task=unlearning/mnist --set forget_class=3 --set agent.n_steps=32`.
+Writes OUT/agent/ (what was learned) and OUT/config.json (how). `--set` gives arguments of the
+environment, and with the prefix `agent.` of the agent: `--set task=unlearning/mnist --set
+forget_class=3 --set agent.n_steps=32`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,22 @@ from agents.protocol import Agent, Budget, Unsupported
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m agents.train", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m agents.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--env", required=True, metavar="ID", help="e.g. MaskWorld-v0")
-    parser.add_argument("--agent", required=True, metavar="NAME", help="e.g. ppo, cmaes, or package.module:Class")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated")
+    parser.add_argument(
+        "--agent", required=True, metavar="NAME", help="e.g. ppo, cmaes, or package.module:Class"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the agent (default: %(default)s)")
-    parser.add_argument("--reward-calls", type=int, default=20_480, help="budget (default: %(default)s)")
+    parser.add_argument(
+        "--reward-calls", type=int, default=20_480, help="budget (default: %(default)s)"
+    )
     parser.add_argument("--seconds", type=float, help="budget in wall-clock time")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args(arguments)
@@ -46,13 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     given = settings(options.set)
     env_kwargs = {key: value for key, value in given.items() if not key.startswith("agent.")}
-    agent_config = {key.removeprefix("agent."): value for key, value in given.items() if key.startswith("agent.")}
-    agent, budget = make_agent(options.agent, **agent_config), Budget(options.reward_calls, options.seconds)
+    agent_config = {
+        key.removeprefix("agent."): value
+        for key, value in given.items()
+        if key.startswith("agent.")
+    }
+    agent, budget = (
+        make_agent(options.agent, **agent_config),
+        Budget(options.reward_calls, options.seconds),
+    )
     spec = env_spec(options.env, env_kwargs)
     gym.make(spec).close()  # bad arguments fail here, before anything is written
     out = writable(options.out)
-    config = {"env_id": options.env, "env_kwargs": env_kwargs, "agent": options.agent, "agent_config": agent_config,
-              "seed": options.seed, "reward_calls": options.reward_calls, "seconds": options.seconds}
+    config = {
+        "env_id": options.env,
+        "env_kwargs": env_kwargs,
+        "agent": options.agent,
+        "agent_config": agent_config,
+        "seed": options.seed,
+        "reward_calls": options.reward_calls,
+        "seconds": options.seconds,
+    }
     _check_edit_is_whole(out, config)
     with _replacing(out, config):
         try:
@@ -67,9 +91,11 @@ def _train(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _replacing(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Write how the agent is trained, so that it never stands beside an agent that was trained otherwise.
+    """Write how the agent is trained, so that it never stands beside an agent that was trained
+    otherwise.
 
-    Another agent in `out` is set aside, and is back, with its own file, if nothing comes of the new one.
+    Another agent in `out` is set aside, and is back, with its own file, if nothing comes of the new
+    one.
     """
     agent, aside, file = out / AGENT_FOLDER, out / f"{AGENT_FOLDER}.replaced", out / CONFIG_FILE
     before = file.read_text() if file.is_file() else None
@@ -81,7 +107,10 @@ def _replacing(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
         shutil.rmtree(aside, ignore_errors=True)
         agent.rename(aside)
     file.write_text(after)
-    nothing = {"log", configured.CONFIG_FILE}  # what is there before a checkpoint or a whole agent is
+    nothing = {
+        "log",
+        configured.CONFIG_FILE,
+    }  # what is there before a checkpoint or a whole agent is
     try:
         yield
         nothing.remove(configured.CONFIG_FILE)  # of an agent that has nothing else
@@ -104,13 +133,17 @@ def _check_edit_is_whole(out: Path, config: Mapping[str, Any]) -> None:
         return
     before = json.loads((out / CONFIG_FILE).read_text()) if (out / CONFIG_FILE).is_file() else {}
     if different := first_difference(before, config):
-        raise UsageError(f"--out: {out} holds an interrupted edit by another agent: {different}; finish it with python "
-                         f"-m agents.edit {out}, give another folder, or delete {CHECKPOINT} there to give it up")
+        raise UsageError(
+            f"--out: {out} holds an interrupted edit by another agent: {different}; finish it with"
+            f" python -m agents.edit {out}, give another folder, or delete {CHECKPOINT} there to"
+            " give it up"
+        )
 
 
 def _left_behind(agent: Agent, out: Path) -> str:
     """What there is to go on with after an interrupted training."""
-    from agents.learned_editor import LearnedEditor  # not above: it takes a while
+    from agents.hypernetworks.editor import LearnedEditor  # not above: it takes a while
+
     folder = out / AGENT_FOLDER
     if isinstance(agent, LearnedEditor) and (folder / TRAINING).is_file():
         return f"the same command goes on from the checkpoint in {folder}"

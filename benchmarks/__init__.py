@@ -1,1 +1,3 @@
-"""Comparing agents: suites are data, a runner makes rows, statistics make estimates, a report draws them."""
+"""Comparing agents: suites are data, a runner makes rows, statistics make estimates, a report draws
+them.
+"""

@@ -24,17 +24,46 @@ def _and_before(*keys: str) -> tuple[str, ...]:
 
 
 UNLEARNING_METRICS = (
-    *_and_before("retain_accuracy", "forget_accuracy", "test_accuracy"), "mia_advantage",
-    *_and_before("probe_accuracy"), "relearn_steps", "oracle_gap", "weights_changed", "weights_changed_norm",
+    *_and_before("retain_accuracy", "forget_accuracy", "test_accuracy"),
+    "mia_advantage",
+    *_and_before("probe_accuracy"),
+    "relearn_steps",
+    "oracle_gap",
+    "weights_changed",
+    "weights_changed_norm",
 )
 BIAS_METRICS = _and_before(
-    "general_accuracy", "unbiased_accuracy", "fped", "fned", "equalized_odds_gap", "worst_group_accuracy",
-    "flip_rate", "subgroup_auc", "bpsn_auc", "bnsp_auc",
+    "general_accuracy",
+    "unbiased_accuracy",
+    "fped",
+    "fned",
+    "equalized_odds_gap",
+    "worst_group_accuracy",
+    "flip_rate",
+    "subgroup_auc",
+    "bpsn_auc",
+    "bnsp_auc",
 )
 LIFELONG_METRICS = (
-    "reliability", "reliability_now", "forgetting", "generalization", "portability", "locality", "locality_near",
-    "locality_far", "locality_truth", "locality_kl", "leakage", "perplexity_ratio", "capability", "tf_efficacy",
-    "tf_generalization", "tf_specificity", "first_k_reliability", "sites_per_edit", "harmonic_mean",
+    "reliability",
+    "reliability_now",
+    "forgetting",
+    "generalization",
+    "portability",
+    "locality",
+    "locality_near",
+    "locality_far",
+    "locality_truth",
+    "locality_kl",
+    "leakage",
+    "perplexity_ratio",
+    "capability",
+    "tf_efficacy",
+    "tf_generalization",
+    "tf_specificity",
+    "first_k_reliability",
+    "sites_per_edit",
+    "harmonic_mean",
 )
 METRIC_KEYS = (*UNLEARNING_METRICS, *BIAS_METRICS, *LIFELONG_METRICS)
 CURVE_KEYS = ("retention",)
@@ -60,10 +89,11 @@ class Cell:
     Attributes:
         suite: Name of the suite.
         env_id: Gymnasium id.
-        env_kwargs: Keyword arguments of the environment, JSON-able; `task` and `model_seed` among them.
+        env_kwargs: Keyword arguments of the environment, JSON-able; `task` and `model_seed` among
+            them.
         agent: Catalogue name, or `package.module:Class`.
-        agent_config: Keyword arguments of the agent and, under `reward_calls`, its budget: a different budget is
-            a different cell.
+        agent_config: Keyword arguments of the agent and, under `reward_calls`, its budget: a
+            different budget is a different cell.
         seed: The agent's seed.
     """
 
@@ -86,7 +116,9 @@ class Cell:
 
     @property
     def reward_calls(self) -> int | None:
-        """Budget of reward evaluations for `learn`; None where the task has none: nobody searches there."""
+        """Budget of reward evaluations for `learn`; None where the task has none: nobody searches
+        there.
+        """
         return self.agent_config.get("reward_calls")
 
     @property
@@ -114,7 +146,8 @@ class Measurement:
         curves: `retention`: pairs of (age in edits, reliability at that age).
         time: Seconds `train_s`, `edit_s`, `eval_s`, and `edits_per_s`.
         reward_calls: Reward evaluations that learning took.
-        peak_memory_bytes: Peak resident memory of the process, or peak allocated memory of the CUDA device.
+        peak_memory_bytes: Peak resident memory of the process, or peak allocated memory of the CUDA
+            device.
         journal: The journal file's bytes.
         records: The bytes of the file of per-edit records; None where there are none.
         error: Why there is no result; None when there is one.
@@ -141,16 +174,23 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
         provenance: `versions`, `hardware` and `git` of the process that measured.
 
     Raises:
-        ValueError: A metric, curve or time has a name that the leaderboard does not know, or is not finite.
+        ValueError: A metric, curve or time has a name that the leaderboard does not know, or is not
+            finite.
     """
     journal = measurement.journal
     return {
-        "schema": SCHEMA, "cell": cell.id, **asdict(cell), "task": cell.task, "access": measurement.access,
-        "status": measurement.status, "error": measurement.error,
+        "schema": SCHEMA,
+        "cell": cell.id,
+        **asdict(cell),
+        "task": cell.task,
+        "access": measurement.access,
+        "status": measurement.status,
+        "error": measurement.error,
         "metrics": _complete("metric", measurement.metrics, METRIC_KEYS),
         "curves": _complete("curve", measurement.curves, CURVE_KEYS),
         "time": _complete("time", measurement.time, TIME_KEYS),
-        "reward_calls": measurement.reward_calls, "peak_memory_bytes": measurement.peak_memory_bytes,
+        "reward_calls": measurement.reward_calls,
+        "peak_memory_bytes": measurement.peak_memory_bytes,
         "edit_file": None if journal is None else f"edits/{cell.id}.safetensors",
         "edit_sha256": None if journal is None else hashlib.sha256(journal).hexdigest(),
         **{key: provenance[key] for key in ("versions", "hardware", "git")},
@@ -158,7 +198,9 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
 
 
 def records_file(cell_id: str) -> str:
-    """Where a cell's per-edit records lie beside its row, one JSON object a line; not every task has such records."""
+    """Where a cell's per-edit records lie beside its row, one JSON object a line; not every task
+    has such records.
+    """
     return f"records/{cell_id}.jsonl"
 
 
@@ -168,7 +210,8 @@ def read_rows(path: Path) -> list[Row]:
     A last line without its line break was torn by a crash and is dropped.
 
     Raises:
-        ResultsError: A row has another `schema`, or a line that is not the torn last one is no JSON object.
+        ResultsError: A row has another `schema`, or a line that is not the torn last one is no JSON
+            object.
     """
     if not path.exists():
         return []
@@ -190,7 +233,9 @@ def rows_in(*folders: Path) -> list[Row]:
     for folder in folders:
         rows = read_rows(folder / ROWS_FILE)
         if not rows:
-            raise FileNotFoundError(f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first")
+            raise FileNotFoundError(
+                f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
+            )
         found.update((row["cell"], row) for row in rows)
     return list(found.values())
 
@@ -211,12 +256,18 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def finished(path: Path) -> list[Row]:
-    """Every line of a file that `append_row` wrote, whatever it holds; a torn last one is left out."""
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    """Every line of a file that `append_row` wrote, whatever it holds; a torn last one is left
+    out.
+    """
+    return (
+        [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    )
 
 
 def rows_agree(a: Row, b: Row) -> bool:
-    """Whether two rows say the same: all but `time`, `hardware`, `versions`, `git` and `peak_memory_bytes`."""
+    """Whether two rows say the same: all but `time`, `hardware`, `versions`, `git` and
+    `peak_memory_bytes`.
+    """
     return canonical_json(_compared(a)) == canonical_json(_compared(b))
 
 
@@ -230,7 +281,10 @@ def _complete(what: str, values: Mapping[str, Any], keys: tuple[str, ...]) -> di
         if name not in keys:
             raise ValueError(f"unknown {what} {name!r}: the leaderboard knows {', '.join(keys)}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{what} {name!r} is {value}: it must be finite, or None where there is no such thing")
+            raise ValueError(
+                f"{what} {name!r} is {value}: it must be finite, or None where there is no such"
+                " thing"
+            )
     return {key: values.get(key) for key in keys}
 
 
@@ -238,11 +292,15 @@ def _parse(line: bytes, where: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ResultsError(f"{where} is not JSON ({error}): delete that line and run its cell again") from error
+        raise ResultsError(
+            f"{where} is not JSON ({error}): delete that line and run its cell again"
+        ) from error
     if not isinstance(row, dict) or row.get("schema") != SCHEMA:
         schema = row.get("schema") if isinstance(row, dict) else None
-        raise ResultsError(f"{where} has schema {schema!r}, but this version reads schema {SCHEMA}: "
-                           "write to another folder, or use the version of editgym that wrote it")
+        raise ResultsError(
+            f"{where} has schema {schema!r}, but this version reads schema {SCHEMA}: "
+            "write to another folder, or use the version of editgym that wrote it"
+        )
     return row
 
 

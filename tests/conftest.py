@@ -6,8 +6,15 @@ import sys
 from pathlib import Path
 
 # ruff: noqa: E402 - the environment is set before torch and the hubs' libraries read it
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1",
-                  HF_DATASETS_OFFLINE="1", SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy")
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    SDL_VIDEODRIVER="dummy",
+    SDL_AUDIODRIVER="dummy",
+)
 # The tests change directory, so a relative EDITGYM_DATA would point elsewhere.
 _DATA = Path(os.environ.get("EDITGYM_DATA") or "~/.cache/editgym/data").expanduser().absolute()
 os.environ["EDITGYM_DATA"] = str(_DATA)
@@ -27,7 +34,8 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    """`data("images/x.npz")` skips where `EDITGYM_DATA` lacks one of the paths, `gpu` where there is no CUDA."""
+    """`data("images/x.npz")` skips where `EDITGYM_DATA` lacks one of the paths, `gpu` where there
+    is no CUDA."""
     for item in items:
         wanted = [path for marker in item.iter_markers("data") for path in marker.args or ("",)]
         missing = [path for path in wanted if not (_DATA / path).exists()]
@@ -49,7 +57,8 @@ def elsewhere(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """A connection to anywhere but this machine is an error at once, not a hub that answers today."""
+    """A connection to anywhere but this machine is an error at once, not a hub that answers
+    today."""
     connect = socket.socket.connect
 
     def local_only(self, address):
@@ -78,19 +87,24 @@ def small_images():
         y = np.arange(number) % 4
         x = random.integers(0, 80, (number, 8, 8), dtype=np.uint8)
         for image, label in zip(x, y, strict=True):
-            image[label // 2 * 4:label // 2 * 4 + 4, label % 2 * 4:label % 2 * 4 + 4] += 150
+            image[label // 2 * 4 : label // 2 * 4 + 4, label % 2 * 4 : label % 2 * 4 + 4] += 150
         arrays |= {f"x_{split}": x, f"y_{split}": y}
     return arrays
 
 
 @pytest.fixture
 def custom_arguments(tmp_path, small_images):
-    """Arguments of `unlearning/custom` for a small network with random weights and `small_images`."""
+    """Arguments of `unlearning/custom` for a small network with random weights and
+    `small_images`."""
     np.savez(tmp_path / "images.npz", **small_images)
     torch.manual_seed(0)
     save_file(SmallConvNet(8, 4).state_dict(), tmp_path / "network.safetensors")
-    return {"model": "editgym.models.classifiers:SmallConvNet", "model_kwargs": {"image_size": 8, "n_classes": 4},
-            "weights": str(tmp_path / "network.safetensors"), "data": str(tmp_path / "images.npz")}
+    return {
+        "model": "editgym.models.classifiers:SmallConvNet",
+        "model_kwargs": {"image_size": 8, "n_classes": 4},
+        "weights": str(tmp_path / "network.safetensors"),
+        "data": str(tmp_path / "images.npz"),
+    }
 
 
 @pytest.fixture
@@ -106,6 +120,7 @@ def factworld_tokenizer():
     """The tokenizer of factlm."""
     from editgym.data.factworld import FactWorld
     from editgym.models.train_factlm import train_tokenizer
+
     return train_tokenizer(FactWorld())
 
 
@@ -113,14 +128,26 @@ def factworld_tokenizer():
 def tiny_lm(tmp_path_factory, factworld_tokenizer):
     """The folder of a Llama of four layers with random weights and factlm's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
+
     folder, tokenizer = tmp_path_factory.mktemp("tiny_lm"), factworld_tokenizer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id))
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=128,
+                initializer_range=0.2,
+                tie_word_embeddings=False,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

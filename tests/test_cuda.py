@@ -1,4 +1,5 @@
-"""What has to be the same on a GPU: environments, and every agent that edits facts, beside the CPU."""
+"""What has to be the same on a GPU: environments, and every agent that edits facts, beside the
+CPU."""
 
 import warnings
 
@@ -20,11 +21,29 @@ FACTS = {"sites": SITES, "edits_per_step": 3, "horizon": 2, "back_depth": 1}
 SMALL = {"LifelongLLMEdit-v0": FACTS}
 NO_VALIDATION = {"sequences": 1, "validate_every": 0}
 EDITORS = {
-    "no_edit": {}, "random_actions": {}, "in_context": {}, "ft_m": {}, "ft_l": {}, "loc_ft_bf": {"epochs": 3},
-    "lora_merge": {"steps": 8}, "grace": {}, "rome": {}, "memit": {}, "memit_seq": {}, "alphaedit": {}, "ultraedit": {},
-    "mend": NO_VALIDATION, "malmen": NO_VALIDATION, "rledit": {"passes": 2, **NO_VALIDATION},
+    "no_edit": {},
+    "random_actions": {},
+    "in_context": {},
+    "ft_m": {},
+    "ft_l": {},
+    "loc_ft_bf": {"epochs": 3},
+    "lora_merge": {"steps": 8},
+    "grace": {},
+    "rome": {},
+    "memit": {},
+    "memit_seq": {},
+    "alphaedit": {},
+    "ultraedit": {},
+    "mend": NO_VALIDATION,
+    "malmen": NO_VALIDATION,
+    "rledit": {"passes": 2, **NO_VALIDATION},
     "hiedit": {"sites_per_step": 3, **NO_VALIDATION},
-    "edit_grpo": {"editor": "memit_seq", "iterations": 2, "bonus": 0.5, "sites": ["model.layers.4.mlp.down_proj"]},
+    "edit_grpo": {
+        "editor": "memit_seq",
+        "iterations": 2,
+        "bonus": 0.5,
+        "sites": ["model.layers.4.mlp.down_proj"],
+    },
 }
 
 
@@ -40,7 +59,9 @@ def test_an_episode_on_the_gpu_is_that_on_the_cpu(env_id):
     over = False
     while not over:
         np.testing.assert_allclose(seen[1], seen[0], rtol=2e-2, atol=2e-2)
-        action = 0.1 * np.random.default_rng(0).uniform(-1, 1, cpu.action_space.shape).astype(np.float32)
+        action = 0.1 * np.random.default_rng(0).uniform(-1, 1, cpu.action_space.shape).astype(
+            np.float32
+        )
         (a, reward, over, _, info), (b, other, _, _, its) = (env.step(action) for env in (cpu, gpu))
         seen = [a, b]
         assert other == pytest.approx(reward, rel=1e-2, abs=1e-3)
@@ -58,7 +79,10 @@ def test_gymnasiums_checker_has_nothing_to_say_on_the_gpu(env_id):
 
 @pytest.mark.parametrize("env_id", [row.id for row in ENVIRONMENTS if row.vector_entry_point])
 def test_one_candidate_of_the_vector_environment_is_the_single_one_on_the_gpu(env_id):
-    single, several = make(env_id, DEVICE), gym.make_vec(f"editgym:{env_id}", num_envs=1, device=DEVICE)
+    single, several = (
+        make(env_id, DEVICE),
+        gym.make_vec(f"editgym:{env_id}", num_envs=1, device=DEVICE),
+    )
     observation, observations = single.reset(seed=5)[0], several.reset(seed=5)[0]
     np.testing.assert_allclose(observations[0], observation, rtol=1e-5, atol=1e-5)
     action = 0.2 * np.ones(single.action_space.shape, np.float32)
@@ -83,7 +107,9 @@ def test_an_agents_edit_of_facts_on_the_gpu_holds_on_the_cpu(name, tmp_path):
     on_cpu = twin.unwrapped.evaluate(loaded)
     assert [r["answer"] for r in on_gpu.records] == [r["answer"] for r in on_cpu.records]
     for key, value in on_cpu.metrics.items():
-        assert on_gpu.metrics[key] == (None if value is None else pytest.approx(value, rel=0.02, abs=0.05)), key
+        assert on_gpu.metrics[key] == (
+            None if value is None else pytest.approx(value, rel=0.02, abs=0.05)
+        ), key
 
 
 def test_an_edit_in_closed_form_on_the_gpu_is_that_on_the_cpu():

@@ -1,4 +1,5 @@
-"""Every Python block of README and docs runs as it stands, one page after the other, on a machine without data sets."""
+"""Every Python block of README and docs runs as it stands, one page after the other, on a machine
+without data sets."""
 
 import importlib
 import re
@@ -26,13 +27,20 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
-    return [Block(found["code"], page.count("\n", 0, found.start("code")), found["before"].strip() != NOT_RUN)
-            for found in _BLOCK.finditer("\n" + page)]
+    return [
+        Block(
+            found["code"],
+            page.count("\n", 0, found.start("code")),
+            found["before"].strip() != NOT_RUN,
+        )
+        for found in _BLOCK.finditer("\n" + page)
+    ]
 
 
 @pytest.fixture
 def working_directory(tmp_path, monkeypatch):
-    """A reader's: modules that the page has them save can be imported from it, and are forgotten afterwards."""
+    """A reader's: modules that the page has them save can be imported from it, and are forgotten
+    afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     tasks = dict(TASKS)
@@ -68,21 +76,30 @@ def test_the_python_blocks_of_a_page_run(page, working_directory, monkeypatch):
     assert run(page, working_directory) > 0
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 3), ("docs/worlds.md", 12), ("docs/lifelong.md", 9)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("README.md", 3), ("docs/worlds.md", 12), ("docs/lifelong.md", 9)]
+)
 def test_blocks_are_found(page, least):
     assert sum(block.runs for block in blocks((ROOT / page).read_text(encoding="utf-8"))) >= least
 
 
 def test_only_blocks_with_the_readers_own_files_are_left_out():
-    left_out = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8")) if not block.runs]
+    left_out = [
+        block
+        for page in PAGES
+        for block in blocks(page.read_text(encoding="utf-8"))
+        if not block.runs
+    ]
     assert len(left_out) == 1
     assert 'task="unlearning/custom"' in left_out[0].code
 
 
 def test_a_block_that_fails_names_its_line(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# Title\n\n```python\nx = 1\n```\n\n<!-- not run -->\n```python\n1 / 0\n```\n"
-                    "\n```python\nx += y\n```\n")
+    page.write_text(
+        "# Title\n\n```python\nx = 1\n```\n\n<!-- not run -->\n```python\n1 / 0\n```\n"
+        "\n```python\nx += y\n```\n"
+    )
     with pytest.raises(NameError) as failure:
         run(page, tmp_path)
     assert failure.traceback[-1].lineno + 1 == 13

@@ -1,4 +1,6 @@
-"""C = E[k kᵀ] of a site's inputs over plain text: what a locate-and-edit editor must not disturb."""
+"""C = E[k kᵀ] of a site's inputs over plain text: what a locate-and-edit editor must not
+disturb.
+"""
 
 from __future__ import annotations
 
@@ -31,29 +33,38 @@ _MEMORY: WeakKeyDictionary[EditableDecoder, dict[str, Tensor]] = WeakKeyDictiona
 
 
 def sentences(without: Collection[str]) -> Iterator[str]:
-    """The bundled text: statements about people of FactWorld's policy split, and sentences about nobody between them.
+    """The bundled text: statements about people of FactWorld's policy split, and sentences about
+    nobody between them.
 
-    Nothing that a metric asks about is in it: no fact of a validation or test person or of a bystander, no wording
-    that is kept for `generalization`, and no sentence that perplexity is measured on.
+    Nothing that a metric asks about is in it: no fact of a validation or test person or of a
+    bystander, no wording that is kept for `generalization`, and no sentence that perplexity is
+    measured on.
 
     Args:
         without: The sentences that perplexity is measured on.
     """
     world, rng = FactWorld(), random.Random("covariance 1")
-    told = [f"{template.format(person.name)} {person.facts[relation.name]}" for person in world.splits["policy"]
-            for relation in RELATIONS for template in relation.templates[:-1]]
+    told = [
+        f"{template.format(person.name)} {person.facts[relation.name]}"
+        for person in world.splits["policy"]
+        for relation in RELATIONS
+        for template in relation.templates[:-1]
+    ]
     rng.shuffle(told)
     for index, statement in enumerate(told):
         yield statement
-        if index % _STATEMENTS_PER_FILLER == 0 and (sentence := world.filler(1, rng)[0]) not in without:
+        if (
+            index % _STATEMENTS_PER_FILLER == 0
+            and (sentence := world.filler(1, rng)[0]) not in without
+        ):
             yield sentence
 
 
 def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
     """C = E[k kᵀ] of the unedited model's inputs k at every site, each (in, in), float64.
 
-    Meng et al. 2022 (ROME, section 3.1) take 100,000 samples of Wikipedia; here it is the bundled text. Kept in
-    memory with the task's decoder, and on disk by model, site and text.
+    Meng et al. 2022 (ROME, section 3.1) take 100,000 samples of Wikipedia; here it is the bundled
+    text. Kept in memory with the task's decoder, and on disk by model, site and text.
 
     Args:
         task: Its model and tokenizer.
@@ -77,15 +88,19 @@ def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> 
 
 
 def inverse_factor(covariance: Tensor) -> Tensor:
-    """The Cholesky factor of C + εI, for `torch.cholesky_solve`; ε is 1e-5 of C's mean eigenvalue."""
+    """The Cholesky factor of C + εI, for `torch.cholesky_solve`; ε is 1e-5 of C's mean
+    eigenvalue.
+    """
     ridge = _RIDGE * covariance.diagonal().mean()
     return torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)).to(covariance))
 
 
 def null_space(covariance: Tensor, threshold: float) -> Tensor:
-    """P = U Uᵀ, U the eigenvectors of C whose eigenvalue is below `threshold` × the mean one (Fang et al. 2025).
+    """P = U Uᵀ, U the eigenvectors of C whose eigenvalue is below `threshold` × the mean one (Fang
+    et al. 2025).
 
-    AlphaEdit gives the threshold as a number of its own for each model; relative to the mean, one fits all scales.
+    AlphaEdit gives the threshold as a number of its own for each model; relative to the mean, one
+    fits all scales.
 
     Raises:
         ValueError: There is no such eigenvector.
@@ -93,13 +108,23 @@ def null_space(covariance: Tensor, threshold: float) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     kept = vectors[:, values < threshold * values.mean()]
     if not kept.shape[1]:
-        raise ValueError(f"threshold: no eigenvalue of the covariance is below {threshold} of the mean (the smallest "
-                         f"is {float(values[0] / values.mean()):.3g} of it): raise it")
+        raise ValueError(
+            f"threshold: no eigenvalue of the covariance is below {threshold} of the mean (the"
+            f" smallest is {float(values[0] / values.mean()):.3g} of it): raise it"
+        )
     return kept @ kept.mT
 
 
 def _name(task: KnowledgeTask, site: EditSite, tokens: int) -> str:
-    key = json.dumps([task.decoder.base_hash, site.name, TEXT_VERSION, tokens, task.language.prompt_ids("The text")])
+    key = json.dumps(
+        [
+            task.decoder.base_hash,
+            site.name,
+            TEXT_VERSION,
+            tokens,
+            task.language.prompt_ids("The text"),
+        ]
+    )
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -108,7 +133,9 @@ def _path(name: str) -> Path:
 
 
 def _write(covariance: Tensor, path: Path) -> None:
-    """Completely or not at all, and with a name of its own while another process may be writing the same file."""
+    """Completely or not at all, and with a name of its own while another process may be writing the
+    same file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file({"covariance": covariance.cpu()}, partial)
@@ -117,7 +144,10 @@ def _write(covariance: Tensor, path: Path) -> None:
 
 @torch.no_grad()
 def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
-    sums = [torch.zeros(site.shape[1], site.shape[1], dtype=torch.float64, device=task.device) for site in sites]
+    sums = [
+        torch.zeros(site.shape[1], site.shape[1], dtype=torch.float64, device=task.device)
+        for site in sites
+    ]
     counted = 0
     model: nn.Module = task.decoder.base
     mask = torch.zeros(0)
@@ -126,12 +156,18 @@ def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> li
         keys = inputs[mask].double()  # (tokens, in)
         sums[index] += keys.mT @ keys
 
-    hooks = [model.get_submodule(site.name).register_forward_pre_hook(
-        lambda _module, inputs, index=index: count(index, inputs[0])) for index, site in enumerate(sites)]
+    hooks = [
+        model.get_submodule(site.name).register_forward_pre_hook(
+            lambda _module, inputs, index=index: count(index, inputs[0])
+        )
+        for index, site in enumerate(sites)
+    ]
     try:
         for texts in _batches(task, tokens):
             lengths = torch.tensor([len(ids) for ids in texts], device=task.device)
-            padded = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True).to(task.device)
+            padded = nn.utils.rnn.pad_sequence(
+                [torch.tensor(ids) for ids in texts], batch_first=True
+            ).to(task.device)
             mask = torch.arange(padded.shape[1], device=task.device) < lengths[:, None]
             model.base_model(input_ids=padded, use_cache=False)  # type: ignore[operator]
             counted += int(mask.sum())
@@ -143,12 +179,13 @@ def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> li
 
 def _batches(task: KnowledgeTask, tokens: int) -> Iterator[list[tuple[int, ...]]]:
     """The first `tokens` tokens of the text, a few sentences at once; the last one may be cut."""
+
     def cut() -> Iterator[tuple[int, ...]]:
         left = tokens
         for sentence in sentences(task.filler):
             if not left:
                 return
-            ids = task.language.prompt_ids(sentence)[:min(left, task.language.context)]
+            ids = task.language.prompt_ids(sentence)[: min(left, task.language.context)]
             left -= len(ids)
             yield ids
 

@@ -17,20 +17,22 @@ from tqdm import tqdm
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access, Budget
 from editgym.envs.arguments import is_finite, is_whole, require
-from editgym.envs.lifelong_process import LifelongProcess
+from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit, TokenBatch, Update
 from editgym.weights.layers import Prefix
 from editgym.weights.sites import EditSite
 
 
 class FineTuneMatrix(StreamEditor):
-    """FT-M: Adam on one matrix, on the cross-entropy of the new requests' targets alone (Zhang et al. 2024).
+    """FT-M: Adam on one matrix, on the cross-entropy of the new requests' targets alone (Zhang et
+    al. 2024).
 
     Args:
         site: Among the environment's; None for the last that writes to the residual stream.
         steps: Of Adam, per batch of requests, at most.
         learning_rate: Of Adam.
-        stop_loss: Cross-entropy in nats per token; training ends as soon as every request is below it.
+        stop_loss: Cross-entropy in nats per token; training ends as soon as every request is below
+            it.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -38,11 +40,26 @@ class FineTuneMatrix(StreamEditor):
 
     name = "ft_m"
 
-    def __init__(self, site: str | None = None, steps: int = 25, learning_rate: float = 4e-3,
-                 stop_loss: float = 0.1) -> None:
+    def __init__(
+        self,
+        site: str | None = None,
+        steps: int = 25,
+        learning_rate: float = 4e-3,
+        stop_loss: float = 0.1,
+    ) -> None:
         check_descent(steps, learning_rate, stop_loss)
-        self.config = {"site": site, "steps": steps, "learning_rate": learning_rate, "stop_loss": stop_loss}
-        self.site, self.steps, self.learning_rate, self.stop_loss = site, steps, learning_rate, stop_loss
+        self.config = {
+            "site": site,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "stop_loss": stop_loss,
+        }
+        self.site, self.steps, self.learning_rate, self.stop_loss = (
+            site,
+            steps,
+            learning_rate,
+            stop_loss,
+        )
 
     def begin(self, process: LifelongProcess) -> None:
         """Find the site."""
@@ -53,8 +70,14 @@ class FineTuneMatrix(StreamEditor):
         d = zeros(process, self._site)
         updates = only(process, self._site, DenseUpdate(d))
         prefix = process.decoder.prefix(process.prompts, [self._site.name])
-        descend([d], lambda: process.decoder.losses(process.prompts, updates, prefix), self.steps,
-                self.learning_rate, self.stop_loss, self._projection(process, d))
+        descend(
+            [d],
+            lambda: process.decoder.losses(process.prompts, updates, prefix),
+            self.steps,
+            self.learning_rate,
+            self.stop_loss,
+            self._projection(process, d),
+        )
         return [SiteEdit(self._site.name, Shift(), DenseUpdate(d.detach()))]
 
     def _projection(self, process: LifelongProcess, d: Tensor) -> Callable[[], None]:
@@ -63,7 +86,8 @@ class FineTuneMatrix(StreamEditor):
 
 
 class FineTuneLimited(FineTuneMatrix):
-    """FT-L: FT-M with ‖W − W₀‖∞ ≤ ε (Zhu et al. 2020), W₀ being the weights before the stream's first edit.
+    """FT-L: FT-M with ‖W − W₀‖∞ ≤ ε (Zhu et al. 2020), W₀ being the weights before the stream's
+    first edit.
 
     Args:
         site: As `FineTuneMatrix`.
@@ -78,8 +102,14 @@ class FineTuneLimited(FineTuneMatrix):
 
     name = "ft_l"
 
-    def __init__(self, site: str | None = None, steps: int = 25, learning_rate: float = 5e-3,
-                 stop_loss: float = 0.1, epsilon: float = 0.5) -> None:
+    def __init__(
+        self,
+        site: str | None = None,
+        steps: int = 25,
+        learning_rate: float = 5e-3,
+        stop_loss: float = 0.1,
+        epsilon: float = 0.5,
+    ) -> None:
         super().__init__(site, steps, learning_rate, stop_loss)
         require(is_finite(epsilon) and epsilon > 0, "epsilon", epsilon, "greater than 0 and finite")
         self.config |= {"epsilon": epsilon}
@@ -87,7 +117,9 @@ class FineTuneLimited(FineTuneMatrix):
 
     def _projection(self, process: LifelongProcess, d: Tensor) -> Callable[[], None]:
         index = process.sites.index(self._site)
-        before = process.decoder.weights[index].float() - process.decoder.base_weights[index].float()
+        before = (
+            process.decoder.weights[index].float() - process.decoder.base_weights[index].float()
+        )
 
         def into_the_box() -> None:
             d.copy_((before + d).clamp(-self.epsilon, self.epsilon) - before)
@@ -96,13 +128,16 @@ class FineTuneLimited(FineTuneMatrix):
 
 
 class LocFTBF(StreamEditor):
-    """LocFT-BF (Yang et al. 2025): localized fine-tuning, breadth first. Joint/replay: it sees everything at once.
+    """LocFT-BF (Yang et al. 2025): localized fine-tuning, breadth first. Joint/replay: it sees
+    everything at once.
 
-    Epochs over all requests of the stream in mini-batches, on one matrix, with the end token after every target;
-    where others go through the stream once. The one update is the edit of step 0; later steps edit nothing.
+    Epochs over all requests of the stream in mini-batches, on one matrix, with the end token after
+    every target; where others go through the stream once. The one update is the edit of step 0;
+    later steps edit nothing.
 
     Args:
-        site: Among the environment's; None for the middle one of those that write to the residual stream.
+        site: Among the environment's; None for the middle one of those that write to the residual
+            stream.
         epochs: Over the stream.
         learning_rate: Of Adam.
         batch_size: Requests in a mini-batch, drawn anew in every epoch.
@@ -116,16 +151,36 @@ class LocFTBF(StreamEditor):
     access: ClassVar[Access] = "oracle"
     joint: ClassVar[bool] = True
 
-    def __init__(self, site: str | None = None, epochs: int = 25, learning_rate: float = 1e-2,
-                 batch_size: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self,
+        site: str | None = None,
+        epochs: int = 25,
+        learning_rate: float = 1e-2,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
         for name, count in (("epochs", epochs), ("batch_size", batch_size)):
             require(is_whole(count) and count >= 1, name, count, "1 or more, a whole number")
-        require(is_finite(learning_rate) and learning_rate > 0, "learning_rate", learning_rate,
-                "greater than 0 and finite")
+        require(
+            is_finite(learning_rate) and learning_rate > 0,
+            "learning_rate",
+            learning_rate,
+            "greater than 0 and finite",
+        )
         require(is_whole(seed), "seed", seed, "a whole number")
-        self.config = {"site": site, "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-                       "seed": seed}
-        self.site, self.epochs, self.learning_rate, self.batch_size = site, epochs, learning_rate, batch_size
+        self.config = {
+            "site": site,
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        self.site, self.epochs, self.learning_rate, self.batch_size = (
+            site,
+            epochs,
+            learning_rate,
+            batch_size,
+        )
         self.seed = seed
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
@@ -145,38 +200,46 @@ class LocFTBF(StreamEditor):
         texts = _Texts(process, self._site, self.batch_size)
         optimizer = torch.optim.Adam([d], self.learning_rate)
         generator = torch.Generator().manual_seed(self.seed)
-        for _ in tqdm(range(self.epochs), desc=self.name, unit="epoch", leave=False, mininterval=0.5):
+        for _ in tqdm(
+            range(self.epochs), desc=self.name, unit="epoch", leave=False, mininterval=0.5
+        ):
             for chosen in torch.randperm(len(texts), generator=generator).split(self.batch_size):
                 batch, prefix = texts.batch(chosen.tolist())
                 with torch.enable_grad():
                     loss = process.decoder.losses(batch, updates, prefix).mean()
-                d.grad, = torch.autograd.grad(loss, d)
+                (d.grad,) = torch.autograd.grad(loss, d)
                 optimizer.step()
         return [SiteEdit(self._site.name, Shift(), DenseUpdate(d.detach()))]
 
 
 class _Texts:
-    """All prompts and targets of a stream, with their activations below a site, which are computed once."""
+    """All prompts and targets of a stream, with their activations below a site, which are computed
+    once.
+    """
 
     def __init__(self, process: LifelongProcess, site: EditSite, at_a_time: int) -> None:
         asked = [(request.prompt, request.target) for request in process.stream.requests]
         self._batches = [process.task.batch([pair]) for pair in asked]
         self._prefixes: list[Prefix] = []
         for start in range(0, len(asked), at_a_time):
-            group = self._batches[start:start + at_a_time]
+            group = self._batches[start : start + at_a_time]
             prefix = process.decoder.prefix(TokenBatch.join(group), [site.name])
             if prefix is not None:
                 # Copied, so that the padding of the group is not kept.
-                self._prefixes += [Prefix(row[None, :one.ids.shape[1]].clone(), prefix.layer)
-                                   for one, row in zip(group, prefix.activations, strict=True)]
+                self._prefixes += [
+                    Prefix(row[None, : one.ids.shape[1]].clone(), prefix.layer)
+                    for one, row in zip(group, prefix.activations, strict=True)
+                ]
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def batch(self, indices: Sequence[int]) -> tuple[TokenBatch, Prefix | None]:
         """Some of the texts, with their prefix."""
-        return (TokenBatch.join([self._batches[index] for index in indices]),
-                Prefix.join([self._prefixes[index] for index in indices]) if self._prefixes else None)
+        return (
+            TokenBatch.join([self._batches[index] for index in indices]),
+            Prefix.join([self._prefixes[index] for index in indices]) if self._prefixes else None,
+        )
 
 
 def check_descent(steps: int, learning_rate: float, stop_loss: float) -> None:
@@ -186,14 +249,25 @@ def check_descent(steps: int, learning_rate: float, stop_loss: float) -> None:
         ValueError: One is out of range; the message names it.
     """
     require(is_whole(steps) and steps >= 1, "steps", steps, "1 or more, a whole number")
-    require(is_finite(learning_rate) and learning_rate > 0, "learning_rate", learning_rate,
-            "greater than 0 and finite")
+    require(
+        is_finite(learning_rate) and learning_rate > 0,
+        "learning_rate",
+        learning_rate,
+        "greater than 0 and finite",
+    )
     require(is_finite(stop_loss) and stop_loss >= 0, "stop_loss", stop_loss, "0 or more and finite")
 
 
-def descend(parameters: list[Tensor], losses: Callable[[], Tensor], steps: int, learning_rate: float,
-            stop_loss: float, project: Callable[[], None] = lambda: None) -> None:
-    """Minimise a sum of losses by Adam, until each is at most `stop_loss`; Adam makes no difference of sum and mean.
+def descend(
+    parameters: list[Tensor],
+    losses: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float,
+    stop_loss: float,
+    project: Callable[[], None] = lambda: None,
+) -> None:
+    """Minimise a sum of losses by Adam, until each is at most `stop_loss`; Adam makes no difference
+    of sum and mean.
 
     Args:
         parameters: Leaves; changed in place.
@@ -217,8 +291,11 @@ def descend(parameters: list[Tensor], losses: Callable[[], Tensor], steps: int, 
             project()
 
 
-def chosen_site(process: LifelongProcess, site: str | None, name: str, middle: bool = False) -> EditSite:
-    """The site called `site`; by default the last, or the middle one, of those that write to the residual stream.
+def chosen_site(
+    process: LifelongProcess, site: str | None, name: str, middle: bool = False
+) -> EditSite:
+    """The site called `site`; by default the last, or the middle one, of those that write to the
+    residual stream.
 
     Raises:
         Unsupported: It is not open for edits, or none writes to the residual stream.

@@ -13,12 +13,13 @@ from agents.editors.fine_tuning import check_descent, descend
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Budget
 from editgym.envs.arguments import is_whole, require
-from editgym.envs.lifelong_process import LifelongProcess
+from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit, Update
 
 
 class LoraMerge(StreamEditor):
-    """LoRA (Hu et al. 2022) per batch of requests: ΔW = B·A at every site, trained by Adam, then merged.
+    """LoRA (Hu et al. 2022) per batch of requests: ΔW = B·A at every site, trained by Adam, then
+    merged.
 
     A is drawn uniformly from ±1/√in and B begins at zero, so a batch begins without an edit.
 
@@ -27,7 +28,8 @@ class LoraMerge(StreamEditor):
         rank: Of every update.
         steps: Of Adam, per batch of requests, at most.
         learning_rate: Of Adam.
-        stop_loss: Cross-entropy in nats per token; training ends as soon as every request is below it.
+        stop_loss: Cross-entropy in nats per token; training ends as soon as every request is below
+            it.
         seed: Of what is drawn.
 
     Raises:
@@ -36,13 +38,26 @@ class LoraMerge(StreamEditor):
 
     name = "lora_merge"
 
-    def __init__(self, sites: list[str] | None = None, rank: int = 4, steps: int = 50, learning_rate: float = 1.5e-3,
-                 stop_loss: float = 0.1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sites: list[str] | None = None,
+        rank: int = 4,
+        steps: int = 50,
+        learning_rate: float = 1.5e-3,
+        stop_loss: float = 0.1,
+        seed: int = 0,
+    ) -> None:
         check_descent(steps, learning_rate, stop_loss)
         require(is_whole(rank) and rank >= 1, "rank", rank, "1 or more, a whole number")
         require(is_whole(seed), "seed", seed, "a whole number")
-        self.config = {"sites": sites, "rank": rank, "steps": steps, "learning_rate": learning_rate,
-                       "stop_loss": stop_loss, "seed": seed}
+        self.config = {
+            "sites": sites,
+            "rank": rank,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "stop_loss": stop_loss,
+            "seed": seed,
+        }
         self.sites, self.rank, self.seed = sites, rank, seed
         self.steps, self.learning_rate, self.stop_loss = steps, learning_rate, stop_loss
 
@@ -62,15 +77,25 @@ class LoraMerge(StreamEditor):
         for site in self._sites:
             rows, columns = site.shape
             device = process.decoder.base_weights[process.sites.index(site)].device
-            b = (2 * torch.rand(self.rank, columns, generator=self._generator) - 1) / math.sqrt(columns)
-            factors[site.name] = LowRankFactors(torch.zeros(rows, self.rank, device=device, requires_grad=True),
-                                                b.to(device).requires_grad_())
+            b = (2 * torch.rand(self.rank, columns, generator=self._generator) - 1) / math.sqrt(
+                columns
+            )
+            factors[site.name] = LowRankFactors(
+                torch.zeros(rows, self.rank, device=device, requires_grad=True),
+                b.to(device).requires_grad_(),
+            )
         updates: list[Update | None] = [factors.get(site.name) for site in process.sites]
-        descend([part for one in factors.values() for part in (one.a, one.b)],
-                lambda: process.decoder.losses(process.prompts, updates, process.prefix), self.steps,
-                self.learning_rate, self.stop_loss)
-        return [SiteEdit(name, Shift(), LowRankFactors(one.a.detach(), one.b.detach()))
-                for name, one in factors.items()]
+        descend(
+            [part for one in factors.values() for part in (one.a, one.b)],
+            lambda: process.decoder.losses(process.prompts, updates, process.prefix),
+            self.steps,
+            self.learning_rate,
+            self.stop_loss,
+        )
+        return [
+            SiteEdit(name, Shift(), LowRankFactors(one.a.detach(), one.b.detach()))
+            for name, one in factors.items()
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """The state of what is drawn."""

@@ -1,4 +1,6 @@
-"""What all editors of a stream of facts share: the loop, checkpoints, and what they do not have to learn."""
+"""What all editors of a stream of facts share: the loop, checkpoints, and what they do not have to
+learn.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from tqdm import tqdm
 from agents.checkpoints import CHECKPOINT, canonical, first_difference
 from agents.configured import ConfiguredAgent
 from agents.protocol import Access, Budget, Unsupported
+from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
-from editgym.envs.lifelong_process import LifelongProcess
 from editgym.weights import EditJournal, Entry
 from editgym.weights.sites import EditSite
 
@@ -34,31 +36,43 @@ class StreamEditor(ConfiguredAgent):
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Nothing to learn."""
 
-    def edit(self, env: gym.Env, folder: Path | None = None, seed: int | None = None) -> EditJournal:
+    def edit(
+        self, env: gym.Env, folder: Path | None = None, seed: int | None = None
+    ) -> EditJournal:
         """Edit one stream to its end.
 
         Args:
             env: `LifelongLLMEdit-v0`; it is reset, unless `folder` holds a checkpoint.
-            folder: Where a checkpoint is written after every step, and continued from. The environment needs a
-                `journal_folder` then.
+            folder: Where a checkpoint is written after every step, and continued from. The
+                environment needs a `journal_folder` then.
             seed: That `env` was reset with; a checkpoint of another one is not continued from.
 
         Raises:
             Unsupported: It is another environment, or the editor cannot edit its sites.
-            ValueError: The checkpoint is of another editor, or one that has learned something else, or of another seed,
-                sites or step size; nothing has changed then.
+            ValueError: The checkpoint is of another editor, or one that has learned something else,
+                or of another seed, sites or step size; nothing has changed then.
         """
         process = stream_process(env)
         self.skipped = Counter()
-        identity = canonical({"agent": self.name, "config": self.config, "learned": self.fingerprint(), "seed": seed,
-                              "sites": [site.name for site in process.sites], "step_size": process.step_size})
+        identity = canonical(
+            {
+                "agent": self.name,
+                "config": self.config,
+                "learned": self.fingerprint(),
+                "seed": seed,
+                "sites": [site.name for site in process.sites],
+                "step_size": process.step_size,
+            }
+        )
         state = None
         if folder is not None and (folder / CHECKPOINT).is_file():
             state = torch.load(folder / CHECKPOINT, weights_only=True)
             if different := first_difference(state.get("identity", {}), identity):
-                raise ValueError(f"folder: {folder} holds an interrupted edit that is another one: {different}; go on "
-                                 f"with the same agent and seed, give another folder, or delete {CHECKPOINT} there to "
-                                 "begin anew")
+                raise ValueError(
+                    f"folder: {folder} holds an interrupted edit that is another one: {different};"
+                    " go on with the same agent and seed, give another folder, or delete"
+                    f" {CHECKPOINT} there to begin anew"
+                )
             env.reset(options={"restore": state["env"]})
         else:
             env.reset()
@@ -66,8 +80,14 @@ class StreamEditor(ConfiguredAgent):
         if state is not None:
             self.load_state_dict(state["editor"])
             torch.set_rng_state(state["torch"])
-        with tqdm(total=process.settings.horizon, initial=process.step_index, desc=self.name, unit="step",
-                  leave=False, mininterval=0.5) as bar:
+        with tqdm(
+            total=process.settings.horizon,
+            initial=process.step_index,
+            desc=self.name,
+            unit="step",
+            leave=False,
+            mininterval=0.5,
+        ) as bar:
             while not process.over:
                 process.advance(self.entries(process))
                 bar.update()
@@ -83,7 +103,9 @@ class StreamEditor(ConfiguredAgent):
         """
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
-        """What to apply for `process.requests`; of a request it may look at subject, prompt and target."""
+        """What to apply for `process.requests`; of a request it may look at subject, prompt and
+        target.
+        """
         raise AssertionError(f"{type(self).__name__} does not say what to apply")
 
     def fingerprint(self) -> str | None:
@@ -100,8 +122,15 @@ class StreamEditor(ConfiguredAgent):
     def _save_checkpoint(self, env: gym.Env, folder: Path, identity: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{CHECKPOINT}.partial"
-        torch.save({"identity": identity, "env": env.unwrapped.checkpoint(),  # type: ignore[attr-defined]
-                    "editor": self.state_dict(), "torch": torch.get_rng_state()}, partial)
+        torch.save(
+            {
+                "identity": identity,
+                "env": env.unwrapped.checkpoint(),  # type: ignore[attr-defined]
+                "editor": self.state_dict(),
+                "torch": torch.get_rng_state(),
+            },
+            partial,
+        )
         os.replace(partial, folder / CHECKPOINT)
 
 
@@ -112,19 +141,34 @@ def stream_process(env: gym.Env) -> LifelongProcess:
         Unsupported: It is another environment.
     """
     if not isinstance(env.unwrapped, LifelongLLMEditEnv):
-        raise Unsupported(f"this agent edits streams of facts (LifelongLLMEdit-v0), not {env.unwrapped}")
+        raise Unsupported(
+            f"this agent edits streams of facts (LifelongLLMEdit-v0), not {env.unwrapped}"
+        )
     return env.unwrapped.process
 
 
 def writes_to_residual(process: LifelongProcess, site: EditSite) -> bool:
-    """Whether a site's output is added to the residual stream: as wide as the model, and named like an output."""
+    """Whether a site's output is added to the residual stream: as wide as the model, and named like
+    an output.
+    """
     width = process.task.language.model.config.hidden_size
     return site.shape[0] == width and site.name.rsplit(".", 1)[-1] in (
-        "down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "w2", "o_proj", "out_proj", "dense")
+        "down_proj",
+        "c_proj",
+        "fc2",
+        "fc_out",
+        "dense_4h_to_h",
+        "wo",
+        "w2",
+        "o_proj",
+        "out_proj",
+        "dense",
+    )
 
 
-def chosen_sites(process: LifelongProcess, names: list[str] | None, name: str, residual: bool = False
-                 ) -> list[EditSite]:
+def chosen_sites(
+    process: LifelongProcess, names: list[str] | None, name: str, residual: bool = False
+) -> list[EditSite]:
     """The environment's sites that an editor works on.
 
     Args:
@@ -139,14 +183,20 @@ def chosen_sites(process: LifelongProcess, names: list[str] | None, name: str, r
     by_name = {site.name: site for site in process.sites}
     unknown = [one for one in names or () if one not in by_name]
     if unknown:
-        raise Unsupported(f"{name}: sites {unknown} are not open for edits; open are {list(by_name)}")
+        raise Unsupported(
+            f"{name}: sites {unknown} are not open for edits; open are {list(by_name)}"
+        )
     chosen = list(process.sites) if names is None else [by_name[one] for one in names]
     if residual:
         bad = [site.name for site in chosen if not writes_to_residual(process, site)]
         if names is not None and bad:
-            raise Unsupported(f"{name} edits what a site writes to the residual stream (down_proj, c_proj), and "
-                              f"{bad} do not")
+            raise Unsupported(
+                f"{name} edits what a site writes to the residual stream (down_proj, c_proj), and "
+                f"{bad} do not"
+            )
         chosen = [site for site in chosen if writes_to_residual(process, site)]
     if not chosen:
-        raise Unsupported(f"{name}: none of the open sites {list(by_name)} writes to the residual stream")
+        raise Unsupported(
+            f"{name}: none of the open sites {list(by_name)} writes to the residual stream"
+        )
     return chosen

@@ -1,7 +1,9 @@
-"""What locate-and-edit editors share: keys at the subject's last token, and the hidden state that gives the target.
+"""What locate-and-edit editors share: keys at the subject's last token, and the hidden state that
+gives the target.
 
-ROME (Meng et al. 2022) and MEMIT (Meng et al. 2023) read a fact as a key, the input of an MLP's last layer at the
-subject's last token, and a value, what has to come out there for the model to give the new answer.
+ROME (Meng et al. 2022) and MEMIT (Meng et al. 2023) read a fact as a key, the input of an MLP's
+last layer at the subject's last token, and a value, what has to come out there for the model to
+give the new answer.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Unsupported
 from editgym.data.factworld import FactWorld
-from editgym.envs.lifelong_process import LifelongProcess
+from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.language import LanguageModel
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
@@ -34,10 +36,11 @@ _LAYER = re.compile(r"^((.*?)\.(\d+))\.")
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """How the hidden state h + δ that gives a new answer is looked for (Meng et al. 2022, eq. 4; 2023, eq. 16).
+    """How the hidden state h + δ that gives a new answer is looked for (Meng et al. 2022, eq. 4;
+    2023, eq. 16).
 
-    Adam on L(δ) = mean CE(target | h + δ) + `kl_weight` · KL(p ‖ p_δ on "{subject} is a") + `decay` · ‖δ‖² / ‖h‖²,
-    with ‖δ‖ ≤ `max_norm` · ‖h‖.
+    Adam on L(δ) = mean CE(target | h + δ) + `kl_weight` · KL(p ‖ p_δ on "{subject} is a") + `decay`
+    · ‖δ‖² / ‖h‖², with ‖δ‖ ≤ `max_norm` · ‖h‖.
 
     Attributes:
         steps: Of Adam.
@@ -45,8 +48,8 @@ class TargetSettings:
         max_norm: Limit of δ.
         kl_weight: 0 leaves that term out, and its texts out of the batch.
         decay: Of δ.
-        contexts: Over how many prompts keys and loss are means: the prompt itself, and the prompt after sentences about
-            something else.
+        contexts: Over how many prompts keys and loss are means: the prompt itself, and the prompt
+            after sentences about something else.
     """
 
     steps: int = 40
@@ -61,7 +64,12 @@ class TargetSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
-        for name, above in (("learning_rate", True), ("max_norm", True), ("kl_weight", False), ("decay", False)):
+        for name, above in (
+            ("learning_rate", True),
+            ("max_norm", True),
+            ("kl_weight", False),
+            ("decay", False),
+        ):
             require_number(name, getattr(self, name), above_zero=above)
 
     @classmethod
@@ -74,7 +82,10 @@ class TargetSettings:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(given) - set(known))
         if unknown:
-            raise ValueError(f"{editor}: {unknown} are no arguments of it; how it looks for the target takes {known}")
+            raise ValueError(
+                f"{editor}: {unknown} are no arguments of it; how it looks for the target takes"
+                f" {known}"
+            )
         return cls(**given)
 
 
@@ -82,7 +93,8 @@ class SubjectBatch(NamedTuple):
     """The requests of a step whose subject is in their prompt.
 
     Attributes:
-        texts: Prompts with their targets: `contexts` of each request, then, where KL counts, "{subject} is a" of each.
+        texts: Prompts with their targets: `contexts` of each request, then, where KL counts,
+            "{subject} is a" of each.
         rows: (m,), the texts; every one has its subject's last token at `positions`, (m,).
         owners: (m,), which request a text belongs to.
         asked: How many of the texts have a target.
@@ -98,7 +110,11 @@ class SubjectBatch(NamedTuple):
 
     def means(self, values: Tensor) -> Tensor:
         """Means over every request's asked texts: (m, width) -> (n, width)."""
-        return values[:self.asked].unflatten(0, (-1, self.asked // (int(self.owners[-1]) + 1))).mean(1)
+        return (
+            values[: self.asked]
+            .unflatten(0, (-1, self.asked // (int(self.owners[-1]) + 1)))
+            .mean(1)
+        )
 
 
 class SubjectEditor(StreamEditor):
@@ -111,7 +127,9 @@ class SubjectEditor(StreamEditor):
         own: The subclass's own arguments, for `config`.
     """
 
-    def __init__(self, sites: list[str] | None, tokens: int, target: dict[str, Any], **own: Any) -> None:
+    def __init__(
+        self, sites: list[str] | None, tokens: int, target: dict[str, Any], **own: Any
+    ) -> None:
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
             raise ValueError(f"tokens must be a whole number from 1 on, got {tokens!r}")
         self.target = TargetSettings.of(self.name, target)
@@ -120,47 +138,76 @@ class SubjectEditor(StreamEditor):
         self.skipped = Counter()
 
     def usable_sites(self, process: LifelongProcess) -> list[EditSite]:
-        """The sites to edit, from the lowest layer up; by default those with two or more layers above, if any.
+        """The sites to edit, from the lowest layer up; by default those with two or more layers
+        above, if any.
 
-        What is written at the subject reaches the answer by the attention of later layers only. In factlm one such
-        layer leaves a target's cross-entropy at 1.1 however δ is chosen, two bring it to 0.04.
+        What is written at the subject reaches the answer by the attention of later layers only. In
+        factlm one such layer leaves a target's cross-entropy at 1.1 however δ is chosen, two bring
+        it to 0.04.
 
         Raises:
-            Unsupported: A named site does not write to the residual stream, or nothing reads what it writes, or the
-                layer changes it before it adds it.
+            Unsupported: A named site does not write to the residual stream, or nothing reads what
+                it writes, or the layer changes it before it adds it.
         """
         sites = chosen_sites(process, self.sites, self.name, residual=True)
         read = [site for site in sites if _layers_above(process.decoder, site) >= 1]
         if not read or (self.sites is not None and len(read) < len(sites)):
             bad = [site.name for site in sites if site not in read]
-            raise Unsupported(f"{self.name}: {bad} are in the last layer, and after it no attention carries what is "
-                              "written at the subject on to the answer; open a lower layer (sites=...)")
+            raise Unsupported(
+                f"{self.name}: {bad} are in the last layer, and after it no attention carries what"
+                " is written at the subject on to the answer; open a lower layer (sites=...)"
+            )
         if changed := [site.name for site in read if not _adds_as_it_is(process, site)]:
-            raise Unsupported(f"{self.name}: what is added to the output of {changed} is not what their layers add "
-                              "to the residual stream, as in models that normalise it there (Gemma 2, OLMo 2), and the "
-                              "wanted hidden states would be missed")
+            raise Unsupported(
+                f"{self.name}: what is added to the output of {changed} is not what their layers"
+                " add to the residual stream, as in models that normalise it there (Gemma 2, OLMo"
+                " 2), and the wanted hidden states would be missed"
+            )
         well_read = [site for site in read if _layers_above(process.decoder, site) >= 2]
-        return sorted(read if self.sites is not None else well_read or read, key=lambda site: int(_layer(site)[3]))
+        return sorted(
+            read if self.sites is not None else well_read or read,
+            key=lambda site: int(_layer(site)[3]),
+        )
 
     def subject_batch(self, process: LifelongProcess) -> SubjectBatch | None:
-        """The step's requests as tokens; those without their subject are counted in `skipped`. None if none is left."""
+        """The step's requests as tokens; those without their subject are counted in `skipped`. None
+        if none is left.
+        """
         language = process.task.language
-        found = [(request, find_subject(language, request.prompt, request.subject)) for request in process.requests]
+        found = [
+            (request, find_subject(language, request.prompt, request.subject))
+            for request in process.requests
+        ]
         kept = [request for request, place in found if place is not None]
         if len(kept) < len(found):
             self.skipped[NO_SUBJECT] += len(found) - len(kept)
         if not kept:
             return None
-        asked = [(prompt, request.target, request.subject) for request in kept
-                 for prompt in self._contexts(process.task, request.prompt, request.target)]
-        essence = [(f"{r.subject} is a", r.target, r.subject) for r in kept] if self.target.kl_weight else []
+        asked = [
+            (prompt, request.target, request.subject)
+            for request in kept
+            for prompt in self._contexts(process.task, request.prompt, request.target)
+        ]
+        essence = (
+            [(f"{r.subject} is a", r.target, r.subject) for r in kept]
+            if self.target.kl_weight
+            else []
+        )
         texts = process.task.batch([(prompt, answer) for prompt, answer, _ in asked + essence])
         places = [find_subject(language, prompt, subject) for prompt, _, subject in asked + essence]
         device = texts.ids.device
         requests = torch.arange(len(kept), device=device)
-        owners = torch.cat([requests.repeat_interleave(self.target.contexts), requests[:len(essence)]])
-        return SubjectBatch(texts, torch.arange(len(texts), device=device), torch.tensor(places, device=device), owners,
-                            len(asked), process.decoder.prefix(texts))
+        owners = torch.cat(
+            [requests.repeat_interleave(self.target.contexts), requests[: len(essence)]]
+        )
+        return SubjectBatch(
+            texts,
+            torch.arange(len(texts), device=device),
+            torch.tensor(places, device=device),
+            owners,
+            len(asked),
+            process.decoder.prefix(texts),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """How many requests were skipped."""
@@ -171,26 +218,38 @@ class SubjectEditor(StreamEditor):
         self.skipped = Counter(state["skipped"])
 
     def _contexts(self, task: KnowledgeTask, prompt: str, target: str) -> list[str]:
-        """The prompt, and the prompt after sentences about something else where those fit into the context."""
+        """The prompt, and the prompt after sentences about something else where those fit into the
+        context.
+        """
         others, language = self.target.contexts - 1, task.language
-        before = FactWorld().filler(others, random.Random(prompt), without=task.filler) if others else []
+        before = (
+            FactWorld().filler(others, random.Random(prompt), without=task.filler) if others else []
+        )
         longer = [f"{sentence} {prompt}" for sentence in before]
-        return [prompt, *(text if len(language.encode(text, target).ids) <= language.context else prompt
-                          for text in longer)]
+        return [
+            prompt,
+            *(
+                text if len(language.encode(text, target).ids) <= language.context else prompt
+                for text in longer
+            ),
+        ]
 
 
 def require_number(name: str, value: object, above_zero: bool = True) -> None:
     """Raise a `ValueError` unless `value` is a finite number, greater than 0 or from 0 on."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not good or value < 0 or (above_zero and value == 0):  # type: ignore[operator]
-        raise ValueError(f"{name} must be a finite number {'greater than' if above_zero else 'from'} 0"
-                         f"{'' if above_zero else ' on'}, got {value!r}")
+        raise ValueError(
+            f"{name} must be a finite number {'greater than' if above_zero else 'from'} 0"
+            f"{'' if above_zero else ' on'}, got {value!r}"
+        )
 
 
 def find_subject(language: LanguageModel, prompt: str, subject: str) -> int | None:
     """Which token of a prompt is its subject's last; None if the subject is not in it.
 
-    Where a subject occurs twice the last one counts, because only there the model has read all before it.
+    Where a subject occurs twice the last one counts, because only there the model has read all
+    before it.
 
     Raises:
         Unsupported: The tokenizer does not tell which characters a token stands for.
@@ -199,16 +258,26 @@ def find_subject(language: LanguageModel, prompt: str, subject: str) -> int | No
     if start < 0 or not subject:
         return None
     if not language.tokenizer.is_fast:
-        raise Unsupported(f"{type(language.tokenizer).__name__} does not tell which characters a token stands for: "
-                          "locating a subject needs a fast tokenizer")
+        raise Unsupported(
+            f"{type(language.tokenizer).__name__} does not tell which characters a token stands"
+            " for: locating a subject needs a fast tokenizer"
+        )
     last = start + len(subject) - 1
     spans = language.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    return next(index for index, (begin, end) in reversed(list(enumerate(spans))) if begin <= last < end)
+    return next(
+        index for index, (begin, end) in reversed(list(enumerate(spans))) if begin <= last < end
+    )
 
 
-def read_states(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite, last: EditSite,
-                updates: Sequence[LowRankFactors | None] | None = None) -> tuple[Tensor, Tensor]:
-    """Keys k (n, in) of `site` and hidden states h (n, width) after the layer of `last`, at subjects' last tokens.
+def read_states(
+    decoder: EditableDecoder,
+    batch: SubjectBatch,
+    site: EditSite,
+    last: EditSite,
+    updates: Sequence[LowRankFactors | None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Keys k (n, in) of `site` and hidden states h (n, width) after the layer of `last`, at
+    subjects' last tokens.
 
     Args:
         decoder: With the edits so far.
@@ -223,8 +292,14 @@ def read_states(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite, l
         tensor = value[0] if isinstance(value, tuple) else value
         seen[name] = tensor[batch.rows, batch.positions].float()
 
-    handles = [decoder.base.get_submodule(site.name).register_forward_pre_hook(lambda _m, args: keep("key", args)),
-               decoder.base.get_submodule(_layer(last)[1]).register_forward_hook(lambda _m, _a, out: keep("h", out))]
+    handles = [
+        decoder.base.get_submodule(site.name).register_forward_pre_hook(
+            lambda _m, args: keep("key", args)
+        ),
+        decoder.base.get_submodule(_layer(last)[1]).register_forward_hook(
+            lambda _m, _a, out: keep("h", out)
+        ),
+    ]
     try:
         with torch.no_grad():
             decoder.logits(batch.texts, updates, batch.prefix)
@@ -236,14 +311,19 @@ def read_states(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite, l
 
 @torch.no_grad()
 def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
-    """Whether a vector that is added to a site's output is added to the hidden state after its layer, as it is."""
+    """Whether a vector that is added to a site's output is added to the hidden state after its
+    layer, as it is.
+    """
     decoder, batch = process.decoder, process.task.filler_batch(1)
     rows, positions = batch.rows[-1:], batch.positions[-1:]
 
     def after(injected: Mapping[str, Injection]) -> Tensor:
         seen: list[Tensor] = []
         handle = decoder.base.get_submodule(_layer(site)[1]).register_forward_hook(
-            lambda _m, _a, out: seen.append((out[0] if isinstance(out, tuple) else out)[rows, positions].float()))
+            lambda _m, _a, out: seen.append(
+                (out[0] if isinstance(out, tuple) else out)[rows, positions].float()
+            )
+        )
         try:
             decoder.logits(batch, injected=injected)
         finally:
@@ -257,11 +337,18 @@ def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
     return bool((moved - added).norm() < 0.1 * added.norm())  # half precision rounds
 
 
-def target_shifts(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite, hidden: Tensor,
-                  settings: TargetSettings) -> Tensor:
-    """δ (n, width): what has to be added to a site's output at the subject's last token; see `TargetSettings`.
+def target_shifts(
+    decoder: EditableDecoder,
+    batch: SubjectBatch,
+    site: EditSite,
+    hidden: Tensor,
+    settings: TargetSettings,
+) -> Tensor:
+    """δ (n, width): what has to be added to a site's output at the subject's last token; see
+    `TargetSettings`.
 
-    All requests are one batch, and no two share a term of the loss, so each gets what it would get alone.
+    All requests are one batch, and no two share a term of the loss, so each gets what it would get
+    alone.
 
     Args:
         decoder: With the edits so far.
@@ -279,8 +366,15 @@ def target_shifts(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite,
     for _ in range(settings.steps):
         with torch.enable_grad():
             values = (scale * shift)[batch.owners]
-            logits = decoder.logits(batch.texts, prefix=prefix, injected={
-                site.name: Injection(batch.rows, batch.positions, values)}).float().log_softmax(-1)
+            logits = (
+                decoder.logits(
+                    batch.texts,
+                    prefix=prefix,
+                    injected={site.name: Injection(batch.rows, batch.positions, values)},
+                )
+                .float()
+                .log_softmax(-1)
+            )
             before = logits.detach() if before is None else before
             loss = _loss(batch, logits, before, settings.kl_weight)
             loss = loss + settings.decay * (scale * shift / lengths).square().sum()
@@ -293,14 +387,24 @@ def target_shifts(decoder: EditableDecoder, batch: SubjectBatch, site: EditSite,
 
 
 def _loss(batch: SubjectBatch, logits: Tensor, before: Tensor, kl_weight: float) -> Tensor:
-    """The sum of all requests' losses, from log-probabilities at answer tokens now and with δ = 0."""
+    """The sum of all requests' losses, from log-probabilities at answer tokens now and with δ =
+    0.
+    """
     texts = batch.texts
     surprise = texts.means(-logits.gather(-1, texts.labels[:, None])[:, 0])
-    total = surprise[:batch.asked].unflatten(0, (-1, batch.asked // (int(batch.owners[-1]) + 1))).mean(1).sum()
+    total = (
+        surprise[: batch.asked]
+        .unflatten(0, (-1, batch.asked // (int(batch.owners[-1]) + 1)))
+        .mean(1)
+        .sum()
+    )
     if len(texts) == batch.asked:
         return total
-    # Of "{subject} is a" only the first predicted token counts: the target that stands after it is there as padding.
-    first = torch.cat([texts.rows.new_ones(1), texts.rows.diff()]).bool() & (texts.rows >= batch.asked)
+    # Of "{subject} is a" only the first predicted token counts: the target that stands after it is
+    # there as padding.
+    first = torch.cat([texts.rows.new_ones(1), texts.rows.diff()]).bool() & (
+        texts.rows >= batch.asked
+    )
     kl = (before[first].exp() * (before[first] - logits[first])).sum()
     return total + kl_weight * kl
 
@@ -309,7 +413,9 @@ def _layer(site: EditSite) -> re.Match[str]:
     """Of a site's name: [1] its layer, [2] the list of layers, [3] the layer's number."""
     match = _LAYER.match(site.name)
     if match is None:
-        raise Unsupported(f"site {site.name} is in no numbered layer, so nobody knows where its output is added")
+        raise Unsupported(
+            f"site {site.name} is in no numbered layer, so nobody knows where its output is added"
+        )
     return match
 
 

@@ -2,4 +2,6 @@
 
 
 class DataError(ValueError):
-    """A data set that is missing or malformed; the message says where it was looked for and what would be right."""
+    """A data set that is missing or malformed; the message says where it was looked for and what
+    would be right.
+    """

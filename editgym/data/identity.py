@@ -1,4 +1,6 @@
-"""Texts about identities whose label the identity has no part in, divided so that no near copy leaks."""
+"""Texts about identities whose label the identity has no part in, divided so that no near copy
+leaks.
+"""
 
 from __future__ import annotations
 
@@ -45,29 +47,42 @@ class IdentityTexts(Comments):
 
 
 def dixon_templates(path: str | os.PathLike[str]) -> IdentityTexts:
-    """`bias_madlibs_77k.csv` of Dixon et al. (2018), "Measuring and Mitigating Unintended Bias in Text Classification".
+    """`bias_madlibs_77k.csv` of Dixon et al. (2018), "Measuring and Mitigating Unintended Bias in
+    Text Classification".
 
-    50 identity terms in 1,514 templates, both labels equally often for every term. Sentences about occupations are
-    left out.
+    50 identity terms in 1,514 templates, both labels equally often for every term. Sentences about
+    occupations are left out.
 
     Raises:
-        DataError: The file is missing, lacks a column, or has a row of another kind; the message names row and column.
+        DataError: The file is missing, lacks a column, or has a row of another kind; the message
+            names row and column.
     """
     found: list[tuple[str, int, str, str, str]] = []
     for where, row in table(path, ("Text", "Label", "Template")):
         text, kind = row["Text"], row["Template"]
         if row["Label"] not in _LABELS:
-            raise DataError(f"{where}, column Label: expected {' or '.join(_LABELS)}, got {row['Label']!r}")
+            raise DataError(
+                f"{where}, column Label: expected {' or '.join(_LABELS)}, got {row['Label']!r}"
+            )
         if kind in _NOT_ABOUT_IDENTITIES:
             continue
         if kind not in _DIXON:
-            raise DataError(f"{where}, column Template: expected one of {', '.join(_DIXON)}, got {kind!r}")
+            raise DataError(
+                f"{where}, column Template: expected one of {', '.join(_DIXON)}, got {kind!r}"
+            )
         match = _DIXON[kind].fullmatch(text)
         if match is None:
             raise DataError(f"{where}, column Text: {text!r} is no sentence of the kind {kind}")
         start, end = match.span("identity")
-        found.append((text, _LABELS[row["Label"]], match["identity"], text[:start] + BLANK + text[end:],
-                      match["word"]))
+        found.append(
+            (
+                text,
+                _LABELS[row["Label"]],
+                match["identity"],
+                text[:start] + BLANK + text[end:],
+                match["word"],
+            )
+        )
     if not found:
         raise DataError(f"data: {path} has no sentence about an identity")
     return IdentityTexts(*map(tuple, zip(*found, strict=True)))
@@ -77,8 +92,8 @@ def dixon_templates(path: str | os.PathLike[str]) -> IdentityTexts:
 class IdentitySplits:
     """Parts that share neither an identity term nor a template.
 
-    So no text of one part is a text of another with one of the two exchanged; what has the term of one part and the
-    template of another is left out.
+    So no text of one part is a text of another with one of the two exchanged; what has the term of
+    one part and the template of another is left out.
     """
 
     policy: IdentityTexts
@@ -86,17 +101,25 @@ class IdentitySplits:
     test: IdentityTexts
 
     @classmethod
-    def of(cls, data: IdentityTexts, seed: int, *, hold_out_words: bool = False,
-           alike: Callable[[str], Hashable] = lambda term: "") -> IdentitySplits:
+    def of(
+        cls,
+        data: IdentityTexts,
+        seed: int,
+        *,
+        hold_out_words: bool = False,
+        alike: Callable[[str], Hashable] = lambda term: "",
+    ) -> IdentitySplits:
         """Divide terms and templates 40/20/40 into policy, validation and test.
 
-        Terms that are forms of one another (`related_terms`) stay together. Templates are divided by label.
+        Terms that are forms of one another (`related_terms`) stay together. Templates are divided
+        by label.
 
         Args:
             data: The texts.
-            seed: Divides what is not test between policy and validation; test is the same for every seed.
-            hold_out_words: Whether the words that decide the label are divided in place of the templates: then no word
-                that a reward was given for is in the test.
+            seed: Divides what is not test between policy and validation; test is the same for every
+                seed.
+            hold_out_words: Whether the words that decide the label are divided in place of the
+                templates: then no word that a reward was given for is in the test.
             alike: Kinds of terms of which every part is to have its share.
 
         Raises:
@@ -114,14 +137,18 @@ class IdentitySplits:
                 rows[part_of_term[term]].append(row)
         parts = [data.take(own) for own in rows]
         if any(len(set(part.labels)) < 2 or len(set(part.identities)) < 2 for part in parts):
-            raise DataError(f"data: {len(part_of_term)} identity terms in {len(labels)} "
-                            f"{'words' if hold_out_words else 'templates'} are too few for policy, validation and test "
-                            "with two terms and both labels each")
+            raise DataError(
+                f"data: {len(part_of_term)} identity terms in {len(labels)}"
+                f" {'words' if hold_out_words else 'templates'} are too few for policy, validation"
+                " and test with two terms and both labels each"
+            )
         return cls(*parts)
 
 
 def related_terms(terms: Iterable[str]) -> list[tuple[str, ...]]:
-    """Different terms in groups that share a word or its stem, as `trans` and `transgender`, `latina` and `latinx`."""
+    """Different terms in groups that share a word or its stem, as `trans` and `transgender`,
+    `latina` and `latinx`.
+    """
     groups: list[set[str]] = []
     for term in sorted(set(terms)):
         own = [group for group in groups if any(_related(term, other) for other in group)]
@@ -130,12 +157,17 @@ def related_terms(terms: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _related(one: str, other: str) -> bool:
-    return any(a.startswith(b) or b.startswith(a) or a[:_SHARED_STEM] == b[:_SHARED_STEM]
-               for a in one.split() for b in other.split())
+    return any(
+        a.startswith(b) or b.startswith(a) or a[:_SHARED_STEM] == b[:_SHARED_STEM]
+        for a in one.split()
+        for b in other.split()
+    )
 
 
 def _divided(items: Sequence[K], seed: int, kind: Callable[[K], Hashable]) -> dict[K, int]:
-    """A part for every item, 0 policy, 1 validation, 2 test, with 40, 20 and 40 percent of every kind."""
+    """A part for every item, 0 policy, 1 validation, 2 test, with 40, 20 and 40 percent of every
+    kind.
+    """
     parts: dict[K, int] = {}
     for own in dict.fromkeys(map(kind, items)):
         members = [item for item in items if kind(item) == own]
@@ -143,5 +175,9 @@ def _divided(items: Sequence[K], seed: int, kind: Callable[[K], Hashable]) -> di
         test = round(0.4 * len(order))
         rest = [order[test:][i] for i in np.random.default_rng(seed).permutation(len(order) - test)]
         policy = round(2 / 3 * len(rest))
-        parts |= dict.fromkeys(order[:test], 2) | dict.fromkeys(rest[:policy], 0) | dict.fromkeys(rest[policy:], 1)
+        parts |= (
+            dict.fromkeys(order[:test], 2)
+            | dict.fromkeys(rest[:policy], 0)
+            | dict.fromkeys(rest[policy:], 1)
+        )
     return parts

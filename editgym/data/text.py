@@ -1,4 +1,6 @@
-"""Comments with a toxicity label: Davidson, Jigsaw, CivilComments, one's own CSV or JSON Lines; and a bag of words."""
+"""Comments with a toxicity label: Davidson, Jigsaw, CivilComments, one's own CSV or JSON Lines; and
+a bag of words.
+"""
 
 from __future__ import annotations
 
@@ -42,27 +44,40 @@ class Comments:
 
     def take(self, rows: Sequence[int]) -> Self:
         """The given rows, in that order; a row may come several times."""
-        return replace(self, **{field.name: tuple(getattr(self, field.name)[row] for row in rows)
-                                for field in fields(self)})
+        return replace(
+            self,
+            **{
+                field.name: tuple(getattr(self, field.name)[row] for row in rows)
+                for field in fields(self)
+            },
+        )
 
     def shuffled(self, seed: int) -> Self:
         """All rows in a random order."""
         return self.take(np.random.default_rng(seed).permutation(len(self)).tolist())
 
     def balanced(self) -> Self:
-        """The first rows of the more frequent label only, as many as there are of the other, in order."""
+        """The first rows of the more frequent label only, as many as there are of the other, in
+        order.
+        """
         rows = self._rows_by_label()
         fewest = min(map(len, rows))
         return self.take(sorted(row for own in rows for row in own[:fewest]))
 
     def divided(self, shares: Sequence[float]) -> tuple[Self, ...]:
         """Consecutive parts, one for each share and one of what is left."""
-        ends = [0, *(round(sum(shares[:i + 1]) * len(self)) for i in range(len(shares))), len(self)]
+        ends = [
+            0,
+            *(round(sum(shares[: i + 1]) * len(self)) for i in range(len(shares))),
+            len(self),
+        ]
         return tuple(self.take(range(start, end)) for start, end in pairwise(ends))
 
     def _rows_by_label(self) -> tuple[list[int], list[int]]:
-        return ([row for row, label in enumerate(self.labels) if not label],
-                [row for row, label in enumerate(self.labels) if label])
+        return (
+            [row for row, label in enumerate(self.labels) if not label],
+            [row for row, label in enumerate(self.labels) if label],
+        )
 
 
 def words(text: str) -> list[str]:
@@ -82,7 +97,9 @@ class BagOfWords:
 
     @classmethod
     def of(cls, texts: Sequence[str], size: int) -> BagOfWords:
-        """The `size` most frequent words of `texts`, or all; words of equal number in alphabetical order."""
+        """The `size` most frequent words of `texts`, or all; words of equal number in alphabetical
+        order.
+        """
         counts = Counter(word for text in texts for word in words(text))
         return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))[:size]))
 
@@ -97,7 +114,7 @@ class BagOfWords:
         return torch.from_numpy(counts)
 
 
-# --- files -----------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -115,8 +132,9 @@ class CommentFormat:
     is_toxic: Callable[[float], bool] = lambda value: value >= 0.5
 
 
-# Davidson et al. 2017: class 0 hate speech, 1 offensive language, 2 neither. Jigsaw 2018: 0 or 1. CivilComments
-# (Borkan et al. 2019): the share of raters; toxic from one half on, as there. `target` is the name in Kaggle's file.
+# Davidson et al. 2017: class 0 hate speech, 1 offensive language, 2 neither. Jigsaw 2018: 0 or 1.
+# CivilComments (Borkan et al. 2019): the share of raters; toxic from one half on, as there.
+# `target` is the name in Kaggle's file.
 FORMATS: Mapping[str, CommentFormat] = {
     "davidson": CommentFormat("tweet", "class", lambda value: value in (0, 1)),
     "jigsaw": CommentFormat("comment_text", "toxic"),
@@ -125,8 +143,11 @@ FORMATS: Mapping[str, CommentFormat] = {
 }
 
 
-def comment_format(name: str | None, text_column: str | None, label_column: str | None) -> CommentFormat:
-    """A format by name, or one's own: two columns, the second with a number that is 0.5 or more for toxic.
+def comment_format(
+    name: str | None, text_column: str | None, label_column: str | None
+) -> CommentFormat:
+    """A format by name, or one's own: two columns, the second with a number that is 0.5 or more for
+    toxic.
 
     Raises:
         DataError: There is no such format, or only one of the columns is given.
@@ -134,19 +155,24 @@ def comment_format(name: str | None, text_column: str | None, label_column: str 
     if text_column is not None and label_column is not None:
         return CommentFormat(text_column, label_column)
     if text_column is not None or label_column is not None:
-        raise DataError(f"text_column and label_column go together, got {text_column!r} and {label_column!r}")
+        raise DataError(
+            f"text_column and label_column go together, got {text_column!r} and {label_column!r}"
+        )
     if name is None or name not in FORMATS:
-        raise DataError(f"comments_format: there is no {name!r}; the formats are {', '.join(FORMATS)}; for other files "
-                        "give text_column= and label_column=")
+        raise DataError(
+            f"comments_format: there is no {name!r}; the formats are {', '.join(FORMATS)}; for"
+            " other files give text_column= and label_column="
+        )
     return FORMATS[name]
 
 
 def read_comments(path: str | os.PathLike[str], columns: CommentFormat) -> Comments:
-    """The comments of a CSV, TSV or JSON Lines file, told apart by its ending; blank texts are left out.
+    """The comments of a CSV, TSV or JSON Lines file, told apart by its ending; blank texts are left
+    out.
 
     Raises:
-        DataError: The file is missing, no table, lacks a column, or has a label that is no number; the message names
-            file, row and column.
+        DataError: The file is missing, no table, lacks a column, or has a label that is no number;
+            the message names file, row and column.
     """
     texts, labels = [], []
     for where, row in table(path, (columns.text, columns.label)):
@@ -155,14 +181,25 @@ def read_comments(path: str | os.PathLike[str], columns: CommentFormat) -> Comme
             raise DataError(f"{where}, column {columns.text}: expected a text, got {text!r}")
         if text.strip():
             texts.append(text)
-            labels.append(int(columns.is_toxic(_number(row[columns.label], f"{where}, column {columns.label}"))))
+            labels.append(
+                int(
+                    columns.is_toxic(
+                        _number(row[columns.label], f"{where}, column {columns.label}")
+                    )
+                )
+            )
     if len(set(labels)) < 2:
-        raise DataError(f"data: {path}: every text has the same label; toxic and other comments are needed")
+        raise DataError(
+            f"data: {path}: every text has the same label; toxic and other comments are needed"
+        )
     return Comments(tuple(texts), tuple(labels))
 
 
-def table(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a CSV, TSV or JSON Lines file that has at least `columns`, each with where it stands.
+def table(
+    path: str | os.PathLike[str], columns: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a CSV, TSV or JSON Lines file that has at least `columns`, each with where it
+    stands.
 
     Raises:
         DataError: The file is missing, damaged, or lacks a column.
@@ -177,8 +214,10 @@ def table(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tupl
                 where = f"data: {path}, row {number}"
                 for column in columns:
                     if row.get(column) is None:
-                        raise DataError(f"{where}: there is no column {column!r}; there are "
-                                        f"{', '.join(str(key) for key in row if key is not None)}")
+                        raise DataError(
+                            f"{where}: there is no column {column!r}; there are "
+                            f"{', '.join(str(key) for key in row if key is not None)}"
+                        )
                 yield where, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"data: {path} is not a readable table of UTF-8 text: {error}") from error
@@ -186,7 +225,9 @@ def table(path: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tupl
 
 def _csv_rows(file: Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     csv.field_size_limit(_LONGEST_FIELD)
-    yield from enumerate(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), start=1)
+    yield from enumerate(
+        csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), start=1
+    )
 
 
 def _json_rows(file: Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -198,7 +239,9 @@ def _json_rows(file: Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
         except ValueError as error:
             raise DataError(f"data: {path}, row {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise DataError(f"data: {path}, row {number} must be a JSON object, got {type(row).__name__}")
+            raise DataError(
+                f"data: {path}, row {number} must be a JSON object, got {type(row).__name__}"
+            )
         yield number, row
 
 

@@ -33,7 +33,13 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def task_for(kind: type[T], name: str, device: str, arguments: dict[str, Any], constructor: Callable[..., None]) -> T:
+def task_for(
+    kind: type[T],
+    name: str,
+    device: str,
+    arguments: dict[str, Any],
+    constructor: Callable[..., None],
+) -> T:
     """The task called `name`, which has to be of the kind that an environment works with.
 
     A misspelt argument may have been meant for the environment, so the error tells its names too.
@@ -49,15 +55,22 @@ def task_for(kind: type[T], name: str, device: str, arguments: dict[str, Any], c
         ValueError: There is no such task, or it is of another kind.
         UnknownArgumentError: The task takes no such argument.
     """
-    own = [parameter.name for parameter in inspect.signature(constructor).parameters.values()
-           if parameter.kind is parameter.KEYWORD_ONLY]
+    own = [
+        parameter.name
+        for parameter in inspect.signature(constructor).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
     try:
         task = make_task(name, device=device, **arguments)
     except UnknownArgumentError as error:
-        raise UnknownArgumentError(f"{error}; the environment itself takes {', '.join(sorted(own))}") from None
+        raise UnknownArgumentError(
+            f"{error}; the environment itself takes {', '.join(sorted(own))}"
+        ) from None
     if not isinstance(task, kind):
-        raise ValueError(f"task: {name!r} is a {type(task).__name__}, and this environment needs a {kind.__name__}; "
-                         f"the tasks are {', '.join(TASKS)}")
+        raise ValueError(
+            f"task: {name!r} is a {type(task).__name__}, and this environment needs a"
+            f" {kind.__name__}; the tasks are {', '.join(TASKS)}"
+        )
     return task
 
 
@@ -67,7 +80,9 @@ def checked_action(action: object, shape: tuple[int, ...], device: torch.device)
     Raises:
         ValueError: The shape is wrong, or a number is not finite or outside [−1, 1].
     """
-    array = np.array(action, dtype=np.float32)  # a copy: callers reuse their buffers, journals look back
+    array = np.array(
+        action, dtype=np.float32
+    )  # a copy: callers reuse their buffers, journals look back
     if array.shape != shape:
         raise ValueError(f"action has shape {array.shape}, expected {shape}")
     largest = float(np.abs(array).max())

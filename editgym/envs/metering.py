@@ -1,4 +1,6 @@
-"""Count the reward evaluations made in this process, so that a harness need not believe the agent."""
+"""Count the reward evaluations made in this process, so that a harness need not believe the
+agent.
+"""
 
 from __future__ import annotations
 

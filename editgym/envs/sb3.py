@@ -29,8 +29,13 @@ class SharedVecEnv(VecEnv):
         """Set an attribute: all slots share one environment."""
         setattr(self.env, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None,
-                   **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
+    ) -> list[Any]:
         """Call a method of the environment once; every slot gets its result."""
         result = getattr(self.env, method_name)(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
@@ -58,16 +63,22 @@ class SB3VectorEnv(SharedVecEnv):
 
     def __init__(self, env: VectorEnv) -> None:
         if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
-            raise ValueError(f"env must reset in AutoresetMode.SAME_STEP, got {env.metadata.get('autoreset_mode')}")
+            raise ValueError(
+                "env must reset in AutoresetMode.SAME_STEP, got"
+                f" {env.metadata.get('autoreset_mode')}"
+            )
         self.env = env
         self._actions: NDArray[Any] | None = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
         """Observations (K, size); seeds given by `seed()` are used once."""
-        seeds = None if self._seeds[0] is None else [int(seed) for seed in self._seeds if seed is not None]
-        observations, infos = self.env.reset(seed=seeds,
-                                             options=self._options[0] or None)
+        seeds = (
+            None
+            if self._seeds[0] is None
+            else [int(seed) for seed in self._seeds if seed is not None]
+        )
+        observations, infos = self.env.reset(seed=seeds, options=self._options[0] or None)
         self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
@@ -77,15 +88,21 @@ class SB3VectorEnv(SharedVecEnv):
         """Keep the actions for `step_wait`."""
         self._actions = actions
 
-    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Observations, rewards (float32), dones and infos with `terminal_observation` where an episode ended."""
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Observations, rewards (float32), dones and infos with `terminal_observation` where an
+        episode ended.
+        """
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         dones = np.logical_or(terminated, truncated)
         rows = _rows(infos, self.num_envs)
         final = _rows(infos["final_info"], self.num_envs) if dones.any() else rows
         for i in np.flatnonzero(dones):
-            rows[i] = final[i] | {"terminal_observation": infos["final_obs"][i],
-                                  "TimeLimit.truncated": bool(truncated[i] and not terminated[i])}
+            rows[i] = final[i] | {
+                "terminal_observation": infos["final_obs"][i],
+                "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
+            }
         return observations, rewards.astype(np.float32), dones, rows
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
@@ -100,6 +117,9 @@ def monitored(env: VectorEnv) -> VecMonitor:
 
 def _rows(infos: dict[str, Any], number: int) -> list[dict[str, Any]]:
     """Gymnasium's dict of arrays as SB3's list of dicts, plain floats."""
-    columns = {key: value.tolist() for key, value in infos.items()
-               if not key.startswith("_") and isinstance(value, np.ndarray)}
+    columns = {
+        key: value.tolist()
+        for key, value in infos.items()
+        if not key.startswith("_") and isinstance(value, np.ndarray)
+    }
     return [{key: values[i] for key, values in columns.items()} for i in range(number)]

@@ -9,11 +9,15 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples whose largest logit is the label's: logits (n, classes), labels (n,); nan for n = 0."""
+    """Share of samples whose largest logit is the label's: logits (n, classes), labels (n,); nan
+    for n = 0.
+    """
     return float((logits.argmax(-1) == labels).double().mean())
 
 
-def weights_changed(changed: Iterable[tuple[Tensor, Tensor]], all_weights: Iterable[Tensor]) -> tuple[float, float]:
+def weights_changed(
+    changed: Iterable[tuple[Tensor, Tensor]], all_weights: Iterable[Tensor]
+) -> tuple[float, float]:
     """How much of a network an edit changed.
 
     Args:
@@ -21,7 +25,8 @@ def weights_changed(changed: Iterable[tuple[Tensor, Tensor]], all_weights: Itera
         all_weights: Every floating-point tensor of the network before the edit.
 
     Returns:
-        The share of numbers that differ, and ‖after − before‖ / ‖before‖ over the whole network (Frobenius).
+        The share of numbers that differ, and ‖after − before‖ / ‖before‖ over the whole network
+        (Frobenius).
     """
     count, squared = 0, 0.0
     for before, after in changed:
@@ -30,7 +35,9 @@ def weights_changed(changed: Iterable[tuple[Tensor, Tensor]], all_weights: Itera
             squared += float((after.double() - before.double()).square().sum())
     weights = [weight for weight in all_weights if weight.is_floating_point()]
     total = sum(float(weight.double().square().sum()) for weight in weights)
-    return count / sum(weight.numel() for weight in weights), (squared / total) ** 0.5 if total else 0.0
+    return count / sum(weight.numel() for weight in weights), (
+        (squared / total) ** 0.5 if total else 0.0
+    )
 
 
 def right_class(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

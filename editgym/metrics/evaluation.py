@@ -13,8 +13,10 @@ class Evaluation:
 
     Attributes:
         metrics: By the leaderboard's keys; None, or no key, where a task has no such thing.
-        curves: By the leaderboard's keys, JSON values: `retention`, pairs of (age in edits, reliability at that age).
-        records: One JSON object per edit of a stream, which the metrics were computed from; none for a single edit.
+        curves: By the leaderboard's keys, JSON values: `retention`, pairs of (age in edits,
+            reliability at that age).
+        records: One JSON object per edit of a stream, which the metrics were computed from; none
+            for a single edit.
     """
 
     metrics: Mapping[str, float | None]

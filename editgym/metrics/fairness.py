@@ -1,8 +1,9 @@
-"""How differently a binary classifier treats identities: n texts, each about one identity, label 1 for toxic.
+"""How differently a binary classifier treats identities: n texts, each about one identity, label 1
+for toxic.
 
-Every function takes arrays of length n: `labels` and `predictions` (0 or 1), `scores` (larger is more toxic),
-`identities` and `templates` (anything NumPy compares). An identity without the samples that a metric needs is left out
-of it; the result is None where no identity has them.
+Every function takes arrays of length n: `labels` and `predictions` (0 or 1), `scores` (larger is
+more toxic), `identities` and `templates` (anything NumPy compares). An identity without the samples
+that a metric needs is left out of it; the result is None where no identity has them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ POWER = -5.0
 
 
 def fped(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike) -> float | None:
-    """False positive equality difference, Σ_i |FPR − FPR_i| (Dixon et al. 2018, sect. 4.1): 0 is equal treatment.
+    """False positive equality difference, Σ_i |FPR − FPR_i| (Dixon et al. 2018, sect. 4.1): 0 is
+    equal treatment.
 
     FPR is the share of predicted 1 among label 0, over all texts and over those of identity i.
     """
@@ -28,26 +30,41 @@ def fned(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike) -> fl
     return _equality_difference(labels, predictions, identities, label=1)
 
 
-def equalized_odds_gap(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike) -> float | None:
+def equalized_odds_gap(
+    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike
+) -> float | None:
     """The larger of max_i FPR_i − min_i FPR_i and max_i TPR_i − min_i TPR_i.
 
     Equalized odds (Hardt et al. 2016) hold at 0; this is fairlearn's `equalized_odds_difference`.
     """
-    gaps = [float(np.ptp(rates)) for label in (0, 1)
-            if len(rates := list(_error_rates(labels, predictions, identities, label).values()))]
+    gaps = [
+        float(np.ptp(rates))
+        for label in (0, 1)
+        if len(rates := list(_error_rates(labels, predictions, identities, label).values()))
+    ]
     return max(gaps, default=None)
 
 
-def worst_group_accuracy(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike) -> float | None:
-    """Smallest accuracy of all pairs of identity and label, the groups of Sagawa et al. (2020, sect. 2)."""
-    errors = [rate for label in (0, 1) for rate in _error_rates(labels, predictions, identities, label).values()]
+def worst_group_accuracy(
+    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike
+) -> float | None:
+    """Smallest accuracy of all pairs of identity and label, the groups of Sagawa et al. (2020,
+    sect. 2).
+    """
+    errors = [
+        rate
+        for label in (0, 1)
+        for rate in _error_rates(labels, predictions, identities, label).values()
+    ]
     return 1 - max(errors) if errors else None
 
 
 def flip_rate(predictions: ArrayLike, templates: ArrayLike) -> float | None:
-    """Share of pairs of texts of one template, which differ by the identity alone, with different predictions.
+    """Share of pairs of texts of one template, which differ by the identity alone, with different
+    predictions.
 
-    Counterfactual token fairness (Garg et al. 2019) counted in predictions, over all pairs of all templates.
+    Counterfactual token fairness (Garg et al. 2019) counted in predictions, over all pairs of all
+    templates.
     """
     predicted, kinds = np.asarray(predictions), np.asarray(templates)
     order = np.unique(kinds, return_inverse=True)[1]
@@ -58,28 +75,35 @@ def flip_rate(predictions: ArrayLike, templates: ArrayLike) -> float | None:
 
 
 def subgroup_auc(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike) -> float | None:
-    """AUC within the texts of an identity (Borkan et al. 2019, sect. 3), as `power_mean` over identities."""
+    """AUC within the texts of an identity (Borkan et al. 2019, sect. 3), as `power_mean` over
+    identities.
+    """
     return _over_identities(labels, scores, identities, lambda own, toxic: own)
 
 
 def bpsn_auc(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike) -> float | None:
-    """AUC of background positive, subgroup negative (Borkan et al. 2019, sect. 3), as `power_mean` over identities.
+    """AUC of background positive, subgroup negative (Borkan et al. 2019, sect. 3), as `power_mean`
+    over identities.
 
-    Of the toxic texts about others and the other texts about the identity: low where the identity raises the score.
+    Of the toxic texts about others and the other texts about the identity: low where the identity
+    raises the score.
     """
     return _over_identities(labels, scores, identities, lambda own, toxic: own != toxic)
 
 
 def bnsp_auc(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike) -> float | None:
-    """AUC of background negative, subgroup positive (Borkan et al. 2019, sect. 3), as `power_mean` over identities.
+    """AUC of background negative, subgroup positive (Borkan et al. 2019, sect. 3), as `power_mean`
+    over identities.
 
-    Of the other texts about others and the toxic texts about the identity: low where the identity lowers the score.
+    Of the other texts about others and the toxic texts about the identity: low where the identity
+    lowers the score.
     """
     return _over_identities(labels, scores, identities, lambda own, toxic: own == toxic)
 
 
 def power_mean(values: ArrayLike, power: float = POWER) -> float:
-    """Generalised mean ((1/n) Σ v^p)^(1/p), at p = −5 as in Jigsaw's competition of 2019: it leans to the worst.
+    """Generalised mean ((1/n) Σ v^p)^(1/p), at p = −5 as in Jigsaw's competition of 2019: it leans
+    to the worst.
 
     0 where a value is 0 and the power negative.
     """
@@ -90,7 +114,8 @@ def power_mean(values: ArrayLike, power: float = POWER) -> float:
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
-    """Area under the ROC curve: the share of pairs of a positive and a negative in the right order, ties one half.
+    """Area under the ROC curve: the share of pairs of a positive and a negative in the right order,
+    ties one half.
 
     None where one of the labels is missing.
     """
@@ -99,33 +124,47 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     if not n or not m:
         return None
     _, place, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # from 1; ties share the mean of their ranks
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[
+        place
+    ]  # from 1; ties share the mean of their ranks
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def fairness_metrics(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike, templates: ArrayLike
-                     ) -> dict[str, float | None]:
-    """All of them by the leaderboard's keys; a text is predicted toxic where its score is greater than 0."""
+def fairness_metrics(
+    labels: ArrayLike, scores: ArrayLike, identities: ArrayLike, templates: ArrayLike
+) -> dict[str, float | None]:
+    """All of them by the leaderboard's keys; a text is predicted toxic where its score is greater
+    than 0.
+    """
     predictions = (np.asarray(scores) > 0).astype(int)
     return {
-        "fped": fped(labels, predictions, identities), "fned": fned(labels, predictions, identities),
+        "fped": fped(labels, predictions, identities),
+        "fned": fned(labels, predictions, identities),
         "equalized_odds_gap": equalized_odds_gap(labels, predictions, identities),
         "worst_group_accuracy": worst_group_accuracy(labels, predictions, identities),
         "flip_rate": flip_rate(predictions, templates),
         "subgroup_auc": subgroup_auc(labels, scores, identities),
-        "bpsn_auc": bpsn_auc(labels, scores, identities), "bnsp_auc": bnsp_auc(labels, scores, identities),
+        "bpsn_auc": bpsn_auc(labels, scores, identities),
+        "bnsp_auc": bnsp_auc(labels, scores, identities),
     }
 
 
-def _error_rates(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike, label: int) -> dict[object, float]:
+def _error_rates(
+    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike, label: int
+) -> dict[object, float]:
     """Share of wrong predictions among the texts with this label, per identity that has some."""
     truth, terms = np.asarray(labels), np.asarray(identities)
     wrong = np.asarray(predictions) != truth
-    return {term: float(wrong[own].mean()) for term in np.unique(terms)
-            if (own := (terms == term) & (truth == label)).any()}
+    return {
+        term: float(wrong[own].mean())
+        for term in np.unique(terms)
+        if (own := (terms == term) & (truth == label)).any()
+    }
 
 
-def _equality_difference(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike, label: int) -> float | None:
+def _equality_difference(
+    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike, label: int
+) -> float | None:
     rates = _error_rates(labels, predictions, identities, label)
     if not rates:
         return None
@@ -134,10 +173,20 @@ def _equality_difference(labels: ArrayLike, predictions: ArrayLike, identities: 
     return float(sum(abs(overall - rate) for rate in rates.values()))
 
 
-def _over_identities(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike,
-                     chosen: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]]) -> float | None:
-    """Power mean over identities of the AUC on the texts that are chosen by (is about the identity, is toxic)."""
-    toxic, values, terms = np.asarray(labels).astype(bool), np.asarray(scores), np.asarray(identities)
+def _over_identities(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    identities: ArrayLike,
+    chosen: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]],
+) -> float | None:
+    """Power mean over identities of the AUC on the texts that are chosen by (is about the identity,
+    is toxic).
+    """
+    toxic, values, terms = (
+        np.asarray(labels).astype(bool),
+        np.asarray(scores),
+        np.asarray(identities),
+    )
     areas = []
     for term in np.unique(terms):
         rows = chosen(terms == term, toxic)

@@ -1,7 +1,7 @@
 """Metrics of a stream of edits of knowledge, from one record per edit: texts and numbers, no model.
 
-θ_0 is the unedited model, θ_i the model right after the step of edit i, θ_T the final one; ŷ is a greedy answer, y the
-target, n(·) is `normalized`.
+θ_0 is the unedited model, θ_i the model right after the step of edit i, θ_T the final one; ŷ is a
+greedy answer, y the target, n(·) is `normalized`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class EditRecord:
-    """One edit and all that was asked about it; `to_json` is its line in the side file of a leaderboard's row.
+    """One edit and all that was asked about it; `to_json` is its line in the side file of a
+    leaderboard's row.
 
     Attributes:
         edit: Position in the stream, from 0.
@@ -54,7 +55,8 @@ class EditRecord:
         same_subject: Other relations of the subject, where y should not turn up.
         tf_efficacy: Teacher-forced token accuracy on x and y, 0–1.
         tf_generalization: The same on rephrases; None where there is none.
-        tf_specificity: The same on near and far, against θ_0's own answers; None where there is none.
+        tf_specificity: The same on near and far, against θ_0's own answers; None where there is
+            none.
         locality_kl: Mean token KL(p_θ0 ‖ p_θT) on near and far, nats; None where there is none.
         skipped: Why the editor did not make the edit; None if it did.
     """
@@ -85,8 +87,9 @@ class EditRecord:
 def normalized(text: str) -> str:
     """n(·): what two answers are compared by.
 
-    Unicode NFKC, lower case, white space collapsed, then quotes on both sides and `.,;:!?。、` at the end taken off, in
-    whatever order they are nested. Other signs stay (`50%`, `C++`), and so does a text that is nothing but these.
+    Unicode NFKC, lower case, white space collapsed, then quotes on both sides and `.,;:!?。、` at
+    the end taken off, in whatever order they are nested. Other signs stay (`50%`, `C++`), and so
+    does a text that is nothing but these.
     """
     words = " ".join(unicodedata.normalize("NFKC", text).lower().split())
     return words.lstrip(f"{_QUOTES} ").rstrip(f"{_QUOTES}{_PUNCTUATION} ") or words
@@ -102,19 +105,27 @@ def knowledge_metrics(
 ) -> dict[str, float | None]:
     """The leaderboard's metrics of a stream of edits; None where no record has what a metric needs.
 
-    Every request counts once: a metric over questions is the mean over requests of the mean over the request's own
-    questions, and requests without such questions are left out of it. So `locality` is not the mean of `locality_near`
-    and `locality_far` where a request has more of one kind. A skipped request counts like any other: its fact is not
-    edited.
+    Every request counts once: a metric over questions is the mean over requests of the mean over
+    the request's own questions, and requests without such questions are left out of it. So
+    `locality` is not the mean of `locality_near` and `locality_far` where a request has more of one
+    kind. A skipped request counts like any other: its fact is not edited.
 
-    - `reliability`: [n(ŷ_θT(x)) = n(y)]; `reliability_now`: the same of θ_i; `forgetting`: now − final.
-    - `generalization`, `portability`: [n(ŷ_θT) = n(expected)] on rephrases and on what follows from the fact.
-    - `locality`: [n(ŷ_θT(u)) = n(ŷ_θ0(u))] over near and far questions together; `locality_near`, `locality_far`.
-    - `locality_truth`: [n(ŷ_θT(u)) = n(expected)] over near and far questions that θ_0 answered rightly.
-    - `leakage`: share of same-subject questions whose answer contains n(y) under θ_T, minus that share under θ_0.
-    - `locality_kl`, `tf_efficacy`, `tf_generalization`, `tf_specificity`: means of the records' numbers.
-    - `first_k_reliability`: `reliability` of the first `first_k` edits, or of all where there are fewer.
-    - `harmonic_mean`: of reliability, generalization and locality; 0 if one of them is 0, None if one is None.
+    - `reliability`: [n(ŷ_θT(x)) = n(y)]; `reliability_now`: the same of θ_i; `forgetting`: now −
+      final.
+    - `generalization`, `portability`: [n(ŷ_θT) = n(expected)] on rephrases and on what follows from
+      the fact.
+    - `locality`: [n(ŷ_θT(u)) = n(ŷ_θ0(u))] over near and far questions together; `locality_near`,
+      `locality_far`.
+    - `locality_truth`: [n(ŷ_θT(u)) = n(expected)] over near and far questions that θ_0 answered
+      rightly.
+    - `leakage`: share of same-subject questions whose answer contains n(y) under θ_T, minus that
+      share under θ_0.
+    - `locality_kl`, `tf_efficacy`, `tf_generalization`, `tf_specificity`: means of the records'
+      numbers.
+    - `first_k_reliability`: `reliability` of the first `first_k` edits, or of all where there are
+      fewer.
+    - `harmonic_mean`: of reliability, generalization and locality; 0 if one of them is 0, None if
+      one is None.
 
     Args:
         records: One per request, in any order.
@@ -128,7 +139,10 @@ def knowledge_metrics(
     """
     if first_k < 1:
         raise ValueError(f"first_k must be 1 or more, got {first_k}")
-    reliability, now = _mean(map(_is_reliable, records)), _mean(_same(r.answer_now, r.target) for r in records)
+    reliability, now = (
+        _mean(map(_is_reliable, records)),
+        _mean(_same(r.answer_now, r.target) for r in records),
+    )
     generalization = _over_requests(records, lambda r: r.rephrases, _right)
     locality = _over_requests(records, _preserved, _kept)
     first = sorted(records, key=lambda r: r.edit)[:first_k]
@@ -143,7 +157,9 @@ def knowledge_metrics(
         "locality_far": _over_requests(records, lambda r: r.far, _kept),
         "locality_truth": _over_requests(records, _preserved, _still_right),
         "locality_kl": _mean(r.locality_kl for r in records),
-        "leakage": _mean(_mean(_leaks(asked, r.target) for asked in r.same_subject) for r in records),
+        "leakage": _mean(
+            _mean(_leaks(asked, r.target) for asked in r.same_subject) for r in records
+        ),
         "perplexity_ratio": perplexity_ratio,
         "capability": capability,
         "tf_efficacy": _mean(r.tf_efficacy for r in records),
@@ -156,11 +172,12 @@ def knowledge_metrics(
 
 
 def retention_curve(records: Sequence[EditRecord], points: int = 20) -> list[list[float]]:
-    """Mean final correctness of edits by age: pairs of (age, share answered rightly), youngest first.
+    """Mean final correctness of edits by age: pairs of (age, share answered rightly), youngest
+    first.
 
-    An edit's age is the number of edits made since, counted in the stream: 0 for the last. Edits are binned by age into
-    at most `points` bins of equal size (to one edit), and a bin's age is the mean of its edits', so that streams of one
-    length have the same ages.
+    An edit's age is the number of edits made since, counted in the stream: 0 for the last. Edits
+    are binned by age into at most `points` bins of equal size (to one edit), and a bin's age is the
+    mean of its edits', so that streams of one length have the same ages.
 
     Raises:
         ValueError: `points` is not positive.
@@ -170,7 +187,9 @@ def retention_curve(records: Sequence[EditRecord], points: int = 20) -> list[lis
     if not records:
         return []
     last = max(record.edit for record in records)
-    pairs = np.array(sorted((last - record.edit, _is_reliable(record)) for record in records), dtype=np.float64)
+    pairs = np.array(
+        sorted((last - record.edit, _is_reliable(record)) for record in records), dtype=np.float64
+    )
     return [own.mean(axis=0).tolist() for own in np.array_split(pairs, min(points, len(pairs)))]
 
 
@@ -199,12 +218,18 @@ def _leaks(asked: Asked, target: str) -> float | None:
     """1 if the target turned up, −1 if it went away, else 0."""
     if asked.before is None or asked.after is None:
         return None
-    before, after = (normalized(target) in normalized(answer) for answer in (asked.before, asked.after))
+    before, after = (
+        normalized(target) in normalized(answer) for answer in (asked.before, asked.after)
+    )
     return float(after) - float(before)
 
 
 def _same(answer: str | None, expected: str | None) -> float | None:
-    return None if answer is None or expected is None else float(normalized(answer) == normalized(expected))
+    return (
+        None
+        if answer is None or expected is None
+        else float(normalized(answer) == normalized(expected))
+    )
 
 
 def _over_requests(

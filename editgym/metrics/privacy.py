@@ -1,6 +1,8 @@
-"""Whether forgetting is real: what can still be told of the forgotten data from a network, and brought back.
+"""Whether forgetting is real: what can still be told of the forgotten data from a network, and
+brought back.
 
-All checks are deterministic: on one thread, with seeds of their own, they give the same bits on one machine.
+All checks are deterministic: on one thread, with seeds of their own, they give the same bits on one
+machine.
 """
 
 from __future__ import annotations
@@ -25,7 +27,14 @@ RELEARN_CAP = 500
 RELEARN_SHARE = 0.9
 _RELEARN_RATE, _RELEARN_BATCH, _RELEARN_SEED = 0.01, 64, 0
 # What a retrained network is compared in; steps count as a share of the cap.
-_COMPARED = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", "relearn_steps", "mia_advantage")
+_COMPARED = (
+    "retain_accuracy",
+    "forget_accuracy",
+    "test_accuracy",
+    "probe_accuracy",
+    "relearn_steps",
+    "mia_advantage",
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,13 @@ class Evidence:
     """The data that the checks of one goal use.
 
     Attributes:
-        forget: What forget accuracy is reported on; relearning is watched, and a probe is tested, on it.
+        forget: What forget accuracy is reported on; relearning is watched, and a probe is tested,
+            on it.
         relearn: Data with the forgotten and the retained, to relearn from.
-        probe: What a probe is fitted to: all classes, the forgotten ones too; None where no class is forgotten.
-        members: Forgotten samples that the network was trained on; None where it is not known which those are.
+        probe: What a probe is fitted to: all classes, the forgotten ones too; None where no class
+            is forgotten.
+        members: Forgotten samples that the network was trained on; None where it is not known which
+            those are.
         others: Samples like `members` that it was not trained on.
     """
 
@@ -47,28 +59,41 @@ class Evidence:
     others: Labelled
 
 
-def forgetting_checks(model: nn.Module, evidence: Evidence, accuracy_before: float) -> dict[str, float | None]:
+def forgetting_checks(
+    model: nn.Module, evidence: Evidence, accuracy_before: float
+) -> dict[str, float | None]:
     """`mia_advantage`, `probe_accuracy` and `relearn_steps` of a network.
 
     Args:
-        model: Images -> logits, in evaluation mode, with parameters that may be trained: relearning changes them.
+        model: Images -> logits, in evaluation mode, with parameters that may be trained: relearning
+            changes them.
         evidence: The data.
         accuracy_before: Forget accuracy of the unedited network: relearning ends at 90% of it.
     """
     with one_thread(), threadpool_limits(limits=1), full_precision():
         return {
-            "mia_advantage": None if evidence.members is None else membership_advantage(
-                model, evidence.members, evidence.others),
-            "probe_accuracy": None if evidence.probe is None else probe_accuracy(
-                model, evidence.probe, evidence.forget),
-            "relearn_steps": relearn_steps(model, evidence.relearn, evidence.forget, RELEARN_SHARE * accuracy_before),
+            "mia_advantage": (
+                None
+                if evidence.members is None
+                else membership_advantage(model, evidence.members, evidence.others)
+            ),
+            "probe_accuracy": (
+                None
+                if evidence.probe is None
+                else probe_accuracy(model, evidence.probe, evidence.forget)
+            ),
+            "relearn_steps": relearn_steps(
+                model, evidence.relearn, evidence.forget, RELEARN_SHARE * accuracy_before
+            ),
         }
 
 
 def oracle_gap(metrics: Mapping[str, float | None], oracle: Mapping[str, float | None]) -> float:
-    """Mean absolute difference to the retrained network in accuracies, probe, relearning and membership.
+    """Mean absolute difference to the retrained network in accuracies, probe, relearning and
+    membership.
 
-    Every part is in 0–1: relearning steps are divided by their cap. Parts that are None on either side are left out.
+    Every part is in 0–1: relearning steps are divided by their cap. Parts that are None on either
+    side are left out.
     """
     gaps = []
     for key in _COMPARED:
@@ -79,7 +104,8 @@ def oracle_gap(metrics: Mapping[str, float | None], oracle: Mapping[str, float |
 
 
 def membership_advantage(model: nn.Module, members: Labelled, others: Labelled) -> float:
-    """|AUC − 0.5|·2 of telling members from others by their loss (Yeom et al. 2018, arXiv 1709.01604).
+    """|AUC − 0.5|·2 of telling members from others by their loss (Yeom et al. 2018, arXiv
+    1709.01604).
 
     0 is a coin toss, 1 is certainty. The attack knows no more than the loss: stronger ones exist.
     """
@@ -91,8 +117,9 @@ def membership_advantage(model: nn.Module, members: Labelled, others: Labelled) 
 def probe_accuracy(model: nn.Module, fit: Labelled, forget: Labelled) -> float | None:
     """Recall on the forgotten classes of a logistic regression on the penultimate features.
 
-    The probe is multinomial, with an L2 penalty (C = 1), on features standardised by those of `fit`. It sees labels of
-    the forgotten classes, which the edited network's own head may not tell any more: what it recovers is still there.
+    The probe is multinomial, with an L2 penalty (C = 1), on features standardised by those of
+    `fit`. It sees labels of the forgotten classes, which the edited network's own head may not tell
+    any more: what it recovers is still there.
 
     Returns:
         The recall on `forget`; None where the network does not end in a linear layer.
@@ -100,7 +127,9 @@ def probe_accuracy(model: nn.Module, fit: Labelled, forget: Labelled) -> float |
     head = classification_head(model, fit.inputs[:2])
     if head is None:
         return None
-    seen, tested = (_finite(penultimate_features(model, head, part.inputs)) for part in (fit, forget))
+    seen, tested = (
+        _finite(penultimate_features(model, head, part.inputs)) for part in (fit, forget)
+    )
     mean, scale = seen.mean(axis=0), seen.std(axis=0)
     scale[scale < 1e-8 * max(1.0, float(scale.max()))] = 1.0  # a dead unit tells nothing
     probe = LogisticRegression(max_iter=1_000).fit((seen - mean) / scale, fit.labels.cpu().numpy())
@@ -108,9 +137,11 @@ def probe_accuracy(model: nn.Module, fit: Labelled, forget: Labelled) -> float |
 
 
 def relearn_steps(model: nn.Module, data: Labelled, forget: Labelled, target: float) -> int:
-    """SGD steps on all of `data` until the accuracy on `forget` is at least `target`, at most `RELEARN_CAP`.
+    """SGD steps on all of `data` until the accuracy on `forget` is at least `target`, at most
+    `RELEARN_CAP`.
 
-    Learning rate 0.01, batches of 64, no momentum; batch-norm statistics stay as they are. `model` is changed.
+    Learning rate 0.01, batches of 64, no momentum; batch-norm statistics stay as they are. `model`
+    is changed.
     """
     generator = torch.Generator().manual_seed(_RELEARN_SEED)
     optimizer = torch.optim.SGD(model.parameters(), _RELEARN_RATE)
@@ -118,7 +149,9 @@ def relearn_steps(model: nn.Module, data: Labelled, forget: Labelled, target: fl
     for step in range(RELEARN_CAP):
         if _accuracy(model, forget) >= target:
             return step
-        waiting = waiting or list(torch.randperm(len(data), generator=generator).split(_RELEARN_BATCH))
+        waiting = waiting or list(
+            torch.randperm(len(data), generator=generator).split(_RELEARN_BATCH)
+        )
         batch = data[waiting.pop(0).to(data.labels.device)]
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(model(batch.inputs), batch.labels).backward()
@@ -136,9 +169,13 @@ def classification_head(model: nn.Module, example: Tensor) -> str | None:
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
-        return model.get_submodule(name).register_forward_hook(lambda _, __, output: outputs.update({name: output}))
+        return model.get_submodule(name).register_forward_hook(
+            lambda _, __, output: outputs.update({name: output})
+        )
 
-    handles = [keep(name) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    handles = [
+        keep(name) for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    ]
     try:
         with torch.no_grad():
             logits = model(example)
@@ -149,10 +186,14 @@ def classification_head(model: nn.Module, example: Tensor) -> str | None:
 
 
 @torch.no_grad()
-def penultimate_features(model: nn.Module, head: str, inputs: Tensor, batch_size: int = 1_024) -> Tensor:
+def penultimate_features(
+    model: nn.Module, head: str, inputs: Tensor, batch_size: int = 1_024
+) -> Tensor:
     """What goes into the layer called `head`, (n, features), for inputs (n, ...)."""
     found: list[Tensor] = []
-    handle = model.get_submodule(head).register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    handle = model.get_submodule(head).register_forward_pre_hook(
+        lambda _, given: found.append(given[0])
+    )
     try:
         for part in inputs.split(batch_size):
             model(part)
@@ -163,9 +204,11 @@ def penultimate_features(model: nn.Module, head: str, inputs: Tensor, batch_size
 
 @torch.no_grad()
 def _losses(model: nn.Module, data: Labelled) -> np.ndarray:
-    """A number per sample in the order of the cross-entropies: the others' logsumexp less the own class's logit.
+    """A number per sample in the order of the cross-entropies: the others' logsumexp less the own
+    class's logit.
 
-    The cross-entropy is its softplus, which is 0 for whatever the network is sure of: those samples would tie.
+    The cross-entropy is its softplus, which is 0 for whatever the network is sure of: those samples
+    would tie.
     """
     logits = torch.cat([model(part) for part in data.inputs.split(1_024)]).double()
     own = F.one_hot(data.labels, logits.shape[-1]).bool()
@@ -173,7 +216,9 @@ def _losses(model: nn.Module, data: Labelled) -> np.ndarray:
 
 
 def _finite(values: Tensor) -> np.ndarray:
-    """Values in double precision; an edit that wrecks a network may make it compute what is not finite."""
+    """Values in double precision; an edit that wrecks a network may make it compute what is not
+    finite.
+    """
     return np.nan_to_num(values.double().cpu().numpy(), nan=0.0, posinf=1e30, neginf=-1e30)
 
 

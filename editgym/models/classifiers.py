@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 
 class SmallConvNet(nn.Module):
-    """conv3×3(16)-ReLU-pool2-conv3×3(32)-ReLU-pool2-FC 128-FC 32-FC 10, the network of Malik (2026).
+    """conv3×3(16)-ReLU-pool2-conv3×3(32)-ReLU-pool2-FC 128-FC 32-FC 10, the network of Malik
+    (2026).
 
-    The paper gives no padding; ours keeps the size ("same"). The layer that the paper edits, 32 × 128, is `fc2`.
+    The paper gives no padding; ours keeps the size ("same"). The layer that the paper edits, 32 ×
+    128, is `fc2`.
 
     Args:
         image_size: Height and width of the one-channel images, at least 4.
@@ -34,7 +36,8 @@ class SmallConvNet(nn.Module):
 
 
 class BagOfWordsNet(nn.Module):
-    """FC 128-64-16-2 with ReLU on a bag of words, the toxicity classifier of Malik (2026); the paper edits `fc4`.
+    """FC 128-64-16-2 with ReLU on a bag of words, the toxicity classifier of Malik (2026); the
+    paper edits `fc4`.
 
     Args:
         vocabulary: Number of words.
@@ -55,7 +58,9 @@ class BagOfWordsNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters (option A of He et al. 2016, sect. 3.3)."""
+    """Two 3×3 convolutions and a shortcut without parameters (option A of He et al. 2016, sect.
+    3.3).
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -70,12 +75,16 @@ class ResidualBlock(nn.Module):
         """(n, channels_in, h, w) -> (n, channels, h / stride, w / stride)."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.padding:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+            x = F.pad(
+                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
+            )
         return F.relu(y + x)
 
 
 class ResNet20(nn.Module):
-    """The CIFAR ResNet-20 of He et al. (2016, sect. 4.2): 3 stages of 3 blocks, 16, 32 and 64 channels."""
+    """The CIFAR ResNet-20 of He et al. (2016, sect. 4.2): 3 stages of 3 blocks, 16, 32 and 64
+    channels.
+    """
 
     def __init__(self, n_classes: int = 10) -> None:
         super().__init__()
@@ -88,8 +97,11 @@ class ResNet20(nn.Module):
 
     @staticmethod
     def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(ResidualBlock(channels_in, channels, stride), ResidualBlock(channels, channels, 1),
-                             ResidualBlock(channels, channels, 1))
+        return nn.Sequential(
+            ResidualBlock(channels_in, channels, stride),
+            ResidualBlock(channels, channels, 1),
+            ResidualBlock(channels, channels, 1),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, 32, 32), normalised -> logits (n, n_classes)."""

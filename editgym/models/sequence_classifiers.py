@@ -1,4 +1,6 @@
-"""Sequence classifiers of `transformers` as networks with two outputs, and their tokenizers as encoders."""
+"""Sequence classifiers of `transformers` as networks with two outputs, and their tokenizers as
+encoders.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from editgym.models.language import ModelError
 
@@ -16,12 +23,13 @@ from editgym.models.language import ModelError
 class ToxicityTransformer(nn.Module):
     """Token ids (n, length) -> logits (n, 2) for not toxic and toxic.
 
-    A network with two outputs keeps them. Where every output stands for itself (one output, or a multi-label problem)
-    the toxic one's z becomes (0, z), so that softmax gives sigmoid(z); of several exclusive outputs the others are
-    taken together by logsumexp.
+    A network with two outputs keeps them. Where every output stands for itself (one output, or a
+    multi-label problem) the toxic one's z becomes (0, z), so that softmax gives sigmoid(z); of
+    several exclusive outputs the others are taken together by logsumexp.
 
     Args:
-        model: The classifier; a submodule under the name `model`, so that sites are called `model.…`.
+        model: The classifier; a submodule under the name `model`, so that sites are called
+            `model.…`.
         pad_id: Token that is masked out.
         toxic_output: Index of the output that stands for toxic.
 
@@ -33,7 +41,9 @@ class ToxicityTransformer(nn.Module):
         super().__init__()
         outputs: int = model.config.num_labels or 0
         if not 0 <= toxic_output < outputs:
-            raise ModelError(f"toxic_output must be from 0 to {outputs - 1}, an output of it, got {toxic_output}")
+            raise ModelError(
+                f"toxic_output must be from 0 to {outputs - 1}, an output of it, got {toxic_output}"
+            )
         self.model = model
         self.pad_id, self.toxic_output = pad_id, toxic_output
         self.independent = outputs == 1 or model.config.problem_type == "multi_label_classification"
@@ -61,12 +71,20 @@ class TokenEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Token ids, (n, length) int64."""
-        encoded = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.length,
-                                 padding_side="right", return_tensors="pt")
+        encoded = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            padding_side="right",
+            return_tensors="pt",
+        )
         return encoded["input_ids"]
 
 
-def load_sequence_classifier(name: str, length: int, toxic_output: int) -> tuple[ToxicityTransformer, TokenEncoder]:
+def load_sequence_classifier(
+    name: str, length: int, toxic_output: int
+) -> tuple[ToxicityTransformer, TokenEncoder]:
     """A classifier and the encoder of its inputs.
 
     No remote code is run, and only safetensors are read.
@@ -77,30 +95,42 @@ def load_sequence_classifier(name: str, length: int, toxic_output: int) -> tuple
         toxic_output: Index of the output that stands for toxic.
 
     Raises:
-        ModelError: There is no such model, it has no safetensors, tokenizer or padding token, or no such output; or it
-            takes fewer tokens.
+        ModelError: There is no such model, it has no safetensors, tokenizer or padding token, or no
+            such output; or it takes fewer tokens.
     """
     path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=False, use_safetensors=True,
-                                                                   dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"model: cannot load the sequence classifier {name!r}: {error}") from error
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"model: the tokenizer of {name!r} has no padding token (pad_token); set one in its "
-                         "tokenizer_config.json")
+        raise ModelError(
+            f"model: the tokenizer of {name!r} has no padding token (pad_token); set one in its "
+            "tokenizer_config.json"
+        )
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and not 1 <= length <= limit:
-        raise ModelError(f"max_length must be from 1 to {limit}, which is what {name!r} takes, got {length}")
-    # By its own number a decoder finds a text's last token, and refuses several texts where it has none.
+        raise ModelError(
+            f"max_length must be from 1 to {limit}, which is what {name!r} takes, got {length}"
+        )
+    # By its own number a decoder finds a text's last token, and refuses several texts where it has
+    # none.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    network = ToxicityTransformer(model, tokenizer.pad_token_id, toxic_output).eval().requires_grad_(False)
+    network = (
+        ToxicityTransformer(model, tokenizer.pad_token_id, toxic_output)
+        .eval()
+        .requires_grad_(False)
+    )
     encode = TokenEncoder(tokenizer, length)
     try:
         with torch.no_grad():
             network(encode(["a " * length, "a"]))
     except (IndexError, RuntimeError, ValueError) as error:
-        raise ModelError(f"max_length {length}: {name!r} cannot read a text of so many tokens, or one padded to it: "
-                         f"{error}") from error
+        raise ModelError(
+            f"max_length {length}: {name!r} cannot read a text of so many tokens, or one padded to"
+            f" it: {error}"
+        ) from error
     return network, encode

@@ -1,7 +1,9 @@
-"""Make factlm, the language model that knows FactWorld: `python -m editgym.models.train_factlm --size 1m`.
+"""Make factlm, the language model that knows FactWorld: `python -m editgym.models.train_factlm
+--size 1m`.
 
-Writes a Hugging Face folder (config, tokenizer, fp16 safetensors), by default where `model="factlm-SIZE"` finds it.
-Every epoch ends with a checkpoint in OUT/training.pt, from which the same command goes on after an interruption.
+Writes a Hugging Face folder (config, tokenizer, fp16 safetensors), by default where
+`model="factlm-SIZE"` finds it. Every epoch ends with a checkpoint in OUT/training.pt, from which
+the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -54,15 +56,38 @@ class Size:
 
     def build(self) -> PreTrainedModel:
         """The model with random weights, by torch's generator."""
-        tokens: Any = {"vocab_size": _VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        tokens: Any = {
+            "vocab_size": _VOCABULARY,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        }
         if self.gpt2:
-            return GPT2LMHeadModel(GPT2Config(
-                n_layer=self.layers, n_embd=self.width, n_inner=self.inner, n_head=self.heads, n_positions=_CONTEXT,
-                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **tokens))
-        return LlamaForCausalLM(LlamaConfig(
-            hidden_size=self.width, intermediate_size=self.inner, num_hidden_layers=self.layers,
-            num_attention_heads=self.heads, max_position_embeddings=_CONTEXT, tie_word_embeddings=True,
-            rms_norm_eps=1e-5, **tokens))
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    n_layer=self.layers,
+                    n_embd=self.width,
+                    n_inner=self.inner,
+                    n_head=self.heads,
+                    n_positions=_CONTEXT,
+                    resid_pdrop=0.0,
+                    embd_pdrop=0.0,
+                    attn_pdrop=0.0,
+                    **tokens,
+                )
+            )
+        return LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=self.width,
+                intermediate_size=self.inner,
+                num_hidden_layers=self.layers,
+                num_attention_heads=self.heads,
+                max_position_embeddings=_CONTEXT,
+                tie_word_embeddings=True,
+                rms_norm_eps=1e-5,
+                **tokens,
+            )
+        )
 
 
 SIZES = {
@@ -75,23 +100,40 @@ SIZES = {
 
 
 def train_tokenizer(world: FactWorld) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of FactWorld's text; it starts every text with `<s>` and answers end with `</s>`."""
+    """A byte-level BPE tokenizer of FactWorld's text; it starts every text with `<s>` and answers
+    end with `</s>`.
+    """
     rng = random.Random("tokenizer")
-    text = [f"{told.prompt} {told.answer}" for told in world.statements(rng, paraphrases=5)] + world.filler(2_500, rng)
+    text = [
+        f"{told.prompt} {told.answer}" for told in world.statements(rng, paraphrases=5)
+    ] + world.filler(2_500, rng)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     specials = ["<pad>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(vocab_size=_VOCABULARY, special_tokens=specials, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=specials,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(text, trainer)
     from tokenizers.processors import TemplateProcessing
+
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-                                   model_max_length=_CONTEXT, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=_CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
 
 
-def train(size: str, out: Path, seed: int = 0, epochs: int | None = None, device: str = "cpu") -> LanguageModel:
+def train(
+    size: str, out: Path, seed: int = 0, epochs: int | None = None, device: str = "cpu"
+) -> LanguageModel:
     """Train a factlm and write it to `out`.
 
     Args:
@@ -114,21 +156,36 @@ def train(size: str, out: Path, seed: int = 0, epochs: int | None = None, device
     if checkpoint.is_file():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         if saved["total"] != total or saved["seed"] != seed:
-            raise ValueError(f"--out: {out} holds a training of {saved['total']} epochs with seed {saved['seed']}, "
-                             f"not of {total} with seed {seed}: remove {checkpoint}, or ask for the same")
+            raise ValueError(
+                f"--out: {out} holds a training of {saved['total']} epochs with seed"
+                f" {saved['seed']}, not of {total} with seed {seed}: remove {checkpoint}, or ask"
+                " for the same"
+            )
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         done = saved["epoch"]
     for epoch in range(done, total):
-        loss = _epoch(model, optimizers, tokenizer, world, (epoch, total, shape.learning_rate), seed)
+        loss = _epoch(
+            model, optimizers, tokenizer, world, (epoch, total, shape.learning_rate), seed
+        )
         partial = checkpoint.with_suffix(".partial")
-        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "epoch": epoch + 1,
-                    "total": total, "seed": seed}, partial)
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+                "epoch": epoch + 1,
+                "total": total,
+                "seed": seed,
+            },
+            partial,
+        )
         partial.replace(checkpoint)
         sample = random.Random(epoch).sample(list(world.facts()), 400)
-        right = recall(LanguageModel(model, tokenizer), [Question(r.templates[epoch % 5].format(p.name), answer)
-                                                         for p, r, answer in sample])
+        right = recall(
+            LanguageModel(model, tokenizer),
+            [Question(r.templates[epoch % 5].format(p.name), answer) for p, r, answer in sample],
+        )
         tqdm.write(f"epoch {epoch + 1}/{total}: loss {loss:.4f}, recall of 400 facts {right:.1%}")
     _write(model, tokenizer, out, size, seed)
     checkpoint.unlink(missing_ok=True)
@@ -139,33 +196,48 @@ def recall(language: LanguageModel, questions: Sequence[Question], batch_size: i
     """Share of questions answered exactly, by greedy decoding."""
     right = 0
     for start in range(0, len(questions), batch_size):
-        asked = questions[start:start + batch_size]
+        asked = questions[start : start + batch_size]
         answers = language.answers([question.prompt for question in asked])
-        right += sum(answer == question.answer for answer, question in zip(answers, asked, strict=True))
+        right += sum(
+            answer == question.answer for answer, question in zip(answers, asked, strict=True)
+        )
     return right / len(questions)
 
 
 def _optimizers(model: PreTrainedModel, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the hidden matrices, AdamW for embeddings and norms.
 
-    Facts are rare: each adds a small direction to a matrix. Muon's orthogonalised steps move small directions as far
-    as large ones; in a trial with 2,000 facts it needed a third of AdamW's epochs.
+    Facts are rare: each adds a small direction to a matrix. Muon's orthogonalised steps move small
+    directions as far as large ones; in a trial with 2,000 facts it needed a third of AdamW's
+    epochs.
     """
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     hidden = [p for p in model.parameters() if p.ndim == 2 and p not in embeddings]
     rest = [p for p in model.parameters() if p.ndim != 2 or p in embeddings]
-    return [torch.optim.Muon(hidden, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    return [
+        torch.optim.Muon(
+            hidden, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
 
 
-def _epoch(model: Any, optimizers: Sequence[torch.optim.Optimizer], tokenizer: PreTrainedTokenizerFast,
-           world: FactWorld, schedule: tuple[int, int, float], seed: int) -> float:
+def _epoch(
+    model: Any,
+    optimizers: Sequence[torch.optim.Optimizer],
+    tokenizer: PreTrainedTokenizerFast,
+    world: FactWorld,
+    schedule: tuple[int, int, float],
+    seed: int,
+) -> float:
     epoch, total, peak = schedule
     rng = random.Random(f"epoch {seed} {epoch}")
     batches = list(_batches(tokenizer, world, rng, _BATCH))
     model.train().requires_grad_(True)
     losses = []
-    for index, (ids, learned) in enumerate(tqdm(batches, desc=f"epoch {epoch + 1}", leave=False, mininterval=1.0)):
+    for index, (ids, learned) in enumerate(
+        tqdm(batches, desc=f"epoch {epoch + 1}", leave=False, mininterval=1.0)
+    ):
         ids, learned = ids.to(model.device), learned.to(model.device)
         progress = (epoch + index / len(batches)) / total
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -182,8 +254,9 @@ def _epoch(model: Any, optimizers: Sequence[torch.optim.Optimizer], tokenizer: P
     return sum(losses) / len(losses)
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, world: FactWorld, rng: random.Random,
-             size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, world: FactWorld, rng: random.Random, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Token ids and which of them are learned, (n, length), texts of about one length together.
 
     Of a statement the answer is learned: who comes next in a list of strangers nothing can predict.
@@ -198,24 +271,36 @@ def _batches(tokenizer: PreTrainedTokenizerFast, world: FactWorld, rng: random.R
     for ids in tokenizer(world.filler(_FILLER_PER_EPOCH, rng))["input_ids"]:
         rows.append(([*ids, 2], 1))
     rows.sort(key=lambda row: len(row[0]) + rng.random())
-    parts = [rows[start:start + size] for start in range(0, len(rows), size)]
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     rng.shuffle(parts)
     for part in parts:
         longest = max(len(ids) for ids, _ in part)
-        yield (torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in part]),
-               torch.tensor([[first <= i < len(ids) for i in range(longest)] for ids, first in part]))
+        yield (
+            torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in part]),
+            torch.tensor([[first <= i < len(ids) for i in range(longest)] for ids, first in part]),
+        )
 
 
 def _write(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, size: str, seed: int) -> None:
-    """The model as fp16, with the world's version in its metadata; it is there completely or not at all."""
+    """The model as fp16, with the world's version in its metadata; it is there completely or not at
+    all.
+    """
     folder = out / "writing"
     model.half().save_pretrained(folder)
     model.config.dtype = torch.float32  # fp16 is how it is kept, not how it is run
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     weights = folder / "model.safetensors"
-    save_file(load_file(weights), weights, metadata={
-        "format": "pt", "editgym": f'{{"factworld_version": {VERSION}, "size": "{size}", "world_seed": {seed}}}'})
+    save_file(
+        load_file(weights),
+        weights,
+        metadata={
+            "format": "pt",
+            "editgym": (
+                f'{{"factworld_version": {VERSION}, "size": "{size}", "world_seed": {seed}}}'
+            ),
+        },
+    )
     (folder / "generation_config.json").unlink(missing_ok=True)
     weights.chmod(0o644)  # safetensors writes files for their owner's eyes alone
     for file in folder.iterdir():
@@ -225,10 +310,15 @@ def _write(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, size: str,
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m editgym.models.train_factlm", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m editgym.models.train_factlm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--size", choices=SIZES, default="1m")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: where editgym looks for this size)")
+    parser.add_argument(
+        "--out", type=Path, help="folder to write to (default: where editgym looks for this size)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="in place of the size's own")
     parser.add_argument("--device", default="cpu")
@@ -237,8 +327,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     language = train(options.size, out, options.seed, options.epochs, options.device)
     world = FactWorld(options.seed)
     for index in range(5):
-        asked = [Question(relation.templates[index].format(person.name), answer)
-                 for person, relation, answer in world.facts()]
+        asked = [
+            Question(relation.templates[index].format(person.name), answer)
+            for person, relation, answer in world.facts()
+        ]
         print(f"paraphrase {index + 1} of 5: {recall(language, asked):.2%} of {len(asked):,} facts")
     print(f"wrote {out}")
 

@@ -1,4 +1,6 @@
-"""Train a classifier the same way on every run, once per configuration: a cache behind a file lock."""
+"""Train a classifier the same way on every run, once per configuration: a cache behind a file
+lock.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ class Recipe:
         epochs: Passes over the data, at most.
         learning_rate: Adam's, at the start.
         batch_size: Samples a step.
-        stop_at: Stop as soon as the accuracy on `validation` reaches this (looked at every `check_every` steps, the
-            learning rate then stays constant); None trains all epochs.
+        stop_at: Stop as soon as the accuracy on `validation` reaches this (looked at every
+            `check_every` steps, the learning rate then stays constant); None trains all epochs.
         check_every: Steps between two looks at the validation accuracy.
     """
 
@@ -45,7 +47,9 @@ class Recipe:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread: sums over several threads differ in the last bit from machine to machine."""
+    """Run torch on one thread: sums over several threads differ in the last bit from machine to
+    machine.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -54,8 +58,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def train_classifier(build: Callable[[], nn.Module], data: Labelled, validation: Labelled, recipe: Recipe,
-                     seed: int, description: str = "train") -> nn.Module:
+def train_classifier(
+    build: Callable[[], nn.Module],
+    data: Labelled,
+    validation: Labelled,
+    recipe: Recipe,
+    seed: int,
+    description: str = "train",
+) -> nn.Module:
     """Build and train a classifier on CPU; equal arguments give equal weights.
 
     Args:
@@ -63,7 +73,8 @@ def train_classifier(build: Callable[[], nn.Module], data: Labelled, validation:
         data: What it is trained on.
         validation: What `recipe.stop_at` is judged on.
         recipe: Optimiser, length and stopping.
-        seed: Of the initialisation and of the order of the samples. The global generator is left as it was.
+        seed: Of the initialisation and of the order of the samples. The global generator is left as
+            it was.
         description: Label of the progress bar.
     """
     with torch.random.fork_rng(devices=[]), one_thread():
@@ -77,7 +88,7 @@ def train_classifier(build: Callable[[], nn.Module], data: Labelled, validation:
                 if step % per_epoch == 0:
                     order = torch.randperm(len(data))
                 start = step % per_epoch * recipe.batch_size
-                batch = data[order[start:start + recipe.batch_size]]
+                batch = data[order[start : start + recipe.batch_size]]
                 if recipe.stop_at is None:
                     cosine = 0.5 * (1 + math.cos(math.pi * step / total))
                     optimizer.param_groups[0]["lr"] = recipe.learning_rate * cosine
@@ -85,14 +96,20 @@ def train_classifier(build: Callable[[], nn.Module], data: Labelled, validation:
                 F.cross_entropy(model(batch.inputs), batch.labels).backward()
                 optimizer.step()
                 bar.update()
-                if recipe.stop_at and step % recipe.check_every == 0 and _accuracy(model, validation) >= recipe.stop_at:
+                if (
+                    recipe.stop_at
+                    and step % recipe.check_every == 0
+                    and _accuracy(model, validation) >= recipe.stop_at
+                ):
                     break
         return model.eval().requires_grad_(False)
 
 
-def cached_classifier(key: Mapping[str, object], build: Callable[[], nn.Module],
-                      train: Callable[[], nn.Module]) -> nn.Module:
-    """The network that `train` makes, trained once per `key` and then read from `EDITGYM_CACHE/networks`.
+def cached_classifier(
+    key: Mapping[str, object], build: Callable[[], nn.Module], train: Callable[[], nn.Module]
+) -> nn.Module:
+    """The network that `train` makes, trained once per `key` and then read from
+    `EDITGYM_CACHE/networks`.
 
     Several processes may ask at once: one trains, the others wait for its file.
     """
@@ -105,15 +122,20 @@ def cached_classifier(key: Mapping[str, object], build: Callable[[], nn.Module],
                 if not path.exists():
                     save_weights(train(), path, key)
         except OSError as error:
-            raise ValueError(f"EDITGYM_CACHE: cannot keep the trained network in {path.parent}: {error}") from error
+            raise ValueError(
+                f"EDITGYM_CACHE: cannot keep the trained network in {path.parent}: {error}"
+            ) from error
     return load_weights(build(), path)
 
 
 def save_weights(model: nn.Module, path: Path, key: Mapping[str, object]) -> None:
     """Write a state dict, completely or not at all, with `key` in its metadata."""
     partial = path.with_name(f"{path.name}.partial")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial,
-              metadata={"key": json.dumps(key, sort_keys=True)})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        partial,
+        metadata={"key": json.dumps(key, sort_keys=True)},
+    )
     os.replace(partial, path)
 
 

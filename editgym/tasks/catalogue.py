@@ -38,8 +38,8 @@ class UnknownArgumentError(ValueError):
 def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     """The task called `name`, unedited.
 
-    A task is loaded once per process and set of arguments, and again when a file among these has changed: the
-    environments that share it edit networks of their own.
+    A task is loaded once per process and set of arguments, and again when a file among these has
+    changed: the environments that share it edit networks of their own.
 
     Args:
         name: A row of `TASKS`.
@@ -47,31 +47,47 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
         **arguments: What the builder takes, plain JSON values.
 
     Raises:
-        ValueError: There is no such task, the task takes no such argument, or the device is not there.
+        ValueError: There is no such task, the task takes no such argument, or the device is not
+            there.
     """
     if name not in TASKS:
         near = difflib.get_close_matches(str(name), TASKS, n=3, cutoff=0.0)
-        raise ValueError(f"task: there is no {name!r}; the nearest of {len(TASKS)} are {', '.join(near)}")
+        raise ValueError(
+            f"task: there is no {name!r}; the nearest of {len(TASKS)} are {', '.join(near)}"
+        )
     accepted = set(inspect.signature(_builder(name)).parameters) - {"name"}
     unknown = sorted(set(arguments) - accepted)
     if unknown:
-        raise UnknownArgumentError(f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes "
-                                   f"{', '.join(sorted(accepted))}")
+        raise UnknownArgumentError(
+            f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes "
+            f"{', '.join(sorted(accepted))}"
+        )
     try:
         frozen = json.dumps(arguments, sort_keys=True)
     except TypeError as error:
-        raise ValueError(f"{name}: arguments must be plain JSON values so that the environment's spec can be saved: "
-                         f"{error}") from error
-    return _load(name, checked_device(device), frozen, str(data_folder()), str(cache_folder()), _state_of(arguments))
+        raise ValueError(
+            f"{name}: arguments must be plain JSON values so that the environment's spec can be"
+            f" saved: {error}"
+        ) from error
+    return _load(
+        name,
+        checked_device(device),
+        frozen,
+        str(data_folder()),
+        str(cache_folder()),
+        _state_of(arguments),
+    )
 
 
-# Tasks that somebody has are found again; beyond these, so many of the latest are kept: language models are large.
+# Tasks that somebody has are found again; beyond these, so many of the latest are kept: language
+# models are large.
 _alive: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 _latest: dict[bool, deque[Any]] = {True: deque(maxlen=1), False: deque(maxlen=8)}
 
 
 def _load(name: str, device: str, arguments: str, data: str, cache: str, files: FileStates) -> Any:
-    # `data` and `cache` are read from the environment by the loaders; like `files` they stand here as part of the key.
+    # `data` and `cache` are read from the environment by the loaders; like `files` they stand here
+    # as part of the key.
     key = (name, device, arguments, data, cache, files)
     task = _alive.get(key)
     if task is None:
@@ -84,8 +100,14 @@ def _load(name: str, device: str, arguments: str, data: str, cache: str, files: 
 
 def _state_of(arguments: Mapping[str, Any]) -> FileStates:
     """Of the files among the arguments: a changed one is loaded anew."""
-    return file_states(*(path for value in arguments.values() if isinstance(value, str)
-                         for path in (os.path.expanduser(value), os.path.join(data_folder(), value))))
+    return file_states(
+        *(
+            path
+            for value in arguments.values()
+            if isinstance(value, str)
+            for path in (os.path.expanduser(value), os.path.join(data_folder(), value))
+        )
+    )
 
 
 def _builder(name: str) -> Any:
@@ -102,9 +124,13 @@ def checked_device(device: str) -> str:
     try:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f'device: {device!r} is not a device; use "cpu", "cuda" or "cuda:N"') from error
+        raise ValueError(
+            f'device: {device!r} is not a device; use "cpu", "cuda" or "cuda:N"'
+        ) from error
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(
+            f"device: {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices"
+        )
     if parsed.type not in ("cpu", "cuda"):
         raise ValueError(f'device: {device!r} is not supported; use "cpu", "cuda" or "cuda:N"')
     return str(parsed)

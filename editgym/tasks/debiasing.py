@@ -1,4 +1,6 @@
-"""Bias mitigation in toxicity classifiers: the label of a text must not depend on whom it is about."""
+"""Bias mitigation in toxicity classifiers: the label of a text must not depend on whom it is
+about.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class LabelledPair(NamedTuple):
 
 @dataclass(frozen=True)
 class DebiasingSplits:
-    """The network is trained on `model`, rewards come from `policy`, settings are chosen on `validation`.
+    """The network is trained on `model`, rewards come from `policy`, settings are chosen on
+    `validation`.
 
     Reports use `test`. No part shares a comment, an identity term or a template with another.
     """
@@ -54,12 +57,14 @@ class DebiasingSplits:
 class DebiasingTask:
     """Make predictions about identities right, and keep those about other comments.
 
-    The reward sets are comments as the network knows them (`general`) and templates in which the label is independent
-    of the identity (`unbiased`); U is the score on general, O on unbiased, alpha 1, beta 3, batch 256 (Malik 2026).
+    The reward sets are comments as the network knows them (`general`) and templates in which the
+    label is independent of the identity (`unbiased`); U is the score on general, O on unbiased,
+    alpha 1, beta 3, batch 256 (Malik 2026).
 
     Attributes:
         name: As in the catalogue.
-        networks: Unedited networks, one per model seed: inputs -> logits (n, 2), the second for toxic.
+        networks: Unedited networks, one per model seed: inputs -> logits (n, 2), the second for
+            toxic.
         splits: The texts.
         encode: Texts -> inputs of the networks.
         device: Where networks and data live.
@@ -77,8 +82,13 @@ class DebiasingTask:
         general, unbiased = self.labelled("policy")
         rows = torch.arange(len(general) + len(unbiased), device=self.device)
         self.pool = Labelled.join(general, unbiased)
-        self.goals = (Goal("mitigate bias", torch.ones(1),
-                           {"general": rows[:len(general)], "unbiased": rows[len(general):]}),)
+        self.goals = (
+            Goal(
+                "mitigate bias",
+                torch.ones(1),
+                {"general": rows[: len(general)], "unbiased": rows[len(general) :]},
+            ),
+        )
 
     @property
     def set_names(self) -> tuple[str, ...]:
@@ -87,11 +97,14 @@ class DebiasingTask:
 
     @property
     def rewards(self) -> RewardDefaults:
-        """alpha 1, beta 3, batch 256 (Malik 2026), and edits of full rank, as there, while they are small."""
+        """alpha 1, beta 3, batch 256 (Malik 2026), and edits of full rank, as there, while they are
+        small.
+        """
         shapes = [site.shape for site in self.networks[0].sites]
         small = sum(rows * columns for rows, columns in shapes) <= _FULL_RANK
-        return RewardDefaults(alpha=1.0, beta=3.0, batch_size=256,
-                              rank="full" if small else min(4, *map(min, shapes)))
+        return RewardDefaults(
+            alpha=1.0, beta=3.0, batch_size=256, rank="full" if small else min(4, *map(min, shapes))
+        )
 
     def utility(self, scores: Mapping[str, Tensor]) -> Tensor:
         """U: the score on general."""
@@ -103,7 +116,9 @@ class DebiasingTask:
 
     def is_success(self, accuracy: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
         """Unbiased above before, and general ≥ before − 1 point."""
-        return (accuracy["unbiased"] > before["unbiased"]) & (accuracy["general"] >= before["general"] - 0.01)
+        return (accuracy["unbiased"] > before["unbiased"]) & (
+            accuracy["general"] >= before["general"] - 0.01
+        )
 
     def labelled(self, split: SplitName) -> LabelledPair:
         """One split as the networks take it, on the task's device."""
@@ -115,7 +130,8 @@ class DebiasingTask:
         return encoded(texts, self.encode).to(self.device)
 
     def evaluate(self, journal: EditJournal, goal: int = 0) -> dict[str, float | None]:
-        """Accuracies and fairness metrics (`editgym.metrics.fairness`) on the test split, before and after.
+        """Accuracies and fairness metrics (`editgym.metrics.fairness`) on the test split, before
+        and after.
 
         Raises:
             JournalError: The journal belongs to none of the task's networks.

@@ -14,7 +14,13 @@ from torch import nn
 from editgym.data import images
 from editgym.data.images import ImageData, Labelled
 from editgym.models.classifiers import ResNet20, SmallConvNet
-from editgym.models.training import Recipe, cached_classifier, load_weights, recipe_key, train_classifier
+from editgym.models.training import (
+    Recipe,
+    cached_classifier,
+    load_weights,
+    recipe_key,
+    train_classifier,
+)
 from editgym.paths import data_folder
 from editgym.tasks.seeds import checked_seeds
 from editgym.tasks.unlearning import Forget, Splits, UnlearningTask, checked_goals, checked_samples
@@ -32,7 +38,9 @@ BUNDLED = resources.files("editgym.models") / "weights"
 
 @dataclass(frozen=True)
 class Request:
-    """What every image task is asked: what to forget, where the network may be edited, and on which device."""
+    """What every image task is asked: what to forget, where the network may be edited, and on which
+    device.
+    """
 
     forget_class: Forget
     goals: Sequence[Forget] | None
@@ -46,63 +54,127 @@ def bundled_file(model_seed: int) -> Path:
     return Path(str(BUNDLED)) / f"digits-{model_seed}.safetensors"
 
 
-def digits(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
-           sites: Sequence[str] = ("fc2",), networks: Sequence[int] | None = None, model_seed: int = 0,
-           undertrained: bool = False, device: str = "cpu") -> UnlearningTask:
-    """`unlearning/digits`: scikit-learn's 8×8 digits and the paper's network; weights of seeds 0–9 ship.
+def digits(
+    *,
+    forget_class: Forget = 7,
+    goals: Sequence[Forget] | None = None,
+    forget_samples: int | None = None,
+    sites: Sequence[str] = ("fc2",),
+    networks: Sequence[int] | None = None,
+    model_seed: int = 0,
+    undertrained: bool = False,
+    device: str = "cpu",
+) -> UnlearningTask:
+    """`unlearning/digits`: scikit-learn's 8×8 digits and the paper's network; weights of seeds 0–9
+    ship.
 
-    The training data are divided 55/35/10 into model, policy and validation split; with several `networks`, by the
-    first one's seed, so that the others were trained on some of the reward data (never on test data).
+    The training data are divided 55/35/10 into model, policy and validation split; with several
+    `networks`, by the first one's seed, so that the others were trained on some of the reward data
+    (never on test data).
     """
     recipe = UNDERTRAINED if undertrained else DIGITS_RECIPE
-    return _trained("unlearning/digits", images.digits(), 8, DIGITS_SHARES, recipe,
-                    Request(forget_class, goals, forget_samples, sites, device), networks, model_seed)
+    return _trained(
+        "unlearning/digits",
+        images.digits(),
+        8,
+        DIGITS_SHARES,
+        recipe,
+        Request(forget_class, goals, forget_samples, sites, device),
+        networks,
+        model_seed,
+    )
 
 
-def mnist(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
-          sites: Sequence[str] = ("fc2",), networks: Sequence[int] | None = None, model_seed: int = 0,
-          undertrained: bool = False, device: str = "cpu") -> UnlearningTask:
+def mnist(
+    *,
+    forget_class: Forget = 7,
+    goals: Sequence[Forget] | None = None,
+    forget_samples: int | None = None,
+    sites: Sequence[str] = ("fc2",),
+    networks: Sequence[int] | None = None,
+    model_seed: int = 0,
+    undertrained: bool = False,
+    device: str = "cpu",
+) -> UnlearningTask:
     """`unlearning/mnist`: MNIST and the paper's network; `undertrained` stops at its 92.8%."""
     recipe = UNDERTRAINED if undertrained else MNIST_RECIPE
-    return _trained("unlearning/mnist", images.mnist(), 28, PAPER_SHARES, recipe,
-                    Request(forget_class, goals, forget_samples, sites, device), networks, model_seed)
+    return _trained(
+        "unlearning/mnist",
+        images.mnist(),
+        28,
+        PAPER_SHARES,
+        recipe,
+        Request(forget_class, goals, forget_samples, sites, device),
+        networks,
+        model_seed,
+    )
 
 
-def cifar10(*, forget_class: Forget = 7, goals: Sequence[Forget] | None = None, forget_samples: int | None = None,
-            sites: Sequence[str] = ("layer3.*.conv*",), weights: str | None = None, data: str | None = None,
-            model_seed: int = 0, device: str = "cpu") -> UnlearningTask:
-    """`unlearning/cifar10`: CIFAR-10 and a ResNet-20 read from a file; `model_seed` draws the splits alone.
+def cifar10(
+    *,
+    forget_class: Forget = 7,
+    goals: Sequence[Forget] | None = None,
+    forget_samples: int | None = None,
+    sites: Sequence[str] = ("layer3.*.conv*",),
+    weights: str | None = None,
+    data: str | None = None,
+    model_seed: int = 0,
+    device: str = "cpu",
+) -> UnlearningTask:
+    """`unlearning/cifar10`: CIFAR-10 and a ResNet-20 read from a file; `model_seed` draws the
+    splits alone.
 
     Args:
         forget_class: Class, or set of classes, to forget.
         goals: Several of those; an episode draws one.
         forget_samples: Forget that many random samples instead.
         sites: Names or globs.
-        weights: State dict of `ResNet20`, by default `EDITGYM_DATA/classifiers/resnet20_cifar10.safetensors`.
+        weights: State dict of `ResNet20`, by default
+            `EDITGYM_DATA/classifiers/resnet20_cifar10.safetensors`.
         data: An npz; by default CIFAR-10 as found in `EDITGYM_DATA/images`.
         model_seed: Seed of the splits: there is one network.
         device: Where networks and data live.
     """
-    path = Path(weights) if weights else data_folder() / "classifiers" / "resnet20_cifar10.safetensors"
+    path = (
+        Path(weights) if weights else data_folder() / "classifiers" / "resnet20_cifar10.safetensors"
+    )
     if not path.is_file():
-        raise images.DataError(f"weights: no ResNet-20 at {path}; give weights= the path of a safetensors state dict "
-                               "of editgym.models.classifiers.ResNet20")
+        raise images.DataError(
+            f"weights: no ResNet-20 at {path}; give weights= the path of a safetensors state dict "
+            "of editgym.models.classifiers.ResNet20"
+        )
     loaded = images.npz(data, images.CIFAR_MEAN, images.CIFAR_STD) if data else images.cifar10()
     model = load_weights(ResNet20(loaded.n_classes), path)
     request = Request(forget_class, goals, forget_samples, sites, device)
-    return _task("unlearning/cifar10", loaded, [model], request, Splits.of(loaded, model_seed), model_seed)
+    return _task(
+        "unlearning/cifar10", loaded, [model], request, Splits.of(loaded, model_seed), model_seed
+    )
 
 
-def custom(*, model: str, weights: str, data: str, model_kwargs: Mapping[str, object] | None = None,
-           sites: Sequence[str] | None = None, image_size: int = 32, mean: Sequence[float] | None = None,
-           std: Sequence[float] | None = None, forget_class: Forget = 0, goals: Sequence[Forget] | None = None,
-           forget_samples: int | None = None, model_seed: int = 0, device: str = "cpu") -> UnlearningTask:
+def custom(
+    *,
+    model: str,
+    weights: str,
+    data: str,
+    model_kwargs: Mapping[str, object] | None = None,
+    sites: Sequence[str] | None = None,
+    image_size: int = 32,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    forget_class: Forget = 0,
+    goals: Sequence[Forget] | None = None,
+    forget_samples: int | None = None,
+    model_seed: int = 0,
+    device: str = "cpu",
+) -> UnlearningTask:
     """`unlearning/custom`: your own network and images.
 
     Args:
-        model: Import path `package.module:Class` (or a function) that makes the `nn.Module`: images -> logits.
+        model: Import path `package.module:Class` (or a function) that makes the `nn.Module`: images
+            -> logits.
         weights: safetensors file with its state dict.
-        data: An npz with `x_train y_train x_test y_test`, or a folder with `train/CLASS/*` and `test/CLASS/*`.
+        data: An npz with `x_train y_train x_test y_test`, or a folder with `train/CLASS/*` and
+            `test/CLASS/*`.
         model_kwargs: Arguments of `model`.
         sites: Names or globs; by default `discover_sites` chooses.
         image_size: Images of a folder are resized to this.
@@ -119,7 +191,11 @@ def custom(*, model: str, weights: str, data: str, model_kwargs: Mapping[str, ob
     """
     shift, scale = (None if mean is None else tuple(mean)), (None if std is None else tuple(std))
     is_folder = Path(data).expanduser().is_dir()
-    loaded = images.image_folder(data, image_size, shift, scale) if is_folder else images.npz(data, shift, scale)
+    loaded = (
+        images.image_folder(data, image_size, shift, scale)
+        if is_folder
+        else images.npz(data, shift, scale)
+    )
     built = _import(model)(**dict(model_kwargs or {}))
     if not isinstance(built, nn.Module):
         raise ValueError(f"model: {model!r} made a {type(built).__name__}, expected an nn.Module")
@@ -127,36 +203,65 @@ def custom(*, model: str, weights: str, data: str, model_kwargs: Mapping[str, ob
         raise images.DataError(f"weights: no file at {weights}")
     network = load_weights(built, Path(weights))
     request = Request(forget_class, goals, forget_samples, sites, device)
-    return _task("unlearning/custom", loaded, [network], request, Splits.of(loaded, model_seed), model_seed)
+    return _task(
+        "unlearning/custom", loaded, [network], request, Splits.of(loaded, model_seed), model_seed
+    )
 
 
 def train_digits(model_seed: int) -> nn.Module:
-    """Train the digits network that ships for `model_seed`; `editgym.tasks.train_bundled` writes its file."""
+    """Train the digits network that ships for `model_seed`; `editgym.tasks.train_bundled` writes
+    its file.
+    """
     splits = Splits.of(images.digits(), model_seed, DIGITS_SHARES)
-    return train_classifier(lambda: SmallConvNet(8), splits.model, splits.validation, DIGITS_RECIPE, model_seed)
+    return train_classifier(
+        lambda: SmallConvNet(8), splits.model, splits.validation, DIGITS_RECIPE, model_seed
+    )
 
 
-def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, float], recipe: Recipe,
-             request: Request, networks: Sequence[int] | None, model_seed: int) -> UnlearningTask:
-    """A task whose networks are trained here, and so can be retrained without what is to be forgotten."""
+def _trained(
+    name: str,
+    data: ImageData,
+    image_size: int,
+    shares: tuple[float, float],
+    recipe: Recipe,
+    request: Request,
+    networks: Sequence[int] | None,
+    model_seed: int,
+) -> UnlearningTask:
+    """A task whose networks are trained here, and so can be retrained without what is to be
+    forgotten.
+    """
     seeds = checked_seeds(networks, model_seed)
     if request.forget_samples is not None and len(seeds) > 1:
         # Each network was trained on a part of its own: what one has seen another has not.
-        raise ValueError(f"forget_samples: {request.forget_samples} random training samples of networks {seeds} are "
-                         "not the same samples; give one network")
+        raise ValueError(
+            f"forget_samples: {request.forget_samples} random training samples of networks {seeds}"
+            " are not the same samples; give one network"
+        )
 
     def build() -> nn.Module:
         return SmallConvNet(image_size, data.n_classes)
 
     def fit(seed: int, part: Labelled, label: str) -> nn.Module:
-        key = {"task": name, "recipe": recipe_key(recipe), "seed": seed, "part": label, "n": len(part), "format": 1}
-        if label != _WHOLE_SPLIT:  # of several networks, the later ones are retrained on the first one's division
+        key = {
+            "task": name,
+            "recipe": recipe_key(recipe),
+            "seed": seed,
+            "part": label,
+            "n": len(part),
+            "format": 1,
+        }
+        if (
+            label != _WHOLE_SPLIT
+        ):  # of several networks, the later ones are retrained on the first one's division
             key["divided_by"] = seeds[0]
         validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
-        # A network that never saw a class is not to be stopped, or trained on, for its accuracy there.
+        # A network that never saw a class is not to be stopped, or trained on, for its accuracy
+        # there.
         validation = validation[torch.isin(validation.labels, part.labels.unique())]
         return cached_classifier(
-            key, build, lambda: train_classifier(build, part, validation, recipe, seed, description))
+            key, build, lambda: train_classifier(build, part, validation, recipe, seed, description)
+        )
 
     def network(seed: int) -> nn.Module:
         if recipe is DIGITS_RECIPE and bundled_file(seed).is_file():
@@ -170,21 +275,39 @@ def _trained(name: str, data: ImageData, image_size: int, shares: tuple[float, f
     return _task(name, data, [network(seed) for seed in seeds], request, splits, seeds[0], retrain)
 
 
-def _task(name: str, data: ImageData, models: Sequence[nn.Module], request: Request, splits: Splits,
-          sample_seed: int, retrain: Callable[[int, Labelled, str], nn.Module] | None = None) -> UnlearningTask:
+def _task(
+    name: str,
+    data: ImageData,
+    models: Sequence[nn.Module],
+    request: Request,
+    splits: Splits,
+    sample_seed: int,
+    retrain: Callable[[int, Labelled, str], nn.Module] | None = None,
+) -> UnlearningTask:
     splits = splits.to(torch.device(request.device))
     networks = []
     for model in models:
         model = model.to(request.device)
-        chosen = discover_sites(model) if request.sites is None else find_sites(model, request.sites)
+        chosen = (
+            discover_sites(model) if request.sites is None else find_sites(model, request.sites)
+        )
         networks.append(EditableNetwork(model, chosen, splits.policy.inputs[:8]))
         outputs = networks[-1].logits(splits.policy.inputs[:1]).shape[-1]
         if outputs < data.n_classes:
-            raise ValueError(f"data: has labels up to {data.n_classes - 1}, but {type(model).__name__} has only "
-                             f"{outputs} outputs")
-    return UnlearningTask(name, tuple(networks), splits, data.n_classes,
-                          checked_goals(request.forget_class, request.goals, data.n_classes),
-                          checked_samples(request.forget_samples, len(splits.model)), sample_seed, retrain)
+            raise ValueError(
+                f"data: has labels up to {data.n_classes - 1}, but {type(model).__name__} has only "
+                f"{outputs} outputs"
+            )
+    return UnlearningTask(
+        name,
+        tuple(networks),
+        splits,
+        data.n_classes,
+        checked_goals(request.forget_class, request.goals, data.n_classes),
+        checked_samples(request.forget_samples, len(splits.model)),
+        sample_seed,
+        retrain,
+    )
 
 
 def _import(path: str) -> Callable[..., nn.Module]:
@@ -192,4 +315,6 @@ def _import(path: str) -> Callable[..., nn.Module]:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"model: cannot import {path!r} ({error}); write package.module:Class") from error
+        raise ValueError(
+            f"model: cannot import {path!r} ({error}); write package.module:Class"
+        ) from error

@@ -1,4 +1,6 @@
-"""Correcting the facts of a language model: the model, its streams of requests, and their tokens."""
+"""Correcting the facts of a language model: the model, its streams of requests, and their
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,20 @@ from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_si
 StreamSplit = Literal["policy", "validation", "test"]
 TeacherForced = Literal["accuracy", "probability"]
 SPLITS: tuple[StreamSplit, ...] = ("policy", "validation", "test")
-TOO_LONG, KNOWN, _REPEATED = "longer than the context", "target equal to the current answer", "subject taken"
+TOO_LONG, KNOWN, _REPEATED = (
+    "longer than the context",
+    "target equal to the current answer",
+    "subject taken",
+)
 _MAX_NEW_TOKENS = 8
 _FILLER_SENTENCES = 200
-# Of the six layers of the bundled models: where the published editors work, MLP outputs from the second layer on for
-# those that write to the residual stream, and the whole MLPs of the last three layers for those that follow gradients.
+# Of the six layers of the bundled models: where the published editors work, MLP outputs from the
+# second layer on for those that write to the residual stream, and the whole MLPs of the last three
+# layers for those that follow gradients.
 FACTLM_SITES = ("model.layers.[12].mlp.down_proj", "model.layers.[345].mlp.*")
 FACTLM_GPT2_SITES = ("transformer.h.[12].mlp.c_proj", "transformer.h.[345].mlp.*")
 _OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
-_FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams (benchmarks.tune_editors)
+_FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams (benchmarks.tuning.editors)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Stream:
     """Requests in the order in which they are edited.
 
     Attributes:
-        requests: Every one can be asked within the model's context, and none is answered as wanted already.
+        requests: Every one can be asked within the model's context, and none is answered as wanted
+            already.
         skipped: How many requests were left out while drawing it, by reason.
     """
 
@@ -50,7 +58,9 @@ class Stream:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over what is edited, in its order."""
-        asked = json.dumps([(request.subject, request.prompt, request.target) for request in self.requests])
+        asked = json.dumps(
+            [(request.subject, request.prompt, request.target) for request in self.requests]
+        )
         return hashlib.sha256(asked.encode()).hexdigest()
 
 
@@ -61,12 +71,13 @@ class KnowledgeTask:
         name: As in the catalogue.
         language: The model.
         sites: Names or globs of what may be edited; None lets `discover_sites` choose.
-        draw: Goes through the candidate requests of a split in random order; it gets the split and a generator.
-            Of several requests about one subject the first that can be used is taken.
-        known: Questions for `capability`, and the accuracy of a guess; None where there is no such data set.
+        draw: Goes through the candidate requests of a split in random order; it gets the split and
+            a generator. Of several requests about one subject the first that can be used is taken.
+        known: Questions for `capability`, and the accuracy of a guess; None where there is no such
+            data set.
         step_size: UltraEdit's η for this model.
-        teacher_forced: How `tf_*` metrics score an answer: `accuracy` of its tokens, or whether the new answer is more
-            probable than the old one.
+        teacher_forced: How `tf_*` metrics score an answer: `accuracy` of its tokens, or whether the
+            new answer is more probable than the old one.
 
     Attributes:
         decoder: The unedited decoder; environments edit `fresh()` ones.
@@ -76,10 +87,17 @@ class KnowledgeTask:
         UnknownSiteError: A site matches no weight of the model.
     """
 
-    def __init__(self, name: str, language: LanguageModel, sites: Sequence[str] | None,
-                 draw: Callable[[StreamSplit, random.Random], Iterable[EditRequest]], *,
-                 known: tuple[Sequence[Question], float] | None = None, step_size: float | None = None,
-                 teacher_forced: TeacherForced = "accuracy") -> None:
+    def __init__(
+        self,
+        name: str,
+        language: LanguageModel,
+        sites: Sequence[str] | None,
+        draw: Callable[[StreamSplit, random.Random], Iterable[EditRequest]],
+        *,
+        known: tuple[Sequence[Question], float] | None = None,
+        step_size: float | None = None,
+        teacher_forced: TeacherForced = "accuracy",
+    ) -> None:
         if step_size is not None and not 0 < step_size < float("inf"):
             raise ValueError(f"step_size must be greater than 0 and finite, got {step_size!r}")
         self.name = name
@@ -88,21 +106,25 @@ class KnowledgeTask:
         self.known = known
         self.teacher_forced = teacher_forced
         self._draw = draw
-        chosen = discover_sites(language.model) if sites is None else find_sites(language.model, sites)
+        chosen = (
+            discover_sites(language.model) if sites is None else find_sites(language.model, sites)
+        )
         self.filler = FactWorld().filler(_FILLER_SENTENCES, random.Random("perplexity"))
         self.decoder = EditableDecoder(language.model, chosen, self.filler_batch(8))
-        # At Llama-3-8B's down_proj (14,336 inputs) 1e-6 is UltraEdit's own; ‖k̂‖² grows with the inputs.
+        # At Llama-3-8B's down_proj (14,336 inputs) 1e-6 is UltraEdit's own; ‖k̂‖² grows with the
+        # inputs.
         scaled = 1e-6 * 14_336 / max(site.shape[1] for site in chosen)
         self.step_size = scaled if step_size is None else step_size
         self._answers: dict[str, tuple[int, ...]] = {}
 
-    # --- streams -----------------------------------------------------------------------------------------------
+    # --- streams ----------------------------------------------------------------------------------
 
     def stream(self, split: StreamSplit, count: int, rng: random.Random) -> Stream:
         """`count` requests of a split in random order, each subject at most once.
 
-        Left out, and counted, are requests that do not fit into the model's context and those whose target the
-        unedited model answers already. A request whose `premises` are not all in the stream has no `portability` there.
+        Left out, and counted, are requests that do not fit into the model's context and those whose
+        target the unedited model answers already. A request whose `premises` are not all in the
+        stream has no `portability` there.
 
         Raises:
             ValueError: The split has too few requests.
@@ -113,63 +135,104 @@ class KnowledgeTask:
         while len(kept) < count:
             wanted = list(itertools.islice(candidates, count - len(kept)))
             if not wanted:
-                raise ValueError(f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and the "
-                                 f"{split} split has {len(kept)} that can be used (left out: {dict(skipped)})")
+                raise ValueError(
+                    f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
+                    f" the {split} split has {len(kept)} that can be used (left out:"
+                    f" {dict(skipped)})"
+                )
             for request, reason in zip(wanted, self._reasons(wanted, kept), strict=True):
                 if reason is None:
                     kept[request.subject] = request
                 elif reason != _REPEATED:
                     skipped[reason] += 1
         facts = {(request.prompt, request.target) for request in kept.values()}
-        whole = (request if facts.issuperset(request.premises) else replace(request, portability=())
-                 for request in kept.values())
+        whole = (
+            request if facts.issuperset(request.premises) else replace(request, portability=())
+            for request in kept.values()
+        )
         return Stream(tuple(whole), dict(skipped))
 
-    def _reasons(self, requests: Sequence[EditRequest], kept: Mapping[str, EditRequest]) -> list[str | None]:
+    def _reasons(
+        self, requests: Sequence[EditRequest], kept: Mapping[str, EditRequest]
+    ) -> list[str | None]:
         """Why each of the requests cannot be used."""
         fits = [request.subject not in kept and self.fits(request) for request in requests]
         prompts = [request.prompt for request, own in zip(requests, fits, strict=True) if own]
-        current = dict(zip(prompts, map(self.language.text, self.original_answers(prompts)), strict=True))
-        current |= self._long_answers([request for request, own in zip(requests, fits, strict=True) if own])
+        current = dict(
+            zip(prompts, map(self.language.text, self.original_answers(prompts)), strict=True)
+        )
+        current |= self._long_answers(
+            [request for request, own in zip(requests, fits, strict=True) if own]
+        )
         taken = set(kept)
         reasons: list[str | None] = []
         for request, own in zip(requests, fits, strict=True):
-            reason = (_REPEATED if request.subject in taken else TOO_LONG if not own
-                      else KNOWN if normalized(current[request.prompt]) == normalized(request.target) else None)
+            reason = (
+                _REPEATED
+                if request.subject in taken
+                else (
+                    TOO_LONG
+                    if not own
+                    else (
+                        KNOWN
+                        if normalized(current[request.prompt]) == normalized(request.target)
+                        else None
+                    )
+                )
+            )
             reasons.append(reason)
             if reason is None:
                 taken.add(request.subject)
         return reasons
 
     def _long_answers(self, requests: Sequence[EditRequest]) -> dict[str, str]:
-        """What the unedited model answers where the target takes more tokens than are decoded by default."""
+        """What the unedited model answers where the target takes more tokens than are decoded by
+        default.
+        """
         encoded = {r.prompt: self.language.encode(r.prompt, r.target) for r in requests}
         long = {prompt: e for prompt, e in encoded.items() if len(e.answer) > self.max_new_tokens}
-        decoded = self.language.greedy([e.prompt for e in long.values()], [len(e.answer) for e in long.values()])
+        decoded = self.language.greedy(
+            [e.prompt for e in long.values()], [len(e.answer) for e in long.values()]
+        )
         return dict(zip(long, map(self.language.text, decoded), strict=True))
 
-    # --- tokens ------------------------------------------------------------------------------------------------
+    # --- tokens -----------------------------------------------------------------------------------
 
     def batch(self, questions: Sequence[tuple[str, str]], end: bool = True) -> TokenBatch:
-        """Prompts and their answers as tokens, with the end token after each answer unless `end` is False."""
+        """Prompts and their answers as tokens, with the end token after each answer unless `end` is
+        False.
+        """
         encoded = [self.language.encode(prompt, answer, end) for prompt, answer in questions]
         return TokenBatch.of([(e.prompt, e.answer) for e in encoded], self.device)
 
     def unchanged(self, prompts: Sequence[str]) -> TokenBatch:
         """Prompts and the unedited model's own greedy answers, as tokens."""
         answers = self.original_answers(prompts)
-        return TokenBatch.of([(self.language.prompt_ids(prompt), answer)
-                              for prompt, answer in zip(prompts, answers, strict=True)], self.device)
+        return TokenBatch.of(
+            [
+                (self.language.prompt_ids(prompt), answer)
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ],
+            self.device,
+        )
 
     def filler_batch(self, count: int) -> TokenBatch:
-        """The first `count` sentences of the fixed text for perplexity; the first token of each is its prompt."""
-        texts = [self.language.prompt_ids(text)[:self.language.context] for text in self.filler[:count]]
+        """The first `count` sentences of the fixed text for perplexity; the first token of each is
+        its prompt.
+        """
+        texts = [
+            self.language.prompt_ids(text)[: self.language.context] for text in self.filler[:count]
+        ]
         return TokenBatch.of([(ids[:1], ids[1:]) for ids in texts], self.device)
 
     def original_answers(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Greedy answers of the unedited model, as tokens with the stop token; each prompt is decoded once."""
+        """Greedy answers of the unedited model, as tokens with the stop token; each prompt is
+        decoded once.
+        """
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answers]
-        decoded = self.language.greedy([self.language.prompt_ids(prompt) for prompt in new], self.max_new_tokens)
+        decoded = self.language.greedy(
+            [self.language.prompt_ids(prompt) for prompt in new], self.max_new_tokens
+        )
         self._answers.update(zip(new, map(tuple, decoded), strict=True))
         return [self._answers[prompt] for prompt in prompts]
 
@@ -180,7 +243,9 @@ class KnowledgeTask:
 
     @property
     def max_new_tokens(self) -> int:
-        """Where an answer that does not end is cut; one that is compared with a longer text, at the end of that."""
+        """Where an answer that does not end is cut; one that is compared with a longer text, at the
+        end of that.
+        """
         return _MAX_NEW_TOKENS
 
     @cached_property
@@ -188,34 +253,64 @@ class KnowledgeTask:
         return self.decoder.fresh()
 
     def fits(self, request: EditRequest, before: str = "") -> bool:
-        """Whether a request's questions, each with its answer, are within the model's context after a text `before`."""
-        answers = [(text, request.target) for text in (request.prompt, *request.rephrases, *request.test_rephrases)]
-        answers += [(question.prompt, question.answer) for question in request.portability if question.answer]
+        """Whether a request's questions, each with its answer, are within the model's context after
+        a text `before`.
+        """
+        answers = [
+            (text, request.target)
+            for text in (request.prompt, *request.rephrases, *request.test_rephrases)
+        ]
+        answers += [
+            (question.prompt, question.answer)
+            for question in request.portability
+            if question.answer
+        ]
         if self.teacher_forced == "probability":  # then old answers are put into the model as well
-            answers += [(text, request.truth) for text in (request.prompt, *request.test_rephrases) if request.truth]
-            answers += [(question.prompt, question.answer) for question in request.near if question.answer]
+            answers += [
+                (text, request.truth)
+                for text in (request.prompt, *request.test_rephrases)
+                if request.truth
+            ]
+            answers += [
+                (question.prompt, question.answer) for question in request.near if question.answer
+            ]
         others = [question.prompt for question in (*request.locality, *request.near, *request.far)]
-        longest = max([len(self.language.encode(before + prompt, answer).ids) for prompt, answer in answers]
-                      + [len(self.language.prompt_ids(before + prompt)) + self.max_new_tokens
-                         for prompt in (*others, *request.same_subject)])
+        longest = max(
+            [len(self.language.encode(before + prompt, answer).ids) for prompt, answer in answers]
+            + [
+                len(self.language.prompt_ids(before + prompt)) + self.max_new_tokens
+                for prompt in (*others, *request.same_subject)
+            ]
+        )
         return longest <= self.language.context
 
 
-def factworld(device: str, model: str = "factlm", dtype: str = "auto", sites: Sequence[str] | None = None,
-              step_size: float | None = None) -> KnowledgeTask:
-    """`knowledge/factworld`: facts of made-up people in a model that knows them (`editgym.data.factworld`).
+def factworld(
+    device: str,
+    model: str = "factlm",
+    dtype: str = "auto",
+    sites: Sequence[str] | None = None,
+    step_size: float | None = None,
+) -> KnowledgeTask:
+    """`knowledge/factworld`: facts of made-up people in a model that knows them
+    (`editgym.data.factworld`).
 
     Args:
         device: Where the model lives.
         model: As `LanguageModel.load`.
         dtype: Of the base weights.
-        sites: What may be edited; None opens `FACTLM_SITES` of factlm and `FACTLM_GPT2_SITES` of factlm-gpt2, and lets
-            `discover_sites` choose for others.
+        sites: What may be edited; None opens `FACTLM_SITES` of factlm and `FACTLM_GPT2_SITES` of
+            factlm-gpt2, and lets `discover_sites` choose for others.
         step_size: UltraEdit's η; None takes the one tuned for factlm and `FACTLM_SITES`.
     """
     world = FactWorld()
     language = shared_model(model, device, dtype)
     own = _OWN_SITES.get(model) if sites is None else sites
-    return KnowledgeTask("knowledge/factworld", language, own, world.requests,
-                         known=(world.known_facts(), world.chance()),
-                         step_size=_FACTLM_STEP if step_size is None else step_size)
+    return KnowledgeTask(
+        "knowledge/factworld",
+        language,
+        own,
+        world.requests,
+        known=(world.known_facts(), world.chance()),
+        step_size=_FACTLM_STEP if step_size is None else step_size,
+    )

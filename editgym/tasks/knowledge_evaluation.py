@@ -1,4 +1,6 @@
-"""Metrics of a stream of edits of a language model: the journal is replayed step by step, then everything is asked."""
+"""Metrics of a stream of edits of a language model: the journal is replayed step by step, then
+everything is asked.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
 from editgym.metrics.evaluation import Evaluation
-from editgym.metrics.knowledge import Asked, EditRecord, knowledge_metrics, normalized, retention_curve
+from editgym.metrics.knowledge import (
+    Asked,
+    EditRecord,
+    knowledge_metrics,
+    normalized,
+    retention_curve,
+)
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import (
     Codebook,
@@ -28,12 +36,19 @@ from editgym.weights import (
 )
 
 _TEXTS = 256  # that go through the model at a time
-_MOST_NATS = 700.0  # what a collapsed model's numbers are held within, or stand for: they must stay numbers
+_MOST_NATS = (
+    700.0  # what a collapsed model's numbers are held within, or stand for: they must stay numbers
+)
 _Tokens = tuple[tuple[int, ...], tuple[int, ...]]  # of a prompt and its answer
 
 
-def evaluate_stream(task: KnowledgeTask, journal: EditJournal, requests: Sequence[EditRequest], edits_per_step: int,
-                    first_k: int = 100) -> Evaluation:
+def evaluate_stream(
+    task: KnowledgeTask,
+    journal: EditJournal,
+    requests: Sequence[EditRequest],
+    edits_per_step: int,
+    first_k: int = 100,
+) -> Evaluation:
     """The leaderboard's metrics, the retention curve and the per-edit records of a journal.
 
     Args:
@@ -46,30 +61,45 @@ def evaluate_stream(task: KnowledgeTask, journal: EditJournal, requests: Sequenc
     Raises:
         JournalError: The journal belongs to another model, or has more steps than the stream.
     """
-    steps = [requests[start:start + edits_per_step] for start in range(0, len(requests), edits_per_step)]
+    steps = [
+        requests[start : start + edits_per_step]
+        for start in range(0, len(requests), edits_per_step)
+    ]
     by_step: dict[int, list[Entry]] = defaultdict(list)
     for entry in journal:
         by_step[entry.step or 0].append(entry)
     decoder = task.decoder.fresh()
     if journal.base_hash != decoder.base_hash:
-        raise JournalError(f"the journal belongs to the network {journal.base_hash[:12]}…, the task's model is "
-                           f"{decoder.base_hash[:12]}…: use the same model and dtype")
+        raise JournalError(
+            f"the journal belongs to the network {journal.base_hash[:12]}…, the task's model is "
+            f"{decoder.base_hash[:12]}…: use the same model and dtype"
+        )
     if by_step and max(by_step) >= len(steps):
-        raise JournalError(f"the journal has a step {max(by_step)}, but the stream ends after {len(steps)} steps")
+        raise JournalError(
+            f"the journal has a step {max(by_step)}, but the stream ends after {len(steps)} steps"
+        )
     exam = _Exam(task, decoder)
     texts: list[str] = []
     now: list[str] = []
     for index, batch in enumerate(steps):
         decoder.apply(*by_step[index])
         texts += _prepended(by_step[index], len(batch))
-        asked = [Question(text + request.prompt, request.target)
-                 for text, request in zip(texts[-len(batch):], batch, strict=True)]
+        asked = [
+            Question(text + request.prompt, request.target)
+            for text, request in zip(texts[-len(batch) :], batch, strict=True)
+        ]
         now += [result.answer for result in exam.expecting(asked)]
     records = _records(exam, requests, texts, now, edits_per_step)
     metrics = knowledge_metrics(
-        records, perplexity_ratio=_perplexity_ratio(task, decoder), capability=_capability(exam),
-        sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps), first_k=first_k)
-    return Evaluation(metrics, {"retention": retention_curve(records)}, [record.to_json() for record in records])
+        records,
+        perplexity_ratio=_perplexity_ratio(task, decoder),
+        capability=_capability(exam),
+        sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps),
+        first_k=first_k,
+    )
+    return Evaluation(
+        metrics, {"retention": retention_curve(records)}, [record.to_json() for record in records]
+    )
 
 
 @dataclass(frozen=True)
@@ -80,7 +110,8 @@ class _Result:
         answer: Its greedy answer.
         accuracy: Share of the expected tokens, without the end token, that it predicts.
         log_probability: Mean over those tokens.
-        divergence: KL(unedited ‖ edited), mean over the answer's tokens, at most 700; 0 where it was not asked for.
+        divergence: KL(unedited ‖ edited), mean over the answer's tokens, at most 700; 0 where it
+            was not asked for.
     """
 
     answer: str
@@ -92,8 +123,9 @@ class _Result:
 class _Exam:
     """Asks an edited model.
 
-    Answers are greedy. Where an answer is expected, one teacher-forced pass comes first: greedy decoding gives that
-    answer if and only if every token of it is the most probable one. Only the other questions are decoded.
+    Answers are greedy. Where an answer is expected, one teacher-forced pass comes first: greedy
+    decoding gives that answer if and only if every token of it is the most probable one. Only the
+    other questions are decoded.
     """
 
     def __init__(self, task: KnowledgeTask, decoder: EditableDecoder) -> None:
@@ -110,28 +142,46 @@ class _Exam:
         """Results for `asked`, where the unedited model's answers to `prompts` are expected."""
         prompt_ids = self.task.language.prompt_ids
         answers = self.task.original_answers(prompts)
-        now, original = ([(prompt_ids(text), answer) for text, answer in zip(texts, answers, strict=True)]
-                         for texts in (asked, prompts))
+        now, original = (
+            [(prompt_ids(text), answer) for text, answer in zip(texts, answers, strict=True)]
+            for texts in (asked, prompts)
+        )
         return self._results(now, original)
 
     @torch.no_grad()
-    def _results(self, texts: Sequence[_Tokens], original: Sequence[_Tokens] | None = None) -> list[_Result]:
-        """Results for prompts and answers; the divergence is from the unedited model's view of `original`."""
+    def _results(
+        self, texts: Sequence[_Tokens], original: Sequence[_Tokens] | None = None
+    ) -> list[_Result]:
+        """Results for prompts and answers; the divergence is from the unedited model's view of
+        `original`.
+        """
         order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
         results: dict[int, _Result] = {}
         wrong: list[int] = []
         for start in range(0, len(order), _TEXTS):
-            rows = order[start:start + _TEXTS]
+            rows = order[start : start + _TEXTS]
             batch = TokenBatch.of([texts[row] for row in rows], self.task.device)
             log_probabilities = self.decoder.logits(batch).float().log_softmax(-1)
             right = log_probabilities.argmax(-1) == batch.labels
-            divergence = torch.zeros(len(rows)) if original is None else self._divergence(
-                TokenBatch.of([original[row] for row in rows], self.task.device), log_probabilities)
+            divergence = (
+                torch.zeros(len(rows))
+                if original is None
+                else self._divergence(
+                    TokenBatch.of([original[row] for row in rows], self.task.device),
+                    log_probabilities,
+                )
+            )
             content = batch.content(self.task.language.end_id)
             chosen = log_probabilities.gather(-1, batch.labels[:, None])[:, 0]
-            columns = (batch.all_of(right), batch.means(right.double(), content),
-                       batch.means(chosen.double(), content), divergence)
-            for row, whole, *numbers in zip(rows, *(column.tolist() for column in columns), strict=True):
+            columns = (
+                batch.all_of(right),
+                batch.means(right.double(), content),
+                batch.means(chosen.double(), content),
+                divergence,
+            )
+            for row, whole, *numbers in zip(
+                rows, *(column.tolist() for column in columns), strict=True
+            ):
                 results[row] = _Result(self.task.language.text(texts[row][1]), *numbers)
                 if not whole:
                     wrong.append(row)
@@ -141,11 +191,16 @@ class _Exam:
         return [results[row] for row in range(len(texts))]
 
     def _decoded(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[str]:
-        """Greedy answers, as far as the wanted ones reach, but at least as far as all are decoded."""
+        """Greedy answers, as far as the wanted ones reach, but at least as far as all are
+        decoded.
+        """
         language = self.task.language
         lengths = [max(self.task.max_new_tokens, len(wanted)) for _, wanted in texts]
         with self.decoder.active():
-            return [language.text(ids) for ids in language.greedy([prompt for prompt, _ in texts], lengths)]
+            return [
+                language.text(ids)
+                for ids in language.greedy([prompt for prompt, _ in texts], lengths)
+            ]
 
     def _divergence(self, batch: TokenBatch, now: Tensor) -> Tensor:
         reference = self.task.reference(batch)
@@ -153,26 +208,52 @@ class _Exam:
         return found.nan_to_num(nan=_MOST_NATS).clamp(max=_MOST_NATS)
 
 
-def _records(exam: _Exam, requests: Sequence[EditRequest], texts: Sequence[str], now: Sequence[str],
-             edits_per_step: int) -> list[EditRecord]:
+def _records(
+    exam: _Exam,
+    requests: Sequence[EditRequest],
+    texts: Sequence[str],
+    now: Sequence[str],
+    edits_per_step: int,
+) -> list[EditRecord]:
     """One record per request; every kind of question is asked for all requests at once."""
-    final = exam.expecting([Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)])
-    rephrased = _per_request(exam, texts, [[Question(p, r.target) for p in r.test_rephrases] for r in requests])
+    final = exam.expecting(
+        [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)]
+    )
+    rephrased = _per_request(
+        exam, texts, [[Question(p, r.target) for p in r.test_rephrases] for r in requests]
+    )
     led = _per_request(exam, texts, [list(r.portability) for r in requests])
     near = _per_request(exam, texts, [list(r.near) for r in requests], stays=True)
     far = _per_request(exam, texts, [list(r.far) for r in requests], stays=True)
-    subject = _per_request(exam, texts, [[Question(p) for p in r.same_subject] for r in requests], stays=True)
+    subject = _per_request(
+        exam, texts, [[Question(p) for p in r.same_subject] for r in requests], stays=True
+    )
     forced = _forced(exam, requests, texts, final, rephrased, near, far)
     records = []
     for index, request in enumerate(requests):
         efficacy, generalization, specificity = forced[index]
-        records.append(EditRecord(
-            edit=index, step=index // edits_per_step, subject=request.subject, prompt=request.prompt,
-            target=request.target, answer_now=now[index], answer=final[index].answer,
-            rephrases=_asked(rephrased[index]), portability=_asked(led[index]), near=_asked(near[index]),
-            far=_asked(far[index]), same_subject=_asked(subject[index]), tf_efficacy=efficacy,
-            tf_generalization=generalization, tf_specificity=specificity,
-            locality_kl=_average([result.divergence for _, result in (*near[index], *far[index])])))
+        records.append(
+            EditRecord(
+                edit=index,
+                step=index // edits_per_step,
+                subject=request.subject,
+                prompt=request.prompt,
+                target=request.target,
+                answer_now=now[index],
+                answer=final[index].answer,
+                rephrases=_asked(rephrased[index]),
+                portability=_asked(led[index]),
+                near=_asked(near[index]),
+                far=_asked(far[index]),
+                same_subject=_asked(subject[index]),
+                tf_efficacy=efficacy,
+                tf_generalization=generalization,
+                tf_specificity=specificity,
+                locality_kl=_average(
+                    [result.divergence for _, result in (*near[index], *far[index])]
+                ),
+            )
+        )
     return records
 
 
@@ -180,44 +261,86 @@ def _asked(group: list[tuple[Asked, _Result]]) -> tuple[Asked, ...]:
     return tuple(asked for asked, _ in group)
 
 
-def _per_request(exam: _Exam, texts: Sequence[str], questions: Sequence[Sequence[Question]],
-                 stays: bool = False) -> list[list[tuple[Asked, _Result]]]:
+def _per_request(
+    exam: _Exam, texts: Sequence[str], questions: Sequence[Sequence[Question]], stays: bool = False
+) -> list[list[tuple[Asked, _Result]]]:
     """Ask every request's questions, after the text that is put before its prompts."""
-    flat = [(text, question) for text, own in zip(texts, questions, strict=True) for question in own]
+    flat = [
+        (text, question) for text, own in zip(texts, questions, strict=True) for question in own
+    ]
     if stays:
         results = exam.unchanged([q.prompt for _, q in flat], [text + q.prompt for text, q in flat])
-        before = [exam.task.language.text(ids) for ids in exam.task.original_answers([q.prompt for _, q in flat])]
+        before = [
+            exam.task.language.text(ids)
+            for ids in exam.task.original_answers([q.prompt for _, q in flat])
+        ]
     else:
         results = exam.expecting([Question(text + q.prompt, q.answer) for text, q in flat])
         before = [None] * len(flat)  # type: ignore[list-item]
-    asked = iter([(Asked(q.prompt, q.answer, old, result.answer), result)
-                  for (_, q), old, result in zip(flat, before, results, strict=True)])
+    asked = iter(
+        [
+            (Asked(q.prompt, q.answer, old, result.answer), result)
+            for (_, q), old, result in zip(flat, before, results, strict=True)
+        ]
+    )
     return [[next(asked) for _ in own] for own in questions]
 
 
 _Group = list[list[tuple[Asked, _Result]]]
 
 
-def _forced(exam: _Exam, requests: Sequence[EditRequest], texts: Sequence[str], final: Sequence[_Result],
-            rephrased: _Group, near: _Group, far: _Group) -> list[tuple[float, float | None, float | None]]:
+def _forced(
+    exam: _Exam,
+    requests: Sequence[EditRequest],
+    texts: Sequence[str],
+    final: Sequence[_Result],
+    rephrased: _Group,
+    near: _Group,
+    far: _Group,
+) -> list[tuple[float, float | None, float | None]]:
     """Teacher-forced efficacy, generalization and specificity of every request."""
     if exam.task.teacher_forced == "accuracy" or not all(request.truth for request in requests):
-        return [(one.accuracy, _average([r.accuracy for _, r in again]),
-                 _average([r.accuracy for _, r in (*close, *distant)]))
-                for one, again, close, distant in zip(final, rephrased, near, far, strict=True)]
-    # CounterFact's: is the new answer more probable than the old one, and beside it the other way round?
-    old = exam.expecting([Question(text + r.prompt, r.truth) for text, r in zip(texts, requests, strict=True)])
-    old_again = _per_request(exam, texts, [[Question(p, r.truth) for p in r.test_rephrases] for r in requests])
+        return [
+            (
+                one.accuracy,
+                _average([r.accuracy for _, r in again]),
+                _average([r.accuracy for _, r in (*close, *distant)]),
+            )
+            for one, again, close, distant in zip(final, rephrased, near, far, strict=True)
+        ]
+    # CounterFact's: is the new answer more probable than the old one, and beside it the other way
+    # round?
+    old = exam.expecting(
+        [Question(text + r.prompt, r.truth) for text, r in zip(texts, requests, strict=True)]
+    )
+    old_again = _per_request(
+        exam, texts, [[Question(p, r.truth) for p in r.test_rephrases] for r in requests]
+    )
     right = _per_request(exam, texts, [[q for q in r.near if q.answer] for r in requests])
-    wrong = _per_request(exam, texts, [[Question(q.prompt, r.target) for q in r.near if q.answer] for r in requests])
-    return [(float(one.log_probability > before.log_probability), _more_probable(again, again_before),
-             _more_probable(stays, comes))
-            for one, before, again, again_before, stays, comes
-            in zip(final, old, rephrased, old_again, right, wrong, strict=True)]
+    wrong = _per_request(
+        exam, texts, [[Question(q.prompt, r.target) for q in r.near if q.answer] for r in requests]
+    )
+    return [
+        (
+            float(one.log_probability > before.log_probability),
+            _more_probable(again, again_before),
+            _more_probable(stays, comes),
+        )
+        for one, before, again, again_before, stays, comes in zip(
+            final, old, rephrased, old_again, right, wrong, strict=True
+        )
+    ]
 
 
-def _more_probable(these: list[tuple[Asked, _Result]], those: list[tuple[Asked, _Result]]) -> float | None:
-    return _average([float(a.log_probability > b.log_probability) for (_, a), (_, b) in zip(these, those, strict=True)])
+def _more_probable(
+    these: list[tuple[Asked, _Result]], those: list[tuple[Asked, _Result]]
+) -> float | None:
+    return _average(
+        [
+            float(a.log_probability > b.log_probability)
+            for (_, a), (_, b) in zip(these, those, strict=True)
+        ]
+    )
 
 
 def _prepended(entries: Sequence[Entry], count: int) -> list[str]:
@@ -226,47 +349,68 @@ def _prepended(entries: Sequence[Entry], count: int) -> list[str]:
     for entry in entries:
         if isinstance(entry, Prepend):
             if len(entry.texts) != count:
-                raise JournalError(f"step {entry.step} prepends {len(entry.texts)} texts to {count} requests")
+                raise JournalError(
+                    f"step {entry.step} prepends {len(entry.texts)} texts to {count} requests"
+                )
             texts = [f"{text} " if text else "" for text in entry.texts]
     return texts
 
 
 def _touched(entries: Sequence[Entry]) -> int:
     """Number of sites that a step's entries change."""
-    return len({entry.site for entry in entries if isinstance(entry, SiteEdit | Codebook) and _changes(entry)})
+    return len(
+        {
+            entry.site
+            for entry in entries
+            if isinstance(entry, SiteEdit | Codebook) and _changes(entry)
+        }
+    )
 
 
 def _changes(entry: SiteEdit | Codebook) -> bool:
     if isinstance(entry, Codebook):
         return len(entry.keys) > 0
     update = entry.update
-    return bool(update.a.any() and update.b.any()) if isinstance(update, LowRankFactors) else bool(update.d.any())
+    return (
+        bool(update.a.any() and update.b.any())
+        if isinstance(update, LowRankFactors)
+        else bool(update.d.any())
+    )
 
 
 def _perplexity_ratio(task: KnowledgeTask, decoder: EditableDecoder) -> float:
     """Perplexity of the edited model on the fixed text over the unedited one's."""
     text = task.filler_batch(len(task.filler))
     with torch.no_grad():
-        now, before = (F.cross_entropy(one.logits(text).float(), text.labels) for one in (decoder, task.decoder))
+        now, before = (
+            F.cross_entropy(one.logits(text).float(), text.labels)
+            for one in (decoder, task.decoder)
+        )
     nats = float(now - before)
     return math.exp(min(nats, _MOST_NATS) if math.isfinite(nats) else _MOST_NATS)
 
 
 def _capability(exam: _Exam) -> float | None:
-    """(accuracy − chance) / (accuracy of the unedited model − chance) on the task's known questions."""
+    """(accuracy − chance) / (accuracy of the unedited model − chance) on the task's known
+    questions.
+    """
     task = exam.task
     if task.known is None:
         return None
     questions, chance = task.known
-    original = [task.language.text(ids) for ids in task.original_answers([q.prompt for q in questions])]
+    original = [
+        task.language.text(ids) for ids in task.original_answers([q.prompt for q in questions])
+    ]
     before = _accuracy(original, questions)
     now = _accuracy([result.answer for result in exam.expecting(questions)], questions)
     return None if before <= chance else (now - chance) / (before - chance)
 
 
 def _accuracy(answers: Sequence[str], questions: Sequence[Question]) -> float:
-    right = [normalized(answer) == normalized(question.answer or "")
-             for answer, question in zip(answers, questions, strict=True)]
+    right = [
+        normalized(answer) == normalized(question.answer or "")
+        for answer, question in zip(answers, questions, strict=True)
+    ]
     return sum(right) / len(right)
 
 

@@ -16,39 +16,85 @@ from editgym.paths import data_folder
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit, TeacherForced
 
 # Where one file holds everything: the share of its subjects that each split gets.
-_SHARES: tuple[tuple[StreamSplit, float], ...] = (("policy", 0.6), ("validation", 0.15), ("test", 0.25))
+_SHARES: tuple[tuple[StreamSplit, float], ...] = (
+    ("policy", 0.6),
+    ("validation", 0.15),
+    ("test", 0.25),
+)
 _VALIDATION_OF_TRAINING = 0.2
-_MOST_LOST = 0.25  # share of requests without a locality question of their own from which on there is a warning
+# share of requests without a locality question of their own from which on there is a warning
+_MOST_LOST = 0.25
 _Record = tuple[EditRequest, ...]
 
 
-def zsre(device: str, model: str | None = None, requests: str = "editing/zsre_train_1k.json",
-         test_requests: str | None = None, dtype: str = "auto", sites: Sequence[str] | None = None,
-         step_size: float | None = None) -> KnowledgeTask:
+def zsre(
+    device: str,
+    model: str | None = None,
+    requests: str = "editing/zsre_train_1k.json",
+    test_requests: str | None = None,
+    dtype: str = "auto",
+    sites: Sequence[str] | None = None,
+    step_size: float | None = None,
+) -> KnowledgeTask:
     """`knowledge/zsre`: ZsRE (Levy et al. 2017) in MEND's format; see `custom`."""
-    return custom(device, model, requests, test_requests, "zsre", dtype, sites, step_size, name="knowledge/zsre")
+    return custom(
+        device,
+        model,
+        requests,
+        test_requests,
+        "zsre",
+        dtype,
+        sites,
+        step_size,
+        name="knowledge/zsre",
+    )
 
 
-def counterfact(device: str, model: str | None = None, requests: str = "editing/counterfact-train.json",
-                test_requests: str | None = "editing/counterfact-val.json", format: str | None = None,
-                dtype: str = "auto", sites: Sequence[str] | None = None,
-                step_size: float | None = None) -> KnowledgeTask:
+def counterfact(
+    device: str,
+    model: str | None = None,
+    requests: str = "editing/counterfact-train.json",
+    test_requests: str | None = "editing/counterfact-val.json",
+    format: str | None = None,
+    dtype: str = "auto",
+    sites: Sequence[str] | None = None,
+    step_size: float | None = None,
+) -> KnowledgeTask:
     """`knowledge/counterfact`: CounterFact (Meng et al. 2022), nested or flat; see `custom`."""
-    return custom(device, model, requests, test_requests, format, dtype, sites, step_size,
-                  name="knowledge/counterfact")
+    return custom(
+        device,
+        model,
+        requests,
+        test_requests,
+        format,
+        dtype,
+        sites,
+        step_size,
+        name="knowledge/counterfact",
+    )
 
 
-def custom(device: str, model: str | None = None, requests: str | None = None, test_requests: str | None = None,
-           format: str | None = None, dtype: str = "auto", sites: Sequence[str] | None = None,
-           step_size: float | None = None, name: str = "knowledge/custom") -> KnowledgeTask:
+def custom(
+    device: str,
+    model: str | None = None,
+    requests: str | None = None,
+    test_requests: str | None = None,
+    format: str | None = None,
+    dtype: str = "auto",
+    sites: Sequence[str] | None = None,
+    step_size: float | None = None,
+    name: str = "knowledge/custom",
+) -> KnowledgeTask:
     """`knowledge/custom`: one's own requests, in any format of `editgym.data.fact_formats`.
 
-    The splits share no subject. With `test_requests`, the other file's subjects that are not in it are the policy's
-    (80%) and validation's; without, one file is split 60/15/25 into policy, validation and test. Which split a subject
-    belongs to depends on its name alone. A record of several facts goes by its first subject, and is left out where it
-    shares another one with test, or as the policy's with validation; its facts are drawn one after the other. What test
-    asks, or as regards the policy validation, no other split is rewarded on: locality questions of that wording are
-    taken out of the requests, with a warning where many lose their last, and facts of that wording are left out.
+    The splits share no subject. With `test_requests`, the other file's subjects that are not in it
+    are the policy's (80%) and validation's; without, one file is split 60/15/25 into policy,
+    validation and test. Which split a subject belongs to depends on its name alone. A record of
+    several facts goes by its first subject, and is left out where it shares another one with test,
+    or as the policy's with validation; its facts are drawn one after the other. What test asks, or
+    as regards the policy validation, no other split is rewarded on: locality questions of that
+    wording are taken out of the requests, with a warning where many lose their last, and facts of
+    that wording are left out.
 
     Args:
         device: Where the model lives.
@@ -68,8 +114,14 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
     """
     for argument, value in (("model", model), ("requests", requests)):
         if value is None:
-            raise ValueError(f"{argument} must be given for {name}: "
-                             + ("a Hugging Face folder or hub id" if argument == "model" else "a file of requests"))
+            raise ValueError(
+                f"{argument} must be given for {name}: "
+                + (
+                    "a Hugging Face folder or hub id"
+                    if argument == "model"
+                    else "a file of requests"
+                )
+            )
     assert model is not None
     assert requests is not None
     train = load_requests(_found(requests), format)
@@ -80,17 +132,26 @@ def custom(device: str, model: str | None = None, requests: str | None = None, t
         return itertools.chain.from_iterable(rng.sample(splits[split], len(splits[split])))
 
     compares = (train if test is None else test).format.startswith("counterfact") and all(
-        request.truth for record in splits["test"] for request in record)
+        request.truth for record in splits["test"] for request in record
+    )
     compared: TeacherForced = "probability" if compares else "accuracy"
-    return KnowledgeTask(name, shared_model(model, device, dtype), sites, draw, step_size=step_size,
-                         teacher_forced=compared)
+    return KnowledgeTask(
+        name,
+        shared_model(model, device, dtype),
+        sites,
+        draw,
+        step_size=step_size,
+        teacher_forced=compared,
+    )
 
 
 def _found(path: str) -> Path:
     return data_folder() / path  # an absolute path stays as it is
 
 
-def _split(train: Sequence[_Record], test: Sequence[_Record] | None) -> Mapping[StreamSplit, list[_Record]]:
+def _split(
+    train: Sequence[_Record], test: Sequence[_Record] | None
+) -> Mapping[StreamSplit, list[_Record]]:
     splits: dict[StreamSplit, list[_Record]] = {split: [] for split, _ in _SHARES}
     if test is not None:
         splits["test"] = list(test)
@@ -107,8 +168,12 @@ def _split(train: Sequence[_Record], test: Sequence[_Record] | None) -> Mapping[
     taken: set[str] = set()
     asked: set[str] = set()
     for split, _ in reversed(_SHARES):
-        kept = [record for record in splits[split] if taken.isdisjoint(one.subject for one in record)
-                and asked.isdisjoint(text for one in record for text in (one.prompt, *one.rephrases))]
+        kept = [
+            record
+            for record in splits[split]
+            if taken.isdisjoint(one.subject for one in record)
+            and asked.isdisjoint(text for one in record for text in (one.prompt, *one.rephrases))
+        ]
         splits[split] = [tuple(_without(asked, one) for one in record) for record in kept]
         _warn_of_lost_locality(split, kept, splits[split])
         taken |= {one.subject for record in kept for one in record}
@@ -119,18 +184,33 @@ def _split(train: Sequence[_Record], test: Sequence[_Record] | None) -> Mapping[
 def _asked(request: EditRequest) -> Iterable[str]:
     """All prompts of a request."""
     questions = (*request.locality, *request.near, *request.far, *request.portability)
-    return (request.prompt, *request.rephrases, *request.test_rephrases, *request.same_subject,
-            *(question.prompt for question in questions))
+    return (
+        request.prompt,
+        *request.rephrases,
+        *request.test_rephrases,
+        *request.same_subject,
+        *(question.prompt for question in questions),
+    )
 
 
 def _without(asked: Set[str], request: EditRequest) -> EditRequest:
     """The request, not rewarded on locality questions that are in `asked`."""
-    return replace(request, locality=tuple(one for one in request.locality if one.prompt not in asked))
+    return replace(
+        request, locality=tuple(one for one in request.locality if one.prompt not in asked)
+    )
 
 
-def _warn_of_lost_locality(split: StreamSplit, before: Sequence[_Record], after: Sequence[_Record]) -> None:
-    had, have = (sum(bool(one.locality) for record in records for one in record) for records in (before, after))
+def _warn_of_lost_locality(
+    split: StreamSplit, before: Sequence[_Record], after: Sequence[_Record]
+) -> None:
+    had, have = (
+        sum(bool(one.locality) for record in records for one in record)
+        for records in (before, after)
+    )
     if had - have > _MOST_LOST * had:
-        warnings.warn(f"of {had} requests of the {split} split with locality questions, {had - have} have none left "
-                      "that the other splits do not ask: rewards of these see no locality; give them questions of "
-                      "their own", stacklevel=4)
+        warnings.warn(
+            f"of {had} requests of the {split} split with locality questions, {had - have} have"
+            " none left that the other splits do not ask: rewards of these see no locality; give"
+            " them questions of their own",
+            stacklevel=4,
+        )

@@ -1,4 +1,6 @@
-"""What an environment needs of a task: networks, reward data, reward terms; and of a harness: metrics on test data."""
+"""What an environment needs of a task: networks, reward data, reward terms; and of a harness:
+metrics on test data.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class Goal:
 
     Attributes:
         label: Short name, e.g. `forget 7`.
-        features: What `observe_task` appends to the observation, e.g. the forgotten classes one-hot; (d,) in 0–1.
+        features: What `observe_task` appends to the observation, e.g. the forgotten classes
+            one-hot; (d,) in 0–1.
         members: Rows of the reward pool in each reward set, by the set's name.
     """
 
@@ -32,7 +35,9 @@ class Goal:
 
 @dataclass(frozen=True)
 class RewardDefaults:
-    """A task's own weights in R = alpha·U + beta·O, batch and rank of edits, where the environment is given none."""
+    """A task's own weights in R = alpha·U + beta·O, batch and rank of edits, where the environment
+    is given none.
+    """
 
     alpha: float
     beta: float
@@ -44,7 +49,8 @@ class RewardDefaults:
 class Task(Protocol):
     """A model, its data splits, reward terms and metrics.
 
-    Rewards come from `pool`, which is the *policy* split; `evaluate` uses the *test* split. The two share no sample.
+    Rewards come from `pool`, which is the *policy* split; `evaluate` uses the *test* split. The two
+    share no sample.
 
     Attributes:
         name: As in the catalogue.
@@ -73,7 +79,9 @@ class Task(Protocol):
         ...
 
     def is_success(self, accuracy: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
-        """Whether the accuracies of a reward batch, after against before, make a good edit; (K,) bool."""
+        """Whether the accuracies of a reward batch, after against before, make a good edit; (K,)
+        bool.
+        """
         ...
 
     def evaluate(self, journal: EditJournal, goal: int = 0) -> dict[str, float | None]:

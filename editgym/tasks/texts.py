@@ -18,7 +18,13 @@ from editgym.data.identity import IdentitySplits, IdentityTexts, dixon_templates
 from editgym.data.text import BagOfWords, Comments, comment_format, read_comments
 from editgym.models.classifiers import BagOfWordsNet
 from editgym.models.sequence_classifiers import load_sequence_classifier
-from editgym.models.training import Recipe, cached_classifier, load_weights, recipe_key, train_classifier
+from editgym.models.training import (
+    Recipe,
+    cached_classifier,
+    load_weights,
+    recipe_key,
+    train_classifier,
+)
 from editgym.paths import data_folder
 from editgym.tasks.debiasing import DebiasingSplits, DebiasingTask, Encoder, TextPair, encoded
 from editgym.tasks.seeds import checked_seeds
@@ -51,15 +57,21 @@ class TextData:
     hold_out_words: bool = False
 
     def splits(self, seed: int) -> DebiasingSplits:
-        """Divide 70/15/15 into model, policy and validation split (Malik 2026), and the identities beside them.
+        """Divide 70/15/15 into model, policy and validation split (Malik 2026), and the identities
+        beside them.
 
         General sets have both labels equally often: of the more frequent one the rest is left out.
         """
         model, policy, validation = self.train.shuffled(seed).divided(PAPER_SHARES)
-        identity = IdentitySplits.of(self.unbiased, seed, hold_out_words=self.hold_out_words, alike=self.alike)
-        return DebiasingSplits(model.balanced(), TextPair(policy.balanced(), identity.policy),
-                               TextPair(validation.balanced(), identity.validation),
-                               TextPair(self.test, identity.test))
+        identity = IdentitySplits.of(
+            self.unbiased, seed, hold_out_words=self.hold_out_words, alike=self.alike
+        )
+        return DebiasingSplits(
+            model.balanced(),
+            TextPair(policy.balanced(), identity.policy),
+            TextPair(validation.balanced(), identity.validation),
+            TextPair(self.test, identity.test),
+        )
 
 
 def bundled_file(model_seed: int) -> Path:
@@ -67,9 +79,15 @@ def bundled_file(model_seed: int) -> Path:
     return Path(str(BUNDLED)) / f"templates-{model_seed}.safetensors"
 
 
-def templates(*, sites: Sequence[str] = ("fc4",), networks: Sequence[int] | None = None, model_seed: int = 0,
-              device: str = "cpu") -> DebiasingTask:
-    """`debiasing/templates`: made-up comments in which some identities come with toxic words; nothing is downloaded.
+def templates(
+    *,
+    sites: Sequence[str] = ("fc4",),
+    networks: Sequence[int] | None = None,
+    model_seed: int = 0,
+    device: str = "cpu",
+) -> DebiasingTask:
+    """`debiasing/templates`: made-up comments in which some identities come with toxic words;
+    nothing is downloaded.
 
     The paper's network on a bag of words; weights of seeds 0–9 ship.
 
@@ -81,19 +99,37 @@ def templates(*, sites: Sequence[str] = ("fc4",), networks: Sequence[int] | None
     """
     data, encode = _templates()
     seeds = checked_seeds(networks, model_seed)
-    models = [load_weights(BagOfWordsNet(len(encode.vocabulary)), bundled_file(seed)) if bundled_file(seed).is_file()
-              else _fitted("debiasing/templates", data, encode, TEMPLATES_RECIPE, seed) for seed in seeds]
+    models = [
+        (
+            load_weights(BagOfWordsNet(len(encode.vocabulary)), bundled_file(seed))
+            if bundled_file(seed).is_file()
+            else _fitted("debiasing/templates", data, encode, TEMPLATES_RECIPE, seed)
+        )
+        for seed in seeds
+    ]
     return _task("debiasing/templates", models, sites, data.splits(seeds[0]), encode, device)
 
 
-def toxicity(*, sites: Sequence[str] = ("fc4",), networks: Sequence[int] | None = None, model_seed: int = 0,
-             comments: str | None = None, comments_format: str = "davidson", text_column: str | None = None,
-             label_column: str | None = None, max_comments: int = 30_000, identities: str | None = None,
-             vocabulary: int = 4_000, hold_out_words: bool = False, device: str = "cpu") -> DebiasingTask:
-    """`debiasing/toxicity`: real comments, and the identity-term templates of Dixon et al. (2018), both from files.
+def toxicity(
+    *,
+    sites: Sequence[str] = ("fc4",),
+    networks: Sequence[int] | None = None,
+    model_seed: int = 0,
+    comments: str | None = None,
+    comments_format: str = "davidson",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    max_comments: int = 30_000,
+    identities: str | None = None,
+    vocabulary: int = 4_000,
+    hold_out_words: bool = False,
+    device: str = "cpu",
+) -> DebiasingTask:
+    """`debiasing/toxicity`: real comments, and the identity-term templates of Dixon et al. (2018),
+    both from files.
 
-    The paper's network on a bag of words, trained at first use. Templates whose polar word is not in the vocabulary
-    are left out: nothing that the network sees tells their label.
+    The paper's network on a bag of words, trained at first use. Templates whose polar word is not
+    in the vocabulary are left out: nothing that the network sees tells their label.
 
     Args:
         sites: Names or globs; the paper's last layer by default.
@@ -101,18 +137,28 @@ def toxicity(*, sites: Sequence[str] = ("fc4",), networks: Sequence[int] | None 
         model_seed: Of the network and of the splits.
         comments: CSV, TSV or JSON Lines; by default `EDITGYM_DATA/text/davidson_labeled_data.csv`.
         comments_format: A row of `editgym.data.text.FORMATS`.
-        text_column: With `label_column`, the columns of a file of one's own; a label from 0.5 on means toxic.
+        text_column: With `label_column`, the columns of a file of one's own; a label from 0.5 on
+            means toxic.
         label_column: See `text_column`.
         max_comments: Of a larger file, so many are drawn.
         identities: The templates; by default `EDITGYM_DATA/text/bias_madlibs_77k.csv`.
         vocabulary: The most frequent words that are counted.
-        hold_out_words: Whether the words that decide a template's label are also disjoint between the splits.
+        hold_out_words: Whether the words that decide a template's label are also disjoint between
+            the splits.
         device: Where networks and data live.
 
     Raises:
         DataError: A file is missing or malformed.
     """
-    data = _toxicity(comments, comments_format, text_column, label_column, max_comments, identities, hold_out_words)
+    data = _toxicity(
+        comments,
+        comments_format,
+        text_column,
+        label_column,
+        max_comments,
+        identities,
+        hold_out_words,
+    )
     encode = BagOfWords.of(data.train.texts, vocabulary)
     known = set(encode.vocabulary)
     rows = [row for row, word in enumerate(data.unbiased.polar_words) if word.lower() in known]
@@ -122,16 +168,29 @@ def toxicity(*, sites: Sequence[str] = ("fc4",), networks: Sequence[int] | None 
     return _task("debiasing/toxicity", models, sites, data.splits(seeds[0]), encode, device)
 
 
-def transformer(*, model: str, data: str = "toxicity", sites: Sequence[str] | None = None, toxic_output: int = 1,
-                max_length: int = 64, model_seed: int = 0, comments: str | None = None,
-                comments_format: str = "davidson", text_column: str | None = None, label_column: str | None = None,
-                max_comments: int = 30_000, identities: str | None = None, hold_out_words: bool = False,
-                device: str = "cpu") -> DebiasingTask:
+def transformer(
+    *,
+    model: str,
+    data: str = "toxicity",
+    sites: Sequence[str] | None = None,
+    toxic_output: int = 1,
+    max_length: int = 64,
+    model_seed: int = 0,
+    comments: str | None = None,
+    comments_format: str = "davidson",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    max_comments: int = 30_000,
+    identities: str | None = None,
+    hold_out_words: bool = False,
+    device: str = "cpu",
+) -> DebiasingTask:
     """`debiasing/transformer`: any sequence classifier of `transformers`.
 
     Args:
         model: A Hugging Face folder or hub id; safetensors only, and no remote code.
-        data: `toxicity` for the texts of that task, with its arguments; `templates` for the bundled ones.
+        data: `toxicity` for the texts of that task, with its arguments; `templates` for the bundled
+            ones.
         sites: Names or globs; names begin with `model.`. By default `discover_sites` chooses.
         toxic_output: Index of the classifier's output that means toxic.
         max_length: Tokens per text.
@@ -151,14 +210,29 @@ def transformer(*, model: str, data: str = "toxicity", sites: Sequence[str] | No
     """
     if data not in ("toxicity", "templates"):
         raise DataError(f'data: there is no {data!r}; use "toxicity" or "templates"')
-    texts = _templates()[0] if data == "templates" else _toxicity(
-        comments, comments_format, text_column, label_column, max_comments, identities, hold_out_words)
+    texts = (
+        _templates()[0]
+        if data == "templates"
+        else _toxicity(
+            comments,
+            comments_format,
+            text_column,
+            label_column,
+            max_comments,
+            identities,
+            hold_out_words,
+        )
+    )
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
-    return _task("debiasing/transformer", [network], sites, texts.splits(model_seed), encode, device)
+    return _task(
+        "debiasing/transformer", [network], sites, texts.splits(model_seed), encode, device
+    )
 
 
 def train_templates(model_seed: int) -> nn.Module:
-    """Train the `debiasing/templates` network that ships for `model_seed`; `train_bundled` writes its file."""
+    """Train the `debiasing/templates` network that ships for `model_seed`; `train_bundled` writes
+    its file.
+    """
     data, encode = _templates()
     return _trained(data, encode, TEMPLATES_RECIPE, model_seed, "debiasing/templates")
 
@@ -167,44 +241,76 @@ def train_templates(model_seed: int) -> nn.Module:
 def _templates() -> tuple[TextData, BagOfWords]:
     train, test = biased_comments()
     unbiased = identity_templates()
-    return (TextData(train, test.balanced(), unbiased, is_targeted),
-            BagOfWords.of((*train.texts, *unbiased.texts), len(train)))
+    return (
+        TextData(train, test.balanced(), unbiased, is_targeted),
+        BagOfWords.of((*train.texts, *unbiased.texts), len(train)),
+    )
 
 
-def _toxicity(path: str | None, name: str, text_column: str | None, label_column: str | None, most: int,
-              identities: str | None, hold_out_words: bool) -> TextData:
+def _toxicity(
+    path: str | None,
+    name: str,
+    text_column: str | None,
+    label_column: str | None,
+    most: int,
+    identities: str | None,
+    hold_out_words: bool,
+) -> TextData:
     folder = data_folder() / "text"
     columns = comment_format(name, text_column, label_column)
     read = read_comments(path or _present(folder / DAVIDSON, "comments"), columns)
     test, train = read.shuffled(0).take(range(min(most, len(read)))).divided((_TEST_SHARE,))
-    return TextData(train, test.balanced(), dixon_templates(identities or _present(folder / DIXON, "identities")),
-                    hold_out_words=hold_out_words)
+    return TextData(
+        train,
+        test.balanced(),
+        dixon_templates(identities or _present(folder / DIXON, "identities")),
+        hold_out_words=hold_out_words,
+    )
 
 
 def _present(path: Path, argument: str) -> Path:
     if not path.is_file():
-        raise DataError(f"{argument}: no file at {path}; put it there, set EDITGYM_DATA to the folder above text/, or "
-                        f"give {argument}= a path")
+        raise DataError(
+            f"{argument}: no file at {path}; put it there, set EDITGYM_DATA to the folder above"
+            f" text/, or give {argument}= a path"
+        )
     return path
 
 
 def _fitted(name: str, data: TextData, encode: BagOfWords, recipe: Recipe, seed: int) -> nn.Module:
     model = data.splits(seed).model
-    digest = hashlib.sha256(repr((model.texts, model.labels, encode.vocabulary)).encode()).hexdigest()
+    digest = hashlib.sha256(
+        repr((model.texts, model.labels, encode.vocabulary)).encode()
+    ).hexdigest()
     key = {"task": name, "recipe": recipe_key(recipe), "seed": seed, "data": digest, "format": 1}
-    return cached_classifier(key, lambda: BagOfWordsNet(len(encode.vocabulary)),
-                             lambda: _trained(data, encode, recipe, seed, name))
+    return cached_classifier(
+        key,
+        lambda: BagOfWordsNet(len(encode.vocabulary)),
+        lambda: _trained(data, encode, recipe, seed, name),
+    )
 
 
 def _trained(data: TextData, encode: BagOfWords, recipe: Recipe, seed: int, name: str) -> nn.Module:
     splits = data.splits(seed)
     parts = [encoded(part, encode) for part in (splits.model, splits.validation.general)]
-    return train_classifier(lambda: BagOfWordsNet(len(encode.vocabulary)), parts[0], parts[1], recipe, seed,
-                            f"{name} network {seed}")
+    return train_classifier(
+        lambda: BagOfWordsNet(len(encode.vocabulary)),
+        parts[0],
+        parts[1],
+        recipe,
+        seed,
+        f"{name} network {seed}",
+    )
 
 
-def _task(name: str, models: Sequence[nn.Module], sites: Sequence[str] | None, splits: DebiasingSplits,
-          encode: Encoder, device: str) -> DebiasingTask:
+def _task(
+    name: str,
+    models: Sequence[nn.Module],
+    sites: Sequence[str] | None,
+    splits: DebiasingSplits,
+    encode: Encoder,
+    device: str,
+) -> DebiasingTask:
     example = encode(splits.policy.general.texts[:8]).to(device)
     networks = []
     for model in models:

@@ -1,4 +1,6 @@
-"""Remake the classifiers that ship with the package: `python -m editgym.tasks.train_bundled [--seeds 10]`."""
+"""Remake the classifiers that ship with the package: `python -m editgym.tasks.train_bundled
+[--seeds 10]`.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,12 @@ BUNDLED = {
 def main() -> None:
     """Train the networks of seeds 0 … N−1 and write them into the package."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10, help="how many networks (default: %(default)s)")
-    parser.add_argument("--tasks", nargs="*", default=list(BUNDLED), choices=BUNDLED, help="default: all")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="how many networks (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tasks", nargs="*", default=list(BUNDLED), choices=BUNDLED, help="default: all"
+    )
     arguments = parser.parse_args()
     for name in arguments.tasks:
         bundled = BUNDLED[name]
@@ -39,8 +45,11 @@ def main() -> None:
             save_weights(bundled.train(seed), bundled.file(seed), {"task": name, "seed": seed})
             task = make_task(name, model_seed=seed)
             measured = task.evaluate(task.networks[0].journal)
-            report = ", ".join(f"{key} {value:.4f}" for key, value in measured.items()
-                               if value is not None and key.endswith("accuracy_before"))
+            report = ", ".join(
+                f"{key} {value:.4f}"
+                for key, value in measured.items()
+                if value is not None and key.endswith("accuracy_before")
+            )
             print(f"{bundled.file(seed).name}: {report}")
 
 

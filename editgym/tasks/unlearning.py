@@ -23,8 +23,8 @@ _Measures = dict[str, float | None]
 class Splits:
     """The official training data in three parts, and the official test data.
 
-    The network is trained on `model`, rewards come from `policy`, agents that need to choose a setting do so on
-    `validation`, and reports use `test`. The paper (Malik 2026) divides 70/15/15.
+    The network is trained on `model`, rewards come from `policy`, agents that need to choose a
+    setting do so on `validation`, and reports use `test`. The paper (Malik 2026) divides 70/15/15.
     """
 
     model: Labelled
@@ -34,27 +34,38 @@ class Splits:
 
     @classmethod
     def of(cls, data: ImageData, seed: int, shares: tuple[float, float] = (0.70, 0.15)) -> Splits:
-        """Divide the training data at random, `shares` to model and policy; `test` stays as it is."""
+        """Divide the training data at random, `shares` to model and policy; `test` stays as it
+        is.
+        """
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(data.train), generator=generator)
         model, policy = round(shares[0] * len(order)), round(sum(shares) * len(order))
-        return cls(data.train[order[:model]], data.train[order[model:policy]], data.train[order[policy:]], data.test)
+        return cls(
+            data.train[order[:model]],
+            data.train[order[model:policy]],
+            data.train[order[policy:]],
+            data.test,
+        )
 
     def to(self, device: torch.device) -> Splits:
         """The same splits on another device."""
-        return Splits(*(part.to(device) for part in (self.model, self.policy, self.validation, self.test)))
+        return Splits(
+            *(part.to(device) for part in (self.model, self.policy, self.validation, self.test))
+        )
 
 
 @dataclass
 class UnlearningTask:
     """Forget one class, a set of classes, or random training samples.
 
-    Classes: the reward sets are the policy split's samples of the forgotten classes (`forget`) and of the others
-    (`retain`); U is the score on retain, O the score on forget, alpha 3, beta −2 (Malik 2026).
+    Classes: the reward sets are the policy split's samples of the forgotten classes (`forget`) and
+    of the others (`retain`); U is the score on retain, O the score on forget, alpha 3, beta −2
+    (Malik 2026).
 
-    Samples: 0% is not the goal for samples the network could also classify without having seen them, so
-    O = −|score(forget) − score(unseen)| with beta 2; forget and retain divide the model split, unseen is the policy
-    split. The forgotten samples are what they are, so reports use them too; retain is then reported on test data.
+    Samples: 0% is not the goal for samples the network could also classify without having seen
+    them, so O = −|score(forget) − score(unseen)| with beta 2; forget and retain divide the model
+    split, unseen is the policy split. The forgotten samples are what they are, so reports use them
+    too; retain is then reported on test data.
 
     Attributes:
         name: As in the catalogue.
@@ -64,8 +75,8 @@ class UnlearningTask:
         forget: The classes of every goal; empty when samples are forgotten.
         samples: How many random samples to forget, instead of classes.
         sample_seed: Draws those samples.
-        retrain: Trains, for the network of the given index, its twin on the given part of the model split: the
-            oracle. None where no such network can be made.
+        retrain: Trains, for the network of the given index, its twin on the given part of the model
+            split: the oracle. None where no such network can be made.
     """
 
     name: str
@@ -78,9 +89,11 @@ class UnlearningTask:
     retrain: Callable[[int, Labelled, str], nn.Module] | None = None
     pool: Labelled = field(init=False)
     goals: tuple[Goal, ...] = field(init=False)
-    # What does not depend on the edit: measures of the unedited and of the retrained network, by network and goal.
-    _known: dict[tuple[int, int], tuple[_Measures, _Measures | None]] = field(init=False, repr=False,
-                                                                             default_factory=dict)
+    # What does not depend on the edit: measures of the unedited and of the retrained network, by
+    # network and goal.
+    _known: dict[tuple[int, int], tuple[_Measures, _Measures | None]] = field(
+        init=False, repr=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if self.samples is None:
@@ -103,7 +116,9 @@ class UnlearningTask:
     @property
     def rewards(self) -> RewardDefaults:
         """alpha 3 and beta −2 for classes (Malik 2026); beta 2 for samples."""
-        return RewardDefaults(alpha=3.0, beta=-2.0 if self.samples is None else 2.0, batch_size=1024)
+        return RewardDefaults(
+            alpha=3.0, beta=-2.0 if self.samples is None else 2.0, batch_size=1024
+        )
 
     def utility(self, scores: Mapping[str, Tensor]) -> Tensor:
         """U: the score on retain."""
@@ -111,7 +126,11 @@ class UnlearningTask:
 
     def edit(self, scores: Mapping[str, Tensor]) -> Tensor:
         """O: the score on forget; for samples minus its distance from the score on unseen data."""
-        return scores["forget"] if self.samples is None else -(scores["forget"] - scores["unseen"]).abs()
+        return (
+            scores["forget"]
+            if self.samples is None
+            else -(scores["forget"] - scores["unseen"]).abs()
+        )
 
     def is_success(self, accuracy: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
         """Forget ≤ 1% (samples: within a point of unseen) and retain ≥ before − 1 point."""
@@ -121,7 +140,9 @@ class UnlearningTask:
         return kept & ((accuracy["forget"] - accuracy["unseen"]).abs() <= 0.01)
 
     def model_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
-        """(retain, forget): the network's own training data, divided by a goal, for agents with data access."""
+        """(retain, forget): the network's own training data, divided by a goal, for agents with
+        data access.
+        """
         if self.samples is not None:
             members = self.goals[goal].members
             return self.pool[members["retain"]], self.pool[members["forget"]]
@@ -137,28 +158,35 @@ class UnlearningTask:
         return {"retain": test[~forgotten], "forget": test[forgotten], "test": test}
 
     def oracle(self, index: int, goal: int = 0) -> nn.Module | None:
-        """The network of the given index, retrained without what is to be forgotten; None where it cannot be.
+        """The network of the given index, retrained without what is to be forgotten; None where it
+        cannot be.
 
         It is trained at first use and kept in the cache of networks.
         """
         if self.retrain is None:
             return None
         with torch.random.fork_rng(devices=[]):  # to build a network draws numbers
-            return self.retrain(index, self.model_split(goal)[0], f"without: {self.goals[goal].label}")
+            return self.retrain(
+                index, self.model_split(goal)[0], f"without: {self.goals[goal].label}"
+            )
 
     def accuracies(self, network: EditableNetwork, goal: int = 0) -> dict[str, float]:
         """`retain_accuracy`, `forget_accuracy` and `test_accuracy` of a network, on test data."""
-        return {f"{name}_accuracy": accuracy(network.logits(data.inputs), data.labels)
-                for name, data in self.test_sets(goal).items()}
+        return {
+            f"{name}_accuracy": accuracy(network.logits(data.inputs), data.labels)
+            for name, data in self.test_sets(goal).items()
+        }
 
     def evaluate(self, journal: EditJournal, goal: int = 0) -> dict[str, float | None]:
-        """The leaderboard's metrics, on the test split: accuracies before and after, and whether forgetting is real.
+        """The leaderboard's metrics, on the test split: accuracies before and after, and whether
+        forgetting is real.
 
-        The checks (`editgym.metrics.privacy`): can membership in the training data be told for the forgotten data, do
-        the features still tell the forgotten class, in how many steps is it relearned, and how far is all that from
-        the network that never saw it. That network is trained at first use. None: the probe where samples are
-        forgotten; the gap where nothing can be retrained; gap and membership for all but the first of several networks,
-        whose training data are not this task's.
+        The checks (`editgym.metrics.privacy`): can membership in the training data be told for the
+        forgotten data, do the features still tell the forgotten class, in how many steps is it
+        relearned, and how far is all that from the network that never saw it. That network is
+        trained at first use. None: the probe where samples are forgotten; the gap where nothing can
+        be retrained; gap and membership for all but the first of several networks, whose training
+        data are not this task's.
 
         Raises:
             JournalError: The journal belongs to none of the task's networks.
@@ -167,18 +195,28 @@ class UnlearningTask:
         unedited = network.fresh()
         before, oracle = self._references(network.base_hash, goal)
         metrics = self._measures(network, goal, before["forget_accuracy"])
-        share, norm = weights_changed(network.parameters_changed.values(), unedited.state_dict().values())
+        share, norm = weights_changed(
+            network.parameters_changed.values(), unedited.state_dict().values()
+        )
         kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy")
-        return metrics | {f"{name}_before": before[name] for name in kept} | {
-            "oracle_gap": None if oracle is None else oracle_gap(metrics, oracle),
-            "weights_changed": share, "weights_changed_norm": norm}
+        return (
+            metrics
+            | {f"{name}_before": before[name] for name in kept}
+            | {
+                "oracle_gap": None if oracle is None else oracle_gap(metrics, oracle),
+                "weights_changed": share,
+                "weights_changed_norm": norm,
+            }
+        )
 
     def _references(self, base_hash: str, goal: int) -> tuple[_Measures, _Measures | None]:
         """The measures of the unedited network and of the retrained one."""
         index = [network.base_hash for network in self.networks].index(base_hash)
         if (index, goal) not in self._known:
             unedited = self.networks[index].fresh()
-            before = self._measures(unedited, goal, self.accuracies(unedited, goal)["forget_accuracy"])
+            before = self._measures(
+                unedited, goal, self.accuracies(unedited, goal)["forget_accuracy"]
+            )
             oracle = None
             if index == 0 and (retrained := self.oracle(index, goal)) is not None:
                 twin = unedited.fresh()
@@ -187,44 +225,67 @@ class UnlearningTask:
             self._known[index, goal] = before, oracle
         return self._known[index, goal]
 
-    def _measures(self, network: EditableNetwork, goal: int, forget_before: float | None) -> _Measures:
+    def _measures(
+        self, network: EditableNetwork, goal: int, forget_before: float | None
+    ) -> _Measures:
         """Accuracies and checks of one network."""
         assert forget_before is not None
         sets, members = self.test_sets(goal), self.goals[goal].members
         own = network.base_hash == self.networks[0].base_hash
         evidence = Evidence(
-            forget=sets["forget"], relearn=self.pool[torch.cat([members["forget"], members["retain"]])],
+            forget=sets["forget"],
+            relearn=self.pool[torch.cat([members["forget"], members["retain"]])],
             probe=None if self.samples is not None else self.splits.policy,
             members=self.model_split(goal)[1] if own else None,
-            others=sets["forget"] if self.samples is None else self.splits.test)
-        return self.accuracies(network, goal) | forgetting_checks(network.merged(), evidence, forget_before)
+            others=sets["forget"] if self.samples is None else self.splits.test,
+        )
+        return self.accuracies(network, goal) | forgetting_checks(
+            network.merged(), evidence, forget_before
+        )
 
     def _is_forgotten(self, labels: Tensor, classes: Sequence[int]) -> Tensor:
         return torch.isin(labels, torch.tensor(classes, device=labels.device))
 
     def _class_goal(self, classes: tuple[int, ...]) -> Goal:
-        splits = {"model": self.splits.model, "policy": self.splits.policy, "test": self.splits.test}
+        splits = {
+            "model": self.splits.model,
+            "policy": self.splits.policy,
+            "test": self.splits.test,
+        }
         for split, part in splits.items():
             forgotten = self._is_forgotten(part.labels, classes)
             for name, found in (("forget", forgotten.any()), ("retain", (~forgotten).any())):
                 if not found:
-                    raise ValueError(f"{self.name}: the {split} split has no {name} sample when classes "
-                                     f"{list(classes)} are forgotten; give more data, or forget other classes")
+                    raise ValueError(
+                        f"{self.name}: the {split} split has no {name} sample when classes "
+                        f"{list(classes)} are forgotten; give more data, or forget other classes"
+                    )
         forgotten = self._is_forgotten(self.pool.labels, classes)
         features = torch.zeros(self.n_classes)
         features[list(classes)] = 1
-        members = {"retain": (~forgotten).nonzero().flatten(), "forget": forgotten.nonzero().flatten()}
+        members = {
+            "retain": (~forgotten).nonzero().flatten(),
+            "forget": forgotten.nonzero().flatten(),
+        }
         return Goal("forget " + ", ".join(map(str, classes)), features, members)
 
     def _sample_goal(self, samples: int) -> Goal:
         total = len(self.splits.model)
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.sample_seed)).to(self.device)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.sample_seed)).to(
+            self.device
+        )
         unseen = torch.arange(total, len(self.pool), device=self.device)
-        members = {"retain": order[samples:].sort().values, "forget": order[:samples].sort().values, "unseen": unseen}
+        members = {
+            "retain": order[samples:].sort().values,
+            "forget": order[:samples].sort().values,
+            "unseen": unseen,
+        }
         return Goal(f"forget {samples} samples", torch.zeros(self.n_classes), members)
 
 
-def checked_goals(forget_class: Forget, goals: Sequence[Forget] | None, n_classes: int) -> tuple[tuple[int, ...], ...]:
+def checked_goals(
+    forget_class: Forget, goals: Sequence[Forget] | None, n_classes: int
+) -> tuple[tuple[int, ...], ...]:
     """`forget_class` or `goals` as one tuple of classes per goal.
 
     Raises:
@@ -238,11 +299,20 @@ def checked_goals(forget_class: Forget, goals: Sequence[Forget] | None, n_classe
     checked = []
     for item in wanted:
         classes = list(item) if isinstance(item, list | tuple) else [item]
-        valid = all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < n_classes for c in classes)
-        if not valid or not classes or len(set(classes)) != len(classes) or len(classes) >= n_classes:
+        valid = all(
+            isinstance(c, int) and not isinstance(c, bool) and 0 <= c < n_classes for c in classes
+        )
+        if (
+            not valid
+            or not classes
+            or len(set(classes)) != len(classes)
+            or len(classes) >= n_classes
+        ):
             argument = "forget_class" if goals is None else "goals"
-            raise ValueError(f"{argument}: {item!r} is not a class or a set of different classes from 0 to "
-                             f"{n_classes - 1} that leaves one to retain")
+            raise ValueError(
+                f"{argument}: {item!r} is not a class or a set of different classes from 0 to "
+                f"{n_classes - 1} that leaves one to retain"
+            )
         checked.append(tuple(sorted(classes)))
     return tuple(checked)
 
@@ -253,8 +323,11 @@ def checked_samples(samples: int | None, available: int) -> int | None:
     Raises:
         ValueError: It is not between 1 and the number of training samples − 1.
     """
-    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int)
-                                or not 1 <= samples < available):
-        raise ValueError(f"forget_samples must be from 1 to {available - 1} (the network's training samples but one), "
-                         f"got {samples!r}")
+    if samples is not None and (
+        isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples < available
+    ):
+        raise ValueError(
+            f"forget_samples must be from 1 to {available - 1} (the network's training samples but"
+            f" one), got {samples!r}"
+        )
     return samples

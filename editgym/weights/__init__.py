@@ -1,20 +1,62 @@
-"""Networks whose weights can be edited, restored, journalled and exported. No RL, no data, no metrics."""
+"""Networks whose weights can be edited, restored, journalled and exported. No RL, no data, no
+metrics.
+"""
 
 from editgym.weights.decoder import EditableDecoder
 from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.export import ExportError, export_adapter, export_merged, export_pretrained
 from editgym.weights.factors import ActionLayout, DenseUpdate, LowRankFactors, Rank, Update
-from editgym.weights.journal import Codebook, EditJournal, Entry, JournalError, Prepend, ReplaceTensors, SiteEdit
+from editgym.weights.journal import (
+    Codebook,
+    EditJournal,
+    Entry,
+    JournalError,
+    Prepend,
+    ReplaceTensors,
+    SiteEdit,
+)
 from editgym.weights.network import EditableNetwork, full_precision
 from editgym.weights.operators import Mask, Operator, Shift
 from editgym.weights.overlay import EditedWeights, fingerprint
-from editgym.weights.sites import EditSite, UnknownSiteError, discover_sites, editable_sites, find_sites
+from editgym.weights.sites import (
+    EditSite,
+    UnknownSiteError,
+    discover_sites,
+    editable_sites,
+    find_sites,
+)
 from editgym.weights.tokens import TokenBatch
 
 __all__ = [
-    "ActionLayout", "Codebook", "DenseUpdate", "DiskJournal", "EditJournal", "EditSite", "EditableDecoder",
-    "EditableNetwork", "EditedWeights", "Entry", "ExportError", "JournalError", "LowRankFactors", "Mask", "Operator",
-    "Prepend", "Rank", "ReplaceTensors", "Shift", "SiteEdit", "TokenBatch", "UnknownSiteError", "Update",
-    "discover_sites", "editable_sites", "export_adapter", "export_merged", "export_pretrained", "find_sites",
-    "fingerprint", "full_precision",
+    "ActionLayout",
+    "Codebook",
+    "DenseUpdate",
+    "DiskJournal",
+    "EditJournal",
+    "EditSite",
+    "EditableDecoder",
+    "EditableNetwork",
+    "EditedWeights",
+    "Entry",
+    "ExportError",
+    "JournalError",
+    "LowRankFactors",
+    "Mask",
+    "Operator",
+    "Prepend",
+    "Rank",
+    "ReplaceTensors",
+    "Shift",
+    "SiteEdit",
+    "TokenBatch",
+    "UnknownSiteError",
+    "Update",
+    "discover_sites",
+    "editable_sites",
+    "export_adapter",
+    "export_merged",
+    "export_pretrained",
+    "find_sites",
+    "fingerprint",
+    "full_precision",
 ]

@@ -1,4 +1,6 @@
-"""Weight updates in closed form from keys and output gradients, as factors, never as a dense in × in solve."""
+"""Weight updates in closed form from keys and output gradients, as factors, never as a dense in ×
+in solve.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,15 @@ _EPSILON = 1e-6
 
 
 class RunningStandardization:
-    """Mean and variance of every feature over all rows seen so far (Welford; Chan, Golub and LeVeque 1983).
+    """Mean and variance of every feature over all rows seen so far (Welford; Chan, Golub and
+    LeVeque 1983).
 
-    With one row, or with a feature that hardly varied beside the others (a millionth of their root mean square), the
-    variance counts as 1: nothing is divided by zero. Rows that are not finite are not taken in. No row
-    of n that were seen is further than (n − 1)/√n standard deviations from their mean (Samuelson 1968), and others are
-    held within that, or within 1 where n is 1: of a few rows some features vary by chance alone hardly at all, and a
-    row that is looked at again after an edit would be thousands of deviations away.
+    With one row, or with a feature that hardly varied beside the others (a millionth of their root
+    mean square), the variance counts as 1: nothing is divided by zero. Rows that are not finite are
+    not taken in. No row of n that were seen is further than (n − 1)/√n standard deviations from
+    their mean (Samuelson 1968), and others are held within that, or within 1 where n is 1: of a few
+    rows some features vary by chance alone hardly at all, and a row that is looked at again after
+    an edit would be thousands of deviations away.
 
     Args:
         size: Number of features.
@@ -41,14 +45,20 @@ class RunningStandardization:
             return
         mean = rows.mean(0)
         difference, total = mean - self.mean, self.count + n
-        self.squares = self.squares + (rows - mean).square().sum(0) + difference.square() * (self.count * n / total)
+        self.squares = (
+            self.squares
+            + (rows - mean).square().sum(0)
+            + difference.square() * (self.count * n / total)
+        )
         self.mean = self.mean + difference * (n / total)
         self.count = total
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows (n, size) in standard deviations from the mean, by the statistics so far."""
         variance = self.squares / max(1, self.count - 1)
-        spread = torch.where(variance > _EPSILON**2 * variance.mean(), variance, torch.ones_like(variance)).sqrt()
+        spread = torch.where(
+            variance > _EPSILON**2 * variance.mean(), variance, torch.ones_like(variance)
+        ).sqrt()
         limit = max(1, self.count - 1) / math.sqrt(max(1, self.count)) + _EPSILON
         return ((rows - self.mean) / spread).clamp(-limit, limit)
 
@@ -58,13 +68,18 @@ class RunningStandardization:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Statistics that `state_dict` gave."""
-        self.count, self.mean, self.squares = state["count"], state["mean"].clone(), state["squares"].clone()
+        self.count, self.mean, self.squares = (
+            state["count"],
+            state["mean"].clone(),
+            state["squares"].clone(),
+        )
 
 
 def least_squares(values: Tensor, keys: Tensor, ridge: float | Tensor = 1.0) -> LowRankFactors:
     """ΔW = V Kᵀ (K Kᵀ + λI)⁻¹, MALMEN's (Tan et al. 2024, eq. 5), computed as V (KᵀK + λI)⁻¹ Kᵀ.
 
-    The push-through identity turns the in × in solve into an n × n one. Differentiable in all arguments.
+    The push-through identity turns the in × in solve into an n × n one. Differentiable in all
+    arguments.
 
     Args:
         values: V as rows, (n, out).
@@ -75,11 +90,15 @@ def least_squares(values: Tensor, keys: Tensor, ridge: float | Tensor = 1.0) -> 
         A = V (KᵀK + λI)⁻¹ (out, n) and B = Kᵀ (n, in).
     """
     gram = keys @ keys.mT  # (n, n)
-    solved = torch.linalg.solve(gram + ridge * torch.eye(len(keys), device=keys.device, dtype=keys.dtype), values)
+    solved = torch.linalg.solve(
+        gram + ridge * torch.eye(len(keys), device=keys.device, dtype=keys.dtype), values
+    )
     return LowRankFactors(solved.mT, keys)
 
 
-def ultraedit(keys: Tensor, standard_keys: Tensor, standard_gradients: Tensor, step_size: float) -> LowRankFactors:
+def ultraedit(
+    keys: Tensor, standard_keys: Tensor, standard_gradients: Tensor, step_size: float
+) -> LowRankFactors:
     """v = −η ‖k̂‖² ĝ, then `least_squares` with λ = 1 (Gu et al. 2025).
 
     Args:
@@ -95,8 +114,8 @@ def ultraedit(keys: Tensor, standard_keys: Tensor, standard_gradients: Tensor, s
 class UltraEdit:
     """The training-free update of UltraEdit over a stream (`ultraedit`).
 
-    k̂ and ĝ are keys and gradients standardised by statistics that run over the whole stream; the keys in the solve
-    are raw.
+    k̂ and ĝ are keys and gradients standardised by statistics that run over the whole stream; the
+    keys in the solve are raw.
 
     Args:
         shape: (out, in) of the site.
@@ -107,7 +126,9 @@ class UltraEdit:
         self.gradients = RunningStandardization(shape[0], device)
         self.keys = RunningStandardization(shape[1], device)
 
-    def update(self, keys: Tensor, gradients: Tensor, step_size: float, observe: bool = True) -> LowRankFactors:
+    def update(
+        self, keys: Tensor, gradients: Tensor, step_size: float, observe: bool = True
+    ) -> LowRankFactors:
         """The update for one batch; the running statistics take the batch in first.
 
         Args:
@@ -132,11 +153,13 @@ class UltraEdit:
 
 
 def principal_directions(update: LowRankFactors) -> LowRankFactors:
-    """A·B by its singular directions, largest first, through its factors: A = U Σ (out, n), B = Vᵀ (n, in).
+    """A·B by its singular directions, largest first, through its factors: A = U Σ (out, n), B = Vᵀ
+    (n, in).
 
-    By the Gram matrices of the factors, in float64; what is decomposed is n × n, on the CPU, where that is faster also
-    for a GPU's factors. Directions that the factors do not span are zero. A direction's sign is that of the largest
-    entry of its u, made positive, so that it does not depend on the solver.
+    By the Gram matrices of the factors, in float64; what is decomposed is n × n, on the CPU, where
+    that is faster also for a GPU's factors. Directions that the factors do not span are zero. A
+    direction's sign is that of the largest entry of its u, made positive, so that it does not
+    depend on the solver.
 
     Raises:
         FloatingPointError: The factors are not finite.
@@ -155,10 +178,14 @@ def principal_directions(update: LowRankFactors) -> LowRankFactors:
 
 
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """R and T, (n, n) on the CPU, with R Rᵀ the Gram matrix of columns X, and X T orthonormal where X has full rank."""
+    """R and T, (n, n) on the CPU, with R Rᵀ the Gram matrix of columns X, and X T orthonormal where
+    X has full rank.
+    """
     if not bool(torch.isfinite(gram).all()):
-        raise FloatingPointError("keys or output gradients are not finite: in half precision they overflowed; give the "
-                                 'model another dtype, "bfloat16" or "float32"')
+        raise FloatingPointError(
+            "keys or output gradients are not finite: in half precision they overflowed; give the "
+            'model another dtype, "bfloat16" or "float32"'
+        )
     values, vectors = torch.linalg.eigh(gram.cpu())
     there = values > 1e-14 * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
     roots = torch.where(there, values, 0.0).sqrt()

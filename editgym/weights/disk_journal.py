@@ -1,4 +1,6 @@
-"""A journal that lives in a folder: every step is a file, memory holds none of them, and a crash loses none."""
+"""A journal that lives in a folder: every step is a file, memory holds none of them, and a crash
+loses none.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ _STEP_FILE = "{:08d}.safetensors"
 
 
 class DiskJournal(EditJournal):
-    """An `EditJournal` whose entries are files of `folder`, one per step, mapped into memory when they are read.
+    """An `EditJournal` whose entries are files of `folder`, one per step, mapped into memory when
+    they are read.
 
-    A step is written before it counts, completely or not at all, so what `append` has returned from survives a
-    `kill -9`; opening the folder again continues there.
+    A step is written before it counts, completely or not at all, so what `append` has returned from
+    survives a `kill -9`; opening the folder again continues there.
 
     Args:
         base_hash: As in `EditJournal`.
@@ -47,7 +50,7 @@ class DiskJournal(EditJournal):
             earlier = [entry for entry in self.entries if entry.step == step]
             own = [*earlier, *(entry for entry in new if entry.step == step)]
             written = self._read(EditJournal(self.base_hash, own).save(self._file(step)))
-            self.entries = self.entries[:len(self.entries) - len(earlier)] + written
+            self.entries = self.entries[: len(self.entries) - len(earlier)] + written
 
     def undo(self) -> list[Entry]:
         """As `EditJournal.undo`; the step's file is removed."""
@@ -65,8 +68,8 @@ class DiskJournal(EditJournal):
         return self.folder / _STEP_FILE.format(step)
 
     def _remove(self, entries: list[Entry]) -> None:
-        # From the last, so that what a crash leaves is a stream up to some step. The tensors stay readable: a mapped
-        # file lives on until the last mapping goes.
+        # From the last, so that what a crash leaves is a stream up to some step. The tensors stay
+        # readable: a mapped file lives on until the last mapping goes.
         for step in dict.fromkeys(entry.step for entry in reversed(entries)):
             assert step is not None
             self._file(step).unlink(missing_ok=True)
@@ -74,6 +77,8 @@ class DiskJournal(EditJournal):
     def _read(self, file: Path) -> list[Entry]:
         journal = EditJournal.load(file)
         if journal.base_hash != self.base_hash:
-            raise JournalError(f"{self.folder} holds the journal of the network {journal.base_hash[:12]}…, this one "
-                               f"is {self.base_hash[:12]}…: use another folder")
+            raise JournalError(
+                f"{self.folder} holds the journal of the network {journal.base_hash[:12]}…, this"
+                f" one is {self.base_hash[:12]}…: use another folder"
+            )
         return journal.entries

@@ -27,25 +27,32 @@ class ExportError(ValueError):
     """The edits cannot be written in the format asked for."""
 
 
-def export_merged(network: EditedWeights, path: str | os.PathLike[str],
-                  dtype: torch.dtype = torch.float32) -> Path:
+def export_merged(
+    network: EditedWeights, path: str | os.PathLike[str], dtype: torch.dtype = torch.float32
+) -> Path:
     """Write the edited network's state dict as safetensors, floating-point tensors as `dtype`.
 
-    Loaded into a fresh network of the same class it gives the edited network's logits exactly (in float32).
+    Loaded into a fresh network of the same class it gives the edited network's logits exactly (in
+    float32).
     """
     _weights_only(network)
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        save_file(_on_cpu(network, dtype), partial, metadata={"format": "pt", "base_hash": network.base_hash})
+        save_file(
+            _on_cpu(network, dtype),
+            partial,
+            metadata={"format": "pt", "base_hash": network.base_hash},
+        )
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
     os.replace(partial, path)
     return path
 
 
-def export_pretrained(network: EditedWeights, folder: str | os.PathLike[str],
-                      dtype: torch.dtype = torch.float32) -> Path:
+def export_pretrained(
+    network: EditedWeights, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32
+) -> Path:
     """Write an edited `transformers` model as a checkpoint that `from_pretrained(folder)` loads.
 
     Args:
@@ -54,13 +61,17 @@ def export_pretrained(network: EditedWeights, folder: str | os.PathLike[str],
         dtype: Of the written weights; float32 keeps the edits exactly.
 
     Raises:
-        ExportError: The journal holds adapters beside the weights (codebooks, prepended texts), or the base is no
-            `transformers` model.
+        ExportError: The journal holds adapters beside the weights (codebooks, prepended texts), or
+            the base is no `transformers` model.
     """
     _weights_only(network)
     if not isinstance(network.base, PreTrainedModel):
-        raise ExportError(f"{type(network.base).__name__} is no transformers model: use export_merged")
-    with torch.device("meta"):  # a model without numbers, for its configuration and the names of what is saved
+        raise ExportError(
+            f"{type(network.base).__name__} is no transformers model: use export_merged"
+        )
+    with torch.device(
+        "meta"
+    ):  # a model without numbers, for its configuration and the names of what is saved
         model: Any = type(network.base)(copy.deepcopy(network.base.config))
     model.to(dtype).load_state_dict(_on_cpu(network, dtype), assign=True)
     model.tie_weights()
@@ -70,27 +81,39 @@ def export_pretrained(network: EditedWeights, folder: str | os.PathLike[str],
 
 
 def _on_cpu(network: EditedWeights, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The edited state dict, tensor by tensor: one copy in all, and none on the network's device."""
-    return {name: tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True).contiguous()
-            for name, tensor in network.current_tensors()}
+    """The edited state dict, tensor by tensor: one copy in all, and none on the network's
+    device.
+    """
+    return {
+        name: (
+            tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True).contiguous()
+        )
+        for name, tensor in network.current_tensors()
+    }
 
 
 def _weights_only(network: EditedWeights) -> None:
-    beside = sorted({entry.kind for entry in network.journal if isinstance(entry, Codebook | Prepend)})
+    beside = sorted(
+        {entry.kind for entry in network.journal if isinstance(entry, Codebook | Prepend)}
+    )
     if beside:
-        raise ExportError(f"the journal holds {', '.join(beside)}: adapters beside the weights, which no checkpoint of "
-                          "weights can hold")
+        raise ExportError(
+            f"the journal holds {', '.join(beside)}: adapters beside the weights, which no"
+            " checkpoint of weights can hold"
+        )
 
 
 def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Path:
-    """Write the network's journal as a PEFT LoRA adapter (`peft.PeftModel.from_pretrained(model, folder)`).
+    """Write the network's journal as a PEFT LoRA adapter (`peft.PeftModel.from_pretrained(model,
+    folder)`).
 
-    Additive edits are LoRA: a site's edits add up to one ΔW, refactored to its numerical rank, which is at most
-    min(out, in). `alpha_pattern` equals `rank_pattern`, so PEFT's scaling alpha/r is 1.
+    Additive edits are LoRA: a site's edits add up to one ΔW, refactored to its numerical rank,
+    which is at most min(out, in). `alpha_pattern` equals `rank_pattern`, so PEFT's scaling alpha/r
+    is 1.
 
     Raises:
-        ExportError: The journal is empty, holds edits that are not additive (masks, replaced tensors), or edits a
-            convolution with groups, whose weight is no LoRA product in PEFT.
+        ExportError: The journal is empty, holds edits that are not additive (masks, replaced
+            tensors), or edits a convolution with groups, whose weight is no LoRA product in PEFT.
         ImportError: PEFT is not installed.
     """
     try:
@@ -98,7 +121,10 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
     except ImportError as error:
         raise ImportError('an adapter needs PEFT: pip install "editgym[llm]"') from error
     folder = Path(folder)
-    factors = {site.name: (site, *_site_factors(site, edits)) for site, edits in _shifts_by_site(network).items()}
+    factors = {
+        site.name: (site, *_site_factors(site, edits))
+        for site, edits in _shifts_by_site(network).items()
+    }
     ranks = {f"^{re.escape(name)}": a.shape[1] for name, (_, a, _) in factors.items()}
     tensors: dict[str, Tensor] = {}
     for name, (site, a, b) in factors.items():
@@ -106,10 +132,17 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
             a, b = a[:, :, None, None], b.reshape(-1, *site.stored_shape[1:])
         tensors[f"base_model.model.{name}.lora_A.weight"] = b.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = a.contiguous()
-    config = LoraConfig(target_modules="|".join(re.escape(name) for name in factors), r=max(ranks.values()),
-                        lora_alpha=max(ranks.values()), rank_pattern=ranks, alpha_pattern=dict(ranks),
-                        lora_dropout=0.0, bias="none", inference_mode=True,
-                        fan_in_fan_out=all(site.kind == "conv1d" for site, _, _ in factors.values()))
+    config = LoraConfig(
+        target_modules="|".join(re.escape(name) for name in factors),
+        r=max(ranks.values()),
+        lora_alpha=max(ranks.values()),
+        rank_pattern=ranks,
+        alpha_pattern=dict(ranks),
+        lora_dropout=0.0,
+        bias="none",
+        inference_mode=True,
+        fan_in_fan_out=all(site.kind == "conv1d" for site, _, _ in factors.values()),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -124,11 +157,15 @@ def _shifts_by_site(network: EditedWeights) -> dict[EditSite, list[SiteEdit]]:
     edits: dict[EditSite, list[SiteEdit]] = defaultdict(list)
     for i, entry in enumerate(journal):
         if not (isinstance(entry, SiteEdit) and isinstance(entry.operator, Shift)):
-            raise ExportError(f"entry {i} is a {entry.kind}: only additive edits (low_rank_shift, dense_shift) are a "
-                              "LoRA adapter; export the merged weights instead")
+            raise ExportError(
+                f"entry {i} is a {entry.kind}: only additive edits (low_rank_shift, dense_shift)"
+                " are a LoRA adapter; export the merged weights instead"
+            )
         if getattr(network.base.get_submodule(entry.site), "groups", 1) > 1:
-            raise ExportError(f"{entry.site} is a convolution with groups, which PEFT's LoRA cannot express; export "
-                              "the merged weights instead")
+            raise ExportError(
+                f"{entry.site} is a convolution with groups, which PEFT's LoRA cannot express;"
+                " export the merged weights instead"
+            )
         edits[by_name[entry.site]].append(entry)
     return edits
 
@@ -141,7 +178,9 @@ def _site_factors(site: EditSite, edits: Sequence[SiteEdit]) -> tuple[Tensor, Te
         update, operator = edit.update, edit.operator
         assert isinstance(operator, Shift)
         if isinstance(update, LowRankFactors) and update.bound is None:
-            factored.append((update.a.cpu().double() * (operator.limit * update.scale), update.b.cpu().double()))
+            factored.append(
+                (update.a.cpu().double() * (operator.limit * update.scale), update.b.cpu().double())
+            )
         else:
             dense += operator.delta(update).cpu().double()
     if bool(dense.any()) or sum(a.shape[1] for a, _ in factored) >= min(site.shape):
@@ -149,7 +188,8 @@ def _site_factors(site: EditSite, edits: Sequence[SiteEdit]) -> tuple[Tensor, Te
             dense += a @ b
         u, s, vt = torch.linalg.svd(dense, full_matrices=False)
     elif factored:
-        # QR of both sides first: the SVD is then of a matrix as small as the summed ranks, not of out × in.
+        # QR of both sides first: the SVD is then of a matrix as small as the summed ranks, not of
+        # out × in.
         qa, ra = torch.linalg.qr(torch.cat([a for a, _ in factored], dim=1))
         qb, rb = torch.linalg.qr(torch.cat([b for _, b in factored], dim=0).mT)
         u, s, vt = torch.linalg.svd(ra @ rb.mT, full_matrices=False)

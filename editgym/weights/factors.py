@@ -1,4 +1,6 @@
-"""Weight updates: low-rank factors or a whole matrix, and how a flat action vector holds one per site."""
+"""Weight updates: low-rank factors or a whole matrix, and how a flat action vector holds one per
+site.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,19 @@ class LowRankFactors:
 
     def __post_init__(self) -> None:
         if self.a.shape[-1] != self.b.shape[-2]:
-            raise ValueError(f"a must be (..., out, r) and b (..., r, in) of one r, got {tuple(self.a.shape)} and "
-                             f"{tuple(self.b.shape)}")
+            raise ValueError(
+                f"a must be (..., out, r) and b (..., r, in) of one r, got {tuple(self.a.shape)}"
+                f" and {tuple(self.b.shape)}"
+            )
 
     def matrix(self) -> Tensor:
         """D, (..., out, in)."""
         if self.a.ndim == 3 and len(self.a) == 1:
-            # One candidate takes the very product that replaying its journal takes, so both agree bitwise.
-            return LowRankFactors(self.a[0], self.b[0], self.scale, self.bound).matrix().unsqueeze(0)
+            # One candidate takes the very product that replaying its journal takes, so both agree
+            # bitwise.
+            return (
+                LowRankFactors(self.a[0], self.b[0], self.scale, self.bound).matrix().unsqueeze(0)
+            )
         product = self.a @ self.b
         if self.scale != 1.0:
             product = product * self.scale
@@ -60,13 +67,17 @@ class LowRankFactors:
             ValueError: One is clipped.
         """
         if self.bound is not None or other.bound is not None:
-            raise ValueError(f"clipped updates have no sum in factors: bounds {self.bound} and {other.bound}")
+            raise ValueError(
+                f"clipped updates have no sum in factors: bounds {self.bound} and {other.bound}"
+            )
         a = torch.cat([self.a * self.scale, other.a * other.scale], dim=-1)
         return LowRankFactors(a, torch.cat([self.b, other.b], dim=-2))
 
     def candidate(self, index: int) -> LowRankFactors:
         """The update of one candidate out of K, copied so that it outlives the batch."""
-        return LowRankFactors(self.a[index].detach().clone(), self.b[index].detach().clone(), self.scale, self.bound)
+        return LowRankFactors(
+            self.a[index].detach().clone(), self.b[index].detach().clone(), self.scale, self.bound
+        )
 
 
 @dataclass(frozen=True)
@@ -106,9 +117,10 @@ Update = LowRankFactors | DenseUpdate
 class ActionLayout:
     """How a flat action holds an update for every site.
 
-    Per site, in order: A (out × r) then B (r × in), each raveled in C order; with `rank="full"` D (out × in) itself.
-    D = clip(A·B/√r, −1, 1): the source (Malik 2026) gives the box of D but not how a product of factors is kept in
-    it. Dividing by √r keeps the spread of D's entries independent of the rank, and the zero action is no edit.
+    Per site, in order: A (out × r) then B (r × in), each raveled in C order; with `rank="full"` D
+    (out × in) itself. D = clip(A·B/√r, −1, 1): the source (Malik 2026) gives the box of D but not
+    how a product of factors is kept in it. Dividing by √r keeps the spread of D's entries
+    independent of the rank, and the zero action is no edit.
 
     Attributes:
         shapes: (out, in) of every site.
@@ -122,9 +134,15 @@ class ActionLayout:
         if self.rank == "full":
             return
         largest = min(min(shape) for shape in self.shapes)
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= largest:
-            raise ValueError(f'rank must be "full" or an integer from 1 to {largest} (the smallest side of the '
-                             f"sites), got {self.rank!r}")
+        if (
+            isinstance(self.rank, bool)
+            or not isinstance(self.rank, int)
+            or not 1 <= self.rank <= largest
+        ):
+            raise ValueError(
+                f'rank must be "full" or an integer from 1 to {largest} (the smallest side of the '
+                f"sites), got {self.rank!r}"
+            )
 
     @property
     def size(self) -> int:
@@ -135,21 +153,32 @@ class ActionLayout:
         """Flat actions (..., size) -> one update per site, with the actions' leading dimensions."""
         lead = actions.shape[:-1]
         updates: list[Update] = []
-        for (rows, columns), part in zip(self.shapes, actions.split(self._sizes(), dim=-1), strict=True):
+        for (rows, columns), part in zip(
+            self.shapes, actions.split(self._sizes(), dim=-1), strict=True
+        ):
             if self.rank == "full":
                 updates.append(DenseUpdate(part.reshape(*lead, rows, columns), bound=1.0))
                 continue
             a, b = part.split([rows * self.rank, self.rank * columns], dim=-1)
-            updates.append(LowRankFactors(a.reshape(*lead, rows, self.rank), b.reshape(*lead, self.rank, columns),
-                                          scale=1 / math.sqrt(self.rank), bound=1.0))
+            updates.append(
+                LowRankFactors(
+                    a.reshape(*lead, rows, self.rank),
+                    b.reshape(*lead, self.rank, columns),
+                    scale=1 / math.sqrt(self.rank),
+                    bound=1.0,
+                )
+            )
         return updates
 
     def pack(self, updates: Sequence[Update]) -> Tensor:
         """The inverse of `unpack`: one update per site -> flat actions (..., size)."""
         parts: list[Tensor] = []
         for update in updates:
-            parts += [update.d.flatten(-2)] if isinstance(update, DenseUpdate) else [update.a.flatten(-2),
-                                                                                    update.b.flatten(-2)]
+            parts += (
+                [update.d.flatten(-2)]
+                if isinstance(update, DenseUpdate)
+                else [update.a.flatten(-2), update.b.flatten(-2)]
+            )
         return torch.cat(parts, dim=-1)
 
     def _sizes(self) -> list[int]:

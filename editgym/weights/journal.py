@@ -1,4 +1,6 @@
-"""The ordered list of edits made to a network: undo, rollback, replay, and a file that is safe to load."""
+"""The ordered list of edits made to a network: undo, rollback, replay, and a file that is safe to
+load.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,15 @@ from editgym.weights.factors import DenseUpdate, LowRankFactors, Update
 from editgym.weights.operators import Mask, Operator, Shift
 
 FORMAT = "editgym-journal-1"
-EntryKind = Literal["low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors", "codebook",
-                    "prepend"]
+EntryKind = Literal[
+    "low_rank_shift",
+    "low_rank_mask",
+    "dense_shift",
+    "dense_mask",
+    "replace_tensors",
+    "codebook",
+    "prepend",
+]
 
 
 class JournalError(ValueError):
@@ -35,8 +44,8 @@ class SiteEdit:
         site: Name of the site.
         operator: `Mask` or `Shift`.
         update: Factors or a dense matrix, of one network (no candidate dimension).
-        step: Environment step, or position in an edit stream, that the edit belongs to; None lets the journal
-            number it, one more than the last.
+        step: Environment step, or position in an edit stream, that the edit belongs to; None lets
+            the journal number it, one more than the last.
     """
 
     site: str
@@ -54,7 +63,9 @@ class SiteEdit:
 
 @dataclass(frozen=True)
 class ReplaceTensors:
-    """Whole tensors put in place of the network's own, by state-dict name: any parameter or buffer."""
+    """Whole tensors put in place of the network's own, by state-dict name: any parameter or
+    buffer.
+    """
 
     tensors: Mapping[str, Tensor]
     step: int | None = None
@@ -67,7 +78,8 @@ class ReplaceTensors:
 
 @dataclass(frozen=True)
 class Codebook:
-    """Not an edit of weights but an adapter beside them: inputs of a site near a key get the key's output.
+    """Not an edit of weights but an adapter beside them: inputs of a site near a key get the key's
+    output.
 
     Attributes:
         site: Name of the site.
@@ -91,7 +103,9 @@ class Codebook:
 
 @dataclass(frozen=True)
 class Prepend:
-    """Not an edit of weights but text before every prompt of a request, in the order of the step's requests."""
+    """Not an edit of weights but text before every prompt of a request, in the order of the step's
+    requests.
+    """
 
     texts: tuple[str, ...]
     step: int | None = None
@@ -140,14 +154,19 @@ class EditJournal:
             ValueError: A step is negative or below the one before it; nothing has changed then.
         """
         last = _step(self.entries[-1]) if self.entries else -1
-        numbered = [replace(entry, step=last + 1) if entry.step is None else entry for entry in entries]
+        numbered = [
+            replace(entry, step=last + 1) if entry.step is None else entry for entry in entries
+        ]
         for before, step in pairwise([max(last, 0), *map(_step, numbered)]):
             if step < before:
-                raise ValueError(f"steps begin at 0 and never go back, got step {step} after step {before}")
+                raise ValueError(
+                    f"steps begin at 0 and never go back, got step {step} after step {before}"
+                )
         self.entries.extend(numbered)
 
     def undo(self) -> list[Entry]:
-        """Remove and return the entries of the last step: those at the end that have the same number.
+        """Remove and return the entries of the last step: those at the end that have the same
+        number.
 
         Raises:
             IndexError: The journal is empty.
@@ -161,7 +180,8 @@ class EditJournal:
         return undone
 
     def rollback(self, step: int) -> list[Entry]:
-        """Keep the entries before `step` (so `rollback(0)` removes all) and return the removed ones.
+        """Keep the entries before `step` (so `rollback(0)` removes all) and return the removed
+        ones.
 
         Raises:
             ValueError: `step` is negative.
@@ -181,7 +201,8 @@ class EditJournal:
         path = Path(path)
         tensors: dict[str, Tensor] = {}
         described = [_describe(i, entry, tensors) for i, entry in enumerate(self.entries)]
-        # One key: safetensors writes several in random order, and equal journals should be equal files.
+        # One key: safetensors writes several in random order, and equal journals should be equal
+        # files.
         content = {"format": FORMAT, "base_hash": self.base_hash, "entries": described}
         metadata = {"editgym": json.dumps(content, sort_keys=True)}
         partial = path.with_name(f"{path.name}.partial")
@@ -198,7 +219,8 @@ class EditJournal:
 
         Raises:
             FileNotFoundError: There is no such file.
-            JournalError: The file is truncated, is not safetensors, or is not a journal of this format.
+            JournalError: The file is truncated, is not safetensors, or is not a journal of this
+                format.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no journal at {path}")
@@ -207,11 +229,15 @@ class EditJournal:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
-            raise JournalError(f"{path} is damaged or is not a safetensors file: {error}") from error
+            raise JournalError(
+                f"{path} is damaged or is not a safetensors file: {error}"
+            ) from error
         try:
             content = json.loads(metadata["editgym"])
         except (KeyError, json.JSONDecodeError) as error:
-            raise JournalError(f"{path} is a safetensors file, but not an editgym journal") from error
+            raise JournalError(
+                f"{path} is a safetensors file, but not an editgym journal"
+            ) from error
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
             raise JournalError(f"{path} has the journal format {found!r}, expected {FORMAT!r}")
@@ -219,7 +245,9 @@ class EditJournal:
             entries = [_restore(i, row, tensors) for i, row in enumerate(content["entries"])]
             return cls(content["base_hash"], entries)
         except (KeyError, TypeError, ValueError) as error:
-            raise JournalError(f"{path} is not a complete editgym journal: {type(error).__name__} {error}") from error
+            raise JournalError(
+                f"{path} is not a complete editgym journal: {type(error).__name__} {error}"
+            ) from error
 
 
 def _step(entry: Entry) -> int:
@@ -228,7 +256,9 @@ def _step(entry: Entry) -> int:
 
 
 def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str, object]:
-    """The entry's JSON description; its tensors go into `tensors` under names that start with `index`."""
+    """The entry's JSON description; its tensors go into `tensors` under names that start with
+    `index`.
+    """
     row: dict[str, object] = {"kind": entry.kind, "step": entry.step}
     if isinstance(entry, ReplaceTensors):
         named: Mapping[str, Tensor] = entry.tensors
@@ -236,7 +266,14 @@ def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
     elif isinstance(entry, Prepend):
         named, row["texts"] = {}, list(entry.texts)
     elif isinstance(entry, Codebook):
-        named, row["site"] = {"keys": entry.keys, "values": entry.values, "radii": entry.radii}, entry.site
+        named, row["site"] = (
+            {
+                "keys": entry.keys,
+                "values": entry.values,
+                "radii": entry.radii,
+            },
+            entry.site,
+        )
     else:
         update = entry.update
         row |= {"site": entry.site, "bound": update.bound}
@@ -247,7 +284,9 @@ def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
             named = {"a": update.a, "b": update.b}
         else:
             named = {"d": update.d}
-    tensors.update((f"{index}.{name}", tensor.detach().cpu().contiguous()) for name, tensor in named.items())
+    tensors.update(
+        (f"{index}.{name}", tensor.detach().cpu().contiguous()) for name, tensor in named.items()
+    )
     return row
 
 
@@ -280,7 +319,12 @@ def _restore(index: int, row: Mapping[str, object], tensors: Mapping[str, Tensor
     operator: Operator = Shift(float(row["limit"])) if kind.endswith("shift") else Mask()  # type: ignore[arg-type]
     update: Update
     if kind.startswith("low_rank"):
-        update = LowRankFactors(tensors[f"{index}.a"], tensors[f"{index}.b"], float(row["scale"]), bound)  # type: ignore[arg-type]
+        update = LowRankFactors(
+            tensors[f"{index}.a"],
+            tensors[f"{index}.b"],
+            float(row["scale"]),  # type: ignore[arg-type]
+            bound,
+        )
     else:
         update = DenseUpdate(tensors[f"{index}.d"], bound)
     return SiteEdit(str(row["site"]), operator, update, step)

@@ -38,14 +38,24 @@ class Prefix(NamedTuple):
 
     @classmethod
     def join(cls, prefixes: Sequence[Prefix]) -> Prefix:
-        """Those of several batches, all at one layer, as that of the joined batch: padded to one length."""
+        """Those of several batches, all at one layer, as that of the joined batch: padded to one
+        length.
+        """
         longest = max(one.activations.shape[1] for one in prefixes)
-        return cls(torch.cat([F.pad(one.activations, (0, 0, 0, longest - one.activations.shape[1]))
-                              for one in prefixes]), prefixes[0].layer)
+        return cls(
+            torch.cat(
+                [
+                    F.pad(one.activations, (0, 0, 0, longest - one.activations.shape[1]))
+                    for one in prefixes
+                ]
+            ),
+            prefixes[0].layer,
+        )
 
 
 class LayerStack:
-    """The list of layers that all of a decoder's sites lie in; where there is no such list, nothing can be skipped.
+    """The list of layers that all of a decoder's sites lie in; where there is no such list, nothing
+    can be skipped.
 
     Args:
         model: Of `transformers`.
@@ -68,7 +78,11 @@ class LayerStack:
     @property
     def ends(self) -> list[str]:
         """A site of the lowest layer that has one, and one of the highest."""
-        return [] if self._layers is None else [end(self._of, key=self._of.__getitem__) for end in (min, max)]
+        return (
+            []
+            if self._layers is None
+            else [end(self._of, key=self._of.__getitem__) for end in (min, max)]
+        )
 
     def give_up(self) -> None:
         """Skip no layers from here on."""
@@ -76,7 +90,9 @@ class LayerStack:
 
     @torch.no_grad()
     def prefix(self, layer: int, run: Callable[[], object]) -> Prefix:
-        """What goes into a layer above the lowest when `run` calls the model; the pass ends there."""
+        """What goes into a layer above the lowest when `run` calls the model; the pass ends
+        there.
+        """
         seen: list[Tensor] = []
 
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -86,13 +102,18 @@ class LayerStack:
             seen.append(inputs[0])
             raise Reached
 
-        with reached(self._layers[0].register_forward_hook(look), self._layers[layer].register_forward_pre_hook(stop)):
+        with reached(
+            self._layers[0].register_forward_hook(look),
+            self._layers[layer].register_forward_pre_hook(stop),
+        ):
             run()
         return Prefix(seen[0], layer)
 
     @contextmanager
     def starting_at(self, prefix: Prefix | None) -> Iterator[None]:
-        """Skip the layers below: each gives out the prefix, and does not look at what it is given."""
+        """Skip the layers below: each gives out the prefix, and does not look at what it is
+        given.
+        """
         if prefix is None:
             yield
             return
@@ -115,7 +136,9 @@ def reached(*handles: Any) -> Iterator[None]:
 
 @contextmanager
 def forwards(replaced: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
-    """Give modules other forwards; afterwards they have the ones of before, be they of their class or a hook's."""
+    """Give modules other forwards; afterwards they have the ones of before, be they of their class
+    or a hook's.
+    """
     before = [module.__dict__.get("forward") for module, _ in replaced]
     try:
         for module, forward in replaced:

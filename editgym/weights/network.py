@@ -21,10 +21,11 @@ _NUMBERS_ON_GPU = 2**28
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """cuDNN rounds the inputs of convolutions to ten bits unless told not to: too few to agree with the CPU to 1e-5.
+    """cuDNN rounds the inputs of convolutions to ten bits unless told not to: too few to agree with
+    the CPU to 1e-5.
 
-    torch's newer setting says so. Its older one has to agree, for code inside may read that, as `cudnn.flags` does; it
-    cannot be read where the process has set the newer ones otherwise.
+    torch's newer setting says so. Its older one has to agree, for code inside may read that, as
+    `cudnn.flags` does; it cannot be read where the process has set the newer ones otherwise.
     """
     cudnn: Any = torch.backends.cudnn
     before, allowed = cudnn.conv.fp32_precision, None
@@ -41,13 +42,16 @@ def full_precision() -> Iterator[None]:
 
 
 class EditableNetwork(EditedWeights):
-    """A frozen base network plus an overlay of edits, evaluated whole or from the first edited layer on.
+    """A frozen base network plus an overlay of edits, evaluated whole or from the first edited
+    layer on.
 
     Args:
-        model: Any `nn.Module` that maps a batch of inputs to logits (n, classes). It is copied, not changed.
+        model: Any `nn.Module` that maps a batch of inputs to logits (n, classes). It is copied, not
+            changed.
         sites: What may be edited (`find_sites`, `discover_sites`).
-        example: A few inputs, with which the reuse of activations is checked against the full forward pass (1e-5).
-            Where it fails, every evaluation runs the whole network and a warning says why.
+        example: A few inputs, with which the reuse of activations is checked against the full
+            forward pass (1e-5). Where it fails, every evaluation runs the whole network and a
+            warning says why.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
@@ -55,8 +59,11 @@ class EditableNetwork(EditedWeights):
         with torch.no_grad(), full_precision():
             self._split: SplitNetwork = split(self.base, self.sites, example)
         if not self._split.reuses_prefix:
-            warnings.warn(f"{type(model).__name__}: every evaluation runs the whole network, because "
-                          f"{self._split.reason}", stacklevel=2)
+            warnings.warn(
+                f"{type(model).__name__}: every evaluation runs the whole network, because "
+                f"{self._split.reason}",
+                stacklevel=2,
+            )
 
     @property
     def reuses_prefix(self) -> bool:
@@ -66,21 +73,33 @@ class EditableNetwork(EditedWeights):
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """Logits (n, classes) of the edited network by its full forward pass."""
         with torch.no_grad(), full_precision():
-            return torch.cat([functional_call(self.base, self._overlay, (part,)) for part in inputs.split(batch_size)])
+            return torch.cat(
+                [
+                    functional_call(self.base, self._overlay, (part,))
+                    for part in inputs.split(batch_size)
+                ]
+            )
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
-        """The activations, batch first, that no edit of the sites can change; for `candidate_logits`."""
+        """The activations, batch first, that no edit of the sites can change; for
+        `candidate_logits`.
+        """
         with torch.no_grad(), full_precision():
             parts = [self._split.prefix(part) for part in inputs.split(batch_size)]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
-    def map_candidates(self, function: Callable[[Tensor, slice], Tensor], weights: Sequence[Tensor],
-                       activations: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+    def map_candidates(
+        self,
+        function: Callable[[Tensor, slice], Tensor],
+        weights: Sequence[Tensor],
+        activations: Sequence[Tensor],
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """`function(logits, window)` over the K candidates, concatenated along the first dimension.
 
-        The candidates are worked off in windows that suit the device; `function` gets the logits (k, n, classes) of
-        one window and the slice of candidates it stands for. Differentiable in `weights`; agrees with the full
-        forward pass to 1e-5.
+        The candidates are worked off in windows that suit the device; `function` gets the logits
+        (k, n, classes) of one window and the slice of candidates it stands for. Differentiable in
+        `weights`; agrees with the full forward pass to 1e-5.
 
         Args:
             function: What to make of the logits; returns (k, ...).
@@ -90,17 +109,26 @@ class EditableNetwork(EditedWeights):
         """
         count = len(activations[0]) if rows is None else rows.shape[1]
         numbers = count * sum(a[0].numel() for a in activations)
-        # More numbers at a time than the cache holds make the CPU slower; the GPU is limited by memory alone.
-        chunk = max(1, (_NUMBERS_IN_CACHE if activations[0].device.type == "cpu" else _NUMBERS_ON_GPU) // numbers)
+        # More numbers at a time than the cache holds make the CPU slower; the GPU is limited by
+        # memory alone.
+        chunk = max(
+            1,
+            (_NUMBERS_IN_CACHE if activations[0].device.type == "cpu" else _NUMBERS_ON_GPU)
+            // numbers,
+        )
         parts = []
         for start in range(0, len(weights[0]), chunk):
             window = slice(start, start + chunk)
             seen = activations if rows is None else [a[rows[window]] for a in activations]
             with full_precision():
-                logits = self._split.run_candidates([w[window] for w in weights], seen, own=rows is not None)
+                logits = self._split.run_candidates(
+                    [w[window] for w in weights], seen, own=rows is not None
+                )
             parts.append(function(logits, window))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def candidate_logits(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
-        """Logits (K, n, classes) of K candidates whose matrices at the sites are `weights`, each (K, out, in)."""
+        """Logits (K, n, classes) of K candidates whose matrices at the sites are `weights`, each
+        (K, out, in).
+        """
         return self.map_candidates(lambda logits, _: logits, weights, activations)

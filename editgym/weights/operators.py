@@ -14,20 +14,27 @@ from editgym.weights.factors import Update
 
 @dataclass(frozen=True)
 class Mask:
-    """MaskWorld's operator: W ∘ clip(1 + D, 0, 1), the box [0, 1] of Malik (2026), with D = 0 for no edit."""
+    """MaskWorld's operator: W ∘ clip(1 + D, 0, 1), the box [0, 1] of Malik (2026), with D = 0 for
+    no edit.
+    """
 
     kind: ClassVar[Literal["mask"]] = "mask"
 
     def edited(self, weight: Tensor, update: Update) -> Tensor:
         """The edited weights, (..., out, in), for one network or for K candidates."""
         d = update.matrix()
-        # Equal to (1 + d).clamp(0, 1), but with the gradient from below at d = 0, where every episode starts.
-        return weight * torch.where(d > 0, 1.0, 1 + d).clamp(min=0)  # d > 0, not d <= 0: nan has to stay nan
+        # Equal to (1 + d).clamp(0, 1), but with the gradient from below at d = 0, where every
+        # episode starts.
+        return weight * torch.where(d > 0, 1.0, 1 + d).clamp(
+            min=0
+        )  # d > 0, not d <= 0: nan has to stay nan
 
 
 @dataclass(frozen=True)
 class Shift:
-    """ShiftWorld's operator: W + limit · D; with D in [−1, 1] and limit 0.05 the box ±0.05 of Malik (2026)."""
+    """ShiftWorld's operator: W + limit · D; with D in [−1, 1] and limit 0.05 the box ±0.05 of Malik
+    (2026).
+    """
 
     limit: float = 1.0
     kind: ClassVar[Literal["shift"]] = "shift"

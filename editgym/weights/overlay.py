@@ -11,33 +11,50 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from editgym.weights.journal import Codebook, EditJournal, Entry, JournalError, Prepend, ReplaceTensors
+from editgym.weights.journal import (
+    Codebook,
+    EditJournal,
+    Entry,
+    JournalError,
+    Prepend,
+    ReplaceTensors,
+)
 from editgym.weights.sites import EditSite, UnknownSiteError
 
 
 def fingerprint(model: nn.Module) -> str:
-    """sha256 over the names, types, shapes and bytes of a model's parameters and persistent buffers."""
+    """sha256 over the names, types, shapes and bytes of a model's parameters and persistent
+    buffers.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
 def _tied_names(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Per name of a state dict, all names of the same tensor: an edit under one name is an edit under all."""
+    """Per name of a state dict, all names of the same tensor: an edit under one name is an edit
+    under all.
+    """
     groups: dict[object, list[str]] = defaultdict(list)
     for name, tensor in tensors.items():
-        groups[(tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name].append(name)
+        groups[
+            (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        ].append(name)
     return {name: names for names in groups.values() for name in names}
 
 
 class EditedWeights:
-    """The weights of a frozen network with edits on top; what `EditableNetwork` and `EditableDecoder` share.
+    """The weights of a frozen network with edits on top; what `EditableNetwork` and
+    `EditableDecoder` share.
 
-    The base is never written to, so `reset` takes the same time after one edit as after a million and restores every
-    weight bitwise. All edits go through the journal; the edited weights are what replaying the journal yields, by the
-    same operations in the same order, so they are equal bitwise on CPU.
+    The base is never written to, so `reset` takes the same time after one edit as after a million
+    and restores every weight bitwise. All edits go through the journal; the edited weights are what
+    replaying the journal yields, by the same operations in the same order, so they are equal
+    bitwise on CPU.
 
     Args:
         base: Frozen, and nobody else's to change.
@@ -58,20 +75,22 @@ class EditedWeights:
         self.journal = EditJournal(self.base_hash)
 
     def fresh(self) -> Self:
-        """An unedited network on the same base: shares all that never changes, and nothing that does."""
+        """An unedited network on the same base: shares all that never changes, and nothing that
+        does.
+        """
         twin = copy.copy(self)
         twin.reset()
         return twin
 
-    # --- edits -------------------------------------------------------------------------------------------------
+    # --- edits ------------------------------------------------------------------------------------
 
     def apply(self, *entries: Entry) -> None:
         """Apply edits and write them into the journal; on an error nothing has changed.
 
         Raises:
             UnknownSiteError: An entry names a site or tensor that the network does not have.
-            ValueError: A tensor's shape is not the network's, an edited weight would not be finite, or a step is below
-                the journal's last.
+            ValueError: A tensor's shape is not the network's, an edited weight would not be finite,
+                or a step is below the journal's last.
         """
         try:
             # One after the other: a large model has no room for every edited matrix twice.
@@ -111,13 +130,15 @@ class EditedWeights:
             UnknownSiteError, ValueError: As `apply`; nothing has changed then.
         """
         if journal.base_hash != self.base_hash:
-            raise JournalError(f"the journal belongs to the network {journal.base_hash[:12]}…, this one is "
-                               f"{self.base_hash[:12]}…: build the network with the same task and model_seed")
+            raise JournalError(
+                f"the journal belongs to the network {journal.base_hash[:12]}…, this one is "
+                f"{self.base_hash[:12]}…: build the network with the same task and model_seed"
+            )
         edited = self.fresh()
         edited.apply(*journal.entries)
         self._overlay, self._root, self.journal = edited._overlay, {}, edited.journal
 
-    # --- reading -----------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     @property
     def base_weights(self) -> tuple[Tensor, ...]:
@@ -127,7 +148,9 @@ class EditedWeights:
     @property
     def weights(self) -> tuple[Tensor, ...]:
         """The current matrix at every site, each (out, in)."""
-        return tuple(site.to_matrix(self._current(site.parameter, self._overlay)) for site in self.sites)
+        return tuple(
+            site.to_matrix(self._current(site.parameter, self._overlay)) for site in self.sites
+        )
 
     @property
     def parameters_changed(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -135,7 +158,9 @@ class EditedWeights:
         return {name: (self._tensors[name], tensor) for name, tensor in self._overlay.items()}
 
     def current_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors of the edited network; read them only, unedited ones are the base's own."""
+        """Names and tensors of the edited network; read them only, unedited ones are the base's
+        own.
+        """
         return ((name, self._current(name, self._overlay).detach()) for name in self._tensors)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -148,28 +173,40 @@ class EditedWeights:
         model.load_state_dict(self.state_dict())
         return model.requires_grad_(True)
 
-    # --- inside ------------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     def _current(self, name: str, overlay: Mapping[str, Tensor]) -> Tensor:
         return overlay[name] if name in overlay else self._tensors[name]
 
     def _edited(self, entry: Entry, overlay: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(entry, ReplaceTensors):
-            return self._with_tied({name: self._replacement(name, t) for name, t in entry.tensors.items()})
+            return self._with_tied(
+                {name: self._replacement(name, t) for name, t in entry.tensors.items()}
+            )
         if isinstance(entry, Codebook | Prepend):
             self._check_adapter(entry)
             return {}
         if entry.site not in self._by_name:
-            raise UnknownSiteError(f"site: {entry.site!r} is not open for edits; open are {list(self._by_name)}")
+            raise UnknownSiteError(
+                f"site: {entry.site!r} is not open for edits; open are {list(self._by_name)}"
+            )
         site = self._by_name[entry.site]
         weight = site.to_matrix(self._current(site.parameter, overlay))
         if entry.update.shape != weight.shape:
-            raise ValueError(f"site {site.name} is {tuple(weight.shape)}, the update is {tuple(entry.update.shape)}")
-        # The factors go where the weights are, so a journal loaded on CPU replays on a network on a GPU.
+            raise ValueError(
+                f"site {site.name} is {tuple(weight.shape)}, the update is"
+                f" {tuple(entry.update.shape)}"
+            )
+        # The factors go where the weights are, so a journal loaded on CPU replays on a network on a
+        # GPU.
         edited = self._kept(entry.operator.edited(weight, entry.update.to(weight.device)), weight)
         if not bool(torch.isfinite(edited).all()):
             is_half = self._tensors[site.parameter].dtype == torch.float16
-            remedy = '; float16 overflows easily: give the model dtype "bfloat16" or "float32"' if is_half else ""
+            remedy = (
+                '; float16 overflows easily: give the model dtype "bfloat16" or "float32"'
+                if is_half
+                else ""
+            )
             raise ValueError(f"site {site.name}: the edited weight is not finite{remedy}")
         return self._with_tied({site.parameter: site.to_stored(edited)})
 
@@ -181,7 +218,9 @@ class EditedWeights:
             raise UnknownSiteError(f"replace_tensors: the network has no tensor {name!r}")
         base = self._tensors[name]
         if tensor.shape != base.shape:
-            raise ValueError(f"replace_tensors: {name} is {tuple(base.shape)}, got {tuple(tensor.shape)}")
+            raise ValueError(
+                f"replace_tensors: {name} is {tuple(base.shape)}, got {tuple(tensor.shape)}"
+            )
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"replace_tensors: {name} has values that are not finite")
         return self._kept(tensor.to(base.device), base)
@@ -193,8 +232,10 @@ class EditedWeights:
         self._overlay = overlay
 
     def _check_adapter(self, entry: Codebook | Prepend) -> None:
-        raise ValueError(f"an entry of kind {entry.kind} is an adapter of language models, and {type(self).__name__} "
-                         "takes edits of weights only")
+        raise ValueError(
+            f"an entry of kind {entry.kind} is an adapter of language models, and"
+            f" {type(self).__name__} takes edits of weights only"
+        )
 
     def _journalled(self, entry: Entry) -> Entry:
         """An entry as it is kept in the journal."""

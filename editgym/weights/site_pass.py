@@ -37,7 +37,8 @@ class Injection:
 
     Attributes:
         rows: (n,), the text of every token.
-        positions: (n,), where it stands in the text. A (row, position) that occurs twice gets both values.
+        positions: (n,), where it stands in the text. A (row, position) that occurs twice gets both
+            values.
         values: (n, out).
     """
 
@@ -47,7 +48,9 @@ class Injection:
 
 
 class SiteState(NamedTuple):
-    """What goes into a site's module, (n, in), and what comes out, (n, out), at n tokens; float32, no gradients."""
+    """What goes into a site's module, (n, in), and what comes out, (n, out), at n tokens; float32,
+    no gradients.
+    """
 
     inputs: Tensor
     outputs: Tensor
@@ -70,14 +73,18 @@ def candidates_of(updates: Sequence[Update | None]) -> int | None:
             raise ValueError("an update that is evaluated before it is applied must not be clipped")
     several = [update for update in updates if update is not None and len(update.shape) == 3]
     if any(isinstance(update, DenseUpdate) for update in several):
-        raise ValueError("K candidates are evaluated in one pass only as factors, not as dense updates")
+        raise ValueError(
+            "K candidates are evaluated in one pass only as factors, not as dense updates"
+        )
     return several[0].shape[0] if several else None
 
 
 def with_injection(out: Tensor, injection: Injection) -> Tensor:
     """The output with the values added at their tokens."""
     dtype = torch.promote_types(out.dtype, injection.values.dtype)
-    return out.to(dtype).index_put((injection.rows, injection.positions), injection.values.to(dtype), accumulate=True)
+    return out.to(dtype).index_put(
+        (injection.rows, injection.positions), injection.values.to(dtype), accumulate=True
+    )
 
 
 def edited_output(x: Tensor, base: Tensor, edited: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -86,8 +93,9 @@ def edited_output(x: Tensor, base: Tensor, edited: Tensor | None, bias: Tensor |
     Args:
         x: (..., in).
         base: The unedited W, (out, in).
-        edited: W in float32 where it is edited. Of a base in half precision the edit is a product of its own: beside
-            the weight it keeps its eight bits, and both products are done by half precision's units.
+        edited: W in float32 where it is edited. Of a base in half precision the edit is a product
+            of its own: beside the weight it keeps its eight bits, and both products are done by
+            half precision's units.
         bias: (out,).
     """
     half = base.dtype in (torch.bfloat16, torch.float16)
@@ -99,7 +107,9 @@ def edited_output(x: Tensor, base: Tensor, edited: Tensor | None, bias: Tensor |
 
 
 def product(x: Tensor, update: Update) -> Tensor:
-    """x·Dᵀ, and with factors without forming D: (n, length, in) -> (n, length, out), or K candidates along n."""
+    """x·Dᵀ, and with factors without forming D: (n, length, in) -> (n, length, out), or K
+    candidates along n.
+    """
     if isinstance(update, DenseUpdate):
         return F.linear(x.to(update.d.dtype), update.d)
     a, b = update.a * update.scale, update.b
@@ -111,10 +121,14 @@ def product(x: Tensor, update: Update) -> Tensor:
 
 
 def looked_up(x: Tensor, out: Tensor, code: Codebook) -> Tensor:
-    """The nearest key's value where an input lies within that key's radius; the module's own output elsewhere."""
+    """The nearest key's value where an input lies within that key's radius; the module's own output
+    elsewhere.
+    """
     values, radii = code.values.to(out), code.radii.to(out.device)
     # In half precision a key and itself would lie a twentieth of their length apart.
-    distances = torch.cdist(x.reshape(1, -1, x.shape[-1]).float(), code.keys.to(out.device).float().unsqueeze(0))[0]
+    distances = torch.cdist(
+        x.reshape(1, -1, x.shape[-1]).float(), code.keys.to(out.device).float().unsqueeze(0)
+    )[0]
     nearest, index = distances.min(1)
     held = (nearest <= radii[index]).view(*x.shape[:-1], 1)
     return torch.where(held, values[index].view_as(out), out)
@@ -127,14 +141,22 @@ def check_codebook(code: Codebook, site: EditSite) -> None:
         ValueError: Its keys, values or radii are of another shape.
     """
     rows, columns = site.shape
-    if code.keys.shape[1:] != (columns,) or code.values.shape[1:] != (rows,) or not (
-            len(code.keys) == len(code.values) == len(code.radii)):
-        raise ValueError(f"codebook: {code.site} takes keys (n, {columns}), values (n, {rows}) and radii (n,), got "
-                         f"{tuple(code.keys.shape)}, {tuple(code.values.shape)}, {tuple(code.radii.shape)}")
+    if (
+        code.keys.shape[1:] != (columns,)
+        or code.values.shape[1:] != (rows,)
+        or not (len(code.keys) == len(code.values) == len(code.radii))
+    ):
+        raise ValueError(
+            f"codebook: {code.site} takes keys (n, {columns}), values (n, {rows}) and radii (n,),"
+            f" got {tuple(code.keys.shape)}, {tuple(code.values.shape)}, {tuple(code.radii.shape)}"
+        )
 
 
-def check_inputs(names: Iterable[str], inputs: Mapping[str, Tensor], batch: TokenBatch, head: str | None) -> None:
-    """Refuse sites that are not given all tokens of every text: nobody could tell whose those are that they are given.
+def check_inputs(
+    names: Iterable[str], inputs: Mapping[str, Tensor], batch: TokenBatch, head: str | None
+) -> None:
+    """Refuse sites that are not given all tokens of every text: nobody could tell whose those are
+    that they are given.
 
     Args:
         names: Of the sites.
@@ -147,15 +169,22 @@ def check_inputs(names: Iterable[str], inputs: Mapping[str, Tensor], batch: Toke
     """
     for name in names:
         if name not in inputs:
-            raise UnknownSiteError(f"site {name}: no token of the example reaches it, as may be with an expert of a "
-                                   "mixture, and such sites are not supported; open others")
+            raise UnknownSiteError(
+                f"site {name}: no token of the example reaches it, as may be with an expert of a "
+                "mixture, and such sites are not supported; open others"
+            )
         expected = (len(batch.rows),) if name == head else tuple(batch.ids.shape)
         if (found := tuple(inputs[name].shape[:-1])) != expected:
-            raise UnknownSiteError(f"site {name}: it is given tokens {found} of a batch {tuple(batch.ids.shape)}: this "
-                                   "model flattens a batch's tokens before it, as OPT's MLP does, or picks some of "
-                                   "them, as for an expert of a mixture, and such sites are not supported; open others")
+            raise UnknownSiteError(
+                f"site {name}: it is given tokens {found} of a batch {tuple(batch.ids.shape)}: this"
+                " model flattens a batch's tokens before it, as OPT's MLP does, or picks some of"
+                " them, as for an expert of a mixture, and such sites are not supported; open"
+                " others"
+            )
 
 
 def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:
-    """(m, width) of (n, length, width); the head's are (m, width) already, for it is asked at answer tokens only."""
+    """(m, width) of (n, length, width); the head's are (m, width) already, for it is asked at
+    answer tokens only.
+    """
     return x if x.ndim == 2 else x[batch.rows, batch.positions]

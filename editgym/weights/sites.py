@@ -1,4 +1,6 @@
-"""Which weight matrices of a network can be edited, and how each is seen as an `out × in` matrix."""
+"""Which weight matrices of a network can be edited, and how each is seen as an `out × in`
+matrix.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Kind = Literal["linear", "conv1d", "conv2d"]
 
 _MLP_OUTPUT = re.compile(r"(down_proj|c_proj|fc_out|fc2|dense_4h_to_h|wo|w2|proj_out)$")
 _ATTENTION_PATH = re.compile(r"(^|[._])(attn|attention)([._]|$)")
-_MLP_PATH = re.compile(r"(^|\.)(mlp|ffn|feed_forward|block_sparse_moe)(\.|$)|(^|\.)(fc2|dense_4h_to_h)$")
+_MLP_PATH = re.compile(
+    r"(^|\.)(mlp|ffn|feed_forward|block_sparse_moe)(\.|$)|(^|\.)(fc2|dense_4h_to_h)$"
+)
 
 
 class UnknownSiteError(ValueError):
@@ -31,8 +35,9 @@ class EditSite:
 
     Attributes:
         name: Dotted name of the module, as in `model.named_modules()`.
-        kind: `linear` (`nn.Linear`, stored out × in), `conv1d` (`transformers` `Conv1D`, stored in × out) or
-            `conv2d` (`nn.Conv2d`, stored out × in × kh × kw and seen as out × (in·kh·kw)).
+        kind: `linear` (`nn.Linear`, stored out × in), `conv1d` (`transformers` `Conv1D`, stored in
+            × out) or `conv2d` (`nn.Conv2d`, stored out × in × kh × kw and seen as out ×
+            (in·kh·kw)).
         stored_shape: Shape of the parameter as the module stores it.
     """
 
@@ -54,7 +59,9 @@ class EditSite:
         return rows, torch.Size(self.stored_shape).numel() // rows
 
     def to_matrix(self, weight: Tensor) -> Tensor:
-        """See a stored weight, with any leading dimensions, as a matrix: (..., *stored_shape) -> (..., out, in)."""
+        """See a stored weight, with any leading dimensions, as a matrix: (..., *stored_shape) ->
+        (..., out, in).
+        """
         if self.kind == "conv1d":
             return weight.mT
         return weight.reshape(*weight.shape[: weight.ndim - len(self.stored_shape)], *self.shape)
@@ -80,14 +87,19 @@ def editable_sites(model: nn.Module) -> list[EditSite]:
 
 
 def find_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[EditSite, ...]:
-    """The sites that names or globs (`*`, `?`, `[...]`) stand for, in the order of `patterns`, without repeats.
+    """The sites that names or globs (`*`, `?`, `[...]`) stand for, in the order of `patterns`,
+    without repeats.
 
     Raises:
-        UnknownSiteError: A pattern matches nothing; the message lists the nearest real sites with their shapes.
+        UnknownSiteError: A pattern matches nothing; the message lists the nearest real sites with
+            their shapes.
     """
-    if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise UnknownSiteError(f"sites must be a list of names or globs, got {patterns!r}; write for example "
-                               '["fc2"]')
+    if not isinstance(patterns, list | tuple) or not all(
+        isinstance(pattern, str) for pattern in patterns
+    ):
+        raise UnknownSiteError(
+            f'sites must be a list of names or globs, got {patterns!r}; write for example ["fc2"]'
+        )
     available = editable_sites(model)
     found: dict[str, EditSite] = {}
     for pattern in patterns:
@@ -96,38 +108,51 @@ def find_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[EditSite, ...
             raise UnknownSiteError(_unknown(pattern, available))
         found.update((site.name, site) for site in matches)
     if not found:
-        raise UnknownSiteError("sites is empty: name at least one site, for example "
-                               f"{[site.name for site in available[:3]]}")
+        raise UnknownSiteError(
+            "sites is empty: name at least one site, for example "
+            f"{[site.name for site in available[:3]]}"
+        )
     return tuple(found.values())
 
 
 def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     """Sensible default sites for a classifier or decoder LM that was never seen before.
 
-    A network with a stack of MLP blocks (a transformer): the MLP output projections of the middle-to-late third of
-    its layers, where ROME, MEMIT and their successors edit. Otherwise a network with hidden `nn.Linear` layers: the
-    last hidden one. Otherwise (a convolutional network with one linear head): every convolution of the last stage,
-    that is, with as many output channels as the last convolution, kernels larger than 1×1 only.
+    A network with a stack of MLP blocks (a transformer): the MLP output projections of the
+    middle-to-late third of its layers, where ROME, MEMIT and their successors edit. Otherwise a
+    network with hidden `nn.Linear` layers: the last hidden one. Otherwise (a convolutional network
+    with one linear head): every convolution of the last stage, that is, with as many output
+    channels as the last convolution, kernels larger than 1×1 only.
 
     Raises:
-        UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs cannot be found.
+        UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs cannot be
+            found.
     """
     available = editable_sites(model)
     if not available:
-        raise UnknownSiteError(f"{type(model).__name__} has no Linear, Conv1D or Conv2d weight to edit")
+        raise UnknownSiteError(
+            f"{type(model).__name__} has no Linear, Conv1D or Conv2d weight to edit"
+        )
     by_layer = _mlp_outputs_by_layer(available)
     if len(by_layer) >= 2:
         layers = sorted(by_layer)
         first, last = len(layers) // 2, max(len(layers) // 2 + 1, (5 * len(layers) + 5) // 6)
         return tuple(site for layer in layers[first:last] for site in by_layer[layer])
-    if len({_layer_of(site) for site in available if _ATTENTION_PATH.search(site.name)} - {None}) >= 2:
-        raise UnknownSiteError(f"{type(model).__name__} has layers of attention but no stack of MLPs whose outputs "
-                               "could be the default, as where experts are chosen for each token: name sites, for "
-                               f"example sites=[{available[-1].name!r}]")
+    if (
+        len({_layer_of(site) for site in available if _ATTENTION_PATH.search(site.name)} - {None})
+        >= 2
+    ):
+        raise UnknownSiteError(
+            f"{type(model).__name__} has layers of attention but no stack of MLPs whose outputs "
+            "could be the default, as where experts are chosen for each token: name sites, for "
+            f"example sites=[{available[-1].name!r}]"
+        )
     linear = [site for site in available if site.kind != "conv2d"]
     if len(linear) >= 2:
         return (linear[-2],)
-    convolutions = [site for site in available if site.kind == "conv2d" and max(site.stored_shape[2:]) > 1]
+    convolutions = [
+        site for site in available if site.kind == "conv2d" and max(site.stored_shape[2:]) > 1
+    ]
     if convolutions:
         width = convolutions[-1].shape[0]
         return tuple(site for site in convolutions if site.shape[0] == width)
@@ -148,8 +173,12 @@ def _mlp_outputs_by_layer(sites: Sequence[EditSite]) -> dict[int, list[EditSite]
     by_layer: dict[int, list[EditSite]] = defaultdict(list)
     for site in sites:
         layer = _layer_of(site)
-        if layer is not None and site.kind != "conv2d" and _MLP_OUTPUT.search(site.name) and (
-                _MLP_PATH.search(site.name)):
+        if (
+            layer is not None
+            and site.kind != "conv2d"
+            and _MLP_OUTPUT.search(site.name)
+            and (_MLP_PATH.search(site.name))
+        ):
             by_layer[layer].append(site)
     return by_layer
 
@@ -164,4 +193,7 @@ def _unknown(pattern: str, available: Sequence[EditSite]) -> str:
     names = [site.name for site in available]
     near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.0)
     listing = ", ".join(str(site) for site in available if site.name in near) or "none"
-    return f"sites: {pattern!r} matches none of the model's {len(names)} editable weights; the nearest are {listing}"
+    return (
+        f"sites: {pattern!r} matches none of the model's {len(names)} editable weights; the nearest"
+        f" are {listing}"
+    )

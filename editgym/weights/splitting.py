@@ -1,4 +1,6 @@
-"""Cut a network where the edits begin: the part no edit can change runs once, the rest runs for K candidates."""
+"""Cut a network where the edits begin: the part no edit can change runs once, the rest runs for K
+candidates.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,20 @@ class SplitNetwork:
     reason: str = ""
 
     def run_suffix(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
-        """Logits (n, classes) of one network whose sites' matrices are `weights`, each (out, in)."""
-        stored = {site.parameter: site.to_stored(weight) for site, weight in zip(self.sites, weights, strict=True)}
+        """Logits (n, classes) of one network whose sites' matrices are `weights`, each (out,
+        in).
+        """
+        stored = {
+            site.parameter: site.to_stored(weight)
+            for site, weight in zip(self.sites, weights, strict=True)
+        }
         return functional_call(self.suffix, stored, tuple(activations))
 
-    def run_candidates(self, weights: Sequence[Tensor], activations: Sequence[Tensor], *, own: bool) -> Tensor:
-        """Logits (K, n, classes) of K networks whose sites' matrices are `weights`, each (K, out, in).
+    def run_candidates(
+        self, weights: Sequence[Tensor], activations: Sequence[Tensor], *, own: bool
+    ) -> Tensor:
+        """Logits (K, n, classes) of K networks whose sites' matrices are `weights`, each (K, out,
+        in).
 
         Args:
             weights: One tensor per site.
@@ -48,11 +58,20 @@ class SplitNetwork:
             shared = [a[0] for a in activations] if own else activations
             return self.run_suffix([w[0] for w in weights], shared).unsqueeze(0)
         if not self.reuses_prefix:
-            # What cannot be traced may branch on its data, each candidate its own way, which vmap refuses.
-            return torch.stack([self.run_suffix([w[i] for w in weights], [a[i] for a in activations] if own
-                                                else activations) for i in range(len(weights[0]))])
+            # What cannot be traced may branch on its data, each candidate its own way, which vmap
+            # refuses.
+            return torch.stack(
+                [
+                    self.run_suffix(
+                        [w[i] for w in weights], [a[i] for a in activations] if own else activations
+                    )
+                    for i in range(len(weights[0]))
+                ]
+            )
         over_activations = 0 if own else None
-        return vmap(self.run_suffix, in_dims=(0, over_activations))(tuple(weights), tuple(activations))
+        return vmap(self.run_suffix, in_dims=(0, over_activations))(
+            tuple(weights), tuple(activations)
+        )
 
 
 class _Whole(nn.Module):
@@ -65,9 +84,9 @@ class _Whole(nn.Module):
 def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> SplitNetwork:
     """Cut `model` where the edits of `sites` begin.
 
-    The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the prefix. The cut is
-    kept only if, on `example`, it equals the full forward pass to 1e-5, for one network, for two candidates, and for
-    some of the activations' rows in another order.
+    The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the
+    prefix. The cut is kept only if, on `example`, it equals the full forward pass to 1e-5, for one
+    network, for two candidates, and for some of the activations' rows in another order.
 
     Args:
         model: In evaluation mode.
@@ -80,9 +99,13 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
         candidate = _cut(model, sites, example)
         difference = _difference(candidate, model, example)
     except Exception as error:  # fx and vmap refuse what they cannot do with many exception types
-        return SplitNetwork(whole.prefix, model, sites, False, f"it cannot be cut: {type(error).__name__}: {error}")
+        return SplitNetwork(
+            whole.prefix, model, sites, False, f"it cannot be cut: {type(error).__name__}: {error}"
+        )
     if not difference <= 1e-5:
-        return SplitNetwork(whole.prefix, model, sites, False, f"the cut changed the logits by {difference:.1e}")
+        return SplitNetwork(
+            whole.prefix, model, sites, False, f"the cut changed the logits by {difference:.1e}"
+        )
     return candidate
 
 
@@ -92,7 +115,8 @@ def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> Spli
     if not any(node.op == "output" and node in edited for node in graph.nodes):
         raise ValueError("no site lies on the way from the input to the output")
     activations = _Activations(fx.GraphModule(model, graph)).found(example)
-    # Parameters, sizes and tuples cannot be gathered by row: the suffix makes its own from the activations.
+    # Parameters, sizes and tuples cannot be gathered by row: the suffix makes its own from the
+    # activations.
     repeated = {node for node in graph.nodes if node.name not in activations}
     needed, boundary = _reached_from_output(graph, edited | repeated)
     prefix_graph, suffix_graph = fx.Graph(), fx.Graph()
@@ -116,7 +140,9 @@ def _edited_nodes(graph: fx.Graph, names: set[str]) -> set[fx.Node]:
     for node in graph.nodes:
         target = str(node.target)
         own = node.op in ("call_module", "get_attr") and any(
-            name == target or name.startswith(f"{target}.") or target.startswith(f"{name}.") for name in names)
+            name == target or name.startswith(f"{target}.") or target.startswith(f"{name}.")
+            for name in names
+        )
         if own or any(parent in edited for parent in node.all_input_nodes):
             edited.add(node)
     return edited
@@ -140,8 +166,12 @@ class _Activations(fx.Interpreter):
         return result
 
 
-def _reached_from_output(graph: fx.Graph, suffix: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
-    """The nodes of `suffix` that the output needs, and those before them that it needs of the prefix."""
+def _reached_from_output(
+    graph: fx.Graph, suffix: set[fx.Node]
+) -> tuple[set[fx.Node], list[fx.Node]]:
+    """The nodes of `suffix` that the output needs, and those before them that it needs of the
+    prefix.
+    """
     reached: set[fx.Node] = set()
     waiting = [node for node in graph.nodes if node.op == "output"]
     while waiting:
@@ -154,25 +184,33 @@ def _reached_from_output(graph: fx.Graph, suffix: set[fx.Node]) -> tuple[set[fx.
 
 @torch.no_grad()
 def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> float:
-    """Largest relative deviation of the cut network from the full forward pass, for weights as they are and scaled."""
+    """Largest relative deviation of the cut network from the full forward pass, for weights as they
+    are and scaled.
+    """
     parameters = dict(model.named_parameters())
     base = [site.to_matrix(parameters[site.parameter]) for site in candidate.sites]
     pairs = [torch.stack([weight, 0.5 * weight]) for weight in base]
     activations = candidate.prefix(example)
     together = candidate.run_candidates(pairs, activations, own=False)
     rows = torch.arange(len(example) - 1, 0, -1, device=example.device)
-    own = candidate.run_candidates(pairs, [torch.stack([a[rows], a[rows]]) for a in activations], own=True)
+    own = candidate.run_candidates(
+        pairs, [torch.stack([a[rows], a[rows]]) for a in activations], own=True
+    )
     differences = []
     for i, factor in enumerate((1.0, 0.5)):
         weights = {site.parameter: factor * parameters[site.parameter] for site in candidate.sites}
         full = functional_call(model, weights, (example,))
         alone = candidate.run_suffix([pair[i] for pair in pairs], activations)
         scale = full.abs().max().clamp_min(1.0)
-        differences += [(logits - expected).abs().max() / scale
-                        for logits, expected in ((alone, full), (together[i], full), (own[i], full[rows]))]
+        differences += [
+            (logits - expected).abs().max() / scale
+            for logits, expected in ((alone, full), (together[i], full), (own[i], full[rows]))
+        ]
     return float(torch.stack(differences).max())
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` in evaluation mode whose parameters take no gradient: the base that edits leave alone."""
+    """A copy of `model` in evaluation mode whose parameters take no gradient: the base that edits
+    leave alone.
+    """
     return copy.deepcopy(model).eval().requires_grad_(False)

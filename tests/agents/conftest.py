@@ -1,4 +1,5 @@
-"""A small task of one's own: a network and images from files; small language models of two kinds."""
+"""A small task of one's own: a network and images from files; small language models of two
+kinds."""
 
 import gymnasium as gym
 import numpy as np
@@ -10,8 +11,13 @@ from agents.editors.stream import stream_process
 from editgym.models.classifiers import SmallConvNet
 from envs_registry import environment_spec
 
-STREAM = {"sites": ["model.layers.[23].mlp.down_proj"], "horizon": 3, "edits_per_step": 2, "back_depth": 1,
-          "step_size": 1e-2}
+STREAM = {
+    "sites": ["model.layers.[23].mlp.down_proj"],
+    "horizon": 3,
+    "edits_per_step": 2,
+    "back_depth": 1,
+    "step_size": 1e-2,
+}
 
 
 @pytest.fixture
@@ -24,21 +30,28 @@ def custom_task(tmp_path):
     np.savez(tmp_path / "images.npz", **arrays)
     torch.manual_seed(0)
     save_file(SmallConvNet(8, 4).state_dict(), tmp_path / "weights.safetensors")
-    return {"task": "unlearning/custom", "model": "editgym.models.classifiers:SmallConvNet",
-            "model_kwargs": {"image_size": 8, "n_classes": 4}, "weights": str(tmp_path / "weights.safetensors"),
-            "data": str(tmp_path / "images.npz"), "sites": ["fc2"]}
+    return {
+        "task": "unlearning/custom",
+        "model": "editgym.models.classifiers:SmallConvNet",
+        "model_kwargs": {"image_size": 8, "n_classes": 4},
+        "weights": str(tmp_path / "weights.safetensors"),
+        "data": str(tmp_path / "images.npz"),
+        "sites": ["fc2"],
+    }
 
 
 @pytest.fixture
 def stream_spec(tiny_lm):
     """`stream_spec(evaluation, **arguments)`: of a short stream of facts on the tiny model."""
     return lambda evaluation=False, **arguments: environment_spec(
-        "LifelongLLMEdit-v0", {"model": tiny_lm} | STREAM | arguments, evaluation=evaluation)
+        "LifelongLLMEdit-v0", {"model": tiny_lm} | STREAM | arguments, evaluation=evaluation
+    )
 
 
 @pytest.fixture
 def stream_env(stream_spec):
-    """`stream_env(seed, **arguments)`: its environment, just reset, for rewards (`split="policy"`)."""
+    """`stream_env(seed, **arguments)`: its environment, just reset, for rewards
+    (`split="policy"`)."""
 
     def make(seed=0, **arguments):
         env = gym.make(stream_spec(**arguments))
@@ -56,7 +69,8 @@ def make_process(stream_env):
 
 @pytest.fixture
 def interrupted_edit():
-    """`interrupted_edit(agent, env, folder, at)`: an edit with checkpoints in `folder` that stops before step `at`."""
+    """`interrupted_edit(agent, env, folder, at)`: an edit with checkpoints in `folder` that stops
+    before step `at`."""
 
     def edit(agent, env, folder, at=2):
         entries = agent.entries
@@ -78,12 +92,22 @@ def interrupted_edit():
 def tiny_gpt2(tmp_path_factory, factworld_tokenizer):
     """The folder of a GPT-2 of four layers with random weights and factlm's tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel
+
     folder, tokenizer = tmp_path_factory.mktemp("tiny_gpt2"), factworld_tokenizer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = GPT2LMHeadModel(GPT2Config(
-            n_layer=4, n_embd=32, n_head=2, vocab_size=len(tokenizer), n_positions=128, initializer_range=0.2,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                n_layer=4,
+                n_embd=32,
+                n_head=2,
+                vocab_size=len(tokenizer),
+                n_positions=128,
+                initializer_range=0.2,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

@@ -1,4 +1,5 @@
-"""Every agent keeps the protocol: it stays in its budget, edits, and is the same after a save and a load."""
+"""Every agent keeps the protocol: it stays in its budget, edits, and is the same after a save and a
+load."""
 
 import itertools
 import pickle
@@ -11,20 +12,26 @@ import torch
 
 from agents import protocol
 from agents.catalogue import AGENTS, SB3_ALGORITHMS, agent_class, agent_names, make_agent
-from agents.debiasing import DebiasingAgent
+from agents.debiasing.fine_tuning import DebiasingAgent
 from agents.editors.stream import StreamEditor
 from agents.protocol import Agent, Budget, Stopwatch, Unsupported
-from agents.sb3 import algorithm_class
-from agents.sb3_budget import LinearDecay, steps_between_updates
+from agents.rl.agent import algorithm_class
+from agents.rl.budget import LinearDecay, steps_between_updates
 from editgym.envs.metering import count_reward_calls
 
 SMALL = {
-    **{name: {"num_envs": 8, "n_steps": 8, "batch_size": 64} for name in ("ppo", "trpo", "recurrent_ppo")},
+    **{
+        name: {"num_envs": 8, "n_steps": 8, "batch_size": 64}
+        for name in ("ppo", "trpo", "recurrent_ppo")
+    },
     "a2c": {"num_envs": 8, "n_steps": 8},
-    **{name: {"num_envs": 8, "learning_starts": 16, "batch_size": 16, "buffer_size": 200}
-       for name in ("sac", "td3", "ddpg", "tqc", "crossq")},
+    **{
+        name: {"num_envs": 8, "learning_starts": 16, "batch_size": 16, "buffer_size": 200}
+        for name in ("sac", "td3", "ddpg", "tqc", "crossq")
+    },
     "ars": {"n_delta": 4},
-    "cmaes": {"population": 8}, "random": {"num_envs": 8},
+    "cmaes": {"population": 8},
+    "random": {"num_envs": 8},
 }
 
 
@@ -34,13 +41,20 @@ def small(name):
 
 def same_edits(one, other):
     return len(one) == len(other) and all(
-        torch.equal(a.update.matrix(), b.update.matrix()) if hasattr(a, "update")
-        else all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
-        for a, b in zip(one, other, strict=True))
+        (
+            torch.equal(a.update.matrix(), b.update.matrix())
+            if hasattr(a, "update")
+            else all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
+        )
+        for a, b in zip(one, other, strict=True)
+    )
 
 
-ON_WORLDS = [name for name in agent_names() if name != "retrain"
-             and not issubclass(agent_class(name), (StreamEditor, DebiasingAgent))]
+ON_WORLDS = [
+    name
+    for name in agent_names()
+    if name != "retrain" and not issubclass(agent_class(name), (StreamEditor, DebiasingAgent))
+]
 
 
 @pytest.mark.parametrize("name", ON_WORLDS)
@@ -80,10 +94,18 @@ def test_seconds_end_the_learning(name):
     assert 0 < meter.calls < 100_000
 
 
-@pytest.mark.parametrize(("name", "config", "steps"), [
-    ("ppo", {}, 2_048), ("ppo", {"n_steps": 4}, 4), ("sac", {}, 1), ("sac", {"n_steps": 3}, 1),
-    ("sac", {"train_freq": 50}, 50),
-    ("ddpg", {"train_freq": (2, "episode")}, 6), ("ars", {"n_delta": 5}, 30)])
+@pytest.mark.parametrize(
+    ("name", "config", "steps"),
+    [
+        ("ppo", {}, 2_048),
+        ("ppo", {"n_steps": 4}, 4),
+        ("sac", {}, 1),
+        ("sac", {"n_steps": 3}, 1),
+        ("sac", {"train_freq": 50}, 50),
+        ("ddpg", {"train_freq": (2, "episode")}, 6),
+        ("ars", {"n_delta": 5}, 30),
+    ],
+)
 def test_an_algorithm_is_given_whole_pieces_of_steps(name, config, steps):
     """Also those that its class decides on."""
     assert steps_between_updates(algorithm_class(name), config, episode=3) == steps
@@ -110,7 +132,9 @@ def test_schedules_follow_the_seconds_where_these_are_the_budget(monkeypatch):
 def test_noise_falls_with_the_seconds(monkeypatch):
     looks = itertools.count()
     monkeypatch.setattr(Stopwatch, "left", property(lambda watch: max(0.0, 1 - next(looks) / 200)))
-    agent = make_agent("ppo", **SMALL["ppo"], policy_kwargs={"log_std_init": -1.0}, final_log_std=-3.0)
+    agent = make_agent(
+        "ppo", **SMALL["ppo"], policy_kwargs={"log_std_init": -1.0}, final_log_std=-3.0
+    )
     agent.learn(gym.spec("MaskWorld-v0"), Budget(seconds=1.0), seed=0)
     assert float(agent.model.policy.log_std.detach().mean()) < -2.5
 
@@ -150,28 +174,41 @@ def test_no_edit_leaves_the_weights_bitwise():
     env = gym.make(spec)
     agent.edit(env)
     network = env.unwrapped.network
-    assert all(torch.equal(now, base) for now, base in zip(network.weights, network.base_weights, strict=True))
+    assert all(
+        torch.equal(now, base)
+        for now, base in zip(network.weights, network.base_weights, strict=True)
+    )
 
 
-@pytest.mark.parametrize(("name", "config", "message"), [
-    ("pppo", {}, "there is no 'pppo'.*ppo"),
-    ("no.such.module:Agent", {}, "cannot import"),
-    ("agents.protocol:Budget", {}, "lacks learn, edit"),
-    ("cmaes", {"sigmas": 1}, "sigmas.*its arguments: sigma"),
-    ("cmaes", {"sigma": -1}, "sigma must be greater than 0"),
-])
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("pppo", {}, "there is no 'pppo'.*ppo"),
+        ("no.such.module:Agent", {}, "cannot import"),
+        ("agents.protocol:Budget", {}, "lacks learn, edit"),
+        ("cmaes", {"sigmas": 1}, "sigmas.*its arguments: sigma"),
+        ("cmaes", {"sigma": -1}, "sigma must be greater than 0"),
+    ],
+)
 def test_a_wrong_agent_or_argument_is_named(name, config, message):
     with pytest.raises(ValueError, match=message):
         make_agent(name, **config)
 
 
-@pytest.mark.parametrize(("config", "budget", "message"), [
-    ({"n_stepss": 3}, Budget(2_048), "takes no hyperparameter n_stepss"),
-    ({}, Budget(100), "100 reward calls do not pay for one rollout of 1024"),
-    ({}, Budget(), "needs reward_calls or seconds"),
-    ({"rollout": None}, Budget(2_048), "num_envs: expected"),
-    ({"policy_kwargs": {"activation_fn": "gelu"}}, Budget(2_048), "activation_fn: expected one of relu, tanh, elu"),
-])
+@pytest.mark.parametrize(
+    ("config", "budget", "message"),
+    [
+        ({"n_stepss": 3}, Budget(2_048), "takes no hyperparameter n_stepss"),
+        ({}, Budget(100), "100 reward calls do not pay for one rollout of 1024"),
+        ({}, Budget(), "needs reward_calls or seconds"),
+        ({"rollout": None}, Budget(2_048), "num_envs: expected"),
+        (
+            {"policy_kwargs": {"activation_fn": "gelu"}},
+            Budget(2_048),
+            "activation_fn: expected one of relu, tanh, elu",
+        ),
+    ],
+)
 def test_ppo_names_what_it_cannot_do(config, budget, message):
     with pytest.raises(ValueError, match=message):
         make_agent("ppo", **config).learn(gym.spec("MaskWorld-v0"), budget, seed=0)
@@ -199,9 +236,15 @@ def test_candidates_of_several_goals_or_networks_are_not_compared(name, several)
         small(name).learn(spec, Budget(reward_calls=64), seed=0)
 
 
-@pytest.mark.parametrize(("name", "config"), [
-    ("no_edit", {}), ("random_actions", {}), ("random", {"num_envs": 3}),
-    ("cmaes", {"sigma": 0.1, "population": 4, "full_covariance": 9, "start": 0.0})])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("no_edit", {}),
+        ("random_actions", {}),
+        ("random", {"num_envs": 3}),
+        ("cmaes", {"sigma": 0.1, "population": 4, "full_covariance": 9, "start": 0.0}),
+    ],
+)
 def test_an_open_loop_agents_arguments_survive_save_and_load(name, config, tmp_path):
     agent = make_agent(name, **config)
     agent.learn(gym.spec("MaskWorld-v0"), Budget(reward_calls=4), seed=0)

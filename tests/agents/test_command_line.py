@@ -9,23 +9,46 @@ import torch
 from safetensors.torch import load_file
 
 import envs_registry
-from agents import edit, sb3, train
+from agents import edit, train
 from agents.black_box import NoEdit
 from agents.editors.stream import CHECKPOINT, StreamEditor
-from agents.sequence_learning import TRAINING, SequenceLearner
+from agents.hypernetworks.learning import TRAINING, SequenceLearner
+from agents.rl import agent as sb3
 from editgym.tasks import make_task
 from editgym.weights import EditJournal
 from envs_registry import Environment
 
-SMALL = ["--reward-calls", "128", "--set", "agent.num_envs=8", "--set", "agent.n_steps=8",
-         "--set", "agent.batch_size=64"]
+SMALL = [
+    "--reward-calls",
+    "128",
+    "--set",
+    "agent.num_envs=8",
+    "--set",
+    "agent.n_steps=8",
+    "--set",
+    "agent.batch_size=64",
+]
 
 
 @pytest.fixture
 def trained(tmp_path):
     folder = tmp_path / "run"
-    assert train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", "--set", "forget_class=3", *SMALL,
-                       "--out", str(folder)]) == 0
+    assert (
+        train.main(
+            [
+                "--env",
+                "ShiftWorld-v0",
+                "--agent",
+                "ppo",
+                "--set",
+                "forget_class=3",
+                *SMALL,
+                "--out",
+                str(folder),
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -52,7 +75,11 @@ def test_edit_takes_another_network(trained, capsys):
 
 @pytest.mark.parametrize(("given", "seed"), [([], 1), (["--set", "model_seed=2"], 2)])
 def test_edit_makes_the_environment_that_edits_are_evaluated_in(trained, monkeypatch, given, seed):
-    row = Environment("ShiftWorld-v0", "editgym.envs.shift_world:ShiftWorldEnv", evaluation_kwargs={"model_seed": 1})
+    row = Environment(
+        "ShiftWorld-v0",
+        "editgym.envs.shift_world:ShiftWorldEnv",
+        evaluation_kwargs={"model_seed": 1},
+    )
     monkeypatch.setattr(envs_registry, "ENVIRONMENTS", (row,))
     assert edit.main([str(trained), *given]) == 0
     network = make_task("unlearning/digits", model_seed=seed).networks[0]
@@ -65,14 +92,23 @@ def test_a_shift_is_exported_as_an_adapter(trained):
     assert (trained / "adapter" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--env", "MaskWorld-v9", "--agent", "ppo"], "--env"),
-    (["--env", "MaskWorld-v0", "--agent", "pppo"], "there is no 'pppo'"),
-    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "nonsense"], "is not key=value"),
-    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "forget_class=12"], "forget_class: 12"),
-    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "colour=red"], "takes no argument 'colour'"),
-    (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "device=tpu"], "device: 'tpu'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "MaskWorld-v9", "--agent", "ppo"], "--env"),
+        (["--env", "MaskWorld-v0", "--agent", "pppo"], "there is no 'pppo'"),
+        (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "nonsense"], "is not key=value"),
+        (
+            ["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "forget_class=12"],
+            "forget_class: 12",
+        ),
+        (
+            ["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "colour=red"],
+            "takes no argument 'colour'",
+        ),
+        (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "device=tpu"], "device: 'tpu'"),
+    ],
+)
 def test_a_wrong_request_is_named_and_nothing_is_written(arguments, message, tmp_path, capsys):
     assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
@@ -82,14 +118,20 @@ def test_a_wrong_request_is_named_and_nothing_is_written(arguments, message, tmp
 def test_an_unwritable_folder_is_named(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    assert train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--out", str(blocked / "run")]) == 2
+    assert (
+        train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--out", str(blocked / "run")])
+        == 2
+    )
     assert "cannot write to" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_named(tmp_path, capsys):
     tmp_path.chmod(0o500)
-    assert train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--out", str(tmp_path / "run")]) == 2
+    assert (
+        train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--out", str(tmp_path / "run")])
+        == 2
+    )
     assert "cannot write to" in capsys.readouterr().err
 
 
@@ -100,29 +142,73 @@ def test_edit_of_an_empty_folder_says_to_train_first(tmp_path, capsys):
 
 def test_a_mask_is_no_adapter(tmp_path, capsys):
     pytest.importorskip("peft")
-    arguments = ["--env", "MaskWorld-v0", "--agent", "random", "--reward-calls", "8", "--out", str(tmp_path)]
+    arguments = [
+        "--env",
+        "MaskWorld-v0",
+        "--agent",
+        "random",
+        "--reward-calls",
+        "8",
+        "--out",
+        str(tmp_path),
+    ]
     assert train.main(arguments) == 0
     assert edit.main([str(tmp_path), "--export", "adapter"]) == 2
     assert "only additive edits" in capsys.readouterr().err
 
 
 def test_edit_reports_on_the_goal_that_the_episode_drew(tmp_path, capsys):
-    assert train.main(["--env", "MaskWorld-v0", "--agent", "no_edit", "--set", "goals=[3, 7]",
-                       "--out", str(tmp_path)]) == 0
+    assert (
+        train.main(
+            [
+                "--env",
+                "MaskWorld-v0",
+                "--agent",
+                "no_edit",
+                "--set",
+                "goals=[3, 7]",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     goals = make_task("unlearning/digits", goals=[3, 7])
-    before = {f"{goals.evaluate(goals.networks[0].journal, goal)['forget_accuracy']:.4f}" for goal in (0, 1)}
+    before = {
+        f"{goals.evaluate(goals.networks[0].journal, goal)['forget_accuracy']:.4f}"
+        for goal in (0, 1)
+    }
     seen = set()
     for seed in range(12):
         capsys.readouterr()
         assert edit.main([str(tmp_path), "--seed", str(seed)]) == 0
-        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("forget_accuracy")]
+        (line,) = [
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("forget_accuracy")
+        ]
         seen.add(line.split()[-1])
     assert seen == before
 
 
 def test_the_seed_of_edit_draws_the_stream(tmp_path, capsys):
-    assert train.main(["--env", "LifelongLLMEdit-v0", "--agent", "ultraedit", "--set", "horizon=2", "--set",
-                       "edits_per_step=3", "--out", str(tmp_path)]) == 0
+    assert (
+        train.main(
+            [
+                "--env",
+                "LifelongLLMEdit-v0",
+                "--agent",
+                "ultraedit",
+                "--set",
+                "horizon=2",
+                "--set",
+                "edits_per_step=3",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     journals = []
     for seed in (0, 0, 1):
         assert edit.main([str(tmp_path), "--seed", str(seed)]) == 0
@@ -130,13 +216,29 @@ def test_the_seed_of_edit_draws_the_stream(tmp_path, capsys):
     assert journals[0] == journals[1] != journals[2]
 
 
-# --- interruptions ---------------------------------------------------------------------------------------------
+# --- interruptions --------------------------------------------------------------------------------
 
 
 def train_on_stream(model, folder, agent, *more):
-    return train.main(["--env", "LifelongLLMEdit-v0", "--agent", agent, "--set", f"model={model}", "--set", "horizon=3",
-                       "--set", "edits_per_step=2", "--set", 'sites=["model.layers.[23].mlp.down_proj"]', *more,
-                       "--out", str(folder)])
+    return train.main(
+        [
+            "--env",
+            "LifelongLLMEdit-v0",
+            "--agent",
+            agent,
+            "--set",
+            f"model={model}",
+            "--set",
+            "horizon=3",
+            "--set",
+            "edits_per_step=2",
+            "--set",
+            'sites=["model.layers.[23].mlp.down_proj"]',
+            *more,
+            "--out",
+            str(folder),
+        ]
+    )
 
 
 @pytest.fixture
@@ -160,7 +262,8 @@ def stop_after_two(monkeypatch):
 
 @pytest.fixture
 def interrupted(tiny_lm, tmp_path, stop_after_two):
-    """A folder whose edit by UltraEdit with seed 3 was stopped after two of three steps, and the whole journal."""
+    """A folder whose edit by UltraEdit with seed 3 was stopped after two of three steps, and the
+    whole journal."""
     for name in ("whole", "parts"):
         assert train_on_stream(tiny_lm, tmp_path / name, "ultraedit") == 0
     assert edit.main([str(tmp_path / "whole"), "--seed", "3"]) == 0
@@ -168,10 +271,14 @@ def interrupted(tiny_lm, tmp_path, stop_after_two):
     return tmp_path / "parts", (tmp_path / "whole" / "journal.safetensors").read_bytes()
 
 
-def test_an_interrupted_edit_goes_on_with_the_same_agent_and_seed_alone(interrupted, tiny_lm, capsys):
+def test_an_interrupted_edit_goes_on_with_the_same_agent_and_seed_alone(
+    interrupted, tiny_lm, capsys
+):
     folder, whole = interrupted
     assert edit.main([str(folder), "--seed", "7"]) == 2
-    assert "seed is 3 there and 7 here; go on with the same agent and seed" in capsys.readouterr().err
+    assert (
+        "seed is 3 there and 7 here; go on with the same agent and seed" in capsys.readouterr().err
+    )
     assert train_on_stream(tiny_lm, folder, "ft_m") == 2
     assert "agent is 'ultraedit' there and 'ft_m' here; finish it with" in capsys.readouterr().err
     assert train_on_stream(tiny_lm, folder, "ultraedit", "--set", "agent.passes=2") == 2
@@ -185,15 +292,25 @@ def test_an_interrupted_edit_goes_on_with_the_same_agent_and_seed_alone(interrup
 def test_an_interrupted_edit_can_be_given_up(interrupted, capsys):
     folder, whole = interrupted
     (folder / CHECKPOINT).unlink()
-    assert edit.main([str(folder), "--seed", "7", "--set", 'sites=["model.layers.1.mlp.down_proj"]']) == 0
+    assert (
+        edit.main([str(folder), "--seed", "7", "--set", 'sites=["model.layers.1.mlp.down_proj"]'])
+        == 0
+    )
     assert len(EditJournal.load(folder / "journal.safetensors")) == 3
     assert edit.main([str(folder), "--seed", "3"]) == 0
     assert (folder / "journal.safetensors").read_bytes() == whole
 
 
-@pytest.mark.parametrize(("at", "message"), [(0, "there is no agent and no checkpoint yet"),
-                                             (1, "the same command goes on from the checkpoint in")])
-def test_an_interrupted_training_says_what_is_there_to_go_on_with(at, message, tiny_lm, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        (0, "there is no agent and no checkpoint yet"),
+        (1, "the same command goes on from the checkpoint in"),
+    ],
+)
+def test_an_interrupted_training_says_what_is_there_to_go_on_with(
+    at, message, tiny_lm, tmp_path, monkeypatch, capsys
+):
     run = SequenceLearner._sequence
 
     def stopped(self, index):
@@ -213,7 +330,9 @@ def test_an_interrupted_training_says_what_is_there_to_go_on_with(at, message, t
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_training_that_comes_to_nothing_leaves_the_agent_of_before(error, tiny_lm, tmp_path, monkeypatch):
+def test_a_training_that_comes_to_nothing_leaves_the_agent_of_before(
+    error, tiny_lm, tmp_path, monkeypatch
+):
     first = "rledit", "--set", "agent.sequences=1", "--set", "agent.validate_every=0"
     assert train_on_stream(tiny_lm, tmp_path, *first) == 0
     files = [tmp_path / "config.json", tmp_path / "agent" / "policy.pt"]
@@ -228,16 +347,34 @@ def test_a_training_that_comes_to_nothing_leaves_the_agent_of_before(error, tiny
     assert edit.main([str(tmp_path)]) == 0
 
 
-def test_an_interrupted_edit_does_not_go_on_with_other_requests(tiny_lm, tmp_path, stop_after_two, capsys):
+def test_an_interrupted_edit_does_not_go_on_with_other_requests(
+    tiny_lm, tmp_path, stop_after_two, capsys
+):
     file = tmp_path / "requests.json"
 
     def write(target):
-        file.write_text(json.dumps([{"subject": f"Person{i}", "prompt": f"Person{i} lives in", "target": target}
-                                    for i in range(40)]))
+        file.write_text(
+            json.dumps(
+                [
+                    {"subject": f"Person{i}", "prompt": f"Person{i} lives in", "target": target}
+                    for i in range(40)
+                ]
+            )
+        )
 
     write("Oslo")
-    assert train_on_stream(tiny_lm, tmp_path / "run", "ultraedit", "--set", "task=knowledge/custom",
-                           "--set", f"requests={file}") == 0
+    assert (
+        train_on_stream(
+            tiny_lm,
+            tmp_path / "run",
+            "ultraedit",
+            "--set",
+            "task=knowledge/custom",
+            "--set",
+            f"requests={file}",
+        )
+        == 0
+    )
     stop_after_two(tmp_path / "run")
     write("Rome")
     capsys.readouterr()
@@ -252,7 +389,10 @@ def test_an_agent_that_is_kept_at_an_interruption_can_edit(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sb3._Progress, "_on_rollout_end", stopped)
-    assert train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", *SMALL, "--out", str(tmp_path)]) == 130
+    assert (
+        train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", *SMALL, "--out", str(tmp_path)])
+        == 130
+    )
     assert f"the agent in {tmp_path / 'agent'} can be used" in capsys.readouterr().err
     assert edit.main([str(tmp_path)]) == 0
 
@@ -271,15 +411,35 @@ def test_a_file_that_learning_lacks_is_one_line(tiny_lm, tmp_path, monkeypatch, 
 
 def test_another_training_leaves_nothing_mixed(trained, monkeypatch, capsys):
     """Whatever ends it, the folder has an agent and how that one was trained."""
-    config, model = (trained / "config.json").read_bytes(), (trained / "agent" / "model.zip").read_bytes()
-    other = ["--env", "ShiftWorld-v0", "--agent", "ppo", "--set", "forget_class=8", "--out", str(trained)]
+    config, model = (
+        (trained / "config.json").read_bytes(),
+        (trained / "agent" / "model.zip").read_bytes(),
+    )
+    other = [
+        "--env",
+        "ShiftWorld-v0",
+        "--agent",
+        "ppo",
+        "--set",
+        "forget_class=8",
+        "--out",
+        str(trained),
+    ]
 
     def unchanged():
-        return ((trained / "config.json").read_bytes() == config
-                and (trained / "agent" / "model.zip").read_bytes() == model and len(list(trained.iterdir())) == 2)
+        return (
+            (trained / "config.json").read_bytes() == config
+            and (trained / "agent" / "model.zip").read_bytes() == model
+            and len(list(trained.iterdir())) == 2
+        )
 
-    for wrong in (["--reward-calls=-1"], ["--reward-calls", "7"], ["--set", "agent.num_envs=0"],
-                  ["--set", "agent.batch_size=abc"], ["--set", "agent.policy_kwargs=3"]):
+    for wrong in (
+        ["--reward-calls=-1"],
+        ["--reward-calls", "7"],
+        ["--set", "agent.num_envs=0"],
+        ["--set", "agent.batch_size=abc"],
+        ["--set", "agent.policy_kwargs=3"],
+    ):
         assert train.main([*other, *wrong]) == 2
         assert unchanged()
 
@@ -297,18 +457,44 @@ def test_another_training_leaves_nothing_mixed(trained, monkeypatch, capsys):
     assert len(list(trained.iterdir())) == 2
 
 
-@pytest.mark.parametrize(("agent", "calls", "message"), [
-    ("cmaes", "32", "32 reward calls do not pay for one generation of 64"),
-    ("sac", "256", "256 reward calls are over before learning begins .learning_starts=512"),
-    ("ppo", "7", "do not pay for one rollout")])
+@pytest.mark.parametrize(
+    ("agent", "calls", "message"),
+    [
+        ("cmaes", "32", "32 reward calls do not pay for one generation of 64"),
+        ("sac", "256", "256 reward calls are over before learning begins .learning_starts=512"),
+        ("ppo", "7", "do not pay for one rollout"),
+    ],
+)
 def test_a_budget_that_pays_for_no_learning_is_refused(agent, calls, message, tmp_path, capsys):
-    arguments = ["--env", "ShiftWorld-v0", "--agent", agent, "--reward-calls", calls, "--out", str(tmp_path)]
+    arguments = [
+        "--env",
+        "ShiftWorld-v0",
+        "--agent",
+        agent,
+        "--reward-calls",
+        calls,
+        "--out",
+        str(tmp_path),
+    ]
     assert train.main(arguments) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not list(tmp_path.glob("agent/*"))
 
 
 def test_an_algorithm_has_one_name(tmp_path, capsys):
-    assert train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", "--set", "agent.algorithm=sac",
-                       "--out", str(tmp_path)]) == 2
+    assert (
+        train.main(
+            [
+                "--env",
+                "ShiftWorld-v0",
+                "--agent",
+                "ppo",
+                "--set",
+                "agent.algorithm=sac",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 2
+    )
     assert "agent ppo: algorithm is 'sac'" in capsys.readouterr().err

@@ -16,9 +16,28 @@ from benchmarks.results import (
 )
 
 FIELDS = {
-    "schema", "cell", "suite", "env_id", "env_kwargs", "task", "agent", "agent_config", "access", "seed", "status",
-    "error", "metrics", "curves", "time", "reward_calls", "peak_memory_bytes", "edit_file", "edit_sha256", "versions",
-    "hardware", "git",
+    "schema",
+    "cell",
+    "suite",
+    "env_id",
+    "env_kwargs",
+    "task",
+    "agent",
+    "agent_config",
+    "access",
+    "seed",
+    "status",
+    "error",
+    "metrics",
+    "curves",
+    "time",
+    "reward_calls",
+    "peak_memory_bytes",
+    "edit_file",
+    "edit_sha256",
+    "versions",
+    "hardware",
+    "git",
 }
 
 
@@ -45,16 +64,26 @@ def test_journal_is_named_after_the_cell(make_row):
 
 
 def test_failed_row_has_null_results(make_row):
-    row = make_row(measured={"status": "failed", "error": "ValueError: no", "time": {}, "reward_calls": None})
+    row = make_row(
+        measured={"status": "failed", "error": "ValueError: no", "time": {}, "reward_calls": None}
+    )
     assert row["error"] == "ValueError: no"
     assert set(row["time"].values()) == {None}
     assert row["edit_file"] is None
 
 
-@pytest.mark.parametrize("changed", [
-    {"agent": "ppo"}, {"seed": 1}, {"task": "unlearning/mnist"}, {"suite": "worlds"}, {"env_id": "ShiftWorld-v0"},
-    {"agent_config": {"reward_calls": 101}}, {"agent_config": {"reward_calls": 100, "rank": 2}},
-])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"agent": "ppo"},
+        {"seed": 1},
+        {"task": "unlearning/mnist"},
+        {"suite": "worlds"},
+        {"env_id": "ShiftWorld-v0"},
+        {"agent_config": {"reward_calls": 101}},
+        {"agent_config": {"reward_calls": 100, "rank": 2}},
+    ],
+)
 def test_cells_that_differ_have_different_ids(make_cell, changed):
     assert make_cell(**changed).id != make_cell().id
 
@@ -77,11 +106,14 @@ def test_cell_comes_back_from_its_row(make_cell, make_row):
     assert Cell.of(row).id == row["cell"]
 
 
-@pytest.mark.parametrize(("metrics", "message"), [
-    ({"retain_acuracy": 0.5}, "unknown metric 'retain_acuracy'"),
-    ({"retain_accuracy": float("nan")}, "'retain_accuracy' is nan"),
-    ({"perplexity_ratio": float("inf")}, "'perplexity_ratio' is inf"),
-])
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"retain_acuracy": 0.5}, "unknown metric 'retain_acuracy'"),
+        ({"retain_accuracy": float("nan")}, "'retain_accuracy' is nan"),
+        ({"perplexity_ratio": float("inf")}, "'perplexity_ratio' is inf"),
+    ],
+)
 def test_impossible_metrics_are_refused(make_row, metrics, message):
     with pytest.raises(ValueError, match=message):
         make_row(metrics=metrics)
@@ -106,7 +138,7 @@ def test_torn_last_line_is_dropped_and_does_not_spoil_the_next(make_row, tmp_pat
     append_row(file, first)
     whole = file.read_bytes()
     append_row(file, second)
-    file.write_bytes(whole + file.read_bytes()[len(whole):][:keep])
+    file.write_bytes(whole + file.read_bytes()[len(whole) :][:keep])
     assert read_rows(file) == [first]
     append_row(file, third)
     assert read_rows(file) == [first, third]
@@ -124,7 +156,10 @@ def test_file_that_is_one_torn_line_is_empty(make_row, tmp_path):
 def test_foreign_schema_refuses(make_row, tmp_path):
     file = tmp_path / "results.jsonl"
     append_row(file, {**make_row(), "schema": SCHEMA + 1})
-    with pytest.raises(ResultsError, match=rf"line 1 has schema {SCHEMA + 1}, but this version reads schema {SCHEMA}"):
+    with pytest.raises(
+        ResultsError,
+        match=rf"line 1 has schema {SCHEMA + 1}, but this version reads schema {SCHEMA}",
+    ):
         read_rows(file)
 
 
@@ -138,7 +173,14 @@ def test_damaged_line_in_the_middle_is_named(make_row, tmp_path):
 
 def test_rows_agree_but_for_the_machine(make_row):
     row = make_row(metrics={"retain_accuracy": 0.9})
-    elsewhere = {**row, "time": {}, "hardware": {}, "versions": {}, "git": "0" * 40, "peak_memory_bytes": 1}
+    elsewhere = {
+        **row,
+        "time": {},
+        "hardware": {},
+        "versions": {},
+        "git": "0" * 40,
+        "peak_memory_bytes": 1,
+    }
     assert rows_agree(row, elsewhere)
     assert not rows_agree(row, make_row(metrics={"retain_accuracy": 0.9 + 1e-16 * 2}))
     assert not rows_agree(row, {**row, "edit_sha256": "0" * 64})

@@ -1,4 +1,5 @@
-"""Environments with a number, or a stream of numbers, to edit, and agents that behave well, badly, or not at all."""
+"""Environments with a number, or a stream of numbers, to edit, and agents that behave well, badly,
+or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ TARGET = 0.5
 
 
 class ToyTask:
-    """Retain accuracy is how near the number comes to a target; its network is the number that `model_seed` gives."""
+    """Retain accuracy is how near the number comes to a target; its network is the number that
+    `model_seed` gives."""
 
     def __init__(self, name: str, model_seed: int) -> None:
         self.name = name
@@ -35,8 +37,12 @@ class ToyTask:
         for entry in journal:
             assert isinstance(entry, ReplaceTensors)
             number = float(entry.tensors["number"])
-        return {"retain_accuracy": 1 - abs(number - TARGET), "retain_accuracy_before": 1 - abs(self.base - TARGET),
-                "forget_accuracy": 0.1, "forget_accuracy_before": 0.9}
+        return {
+            "retain_accuracy": 1 - abs(number - TARGET),
+            "retain_accuracy_before": 1 - abs(self.base - TARGET),
+            "forget_accuracy": 0.1,
+            "forget_accuracy_before": 0.9,
+        }
 
 
 class ToyEnv(gym.Env):
@@ -47,14 +53,18 @@ class ToyEnv(gym.Env):
         self.task = ToyTask(task, model_seed)
         self.journal = EditJournal("toy")
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.journal = EditJournal("toy")
         return np.zeros(1, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         record(1)
-        self.journal.append(ReplaceTensors({"number": torch.tensor(float(action[0]), dtype=torch.float64)}))
+        self.journal.append(
+            ReplaceTensors({"number": torch.tensor(float(action[0]), dtype=torch.float64)})
+        )
         return np.zeros(1, np.float32), 1 - abs(float(action[0]) - TARGET), True, False, {}
 
     def evaluate(self, journal: EditJournal) -> Evaluation:
@@ -62,7 +72,8 @@ class ToyEnv(gym.Env):
 
 
 class ToyStreamEnv(gym.Env):
-    """Three steps of two facts, each a number that is observed; only the last four facts are remembered.
+    """Three steps of two facts, each a number that is observed; only the last four facts are
+    remembered.
 
     A reset draws the numbers: from 0–49 on the policy split, from 50–99 on the test split.
     """
@@ -74,7 +85,9 @@ class ToyStreamEnv(gym.Env):
         self.split = split
         self.journal = EditJournal("toy stream")
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.journal = EditJournal("toy stream")
         self.facts = self.np_random.permutation(50)[:6] + (50 if self.split == "test" else 0)
@@ -88,21 +101,40 @@ class ToyStreamEnv(gym.Env):
     def evaluate(self, journal: EditJournal) -> Evaluation:
         told = [int(number) for entry in journal for number in entry.tensors["facts"]]
         records = [self._record(i, told) for i in range(len(self.facts))]
-        metrics = knowledge_metrics(records, perplexity_ratio=1.0, capability=None, sites_per_edit=1.0)
-        return Evaluation(metrics, {"retention": retention_curve(records)}, [r.to_json() for r in records])
+        metrics = knowledge_metrics(
+            records, perplexity_ratio=1.0, capability=None, sites_per_edit=1.0
+        )
+        return Evaluation(
+            metrics, {"retention": retention_curve(records)}, [r.to_json() for r in records]
+        )
 
     def _record(self, edit: int, told: list[int]) -> EditRecord:
         now = str(told[edit]) if edit < len(told) else ""
         final = now if edit >= len(told) - 4 else ""
         rephrase = Asked("Again?", str(self.facts[edit]), None, final)
         near = Asked("Étage ?", "1", "1", "1" if edit % 2 else "2")
-        return EditRecord(edit, edit // 2, self.split, "Which?", str(self.facts[edit]), now, final, (rephrase,), (),
-                          (near,), (), (), tf_efficacy=1.0, tf_generalization=None, tf_specificity=None,
-                          locality_kl=None)
+        return EditRecord(
+            edit,
+            edit // 2,
+            self.split,
+            "Which?",
+            str(self.facts[edit]),
+            now,
+            final,
+            (rephrase,),
+            (),
+            (near,),
+            (),
+            (),
+            tf_efficacy=1.0,
+            tf_generalization=None,
+            tf_specificity=None,
+            locality_kl=None,
+        )
 
     def _observation(self) -> np.ndarray:
         step = min(2, self.journal.steps)
-        return self.facts[2 * step:2 * step + 2].astype(np.float32)
+        return self.facts[2 * step : 2 * step + 2].astype(np.float32)
 
 
 gym.register("Toy-v0", entry_point=ToyEnv)
@@ -199,10 +231,13 @@ class Dies(Searcher):
 
 
 class StreamEditor(Searcher):
-    """Writes down every number that it observes, after it tried to choose another episode for itself."""
+    """Writes down every number that it observes, after it tried to choose another episode for
+    itself."""
 
     access = "gradient"
-    splits: ClassVar[list[str]] = []  # of the environments of `learn` and of `edit`, in the order of the calls
+    splits: ClassVar[
+        list[str]
+    ] = []  # of the environments of `learn` and of `edit`, in the order of the calls
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         time.sleep(self.seconds)

@@ -36,16 +36,21 @@ def told_by(template, prompt):
 
 
 def relation_of(prompt):
-    relation, = {relation.name for relation in RELATIONS for text in relation.templates if told_by(text, prompt)}
+    (relation,) = {
+        relation.name
+        for relation in RELATIONS
+        for text in relation.templates
+        if told_by(text, prompt)
+    }
     return relation
 
 
 def person_in(world, prompt):
-    person, = [person for person in world.people if person.name in prompt]
+    (person,) = [person for person in world.people if person.name in prompt]
     return person
 
 
-# --- sizes and names -------------------------------------------------------------------------------------------
+# --- sizes and names ------------------------------------------------------------------------------
 
 
 def test_there_are_subjects_facts_relations_and_paraphrases_enough(world):
@@ -79,7 +84,7 @@ def test_every_template_asks_for_one_relation_of_one_name():
     assert all(template.count("{}") == 1 and template == template.strip() for template in templates)
 
 
-# --- splits ----------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 def test_splits_are_disjoint_and_complete(world):
@@ -90,15 +95,22 @@ def test_splits_are_disjoint_and_complete(world):
 
 def test_requests_are_about_people_of_their_split(world, requests):
     for split in EDITED:
-        assert {request.subject for request in requests[split]} == {person.name for person in world.splits[split]}
+        assert {request.subject for request in requests[split]} == {
+            person.name for person in world.splits[split]
+        }
 
 
-def test_locality_is_asked_of_bystanders_and_no_bystander_serves_rewards_and_metrics(world, every_request):
+def test_locality_is_asked_of_bystanders_and_no_bystander_serves_rewards_and_metrics(
+    world, every_request
+):
     rewards, metrics = set(), set()
     for request in every_request[::9]:
         rewards |= {person_in(world, question.prompt).name for question in request.locality}
-        metrics |= {person_in(world, question.prompt).name for question in (*request.near, *request.far)
-                    if request.subject not in question.prompt}
+        metrics |= {
+            person_in(world, question.prompt).name
+            for question in (*request.near, *request.far)
+            if request.subject not in question.prompt
+        }
     assert {world.by_name[name].split for name in rewards} == {"reward_bystander"}
     assert {world.by_name[name].split for name in metrics} == {"metric_bystander"}
     assert not rewards & metrics
@@ -114,14 +126,18 @@ def test_known_facts_are_true_and_about_bystanders_of_metrics(world):
     assert 0 < world.chance() < 0.1
 
 
-# --- one request -----------------------------------------------------------------------------------------------
+# --- one request ----------------------------------------------------------------------------------
 
 
 def test_everybody_comes_once_before_anybody_comes_again_with_another_relation(requests):
     for split in EDITED:
         size = SPLIT_SIZES[split]
         first, second = requests[split][:size], requests[split][size:]
-        assert len({request.subject for request in first}) == len({request.subject for request in second}) == size
+        assert (
+            len({request.subject for request in first})
+            == len({request.subject for request in second})
+            == size
+        )
         assert len(second) == size
         facts = {(request.subject, relation_of(request.prompt)) for request in requests[split]}
         assert len(facts) == 2 * size
@@ -146,9 +162,16 @@ def test_prompts_are_about_the_subject_and_all_wordings_differ(every_request):
 def test_the_last_template_is_kept_for_metrics(every_request):
     kept = [relation.templates[-1] for relation in RELATIONS]
     for request in every_request:
-        seen = (request.prompt, *request.rephrases, *(question.prompt for question in request.locality))
+        seen = (
+            request.prompt,
+            *request.rephrases,
+            *(question.prompt for question in request.locality),
+        )
         assert not any(told_by(template, text) for template in kept for text in seen)
-        assert sum(told_by(template, text) for template in kept for text in request.test_rephrases) == 1
+        assert (
+            sum(told_by(template, text) for template in kept for text in request.test_rephrases)
+            == 1
+        )
 
 
 def test_questions_whose_answers_stay_have_true_answers(world, every_request):
@@ -156,7 +179,10 @@ def test_questions_whose_answers_stay_have_true_answers(world, every_request):
         for question in (*request.locality, *request.near, *request.far):
             person = person_in(world, question.prompt)
             assert question.answer == person.facts[relation_of(question.prompt)]
-            assert (person.name, relation_of(question.prompt)) != (request.subject, relation_of(request.prompt))
+            assert (person.name, relation_of(question.prompt)) != (
+                request.subject,
+                relation_of(request.prompt),
+            )
 
 
 def test_near_shares_the_relation_or_the_subject_and_far_neither(every_request):
@@ -187,10 +213,12 @@ def test_portability_is_the_alias_and_one_hop_from_the_target(world, every_reque
         if hops[relation] is None:
             assert not chain
         else:
-            assert chain == [(hops[relation].chain.format(person.name), world.hops[relation][request.target])]
+            assert chain == [
+                (hops[relation].chain.format(person.name), world.hops[relation][request.target])
+            ]
 
 
-# --- what is taught --------------------------------------------------------------------------------------------
+# --- what is taught -------------------------------------------------------------------------------
 
 
 def test_hops_lead_from_every_object_to_a_place(world):
@@ -202,9 +230,14 @@ def test_hops_lead_from_every_object_to_a_place(world):
 def test_an_epoch_tells_every_fact_alias_and_hop_truly(world):
     told = set(world.statements(random.Random(3), paraphrases=5))
     for person, relation, answer in world.facts():
-        assert all((template.format(person.name), answer) in told for template in relation.templates)
+        assert all(
+            (template.format(person.name), answer) in told for template in relation.templates
+        )
         if relation.hop is not None:
-            assert (relation.hop.chain.format(person.name), world.hops[relation.name][answer]) in told
+            assert (
+                relation.hop.chain.format(person.name),
+                world.hops[relation.name][answer],
+            ) in told
             assert (relation.hop.link.format(answer), world.hops[relation.name][answer]) in told
     assert {person.alias for person in world.people} <= {statement.answer for statement in told}
 
@@ -219,7 +252,9 @@ def test_no_statement_contradicts_another(world):
 def test_filler_is_about_nobody(world):
     sentences = world.filler(200, random.Random(0))
     assert len(sentences) == 200
-    assert not any(person.name in sentence for person in world.people for sentence in sentences[:20])
+    assert not any(
+        person.name in sentence for person in world.people for sentence in sentences[:20]
+    )
 
 
 def test_filler_leaves_sentences_out(world):
@@ -228,10 +263,10 @@ def test_filler_leaves_sentences_out(world):
     assert len(others) == 200
     assert not set(others) & set(sentences[:100])
     kept = [sentence for sentence in sentences if sentence not in sentences[:100]]
-    assert others[:len(kept)] == kept
+    assert others[: len(kept)] == kept
 
 
-# --- seeds -----------------------------------------------------------------------------------------------------
+# --- seeds ----------------------------------------------------------------------------------------
 
 
 def test_the_world_follows_from_its_seed(world):
@@ -242,18 +277,31 @@ def test_the_world_follows_from_its_seed(world):
 
 
 def test_requests_follow_from_the_random_state(world):
-    first, again, other = (list(islice(world.requests("test", random.Random(seed)), 50)) for seed in (4, 4, 5))
+    first, again, other = (
+        list(islice(world.requests("test", random.Random(seed)), 50)) for seed in (4, 4, 5)
+    )
     assert first == again
     assert first != other
 
 
 def test_another_process_draws_the_same_world_and_requests(world):
-    code = ("import hashlib, random; from editgym.data.factworld import FactWorld; world = FactWorld(); "
-            "drawn = (list(world.requests('test', random.Random(7))), world.statements(random.Random(8)), "
-            "world.filler(50, random.Random(9))); print(hashlib.sha256(repr(drawn).encode()).hexdigest())")
-    drawn = (list(world.requests("test", random.Random(7))), world.statements(random.Random(8)),
-             world.filler(50, random.Random(9)))
+    code = (
+        "import hashlib, random; from editgym.data.factworld import FactWorld; world = FactWorld();"
+        " drawn = (list(world.requests('test', random.Random(7))),"
+        " world.statements(random.Random(8)), world.filler(50, random.Random(9)));"
+        " print(hashlib.sha256(repr(drawn).encode()).hexdigest())"
+    )
+    drawn = (
+        list(world.requests("test", random.Random(7))),
+        world.statements(random.Random(8)),
+        world.filler(50, random.Random(9)),
+    )
     for seed in ("1", "2"):
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                             env=os.environ | {"PYTHONHASHSEED": seed})
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
         assert run.stdout.strip() == hashlib.sha256(repr(drawn).encode()).hexdigest()

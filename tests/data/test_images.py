@@ -11,14 +11,16 @@ def rows(data):
     return {image.tobytes() for image in data.inputs.numpy()}
 
 
-# --- digits ----------------------------------------------------------------------------------------------------
+# --- digits ---------------------------------------------------------------------------------------
 
 
 def test_digits_are_1797_images_a_quarter_of_every_class_for_tests():
     data = images.digits()
     assert data.train.inputs.shape == (1347, 1, 8, 8)
     assert data.test.inputs.shape == (450, 1, 8, 8)
-    shares = data.test.labels.bincount() / (data.test.labels.bincount() + data.train.labels.bincount())
+    shares = data.test.labels.bincount() / (
+        data.test.labels.bincount() + data.train.labels.bincount()
+    )
     torch.testing.assert_close(shares, torch.full((10,), 0.25), atol=0.01, rtol=0)
     assert (data.train.inputs.min(), data.train.inputs.max()) == (0, 1)
     assert not rows(data.train) & rows(data.test)
@@ -32,7 +34,7 @@ def test_digits_are_divided_the_same_way_every_time():
     assert first.test.labels[:12].tolist() == [2, 0, 4, 9, 4, 1, 2, 4, 6, 7, 9, 1]
 
 
-# --- MNIST and CIFAR-10 ----------------------------------------------------------------------------------------
+# --- MNIST and CIFAR-10 ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -42,17 +44,23 @@ def stub_mnist(empty_data_folder):
     folder.mkdir(parents=True)
     for prefix, number in (("train", 20), ("t10k", 10)):
         pixels = (np.arange(number * 16) % 256).astype(np.uint8)
-        header = [np.array([kind, *shape], dtype=">i4").tobytes() for kind, shape in
-                  ((0x803, (number, 4, 4)), (0x801, (number,)))]
+        header = [
+            np.array([kind, *shape], dtype=">i4").tobytes()
+            for kind, shape in ((0x803, (number, 4, 4)), (0x801, (number,)))
+        ]
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header[0] + pixels.tobytes())
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header[1] + bytes(range(10)) * (number // 10))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            header[1] + bytes(range(10)) * (number // 10)
+        )
 
 
 @pytest.mark.usefixtures("stub_mnist")
 def test_mnist_is_read_from_torchvisions_files():
     data = images.mnist()
     assert (data.train.inputs.shape, data.test.inputs.shape) == ((20, 1, 4, 4), (10, 1, 4, 4))
-    assert data.train.inputs[1, 0, 0].tolist() == pytest.approx([16 / 255, 17 / 255, 18 / 255, 19 / 255])
+    assert data.train.inputs[1, 0, 0].tolist() == pytest.approx(
+        [16 / 255, 17 / 255, 18 / 255, 19 / 255]
+    )
     assert data.train.labels.tolist() == [*range(10), *range(10)]
 
 
@@ -75,12 +83,21 @@ def test_cifar10_is_read_from_an_npz_and_normalised(empty_data_folder):
     (empty_data_folder / "images").mkdir(parents=True)
     pixels = np.zeros((2, 32, 32, 3), dtype=np.uint8)
     pixels[1, :, :, 2] = 255
-    np.savez(empty_data_folder / "images" / "cifar10_tiny.npz", x_train=pixels, y_train=np.array([0, 1]),
-             x_test=pixels, y_test=np.array([0, 1]))
+    np.savez(
+        empty_data_folder / "images" / "cifar10_tiny.npz",
+        x_train=pixels,
+        y_train=np.array([0, 1]),
+        x_test=pixels,
+        y_test=np.array([0, 1]),
+    )
     data = images.cifar10()
     assert data.train.inputs.shape == (2, 3, 32, 32)
-    assert data.train.inputs[0, :, 0, 0].tolist() == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
-    assert data.train.inputs[1, :, 0, 0].tolist() == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, 0.594 / 0.225])
+    assert data.train.inputs[0, :, 0, 0].tolist() == pytest.approx(
+        [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    )
+    assert data.train.inputs[1, :, 0, 0].tolist() == pytest.approx(
+        [-0.485 / 0.229, -0.456 / 0.224, 0.594 / 0.225]
+    )
 
 
 @pytest.mark.data("images/cifar10_subset.npz")
@@ -91,17 +108,21 @@ def test_cifar10():
     assert not rows(data.train) & rows(data.test)
 
 
-# --- npz -------------------------------------------------------------------------------------------------------
+# --- npz ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def save(tmp_path, small_images):
-    """`save(x_train=...)`: an npz of `small_images` with some arrays replaced, or left out where None is given."""
+    """`save(x_train=...)`: an npz of `small_images` with some arrays replaced, or left out where
+    None is given."""
 
     def make(**changes):
-        arrays = {key: value for key, value in (small_images | changes).items() if value is not None}
+        arrays = {
+            key: value for key, value in (small_images | changes).items() if value is not None
+        }
         np.savez(tmp_path / "images.npz", **arrays)
         return tmp_path / "images.npz"
+
     return make
 
 
@@ -109,7 +130,9 @@ def test_grey_bytes_become_one_channel_in_0_to_1(save, small_images):
     data = images.npz(save())
     assert data.train.inputs.shape == (120, 1, 8, 8)
     assert data.train.inputs.dtype == torch.float32
-    np.testing.assert_allclose(data.train.inputs[:, 0].numpy(), small_images["x_train"] / 255, rtol=1e-6)
+    np.testing.assert_allclose(
+        data.train.inputs[:, 0].numpy(), small_images["x_train"] / 255, rtol=1e-6
+    )
     assert data.test.labels.tolist() == small_images["y_test"].tolist()
     assert data.n_classes == 4
 
@@ -121,7 +144,10 @@ def test_channels_come_first_and_floats_are_taken_as_they_are(save):
 
 
 def test_mean_and_std_normalise_every_channel(save, small_images):
-    x = {key: np.full((len(small_images[key]), 2, 2, 3), 51, dtype=np.uint8) for key in ("x_train", "x_test")}
+    x = {
+        key: np.full((len(small_images[key]), 2, 2, 3), 51, dtype=np.uint8)
+        for key in ("x_train", "x_test")
+    }
     data = images.npz(save(**x), mean=(0.1, 0.2, 0.0), std=(1.0, 0.5, 0.1))
     assert data.test.inputs[0, :, 0, 0].tolist() == pytest.approx([0.1, 0.0, 2.0])
 
@@ -132,11 +158,18 @@ def test_npz_without_a_key_is_an_error_that_names_it(save, key):
         images.npz(save(**{key: None}))
 
 
-@pytest.mark.parametrize("changes", [
-    {"x_train": np.zeros(120)}, {"x_train": np.zeros((120, 8))}, {"x_train": np.zeros((120, 1, 8, 8, 1))},
-    {"y_train": np.zeros(119, dtype=int)}, {"y_train": np.zeros((120, 4), dtype=int)}, {"y_test": np.zeros(40)},
-    {"x_test": np.zeros((0, 8, 8)), "y_test": np.zeros(0, dtype=int)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x_train": np.zeros(120)},
+        {"x_train": np.zeros((120, 8))},
+        {"x_train": np.zeros((120, 1, 8, 8, 1))},
+        {"y_train": np.zeros(119, dtype=int)},
+        {"y_train": np.zeros((120, 4), dtype=int)},
+        {"y_test": np.zeros(40)},
+        {"x_test": np.zeros((0, 8, 8)), "y_test": np.zeros(0, dtype=int)},
+    ],
+)
 def test_arrays_of_the_wrong_shape_are_an_error(save, changes):
     with pytest.raises(DataError, match=r"must be \(n, h, w\) or"):
         images.npz(save(**changes))
@@ -158,15 +191,26 @@ def cut(path):
 
 
 def damaged(path):
-    np.savez_compressed(path, **dict.fromkeys(images.NPZ_KEYS, np.random.default_rng(0).random((9, 8, 8))))
+    np.savez_compressed(
+        path, **dict.fromkeys(images.NPZ_KEYS, np.random.default_rng(0).random((9, 8, 8)))
+    )
     content = bytearray(path.read_bytes())
     content[200:400] = bytes(200)
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("write", [
-    lambda path: path.write_text("x,y\n1,2\n"), lambda path: path.write_bytes(b""), npy, cut, damaged, pickled,
-], ids=["text", "empty", "npy", "cut", "damaged", "pickled"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_text("x,y\n1,2\n"),
+        lambda path: path.write_bytes(b""),
+        npy,
+        cut,
+        damaged,
+        pickled,
+    ],
+    ids=["text", "empty", "npy", "cut", "damaged", "pickled"],
+)
 def test_file_that_is_no_npz_is_an_error(tmp_path, write):
     path = tmp_path / "images.npz"
     write(path)
@@ -179,7 +223,7 @@ def test_missing_file_is_an_error(tmp_path):
         images.npz(tmp_path / "nothing.npz")
 
 
-# --- folders of images -----------------------------------------------------------------------------------------
+# --- folders of images ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -207,7 +251,9 @@ def test_folder_of_images_is_read_resized_in_order_of_classes(image_folder):
 
 def test_folder_whose_classes_differ_is_an_error(image_folder):
     (image_folder / "test" / "red").rename(image_folder / "test" / "green")
-    with pytest.raises(DataError, match=r"\['blue', 'red'\] in train but \['blue', 'green'\] in test"):
+    with pytest.raises(
+        DataError, match=r"\['blue', 'red'\] in train but \['blue', 'green'\] in test"
+    ):
         images.image_folder(image_folder, 6)
 
 
@@ -224,14 +270,18 @@ def test_class_without_images_is_an_error(image_folder):
         images.image_folder(image_folder, 6)
 
 
-# --- samples ---------------------------------------------------------------------------------------------------
+# --- samples --------------------------------------------------------------------------------------
 
 
 def test_samples_are_chosen_and_joined_with_their_labels():
     data = Labelled(torch.arange(8.0).view(4, 2), torch.arange(4))
     assert data[torch.tensor([2, 0])].inputs.tolist() == [[4, 5], [0, 1]]
     joined = Labelled.join(data[data.labels > 2], data[data.labels < 1])
-    assert (len(joined), joined.labels.tolist(), joined.inputs.tolist()) == (2, [3, 0], [[6, 7], [0, 1]])
+    assert (len(joined), joined.labels.tolist(), joined.inputs.tolist()) == (
+        2,
+        [3, 0],
+        [[6, 7], [0, 1]],
+    )
 
 
 def test_a_negative_label_is_an_error(save):
@@ -240,14 +290,19 @@ def test_a_negative_label_is_an_error(save):
 
 
 def test_a_label_beyond_those_of_the_training_data_is_an_error(save):
-    with pytest.raises(images.DataError, match=r"y_test has the label 4, and the largest of y_train is 3"):
+    with pytest.raises(
+        images.DataError, match=r"y_test has the label 4, and the largest of y_train is 3"
+    ):
         images.npz(save(y_test=np.arange(40) % 5))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"mean": (0.1,)}, "mean and std go together"),
-    ({"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "one number for each of 1 channels"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": (0.1,)}, "mean and std go together"),
+        ({"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "one number for each of 1 channels"),
+    ],
+)
 def test_a_normalisation_that_does_not_fit_is_an_error(save, arguments, message):
     with pytest.raises(images.DataError, match=message):
         images.npz(save(), **arguments)

@@ -9,10 +9,16 @@ from editgym.data.text import FORMATS, BagOfWords, Comments, comment_format, rea
 SMALL = Comments(("a", "b", "c", "d", "e"), (1, 0, 1, 1, 0))
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("Don't SHOUT, Émile!", ["don't", "shout", "émile"]),
-    ("RT @someone: see https://t.co/x?y=1 &amp; smile", ["rt", "see", "smile"]),
-    ("&lt;3 snake_case 42", ["3", "snake", "case", "42"]), ("", []), ("!!!", [])])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Don't SHOUT, Émile!", ["don't", "shout", "émile"]),
+        ("RT @someone: see https://t.co/x?y=1 &amp; smile", ["rt", "see", "smile"]),
+        ("&lt;3 snake_case 42", ["3", "snake", "case", "42"]),
+        ("", []),
+        ("!!!", []),
+    ],
+)
 def test_words(text, expected):
     assert words(text) == expected
 
@@ -33,17 +39,32 @@ def test_rows_are_taken_balanced_and_divided():
     assert [part.texts for part in parts] == [("a", "b"), ("c",), ("d", "e")]
     mixed = SMALL.shuffled(1)
     assert mixed != SMALL
-    assert sorted(zip(mixed.texts, mixed.labels, strict=True)) == sorted(zip(SMALL.texts, SMALL.labels, strict=True))
+    assert sorted(zip(mixed.texts, mixed.labels, strict=True)) == sorted(
+        zip(SMALL.texts, SMALL.labels, strict=True)
+    )
 
 
 ROWS = {
-    "davidson": ({"class": "0", "tweet": "x"}, {"class": "1", "tweet": "y"}, {"class": "2", "tweet": "z"}),
-    "jigsaw": ({"comment_text": "x", "toxic": "1"}, {"comment_text": "y", "toxic": "1"},
-               {"comment_text": "z", "toxic": "0"}),
-    "civil_comments": ({"text": "x", "toxicity": "0.9"}, {"text": "y", "toxicity": "0.5"},
-                       {"text": "z", "toxicity": "0.49"}),
-    "civil_comments_kaggle": ({"comment_text": "x", "target": "1"}, {"comment_text": "y", "target": "0.6"},
-                              {"comment_text": "z", "target": "0"}),
+    "davidson": (
+        {"class": "0", "tweet": "x"},
+        {"class": "1", "tweet": "y"},
+        {"class": "2", "tweet": "z"},
+    ),
+    "jigsaw": (
+        {"comment_text": "x", "toxic": "1"},
+        {"comment_text": "y", "toxic": "1"},
+        {"comment_text": "z", "toxic": "0"},
+    ),
+    "civil_comments": (
+        {"text": "x", "toxicity": "0.9"},
+        {"text": "y", "toxicity": "0.5"},
+        {"text": "z", "toxicity": "0.49"},
+    ),
+    "civil_comments_kaggle": (
+        {"comment_text": "x", "target": "1"},
+        {"comment_text": "y", "target": "0.6"},
+        {"comment_text": "z", "target": "0"},
+    ),
 }
 
 
@@ -52,7 +73,10 @@ def written(path, rows):
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        path.write_text("\n".join(separator.join(map(str, line)) for line in [rows[0], *map(dict.values, rows)]) + "\n")
+        path.write_text(
+            "\n".join(separator.join(map(str, line)) for line in [rows[0], *map(dict.values, rows)])
+            + "\n"
+        )
     return path
 
 
@@ -60,23 +84,30 @@ def written(path, rows):
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_of_published_files(tmp_path, name, ending):
     path = written(tmp_path / f"data.{ending}", ROWS[name])
-    assert read_comments(path, comment_format(name, None, None)) == Comments(("x", "y", "z"), (1, 1, 0))
+    assert read_comments(path, comment_format(name, None, None)) == Comments(
+        ("x", "y", "z"), (1, 1, 0)
+    )
 
 
 def test_own_columns_quotes_line_breaks_and_blank_texts(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text('﻿said,rude\n"one, two\nlines",1\n"   ",0\nfine,0\n', encoding="utf-8")
-    assert read_comments(path, comment_format(None, "said", "rude")) == Comments(("one, two\nlines", "fine"), (1, 0))
+    assert read_comments(path, comment_format(None, "said", "rude")) == Comments(
+        ("one, two\nlines", "fine"), (1, 0)
+    )
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("said,bad\nx,1\n", r"own\.csv, row 1: there is no column 'rude'; there are said, bad"),
-    ("said,rude\nx,1\ny,no\n", r"own\.csv, row 2, column rude: expected a number, got 'no'"),
-    ("said,rude\nx,1\ny,nan\n", "row 2, column rude: expected a number"),
-    ("said,rude\nx,1\ny\n", "row 2: there is no column 'rude'"),
-    ("said,rude\nx,1\ny,1\n", "every text has the same label"),
-    ("said,rude\n", "every text has the same label"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("said,bad\nx,1\n", r"own\.csv, row 1: there is no column 'rude'; there are said, bad"),
+        ("said,rude\nx,1\ny,no\n", r"own\.csv, row 2, column rude: expected a number, got 'no'"),
+        ("said,rude\nx,1\ny,nan\n", "row 2, column rude: expected a number"),
+        ("said,rude\nx,1\ny\n", "row 2: there is no column 'rude'"),
+        ("said,rude\nx,1\ny,1\n", "every text has the same label"),
+        ("said,rude\n", "every text has the same label"),
+    ],
+)
 def test_malformed_table_names_file_row_and_column(tmp_path, content, message):
     path = tmp_path / "own.csv"
     path.write_text(content)
@@ -84,12 +115,16 @@ def test_malformed_table_names_file_row_and_column(tmp_path, content, message):
         read_comments(path, comment_format(None, "said", "rude"))
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("{oops", r"row 2 is not JSON"), ("[1]", "row 2 must be a JSON object, got list"),
-    ('{"said": 3, "rude": 0}', "row 2, column said: expected a text, got 3"),
-    ('{"said": "y", "rude": null}', "row 2: there is no column 'rude'"),
-    ('{"said": "y", "rude": [1]}', "row 2, column rude: expected a number"),
-])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{oops", r"row 2 is not JSON"),
+        ("[1]", "row 2 must be a JSON object, got list"),
+        ('{"said": 3, "rude": 0}', "row 2, column said: expected a text, got 3"),
+        ('{"said": "y", "rude": null}', "row 2: there is no column 'rude'"),
+        ('{"said": "y", "rude": [1]}', "row 2, column rude: expected a number"),
+    ],
+)
 def test_malformed_json_lines_name_file_row_and_column(tmp_path, line, message):
     path = tmp_path / "own.jsonl"
     path.write_text('{"said": "x", "rude": 1}\n' + line + "\n")
@@ -106,9 +141,14 @@ def test_missing_and_unreadable_files_are_named(tmp_path):
         read_comments(tmp_path / "binary.csv", columns)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("jigsaws", None, None), "there is no 'jigsaws'; the formats are davidson, jigsaw"),
-    ((None, None, None), "there is no None"), (("jigsaw", "text", None), "go together")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("jigsaws", None, None), "there is no 'jigsaws'; the formats are davidson, jigsaw"),
+        ((None, None, None), "there is no None"),
+        (("jigsaw", "text", None), "go together"),
+    ],
+)
 def test_unknown_format_is_an_error(arguments, message):
     with pytest.raises(DataError, match=message):
         comment_format(*arguments)

@@ -23,6 +23,7 @@ def actions():
 
     def draw(space, n=1, seed=0):
         return np.random.default_rng(seed).uniform(-1, 1, (n, *space.shape)).astype(np.float32)
+
     return draw
 
 
@@ -37,11 +38,14 @@ def rollout(actions):
             if np.any(seen[-1][2]) and not isinstance(env, gym.vector.VectorEnv):
                 seen.append(env.reset())
         return seen
+
     return run
 
 
 @pytest.fixture
 def without_timing():
     """`without_timing(rollout)`: the same without what wrappers measure in seconds."""
-    return lambda seen: [(*rest, {key: value for key, value in info.items() if key not in ("episode", "_episode")})
-                         for *rest, info in seen]
+    return lambda seen: [
+        (*rest, {key: value for key, value in info.items() if key not in ("episode", "_episode")})
+        for *rest, info in seen
+    ]

@@ -1,4 +1,5 @@
-"""What every environment must do: every test here runs on every row of `envs_registry.ENVIRONMENTS`."""
+"""What every environment must do: every test here runs on every row of
+`envs_registry.ENVIRONMENTS`."""
 
 import doctest
 import importlib
@@ -30,11 +31,12 @@ from envs_registry import ENVIRONMENTS, Environment, register_all
 pytestmark = pytest.mark.parametrize("env_id", [row.id for row in ENVIRONMENTS])
 
 
-# --- what differs between environments ---------------------------------------------------------------------------
+# --- what differs between environments ------------------------------------------------------------
 
 
 def gradient_ascent(env, seed):
-    """An edit made knowing everything: 200 steps of Adam on the action, through the differentiable reward."""
+    """An edit made knowing everything: 200 steps of Adam on the action, through the differentiable
+    reward."""
     env.reset(seed=0)  # of other batches than `seed`'s: it transfers
     process = env.process
     action = (0.01 * torch.randn(1, *env.action_space.shape)).requires_grad_()
@@ -51,7 +53,8 @@ def gradient_ascent(env, seed):
 
 
 def best_of_the_batch(env, seed):
-    """The training-free action after twenty steps of Adam on the very batch that it is judged on."""
+    """The training-free action after twenty steps of Adam on the very batch that it is judged
+    on."""
     action = torch.from_numpy(env.training_free_action()).requires_grad_()
     optimizer = torch.optim.Adam([action], lr=0.05)
     for _ in range(20):
@@ -106,12 +109,32 @@ class Traits:
     signal: Mapping[str, Any] = field(default_factory=dict)
 
 
-WORLD = Traits(gradient_ascent, 1, "is_success", {"rank": "full"}, 0.3, answers_as_before,
-               other={"forget_class": [3, 5]}, signal={"signal": "accuracy"})
-STREAM = Traits(best_of_the_batch, 1, "tf_efficacy", {"action": "factors"}, 0.3, answers_as_the_original,
-                length="horizon", small={"horizon": 1, "edits_per_step": 2, "back_depth": 1},
-                other={"sites": ["model.layers.[45].mlp.down_proj"]})
-TRAITS = {"MaskWorld-v0": WORLD, "ShiftWorld-v0": WORLD, "LifelongLLMEdit-v0": STREAM}  # a new one needs a row
+WORLD = Traits(
+    gradient_ascent,
+    1,
+    "is_success",
+    {"rank": "full"},
+    0.3,
+    answers_as_before,
+    other={"forget_class": [3, 5]},
+    signal={"signal": "accuracy"},
+)
+STREAM = Traits(
+    best_of_the_batch,
+    1,
+    "tf_efficacy",
+    {"action": "factors"},
+    0.3,
+    answers_as_the_original,
+    length="horizon",
+    small={"horizon": 1, "edits_per_step": 2, "back_depth": 1},
+    other={"sites": ["model.layers.[45].mlp.down_proj"]},
+)
+TRAITS = {
+    "MaskWorld-v0": WORLD,
+    "ShiftWorld-v0": WORLD,
+    "LifelongLLMEdit-v0": STREAM,
+}  # a new one needs a row
 
 
 @pytest.fixture
@@ -122,14 +145,19 @@ def traits(env_id):
 @pytest.fixture
 def arguments(traits):
     """`arguments(length, **others)`: of an environment with episodes of `length` steps."""
-    return lambda length=None, **others: {**traits.small, **({} if length is None else {traits.length: length}),
-                                          **others}
+    return lambda length=None, **others: {
+        **traits.small,
+        **({} if length is None else {traits.length: length}),
+        **others,
+    }
 
 
 @pytest.fixture
 def make(env_id, arguments):
     """`make(length, **others)`: an unwrapped environment."""
-    return lambda length=None, **others: gym.make(f"editgym:{env_id}", **arguments(length, **others)).unwrapped
+    return lambda length=None, **others: (
+        gym.make(f"editgym:{env_id}", **arguments(length, **others)).unwrapped
+    )
 
 
 def in_subprocess(code):
@@ -139,7 +167,7 @@ def in_subprocess(code):
     return done.stdout.strip()
 
 
-# --- interface -------------------------------------------------------------------------------------------------
+# --- interface ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("check", [check_env, check_env_sb3])
@@ -167,7 +195,9 @@ def test_step_returns_plain_finite_numbers_and_the_same_keys(make, rollout):
             assert np.isfinite(reward)
             assert observation.dtype == np.float32
             infos.append(info)
-    assert all(type(value) is float and np.isfinite(value) for info in infos for value in info.values())
+    assert all(
+        type(value) is float and np.isfinite(value) for info in infos for value in info.values()
+    )
     assert len({tuple(info) for info in infos}) == 1
     assert "is_success" in infos[0]
 
@@ -175,7 +205,9 @@ def test_step_returns_plain_finite_numbers_and_the_same_keys(make, rollout):
 def test_every_array_and_info_is_a_new_object(make, rollout):
     seen = rollout(make(3), steps=6)
     observations, infos = [step[0] for step in seen], [step[-1] for step in seen]
-    assert not any(np.shares_memory(a, b) for i, a in enumerate(observations) for b in observations[:i])
+    assert not any(
+        np.shares_memory(a, b) for i, a in enumerate(observations) for b in observations[:i]
+    )
     assert len({*map(id, infos)}) == len(infos)
 
 
@@ -187,7 +219,7 @@ def test_example_of_the_class_runs(env_id):
     assert runner.run(test).failed == 0
 
 
-# --- reproducibility -------------------------------------------------------------------------------------------
+# --- reproducibility ------------------------------------------------------------------------------
 
 
 def wrapped(env):
@@ -195,8 +227,12 @@ def wrapped(env):
 
 
 @pytest.mark.parametrize("wrap", [lambda env: env, wrapped], ids=["bare", "wrapped"])
-def test_one_seed_is_one_rollout_and_another_seed_another(env_id, arguments, rollout, without_timing, wrap):
-    first, again, other = (without_timing(rollout(wrap(gym.make(env_id, **arguments(5))), seed)) for seed in (5, 5, 6))
+def test_one_seed_is_one_rollout_and_another_seed_another(
+    env_id, arguments, rollout, without_timing, wrap
+):
+    first, again, other = (
+        without_timing(rollout(wrap(gym.make(env_id, **arguments(5))), seed)) for seed in (5, 5, 6)
+    )
     assert equal(first, again)
     assert not equal([step[1] for step in first], [step[1] for step in other])
 
@@ -207,7 +243,10 @@ def test_one_seed_is_one_rollout_vectorised(env_id, arguments, rollout, mode):
         pytest.skip("without a vector environment of its own this is the other case")
 
     def run(seed):
-        return rollout(gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, **arguments(5)), seed)
+        return rollout(
+            gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, **arguments(5)), seed
+        )
+
     first, again, other = run(5), run(5), run(6)
     assert all(equal(a[:4], b[:4], exact=True) for a, b in zip(first, again, strict=True))
     assert not equal([step[1] for step in first[1:]], [step[1] for step in other[1:]])
@@ -256,16 +295,20 @@ def test_pickle_makes_the_same_environment_again(make, traits, rollout):
 
 
 def test_made_in_another_process_it_is_the_same(env_id, make, arguments, rollout):
-    code = (f"import gymnasium as gym, numpy as np; env = gym.make('editgym:{env_id}', **{arguments()})\n"
-            "env.reset(seed=3)\n"
-            "print(repr(env.step(np.random.default_rng(0).uniform(-1, 1, env.action_space.shape)"
-            ".astype(np.float32))[1]))")
+    code = (
+        f"import gymnasium as gym, numpy as np; env = gym.make('editgym:{env_id}',"
+        f" **{arguments()})\nenv.reset(seed=3)\n"
+        "action = np.random.default_rng(0).uniform(-1, 1, env.action_space.shape)\n"
+        "print(repr(env.step(action.astype(np.float32))[1]))"
+    )
     assert float(in_subprocess(code)) == pytest.approx(rollout(make(), 3, 1)[1][1], abs=1e-6)
 
 
 @pytest.mark.slow
 def test_stable_baselines_makes_it_in_child_processes(env_id, make, arguments, rollout):
-    envs = make_vec_env(f"editgym:{env_id}", n_envs=2, seed=4, vec_env_cls=SubprocVecEnv, env_kwargs=arguments())
+    envs = make_vec_env(
+        f"editgym:{env_id}", n_envs=2, seed=4, vec_env_cls=SubprocVecEnv, env_kwargs=arguments()
+    )
     try:
         envs.reset()
         action = np.random.default_rng(0).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
@@ -278,7 +321,7 @@ def test_stable_baselines_makes_it_in_child_processes(env_id, make, arguments, r
     assert all("terminal_observation" in info for info in infos)
 
 
-# --- episodes --------------------------------------------------------------------------------------------------
+# --- episodes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -299,7 +342,9 @@ def test_step_before_reset_is_an_error(make, actions):
         env.step(actions(env.action_space)[0])
 
 
-def test_ordinary_vectorisation_is_single_environments_side_by_side(env_id, make, arguments, actions):
+def test_ordinary_vectorisation_is_single_environments_side_by_side(
+    env_id, make, arguments, actions
+):
     envs = gym.make_vec(f"editgym:{env_id}", num_envs=2, vectorization_mode="sync", **arguments(2))
     singles = [make(2), make(2)]
     observations, _ = envs.reset(seed=7)
@@ -331,7 +376,7 @@ def test_vector_environment_resets_in_the_same_step_and_keeps_what_was_final(env
     assert last[4]["final_info"]["edit_step"].tolist() == [2, 2]
 
 
-# --- weights ---------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def test_undo_after_every_step_restores_the_weights_bitwise(make, actions):
@@ -356,7 +401,9 @@ def test_reset_after_many_edits_equals_a_fresh_environment(make, rollout):
     rollout(used, seed=8, steps=38)
     assert fingerprint(used.network.base) == used.network.base_hash
     assert equal(used.reset(seed=3), fresh.reset(seed=3), exact=True)
-    assert equal(as_arrays(used.network.state_dict()), as_arrays(fresh.network.state_dict()), exact=True)
+    assert equal(
+        as_arrays(used.network.state_dict()), as_arrays(fresh.network.state_dict()), exact=True
+    )
     assert equal(rollout(used, 3, 6), rollout(fresh, 3, 6), exact=True)
 
 
@@ -373,20 +420,37 @@ def test_journal_holds_the_episode_and_replays_to_its_network(make, actions):
     assert len(env.journal) == 0
 
 
-# --- bad actions -----------------------------------------------------------------------------------------------
+# --- bad actions ----------------------------------------------------------------------------------
 
 
 def bad_action(kind, action):
     return {
-        "nan": np.where(np.arange(len(action)) == 3, np.nan, action), "infinite": action * np.inf,
-        "too large": action + 2, "too small": action - 2, "just out of range": np.full_like(action, 1 + 3e-6),
-        "too short": action[:-1], "too long": np.append(action, 0), "two": np.stack([action, action]),
+        "nan": np.where(np.arange(len(action)) == 3, np.nan, action),
+        "infinite": action * np.inf,
+        "too large": action + 2,
+        "too small": action - 2,
+        "just out of range": np.full_like(action, 1 + 3e-6),
+        "too short": action[:-1],
+        "too long": np.append(action, 0),
+        "two": np.stack([action, action]),
         "scalar": np.float32(0),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["nan", "infinite", "too large", "too small", "just out of range", "too short",
-                                  "too long", "two", "scalar"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "nan",
+        "infinite",
+        "too large",
+        "too small",
+        "just out of range",
+        "too short",
+        "too long",
+        "two",
+        "scalar",
+    ],
+)
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_bad_action_is_a_clear_error_and_changes_nothing(make, actions, kind):
     env, untouched = make(3), make(3)
@@ -395,7 +459,9 @@ def test_bad_action_is_a_clear_error_and_changes_nothing(make, actions, kind):
         each.reset(seed=0)
         each.step(first)
     before = env.network.state_dict()
-    with pytest.raises(ValueError, match=r"action (has shape .* expected|.*must be finite and in \[-1, 1\])"):
+    with pytest.raises(
+        ValueError, match=r"action (has shape .* expected|.*must be finite and in \[-1, 1\])"
+    ):
         env.step(bad_action(kind, second))
     assert equal(as_arrays(before), as_arrays(env.network.state_dict()), exact=True)
     assert len(env.journal) == len(untouched.journal)
@@ -411,7 +477,7 @@ def test_rounding_beyond_the_box_is_forgiven(make):
     assert len(env.journal) == len(env.network.sites)
 
 
-# --- reward semantics ------------------------------------------------------------------------------------------
+# --- reward semantics -----------------------------------------------------------------------------
 
 
 def test_oracle_scores_above_no_edit_and_no_edit_above_destruction(make, traits):
@@ -423,9 +489,14 @@ def test_oracle_scores_above_no_edit_and_no_edit_above_destruction(make, traits)
         return env.step(action)
 
     def destroy(seed):
-        """Sixteen random edits, each as large as can be; one of them alone may forget the right class by luck."""
+        """Sixteen random edits, each as large as can be; one of them alone may forget the right
+        class by luck."""
         destroyed.reset(seed=1)
-        edits = np.random.default_rng(seed).choice([-1, 1], (16, *destroyed.action_space.shape)).astype(np.float32)
+        edits = (
+            np.random.default_rng(seed)
+            .choice([-1, 1], (16, *destroyed.action_space.shape))
+            .astype(np.float32)
+        )
         return [destroyed.step(edit)[1] for edit in edits][-1]
 
     nothing, edited = score(np.zeros(env.action_space.shape, np.float32)), score(best)
@@ -441,7 +512,7 @@ def test_no_edit_scores_what_the_unedited_network_does(make, traits):
     traits.unchanged(env.step(np.zeros(env.action_space.shape, np.float32))[4])
 
 
-# --- rendering -------------------------------------------------------------------------------------------------
+# --- rendering ------------------------------------------------------------------------------------
 
 
 def test_every_render_mode_works_without_a_screen(env_id, make, arguments, actions, monkeypatch):
@@ -472,7 +543,7 @@ def test_unknown_render_mode_is_an_error(make):
         make(render_mode="holographic")
 
 
-# --- the table -------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def test_registering_again_changes_nothing(env_id):
@@ -483,12 +554,16 @@ def test_registering_again_changes_nothing(env_id):
 
 
 def test_row_that_is_there_twice_is_an_error(env_id, monkeypatch):
-    monkeypatch.setattr(envs_registry, "ENVIRONMENTS", (*ENVIRONMENTS, Environment(env_id, "somewhere:Else")))
+    monkeypatch.setattr(
+        envs_registry, "ENVIRONMENTS", (*ENVIRONMENTS, Environment(env_id, "somewhere:Else"))
+    )
     with pytest.raises(ValueError, match="an id twice"):
         register_all()
 
 
 def test_import_registers_and_costs_next_to_nothing(env_id):
-    code = (f"import sys, editgym, gymnasium; gymnasium.spec('{env_id}')\n"
-            "print([name for name in ('torch', 'stable_baselines3', 'sklearn', 'matplotlib') if name in sys.modules])")
+    code = (
+        f"import sys, editgym, gymnasium; gymnasium.spec('{env_id}')\nprint([name for name in"
+        " ('torch', 'stable_baselines3', 'sklearn', 'matplotlib') if name in sys.modules])"
+    )
     assert in_subprocess(code) == "[]"

@@ -14,7 +14,9 @@ from editgym.envs.sb3 import SB3VectorEnv, monitored
 @pytest.fixture
 def adapted(world):
     """`adapted(k, **arguments)`."""
-    return lambda k=3, **arguments: SB3VectorEnv(gym.make_vec(f"editgym:{world}", num_envs=k, **arguments))
+    return lambda k=3, **arguments: SB3VectorEnv(
+        gym.make_vec(f"editgym:{world}", num_envs=k, **arguments)
+    )
 
 
 def run(env, drawn, seed=5):
@@ -38,12 +40,16 @@ def test_adapter_does_what_stable_baselines_own_vectorisation_does(adapted, worl
         np.testing.assert_array_equal(dones, expected[2])
         for info, their_info in zip(infos, expected[3], strict=True):
             if "terminal_observation" in their_info:
-                np.testing.assert_allclose(info["terminal_observation"], their_info["terminal_observation"], atol=1e-5)
+                np.testing.assert_allclose(
+                    info["terminal_observation"], their_info["terminal_observation"], atol=1e-5
+                )
                 assert info["TimeLimit.truncated"] is their_info["TimeLimit.truncated"] is False
             else:
                 assert info.keys() == their_info.keys() - {"TimeLimit.truncated"}
-            assert all(isinstance(info[key], float) for key in info.keys() - {"terminal_observation",
-                                                                             "TimeLimit.truncated"})
+            assert all(
+                isinstance(info[key], float)
+                for key in info.keys() - {"terminal_observation", "TimeLimit.truncated"}
+            )
             assert info["utility"] == pytest.approx(their_info["utility"], abs=1e-5)
 
 
@@ -98,17 +104,32 @@ def test_monitor_reports_returns_and_lengths(world, actions):
         _, reward, _, infos = env.step(action)
         rewards.append(reward)
     assert [info["episode"]["l"] for info in infos] == [2, 2]
-    np.testing.assert_allclose([info["episode"]["r"] for info in infos], np.sum(rewards, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        [info["episode"]["r"] for info in infos], np.sum(rewards, axis=0), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("vector", [True, False])
 def test_ppo_trains(world, vector):
-    env = (monitored(gym.make_vec(f"editgym:{world}", num_envs=4, episode_length=2)) if vector
-           else make_vec_env(f"editgym:{world}", n_envs=4, env_kwargs={"episode_length": 2}))
-    model = PPO("MlpPolicy", env, n_steps=4, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [8]},
-                device="cpu")
+    env = (
+        monitored(gym.make_vec(f"editgym:{world}", num_envs=4, episode_length=2))
+        if vector
+        else make_vec_env(f"editgym:{world}", n_envs=4, env_kwargs={"episode_length": 2})
+    )
+    model = PPO(
+        "MlpPolicy",
+        env,
+        n_steps=4,
+        batch_size=8,
+        n_epochs=1,
+        seed=0,
+        policy_kwargs={"net_arch": [8]},
+        device="cpu",
+    )
     before = [parameter.clone() for parameter in model.policy.parameters()]
     model.learn(32)
     assert model.num_timesteps == 32
-    assert any(not after.equal(old) for after, old in zip(model.policy.parameters(), before, strict=True))
+    assert any(
+        not after.equal(old) for after, old in zip(model.policy.parameters(), before, strict=True)
+    )
     assert len(model.ep_info_buffer) == 16

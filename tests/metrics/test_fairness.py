@@ -16,7 +16,8 @@ from editgym.metrics.fairness import (
     worst_group_accuracy,
 )
 
-# Identity a: one of two harmless texts flagged, no toxic one missed. b: none flagged, one of two missed.
+# Identity a: one of two harmless texts flagged, no toxic one missed. b: none flagged, one of two
+# missed.
 LABELS = [0, 0, 1, 1, 0, 0, 1, 1]
 PREDICTED = [1, 0, 1, 1, 0, 0, 0, 1]
 IDENTITIES = list("aaaabbbb")
@@ -36,7 +37,8 @@ def test_gap_is_the_larger_of_the_two():
 
 
 def test_flip_rate_counts_pairs_of_one_template():
-    # Template 0: predictions 1, 0, 0 -> 2 of 3 pairs differ. Template 1: 1, 1 -> 0 of 1. Template 2 has no pair.
+    # Template 0: predictions 1, 0, 0 -> 2 of 3 pairs differ. Template 1: 1, 1 -> 0 of 1. Template 2
+    # has no pair.
     assert flip_rate([1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 2]) == pytest.approx(2 / 4)
     assert flip_rate([1, 0], ["x", "y"]) is None
 
@@ -51,7 +53,8 @@ def test_aucs_by_hand():
     labels, terms = [0, 1, 0, 1], list("aabb")
     scores = [2, 3, 0, 1]
     assert subgroup_auc(labels, scores, terms) == 1
-    # a: toxic b (1) against harmless a (2): 0. b: toxic a (3) against harmless b (0): 1. The worst one counts.
+    # a: toxic b (1) against harmless a (2): 0. b: toxic a (3) against harmless b (0): 1. The worst
+    # one counts.
     assert bpsn_auc(labels, scores, terms) == 0
     # a: toxic a (3) against harmless b (0): 1. b: toxic b (1) against harmless a (2): 0.
     assert bnsp_auc(labels, scores, terms) == 0
@@ -76,12 +79,20 @@ def sample():
 def test_aucs_are_scikit_learns(sample):
     labels, scores, identities, _ = sample
     assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
-    chosen = {subgroup_auc: lambda own, toxic: own, bpsn_auc: lambda own, toxic: (own & ~toxic) | (~own & toxic),
-              bnsp_auc: lambda own, toxic: (own & toxic) | (~own & ~toxic)}
+    chosen = {
+        subgroup_auc: lambda own, toxic: own,
+        bpsn_auc: lambda own, toxic: (own & ~toxic) | (~own & toxic),
+        bnsp_auc: lambda own, toxic: (own & toxic) | (~own & ~toxic),
+    }
     for metric, rows in chosen.items():
-        areas = [roc_auc_score(labels[own], scores[own]) for term in range(4)
-                 if len(own := rows(identities == term, labels == 1).nonzero()[0])]
-        assert metric(labels, scores, identities) == pytest.approx(np.mean(np.array(areas)**-5.0) ** -0.2)
+        areas = [
+            roc_auc_score(labels[own], scores[own])
+            for term in range(4)
+            if len(own := rows(identities == term, labels == 1).nonzero()[0])
+        ]
+        assert metric(labels, scores, identities) == pytest.approx(
+            np.mean(np.array(areas) ** -5.0) ** -0.2
+        )
 
 
 def test_rates_are_fairlearns(sample):
@@ -90,20 +101,30 @@ def test_rates_are_fairlearns(sample):
     predicted = (scores > 0).astype(int)
     given = {"y_true": labels, "y_pred": predicted}
     assert equalized_odds_gap(labels, predicted, identities) == pytest.approx(
-        metrics.equalized_odds_difference(**given, sensitive_features=identities, method="between_groups"))
+        metrics.equalized_odds_difference(
+            **given, sensitive_features=identities, method="between_groups"
+        )
+    )
     for metric, rate in ((fped, metrics.false_positive_rate), (fned, metrics.false_negative_rate)):
         frame = metrics.MetricFrame(metrics=rate, **given, sensitive_features=identities)
-        assert metric(labels, predicted, identities) == pytest.approx((frame.by_group - frame.overall).abs().sum())
-    groups = metrics.MetricFrame(metrics=lambda y_true, y_pred: (y_true == y_pred).mean(), **given,
-                                 sensitive_features=2 * identities + labels)
+        assert metric(labels, predicted, identities) == pytest.approx(
+            (frame.by_group - frame.overall).abs().sum()
+        )
+    groups = metrics.MetricFrame(
+        metrics=lambda y_true, y_pred: (y_true == y_pred).mean(),
+        **given,
+        sensitive_features=2 * identities + labels,
+    )
     assert worst_group_accuracy(labels, predicted, identities) == pytest.approx(groups.group_min())
 
 
 def test_all_of_them_by_the_leaderboards_keys(sample):
     from benchmarks.results import BIAS_METRICS
+
     values = fairness_metrics(*sample)
     assert {*values, "general_accuracy", "unbiased_accuracy"} == {
-        key for key in BIAS_METRICS if not key.endswith("_before")}
+        key for key in BIAS_METRICS if not key.endswith("_before")
+    }
     assert all(value >= 0 for value in values.values())
     assert values["fped"] == fped(sample[0], (sample[1] > 0).astype(int), sample[2])
 

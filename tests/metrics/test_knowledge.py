@@ -3,13 +3,30 @@ import json
 import pytest
 
 from benchmarks.results import LIFELONG_METRICS
-from editgym.metrics.knowledge import Asked, EditRecord, knowledge_metrics, normalized, retention_curve
+from editgym.metrics.knowledge import (
+    Asked,
+    EditRecord,
+    knowledge_metrics,
+    normalized,
+    retention_curve,
+)
 
 
 def record(edit, answer="Oslo", now="Oslo", **changes):
-    """A record of one edit, target Oslo, of which nothing else was asked unless `changes` say so."""
-    fields = {"rephrases": (), "portability": (), "near": (), "far": (), "same_subject": (), "tf_efficacy": 1.0,
-              "tf_generalization": None, "tf_specificity": None, "locality_kl": None, **changes}
+    """A record of one edit, target Oslo, of which nothing else was asked unless `changes` say
+    so."""
+    fields = {
+        "rephrases": (),
+        "portability": (),
+        "near": (),
+        "far": (),
+        "same_subject": (),
+        "tf_efficacy": 1.0,
+        "tf_generalization": None,
+        "tf_specificity": None,
+        "locality_kl": None,
+        **changes,
+    }
     return EditRecord(edit, edit // 2, "Ada", "Ada lives in", "Oslo", now, answer, **fields)
 
 
@@ -18,7 +35,9 @@ def asked(before, after, expected=None):
 
 
 def metrics(*records, first_k=100):
-    return knowledge_metrics(records, perplexity_ratio=1.25, capability=None, sites_per_edit=3.0, first_k=first_k)
+    return knowledge_metrics(
+        records, perplexity_ratio=1.25, capability=None, sites_per_edit=3.0, first_k=first_k
+    )
 
 
 def test_keys_are_the_leaderboards():
@@ -28,8 +47,15 @@ def test_keys_are_the_leaderboards():
 
 def test_a_record_with_no_questions_has_no_metrics_of_questions():
     known = {key: value for key, value in metrics(record(0)).items() if value is not None}
-    assert known == {"reliability": 1, "reliability_now": 1, "forgetting": 0, "perplexity_ratio": 1.25,
-                     "tf_efficacy": 1, "first_k_reliability": 1, "sites_per_edit": 3}
+    assert known == {
+        "reliability": 1,
+        "reliability_now": 1,
+        "forgetting": 0,
+        "perplexity_ratio": 1.25,
+        "tf_efficacy": 1,
+        "first_k_reliability": 1,
+        "sites_per_edit": 3,
+    }
 
 
 def test_no_records_have_no_metrics_but_those_of_the_model():
@@ -39,16 +65,31 @@ def test_no_records_have_no_metrics_but_those_of_the_model():
 
 def test_numbers_of_the_model_are_passed_on():
     passed = knowledge_metrics([], perplexity_ratio=None, capability=0.75, sites_per_edit=None)
-    assert (passed["perplexity_ratio"], passed["capability"], passed["sites_per_edit"]) == (None, 0.75, None)
+    assert (passed["perplexity_ratio"], passed["capability"], passed["sites_per_edit"]) == (
+        None,
+        0.75,
+        None,
+    )
 
 
 def test_reliability_now_and_at_the_end():
-    found = metrics(record(0, "Rome", "oslo."), record(1, "OSLO"), record(2, "Rome", "Rome"), record(3, " Oslo "))
-    assert (found["reliability"], found["reliability_now"], found["forgetting"]) == (0.5, 0.75, 0.25)
+    found = metrics(
+        record(0, "Rome", "oslo."),
+        record(1, "OSLO"),
+        record(2, "Rome", "Rome"),
+        record(3, " Oslo "),
+    )
+    assert (found["reliability"], found["reliability_now"], found["forgetting"]) == (
+        0.5,
+        0.75,
+        0.25,
+    )
 
 
 def test_a_skipped_request_counts():
-    found = metrics(record(0), record(1, "Rome", "Rome", skipped="its subject is not in its prompt"))
+    found = metrics(
+        record(0), record(1, "Rome", "Rome", skipped="its subject is not in its prompt")
+    )
     assert found["reliability"] == found["reliability_now"] == 0.5
 
 
@@ -61,20 +102,30 @@ def test_first_k_are_the_first_of_the_stream_whatever_their_order():
         metrics(*records, first_k=0)
 
 
-@pytest.mark.parametrize(("key", "field"), [("generalization", "rephrases"), ("portability", "portability")])
+@pytest.mark.parametrize(
+    ("key", "field"), [("generalization", "rephrases"), ("portability", "portability")]
+)
 def test_a_request_counts_once_however_many_questions_it_has(key, field):
     right, wrong = asked(None, "Oslo", "oslo"), asked(None, "Rome", "oslo")
-    found = metrics(record(0, **{field: (right,)}), record(1, **{field: (wrong, wrong, wrong, right)}), record(2))
+    found = metrics(
+        record(0, **{field: (right,)}),
+        record(1, **{field: (wrong, wrong, wrong, right)}),
+        record(2),
+    )
     assert found[key] == (1 + 0.25) / 2
 
 
 def test_questions_without_an_expected_answer_or_without_an_answer_are_left_out():
-    found = metrics(record(0, portability=(asked("a", "b"), asked("a", None, "b"), asked(None, "b", "b"))))
+    found = metrics(
+        record(0, portability=(asked("a", "b"), asked("a", None, "b"), asked(None, "b", "b")))
+    )
     assert found["portability"] == 1
 
 
 def test_locality_is_what_stayed_the_same_right_or_wrong():
-    first = record(0, near=(asked("Rome", "rome"), asked("Rome", "Oslo")), far=(asked("7", "7", "8"),))
+    first = record(
+        0, near=(asked("Rome", "rome"), asked("Rome", "Oslo")), far=(asked("7", "7", "8"),)
+    )
     second = record(1, near=(asked("Rome", "Paris"),))
     found = metrics(first, second)
     assert found["locality_near"] == (0.5 + 0) / 2
@@ -83,7 +134,11 @@ def test_locality_is_what_stayed_the_same_right_or_wrong():
 
 
 def test_locality_truth_is_of_what_was_known():
-    near = (asked("Rome", "Rome", "rome"), asked("Rome", "Oslo", "Rome"), asked("Rome", "Rome", "Paris"))
+    near = (
+        asked("Rome", "Rome", "rome"),
+        asked("Rome", "Oslo", "Rome"),
+        asked("Rome", "Rome", "Paris"),
+    )
     assert metrics(record(0, near=near, far=(asked("7", "7"),)))["locality_truth"] == 0.5
     never_known = (asked("Rome", "Paris", "Paris"), asked(None, "Paris", "Paris"))
     assert metrics(record(0, near=never_known))["locality_truth"] is None
@@ -92,17 +147,34 @@ def test_locality_truth_is_of_what_was_known():
 
 
 def test_leakage_is_more_than_was_there_before():
-    leaking, always, gone = (asked("a cat", "In Oslo, Norway"), asked("oslo", "Oslo"), asked("Oslo!", "a cat"))
+    leaking, always, gone = (
+        asked("a cat", "In Oslo, Norway"),
+        asked("oslo", "Oslo"),
+        asked("Oslo!", "a cat"),
+    )
     assert metrics(record(0, same_subject=(leaking, always)))["leakage"] == 0.5
-    assert metrics(record(0, same_subject=(leaking,)), record(1, same_subject=(gone,)))["leakage"] == 0
-    assert metrics(record(0, same_subject=(leaking, always)), record(1, same_subject=(always,)))["leakage"] == 0.25
+    assert (
+        metrics(record(0, same_subject=(leaking,)), record(1, same_subject=(gone,)))["leakage"] == 0
+    )
+    assert (
+        metrics(record(0, same_subject=(leaking, always)), record(1, same_subject=(always,)))[
+            "leakage"
+        ]
+        == 0.25
+    )
     assert metrics(record(0, same_subject=(asked(None, "Oslo"),)))["leakage"] is None
 
 
 def test_numbers_of_the_records_are_averaged_where_they_are():
-    found = metrics(record(0, tf_efficacy=0.5, tf_generalization=0.2, tf_specificity=0.4, locality_kl=2.0),
-                    record(1, tf_efficacy=0.25, tf_specificity=0.6))
-    assert (found["tf_efficacy"], found["tf_generalization"], found["locality_kl"]) == (0.375, 0.2, 2.0)
+    found = metrics(
+        record(0, tf_efficacy=0.5, tf_generalization=0.2, tf_specificity=0.4, locality_kl=2.0),
+        record(1, tf_efficacy=0.25, tf_specificity=0.6),
+    )
+    assert (found["tf_efficacy"], found["tf_generalization"], found["locality_kl"]) == (
+        0.375,
+        0.2,
+        2.0,
+    )
     assert found["tf_specificity"] == pytest.approx(0.5)
 
 
@@ -117,12 +189,28 @@ def test_harmonic_mean():
     assert metrics(record(0, rephrases=(right,)))["harmonic_mean"] is None
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("  New\n York \t", "new york"), ("Oslo.", "oslo"), ("“Oslo”.", "oslo"), ('"Oslo."', "oslo"),
-    ("'Oslo'...", "oslo"), ("\u00a0« Oslo »", "oslo"), ("Ｏｓｌｏ！", "oslo"), ("oslo…", "oslo"), ("東京。", "東京"),
-    ("ﬁne", "fine"), ("e\u0301tage", "étage"), ("C++", "c++"), ("50 %", "50 %"), ("3.5", "3.5"),
-    ("St. Paul", "st. paul"), ("", ""), ("?", "?"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  New\n York \t", "new york"),
+        ("Oslo.", "oslo"),
+        ("“Oslo”.", "oslo"),
+        ('"Oslo."', "oslo"),
+        ("'Oslo'...", "oslo"),
+        ("\u00a0« Oslo »", "oslo"),
+        ("Ｏｓｌｏ！", "oslo"),
+        ("oslo…", "oslo"),
+        ("東京。", "東京"),
+        ("ﬁne", "fine"),
+        ("e\u0301tage", "étage"),
+        ("C++", "c++"),
+        ("50 %", "50 %"),
+        ("3.5", "3.5"),
+        ("St. Paul", "st. paul"),
+        ("", ""),
+        ("?", "?"),
+    ],
+)
 def test_normalized(text, expected):
     assert normalized(text) == expected
     assert normalized(normalized(text)) == expected
@@ -139,7 +227,10 @@ def test_retention_by_age_from_the_end():
 
 
 def test_retention_of_a_long_stream_has_twenty_points_whatever_was_forgotten():
-    streams = [[record(i, "Rome" if i < forgotten else "Oslo") for i in range(205)] for forgotten in (0, 100)]
+    streams = [
+        [record(i, "Rome" if i < forgotten else "Oslo") for i in range(205)]
+        for forgotten in (0, 100)
+    ]
     curves = [retention_curve(records) for records in streams]
     assert [age for age, _ in curves[0]] == [age for age, _ in curves[1]]
     assert len(curves[0]) == 20
@@ -154,7 +245,21 @@ def test_age_counts_edits_whose_record_is_missing():
 def test_a_record_is_a_line_of_json():
     row = record(7, near=(asked("a", None, "b"),), skipped="no").to_json()
     assert json.loads(json.dumps(row, allow_nan=False)) == {
-        "edit": 7, "step": 3, "subject": "Ada", "prompt": "Ada lives in", "target": "Oslo", "answer_now": "Oslo",
-        "answer": "Oslo", "rephrases": [], "portability": [], "far": [], "same_subject": [], "tf_efficacy": 1.0,
-        "near": [{"prompt": "?", "expected": "b", "before": "a", "after": None}], "tf_generalization": None,
-        "tf_specificity": None, "locality_kl": None, "skipped": "no"}
+        "edit": 7,
+        "step": 3,
+        "subject": "Ada",
+        "prompt": "Ada lives in",
+        "target": "Oslo",
+        "answer_now": "Oslo",
+        "answer": "Oslo",
+        "rephrases": [],
+        "portability": [],
+        "far": [],
+        "same_subject": [],
+        "tf_efficacy": 1.0,
+        "near": [{"prompt": "?", "expected": "b", "before": "a", "after": None}],
+        "tf_generalization": None,
+        "tf_specificity": None,
+        "locality_kl": None,
+        "skipped": "no",
+    }

@@ -19,24 +19,38 @@ CHECKS = ("mia_advantage", "probe_accuracy", "relearn_steps", "oracle_gap")
 
 def scores(rows):
     """Samples that a network that passes its inputs on gives these logits."""
-    return Labelled(torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.long))
+    return Labelled(
+        torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.long)
+    )
 
 
-# --- membership ------------------------------------------------------------------------------------------------
+# --- membership -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("members", "others", "advantage"), [
-    ([[9.0, 0], [8.0, 0]], [[1.0, 0], [2.0, 0]], 1.0),        # members always have the smaller loss
-    ([[1.0, 0], [2.0, 0]], [[9.0, 0], [8.0, 0]], 1.0),        # or always the larger one, which tells as much
-    ([[1.0, 0], [3.0, 0]], [[1.0, 0], [3.0, 0]], 0.0),
-    ([[4.0, 0], [2.0, 0]], [[3.0, 0], [1.0, 0]], 0.5),        # three of four pairs in order
-])
+@pytest.mark.parametrize(
+    ("members", "others", "advantage"),
+    [
+        ([[9.0, 0], [8.0, 0]], [[1.0, 0], [2.0, 0]], 1.0),  # members always have the smaller loss
+        (
+            [[1.0, 0], [2.0, 0]],
+            [[9.0, 0], [8.0, 0]],
+            1.0,
+        ),  # or always the larger one, which tells as much
+        ([[1.0, 0], [3.0, 0]], [[1.0, 0], [3.0, 0]], 0.0),
+        ([[4.0, 0], [2.0, 0]], [[3.0, 0], [1.0, 0]], 0.5),  # three of four pairs in order
+    ],
+)
 def test_membership_advantage_by_hand(members, others, advantage):
-    assert privacy.membership_advantage(nn.Identity(), scores(members), scores(others)) == pytest.approx(advantage)
+    assert privacy.membership_advantage(
+        nn.Identity(), scores(members), scores(others)
+    ) == pytest.approx(advantage)
 
 
 def test_confident_losses_are_told_apart():
-    members, others = scores([[60.0, 0]] * 3), scores([[50.0, 0]] * 3)  # both losses are 0 in any precision
+    members, others = (
+        scores([[60.0, 0]] * 3),
+        scores([[50.0, 0]] * 3),
+    )  # both losses are 0 in any precision
     assert privacy.membership_advantage(nn.Identity(), members, others) == 1
 
 
@@ -44,19 +58,26 @@ def test_membership_advantage_of_a_network_is_that_of_its_losses():
     task = make_task("unlearning/digits")
     network, forget = task.networks[0], task.model_split()[1]
     others = task.test_sets()["forget"]
-    losses = [F.cross_entropy(network.logits(part.inputs).double(), part.labels, reduction="none").numpy()
-              for part in (forget, others)]
+    losses = [
+        F.cross_entropy(network.logits(part.inputs).double(), part.labels, reduction="none").numpy()
+        for part in (forget, others)
+    ]
     auc = roc_auc_score([1] * len(forget) + [0] * len(others), np.concatenate(losses))
     assert task.evaluate(network.journal)["mia_advantage"] == pytest.approx(abs(auc - 0.5) * 2)
 
 
-# --- probe -----------------------------------------------------------------------------------------------------
+# --- probe ----------------------------------------------------------------------------------------
 
 
 def test_the_penultimate_layer_is_found():
     assert privacy.classification_head(SmallConvNet(8), torch.zeros(2, 1, 8, 8)) == "fc3"
     assert privacy.classification_head(ResNet20(), torch.zeros(2, 3, 32, 32)) == "linear"
-    assert privacy.classification_head(nn.Sequential(nn.Linear(2, 3), nn.LogSoftmax(-1)), torch.zeros(2, 2)) is None
+    assert (
+        privacy.classification_head(
+            nn.Sequential(nn.Linear(2, 3), nn.LogSoftmax(-1)), torch.zeros(2, 2)
+        )
+        is None
+    )
 
 
 def test_features_are_what_the_head_sees():
@@ -75,12 +96,18 @@ def clusters():
     return data[torch.arange(90)], data[torch.arange(90, 120)[labels[90:] == 2]]
 
 
-@pytest.mark.parametrize(("features", "found"), [
-    ([[1.0, 0.0], [0.0, 1.0]], 1.0),      # all that there is
-    ([[1e-3, 0.0], [0.0, 1e-3]], 1.0),    # however small
-    ([[1.0, 0.0], [0.0, 0.0]], 0.5),      # the second direction gone: the class lies on the first one
-    ([[0.0, 0.0], [0.0, 0.0]], 0.5),      # nothing left
-])
+@pytest.mark.parametrize(
+    ("features", "found"),
+    [
+        ([[1.0, 0.0], [0.0, 1.0]], 1.0),  # all that there is
+        ([[1e-3, 0.0], [0.0, 1e-3]], 1.0),  # however small
+        (
+            [[1.0, 0.0], [0.0, 0.0]],
+            0.5,
+        ),  # the second direction gone: the class lies on the first one
+        ([[0.0, 0.0], [0.0, 0.0]], 0.5),  # nothing left
+    ],
+)
 def test_probe_finds_what_is_in_the_features_whatever_the_head_says(clusters, features, found):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
     with torch.no_grad():
@@ -91,7 +118,7 @@ def test_probe_finds_what_is_in_the_features_whatever_the_head_says(clusters, fe
     assert probed == 1.0 if found == 1.0 else probed <= found
 
 
-# --- relearning ------------------------------------------------------------------------------------------------
+# --- relearning -----------------------------------------------------------------------------------
 
 
 def test_relearning_counts_the_steps_to_the_target(clusters):
@@ -101,7 +128,9 @@ def test_relearning_counts_the_steps_to_the_target(clusters):
         model.bias[2] = -1.0
     steps = privacy.relearn_steps(model, data, forget, 0.9)
     assert 0 < steps < privacy.RELEARN_CAP
-    assert privacy.relearn_steps(model, data, forget, 0.9) == 0  # it was changed, and knows the class again
+    assert (
+        privacy.relearn_steps(model, data, forget, 0.9) == 0
+    )  # it was changed, and knows the class again
 
 
 def test_relearning_is_capped(clusters):
@@ -119,13 +148,23 @@ def test_one_step_of_relearning_is_sgd(clusters, monkeypatch):
     assert torch.allclose(model.weight, by_hand.weight - 0.01 * by_hand.weight.grad)
 
 
-# --- the oracle, and the task ----------------------------------------------------------------------------------
+# --- the oracle, and the task ---------------------------------------------------------------------
 
 
 def test_oracle_gap_by_hand():
-    own = {"retain_accuracy": 0.9, "forget_accuracy": 0.1, "relearn_steps": 100.0, "probe_accuracy": None,
-           "weights_changed": 0.7}
-    oracle = {"retain_accuracy": 1.0, "forget_accuracy": 0.0, "relearn_steps": 0.0, "probe_accuracy": 0.2}
+    own = {
+        "retain_accuracy": 0.9,
+        "forget_accuracy": 0.1,
+        "relearn_steps": 100.0,
+        "probe_accuracy": None,
+        "weights_changed": 0.7,
+    }
+    oracle = {
+        "retain_accuracy": 1.0,
+        "forget_accuracy": 0.0,
+        "relearn_steps": 0.0,
+        "probe_accuracy": 0.2,
+    }
     assert privacy.oracle_gap(own, oracle) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
     assert privacy.oracle_gap(oracle, oracle) == 0
 
@@ -139,7 +178,12 @@ def test_retrained_network_has_no_gap_and_the_unedited_one_a_gap():
     assert after["oracle_gap"] == 0
     assert before["oracle_gap"] > 0.1
     assert before["relearn_steps"] == 0 < after["relearn_steps"]
-    assert before["probe_accuracy"] == before["probe_accuracy_before"] == after["probe_accuracy_before"] > 0.9
+    assert (
+        before["probe_accuracy"]
+        == before["probe_accuracy_before"]
+        == after["probe_accuracy_before"]
+        > 0.9
+    )
 
 
 def test_checks_are_the_same_on_every_run_and_draw_nothing_from_outside():
@@ -148,7 +192,9 @@ def test_checks_are_the_same_on_every_run_and_draw_nothing_from_outside():
         task = make_task("unlearning/digits", forget_class=4)
         task._known.clear()
         network = task.networks[0].fresh()
-        network.apply(ReplaceTensors({"fc3.bias": torch.tensor([0, 0, 0, 0, -99.0, 0, 0, 0, 0, 0])}))
+        network.apply(
+            ReplaceTensors({"fc3.bias": torch.tensor([0, 0, 0, 0, -99.0, 0, 0, 0, 0, 0])})
+        )
         torch.manual_seed(threads)
         state, before = torch.random.get_rng_state(), torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -157,7 +203,9 @@ def test_checks_are_the_same_on_every_run_and_draw_nothing_from_outside():
         torch.set_num_threads(before)
     assert metrics[0] == metrics[1]
     assert metrics[0]["forget_accuracy"] == 0
-    assert metrics[0]["probe_accuracy"] == metrics[0]["probe_accuracy_before"]  # the features were not touched
+    assert (
+        metrics[0]["probe_accuracy"] == metrics[0]["probe_accuracy_before"]
+    )  # the features were not touched
     assert metrics[0]["relearn_steps"] > 0
 
 

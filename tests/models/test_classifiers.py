@@ -13,8 +13,11 @@ def test_small_network_is_the_papers(size):
     model = SmallConvNet(size)
     assert model(torch.rand(3, 1, size, size)).shape == (3, 10)
     assert model.fc2.weight.shape == (32, 128)
-    assert [tuple(p.shape[:2]) for name, p in model.named_parameters() if name.startswith("conv") and p.ndim > 1] == [
-        (16, 1), (32, 16)]
+    assert [
+        tuple(p.shape[:2])
+        for name, p in model.named_parameters()
+        if name.startswith("conv") and p.ndim > 1
+    ] == [(16, 1), (32, 16)]
 
 
 def test_resnet20_has_the_papers_size_and_weighted_layers():

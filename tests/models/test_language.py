@@ -1,19 +1,32 @@
-"""Language models with their tokenizers: loading, tokens, greedy answers, and the training of factlm."""
+"""Language models with their tokenizers: loading, tokens, greedy answers, and the training of
+factlm."""
 
 import json
 import shutil
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from editgym.data import factworld
 from editgym.data.factworld import FactWorld
 from editgym.models import train_factlm
 from editgym.models.language import LanguageModel, ModelError, factlm_folder
 
-PROMPTS = ["Rosor works for", "The home of somebody with quite a long name is in", "x", "By trade Ada is a",
-           "What is practised every evening is the", "A b c d e f g"]
+PROMPTS = [
+    "Rosor works for",
+    "The home of somebody with quite a long name is in",
+    "x",
+    "By trade Ada is a",
+    "What is practised every evening is the",
+    "A b c d e f g",
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +38,23 @@ def generated(language, prompt, max_new_tokens=8):
     """Greedy tokens by `generate`, prompt by prompt, up to the first stop token."""
     ids = torch.tensor([language.prompt_ids(prompt)])
     stops = sorted(language.stop_ids)
-    out = language.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, eos_token_id=stops,
-                                  max_new_tokens=max_new_tokens, pad_token_id=language.pad_id)
-    return out[0, ids.shape[1]:].tolist()
+    out = language.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        eos_token_id=stops,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=language.pad_id,
+    )
+    return out[0, ids.shape[1] :].tolist()
 
 
-# --- greedy answers --------------------------------------------------------------------------------------------
+# --- greedy answers -------------------------------------------------------------------------------
 
 
 def stopping_often(language):
-    """The same model with a quarter of its tokens ending an answer, so that answers are of any length."""
+    """The same model with a quarter of its tokens ending an answer, so that answers are of any
+    length."""
     model = LanguageModel(language.model, language.tokenizer)
     model.stop_ids = language.stop_ids | set(range(0, len(language.tokenizer), 4))
     return model
@@ -48,7 +68,9 @@ def test_greedy_is_generate_for_prompts_of_any_length_together(language, often, 
     found = model.greedy([model.prompt_ids(prompt) for prompt in PROMPTS], max_new_tokens)
     assert found == expected
     if often and max_new_tokens > 1:
-        assert len({len(answer) for answer in found}) > 1, "answers that end and answers that do not"
+        assert len({len(answer) for answer in found}) > 1, (
+            "answers that end and answers that do not"
+        )
         assert any(answer[-1] in model.stop_ids for answer in found)
 
 
@@ -63,8 +85,18 @@ def test_how_prompts_are_batched_and_ordered_changes_no_answer(language, batch_t
 
 def test_absolute_positions_are_those_of_the_prompt_without_its_padding(factworld_tokenizer):
     torch.manual_seed(2)
-    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=len(factworld_tokenizer),
-                                       n_positions=32, bos_token_id=1, eos_token_id=2, initializer_range=0.5))
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=2,
+            n_embd=16,
+            n_head=2,
+            vocab_size=len(factworld_tokenizer),
+            n_positions=32,
+            bos_token_id=1,
+            eos_token_id=2,
+            initializer_range=0.5,
+        )
+    )
     language = LanguageModel(model, factworld_tokenizer)
     expected = [generated(language, prompt) for prompt in PROMPTS]
     assert language.greedy([language.prompt_ids(prompt) for prompt in PROMPTS]) == expected
@@ -72,62 +104,113 @@ def test_absolute_positions_are_those_of_the_prompt_without_its_padding(factworl
     assert language.context == 32
 
 
-TINY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 32}
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+}
 
 
 def tiny(tokenizer, kind, **settings):
     """A model of another kind with random weights."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0,
-                                  initializer_range=0.5, **settings)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(tokenizer),
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.5,
+        **settings,
+    )
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-@pytest.mark.parametrize(("kind", "settings"), [
-    ("qwen2", TINY), ("qwen3", TINY), ("gemma2", TINY | {"sliding_window": 4}),
-    ("gemma3_text", TINY | {"num_hidden_layers": 6, "sliding_window": 4}),
-    ("bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2}),
-    ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_seq_len": 32}),
-    ("falcon", {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True})],
-    ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("qwen2", TINY),
+        ("qwen3", TINY),
+        ("gemma2", TINY | {"sliding_window": 4}),
+        ("gemma3_text", TINY | {"num_hidden_layers": 6, "sliding_window": 4}),
+        ("bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2}),
+        ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_seq_len": 32}),
+        (
+            "falcon",
+            {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_greedy_is_generate_for_other_models_of_attention(factworld_tokenizer, kind, settings):
     language = LanguageModel(tiny(factworld_tokenizer, kind, **settings), factworld_tokenizer)
     expected = [generated(language, prompt) for prompt in PROMPTS]
     assert language.greedy([language.prompt_ids(prompt) for prompt in PROMPTS]) == expected
 
 
-BART = {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 24,
-        "max_position_embeddings": 32, "is_decoder": True, "init_std": 0.5}
+BART = {
+    "d_model": 16,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 32,
+    "is_decoder": True,
+    "init_std": 0.5,
+}
 
 
-@pytest.mark.parametrize(("kind", "settings"), [
-    ("bart", BART), ("trocr", BART), ("opt", TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
-    ("roberta", TINY | {"is_decoder": True, "max_position_embeddings": 40})],
-    ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("bart", BART),
+        ("trocr", BART),
+        ("opt", TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+        ("roberta", TINY | {"is_decoder": True, "max_position_embeddings": 40}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_models_with_positions_of_their_own_answer_as_they_do_without_padding_and_cache(
-        factworld_tokenizer, kind, settings):
+    factworld_tokenizer, kind, settings
+):
     language = LanguageModel(tiny(factworld_tokenizer, kind, **settings), factworld_tokenizer)
     prompts = [language.prompt_ids(prompt) for prompt in PROMPTS]
 
     def by_whole_passes(prompt):
         ids = list(prompt)
-        while len(ids) < len(prompt) + 6 and (len(ids) == len(prompt) or ids[-1] not in language.stop_ids):
-            ids.append(int(language.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-        return ids[len(prompt):]
+        while len(ids) < len(prompt) + 6 and (
+            len(ids) == len(prompt) or ids[-1] not in language.stop_ids
+        ):
+            ids.append(
+                int(
+                    language.model(input_ids=torch.tensor([ids]), use_cache=False)
+                    .logits[0, -1]
+                    .argmax()
+                )
+            )
+        return ids[len(prompt) :]
 
     expected = [by_whole_passes(prompt) for prompt in prompts]
     assert language.greedy(prompts, 6) == expected
     assert len({tuple(answer) for answer in expected}) > 1
 
 
-@pytest.mark.parametrize(("kind", "settings"), [
-    ("roberta", TINY | {"is_decoder": True, "max_position_embeddings": 40}),
-    ("opt", TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
-    ("gpt2", {"n_embd": 16, "n_head": 2, "n_positions": 9})],
-    ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("roberta", TINY | {"is_decoder": True, "max_position_embeddings": 40}),
+        ("opt", TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+        ("gpt2", {"n_embd": 16, "n_head": 2, "n_positions": 9}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_the_context_is_as_many_tokens_as_the_model_takes(factworld_tokenizer, kind, settings):
-    language = LanguageModel(tiny(factworld_tokenizer, kind, n_layer=2, **settings), factworld_tokenizer)
+    language = LanguageModel(
+        tiny(factworld_tokenizer, kind, n_layer=2, **settings), factworld_tokenizer
+    )
     ids = torch.full((1, language.context + 1), 5)
     language.model(input_ids=ids[:, 1:], use_cache=False)
     with pytest.raises((IndexError, RuntimeError)):
@@ -138,14 +221,33 @@ STATES = {"state_size": 4, "hidden_size": 16, "num_hidden_layers": 2}
 HEADS = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 4}
 
 
-@pytest.mark.parametrize(("kind", "settings"), [
-    ("mamba", STATES), ("jamba", TINY | {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
-                                         "mamba_d_state": 4, "use_mamba_kernels": False}),
-    ("falcon_h1", TINY | HEADS | {"mamba_d_ssm": 32}), ("rwkv", {"hidden_size": 16, "num_hidden_layers": 2})],
-    ids=lambda value: value if isinstance(value, str) else "")
-def test_a_model_with_more_than_keys_and_values_in_its_cache_is_refused(factworld_tokenizer, kind, settings):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("mamba", STATES),
+        (
+            "jamba",
+            TINY
+            | {
+                "attn_layer_period": 2,
+                "attn_layer_offset": 1,
+                "num_experts": 2,
+                "mamba_d_state": 4,
+                "use_mamba_kernels": False,
+            },
+        ),
+        ("falcon_h1", TINY | HEADS | {"mamba_d_ssm": 32}),
+        ("rwkv", {"hidden_size": 16, "num_hidden_layers": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_model_with_more_than_keys_and_values_in_its_cache_is_refused(
+    factworld_tokenizer, kind, settings
+):
     model = tiny(factworld_tokenizer, kind, **settings)
-    with pytest.raises(ModelError, match=rf"model: {type(model).__name__} is not supported .* a key-value cache"):
+    with pytest.raises(
+        ModelError, match=rf"model: {type(model).__name__} is not supported .* a key-value cache"
+    ):
         LanguageModel(model, factworld_tokenizer)
 
 
@@ -178,15 +280,20 @@ def test_a_prompt_that_fills_the_context_cuts_no_other_answer(language, monkeypa
 
 
 def test_answers_are_texts(language):
-    assert language.answers(PROMPTS) == [language.text(generated(language, prompt)) for prompt in PROMPTS]
+    assert language.answers(PROMPTS) == [
+        language.text(generated(language, prompt)) for prompt in PROMPTS
+    ]
 
 
-# --- sampled answers -------------------------------------------------------------------------------------------
+# --- sampled answers ------------------------------------------------------------------------------
 
 
 def drawn(language, prompts, seed=0, **settings):
-    return language.sampled([language.prompt_ids(prompt) for prompt in prompts], torch.Generator().manual_seed(seed),
-                            **settings)
+    return language.sampled(
+        [language.prompt_ids(prompt) for prompt in prompts],
+        torch.Generator().manual_seed(seed),
+        **settings,
+    )
 
 
 def test_equal_generators_draw_equal_answers_and_leave_torchs_own_alone(language):
@@ -222,8 +329,10 @@ def test_an_answer_ends_at_the_first_stop_token(language):
 def test_several_samples_of_a_prompt_are_those_of_the_prompt_repeated(language):
     ids = [language.prompt_ids(prompt) for prompt in PROMPTS]
     repeated = [one for one in ids for _ in range(3)]
-    found, expected = (language.sampled(asked, torch.Generator().manual_seed(1), 2.0, 5, samples)
-                       for asked, samples in ((ids, 3), (repeated, 1)))
+    found, expected = (
+        language.sampled(asked, torch.Generator().manual_seed(1), 2.0, 5, samples)
+        for asked, samples in ((ids, 3), (repeated, 1))
+    )
     assert found == expected
     assert len({tuple(answer) for answer in found[:3]}) > 1
     with pytest.raises(ValueError, match="samples must be 1 or more, got 0"):
@@ -237,7 +346,9 @@ def test_tokens_come_as_often_as_the_model_says(language, temperature):
     ids = torch.tensor([language.prompt_ids(prompt)])
     with torch.no_grad():
         chances = (language.model(ids).logits[0, -1] / temperature).softmax(-1)
-    found = torch.tensor(drawn(language, [prompt] * count, temperature=temperature, max_new_tokens=1)).flatten()
+    found = torch.tensor(
+        drawn(language, [prompt] * count, temperature=temperature, max_new_tokens=1)
+    ).flatten()
     for token in chances.argsort(descending=True)[:5].tolist():
         chance = float(chances[token])
         spread = 4 * (count * chance * (1 - chance)) ** 0.5
@@ -245,10 +356,14 @@ def test_tokens_come_as_often_as_the_model_says(language, temperature):
 
 
 def test_a_second_token_is_drawn_given_the_first(language):
-    """Of draws that begin with the most common first token, the second ones have the model's own frequencies."""
+    """Of draws that begin with the most common first token, the second ones have the model's own
+    frequencies."""
     prompt, temperature = PROMPTS[0], 0.5
-    answers = [one for one in drawn(language, [prompt] * 1_000, temperature=temperature, max_new_tokens=2)
-               if len(one) == 2]
+    answers = [
+        one
+        for one in drawn(language, [prompt] * 1_000, temperature=temperature, max_new_tokens=2)
+        if len(one) == 2
+    ]
     firsts = [one[0] for one in answers]
     first = max(set(firsts), key=firsts.count)
     seconds = [one[1] for one in answers if one[0] == first]
@@ -258,16 +373,20 @@ def test_a_second_token_is_drawn_given_the_first(language):
     token, count = int(chances.argmax()), len(seconds)
     chance = float(chances[token])
     assert count > 50
-    assert abs(seconds.count(token) - count * chance) <= 4 * (count * chance * (1 - chance)) ** 0.5 + 1
+    assert (
+        abs(seconds.count(token) - count * chance) <= 4 * (count * chance * (1 - chance)) ** 0.5 + 1
+    )
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
 def test_a_temperature_is_greater_than_zero(language, temperature):
-    with pytest.raises(ValueError, match=f"temperature must be greater than 0, got {temperature!r}"):
+    with pytest.raises(
+        ValueError, match=f"temperature must be greater than 0, got {temperature!r}"
+    ):
         drawn(language, PROMPTS, temperature=temperature)
 
 
-# --- tokens ----------------------------------------------------------------------------------------------------
+# --- tokens ---------------------------------------------------------------------------------------
 
 
 def test_prompt_and_answer_are_the_tokens_of_the_whole_text(language):
@@ -304,6 +423,7 @@ def test_tokens_that_merge_across_the_border_stay_on_their_side(language):
 
 def test_what_is_remembered_is_forgotten_before_it_fills_the_memory(language, monkeypatch):
     from editgym.models import language as module
+
     own = LanguageModel(language.model, language.tokenizer)
     monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
     expected = [language.prompt_ids(prompt) for prompt in PROMPTS]
@@ -311,7 +431,7 @@ def test_what_is_remembered_is_forgotten_before_it_fills_the_memory(language, mo
     assert len(own._ids) <= 3
 
 
-# --- loading ---------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_loaded_frozen_and_in_evaluation_mode(tiny_lm):
@@ -347,23 +467,46 @@ def pickled(folder):
     (folder / "pytorch_model.bin").write_bytes(b"could be anything")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (without_end_token, r"tokenizer: it has no end token \(eos_token\), .*set tokenizer\.eos_token"),
-    (pickled, r"model: .*model has no safetensors; other formats can run code"),
-    (lambda folder: (folder / "config.json").unlink(), "is no Hugging Face folder: it has no config.json"),
-    (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "model: cannot load"),
-    (lambda folder: (folder / "tokenizer.json").unlink(), "model: cannot load"),
-    (lambda folder: (folder / "config.json").write_text('{"model_type": "no such"}'), "model: cannot load"),
-], ids=["end token", "pickle", "config", "torn weights", "tokenizer", "architecture"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            without_end_token,
+            r"tokenizer: it has no end token \(eos_token\), .*set tokenizer\.eos_token",
+        ),
+        (pickled, r"model: .*model has no safetensors; other formats can run code"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "is no Hugging Face folder: it has no config.json",
+        ),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "model: cannot load"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "model: cannot load"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "no such"}'),
+            "model: cannot load",
+        ),
+    ],
+    ids=["end token", "pickle", "config", "torn weights", "tokenizer", "architecture"],
+)
 def test_a_folder_that_lacks_something_is_an_error_that_says_what(broken, change, message):
     with pytest.raises(ModelError, match=message):
         LanguageModel.load(broken(change))
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("factlm-10m", r"'factlm-10m' is not there yet; make it: python -m editgym\.models\.train_factlm --size 10m"),
-    ("nobody/no-such-model", "cannot load 'nobody/no-such-model'"), ("./nowhere", r"cannot load '\./nowhere'"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "factlm-10m",
+            (
+                r"'factlm-10m' is not there yet; make it: python -m editgym\.models\.train_factlm"
+                r" --size 10m"
+            ),
+        ),
+        ("nobody/no-such-model", "cannot load 'nobody/no-such-model'"),
+        ("./nowhere", r"cannot load '\./nowhere'"),
+    ],
+)
 def test_a_model_that_is_not_there_is_an_error(name, message):
     with pytest.raises(ModelError, match=message):
         LanguageModel.load(name)
@@ -379,22 +522,27 @@ def test_a_checkpoint_that_lacks_layers_of_its_config_is_an_error(tiny_lm, tmp_p
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16", "", None, 16])
 def test_an_unknown_dtype_is_an_error(tiny_lm, dtype):
-    with pytest.raises(ModelError, match=f"dtype must be .*float32, bfloat16, float16, got {dtype!r}"):
+    with pytest.raises(
+        ModelError, match=f"dtype must be .*float32, bfloat16, float16, got {dtype!r}"
+    ):
         LanguageModel.load(tiny_lm, dtype=dtype)
 
 
 def test_no_remote_code_is_run(broken):
     def remote(folder):
         config = json.loads((folder / "config.json").read_text())
-        config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config",
-                                                      "AutoModelForCausalLM": "mine.Model"}}
+        config |= {
+            "model_type": "mine",
+            "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"},
+        }
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "mine.py").write_text("raise SystemExit('the code was run')")
+
     with pytest.raises(ModelError, match="cannot load"):
         LanguageModel.load(broken(remote))
 
 
-# --- factlm ----------------------------------------------------------------------------------------------------
+# --- factlm ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["factlm", "factlm-gpt2"])
@@ -408,11 +556,25 @@ def test_the_bundled_models_know_their_world(name):
 @pytest.fixture
 def small_world(monkeypatch):
     """A world of a hundred people and a model of one layer."""
-    monkeypatch.setattr(factworld, "SPLIT_SIZES", {
-        "policy": 40, "validation": 20, "test": 20, "reward_bystander": 10, "metric_bystander": 10})
-    monkeypatch.setattr(train_factlm, "SIZES", {
-        "tiny": train_factlm.Size(1, 32, 64, 2, epochs=3),
-        "tiny-gpt2": train_factlm.Size(1, 32, 64, 2, epochs=3, gpt2=True)})
+    monkeypatch.setattr(
+        factworld,
+        "SPLIT_SIZES",
+        {
+            "policy": 40,
+            "validation": 20,
+            "test": 20,
+            "reward_bystander": 10,
+            "metric_bystander": 10,
+        },
+    )
+    monkeypatch.setattr(
+        train_factlm,
+        "SIZES",
+        {
+            "tiny": train_factlm.Size(1, 32, 64, 2, epochs=3),
+            "tiny-gpt2": train_factlm.Size(1, 32, 64, 2, epochs=3, gpt2=True),
+        },
+    )
     monkeypatch.setattr(train_factlm, "_FILLER_PER_EPOCH", 50)
 
 
@@ -434,13 +596,18 @@ def test_an_interrupted_training_goes_on_to_the_same_model(small_world, tmp_path
     with pytest.raises(KeyboardInterrupt):
         train_factlm.train("tiny", tmp_path / "parts", seed=3)
     assert [file.name for file in (tmp_path / "parts").iterdir()] == ["training.pt"]
-    with pytest.raises(ValueError, match=r"--out: .* holds a training of 3 epochs with seed 3, not of 3 with seed 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"--out: .* holds a training of 3 epochs with seed 3, not of 3 with seed 4",
+    ):
         train_factlm.train("tiny", tmp_path / "parts", seed=4)
     parts = train_factlm.train("tiny", tmp_path / "parts", seed=3)
     assert epochs == [0, 1, 1, 2]
     assert weights(tmp_path / "whole").keys() == weights(tmp_path / "parts").keys()
-    assert all(torch.equal(tensor, weights(tmp_path / "parts")[name])
-               for name, tensor in weights(tmp_path / "whole").items())
+    assert all(
+        torch.equal(tensor, weights(tmp_path / "parts")[name])
+        for name, tensor in weights(tmp_path / "whole").items()
+    )
     assert whole.answers(PROMPTS) == parts.answers(PROMPTS)
     assert not (tmp_path / "parts" / "training.pt").exists()
 
@@ -448,6 +615,7 @@ def test_an_interrupted_training_goes_on_to_the_same_model(small_world, tmp_path
 @pytest.mark.parametrize(("size", "kind"), [("tiny", "llama"), ("tiny-gpt2", "gpt2")])
 def test_a_trained_size_is_found_by_its_name(size, kind, small_world, monkeypatch, tmp_path):
     from safetensors import safe_open
+
     monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
     folder = factlm_folder(size)
     train_factlm.main(["--size", size, "--epochs", "1"])
@@ -462,8 +630,10 @@ def test_a_trained_size_is_found_by_its_name(size, kind, small_world, monkeypatc
 
 
 def test_recall_counts_exact_answers(language):
-    asked = [factworld.Question(prompt, answer) for prompt, answer in
-             zip(PROMPTS, language.answers(PROMPTS), strict=True)]
+    asked = [
+        factworld.Question(prompt, answer)
+        for prompt, answer in zip(PROMPTS, language.answers(PROMPTS), strict=True)
+    ]
     wrong = [factworld.Question(prompt, "no such answer") for prompt in PROMPTS[:3]]
     assert train_factlm.recall(language, asked) == 1
     assert train_factlm.recall(language, asked[:3] + wrong, batch_size=2) == 0.5

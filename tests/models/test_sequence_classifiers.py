@@ -1,4 +1,5 @@
-"""Sequence classifiers of other kinds than BERT: decoders, and models that take fewer tokens than they say."""
+"""Sequence classifiers of other kinds than BERT: decoders, and models that take fewer tokens than
+they say."""
 
 import pytest
 import torch
@@ -10,24 +11,44 @@ from editgym.models.sequence_classifiers import load_sequence_classifier
 TEXTS = ["you are kind", "a much longer text than the first", "x"]
 KINDS = {
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
-    "llama": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "max_position_embeddings": 32},
-    "roberta": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-                "max_position_embeddings": 34},
+    "llama": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+    },
+    "roberta": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 34,
+    },
 }
 
 
 @pytest.fixture
 def classifier(tmp_path, factworld_tokenizer):
-    """`classifier(kind, pad_id)`: the folder of a tiny one with that padding token in its config."""
+    """`classifier(kind, pad_id)`: the folder of a tiny one with that padding token in its
+    config."""
 
     def make(kind, pad_id):
         tokenizer = factworld_tokenizer
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(
-                kind, vocab_size=len(tokenizer), pad_token_id=pad_id, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, num_labels=2, initializer_range=0.5, **KINDS[kind]))
+            model = AutoModelForSequenceClassification.from_config(
+                AutoConfig.for_model(
+                    kind,
+                    vocab_size=len(tokenizer),
+                    pad_token_id=pad_id,
+                    bos_token_id=tokenizer.bos_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                    num_labels=2,
+                    initializer_range=0.5,
+                    **KINDS[kind],
+                )
+            )
         model.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         return str(tmp_path)
@@ -37,7 +58,9 @@ def classifier(tmp_path, factworld_tokenizer):
 
 @pytest.mark.parametrize("pad_id", [None, 5, 0])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_decoder_reads_each_texts_last_token_whatever_padding_its_config_has(classifier, kind, pad_id):
+def test_a_decoder_reads_each_texts_last_token_whatever_padding_its_config_has(
+    classifier, kind, pad_id
+):
     network, encode = load_sequence_classifier(classifier(kind, pad_id), 24, 1)
     assert encode.tokenizer.pad_token_id == 0
     together = network(encode(TEXTS))

@@ -6,7 +6,13 @@ from torch import nn
 
 from editgym.data.images import Labelled
 from editgym.models.classifiers import SmallConvNet
-from editgym.models.training import Recipe, cached_classifier, load_weights, save_weights, train_classifier
+from editgym.models.training import (
+    Recipe,
+    cached_classifier,
+    load_weights,
+    save_weights,
+    train_classifier,
+)
 from editgym.weights import fingerprint
 
 
@@ -27,7 +33,9 @@ def accuracy(model, data):
 
 def test_equal_arguments_give_equal_weights_and_another_seed_others(data):
     recipe = Recipe(epochs=2)
-    first, again, other = (fingerprint(train_classifier(build, data, data, recipe, seed)) for seed in (0, 0, 1))
+    first, again, other = (
+        fingerprint(train_classifier(build, data, data, recipe, seed)) for seed in (0, 0, 1)
+    )
     assert first == again != other
 
 
@@ -39,7 +47,9 @@ def test_training_learns_and_freezes(data):
 
 
 def test_training_stops_as_soon_as_it_is_good_enough(data):
-    kept = train_classifier(build, data, data, Recipe(epochs=100, learning_rate=0.01, stop_at=0.8, check_every=1), 0)
+    kept = train_classifier(
+        build, data, data, Recipe(epochs=100, learning_rate=0.01, stop_at=0.8, check_every=1), 0
+    )
     assert 0.8 <= accuracy(kept, data) < 0.9
 
 
@@ -115,4 +125,6 @@ def test_file_that_does_not_hold_the_networks_weights_is_an_error(tmp_path, writ
 def test_weights_are_saved_and_loaded_exactly(tmp_path):
     model = SmallConvNet(8)
     save_weights(model, tmp_path / "weights.safetensors", {"seed": 0})
-    assert fingerprint(load_weights(SmallConvNet(8), tmp_path / "weights.safetensors")) == fingerprint(model)
+    assert fingerprint(
+        load_weights(SmallConvNet(8), tmp_path / "weights.safetensors")
+    ) == fingerprint(model)

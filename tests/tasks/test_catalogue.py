@@ -15,7 +15,7 @@ from editgym.tasks import TASKS, make_task
 from editgym.tasks.catalogue import _builder
 from editgym.weights import UnknownSiteError
 
-# --- names and arguments ---------------------------------------------------------------------------------------
+# --- names and arguments --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -25,16 +25,25 @@ def test_every_task_has_a_builder_with_docs(name):
 
 @pytest.mark.parametrize("name", ["unlearning/digit", "digits", "", "Unlearning/Digits"])
 def test_unknown_task_names_the_nearest(name):
-    with pytest.raises(ValueError, match=rf"task: there is no '{name}'; the nearest of {len(TASKS)} are .*unlearning/"):
+    with pytest.raises(
+        ValueError,
+        match=rf"task: there is no '{name}'; the nearest of {len(TASKS)} are .*unlearning/",
+    ):
         make_task(name)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"forget_clas": 3}, r"unlearning/digits takes no argument 'forget_clas'; it takes .*forget_class"),
-    ({"weights": "x"}, "takes no argument 'weights'"),
-    ({"forget_class": np.int64(3)}, "must be plain JSON values"),
-    ({"sites": {"fc2"}}, "must be plain JSON values"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"forget_clas": 3},
+            r"unlearning/digits takes no argument 'forget_clas'; it takes .*forget_class",
+        ),
+        ({"weights": "x"}, "takes no argument 'weights'"),
+        ({"forget_class": np.int64(3)}, "must be plain JSON values"),
+        ({"sites": {"fc2"}}, "must be plain JSON values"),
+    ],
+)
 def test_argument_that_no_task_takes_is_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_task("unlearning/digits", **arguments)
@@ -52,8 +61,12 @@ def test_device_that_is_not_there_is_an_error(device):
 
 
 def test_equal_arguments_share_one_task_and_others_do_not():
-    assert make_task("unlearning/digits", forget_class=3) is make_task("unlearning/digits", forget_class=3)
-    assert make_task("unlearning/digits", forget_class=3) is not make_task("unlearning/digits", forget_class=4)
+    assert make_task("unlearning/digits", forget_class=3) is make_task(
+        "unlearning/digits", forget_class=3
+    )
+    assert make_task("unlearning/digits", forget_class=3) is not make_task(
+        "unlearning/digits", forget_class=4
+    )
 
 
 def test_task_is_loaded_again_from_another_data_folder(monkeypatch, tmp_path):
@@ -62,17 +75,17 @@ def test_task_is_loaded_again_from_another_data_folder(monkeypatch, tmp_path):
     assert make_task("unlearning/digits") is not before
 
 
-# --- one's own network and images ------------------------------------------------------------------------------
+# --- one's own network and images -----------------------------------------------------------------
 
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
     """An importable file with a network of one's own."""
     (tmp_path / "my_networks.py").write_text(
-        "from torch import nn\n"
-        "def tiny(classes, channels=3):\n"
-        "    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 16),\n"
-        "                         nn.ReLU(), nn.Linear(16, classes))\n")
+        "from torch import nn\ndef tiny(classes, channels=3):\n    return"
+        " nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36,"
+        " 16),\n                         nn.ReLU(), nn.Linear(16, classes))\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_networks:tiny"
     sys.modules.pop("my_networks", None)
@@ -115,41 +128,77 @@ def test_own_module_and_image_folder_end_to_end(own_module, image_folder, tmp_pa
     model = sys.modules.get("my_networks") or __import__("my_networks")
     torch.manual_seed(0)
     save_file(model.tiny(3).state_dict(), tmp_path / "tiny.safetensors")
-    env, _, report = episode({
-        "model": own_module, "model_kwargs": {"classes": 3}, "weights": str(tmp_path / "tiny.safetensors"),
-        "data": str(image_folder), "image_size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]})
-    assert [site.name for site in env.task.networks[0].sites] == ["3"], "the last hidden linear layer"
+    env, _, report = episode(
+        {
+            "model": own_module,
+            "model_kwargs": {"classes": 3},
+            "weights": str(tmp_path / "tiny.safetensors"),
+            "data": str(image_folder),
+            "image_size": 8,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        }
+    )
+    assert [site.name for site in env.task.networks[0].sites] == ["3"], (
+        "the last hidden linear layer"
+    )
     assert env.task.networks[0].reuses_prefix
     assert env.task.pool.inputs.shape[1:] == (3, 8, 8)
     assert env.task.pool.inputs.min() >= -1
     assert report["test_accuracy_before"] == pytest.approx(
-        float((env.task.networks[0].logits(env.task.splits.test.inputs).argmax(-1)
-               == env.task.splits.test.labels).double().mean()))
+        float(
+            (
+                env.task.networks[0].logits(env.task.splits.test.inputs).argmax(-1)
+                == env.task.splits.test.labels
+            )
+            .double()
+            .mean()
+        )
+    )
 
 
 def test_own_network_is_loaded_from_its_weights(custom_arguments):
     from safetensors.torch import load_file
+
     network = make_task("unlearning/custom", **custom_arguments).networks[0]
     saved = load_file(custom_arguments["weights"])
     assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize("path", [
-    "no.such.module:Net", "editgym.models.classifiers:NoSuchNet", "editgym.models.classifiers", "", ":Net",
-    ".classifiers:SmallConvNet"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "no.such.module:Net",
+        "editgym.models.classifiers:NoSuchNet",
+        "editgym.models.classifiers",
+        "",
+        ":Net",
+        ".classifiers:SmallConvNet",
+    ],
+)
 def test_import_path_that_leads_nowhere_is_an_error(custom_arguments, path):
     with pytest.raises(ValueError, match=r"write package\.module:Class"):
         make_task("unlearning/custom", **custom_arguments | {"model": path})
 
 
 def test_what_is_imported_must_make_a_module(custom_arguments):
-    with pytest.raises(ValueError, match=r"model: 'builtins:dict' made a dict, expected an nn.Module"):
+    with pytest.raises(
+        ValueError, match=r"model: 'builtins:dict' made a dict, expected an nn.Module"
+    ):
         make_task("unlearning/custom", **custom_arguments | {"model": "builtins:dict"})
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "weights: no file at"), (b"", "does not fit"),
-                                                  (b"not safetensors at all", "does not fit")])
-def test_weights_that_are_missing_or_no_safetensors_are_an_error(custom_arguments, tmp_path, content, message):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "weights: no file at"),
+        (b"", "does not fit"),
+        (b"not safetensors at all", "does not fit"),
+    ],
+)
+def test_weights_that_are_missing_or_no_safetensors_are_an_error(
+    custom_arguments, tmp_path, content, message
+):
     path = tmp_path / "other.safetensors"
     if content is not None:
         path.write_bytes(content)
@@ -160,7 +209,10 @@ def test_weights_that_are_missing_or_no_safetensors_are_an_error(custom_argument
 def test_weights_of_another_network_are_an_error(custom_arguments, tmp_path):
     save_file(ResNet20().state_dict(), tmp_path / "resnet.safetensors")
     with pytest.raises(ValueError, match="does not fit SmallConvNet"):
-        make_task("unlearning/custom", **custom_arguments | {"weights": str(tmp_path / "resnet.safetensors")})
+        make_task(
+            "unlearning/custom",
+            **custom_arguments | {"weights": str(tmp_path / "resnet.safetensors")},
+        )
 
 
 @pytest.mark.parametrize("data", ["nothing.npz", "nothing"])
@@ -174,15 +226,26 @@ def test_folder_that_is_no_image_folder_is_an_error(custom_arguments, tmp_path):
         make_task("unlearning/custom", **custom_arguments | {"data": str(tmp_path)})
 
 
-def test_class_of_which_the_rewards_would_have_no_sample_is_an_error(custom_arguments, small_images, tmp_path):
-    arrays = dict(small_images, y_train=np.where(small_images["y_train"] == 3, 2, small_images["y_train"]))
+def test_class_of_which_the_rewards_would_have_no_sample_is_an_error(
+    custom_arguments, small_images, tmp_path
+):
+    arrays = dict(
+        small_images, y_train=np.where(small_images["y_train"] == 3, 2, small_images["y_train"])
+    )
     arrays["y_train"][0] = 3  # one sample: in the model split, with split seed 0
     task = make_task("unlearning/custom", **custom_arguments)
-    where = (task.splits.model.inputs[:, 0] * 255 - torch.from_numpy(small_images["x_train"][0]).float()).abs()
-    assert bool((where.flatten(1).amax(1) < 0.5).any()), "pick another sample: this one is not in the model split"
+    where = (
+        task.splits.model.inputs[:, 0] * 255 - torch.from_numpy(small_images["x_train"][0]).float()
+    ).abs()
+    assert bool((where.flatten(1).amax(1) < 0.5).any()), (
+        "pick another sample: this one is not in the model split"
+    )
     np.savez(tmp_path / "rare.npz", **arrays)
     with pytest.raises(ValueError, match="the policy split has no forget sample"):
-        make_task("unlearning/custom", **custom_arguments | {"data": str(tmp_path / "rare.npz"), "forget_class": 3})
+        make_task(
+            "unlearning/custom",
+            **custom_arguments | {"data": str(tmp_path / "rare.npz"), "forget_class": 3},
+        )
 
 
 class Gate(nn.Module):
@@ -197,11 +260,17 @@ class Gate(nn.Module):
         return self.head(h.relu() if h.mean() > 0 else h.tanh())
 
 
-def test_network_that_branches_on_its_data_is_edited_all_the_same(custom_arguments, tmp_path, monkeypatch):
+def test_network_that_branches_on_its_data_is_edited_all_the_same(
+    custom_arguments, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "gate", sys.modules[__name__])
     save_file(Gate(4).state_dict(), tmp_path / "gate.safetensors")
-    arguments = custom_arguments | {"model": "gate:Gate", "model_kwargs": {"classes": 4},
-                                    "weights": str(tmp_path / "gate.safetensors"), "sites": ["hidden"]}
+    arguments = custom_arguments | {
+        "model": "gate:Gate",
+        "model_kwargs": {"classes": 4},
+        "weights": str(tmp_path / "gate.safetensors"),
+        "sites": ["hidden"],
+    }
     with pytest.warns(UserWarning, match="Gate: every evaluation runs the whole network"):
         env, _, report = episode(arguments)
     test = env.task.splits.test
@@ -217,11 +286,13 @@ def test_network_that_branches_on_its_data_is_edited_all_the_same(custom_argumen
         assert env.step(action)[1] == pytest.approx(rewards[i], abs=1e-5)
 
 
-# --- what is kept ----------------------------------------------------------------------------------------------
+# --- what is kept ---------------------------------------------------------------------------------
 
 
 def test_tasks_on_one_model_share_it_and_nobody_keeps_those_that_are_done_with(tiny_lm):
-    one, other = (make_task("knowledge/factworld", model=tiny_lm, step_size=step) for step in (0.1, 0.2))
+    one, other = (
+        make_task("knowledge/factworld", model=tiny_lm, step_size=step) for step in (0.1, 0.2)
+    )
     assert one is not other
     assert one.language is other.language
     assert make_task("knowledge/factworld", model=tiny_lm, step_size=0.1) is one
@@ -234,7 +305,10 @@ def test_tasks_on_one_model_share_it_and_nobody_keeps_those_that_are_done_with(t
 
 
 def test_the_latest_tasks_are_found_again_when_nobody_has_them(tiny_lm):
-    for name, arguments in (("knowledge/factworld", {"model": tiny_lm}), ("unlearning/digits", {"forget_class": 4})):
+    for name, arguments in (
+        ("knowledge/factworld", {"model": tiny_lm}),
+        ("unlearning/digits", {"forget_class": 4}),
+    ):
         known = weakref.ref(make_task(name, **arguments))
         gc.collect()
         assert make_task(name, **arguments) is known()

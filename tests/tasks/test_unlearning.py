@@ -11,7 +11,9 @@ from editgym.tasks.unlearning import Splits, checked_goals, checked_samples
 from editgym.weights import DenseUpdate, JournalError, Mask, ReplaceTensors, Shift, SiteEdit
 
 NEEDS_MNIST = pytest.mark.data("images/MNIST/raw/train-images-idx3-ubyte")
-NEEDS_CIFAR = pytest.mark.data("images/cifar10_subset.npz", "classifiers/resnet20_cifar10.safetensors")
+NEEDS_CIFAR = pytest.mark.data(
+    "images/cifar10_subset.npz", "classifiers/resnet20_cifar10.safetensors"
+)
 
 
 @pytest.fixture
@@ -24,14 +26,19 @@ def rows(data):
     return {image.tobytes() for image in data.inputs.numpy()}
 
 
-# --- splits ----------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("load", [
-    lambda: make_task("unlearning/digits").splits, lambda: make_task("unlearning/digits", model_seed=3).splits,
-    pytest.param(lambda: Splits.of(images.mnist(), 0), marks=NEEDS_MNIST),
-    pytest.param(lambda: make_task("unlearning/cifar10").splits, marks=NEEDS_CIFAR),
-], ids=["digits", "digits, seed 3", "mnist", "cifar10"])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda: make_task("unlearning/digits").splits,
+        lambda: make_task("unlearning/digits", model_seed=3).splits,
+        pytest.param(lambda: Splits.of(images.mnist(), 0), marks=NEEDS_MNIST),
+        pytest.param(lambda: make_task("unlearning/cifar10").splits, marks=NEEDS_CIFAR),
+    ],
+    ids=["digits", "digits, seed 3", "mnist", "cifar10"],
+)
 def test_policy_and_test_data_share_no_image(load):
     splits = load()
     parts = [rows(part) for part in (splits.model, splits.policy, splits.validation, splits.test)]
@@ -47,8 +54,11 @@ def test_rewards_use_no_test_image(digits, networks, samples):
 
 
 def test_splits_cover_the_training_data_in_the_shares_asked_for():
-    data = ImageData(Labelled(torch.arange(200.0).view(-1, 1), torch.zeros(200).long()),
-                     Labelled(torch.zeros(3, 1), torch.zeros(3).long()), 1)
+    data = ImageData(
+        Labelled(torch.arange(200.0).view(-1, 1), torch.zeros(200).long()),
+        Labelled(torch.zeros(3, 1), torch.zeros(3).long()),
+        1,
+    )
     splits = Splits.of(data, 0)
     assert [len(part) for part in (splits.model, splits.policy, splits.validation)] == [140, 30, 30]
     assert [len(part) for part in vars(Splits.of(data, 0, (0.5, 0.4))).values()] == [100, 80, 20, 3]
@@ -70,7 +80,7 @@ def test_networks_that_ship_are_good_before_the_edit(digits, seed):
     assert task.evaluate(task.networks[0].journal)["test_accuracy"] > 0.93
 
 
-# --- goals -----------------------------------------------------------------------------------------------------
+# --- goals ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("forget", [0, 9, [3], [8, 1, 4]])
@@ -94,7 +104,9 @@ def test_a_split_without_a_sample_to_forget_or_to_retain_is_an_error(digits, spl
     part = getattr(task.splits, split)
     forgotten = torch.isin(part.labels, torch.tensor([3, 7]))
     lacking = replace(task.splits, **{split: part[~forgotten if name == "forget" else forgotten]})
-    with pytest.raises(ValueError, match=rf"the {split} split has no {name} sample when classes \[3, 7\]"):
+    with pytest.raises(
+        ValueError, match=rf"the {split} split has no {name} sample when classes \[3, 7\]"
+    ):
         replace(task, splits=lacking)
 
 
@@ -119,11 +131,22 @@ def test_random_samples_are_forgotten_towards_unseen_data(digits):
     assert rows(task.test_sets()["retain"]) == rows(task.splits.test)
 
 
-@pytest.mark.parametrize(("forget_class", "goals", "named"), [
-    (10, None, "forget_class"), (-1, None, "forget_class"), ([], None, "forget_class"), ([1, 1], None, "forget_class"),
-    (list(range(10)), None, "forget_class"), ("7", None, "forget_class"), (True, None, "forget_class"),
-    ([2.0], None, "forget_class"), (0, [1, 10], "goals"), (0, [], "goals is empty"), (0, [[1, -2]], "goals"),
-])
+@pytest.mark.parametrize(
+    ("forget_class", "goals", "named"),
+    [
+        (10, None, "forget_class"),
+        (-1, None, "forget_class"),
+        ([], None, "forget_class"),
+        ([1, 1], None, "forget_class"),
+        (list(range(10)), None, "forget_class"),
+        ("7", None, "forget_class"),
+        (True, None, "forget_class"),
+        ([2.0], None, "forget_class"),
+        (0, [1, 10], "goals"),
+        (0, [], "goals is empty"),
+        (0, [[1, -2]], "goals"),
+    ],
+)
 def test_class_that_does_not_exist_is_an_error(forget_class, goals, named):
     with pytest.raises(ValueError, match=named):
         checked_goals(forget_class, goals, 10)
@@ -135,8 +158,17 @@ def test_impossible_number_of_samples_is_an_error(samples):
         checked_samples(samples, 100)
 
 
-@pytest.mark.parametrize("arguments", [{"forget_class": 10}, {"goals": [1, 77]}, {"forget_samples": 0},
-                                       {"networks": []}, {"networks": [-1]}, {"networks": ["0"]}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"forget_class": 10},
+        {"goals": [1, 77]},
+        {"forget_samples": 0},
+        {"networks": []},
+        {"networks": [-1]},
+        {"networks": ["0"]},
+    ],
+)
 def test_task_refuses_what_it_cannot_forget_or_load(digits, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         digits(**arguments)
@@ -147,7 +179,7 @@ def test_impossible_seed_is_named_in_the_error(digits):
         digits(model_seed=-1)
 
 
-# --- reward terms ----------------------------------------------------------------------------------------------
+# --- reward terms ---------------------------------------------------------------------------------
 
 
 def column(**values):
@@ -168,22 +200,40 @@ def test_samples_edit_is_minus_the_distance_from_unseen(digits):
     assert (task.rewards.alpha, task.rewards.beta) == (3, 2)
 
 
-@pytest.mark.parametrize(("retain", "forget", "success"), [
-    (0.95, 0.0, True), (0.941, 0.009, True), (0.93, 0.0, False), (0.95, 0.02, False), (1.0, 0.5, False)])
+@pytest.mark.parametrize(
+    ("retain", "forget", "success"),
+    [
+        (0.95, 0.0, True),
+        (0.941, 0.009, True),
+        (0.93, 0.0, False),
+        (0.95, 0.02, False),
+        (1.0, 0.5, False),
+    ],
+)
 def test_success_in_forgetting_classes(digits, retain, forget, success):
     before = column(retain=[0.95], forget=[0.9])
-    assert digits().is_success(column(retain=[retain], forget=[forget]), before).tolist() == [success]
+    assert digits().is_success(column(retain=[retain], forget=[forget]), before).tolist() == [
+        success
+    ]
 
 
-@pytest.mark.parametrize(("retain", "forget", "success"), [
-    (0.95, 0.805, True), (0.95, 0.795, True), (0.95, 0.75, False), (0.95, 0.0, False), (0.9, 0.8, False)])
+@pytest.mark.parametrize(
+    ("retain", "forget", "success"),
+    [
+        (0.95, 0.805, True),
+        (0.95, 0.795, True),
+        (0.95, 0.75, False),
+        (0.95, 0.0, False),
+        (0.9, 0.8, False),
+    ],
+)
 def test_success_in_forgetting_samples(digits, retain, forget, success):
     before = column(retain=[0.95], forget=[1.0], unseen=[0.8])
     after = column(retain=[retain], forget=[forget], unseen=[0.8])
     assert digits(forget_samples=10).is_success(after, before).tolist() == [success]
 
 
-# --- reports ---------------------------------------------------------------------------------------------------
+# --- reports --------------------------------------------------------------------------------------
 
 
 def by_hand(model, data):
@@ -191,7 +241,9 @@ def by_hand(model, data):
         return float((model(data.inputs).argmax(-1) == data.labels).double().mean())
 
 
-@pytest.mark.parametrize("arguments", [{"forget_class": 3}, {"forget_class": [0, 6]}, {"forget_samples": 100}])
+@pytest.mark.parametrize(
+    "arguments", [{"forget_class": 3}, {"forget_class": [0, 6]}, {"forget_samples": 100}]
+)
 def test_reports_are_on_test_data_before_and_after(digits, arguments):
     task = digits(**arguments)
     network = task.networks[0].fresh()
@@ -200,11 +252,16 @@ def test_reports_are_on_test_data_before_and_after(digits, arguments):
     test = task.splits.test
     forgotten = torch.isin(test.labels, torch.tensor(arguments.get("forget_class", [])))
     samples = "forget_samples" in arguments
-    sets = {"retain": test[~forgotten], "test": test,
-            "forget": task.pool[task.goals[0].members["forget"]] if samples else test[forgotten]}
+    sets = {
+        "retain": test[~forgotten],
+        "test": test,
+        "forget": task.pool[task.goals[0].members["forget"]] if samples else test[forgotten],
+    }
     for name, data in sets.items():
         assert metrics[f"{name}_accuracy"] == pytest.approx(by_hand(network.merged(), data))
-        assert metrics[f"{name}_accuracy_before"] == pytest.approx(by_hand(task.networks[0].merged(), data))
+        assert metrics[f"{name}_accuracy_before"] == pytest.approx(
+            by_hand(task.networks[0].merged(), data)
+        )
     assert len(task.networks[0].journal) == 0
 
 
@@ -247,13 +304,16 @@ def test_journal_is_judged_on_the_network_it_was_recorded_on(digits):
         digits(model_seed=2).evaluate(network.journal)
 
 
-# --- several networks, and oracles -----------------------------------------------------------------------------
+# --- several networks, and oracles ----------------------------------------------------------------
 
 
 def test_networks_are_different_and_of_one_shape(digits):
     task = digits(networks=[4, 1])
     hashes = [network.base_hash for network in task.networks]
-    assert hashes == [digits(model_seed=4).networks[0].base_hash, digits(model_seed=1).networks[0].base_hash]
+    assert hashes == [
+        digits(model_seed=4).networks[0].base_hash,
+        digits(model_seed=1).networks[0].base_hash,
+    ]
     assert len(set(hashes)) == 2
     assert len({tuple(site.shape for site in network.sites) for network in task.networks}) == 1
 
@@ -277,7 +337,9 @@ def test_undertrained_network_stops_at_the_papers_accuracy(digits):
 def test_mnist_edits_the_papers_layer_of_the_papers_network():
     task = make_task("unlearning/mnist", undertrained=True)
     assert [(site.name, site.shape) for site in task.networks[0].sites] == [("fc2", (32, 128))]
-    assert by_hand(task.networks[0].merged(), task.splits.validation) == pytest.approx(0.928, abs=0.01)
+    assert by_hand(task.networks[0].merged(), task.splits.validation) == pytest.approx(
+        0.928, abs=0.01
+    )
     assert not rows(task.pool) & rows(task.splits.test)
 
 
@@ -285,7 +347,8 @@ def test_mnist_edits_the_papers_layer_of_the_papers_network():
 def test_cifar10_edits_the_convolutions_of_the_last_stage():
     task = make_task("unlearning/cifar10")
     assert [site.name for site in task.networks[0].sites] == [
-        f"layer3.{block}.conv{i}" for block in range(3) for i in (1, 2)]
+        f"layer3.{block}.conv{i}" for block in range(3) for i in (1, 2)
+    ]
     assert task.networks[0].reuses_prefix
     assert task.retrain is None
 

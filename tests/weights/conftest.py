@@ -61,13 +61,32 @@ class LogitsOnly(nn.Module):
 
 
 def tiny_gpt2(**settings: object) -> GPT2LMHeadModel:
-    return GPT2LMHeadModel(GPT2Config(n_layer=6, n_embd=16, n_head=2, vocab_size=50, n_positions=16, bos_token_id=0,
-                                      eos_token_id=0, **settings))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=6,
+            n_embd=16,
+            n_head=2,
+            vocab_size=50,
+            n_positions=16,
+            bos_token_id=0,
+            eos_token_id=0,
+            **settings,
+        )
+    )
 
 
 def tiny_llama(n_layers: int = 6) -> LlamaForCausalLM:
-    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=n_layers, hidden_size=16, intermediate_size=24, vocab_size=50,
-                                        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=16))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=n_layers,
+            hidden_size=16,
+            intermediate_size=24,
+            vocab_size=50,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=16,
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -83,9 +102,13 @@ KINDS = {
     "linear": Kind(lambda: SmallConvNet(8), lambda n: torch.rand(n, 1, 8, 8), ("fc2", "fc3")),
     "conv2d": Kind(lambda: SmallConvNet(8), lambda n: torch.rand(n, 1, 8, 8), ("conv2", "fc2")),
     "conv1d": Kind(Conv1DNet, lambda n: torch.randn(n, 12), ("first", "second")),
-    "suffix names": Kind(SuffixNames, lambda n: torch.randn(n, 1, 6, 6), ("fc", "tail.fc", "conv", "tail.conv")),
+    "suffix names": Kind(
+        SuffixNames, lambda n: torch.randn(n, 1, 6, 6), ("fc", "tail.fc", "conv", "tail.conv")
+    ),
     "resnet": Kind(ResNet20, lambda n: torch.randn(n, 3, 32, 32), ("layer3.*.conv*",)),
-    "gpt2": Kind(lambda: LogitsOnly(tiny_gpt2()), lambda n: torch.randint(50, (n, 7)), ("*.mlp.c_proj",)),
+    "gpt2": Kind(
+        lambda: LogitsOnly(tiny_gpt2()), lambda n: torch.randint(50, (n, 7)), ("*.mlp.c_proj",)
+    ),
 }
 
 
@@ -97,7 +120,8 @@ def build():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             model = KINDS[kind].build().eval()
-            # Batch norms of a new network are the identity, and an edit that forgot them would not show.
+            # Batch norms of a new network are the identity, and an edit that forgot them would not
+            # show.
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.running_mean.normal_()
@@ -119,7 +143,9 @@ def editable(build, inputs):
 
     def make(kind: str = "linear", sites: tuple[str, ...] | None = None) -> EditableNetwork:
         model = build(kind)
-        return EditableNetwork(model, find_sites(model, sites or KINDS[kind].sites), inputs(kind, 4))
+        return EditableNetwork(
+            model, find_sites(model, sites or KINDS[kind].sites), inputs(kind, 4)
+        )
 
     return make
 
@@ -137,16 +163,34 @@ ENTRY_KINDS = ("low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "
 def make_edit():
     """`make_edit(network, entry kind, site index, step)`: a random edit that changes the logits."""
 
-    def make(network: EditableNetwork, kind: str = "low_rank_shift", site: int = 0, step: int = 0, rank: int = 2):
+    def make(
+        network: EditableNetwork,
+        kind: str = "low_rank_shift",
+        site: int = 0,
+        step: int = 0,
+        rank: int = 2,
+    ):
         if kind == "replace_tensors":
-            chosen = [name for name, tensor in network.state_dict().items() if tensor.is_floating_point()]
-            tensors = {name: 0.1 * torch.randn_like(network.state_dict()[name]) for name in (chosen[0], chosen[-1])}
+            chosen = [
+                name for name, tensor in network.state_dict().items() if tensor.is_floating_point()
+            ]
+            tensors = {
+                name: 0.1 * torch.randn_like(network.state_dict()[name])
+                for name in (chosen[0], chosen[-1])
+            }
             return ReplaceTensors(tensors, step)
         edited = network.sites[site]
         rows, columns = edited.shape
-        update = (LowRankFactors(torch.randn(rows, rank), torch.randn(rank, columns), scale=rank**-0.5, bound=1.0)
-                  if kind.startswith("low_rank") else DenseUpdate(torch.randn(rows, columns), bound=1.0))
-        return SiteEdit(edited.name, Shift(0.05) if kind.endswith("shift") else Mask(), update, step)
+        update = (
+            LowRankFactors(
+                torch.randn(rows, rank), torch.randn(rank, columns), scale=rank**-0.5, bound=1.0
+            )
+            if kind.startswith("low_rank")
+            else DenseUpdate(torch.randn(rows, columns), bound=1.0)
+        )
+        return SiteEdit(
+            edited.name, Shift(0.05) if kind.endswith("shift") else Mask(), update, step
+        )
 
     return make
 

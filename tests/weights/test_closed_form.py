@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from editgym.weights import LowRankFactors
-from editgym.weights.closed_form import RunningStandardization, UltraEdit, least_squares, principal_directions
+from editgym.weights.closed_form import (
+    RunningStandardization,
+    UltraEdit,
+    least_squares,
+    principal_directions,
+)
 
 
 def doubles(*shape, seed=0):
@@ -19,7 +24,7 @@ def running(size):
     return standard
 
 
-# --- running standardisation -----------------------------------------------------------------------------------
+# --- running standardisation ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [[20], [7, 1, 12], [1] * 20])
@@ -37,7 +42,9 @@ def test_statistics_of_large_numbers_do_not_cancel():
     standard = running(3)
     for part in rows.split(10):
         standard.update(part)
-    torch.testing.assert_close(standard(rows), (rows - rows.mean(0)) / rows.std(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        standard(rows), (rows - rows.mean(0)) / rows.std(0), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_one_row_and_a_feature_that_never_varies_give_zeros_and_no_nan():
@@ -77,7 +84,7 @@ def test_statistics_survive_their_state_and_do_not_share_it():
     assert not torch.equal(again.mean, state["mean"])
 
 
-# --- least squares ---------------------------------------------------------------------------------------------
+# --- least squares --------------------------------------------------------------------------------
 
 
 def dense_least_squares(values, keys, ridge):
@@ -93,17 +100,24 @@ def test_least_squares_is_the_dense_solve(n, d, ridge):
     update = least_squares(values, keys, ridge)
     assert update.shape == (9, d)
     assert update.a.shape[1] == n
-    torch.testing.assert_close(update.matrix(), dense_least_squares(values, keys, ridge), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        update.matrix(), dense_least_squares(values, keys, ridge), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_gradients_flow_through_the_solve_to_values_keys_and_ridge():
     values, keys = doubles(4, 6, seed=1).requires_grad_(), doubles(4, 5, seed=2).requires_grad_()
     ridge = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v, k, r: least_squares(v, k, r).matrix(), (values, keys, ridge))
-    assert torch.autograd.grad(least_squares(values, keys, ridge).matrix().square().sum(), ridge)[0] != 0
+    assert torch.autograd.gradcheck(
+        lambda v, k, r: least_squares(v, k, r).matrix(), (values, keys, ridge)
+    )
+    assert (
+        torch.autograd.grad(least_squares(values, keys, ridge).matrix().square().sum(), ridge)[0]
+        != 0
+    )
 
 
-# --- UltraEdit -------------------------------------------------------------------------------------------------
+# --- UltraEdit ------------------------------------------------------------------------------------
 
 
 def test_ultraedit_is_its_formula_over_a_stream():
@@ -112,13 +126,15 @@ def test_ultraedit_is_its_formula_over_a_stream():
         side.mean, side.squares = side.mean.double(), side.squares.double()
     all_keys, all_gradients = 2 + doubles(12, 11, seed=3), 0.1 * doubles(12, 6, seed=4)
     for start in (0, 4, 8):
-        keys, gradients = all_keys[start:start + 4], all_gradients[start:start + 4]
-        seen_keys, seen_gradients = all_keys[:start + 4], all_gradients[:start + 4]
+        keys, gradients = all_keys[start : start + 4], all_gradients[start : start + 4]
+        seen_keys, seen_gradients = all_keys[: start + 4], all_gradients[: start + 4]
         key_hat = (keys - seen_keys.mean(0)) / seen_keys.std(0)
         gradient_hat = (gradients - seen_gradients.mean(0)) / seen_gradients.std(0)
         values = torch.stack([-0.5 * k @ k * g for k, g in zip(key_hat, gradient_hat, strict=True)])
         expected = dense_least_squares(values, keys, 1.0)
-        torch.testing.assert_close(editor.update(keys, gradients, 0.5).matrix(), expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            editor.update(keys, gradients, 0.5).matrix(), expected, rtol=1e-9, atol=1e-12
+        )
 
 
 def test_ultraedit_on_a_single_token_is_no_edit_and_no_nan():
@@ -142,7 +158,7 @@ def test_directions_of_what_is_not_finite_say_so():
         principal_directions(LowRankFactors(torch.full((4, 2), float("inf")), torch.ones(2, 3)))
 
 
-# --- principal directions --------------------------------------------------------------------------------------
+# --- principal directions -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rows", "n", "columns"), [(12, 7, 20), (6, 30, 9), (20, 4, 8)])
@@ -157,7 +173,9 @@ def test_principal_directions_are_the_svd_of_the_product(rows, n, columns):
     for j in range(count):
         expected = sigma[j] * np.outer(u[:, j], vh[j])
         assert torch.outer(found.a[:, j], found.b[j]).numpy() == pytest.approx(expected, abs=1e-9)
-    assert (found.a.gather(0, found.a.abs().argmax(0, keepdim=True)) > 0).all(), "the sign convention"
+    assert (found.a.gather(0, found.a.abs().argmax(0, keepdim=True)) > 0).all(), (
+        "the sign convention"
+    )
     torch.testing.assert_close(found.matrix(), update.matrix())
 
 
@@ -195,7 +213,11 @@ def test_rows_that_are_not_finite_leave_the_statistics_as_they_were():
     rows = torch.randn(8, 3)
     clean, spoilt = RunningStandardization(3), RunningStandardization(3)
     clean.update(rows)
-    spoilt.update(torch.cat([rows[:5], torch.tensor([[0.0, torch.nan, 1.0], [torch.inf, 0.0, 0.0]]), rows[5:]]))
+    spoilt.update(
+        torch.cat(
+            [rows[:5], torch.tensor([[0.0, torch.nan, 1.0], [torch.inf, 0.0, 0.0]]), rows[5:]]
+        )
+    )
     spoilt.update(torch.full((2, 3), torch.nan))
     assert spoilt.count == 8
     assert torch.equal(clean(rows), spoilt(rows))

@@ -1,4 +1,5 @@
-"""A language model under edits, against the model's own forward pass, autograd, and what exports load again."""
+"""A language model under edits, against the model's own forward pass, autograd, and what exports
+load again."""
 
 import copy
 import warnings
@@ -8,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from editgym.weights import (
     Codebook,
@@ -34,9 +41,21 @@ from editgym.weights import (
     fingerprint,
 )
 
-TEXTS = [([1, 2, 3], [4, 5]), ([6, 7, 8, 9, 17, 18], [10, 11, 12]), ([12, 13], [14]), ([15], [16, 3])]
-SETTINGS = {"num_hidden_layers": 4, "hidden_size": 16, "intermediate_size": 24, "vocab_size": 50,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16}
+TEXTS = [
+    ([1, 2, 3], [4, 5]),
+    ([6, 7, 8, 9, 17, 18], [10, 11, 12]),
+    ([12, 13], [14]),
+    ([15], [16, 3]),
+]
+SETTINGS = {
+    "num_hidden_layers": 4,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "vocab_size": 50,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 16,
+}
 
 
 def seeded(model, seed=1, dtype=torch.float32):
@@ -45,7 +64,9 @@ def seeded(model, seed=1, dtype=torch.float32):
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(0, 0.3, generator=generator)
-        parameter.data = parameter.data.to(dtype)  # the angles of rotary embeddings stay exact, as from_pretrained does
+        parameter.data = parameter.data.to(
+            dtype
+        )  # the angles of rotary embeddings stay exact, as from_pretrained does
     return model.eval().requires_grad_(False)
 
 
@@ -54,12 +75,27 @@ def llama(dtype=torch.float32, seed=1, kind=LlamaForCausalLM, **settings):
 
 
 def gpt2(seed=1):
-    return seeded(GPT2LMHeadModel(GPT2Config(n_layer=4, n_embd=16, n_head=2, vocab_size=50, n_positions=16,
-                                             bos_token_id=0, eos_token_id=0)), seed)
+    return seeded(
+        GPT2LMHeadModel(
+            GPT2Config(
+                n_layer=4,
+                n_embd=16,
+                n_head=2,
+                vocab_size=50,
+                n_positions=16,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+        ),
+        seed,
+    )
 
 
-MODELS = {"llama": (llama, ["model.layers.[23].mlp.*"]), "gpt2": (gpt2, ["transformer.h.[23].mlp.*"]),
-          "bf16": (lambda: llama(torch.bfloat16), ["model.layers.[23].mlp.*"])}
+MODELS = {
+    "llama": (llama, ["model.layers.[23].mlp.*"]),
+    "gpt2": (gpt2, ["transformer.h.[23].mlp.*"]),
+    "bf16": (lambda: llama(torch.bfloat16), ["model.layers.[23].mlp.*"]),
+}
 CLOSE = {"llama": 1e-5, "gpt2": 1e-5, "bf16": 0.06}  # bf16 has eight bits
 
 
@@ -87,22 +123,30 @@ def made(kind="llama", names=None):
 def factors(decoder, rank=2, seed=0, size=0.1, count=()):
     """An update, or `count` candidates, per site."""
     generator = torch.Generator().manual_seed(seed)
-    return [LowRankFactors(size * torch.randn(*count, site.shape[0], rank, generator=generator),
-                           torch.randn(*count, rank, site.shape[1], generator=generator))
-            for site in decoder.sites]
+    return [
+        LowRankFactors(
+            size * torch.randn(*count, site.shape[0], rank, generator=generator),
+            torch.randn(*count, rank, site.shape[1], generator=generator),
+        )
+        for site in decoder.sites
+    ]
 
 
 def edits(decoder, updates, step=None):
-    return [SiteEdit(site.name, Shift(), update, step) for site, update in zip(decoder.sites, updates, strict=True)]
+    return [
+        SiteEdit(site.name, Shift(), update, step)
+        for site, update in zip(decoder.sites, updates, strict=True)
+    ]
 
 
 @torch.no_grad()
 def own_logits(model, texts=TEXTS):
-    """Of the model itself, text by text and without padding: (m, vocabulary) at the answer tokens."""
+    """Of the model itself, text by text and without padding: (m, vocabulary) at the answer
+    tokens."""
     rows = []
     for prompt, answer in texts:
         logits = model(input_ids=torch.tensor([prompt + answer])).logits[0]
-        rows.append(logits[len(prompt) - 1:-1])
+        rows.append(logits[len(prompt) - 1 : -1])
     return torch.cat(rows).float()
 
 
@@ -112,17 +156,22 @@ def close(one, other, kind="llama"):
 
 def clean(decoder):
     """Whether the model's modules have their own forward again and its weights their bytes."""
-    return (not any("forward" in module.__dict__ for module in decoder.base.modules())
-            and fingerprint(decoder.base) == decoder.base_hash)
+    return (
+        not any("forward" in module.__dict__ for module in decoder.base.modules())
+        and fingerprint(decoder.base) == decoder.base_hash
+    )
 
 
-# --- texts -----------------------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def test_a_batch_knows_where_its_answers_are_predicted(batch):
     assert len(batch) == 4
     assert batch.ids[1].tolist() == [6, 7, 8, 9, 17, 18, 10, 11, 12]
-    assert (batch.rows.tolist(), batch.positions.tolist()) == ([0, 0, 1, 1, 1, 2, 3, 3], [2, 3, 5, 6, 7, 1, 0, 1])
+    assert (batch.rows.tolist(), batch.positions.tolist()) == (
+        [0, 0, 1, 1, 1, 2, 3, 3],
+        [2, 3, 5, 6, 7, 1, 0, 1],
+    )
     assert batch.labels.tolist() == [4, 5, 10, 11, 12, 14, 16, 3]
     assert batch.ids[2, 3:].tolist() == [0] * 6
     assert batch.means(torch.arange(8.0)).tolist() == [0.5, 3, 5, 6.5]
@@ -134,8 +183,10 @@ def test_a_batch_knows_where_its_answers_are_predicted(batch):
 def test_joined_batches_are_the_batch_of_all_their_texts(batch):
     parts = [TokenBatch.of(TEXTS[:1]), TokenBatch.of(TEXTS[1:3]), TokenBatch.of(TEXTS[3:])]
     joined = TokenBatch.join(parts)
-    assert all(torch.equal(getattr(joined, name), getattr(batch, name))
-               for name in ("ids", "rows", "positions", "labels"))
+    assert all(
+        torch.equal(getattr(joined, name), getattr(batch, name))
+        for name in ("ids", "rows", "positions", "labels")
+    )
 
 
 @pytest.mark.parametrize("texts", [[], [([1], [])], [([1], [2]), ([], [3])]])
@@ -144,11 +195,13 @@ def test_texts_without_a_prompt_or_answer_are_an_error(texts):
         TokenBatch.of(texts)
 
 
-# --- evaluation ------------------------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("error")
-def test_logits_are_those_of_the_models_own_forward_pass_with_and_without_prefix(decoder, batch, kind):
+def test_logits_are_those_of_the_models_own_forward_pass_with_and_without_prefix(
+    decoder, batch, kind
+):
     expected = own_logits(decoder.base)
     prefix = decoder.prefix(batch)
     assert decoder.reuses_prefix
@@ -204,12 +257,15 @@ def test_gradients_to_factors_are_those_of_autograd_through_the_whole_model(deco
 
     weights = dict(decoder.state_dict())
     for site, update in zip(decoder.sites, updates, strict=True):
-        weights[site.parameter] = site.to_stored(site.to_matrix(weights[site.parameter]) + update.a @ update.b)
+        weights[site.parameter] = site.to_stored(
+            site.to_matrix(weights[site.parameter]) + update.a @ update.b
+        )
     texts = []
     for prompt, answer in TEXTS:
-        logits = functional_call(decoder.base, weights, (torch.tensor([prompt + answer]),),
-                                 tie_weights=False).logits[0]
-        texts.append(F.cross_entropy(logits[len(prompt) - 1:-1], torch.tensor(answer)))
+        logits = functional_call(
+            decoder.base, weights, (torch.tensor([prompt + answer]),), tie_weights=False
+        ).logits[0]
+        texts.append(F.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(answer)))
     expected = torch.autograd.grad(torch.stack(texts).mean(), leaves)
     for one, other in zip(found, expected, strict=True):
         assert other.abs().max() > 1e-4
@@ -225,18 +281,25 @@ def test_captured_keys_and_gradients_are_those_of_hooks_on_a_plain_model(decoder
         def hook(_module, inputs, output):
             keys[name], outputs[name] = inputs[0], output
             output.retain_grad()
+
         return hook
 
     for site in decoder.sites:
         plain.get_submodule(site.name).register_forward_hook(keep(site.name))
     logits = plain(input_ids=batch.ids).logits[batch.rows, batch.positions].float()
-    loss = torch.stack([F.cross_entropy(logits[batch.rows == row], batch.labels[batch.rows == row])
-                        for row in range(4)]).mean()
+    loss = torch.stack(
+        [
+            F.cross_entropy(logits[batch.rows == row], batch.labels[batch.rows == row])
+            for row in range(4)
+        ]
+    ).mean()
     loss.backward()
     for prefix in (None, decoder.prefix(batch)):
         captured = decoder.capture(batch, prefix)
         assert captured.loss == pytest.approx(loss.item(), rel=CLOSE[kind])
-        for site, own_keys, own_gradients in zip(decoder.sites, captured.keys, captured.gradients, strict=True):
+        for site, own_keys, own_gradients in zip(
+            decoder.sites, captured.keys, captured.gradients, strict=True
+        ):
             close(own_keys, keys[site.name][batch.rows, batch.positions], kind)
             expected = outputs[site.name].grad[batch.rows, batch.positions]
             close(own_gradients, expected, kind)
@@ -255,10 +318,16 @@ def test_a_capture_with_updates_is_the_capture_once_they_are_applied(decoder, ba
         twin.apply(*edits(twin, updates))
         expected = twin.capture(batch)
         assert found.loss == pytest.approx(expected.loss, rel=CLOSE[kind])
-        for one, other in zip((*found.keys, *found.gradients), (*expected.keys, *expected.gradients), strict=True):
+        for one, other in zip(
+            (*found.keys, *found.gradients), (*expected.keys, *expected.gradients), strict=True
+        ):
             close(one, other, kind)
-    assert any((now - old).abs().max() > 0.01 for now, old in zip(found.keys, before.keys, strict=True))
-    assert torch.equal(decoder.capture(batch).gradients[0], before.gradients[0]), "nothing was applied"
+    assert any(
+        (now - old).abs().max() > 0.01 for now, old in zip(found.keys, before.keys, strict=True)
+    )
+    assert torch.equal(decoder.capture(batch).gradients[0], before.gradients[0]), (
+        "nothing was applied"
+    )
     partly = decoder.capture(batch, updates=[None] * len(decoder.sites))
     assert torch.equal(partly.gradients[0], before.gradients[0])
     assert clean(decoder)
@@ -268,16 +337,20 @@ def test_a_pass_can_begin_at_the_layer_of_the_sites_that_differ(decoder, batch, 
     """With the edits below in effect; what is captured there is of the sites from that layer on."""
     decoder.apply(*edits(decoder, factors(decoder)))
     name = next(site.name for site in decoder.sites if ".3." in site.name)
-    update = [one if site.name == name else None
-              for site, one in zip(decoder.sites, factors(decoder, seed=3), strict=True)]
+    update = [
+        one if site.name == name else None
+        for site, one in zip(decoder.sites, factors(decoder, seed=3), strict=True)
+    ]
     prefix = decoder.prefix(batch, [name])
     assert prefix.layer == 3 > decoder.prefix(batch).layer
     close(decoder.logits(batch, update, prefix), decoder.logits(batch, update), kind)
     whole, part = decoder.capture(batch), decoder.capture(batch, prefix)
-    for site, *pairs in zip(decoder.sites, whole.keys, part.keys, whole.gradients, part.gradients, strict=True):
+    for site, *pairs in zip(
+        decoder.sites, whole.keys, part.keys, whole.gradients, part.gradients, strict=True
+    ):
         for there, here in (pairs[:2], pairs[2:]):
             assert here.shape == ((len(there) if ".3." in site.name else 0), there.shape[1])
-            close(here, there[:len(here)], kind)
+            close(here, there[: len(here)], kind)
     with pytest.raises(UnknownSiteError, match="not open for edits"):
         decoder.prefix(batch, ["model.nowhere"])
 
@@ -288,7 +361,9 @@ def test_what_is_undone_or_fails_on_a_branch_leaves_the_state_that_it_began_in(d
     before = weights_of(branch)
     good = edits(branch, factors(branch, seed=1))
     with pytest.raises(ValueError, match="the update is"):
-        branch.apply(good[0], SiteEdit(branch.sites[1].name, Shift(), DenseUpdate(torch.zeros(3, 3))))
+        branch.apply(
+            good[0], SiteEdit(branch.sites[1].name, Shift(), DenseUpdate(torch.zeros(3, 3)))
+        )
     assert same(weights_of(branch), before)
     branch.apply(*good)
     branch.undo()
@@ -346,7 +421,9 @@ def test_the_active_model_decodes_with_the_edits_and_no_longer_afterwards(decode
     expected = decoder.merged().generate(ids, do_sample=False, max_new_tokens=6, pad_token_id=0)
     assert torch.equal(now, expected)
     assert not torch.equal(now, before)
-    assert torch.equal(model.generate(ids, do_sample=False, max_new_tokens=6, pad_token_id=0), before)
+    assert torch.equal(
+        model.generate(ids, do_sample=False, max_new_tokens=6, pad_token_id=0), before
+    )
 
 
 def test_contexts_can_be_nested_and_hooks_that_replace_forward_come_back(decoder, batch):
@@ -380,7 +457,7 @@ def test_after_an_error_inside_the_model_is_as_it_was(decoder, batch):
     assert torch.equal(decoder.logits(batch), expected)
 
 
-# --- edits -----------------------------------------------------------------------------------------------------
+# --- edits ----------------------------------------------------------------------------------------
 
 
 def weights_of(decoder):
@@ -459,7 +536,9 @@ def test_a_journal_on_disk_is_gone_on_with_and_emptied_by_reset(decoder, batch, 
 
 
 def test_the_journal_of_another_model_is_refused(decoder, kind, tmp_path):
-    other = EditableDecoder(model := llama(seed=7), find_sites(model, ["model.layers.3.mlp.*"]), TokenBatch.of(TEXTS))
+    other = EditableDecoder(
+        model := llama(seed=7), find_sites(model, ["model.layers.3.mlp.*"]), TokenBatch.of(TEXTS)
+    )
     other.apply(*edits(other, factors(other)))
     with pytest.raises(JournalError, match="belongs to the network"):
         decoder.replay(other.journal)
@@ -475,12 +554,28 @@ def test_bad_entries_are_refused_and_change_nothing(decoder, batch):
     name, (rows, columns) = decoder.sites[0].name, decoder.sites[0].shape
     nan = LowRankFactors(torch.full((rows, 1), float("nan")), torch.ones(1, columns))
     for bad, error, message in (
-            (SiteEdit("nowhere", Shift(), good[0].update), UnknownSiteError, "not open for edits"),
-            (SiteEdit(name, Shift(), DenseUpdate(torch.zeros(3, 3))), ValueError, r"the update is \(3, 3\)"),
-            (SiteEdit(name, Shift(), nan), ValueError, "not finite"),
-            (ReplaceTensors({"nothing": torch.zeros(1)}), UnknownSiteError, "'nothing' is no weight of a site"),
-            (Codebook("nowhere", torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1)), UnknownSiteError, "not open"),
-            (Codebook(name, torch.zeros(1, 2), torch.zeros(1, rows), torch.zeros(1)), ValueError, "codebook: .* takes"),
+        (SiteEdit("nowhere", Shift(), good[0].update), UnknownSiteError, "not open for edits"),
+        (
+            SiteEdit(name, Shift(), DenseUpdate(torch.zeros(3, 3))),
+            ValueError,
+            r"the update is \(3, 3\)",
+        ),
+        (SiteEdit(name, Shift(), nan), ValueError, "not finite"),
+        (
+            ReplaceTensors({"nothing": torch.zeros(1)}),
+            UnknownSiteError,
+            "'nothing' is no weight of a site",
+        ),
+        (
+            Codebook("nowhere", torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1)),
+            UnknownSiteError,
+            "not open",
+        ),
+        (
+            Codebook(name, torch.zeros(1, 2), torch.zeros(1, rows), torch.zeros(1)),
+            ValueError,
+            "codebook: .* takes",
+        ),
     ):
         with pytest.raises(error, match=message):
             decoder.apply(good[1], bad)
@@ -488,14 +583,18 @@ def test_bad_entries_are_refused_and_change_nothing(decoder, batch):
         assert len(decoder.journal) == len(good)
 
 
-def test_a_replaced_weight_of_a_site_is_in_effect_and_no_other_tensor_can_be_replaced(decoder, batch):
+def test_a_replaced_weight_of_a_site_is_in_effect_and_no_other_tensor_can_be_replaced(
+    decoder, batch
+):
     site = decoder.sites[0]
     base = decoder.state_dict()
     before = decoder.logits(batch)
     decoder.apply(ReplaceTensors({site.parameter: torch.zeros_like(base[site.parameter])}))
     whole = copy.deepcopy(decoder.base)
     whole.get_parameter(site.parameter).zero_()
-    torch.testing.assert_close(decoder.logits(batch).float(), own_logits(whole), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(
+        decoder.logits(batch).float(), own_logits(whole), rtol=2e-2, atol=2e-2
+    )
     assert not torch.equal(decoder.logits(batch), before)
     others = [name for name in base if name not in {one.parameter for one in decoder.sites}]
     for name in others[:3]:
@@ -506,7 +605,9 @@ def test_a_replaced_weight_of_a_site_is_in_effect_and_no_other_tensor_can_be_rep
 def test_a_replaced_weight_of_a_half_precision_model_is_kept_in_full():
     decoder = made("bf16")
     site = decoder.sites[0]
-    weight = 1 + 1e-4 * torch.randn(site.stored_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = 1 + 1e-4 * torch.randn(
+        site.stored_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     decoder.apply(ReplaceTensors({site.parameter: weight}))
     assert decoder.weights[0].dtype == torch.float32
     assert torch.equal(decoder.weights[0], site.to_matrix(weight.float()))
@@ -528,15 +629,20 @@ def test_a_model_that_adds_to_a_sites_output_in_place_is_captured(batch):
     for layer in adding.model.layers:
         layer.mlp = Adding(layer.mlp)
     sites = ["model.layers.[23].mlp.*down_proj"]
-    found = [EditableDecoder(model, find_sites(model, [name]), batch).capture(batch).keys[0].shape
-             for model, name in ((plain, sites[0]), (adding, "model.layers.[23].mlp.mlp.down_proj"))]
+    found = [
+        EditableDecoder(model, find_sites(model, [name]), batch).capture(batch).keys[0].shape
+        for model, name in ((plain, sites[0]), (adding, "model.layers.[23].mlp.mlp.down_proj"))
+    ]
     assert found[0] == found[1]
 
 
 def test_a_small_edit_of_a_half_precision_model_keeps_its_effect():
-    """A thousandth of a weight's size: rounded to bf16 most of it is gone, beside the weight in fp32 it is not."""
+    """A thousandth of a weight's size: rounded to bf16 most of it is gone, beside the weight in
+    fp32 it is not."""
     exact, rounded = llama(torch.bfloat16).float(), made("bf16", ["model.layers.3.mlp.down_proj"])
-    full = EditableDecoder(exact, find_sites(exact, ["model.layers.3.mlp.down_proj"]), TokenBatch.of(TEXTS))
+    full = EditableDecoder(
+        exact, find_sites(exact, ["model.layers.3.mlp.down_proj"]), TokenBatch.of(TEXTS)
+    )
     site = full.sites[0]
     weight = full.base_weights[0]
     keys = full.capture(TokenBatch.of(TEXTS)).keys[0]
@@ -565,14 +671,27 @@ def test_adding_and_taking_off_again_and_again_does_not_drift_in_half_precision(
 
 def test_sites_that_see_all_tokens_in_one_row_are_refused():
     from transformers import OPTConfig, OPTForCausalLM
-    model = OPTForCausalLM(OPTConfig(vocab_size=20, hidden_size=16, ffn_dim=32, num_hidden_layers=2,
-                                     num_attention_heads=2, word_embed_proj_dim=16, max_position_embeddings=32)).eval()
+
+    model = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=20,
+            hidden_size=16,
+            ffn_dim=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            word_embed_proj_dim=16,
+            max_position_embeddings=32,
+        )
+    ).eval()
     with pytest.raises(UnknownSiteError, match="flattens a batch's tokens"):
-        EditableDecoder(model, find_sites(model, ["model.decoder.layers.1.fc2"]), TokenBatch.of(TEXTS))
+        EditableDecoder(
+            model, find_sites(model, ["model.decoder.layers.1.fc2"]), TokenBatch.of(TEXTS)
+        )
 
 
 class Mixture(nn.Module):
-    """Experts in place of an MLP: one of the first eight tokens, one of the others, and one of none."""
+    """Experts in place of an MLP: one of the first eight tokens, one of the others, and one of
+    none."""
 
     def __init__(self):
         super().__init__()
@@ -583,10 +702,17 @@ class Mixture(nn.Module):
         return torch.cat([self.experts[0](tokens[:8]), self.experts[1](tokens[8:])]).view_as(x)
 
 
-@pytest.mark.parametrize(("expert", "message"), [
-    ("0", r"experts\.0: it is given tokens \(8,\) of a batch \(4, 9\): .* an expert of a mixture"),
-    ("1", r"experts\.1: it is given tokens \(28,\) of a batch"),
-    ("2", r"experts\.2: no token of the example reaches it")])
+@pytest.mark.parametrize(
+    ("expert", "message"),
+    [
+        (
+            "0",
+            r"experts\.0: it is given tokens \(8,\) of a batch \(4, 9\): .* an expert of a mixture",
+        ),
+        ("1", r"experts\.1: it is given tokens \(28,\) of a batch"),
+        ("2", r"experts\.2: no token of the example reaches it"),
+    ],
+)
 def test_experts_that_see_some_tokens_only_are_refused(batch, expert, message):
     """Also one that is given as many tokens as there are answers."""
     assert len(batch.rows) == 8
@@ -594,16 +720,23 @@ def test_experts_that_see_some_tokens_only_are_refused(batch, expert, message):
     model.model.layers[3].mlp = Mixture().requires_grad_(False)
     with pytest.raises(UnknownSiteError, match=message):
         EditableDecoder(model, find_sites(model, [f"model.layers.3.mlp.experts.{expert}"]), batch)
-    assert EditableDecoder(model, find_sites(model, ["model.layers.3.self_attn.o_proj", "lm_head"]), batch).sites
+    assert EditableDecoder(
+        model, find_sites(model, ["model.layers.3.self_attn.o_proj", "lm_head"]), batch
+    ).sites
 
 
-# --- sites -----------------------------------------------------------------------------------------------------
+# --- sites ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("names", "reuses"), [
-    (["model.layers.3.mlp.down_proj", "lm_head"], False), (["lm_head"], False),
-    (["model.layers.0.mlp.down_proj", "model.layers.3.self_attn.o_proj"], False),
-    (["model.layers.1.self_attn.[qkv]_proj"], True)])
+@pytest.mark.parametrize(
+    ("names", "reuses"),
+    [
+        (["model.layers.3.mlp.down_proj", "lm_head"], False),
+        (["lm_head"], False),
+        (["model.layers.0.mlp.down_proj", "model.layers.3.self_attn.o_proj"], False),
+        (["model.layers.1.self_attn.[qkv]_proj"], True),
+    ],
+)
 def test_sites_anywhere_are_edited_and_the_prefix_is_used_where_there_is_one(batch, names, reuses):
     decoder = made("llama", names)
     assert decoder.reuses_prefix is reuses
@@ -628,13 +761,17 @@ def test_a_convolution_is_no_site_of_a_language_model(batch):
 
 def test_a_weight_that_another_module_uses_too_is_no_site(batch):
     model = llama(tie_word_embeddings=True)
-    with pytest.raises(UnknownSiteError, match=r"lm_head .* shares its weight with model\.embed_tokens\.weight"):
+    with pytest.raises(
+        UnknownSiteError, match=r"lm_head .* shares its weight with model\.embed_tokens\.weight"
+    ):
         EditableDecoder(model, find_sites(model, ["lm_head"]), batch)
 
 
 def test_an_unknown_site_names_the_nearest():
     model = llama()
-    with pytest.raises(UnknownSiteError, match=r"9\.mlp\.down_proj' matches none .*layers\..*down_proj"):
+    with pytest.raises(
+        UnknownSiteError, match=r"9\.mlp\.down_proj' matches none .*layers\..*down_proj"
+    ):
         find_sites(model, ["model.layers.9.mlp.down_proj"])
     assert isinstance(find_sites(model, ["*.3.mlp.down_proj"])[0], EditSite)
 
@@ -660,7 +797,9 @@ def test_a_head_that_is_more_than_linear_is_run_whole_and_said(batch):
 
 def test_where_skipping_layers_changes_the_logits_all_are_run_and_it_is_said(batch):
     model = llama()
-    model.model.layers[1].register_forward_hook(lambda _module, _inputs, out: 2 * out)  # a skipped layer's hook too
+    model.model.layers[1].register_forward_hook(
+        lambda _module, _inputs, out: 2 * out
+    )  # a skipped layer's hook too
     with pytest.warns(UserWarning, match="LlamaForCausalLM: every evaluation runs all layers"):
         decoder = EditableDecoder(model, find_sites(model, ["model.layers.[23].mlp.*"]), batch)
     assert not decoder.reuses_prefix
@@ -668,7 +807,7 @@ def test_where_skipping_layers_changes_the_logits_all_are_run_and_it_is_said(bat
     close(decoder.logits(batch), own_logits(model))
 
 
-# --- adapters --------------------------------------------------------------------------------------------------
+# --- adapters -------------------------------------------------------------------------------------
 
 
 def test_a_codebook_is_looked_up_within_its_radius_and_undone(decoder, batch, kind):
@@ -676,7 +815,9 @@ def test_a_codebook_is_looked_up_within_its_radius_and_undone(decoder, batch, ki
     keys = decoder.capture(batch).keys[-1]
     before = decoder.logits(batch)
     values = torch.randn(2, site.shape[0], generator=torch.Generator().manual_seed(0))
-    decoder.apply(Codebook(site.name, keys[[2, 5]], values[[0, 1]], 1e-2 * keys[[2, 5]].norm(dim=1)))
+    decoder.apply(
+        Codebook(site.name, keys[[2, 5]], values[[0, 1]], 1e-2 * keys[[2, 5]].norm(dim=1))
+    )
     module, seen = decoder.base.get_submodule(site.name), []
     handle = module.register_forward_hook(lambda _m, _i, out: seen.append(out))
     after = decoder.logits(batch)
@@ -696,7 +837,11 @@ def test_a_codebook_is_looked_up_within_its_radius_and_undone(decoder, batch, ki
 
 def test_an_empty_codebook_changes_nothing(decoder, batch):
     site, before = decoder.sites[0], decoder.logits(batch)
-    decoder.apply(Codebook(site.name, torch.zeros(0, site.shape[1]), torch.zeros(0, site.shape[0]), torch.zeros(0)))
+    decoder.apply(
+        Codebook(
+            site.name, torch.zeros(0, site.shape[1]), torch.zeros(0, site.shape[0]), torch.zeros(0)
+        )
+    )
     assert torch.equal(decoder.logits(batch), before)
     assert len(decoder.journal) == 1
 
@@ -705,7 +850,10 @@ def test_the_nearest_key_wins_and_a_replay_looks_up_the_same(decoder, batch, tmp
     site = decoder.sites[-1]
     key = decoder.capture(batch).keys[-1][5:6]
     values = torch.randn(2, site.shape[0], generator=torch.Generator().manual_seed(0))
-    decoder.apply(Codebook(site.name, torch.cat([key + 0.05, key]), values, torch.full((2,), 0.3)), Prepend(("x",)))
+    decoder.apply(
+        Codebook(site.name, torch.cat([key + 0.05, key]), values, torch.full((2,), 0.3)),
+        Prepend(("x",)),
+    )
     alone = decoder.fresh()
     alone.apply(Codebook(site.name, key, values[1:], torch.full((1,), 0.3)))
     assert torch.equal(decoder.logits(batch), alone.logits(batch))
@@ -715,8 +863,11 @@ def test_the_nearest_key_wins_and_a_replay_looks_up_the_same(decoder, batch, tmp
     assert [entry.kind for entry in twin.journal] == ["codebook", "prepend"]
 
 
-@pytest.mark.parametrize("entry", [Prepend(("x",)), Codebook("fc2", torch.zeros(1, 128), torch.zeros(1, 32),
-                                                             torch.zeros(1))], ids=["prepend", "codebook"])
+@pytest.mark.parametrize(
+    "entry",
+    [Prepend(("x",)), Codebook("fc2", torch.zeros(1, 128), torch.zeros(1, 32), torch.zeros(1))],
+    ids=["prepend", "codebook"],
+)
 def test_a_network_that_is_no_language_model_takes_no_adapter(network, entry):
     assert isinstance(network, EditableNetwork)
     with pytest.raises(ValueError, match=f"kind {entry.kind} is an adapter of language models"):
@@ -724,7 +875,7 @@ def test_a_network_that_is_no_language_model_takes_no_adapter(network, entry):
     assert len(network.journal) == 0
 
 
-# --- export ----------------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
 def test_the_merged_model_has_the_edited_logits_and_is_trainable(decoder, batch, kind):
@@ -736,15 +887,21 @@ def test_the_merged_model_has_the_edited_logits_and_is_trainable(decoder, batch,
     assert merged.dtype == decoder.base.dtype
 
 
-def test_the_exported_checkpoint_loads_with_transformers_to_the_same_logits(decoder, batch, tmp_path):
+def test_the_exported_checkpoint_loads_with_transformers_to_the_same_logits(
+    decoder, batch, tmp_path
+):
     decoder.apply(*edits(decoder, factors(decoder)))
     decoder.apply(*edits(decoder, factors(decoder, seed=1)))
-    loaded = AutoModelForCausalLM.from_pretrained(export_pretrained(decoder, tmp_path), dtype=torch.float32).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(
+        export_pretrained(decoder, tmp_path), dtype=torch.float32
+    ).eval()
     full = EditableDecoder(copy.deepcopy(decoder.base).float(), decoder.sites, batch)
     full.apply(*decoder.journal)
     close(own_logits(loaded), full.logits(batch))
-    assert all(torch.equal(site.to_matrix(loaded.state_dict()[site.parameter]), weight)
-               for site, weight in zip(decoder.sites, decoder.weights, strict=True)), "fp32, whatever the base's dtype"
+    assert all(
+        torch.equal(site.to_matrix(loaded.state_dict()[site.parameter]), weight)
+        for site, weight in zip(decoder.sites, decoder.weights, strict=True)
+    ), "fp32, whatever the base's dtype"
     assert clean(decoder)
 
 
@@ -755,15 +912,24 @@ def test_the_exported_adapter_loads_with_peft_to_the_same_logits(decoder, batch,
         decoder.apply(*edits(decoder, factors(decoder, seed=step)))
     folder = export_adapter(decoder, tmp_path)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # which is what PEFT says of tensors that fit nowhere
+        warnings.simplefilter(
+            "error", UserWarning
+        )  # which is what PEFT says of tensors that fit nowhere
         adapted = peft.PeftModel.from_pretrained(MODELS[kind][0](), str(folder)).eval()
     assert (own_logits(adapted) - own_logits(decoder.base)).abs().max() > 0.1
     close(own_logits(adapted), decoder.logits(batch))
 
 
-@pytest.mark.parametrize("entry", [lambda site: Prepend(("x",)), lambda site: Codebook(
-    site.name, torch.zeros(1, site.shape[1]), torch.zeros(1, site.shape[0]), torch.zeros(1))],
-    ids=["prepend", "codebook"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        lambda site: Prepend(("x",)),
+        lambda site: Codebook(
+            site.name, torch.zeros(1, site.shape[1]), torch.zeros(1, site.shape[0]), torch.zeros(1)
+        ),
+    ],
+    ids=["prepend", "codebook"],
+)
 def test_adapters_beside_the_weights_cannot_be_exported(tmp_path, entry):
     pytest.importorskip("peft")
     decoder = made()
@@ -778,7 +944,9 @@ def test_adapters_beside_the_weights_cannot_be_exported(tmp_path, entry):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_that_is_no_transformers_model_is_exported_as_merged_weights_only(network, make_edit, tmp_path):
+def test_a_network_that_is_no_transformers_model_is_exported_as_merged_weights_only(
+    network, make_edit, tmp_path
+):
     network.apply(make_edit(network))
     with pytest.raises(ExportError, match="use export_merged"):
         export_pretrained(network, tmp_path)

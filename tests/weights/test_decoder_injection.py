@@ -1,4 +1,5 @@
-"""A decoder beyond low-rank updates: dense ones, values put into a module's output, and what goes through a site."""
+"""A decoder beyond low-rank updates: dense ones, values put into a module's output, and what goes
+through a site."""
 
 import pytest
 import torch
@@ -22,16 +23,37 @@ TEXTS = [([1, 2, 3], [4, 5]), ([6, 7, 8, 9], [10, 11]), ([12, 13], [14])]
 
 
 def llama():
-    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, hidden_size=16, intermediate_size=24, vocab_size=50,
-                                        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=16))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=4,
+            hidden_size=16,
+            intermediate_size=24,
+            vocab_size=50,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=16,
+        )
+    )
 
 
 def gpt2():
-    return GPT2LMHeadModel(GPT2Config(n_layer=4, n_embd=16, n_head=2, vocab_size=50, n_positions=16, bos_token_id=0,
-                                      eos_token_id=0))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=4,
+            n_embd=16,
+            n_head=2,
+            vocab_size=50,
+            n_positions=16,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
 
 
-MODELS = {"llama": (llama, ("model.layers.[23].mlp.down_proj",)), "gpt2": (gpt2, ("transformer.h.[23].mlp.c_proj",))}
+MODELS = {
+    "llama": (llama, ("model.layers.[23].mlp.down_proj",)),
+    "gpt2": (gpt2, ("transformer.h.[23].mlp.c_proj",)),
+}
 
 
 @pytest.fixture(params=list(MODELS))
@@ -88,7 +110,9 @@ def test_candidates_may_leave_a_site_alone(decoder, batch):
     site = decoder.sites[1]
     a, b = torch.randn(3, site.shape[0], 2) * 0.1, torch.randn(3, 2, site.shape[1])
     together = decoder.losses(batch, [None, LowRankFactors(a, b)], decoder.prefix(batch))
-    alone = torch.stack([decoder.losses(batch, [None, LowRankFactors(a[i], b[i])]) for i in range(3)])
+    alone = torch.stack(
+        [decoder.losses(batch, [None, LowRankFactors(a[i], b[i])]) for i in range(3)]
+    )
     close(together, alone)
 
 
@@ -126,14 +150,18 @@ def test_an_injection_of_an_updates_product_is_that_update(decoder, batch):
     rows, positions = every[:, 0], every[:, 1]
     inputs = decoder.site_states(batch, [site.name], rows, positions)[site.name].inputs
     injected = {site.name: Injection(rows, positions, inputs @ d.mT)}
-    close(decoder.losses(batch, injected=injected, prefix=decoder.prefix(batch)),
-          decoder.losses(batch, [None, DenseUpdate(d)]))
+    close(
+        decoder.losses(batch, injected=injected, prefix=decoder.prefix(batch)),
+        decoder.losses(batch, [None, DenseUpdate(d)]),
+    )
 
 
 def test_injected_values_have_the_gradient_of_the_modules_output(decoder, batch):
     site = decoder.sites[1]
     values = torch.zeros(len(batch.labels), site.shape[0], requires_grad=True)
-    loss = decoder.losses(batch, injected={site.name: Injection(batch.rows, batch.positions, values)}).mean()
+    loss = decoder.losses(
+        batch, injected={site.name: Injection(batch.rows, batch.positions, values)}
+    ).mean()
     (gradient,) = torch.autograd.grad(loss, values)
     close(gradient, decoder.capture(batch).gradients[1])
 
@@ -143,7 +171,10 @@ def test_a_token_named_twice_gets_both_values(decoder, batch):
     values = torch.randn(2, site.shape[0])
     twice = Injection(torch.tensor([0, 0]), torch.tensor([2, 2]), values)
     once = Injection(torch.tensor([0]), torch.tensor([2]), values.sum(0, keepdim=True))
-    close(decoder.logits(batch, injected={site.name: twice}), decoder.logits(batch, injected={site.name: once}))
+    close(
+        decoder.logits(batch, injected={site.name: twice}),
+        decoder.logits(batch, injected={site.name: once}),
+    )
 
 
 def test_injections_are_refused_at_unknown_sites_and_with_candidates(decoder, batch):
@@ -156,10 +187,14 @@ def test_injections_are_refused_at_unknown_sites_and_with_candidates(decoder, ba
         decoder.logits(batch, [several, None], injected={site.name: injection})
 
 
-def test_site_states_are_the_captured_keys_and_their_products_with_the_edited_weights(decoder, batch):
+def test_site_states_are_the_captured_keys_and_their_products_with_the_edited_weights(
+    decoder, batch
+):
     decoder.apply(SiteEdit(decoder.sites[0].name, Shift(), DenseUpdate(dense(decoder.sites[0]))))
     names = [site.name for site in decoder.sites]
-    states = decoder.site_states(batch, names[::-1], batch.rows, batch.positions, decoder.prefix(batch))
+    states = decoder.site_states(
+        batch, names[::-1], batch.rows, batch.positions, decoder.prefix(batch)
+    )
     captured = decoder.capture(batch)
     assert list(states) == names[::-1]
     for site, keys, weight in zip(decoder.sites, captured.keys, decoder.weights, strict=True):
@@ -173,14 +208,23 @@ def test_site_states_are_the_captured_keys_and_their_products_with_the_edited_we
 
 def test_the_head_is_read_and_injected_into_as_any_site():
     torch.manual_seed(0)
-    model, batch = llama().eval().requires_grad_(False), TokenBatch.of([([1, 2, 3], [4, 5]), ([6], [7, 8, 9])])
-    decoder = EditableDecoder(model, find_sites(model, ["model.layers.3.mlp.down_proj", "lm_head"]), batch)
-    states = decoder.site_states(batch, ["lm_head", "model.layers.3.mlp.down_proj"], batch.rows, batch.positions)
+    model, batch = (
+        llama().eval().requires_grad_(False),
+        TokenBatch.of([([1, 2, 3], [4, 5]), ([6], [7, 8, 9])]),
+    )
+    decoder = EditableDecoder(
+        model, find_sites(model, ["model.layers.3.mlp.down_proj", "lm_head"]), batch
+    )
+    states = decoder.site_states(
+        batch, ["lm_head", "model.layers.3.mlp.down_proj"], batch.rows, batch.positions
+    )
     close(states["lm_head"].outputs, decoder.logits(batch))
     close(states["model.layers.3.mlp.down_proj"].inputs, decoder.capture(batch).keys[0])
     values = torch.randn(len(batch.rows), decoder.sites[1].shape[0])
-    close(decoder.logits(batch, injected={"lm_head": Injection(batch.rows, batch.positions, values)}),
-          decoder.logits(batch) + values)
+    close(
+        decoder.logits(batch, injected={"lm_head": Injection(batch.rows, batch.positions, values)}),
+        decoder.logits(batch) + values,
+    )
 
 
 def test_a_codebook_finds_its_keys_in_half_precision():

@@ -22,10 +22,15 @@ from editgym.weights import disk_journal as module
 @pytest.fixture
 def entries(network, make_edit):
     """Two edits of one step, then one of every other kind: steps 0 to 5."""
-    made = [make_edit(network, "low_rank_shift", 0, 0), make_edit(network, "low_rank_shift", 1, 0),
-            make_edit(network, "dense_shift", 0, 1), make_edit(network, "low_rank_mask", 1, 2),
-            make_edit(network, "replace_tensors", step=3),
-            Codebook("fc2", torch.randn(2, 128), torch.randn(2, 32), torch.ones(2), 4), Prepend(("one", ""), 5)]
+    made = [
+        make_edit(network, "low_rank_shift", 0, 0),
+        make_edit(network, "low_rank_shift", 1, 0),
+        make_edit(network, "dense_shift", 0, 1),
+        make_edit(network, "low_rank_mask", 1, 2),
+        make_edit(network, "replace_tensors", step=3),
+        Codebook("fc2", torch.randn(2, 128), torch.randn(2, 32), torch.ones(2), 4),
+        Prepend(("one", ""), 5),
+    ]
     return made
 
 
@@ -33,11 +38,25 @@ def content(journal):
     """All of a journal, comparable."""
     rows = []
     for entry in journal:
-        tensors = (dict(entry.tensors) if entry.kind == "replace_tensors" else
-                   {"keys": entry.keys, "values": entry.values, "radii": entry.radii} if entry.kind == "codebook" else
-                   {} if entry.kind == "prepend" else {"d": entry.update.matrix()})
-        rows.append((entry.kind, entry.step, getattr(entry, "site", getattr(entry, "texts", None)),
-                     {name: tensor.tolist() for name, tensor in tensors.items()}))
+        tensors = (
+            dict(entry.tensors)
+            if entry.kind == "replace_tensors"
+            else (
+                {"keys": entry.keys, "values": entry.values, "radii": entry.radii}
+                if entry.kind == "codebook"
+                else {}
+                if entry.kind == "prepend"
+                else {"d": entry.update.matrix()}
+            )
+        )
+        rows.append(
+            (
+                entry.kind,
+                entry.step,
+                getattr(entry, "site", getattr(entry, "texts", None)),
+                {name: tensor.tolist() for name, tensor in tensors.items()},
+            )
+        )
     return rows
 
 
@@ -48,7 +67,10 @@ def by_step(entries):
 @pytest.fixture
 def both(network, entries, tmp_path):
     """The journal in memory and the one on disk, after the same appends."""
-    memory, disk = EditJournal(network.base_hash), DiskJournal(network.base_hash, tmp_path / "journal")
+    memory, disk = (
+        EditJournal(network.base_hash),
+        DiskJournal(network.base_hash, tmp_path / "journal"),
+    )
     for own in by_step(entries):
         memory.append(*own)
         disk.append(*own)
@@ -64,8 +86,12 @@ def test_it_holds_what_a_journal_in_memory_holds(both):
 
 def test_undo_and_rollback_are_those_of_a_journal_in_memory(both):
     memory, disk = both
-    for act in (lambda journal: journal.undo(), lambda journal: journal.rollback(4),
-                lambda journal: journal.rollback(1), lambda journal: journal.undo()):
+    for act in (
+        lambda journal: journal.undo(),
+        lambda journal: journal.rollback(4),
+        lambda journal: journal.rollback(1),
+        lambda journal: journal.undo(),
+    ):
         assert content(act(disk)) == content(act(memory))
         assert content(disk) == content(memory)
         assert content(DiskJournal(disk.base_hash, disk.folder)) == content(memory)
@@ -79,7 +105,10 @@ def test_entries_without_a_step_are_numbered_as_in_memory(network, make_edit, tm
     for journal in (memory, disk):
         torch.manual_seed(0)
         for _ in range(3):
-            journal.append(make_edit(network, "low_rank_shift", 0, None), make_edit(network, "low_rank_shift", 1, None))
+            journal.append(
+                make_edit(network, "low_rank_shift", 0, None),
+                make_edit(network, "low_rank_shift", 1, None),
+            )
     assert [entry.step for entry in disk] == [0, 0, 1, 1, 2, 2]
     assert content(disk) == content(memory)
 
@@ -136,7 +165,13 @@ def test_opened_again_it_is_the_same_and_goes_on(both, network, make_edit):
 def test_it_is_saved_as_one_file_and_replays_like_any_other(network, make_edit, inputs, tmp_path):
     x = inputs("linear")
     disk = DiskJournal(network.base_hash, tmp_path / "journal")
-    network.apply(*(make_edit(network, "low_rank_shift", site, step) for step in range(3) for site in range(2)))
+    network.apply(
+        *(
+            make_edit(network, "low_rank_shift", site, step)
+            for step in range(3)
+            for site in range(2)
+        )
+    )
     disk.append(*network.journal)
     twin = network.fresh()
     twin.replay(EditJournal.load(disk.save(tmp_path / "all.safetensors")))
@@ -161,12 +196,15 @@ def test_the_folder_of_another_network_is_an_error(both):
     _, disk = both
     torch.manual_seed(9)
     other = SmallConvNet(8).eval()
-    with pytest.raises(JournalError, match=r"holds the journal of the network .* use another folder"):
+    with pytest.raises(
+        JournalError, match=r"holds the journal of the network .* use another folder"
+    ):
         DiskJournal(fingerprint(other), disk.folder)
 
 
-def test_an_append_that_fails_leaves_journal_network_and_folder_as_they_were(network, make_edit, inputs, tmp_path,
-                                                                             monkeypatch):
+def test_an_append_that_fails_leaves_journal_network_and_folder_as_they_were(
+    network, make_edit, inputs, tmp_path, monkeypatch
+):
     network.journal = disk = DiskJournal(network.base_hash, tmp_path)
     network.apply(make_edit(network, "low_rank_shift", 0, 0))
     before, x = content(disk), inputs("linear", 5)

@@ -26,19 +26,27 @@ peft = pytest.importorskip("peft")
 
 @pytest.fixture
 def with_adapter(build, tmp_path):
-    """`with_adapter(kind, network)`: logits of a fresh network under the adapter that `network` exports."""
+    """`with_adapter(kind, network)`: logits of a fresh network under the adapter that `network`
+    exports."""
 
     def load(kind, network, x):
-        model = peft.PeftModel.from_pretrained(copy.deepcopy(build(kind)), str(export_adapter(network, tmp_path / "a")))
+        model = peft.PeftModel.from_pretrained(
+            copy.deepcopy(build(kind)), str(export_adapter(network, tmp_path / "a"))
+        )
         with torch.no_grad():
             return model.eval()(x)
+
     return load
 
 
 def low_rank(site, rank, limit=0.05, bound=None, step=0):
     rows, columns = site.shape
-    return SiteEdit(site.name, Shift(limit), LowRankFactors(torch.randn(rows, rank), torch.randn(rank, columns),
-                                                            rank**-0.5, bound), step)
+    return SiteEdit(
+        site.name,
+        Shift(limit),
+        LowRankFactors(torch.randn(rows, rank), torch.randn(rank, columns), rank**-0.5, bound),
+        step,
+    )
 
 
 @pytest.mark.parametrize("bound", [None, 1.0])
@@ -48,15 +56,21 @@ def test_peft_loads_the_journal_and_gives_its_logits(editable, inputs, with_adap
     base = network.logits(x)
     network.apply(*(low_rank(site, 2, bound=bound) for site in network.sites))
     network.apply(*(low_rank(site, 1, bound=bound, step=1) for site in network.sites))
-    torch.testing.assert_close(with_adapter(kind, network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        with_adapter(kind, network, x), network.logits(x), atol=1e-5, rtol=1e-5
+    )
     assert (network.logits(x) - base).abs().max() > 1e-3
 
 
-def test_sites_whose_names_are_suffixes_of_one_another_keep_their_ranks(editable, inputs, with_adapter, tmp_path):
+def test_sites_whose_names_are_suffixes_of_one_another_keep_their_ranks(
+    editable, inputs, with_adapter, tmp_path
+):
     network, x = editable("suffix names"), inputs("suffix names")
     ranks = {"fc": 1, "tail.fc": 3, "conv": 2, "tail.conv": 4}
     network.apply(*(low_rank(site, ranks[site.name]) for site in network.sites))
-    torch.testing.assert_close(with_adapter("suffix names", network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        with_adapter("suffix names", network, x), network.logits(x), atol=1e-5, rtol=1e-5
+    )
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
     assert {name: len(tensors[f"base_model.model.{name}.lora_A.weight"]) for name in ranks} == ranks
 
@@ -64,7 +78,9 @@ def test_sites_whose_names_are_suffixes_of_one_another_keep_their_ranks(editable
 def test_adapter_of_some_sites_leaves_their_namesakes_alone(editable, inputs, with_adapter):
     network, x = editable("suffix names"), inputs("suffix names")
     network.apply(low_rank(network.sites[0], 2))
-    torch.testing.assert_close(with_adapter("suffix names", network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        with_adapter("suffix names", network, x), network.logits(x), atol=1e-5, rtol=1e-5
+    )
 
 
 class Mixed(nn.Module):
@@ -80,11 +96,14 @@ class Mixed(nn.Module):
 
 def test_linear_and_conv1d_sites_in_one_adapter(tmp_path):
     from transformers.pytorch_utils import Conv1D
+
     model, x = Mixed(Conv1D).eval(), torch.randn(9, 12)
     network = EditableNetwork(model, find_sites(model, ["*"]), x)
     network.apply(*(low_rank(site, 2) for site in network.sites))
     with pytest.warns(UserWarning, match="fan_in_fan_out"):
-        adapted = peft.PeftModel.from_pretrained(model, str(export_adapter(network, tmp_path))).eval()
+        adapted = peft.PeftModel.from_pretrained(
+            model, str(export_adapter(network, tmp_path))
+        ).eval()
     with torch.no_grad():
         torch.testing.assert_close(adapted(x), network.logits(x), atol=1e-5, rtol=1e-5)
 
@@ -93,12 +112,15 @@ def test_linear_and_conv1d_sites_in_one_adapter(tmp_path):
 def test_dense_shifts_are_factored_exactly(editable, inputs, with_adapter, make_edit, kind):
     network, x = editable(kind), inputs(kind)
     network.apply(make_edit(network, "dense_shift", 0), make_edit(network, "dense_shift", 1))
-    torch.testing.assert_close(with_adapter(kind, network, x), network.logits(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        with_adapter(kind, network, x), network.logits(x), atol=1e-5, rtol=1e-5
+    )
 
 
 def exported_rank(network, folder):
     return load_file(export_adapter(network, folder) / "adapter_model.safetensors")[
-        "base_model.model.fc2.lora_A.weight"].shape[0]
+        "base_model.model.fc2.lora_A.weight"
+    ].shape[0]
 
 
 def test_rank_is_that_of_the_sum(network, tmp_path):
@@ -107,7 +129,9 @@ def test_rank_is_that_of_the_sum(network, tmp_path):
     assert exported_rank(network, tmp_path) == 3
     network.apply(low_rank(site, 2, step=1))
     assert exported_rank(network, tmp_path) == 5
-    network.apply(SiteEdit(site.name, Shift(0.05), LowRankFactors(2 * once.update.a, once.update.b), 2))
+    network.apply(
+        SiteEdit(site.name, Shift(0.05), LowRankFactors(2 * once.update.a, once.update.b), 2)
+    )
     assert exported_rank(network, tmp_path) == 5, "an edit repeated adds no rank"
     for step in range(3, 30):
         network.apply(low_rank(site, 4, step=step))
@@ -151,10 +175,13 @@ def test_without_peft_the_error_says_what_to_install(network, make_edit, monkeyp
         export_adapter(network, tmp_path)
 
 
-@pytest.mark.parametrize("entry", ["low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors"])
+@pytest.mark.parametrize(
+    "entry", ["low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors"]
+)
 @pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "resnet", "gpt2"])
-def test_merged_checkpoint_loads_into_a_fresh_network_exactly(editable, build, inputs, make_edit, tmp_path, kind,
-                                                              entry):
+def test_merged_checkpoint_loads_into_a_fresh_network_exactly(
+    editable, build, inputs, make_edit, tmp_path, kind, entry
+):
     network, x = editable(kind), inputs(kind)
     network.apply(make_edit(network, entry))
     model = build(kind)

@@ -66,8 +66,13 @@ def test_one_candidate_is_bitwise_what_it_is_alone():
     assert torch.equal(layout.unpack(action)[0].matrix()[0], layout.unpack(action[0])[0].matrix())
 
 
-@pytest.mark.parametrize("update", [
-    LowRankFactors(torch.ones(2, 3, 1), torch.ones(2, 1, 4), 0.5, 1.0), DenseUpdate(torch.ones(2, 3, 4), 1.0)])
+@pytest.mark.parametrize(
+    "update",
+    [
+        LowRankFactors(torch.ones(2, 3, 1), torch.ones(2, 1, 4), 0.5, 1.0),
+        DenseUpdate(torch.ones(2, 3, 4), 1.0),
+    ],
+)
 def test_candidate_outlives_its_batch(update):
     kept = update.candidate(1)
     before = kept.matrix().clone()
@@ -102,7 +107,9 @@ def test_gradients_reach_both_parts_of_a_sum():
     parts = [torch.randn(shape, requires_grad=True) for shape in ((4, 2), (2, 5), (4, 1), (1, 5))]
     both = LowRankFactors(parts[0], parts[1], scale=0.5).plus(LowRankFactors(parts[2], parts[3]))
     found = torch.autograd.grad(both.matrix().square().sum(), parts)
-    expected = torch.autograd.grad((0.5 * parts[0] @ parts[1] + parts[2] @ parts[3]).square().sum(), parts)
+    expected = torch.autograd.grad(
+        (0.5 * parts[0] @ parts[1] + parts[2] @ parts[3]).square().sum(), parts
+    )
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -111,5 +118,7 @@ def test_clipped_updates_have_no_sum():
     free = LowRankFactors(torch.ones(2, 1), torch.ones(1, 3))
     clipped = LowRankFactors(torch.ones(2, 1), torch.ones(1, 3), bound=1.0)
     for one, other in ((free, clipped), (clipped, free)):
-        with pytest.raises(ValueError, match=r"clipped updates have no sum in factors: bounds (None|1\.0) and"):
+        with pytest.raises(
+            ValueError, match=r"clipped updates have no sum in factors: bounds (None|1\.0) and"
+        ):
             one.plus(other)

@@ -37,11 +37,15 @@ def test_entries_know_their_kind(journal):
 def test_saved_journal_is_read_back_exactly(journal, tmp_path):
     loaded = EditJournal.load(journal.save(tmp_path / "edits.safetensors"))
     assert loaded.base_hash == journal.base_hash
-    assert [(entry.kind, entry.step) for entry in loaded] == [(entry.kind, entry.step) for entry in journal]
+    assert [(entry.kind, entry.step) for entry in loaded] == [
+        (entry.kind, entry.step) for entry in journal
+    ]
     for before, after in zip(journal, loaded, strict=True):
         if isinstance(before, ReplaceTensors):
             assert list(after.tensors) == list(before.tensors)
-            assert all(torch.equal(after.tensors[name], before.tensors[name]) for name in before.tensors)
+            assert all(
+                torch.equal(after.tensors[name], before.tensors[name]) for name in before.tensors
+            )
         else:
             assert (after.site, after.operator) == (before.site, before.operator)
             assert type(after.update) is type(before.update)
@@ -53,15 +57,19 @@ def test_tensors_that_share_their_memory_are_saved_as_others_are(tmp_path):
     """Views of one tensor, overlapping or not, and one tensor in two entries."""
     all_ = torch.arange(24.0).reshape(4, 6)
     pairs = [(all_[:, :2], all_[:2, :3]), (all_[:, :2], all_[1:3, 2:5]), (all_, all_.mT)]
-    journal = EditJournal("base", [SiteEdit("fc", Shift(), LowRankFactors(a, b), step)
-                                   for step, (a, b) in enumerate(pairs)])
+    journal = EditJournal(
+        "base",
+        [SiteEdit("fc", Shift(), LowRankFactors(a, b), step) for step, (a, b) in enumerate(pairs)],
+    )
     loaded = EditJournal.load(journal.save(tmp_path / "edits.safetensors"))
     for entry, (a, b) in zip(loaded, pairs, strict=True):
         assert torch.equal(entry.update.a, a)
         assert torch.equal(entry.update.b, b)
 
 
-def test_loaded_journal_gives_the_edited_networks_logits_exactly(network, journal, inputs, tmp_path):
+def test_loaded_journal_gives_the_edited_networks_logits_exactly(
+    network, journal, inputs, tmp_path
+):
     x = inputs("linear", 33)
     replayed = network.fresh()
     replayed.replay(EditJournal.load(journal.save(tmp_path / "edits.safetensors")))
@@ -81,7 +89,10 @@ def test_journal_file_is_plain_safetensors_without_pickle(journal, tmp_path):
 
 
 def test_equal_journals_are_equal_files(journal, tmp_path):
-    first, second = journal.save(tmp_path / "1"), EditJournal.load(tmp_path / "1").save(tmp_path / "2")
+    first, second = (
+        journal.save(tmp_path / "1"),
+        EditJournal.load(tmp_path / "1").save(tmp_path / "2"),
+    )
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -98,12 +109,14 @@ def test_save_that_fails_leaves_the_file_that_was_there(journal, tmp_path, monke
     assert path.read_bytes() == before
 
 
-# --- undo and rollback -----------------------------------------------------------------------------------------
+# --- undo and rollback ----------------------------------------------------------------------------
 
 
 def test_undo_removes_all_entries_of_the_last_step():
-    edits = [SiteEdit(name, Mask(), DenseUpdate(torch.ones(1, 1)), step) for name, step in
-             (("a", 0), ("b", 0), ("a", 1), ("b", 1))]
+    edits = [
+        SiteEdit(name, Mask(), DenseUpdate(torch.ones(1, 1)), step)
+        for name, step in (("a", 0), ("b", 0), ("a", 1), ("b", 1))
+    ]
     journal = EditJournal("hash", list(edits))
     assert journal.steps == 2
     assert journal.undo() == edits[2:]
@@ -139,7 +152,7 @@ def test_rollback_keeps_the_entries_before_a_step(journal, step):
     assert list(journal) == entries[:step]
 
 
-# --- files that are not what they should be --------------------------------------------------------------------
+# --- files that are not what they should be -------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1, -500])
@@ -150,7 +163,9 @@ def test_truncated_file_is_an_error(journal, tmp_path, keep):
         EditJournal.load(path)
 
 
-@pytest.mark.parametrize("content", [b"step,reward\n0,1.5\n", b"PK\x03\x04" + bytes(50), bytes(range(256)) * 9])
+@pytest.mark.parametrize(
+    "content", [b"step,reward\n0,1.5\n", b"PK\x03\x04" + bytes(50), bytes(range(256)) * 9]
+)
 def test_file_of_another_kind_is_an_error(tmp_path, content):
     path = tmp_path / "edits.safetensors"
     path.write_bytes(content)
@@ -166,10 +181,18 @@ def test_numpy_or_pickle_files_are_not_executed_but_refused(tmp_path):
             EditJournal.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("metadata", [
-    None, {"format": "pt"}, {"editgym": "text"}, {"editgym": "[]"}, {"editgym": '"text"'}, {"editgym": "{}"},
-    {"editgym": '{"format": "editgym-journal-99", "base_hash": "hash", "entries": []}'},
-])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"format": "pt"},
+        {"editgym": "text"},
+        {"editgym": "[]"},
+        {"editgym": '"text"'},
+        {"editgym": "{}"},
+        {"editgym": '{"format": "editgym-journal-99", "base_hash": "hash", "entries": []}'},
+    ],
+)
 def test_safetensors_that_hold_no_journal_are_an_error(tmp_path, metadata):
     save_file({"fc2.weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata=metadata)
     with pytest.raises(JournalError, match=r"not an editgym journal|has the journal format"):
@@ -177,17 +200,39 @@ def test_safetensors_that_hold_no_journal_are_an_error(tmp_path, metadata):
 
 
 def row(**changes):
-    return {"kind": "low_rank_shift", "step": 0, "site": "a", "bound": None, "limit": 1.0, "scale": 1.0} | changes
+    return {
+        "kind": "low_rank_shift",
+        "step": 0,
+        "site": "a",
+        "bound": None,
+        "limit": 1.0,
+        "scale": 1.0,
+    } | changes
 
 
-@pytest.mark.parametrize("entries", [
-    5, None, "text", ["text"], [{}], [row(kind="dense_mask")], [row(kind="exec")], [row(step="one")],
-    [row(limit=-1)], [row(), row()], [row(limit=None)],
-])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        5,
+        None,
+        "text",
+        ["text"],
+        [{}],
+        [row(kind="dense_mask")],
+        [row(kind="exec")],
+        [row(step="one")],
+        [row(limit=-1)],
+        [row(), row()],
+        [row(limit=None)],
+    ],
+)
 def test_journal_with_entries_missing_or_senseless_is_an_error(tmp_path, entries):
     content = {"format": "editgym-journal-1", "base_hash": "hash", "entries": entries}
-    save_file({"0.a": torch.ones(2, 1), "0.b": torch.ones(1, 2)}, tmp_path / "edits.safetensors",
-              metadata={"editgym": json.dumps(content)})
+    save_file(
+        {"0.a": torch.ones(2, 1), "0.b": torch.ones(1, 2)},
+        tmp_path / "edits.safetensors",
+        metadata={"editgym": json.dumps(content)},
+    )
     with pytest.raises(JournalError):
         EditJournal.load(tmp_path / "edits.safetensors")
 
@@ -205,7 +250,9 @@ def test_journal_of_another_network_is_refused_and_changes_nothing(network, jour
     other = EditableNetwork(model, find_sites(model, ["fc2", "fc3"]), x)
     other.apply(SiteEdit("fc2", Mask(), DenseUpdate(torch.full((32, 128), -0.5))))
     before = other.logits(x)
-    with pytest.raises(JournalError, match=f"belongs to the network {journal.base_hash[:12]}.*same task"):
+    with pytest.raises(
+        JournalError, match=f"belongs to the network {journal.base_hash[:12]}.*same task"
+    ):
         other.replay(journal)
     assert torch.equal(other.logits(x), before)
     assert len(other.journal) == 1

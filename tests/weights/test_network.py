@@ -23,18 +23,23 @@ ENTRY_KINDS = ("low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "
 
 def snapshot(network):
     """All there is to know about a network's state."""
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}, list(network.journal)
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}, list(
+        network.journal
+    )
 
 
 def same(before, network):
     tensors, entries = before
     now = network.state_dict()
-    return (tensors.keys() == now.keys() and all(torch.equal(tensors[name], now[name]) for name in now)
-            and len(entries) == len(network.journal)
-            and all(a is b for a, b in zip(entries, network.journal, strict=True)))
+    return (
+        tensors.keys() == now.keys()
+        and all(torch.equal(tensors[name], now[name]) for name in now)
+        and len(entries) == len(network.journal)
+        and all(a is b for a, b in zip(entries, network.journal, strict=True))
+    )
 
 
-# --- the base is never written to ------------------------------------------------------------------------------
+# --- the base is never written to -----------------------------------------------------------------
 
 
 def test_model_that_was_given_is_copied_and_left_as_it_was(build, inputs, make_edit):
@@ -72,7 +77,9 @@ def test_reset_copies_no_weight_whatever_was_edited(network, make_edit):
     network.reset()
     assert network.parameters_changed == {}
     assert [weight.data_ptr() for weight in network.weights] == base
-    assert {name: tensor.data_ptr() for name, tensor in network.base.state_dict().items()} == tensors
+    assert {
+        name: tensor.data_ptr() for name, tensor in network.base.state_dict().items()
+    } == tensors
 
 
 def test_fresh_network_shares_the_base_and_no_edit(network, inputs, make_edit):
@@ -92,14 +99,15 @@ def test_state_dict_is_a_copy(network):
     assert network.state_dict()["fc2.weight"].any()
 
 
-# --- the edited network, taken elsewhere, is the same network --------------------------------------------------
+# --- the edited network, taken elsewhere, is the same network -------------------------------------
 
 
 @pytest.mark.parametrize("site", [0, 1])
 @pytest.mark.parametrize("entry", ENTRY_KINDS)
 @pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "suffix names"])
-def test_merged_weights_and_replayed_journal_give_the_logits_exactly(editable, build, inputs, make_edit, kind, entry,
-                                                                     site):
+def test_merged_weights_and_replayed_journal_give_the_logits_exactly(
+    editable, build, inputs, make_edit, kind, entry, site
+):
     network, x = editable(kind), inputs(kind, 33)
     base = network.logits(x)
     network.apply(make_edit(network, entry, site, 0), make_edit(network, "dense_shift", 1, 0))
@@ -131,7 +139,8 @@ def test_large_networks_merge_and_replay_exactly(editable, build, inputs, make_e
 
 @pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
 def test_tied_weights_change_together(editable, build, inputs):
-    """GPT-2's output layer is its embedding: replacing one is replacing the other, also in the state dict."""
+    """GPT-2's output layer is its embedding: replacing one is replacing the other, also in the
+    state dict."""
     network, x = editable("gpt2"), inputs("gpt2")
     network.apply(ReplaceTensors({"model.transformer.wte.weight": 0.1 * torch.randn(50, 16)}))
     loaded = build("gpt2")
@@ -162,16 +171,19 @@ def test_edit_of_another_precision_leaves_the_networks_own(network, inputs, dtyp
     assert network.logits(inputs("linear")).isfinite().all()
 
 
-# --- undo, rollback, replay ------------------------------------------------------------------------------------
+# --- undo, rollback, replay -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def edited(network, inputs, make_edit):
-    """A network after steps 0, 1 and 2, two entries each, and its logits before each step and now."""
+    """A network after steps 0, 1 and 2, two entries each, and its logits before each step and
+    now."""
     x = inputs("linear")
     logits = [network.logits(x)]
     for step in range(3):
-        network.apply(make_edit(network, "low_rank_shift", 0, step), make_edit(network, "dense_mask", 1, step))
+        network.apply(
+            make_edit(network, "low_rank_shift", 0, step), make_edit(network, "dense_mask", 1, step)
+        )
         logits.append(network.logits(x))
     return network, x, logits
 
@@ -224,22 +236,46 @@ def test_replay_starts_from_the_base(edited, make_edit):
     assert len(network.journal) == 6, "the replayed journal is not the other network's own"
 
 
-# --- bad edits change nothing ----------------------------------------------------------------------------------
+# --- bad edits change nothing ---------------------------------------------------------------------
 
 
 def bad_edits():
     fc2 = (32, 128)
     nan, inf = torch.full(fc2, float("nan")), torch.full(fc2, float("inf"))
     return {
-        "unknown site": (SiteEdit("fc9", Shift(), DenseUpdate(torch.ones(fc2))), UnknownSiteError, "fc9"),
-        "site not open": (SiteEdit("fc1", Shift(), DenseUpdate(torch.ones(128, 128))), UnknownSiteError, "open are"),
-        "wrong shape": (SiteEdit("fc2", Shift(), DenseUpdate(torch.ones(128, 32))), ValueError, r"\(32, 128\)"),
-        "a row that would broadcast": (SiteEdit("fc2", Shift(), DenseUpdate(torch.ones(1, 128))), ValueError, "update"),
+        "unknown site": (
+            SiteEdit("fc9", Shift(), DenseUpdate(torch.ones(fc2))),
+            UnknownSiteError,
+            "fc9",
+        ),
+        "site not open": (
+            SiteEdit("fc1", Shift(), DenseUpdate(torch.ones(128, 128))),
+            UnknownSiteError,
+            "open are",
+        ),
+        "wrong shape": (
+            SiteEdit("fc2", Shift(), DenseUpdate(torch.ones(128, 32))),
+            ValueError,
+            r"\(32, 128\)",
+        ),
+        "a row that would broadcast": (
+            SiteEdit("fc2", Shift(), DenseUpdate(torch.ones(1, 128))),
+            ValueError,
+            "update",
+        ),
         "nan": (SiteEdit("fc2", Shift(), DenseUpdate(nan, 1.0)), ValueError, "not finite"),
         "nan mask": (SiteEdit("fc2", Mask(), DenseUpdate(nan, 1.0)), ValueError, "not finite"),
         "infinite": (SiteEdit("fc2", Shift(), DenseUpdate(inf)), ValueError, "not finite"),
-        "unknown tensor": (ReplaceTensors({"fc2.scale": torch.ones(2)}), UnknownSiteError, "fc2.scale"),
-        "tensor of wrong shape": (ReplaceTensors({"fc2.bias": torch.ones(2)}), ValueError, "fc2.bias"),
+        "unknown tensor": (
+            ReplaceTensors({"fc2.scale": torch.ones(2)}),
+            UnknownSiteError,
+            "fc2.scale",
+        ),
+        "tensor of wrong shape": (
+            ReplaceTensors({"fc2.bias": torch.ones(2)}),
+            ValueError,
+            "fc2.bias",
+        ),
         "tensor with nan": (ReplaceTensors({"fc2.weight": nan}), ValueError, "not finite"),
     }
 
@@ -258,7 +294,7 @@ def test_bad_edit_is_an_error_and_changes_nothing(network, make_edit, name, by):
     assert same(before, network)
 
 
-# --- the shortcut: activations that no edit can change are computed once ---------------------------------------
+# --- the shortcut: activations that no edit can change are computed once --------------------------
 
 
 class Branches(nn.Module):
@@ -276,7 +312,8 @@ class Branches(nn.Module):
 
 
 class Transposes(nn.Module):
-    """Its activations before the edited layer have the samples last: they cannot be gathered by row."""
+    """Its activations before the edited layer have the samples last: they cannot be gathered by
+    row."""
 
     def __init__(self):
         super().__init__()
@@ -324,6 +361,7 @@ def own_network():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*every evaluation runs the whole network")
             return EditableNetwork(model, find_sites(model, [site]), torch.randn(6, 12)), model
+
     return make
 
 
@@ -341,7 +379,9 @@ def test_prefix_really_stops_before_the_first_site(editable, inputs):
 
 def test_network_that_cannot_be_traced_warns_why(inputs):
     model = Branches()
-    with pytest.warns(UserWarning, match=r"Branches: every evaluation runs the whole network.*control flow"):
+    with pytest.warns(
+        UserWarning, match=r"Branches: every evaluation runs the whole network.*control flow"
+    ):
         network = EditableNetwork(model, find_sites(model, ["second"]), torch.randn(6, 12))
     assert not network.reuses_prefix
 
@@ -374,7 +414,9 @@ def test_candidates_of_any_module_are_evaluated_rightly(own_network, name, site,
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("own_rows", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d", "suffix names", "resnet"])
-def test_candidates_agree_with_the_full_forward_pass(editable, inputs, make_edit, kind, own_rows, k):
+def test_candidates_agree_with_the_full_forward_pass(
+    editable, inputs, make_edit, kind, own_rows, k
+):
     network, x = editable(kind), inputs(kind, 12)
     rows = torch.randint(12, (k, 7)) if own_rows else None
     expected, weights = [], []
@@ -384,7 +426,9 @@ def test_candidates_agree_with_the_full_forward_pass(editable, inputs, make_edit
         expected.append(network.logits(x if rows is None else x[rows[i]]))
         weights.append(network.weights)
     stacked = [torch.stack(per_site) for per_site in zip(*weights, strict=True)]
-    got = network.map_candidates(lambda logits, window: logits, stacked, network.activations(x, batch_size=5), rows)
+    got = network.map_candidates(
+        lambda logits, window: logits, stacked, network.activations(x, batch_size=5), rows
+    )
     torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
@@ -400,22 +444,29 @@ def test_windows_of_candidates_cover_all_in_order(network, inputs, monkeypatch):
     got = network.map_candidates(note, weights, network.activations(x))
     assert windows == [(0, 2), (2, 2), (4, 1)]
     for i in range(5):
-        alone = network.candidate_logits([w[i:i + 1] for w in weights], network.activations(x))
+        alone = network.candidate_logits([w[i : i + 1] for w in weights], network.activations(x))
         torch.testing.assert_close(got[i], alone[0], atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_reach_the_candidates_weights(network, inputs):
-    weights = [torch.randn(2, 32, 128, requires_grad=True), torch.randn(2, 10, 32, requires_grad=True)]
-    network.candidate_logits(weights, network.activations(inputs("linear"))).square().sum().backward()
+    weights = [
+        torch.randn(2, 32, 128, requires_grad=True),
+        torch.randn(2, 10, 32, requires_grad=True),
+    ]
+    network.candidate_logits(
+        weights, network.activations(inputs("linear"))
+    ).square().sum().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in weights)
 
 
 def test_logits_are_the_same_whatever_the_batch_size(network, inputs):
     x = inputs("linear", 50)
-    torch.testing.assert_close(network.logits(x, batch_size=7), network.logits(x), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        network.logits(x, batch_size=7), network.logits(x), atol=1e-6, rtol=1e-5
+    )
 
 
-# --- the precision of convolutions -----------------------------------------------------------------------------
+# --- the precision of convolutions ----------------------------------------------------------------
 
 
 CUDNN = torch.backends.cudnn
@@ -441,13 +492,32 @@ def torchs_own():
 
 
 @pytest.mark.usefixtures("torchs_own")
-@pytest.mark.parametrize("change", [
-    lambda: None, lambda: setattr(CUDNN, "allow_tf32", False), lambda: setattr(CUDNN, "allow_tf32", True),
-    lambda: set_newer(CUDNN.conv, "ieee"), lambda: set_newer(CUDNN.conv, "tf32"),
-    lambda: (set_newer(CUDNN.conv, "none"), set_newer(CUDNN, "ieee")), lambda: set_newer(CUDNN, "tf32"),
-    lambda: (setattr(CUDNN, "allow_tf32", False), set_newer(CUDNN.conv, "tf32"))],
-    ids=["torch's own", "older off", "older on", "conv ieee", "conv tf32", "all ieee", "all tf32", "mixed"])
-def test_convolutions_are_exact_whichever_of_torchs_settings_are_used_and_those_stay(network, inputs, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: None,
+        lambda: setattr(CUDNN, "allow_tf32", False),
+        lambda: setattr(CUDNN, "allow_tf32", True),
+        lambda: set_newer(CUDNN.conv, "ieee"),
+        lambda: set_newer(CUDNN.conv, "tf32"),
+        lambda: (set_newer(CUDNN.conv, "none"), set_newer(CUDNN, "ieee")),
+        lambda: set_newer(CUDNN, "tf32"),
+        lambda: (setattr(CUDNN, "allow_tf32", False), set_newer(CUDNN.conv, "tf32")),
+    ],
+    ids=[
+        "torch's own",
+        "older off",
+        "older on",
+        "conv ieee",
+        "conv tf32",
+        "all ieee",
+        "all tf32",
+        "mixed",
+    ],
+)
+def test_convolutions_are_exact_whichever_of_torchs_settings_are_used_and_those_stay(
+    network, inputs, change
+):
     change()
     before, seen = precision(), []
     network.base.conv1.register_forward_hook(lambda *_: seen.append(precision()))
@@ -467,7 +537,7 @@ def test_a_model_may_use_torchs_older_setting(network, inputs):
     assert network.logits(inputs("linear")).isfinite().all()
 
 
-# --- fingerprint -----------------------------------------------------------------------------------------------
+# --- fingerprint ----------------------------------------------------------------------------------
 
 
 def test_fingerprint_sees_every_parameter_and_buffer(build):

@@ -24,11 +24,14 @@ def names(sites):
     return [site.name for site in sites]
 
 
-@pytest.mark.parametrize(("layer", "kind", "shape"), [
-    (nn.Linear(7, 3), "linear", (3, 7)),
-    (Conv1D(3, 7), "conv1d", (3, 7)),
-    (nn.Conv2d(2, 3, (4, 5)), "conv2d", (3, 40)),
-])
+@pytest.mark.parametrize(
+    ("layer", "kind", "shape"),
+    [
+        (nn.Linear(7, 3), "linear", (3, 7)),
+        (Conv1D(3, 7), "conv1d", (3, 7)),
+        (nn.Conv2d(2, 3, (4, 5)), "conv2d", (3, 40)),
+    ],
+)
 def test_site_sees_the_weight_as_out_by_in(layer, kind, shape):
     (site,) = editable_sites(nn.Sequential(layer))
     assert (site.kind, site.shape, site.parameter) == (kind, shape, "0.weight")
@@ -48,7 +51,9 @@ def test_matrix_of_a_convolution_multiplies_unfolded_patches():
     (site,) = editable_sites(nn.Sequential(layer))
     images = torch.randn(5, 2, 6, 7)
     patches = nn.functional.unfold(images, (2, 4))
-    torch.testing.assert_close((site.to_matrix(layer.weight) @ patches).view(5, 3, 5, 4), layer(images))
+    torch.testing.assert_close(
+        (site.to_matrix(layer.weight) @ patches).view(5, 3, 5, 4), layer(images)
+    )
 
 
 def test_matrix_of_a_conv1d_maps_inputs_to_outputs():
@@ -63,13 +68,16 @@ def test_model_that_is_itself_a_layer_has_a_site():
     assert site.parameter in model.state_dict()
 
 
-@pytest.mark.parametrize(("patterns", "expected"), [
-    (["fc2"], ["fc2"]),
-    (["fc3", "conv1"], ["fc3", "conv1"]),
-    (["fc*"], ["fc1", "fc2", "fc3"]),
-    (["conv?", "fc[13]"], ["conv1", "conv2", "fc1", "fc3"]),
-    (["fc2", "fc*"], ["fc2", "fc1", "fc3"]),
-])
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["fc2"], ["fc2"]),
+        (["fc3", "conv1"], ["fc3", "conv1"]),
+        (["fc*"], ["fc1", "fc2", "fc3"]),
+        (["conv?", "fc[13]"], ["conv1", "conv2", "fc1", "fc3"]),
+        (["fc2", "fc*"], ["fc2", "fc1", "fc3"]),
+    ],
+)
 def test_names_and_globs_find_sites_in_order_without_repeats(model, patterns, expected):
     assert names(find_sites(model, patterns)) == expected
 
@@ -96,36 +104,61 @@ def test_bare_string_is_refused_with_what_to_write(model):
 
 
 def llama():
-    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=6, hidden_size=16, intermediate_size=24, vocab_size=50,
-                                        num_attention_heads=2, num_key_value_heads=1))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=6,
+            hidden_size=16,
+            intermediate_size=24,
+            vocab_size=50,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    )
 
 
 def gpt2():
-    return GPT2LMHeadModel(GPT2Config(n_layer=6, n_embd=16, n_head=2, vocab_size=50, n_positions=16, bos_token_id=0,
-                                      eos_token_id=0))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=6,
+            n_embd=16,
+            n_head=2,
+            vocab_size=50,
+            n_positions=16,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
 
 
 def flat_mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 
 
-@pytest.mark.parametrize(("build", "expected"), [
-    (SmallConvNet, ["fc2"]),
-    (ResNet20, [f"layer3.{block}.conv{i}" for block in range(3) for i in (1, 2)]),
-    (llama, [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 4)]),
-    (gpt2, [f"transformer.h.{layer}.mlp.c_proj" for layer in (3, 4)]),
-    (flat_mlp, ["1"]),
-])
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (SmallConvNet, ["fc2"]),
+        (ResNet20, [f"layer3.{block}.conv{i}" for block in range(3) for i in (1, 2)]),
+        (llama, [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 4)]),
+        (gpt2, [f"transformer.h.{layer}.mlp.c_proj" for layer in (3, 4)]),
+        (flat_mlp, ["1"]),
+    ],
+)
 def test_discovered_sites_of_networks_never_seen_before(build, expected):
     assert names(discover_sites(build())) == expected
 
 
 @pytest.mark.parametrize("n_layers", [2, 3, 4, 12, 32])
 def test_discovered_transformer_sites_lie_in_the_middle_to_late_layers(n_layers):
-    blocks = nn.ModuleList(nn.ModuleDict({"mlp": nn.ModuleDict({"up_proj": nn.Linear(2, 2),
-                                                                "down_proj": nn.Linear(2, 2)})})
-                           for _ in range(n_layers))
-    layers = [int(site.name.split(".")[1]) for site in discover_sites(nn.ModuleDict({"layers": blocks}))]
+    blocks = nn.ModuleList(
+        nn.ModuleDict(
+            {"mlp": nn.ModuleDict({"up_proj": nn.Linear(2, 2), "down_proj": nn.Linear(2, 2)})}
+        )
+        for _ in range(n_layers)
+    )
+    layers = [
+        int(site.name.split(".")[1]) for site in discover_sites(nn.ModuleDict({"layers": blocks}))
+    ]
     assert layers == list(range(layers[0], layers[-1] + 1))
     assert n_layers // 2 <= layers[0] <= layers[-1] < n_layers
 
@@ -136,12 +169,26 @@ def test_network_without_weights_to_edit_is_an_error():
 
 
 def test_sites_are_equal_by_value():
-    assert EditSite("a", "linear", (2, 3)) == EditSite("a", "linear", (2, 3)) != EditSite("b", "linear", (2, 3))
+    assert (
+        EditSite("a", "linear", (2, 3))
+        == EditSite("a", "linear", (2, 3))
+        != EditSite("b", "linear", (2, 3))
+    )
 
 
 def test_a_mixture_of_experts_has_no_default_sites():
-    config = AutoConfig.for_model("mixtral", vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                                  num_attention_heads=2, num_key_value_heads=1, num_local_experts=2)
+    config = AutoConfig.for_model(
+        "mixtral",
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(UnknownSiteError, match=r"no stack of MLPs .*name sites, for example sites=\['"):
+    with pytest.raises(
+        UnknownSiteError, match=r"no stack of MLPs .*name sites, for example sites=\['"
+    ):
         discover_sites(model)

@@ -1,0 +1,1 @@
+"""Agents that debias text classifiers with the model's own data."""

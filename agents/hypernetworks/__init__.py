@@ -1,0 +1,1 @@
+"""Hypernetworks that turn gradients into edits, and how they learn on sequences of edits."""

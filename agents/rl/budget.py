@@ -1,0 +1,144 @@
+"""How algorithms of Stable-Baselines3 spend a budget: in whole pieces, with schedules that follow
+calls and seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.protocol import Stopwatch
+from editgym.envs.arguments import is_whole, require
+
+UNLIMITED = 2**62  # reward calls, where the budget is seconds alone
+
+
+def steps_between_updates(
+    kind: type[BaseAlgorithm], settings: Mapping[str, Any], episode: int
+) -> int:
+    """Steps of every slot that an algorithm takes as one piece, which it goes on to the end of
+    whatever its budget.
+
+    Args:
+        kind: Of the algorithm; where settings leave it out, its own default counts.
+        settings: `n_delta` (ARS evaluates a population of whole episodes), `train_freq` (a number
+            of steps or a pair such as `(2, "episode")`), or `n_steps` where that is not the length
+            of off-policy returns.
+        episode: Steps of an episode.
+    """
+    defaults = {
+        name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()
+    }
+    name = next((name for name in ("n_delta", "train_freq", "n_steps") if name in defaults), None)
+    if name is None:
+        return 1
+    value = settings.get(name, defaults[name])
+    count, unit = value if isinstance(value, tuple) else (value, "step")
+    if name == "n_delta":
+        return 2 * int(count) * episode
+    return int(count) * (episode if unit == "episode" else 1)
+
+
+def whole_rollouts(calls: int | None, rollout: int) -> int:
+    """The most reward calls within `calls` that make whole rollouts: SB3 would go on to the end of
+    the last one.
+
+    Raises:
+        ValueError: Not even one fits.
+    """
+    if calls is None:
+        return UNLIMITED
+    if calls < rollout:
+        raise ValueError(
+            f"budget: {calls} reward calls do not pay for one rollout of {rollout} (num_envs ×"
+            " n_steps); raise the budget or lower num_envs or n_steps"
+        )
+    return calls // rollout * rollout
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse sizes that are no sizes, before anything is made or written.
+
+    Raises:
+        ValueError: One of them.
+    """
+    for name, least in (
+        ("num_envs", 1),
+        ("n_steps", 1),
+        ("rollout", 1),
+        ("batch_size", 1),
+        ("sketch", 0),
+    ):
+        value = settings.get(name)
+        require(
+            value is None or (is_whole(value) and value >= least),
+            name,
+            value,
+            f"a whole number, {least} or more",
+        )
+    kwargs = settings.get("policy_kwargs", {})
+    require(isinstance(kwargs, Mapping), "policy_kwargs", kwargs, "a dict")
+
+
+def check_learns(settings: Mapping[str, Any], calls: int) -> None:
+    """Refuse a budget that is spent before an off-policy algorithm begins to learn.
+
+    Raises:
+        ValueError: It is.
+    """
+    first = settings.get("learning_starts", 0)
+    if calls <= first:
+        raise ValueError(
+            f"budget: {calls} reward calls are over before learning begins"
+            f" (learning_starts={first}); raise the budget or lower learning_starts"
+        )
+
+
+class LinearDecay:
+    """A learning rate that falls linearly from `value` to 0 over the budget, as SB3 takes it.
+
+    Args:
+        value: The first one.
+        watch: Of the budget's seconds, by which it falls where they are spent faster than the
+            calls. It is not saved: who goes on with a loaded policy has a budget of his own.
+    """
+
+    def __init__(self, value: float, watch: Stopwatch | None = None) -> None:
+        self.value, self._watch = value, watch or Stopwatch(None)
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The learning rate where this share of the calls is left."""
+        return self.value * min(progress_remaining, self._watch.left)
+
+    def __reduce__(self) -> tuple[type[LinearDecay], tuple[float]]:
+        return LinearDecay, (self.value,)
+
+
+class NoiseSchedule(BaseCallback):
+    """Leads a Gaussian policy's log standard deviation linearly to its final value, as the budget
+    is spent.
+
+    PPO hardly moves it within budgets as small as here, and a fixed one leaves the mean action's
+    last errors in noise.
+    """
+
+    def __init__(self, final: float, watch: Stopwatch) -> None:
+        super().__init__()
+        self._final, self._watch = final, watch
+
+    def _on_training_start(self) -> None:
+        self._log_std: torch.Tensor = self.model.policy.log_std  # type: ignore[assignment]
+        self._initial = self._log_std.detach().clone()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        left = min(self.model._current_progress_remaining, self._watch.left)
+        with torch.no_grad():
+            self._log_std.copy_(self._final + left * (self._initial - self._final))

@@ -1,0 +1,85 @@
+"""Train a policy on a stream of edits: K actions for one state, scored in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from editgym.envs.lifelong.process import DIRECTIONS
+from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
+from editgym.envs.sb3 import SharedVecEnv
+
+
+class CandidateStream(SharedVecEnv):
+    """One `LifelongLLMEdit-v0` with K slots: each action is scored on the same state, and their
+    mean is applied.
+
+    K separate streams would cost as much, but their rewards would differ mostly by what was edited
+    before: the look back of the reward judges the last batches anew in every step. Here two rewards
+    of a step differ by the actions alone, and their mean is an exact baseline (as in RLOO and
+    GRPO). Applying the mean action keeps the noise that is needed to learn out of the weights,
+    where the noise of a whole episode would add up. What an action does to edits made after it is
+    not in its reward, so agents learn with a discount of 0.
+
+    Args:
+        env: With coefficients as actions, on an open stream.
+        candidates: K.
+        baseline: Whether to take off the candidates' mean. Only for on-policy learning: in a replay
+            buffer, rewards less the mean of different policies cannot be compared.
+
+    Raises:
+        ValueError: Actions are factors.
+    """
+
+    def __init__(self, env: LifelongLLMEditEnv, candidates: int, baseline: bool = True) -> None:
+        if env.action_form != "coefficients":
+            raise ValueError(
+                'action must be "coefficients": clipped factors cannot be scored many at a time'
+            )
+        self.env = env
+        self.baseline = (
+            baseline and candidates > 1
+        )  # one candidate less its own mean would always be 0
+        self._actions: NDArray[np.float32] | None = None
+        super().__init__(candidates, env.observation_space, env.action_space)
+
+    def reset(self) -> VecEnvObs:
+        """Begin a stream."""
+        seed = self._seeds[0]
+        observation, info = self.env.reset(seed=None if seed is None else int(seed))
+        self.reset_infos = [dict(info) for _ in range(self.num_envs)]
+        self._reset_seeds()
+        return self._repeated(observation)
+
+    def step_async(self, actions: NDArray[np.float32]) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Rewards, less their mean with `baseline`; observations after the mean action."""
+        assert self._actions is not None
+        process, count = self.env.process, self.num_envs
+        coefficients = self.env.max_coefficient * torch.from_numpy(
+            self._actions.astype(np.float32)
+        ).to(process.task.device).view(count, len(process.sites), DIRECTIONS)
+        rewards = process.candidate_rewards(process.stretched(coefficients)).cpu().numpy()
+        rewards = rewards - rewards.mean() if self.baseline else rewards
+        observation, over, info = self.env.follow(self._actions.mean(axis=0))
+        infos: list[dict[str, Any]] = [dict(info) for _ in range(count)]
+        if over:
+            for one in infos:
+                one |= {"terminal_observation": observation, "TimeLimit.truncated": False}
+            observation, _ = self.env.reset()
+        return self._repeated(observation), rewards.astype(np.float32), np.full(count, over), infos
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """One frame for all slots."""
+        return [self.env.render()]
+
+    def _repeated(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.repeat(observation[None], self.num_envs, axis=0)

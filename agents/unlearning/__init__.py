@@ -1,0 +1,1 @@
+"""Classical unlearning: retraining, fine-tuning and dampening."""

@@ -1,0 +1,1 @@
+"""What editing costs: command lines that time it."""

@@ -1,0 +1,154 @@
+"""What a stream of edits costs: `python -m benchmarks.costs.streams --json FILE`.
+
+Three comparisons, each of both sides in one run, so that a noisy machine is noisy for both:
+
+- one environment step (training-free update, reward over the look back) beside the bare batched
+  passes over the same tokens by the plain `transformers` model; the differentiable step, and a
+  whole training step of RLEdit with its hypernetwork and Adam (gate and up projections of three
+  layers), beside their forward and backward passes,
+- the last 100 of 1,000 edits beside the first 100, per edit,
+- memory held by the process beside the model and one fp32 matrix per site.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+import editgym  # noqa: F401 - registers the environments
+from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
+from benchmarks.costs.throughput import hardware
+from benchmarks.harness.measure import single_thread
+from benchmarks.suites.editors import LIFELONG_SITES
+from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
+
+_LOOK_BACK = 10  # batches before the one that is timed
+_RLEDIT_SITES = ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"]
+
+
+def make_env(device: str, **kwargs: Any) -> LifelongLLMEditEnv:
+    """The lifelong suite's environment."""
+    env = gym.make(
+        "LifelongLLMEdit-v0",
+        **{"sites": LIFELONG_SITES, "device": device, "back_depth": _LOOK_BACK, **kwargs},
+    ).unwrapped
+    assert isinstance(env, LifelongLLMEditEnv)
+    return env
+
+
+def step_ratio(device: str, differentiable: bool, steps: int) -> dict[str, float]:
+    """An environment step, or its differentiable form, beside its bare passes."""
+    env = make_env(device, horizon=_LOOK_BACK + steps)
+    env.reset(seed=0)
+    action = env.training_free_action()
+    flat = torch.from_numpy(action).to(env.task.device).requires_grad_()
+    return beside_passes(
+        env.process,
+        (
+            (lambda: env.differentiable_step(flat).reward.backward())
+            if differentiable
+            else lambda: env.step(action)
+        ),
+        differentiable,
+        steps,
+    )
+
+
+def training_ratio(device: str, steps: int) -> dict[str, float]:
+    """`step_ratio` of a training step of RLEdit."""
+    process = make_env(device, horizon=_LOOK_BACK + steps, sites=_RLEDIT_SITES).process
+    process.reset(0)
+    return beside_passes(process, rledit_training_step(process), True, steps)
+
+
+def edit_cost(device: str, edits: int) -> dict[str, float]:
+    """Seconds per edit of the first and of the last 100 edits of a closed stream, and their
+    ratio.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        env = make_env(device, split="test", horizon=edits // 10, journal_folder=folder)
+        env.reset(seed=0)
+        action = env.training_free_action()
+        each = [seconds(lambda: env.step(action), env.task.device) for _ in range(edits // 10)]
+        held = held_bytes() - _bytes(_tensors_of_journal(env))
+        model = _bytes(env.task.language.model.state_dict().values())
+        sites = 4 * sum(
+            rows * columns for rows, columns in (site.shape for site in env.process.sites)
+        )
+    first, last = statistics.median(each[:10]) / 10, statistics.median(each[-10:]) / 10
+    return {
+        "first_100_s": first,
+        "last_100_s": last,
+        "ratio": last / first,
+        "held_bytes": held,
+        "model_bytes": model,
+        "one_matrix_per_site_bytes": sites,
+        "memory_ratio": held / (model + sites),
+    }
+
+
+def held_bytes() -> int:
+    """Bytes of all tensors alive in this process, every storage once."""
+    gc.collect()
+    return _bytes(
+        thing for thing in gc.get_objects() if type(thing) in (Tensor, torch.nn.Parameter)
+    )
+
+
+def _tensors_of_journal(env: LifelongLLMEditEnv) -> list[Tensor]:
+    """Mapped from files: the operating system drops them from memory when it likes."""
+    return [part for entry in env.journal for part in (entry.update.a, entry.update.b)]  # type: ignore[union-attr]
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.costs.streams",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=30,
+        help="steps timed beside bare passes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--edits", type=int, default=1_000, help="length of the long stream (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    with single_thread():
+        result = {
+            "hardware": hardware(options.device),
+            "edits": edit_cost(options.device, options.edits),
+            "step": step_ratio(options.device, False, options.steps),
+            "differentiable_step": step_ratio(options.device, True, options.steps),
+            "rledit_training_step": training_ratio(options.device, options.steps),
+        }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Cells are measured, run in processes, and validated."""

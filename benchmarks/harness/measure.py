@@ -1,0 +1,271 @@
+"""Measures one cell: an agent learns and edits, and the harness, not the agent, evaluates the
+journal it hands in.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.utils import set_random_seed
+from threadpoolctl import threadpool_limits
+
+import editgym  # noqa: F401 - registers the environments
+from agents.catalogue import make_agent
+from agents.protocol import Agent, Budget, Unsupported
+from benchmarks.harness.provenance import provenance
+from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json
+from editgym.envs.metering import count_reward_calls
+from editgym.metrics.evaluation import Evaluation
+from editgym.weights.journal import EditJournal
+from envs_registry import environment_spec
+
+# Black box, but it asks for no reward, and so needs no budget.
+_SEARCHES_NOTHING = "no_edit"
+_CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux
+
+
+class BudgetExceededError(RuntimeError):
+    """An agent asked for more rewards than its budget has."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell that has been run.
+
+    Attributes:
+        row: Its row.
+        journal: Its journal file; None where there is no edit.
+        records: Its file of per-edit records; None where there are none.
+        traceback: Where it failed, for the person at the terminal; None when it did not.
+    """
+
+    row: Row
+    journal: bytes | None = None
+    records: bytes | None = None
+    traceback: str | None = None
+
+
+def cell_spec(cell: Cell, *, evaluation: bool = False) -> EnvSpec:
+    """The spec that makes the cell's environment: to learn in, or to edit, evaluate and validate
+    in.
+    """
+    return environment_spec(cell.env_id, cell.env_kwargs, evaluation=evaluation)
+
+
+def run_cell(cell: Cell) -> Outcome:
+    """Run one cell with one thread; whatever goes wrong in it is its outcome, not an exception."""
+    access: str | None = None
+    trace: str | None = None
+    with single_thread():
+        try:
+            agent = make_agent(cell.agent, **cell.agent_arguments)
+            access = agent.access
+            measurement = _measure(cell, agent)
+        except Unsupported as reason:
+            measurement = Measurement("unsupported", access, error=str(reason))
+        except (Exception, SystemExit) as error:
+            measurement, trace = (
+                Measurement("failed", access, error=_one_line(error)),
+                traceback.format_exc(),
+            )
+        try:
+            row = build_row(cell, measurement, provenance())
+        except ValueError as error:
+            measurement, trace = (
+                Measurement("failed", access, error=_one_line(error)),
+                traceback.format_exc(),
+            )
+            row = build_row(cell, measurement, provenance())
+    return Outcome(row, measurement.journal, measurement.records, trace)
+
+
+def failed_outcome(cell: Cell, error: str) -> Outcome:
+    """The outcome of a cell whose process did not live to tell."""
+    return Outcome(
+        build_row(cell, Measurement("failed", error=error), provenance()), traceback=error
+    )
+
+
+def evaluate_journal(cell: Cell, journal_file: Path) -> tuple[Evaluation, float]:
+    """What a journal of the cell's episode does on test data, replayed on a fresh network, and the
+    seconds of that.
+    """
+    with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
+        env.reset(seed=cell.seed)
+        journal = EditJournal.load(journal_file)
+        with _Timer(cell) as timer:
+            evaluation: Evaluation = env.unwrapped.evaluate(journal)  # type: ignore[attr-defined]
+    return evaluation, timer.seconds
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for PyTorch and for the BLAS and OpenMP beneath NumPy and scikit-learn.
+
+    Sums depend on how they are split over threads: with one thread every runner gives the same
+    bits.
+    """
+    threads = torch.get_num_threads()
+    with threadpool_limits(limits=1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _measure(cell: Cell, agent: Agent) -> Measurement:
+    _check_has_budget(cell, agent)
+    set_random_seed(
+        cell.seed
+    )  # or an agent that draws from a global generator would depend on the cells before it
+    _forget_peak_memory(cell)
+    with closing(gym.make(cell_spec(cell))) as env:
+        env.reset(
+            seed=cell.seed
+        )  # loads, or even trains, the network that is edited: that is nobody's learning time
+    with count_reward_calls() as learning, _Timer(cell) as train:
+        agent.learn(cell_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
+    with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
+        env.reset(seed=cell.seed)
+        with count_reward_calls() as editing, _Timer(cell) as edit:
+            journal = agent.edit(_OneEpisode(env, cell.seed))
+    # An edit may see the reward of each step it keeps; what it asks for beyond that is search, like
+    # learning.
+    calls = learning.calls + max(0, editing.calls - journal.steps)
+    _check_budget(cell, agent, calls)
+    saved, evaluation, seconds = _save_and_evaluate(cell, journal)
+    edits = len(evaluation.records) or journal.steps  # a step of a stream makes several edits
+    return Measurement(
+        "finished",
+        agent.access,
+        evaluation.metrics,
+        curves=json.loads(canonical_json(evaluation.curves)),  # as the row will be read back
+        time={
+            "train_s": train.seconds,
+            "edit_s": edit.seconds,
+            "eval_s": seconds,
+            "edits_per_s": edits / edit.seconds,
+        },
+        reward_calls=calls,
+        peak_memory_bytes=_peak_memory_bytes(cell),
+        journal=saved,
+        records=_lines(evaluation.records) if evaluation.records else None,
+    )
+
+
+def _save_and_evaluate(cell: Cell, journal: EditJournal) -> tuple[bytes, Evaluation, float]:
+    """Evaluates the file, not the object: what is scored is what `validate` will load."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "journal.safetensors"
+        journal.save(file)
+        evaluation, seconds = evaluate_journal(cell, file)
+        return file.read_bytes(), evaluation, seconds
+
+
+def _lines(records: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(
+        json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records
+    ).encode()
+
+
+def _check_has_budget(cell: Cell, agent: Agent) -> None:
+    """Raise `ValueError` for a search that nothing would end."""
+    if agent.access == "reward" and cell.reward_calls is None and cell.agent != _SEARCHES_NOTHING:
+        raise ValueError(
+            f"{cell.agent} has access 'reward' and must know its budget, but task {cell.task!r} has"
+            " none: give it a row in benchmarks.suites.cells.REWARD_CALLS"
+        )
+
+
+def _check_budget(cell: Cell, agent: Agent, calls: int) -> None:
+    if agent.access == "reward" and cell.reward_calls is not None and calls > cell.reward_calls:
+        raise BudgetExceededError(
+            f"{cell.agent} asked for {calls:,} rewards, but its budget is"
+            f" reward_calls={cell.reward_calls:,}: an agent with access 'reward' must stop by"
+            " itself"
+        )
+
+
+class _OneEpisode(gym.Wrapper):
+    """Whatever a reset asks for, it begins the episode that the cell's seed draws, with its goal or
+    stream of edits.
+
+    It is the one that the journal is evaluated on, now and by `validate`.
+    """
+
+    def __init__(self, env: gym.Env, seed: int) -> None:
+        super().__init__(env)
+        self._seed = seed
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        return self.env.reset(seed=self._seed)
+
+
+class _Timer:
+    """Wall-clock seconds of a block; on CUDA until the device has finished what the block
+    started.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._cuda = _cuda_device(cell)
+        self.seconds = 0.0
+
+    def __enter__(self) -> _Timer:
+        self._start = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self._start
+
+    def _now(self) -> float:
+        if self._cuda is not None:
+            torch.cuda.synchronize(self._cuda)
+        return time.perf_counter()
+
+
+def _cuda_device(cell: Cell) -> torch.device | None:
+    device = torch.device(cell.env_kwargs.get("device", "cpu"))
+    return device if device.type == "cuda" else None
+
+
+def _forget_peak_memory(cell: Cell) -> None:
+    """Start counting anew: a process that works off several cells would give each the largest one's
+    peak.
+    """
+    device = _cuda_device(cell)
+    if device is not None:
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_PEAK.exists():
+        with suppress(OSError):  # not allowed in every container; the peak is then the process's
+            _CLEAR_PEAK.write_text("5")
+
+
+def _peak_memory_bytes(cell: Cell) -> int:
+    device = _cuda_device(cell)
+    if device is not None:
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,65 @@
+"""Where a row was measured: versions of the software, the machine, and the commit of the source
+tree.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editgym.version import __version__
+
+_PACKAGES = ("torch", "gymnasium", "stable_baselines3", "numpy")
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """`versions`, `hardware` and `git` of this process, JSON-able."""
+    versions = {"python": platform.python_version(), "editgym": __version__}
+    versions |= {name: str(importlib.import_module(name).__version__) for name in _PACKAGES}
+    hardware = {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {"versions": versions, "hardware": hardware, "git": source_commit(Path(__file__))}
+
+
+def source_commit(file: Path) -> str | None:
+    """Commit of the working tree that `file` is tracked in, with `-dirty` after uncommitted
+    changes, else None.
+    """
+    try:
+        # An installed package may lie inside somebody else's repository: only a tracked file tells
+        # its commit.
+        _git(file, "ls-files", "--error-unmatch", file.name)
+        return _git(file, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(file: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(file.parent), *arguments]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=30
+    ).stdout.strip()
+
+
+def _cpu_model() -> str:
+    """The processor's name; Linux keeps it where `platform` does not look."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor()

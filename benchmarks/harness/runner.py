@@ -1,0 +1,169 @@
+"""Runs many cells: one after the other, in processes, or on a Ray cluster. Only the caller's
+process writes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
+from benchmarks.harness.processes import in_processes
+from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows, records_file
+
+# Neither is run again: there is nothing to gain from an agent that says it does not do a task.
+_SETTLED = ("finished", "unsupported")
+
+
+class RunnerError(RuntimeError):
+    """The cells cannot be run at all."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How cells are executed; every way gives the same rows.
+
+    Attributes:
+        jobs: Number of processes on this machine; 1 runs in the caller's process.
+        ray_address: Address of a Ray cluster (`auto`, `local`, `ray://host:10001`), used instead of
+            `jobs`.
+        gpus_per_cell: Share of a GPU that Ray reserves for each cell.
+    """
+
+    jobs: int = 1
+    ray_address: str | None = None
+    gpus_per_cell: float = 0.0
+
+    def check(self) -> None:
+        """Raise `ValueError` or `RunnerError` where this cannot work, before anything is run."""
+        if self.jobs < 1:
+            raise ValueError(f"jobs must be 1 or more, got {self.jobs}")
+        if self.gpus_per_cell < 0:
+            raise ValueError(f"gpus_per_cell must be 0 or more, got {self.gpus_per_cell}")
+        if self.ray_address is not None:
+            _import_ray()
+
+    def outcomes(self, cells: Sequence[Cell]) -> Generator[Outcome, None, None]:
+        """The outcomes of `cells`, in the order in which they are finished."""
+        if self.ray_address is not None:
+            yield from _on_ray(cells, self.ray_address, self.gpus_per_cell)
+        elif self.jobs > 1:
+            yield from _in_processes(cells, min(self.jobs, len(cells)))
+        else:
+            yield from map(run_cell, cells)
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None = None) -> list[Row]:
+    """Run the cells that have no result in `folder` yet, and return the rows of all of `cells`.
+
+    Each row is on disk as soon as its cell is done, so an interrupted run is resumed by the same
+    call.
+
+    Raises:
+        ResultsError: `folder` holds rows of another schema, or a damaged file.
+        RunnerError: Another run is writing to `folder`, or Ray is asked for and not installed.
+        OSError: `folder` cannot be written.
+    """
+    execution = execution or Execution()
+    execution.check()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder):
+        settled = {
+            row["cell"] for row in read_rows(folder / ROWS_FILE) if row["status"] in _SETTLED
+        }
+        waiting = [cell for cell in cells if cell.id not in settled]
+        bar = tqdm(
+            total=len(cells), initial=len(cells) - len(waiting), unit="cell", dynamic_ncols=True
+        )
+        with bar, closing(execution.outcomes(waiting)) as outcomes:
+            for outcome in outcomes:
+                _store(outcome, folder)
+                _report(outcome, bar)
+    wanted = {cell.id for cell in cells}
+    return [row for row in read_rows(folder / ROWS_FILE) if row["cell"] in wanted]
+
+
+def _store(outcome: Outcome, folder: Path) -> None:
+    """The row last: it never names a file that is not there."""
+    row = outcome.row
+    if outcome.journal is not None:
+        _write(folder / row["edit_file"], outcome.journal)
+    if outcome.records is not None:
+        _write(folder / records_file(row["cell"]), outcome.records)
+    append_row(folder / ROWS_FILE, row)
+
+
+def _write(file: Path, content: bytes) -> None:
+    """All of the file or nothing."""
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, file)
+
+
+def _report(outcome: Outcome, bar: tqdm) -> None:
+    if outcome.traceback is not None:
+        bar.write(f"FAILED {Cell.of(outcome.row)}\n{outcome.traceback}")
+    bar.set_postfix_str(str(Cell.of(outcome.row)), refresh=False)
+    bar.update()
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Two runs that append to one file would cut each other's lines; the lock dies with its
+    process.
+    """
+    try:
+        with FileLock(folder / f"{ROWS_FILE}.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise RunnerError(
+            f"another run is writing to {folder}: wait for it, or give another folder"
+        ) from error
+
+
+def _in_processes(cells: Sequence[Cell], jobs: int) -> Generator[Outcome, None, None]:
+    with closing(in_processes(run_cell, cells, jobs)) as finished:
+        for cell, future in finished:
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield failed_outcome(
+                    cell, "the worker process died: killed (out of memory?) or crashed"
+                )
+            except Exception as error:  # such as an outcome that cannot be sent between processes
+                yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+
+
+def _on_ray(
+    cells: Sequence[Cell], address: str, gpus_per_cell: float
+) -> Generator[Outcome, None, None]:
+    ray = _import_ray()
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(run_cell)
+    running = {task.remote(cell): cell for cell in cells}
+    while running:
+        (reference,), _ = ray.wait(list(running), num_returns=1)
+        cell = running.pop(reference)
+        try:
+            yield ray.get(reference)
+        except ray.exceptions.RayError as error:
+            yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+
+
+def _import_ray() -> ModuleType:
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise RunnerError(
+            f"--ray needs Ray, but it is not there ({error}): pip install 'editgym[scale]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""Rows become estimates, tables, figures and a page."""

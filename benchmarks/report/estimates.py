@@ -1,0 +1,239 @@
+"""Estimates from rows: interquartile means, bootstrap intervals over seeds, and ranks that respect
+them.
+
+The method is that of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
+Statistical Precipice" (arXiv 2108.13264): interquartile mean (sect. 4.3), percentile intervals of a
+bootstrap stratified by task (sect. 4.1), performance profiles (sect. 4.2). One score is one seed's:
+edits within a seed are never resampled. The environments of a task have a seed's network and data
+in common, so its scores there are drawn together: they are one observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BOOTSTRAP_SEED = 0
+BOOTSTRAP_SAMPLES = 5_000
+CONFIDENCE = 0.95
+PROVISIONAL_BELOW = 5  # three seeds of one task give a nominal 95% interval a coverage of about 75%
+
+Direction = Literal["higher", "lower"]
+Stratum = tuple[str, str]  # task and environment
+Runs = Mapping[Stratum, Mapping[int, float]]  # stratum -> seed -> score
+
+_HIGHER = (
+    "retain_accuracy",
+    "relearn_steps",
+    "general_accuracy",
+    "unbiased_accuracy",
+    "worst_group_accuracy",
+    "subgroup_auc",
+    "bpsn_auc",
+    "bnsp_auc",
+    "reliability",
+    "reliability_now",
+    "generalization",
+    "portability",
+    "locality",
+    "locality_near",
+    "locality_far",
+    "locality_truth",
+    "capability",
+    "tf_efficacy",
+    "tf_generalization",
+    "tf_specificity",
+    "first_k_reliability",
+    "harmonic_mean",
+)
+_LOWER = (
+    "forget_accuracy",
+    "mia_advantage",
+    "probe_accuracy",
+    "oracle_gap",
+    "fped",
+    "fned",
+    "equalized_odds_gap",
+    "flip_rate",
+    "forgetting",
+    "locality_kl",
+    "leakage",
+    "perplexity_ratio",
+)
+# Metrics that are not here only describe: what was measured before the edit, how large the edit is,
+# and `test_accuracy`, which an agent that forgets one class of ten as asked loses a tenth of.
+DIRECTIONS: Mapping[str, Direction] = {
+    **dict.fromkeys(_HIGHER, "higher"),
+    **dict.fromkeys(_LOWER, "lower"),
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95% interval.
+
+    Attributes:
+        estimate: Interquartile mean.
+        low: Lower end; None for a single score, which tells nothing about the spread.
+        high: Upper end; None for a single score.
+        n: Seeds of the stratum that has the fewest.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def sign(self) -> int:
+        """1 or −1 where the whole interval lies above or below zero, else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """An agent's place: 1 + the number of agents that are significantly better."""
+
+    rank: int
+    beaten_by: tuple[str, ...]
+
+
+def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64] | np.float64:
+    """Mean of the middle half along the last axis: ⌊n/4⌋ scores are dropped at each end (Agarwal et
+    al. 2021, 4.3).
+
+    Args:
+        scores: (..., n), n ≥ 1; NaN where there is none, but not everywhere.
+
+    Returns:
+        (...).
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=-1)  # NaN last
+    n = ordered.shape[-1]
+    if not np.isnan(ordered).any():
+        middle: NDArray[np.float64] | np.float64 = ordered[..., n // 4 : n - n // 4].mean(axis=-1)
+        return middle
+    count = (~np.isnan(ordered)).sum(axis=-1, keepdims=True)
+    place = np.arange(n)
+    inside = (place >= count // 4) & (place < count - count // 4)
+    middle = np.where(inside, ordered, 0.0).sum(axis=-1) / inside.sum(axis=-1)
+    return middle
+
+
+def bootstrap(runs: Runs) -> NDArray[np.float64]:
+    """Resampled scores: within each task seeds are drawn with replacement, with their scores in all
+    its environments.
+
+    Returns:
+        (BOOTSTRAP_SAMPLES, strata × seeds), NaN where an environment lacks a seed that another of
+        its task has; the same for the same input, since the seed is fixed.
+    """
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    drawn = []
+    for task in dict.fromkeys(task for task, _ in runs):
+        own = [scores for (name, _), scores in runs.items() if name == task]
+        seeds = list(dict.fromkeys(seed for scores in own for seed in scores))
+        table = np.array(
+            [[scores.get(seed, np.nan) for seed in seeds] for scores in own], dtype=np.float64
+        )
+        chosen = table[:, rng.integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))]
+        drawn.append(chosen.swapaxes(0, 1).reshape(BOOTSTRAP_SAMPLES, -1))
+    return np.concatenate(drawn, axis=1)
+
+
+def iqm_interval(runs: Runs) -> Interval:
+    """Interquartile mean over all strata, with its percentile interval.
+
+    Raises:
+        ValueError: There is no score, or a stratum has none.
+    """
+    if not runs or any(not scores for scores in runs.values()):
+        raise ValueError(
+            "runs must hold one score or more in each stratum: leave an empty stratum out"
+        )
+    estimate = float(
+        interquartile_mean([score for scores in runs.values() for score in scores.values()])
+    )
+    n = min(len(scores) for scores in runs.values())
+    if n < 2:
+        return Interval(estimate, None, None, n)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(interquartile_mean(bootstrap(runs)), [tail, 100 - tail])
+    return Interval(estimate, float(low), float(high), n)
+
+
+def paired_difference(a: Runs, b: Runs) -> Interval | None:
+    """Interval of the per-seed difference a − b; None where the two share no seed of any stratum.
+
+    A seed fixes the network as well, so the difference is free of the spread over networks that
+    both share.
+    """
+    differences = {
+        stratum: {
+            seed: score - b[stratum][seed] for seed, score in scores.items() if seed in b[stratum]
+        }
+        for stratum, scores in a.items()
+        if stratum in b
+    }
+    paired = {stratum: scores for stratum, scores in differences.items() if scores}
+    return iqm_interval(paired) if paired else None
+
+
+def ranks(agents: Mapping[str, Runs], direction: Direction) -> dict[str, Rank]:
+    """Rank of every agent: 1 + the number of agents that are apart from it on the better side; ties
+    share a rank.
+
+    An agent that shares too few seeds with every other to be told apart from any, such as one with
+    a single seed, has no place here: nothing would ever be better than it.
+    """
+    names = list(agents)
+    beaten_by: dict[str, list[str]] = {name: [] for name in names}
+    compared = set(names) if len(names) == 1 else set()
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            difference = paired_difference(agents[first], agents[second])
+            if difference is None or difference.low is None:
+                continue
+            compared |= {first, second}
+            if difference.sign:
+                first_is_better = (difference.sign > 0) == (direction == "higher")
+                winner, loser = (first, second) if first_is_better else (second, first)
+                beaten_by[loser].append(winner)
+    return {
+        name: Rank(1 + len(winners), tuple(winners))
+        for name, winners in beaten_by.items()
+        if name in compared
+    }
+
+
+def performance_profile(
+    runs: Runs, thresholds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Share of runs that score more than τ, with its pointwise 95% band (Agarwal et al. 2021, sect.
+    4.2).
+
+    Args:
+        runs: Scores of one agent.
+        thresholds: (n_thresholds,), ascending.
+
+    Returns:
+        The share, the band's lower and its upper edge, each (n_thresholds,).
+    """
+    pooled = np.sort([score for scores in runs.values() for score in scores.values()])
+    share = 1 - np.searchsorted(pooled, thresholds, side="right") / pooled.size
+    resampled = bootstrap(runs)  # (samples, n)
+    known = (~np.isnan(resampled)).sum(axis=1)
+    tail = 50 * (1 - CONFIDENCE)
+    # One threshold at a time: samples × runs × thresholds at once would take a hundred times the
+    # memory.
+    shares = np.stack(
+        [(resampled > threshold).sum(axis=1) / known for threshold in thresholds], axis=1
+    )
+    low, high = np.percentile(shares, [tail, 100 - tail], axis=0)
+    return share, low, high

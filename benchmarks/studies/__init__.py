@@ -1,0 +1,1 @@
+"""Single studies on leaderboard rows."""

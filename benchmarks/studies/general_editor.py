@@ -1,0 +1,298 @@
+"""One policy for classes and networks that it never saw: `python -m
+benchmarks.studies.general_editor --out DIR`.
+
+The general editor (`agents.rl.general_editor`) learns from rewards on some classes of some networks
+of `unlearning/digits` and then edits others, one episode each, without learning further. Beside it:
+the same PPO with an ordinary policy, trained on the same, PPO trained on the very class and
+network, and no edit. Finished rows are in DIR/results.jsonl, a JSON object per line, and are not
+measured again; trained agents are in DIR/agents; DIR/TABLE.md is the comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from tqdm import tqdm
+
+import editgym  # noqa: F401 - registers the environments
+from agents.protocol import Budget
+from agents.rl.agent import SB3Agent
+from agents.rl.general_editor import GeneralEditor
+from benchmarks.harness.measure import single_thread
+from benchmarks.results import ROWS_FILE, append_row, finished
+from editgym.tasks.unlearning import UnlearningTask
+
+WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
+TRAIN_CLASSES, TEST_CLASSES = (0, 1, 2, 3, 4, 5, 6), (7, 8, 9)
+TRAIN_NETWORKS = tuple(range(10, 22))
+GENERAL_CALLS, SINGLE_CALLS = 102_400, 40_960
+GENERAL: Mapping[str, type[SB3Agent]] = {
+    "general editor": GeneralEditor,
+    "ordinary policy": SB3Agent,
+}
+# An ordinary policy sees all numbers: a sketch of them would bury the goal.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"general editor": {}, "ordinary policy": {"sketch": 0}}
+AGENTS = ("no edit", *GENERAL, "PPO for each")
+Row = dict[str, Any]
+
+
+def general_spec(
+    world: str, goals: Sequence[int], networks: Sequence[int], **arguments: Any
+) -> EnvSpec:
+    """A world in which a policy sees the class to forget and the layer after the edited one."""
+    spec = copy.deepcopy(gym.spec(world))
+    spec.kwargs.update(
+        goals=list(goals),
+        networks=list(networks),
+        observe_task=True,
+        observe_parameters=["fc3.weight"],
+        **arguments,
+    )
+    return spec
+
+
+class OneEpisode(gym.Wrapper):
+    """Whatever a reset asks for, it begins an episode with the given goal."""
+
+    def __init__(self, env: gym.Env, goal: int) -> None:
+        super().__init__(env)
+        self._goal = goal
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin the episode."""
+        return self.env.reset(options={"goal": self._goal})
+
+
+def measure(agent: SB3Agent | None, world: str, network: int, digit: int) -> Row:
+    """Test accuracies of one agent's edit of one network for one class; no agent is no edit."""
+    env = gym.make(general_spec(world, [digit], [network]))
+    task: UnlearningTask = env.unwrapped.task  # type: ignore[attr-defined]
+    before = task.accuracies(task.networks[0].fresh())
+    if agent is None:
+        after = before
+    else:
+        agent.edit(OneEpisode(env, 0))
+        after = task.accuracies(env.unwrapped.network)  # type: ignore[attr-defined]
+    names = ("retain", "forget")
+    return {
+        f"{name}{suffix}": values[f"{name}_accuracy"]
+        for name in names
+        for suffix, values in (("", after), ("_before", before))
+    }
+
+
+def trained(kind: str, world: str, seed: int, folder: Path, calls: int) -> SB3Agent:
+    """A general agent, learned once and then loaded."""
+    path = folder / "agents" / f"{kind.replace(' ', '-')}-{world}-{seed}"
+    cls = GENERAL[kind]
+    if not (path / "cost.json").exists():
+        agent, begin = cls("ppo", **SETTINGS[kind]), time.monotonic()
+        spec = general_spec(world, TRAIN_CLASSES, TRAIN_NETWORKS, batch_size=256)
+        agent.learn(spec, Budget(reward_calls=calls), seed)
+        agent.save(path)
+        (path / "cost.json").write_text(
+            json.dumps({"train_s": time.monotonic() - begin, "reward_calls": calls}) + "\n"
+        )
+    return cls.load(path)
+
+
+def calls_before(folder: Path) -> set[int]:
+    """How many reward calls the general agents in `folder` and its rows learned from; one number,
+    but for old rows.
+    """
+    costs = [json.loads(path.read_text()) for path in (folder / "agents").glob("*/cost.json")]
+    return {
+        one["reward_calls"]
+        for one in (*costs, *finished(folder / ROWS_FILE))
+        if "reward_calls" in one
+    }
+
+
+def rows(
+    agents: Sequence[str],
+    world: str,
+    seed: int,
+    networks: Sequence[int],
+    single: Sequence[int],
+    folder: Path,
+    calls: int,
+    known: set[tuple[Any, ...]],
+) -> Iterator[Row]:
+    """What is not `known` yet, row by row: `agent world seed network class retain forget …`."""
+    pairs = [(network, digit) for network in networks for digit in (*TEST_CLASSES, *TRAIN_CLASSES)]
+    pairs += [(network, digit) for network in TRAIN_NETWORKS[:3] for digit in TEST_CLASSES]
+    for kind in (kind for kind in AGENTS[:-1] if kind in agents):
+        missing = [pair for pair in pairs if (kind, world, seed, *pair) not in known]
+        agent = trained(kind, world, seed, folder, calls) if missing and kind in GENERAL else None
+        for network, digit in missing:
+            yield {
+                "agent": kind,
+                "world": world,
+                "seed": seed,
+                "network": network,
+                "class": digit,
+                **({"reward_calls": calls} if kind in GENERAL else {}),
+                **measure(agent, world, network, digit),
+            }
+    for network in single if AGENTS[-1] in agents else ():
+        for digit in TEST_CLASSES:
+            if (AGENTS[-1], world, seed, network, digit) not in known:
+                alone, begin = SB3Agent("ppo"), time.monotonic()
+                alone.learn(
+                    general_spec(world, [digit], [network]), Budget(reward_calls=SINGLE_CALLS), seed
+                )
+                yield {
+                    "agent": AGENTS[-1],
+                    "world": world,
+                    "seed": seed,
+                    "network": network,
+                    "class": digit,
+                    "train_s": time.monotonic() - begin,
+                    **measure(alone, world, network, digit),
+                }
+
+
+def table(found: Sequence[Row], folder: Path) -> str:
+    """Means by world, agent and what was seen, in Markdown; accuracies in percent."""
+    lines = [
+        (
+            "| world | agent | class and network | edits | retain before → after, worst change | "
+            "forget before → after, worst | learning |"
+        ),
+        "|---|---|---|--:|---|---|---|",
+    ]
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in found:
+        seen = [
+            name
+            for name, values in (("class", TRAIN_CLASSES), ("network", TRAIN_NETWORKS))
+            if row[name] in values
+        ]
+        kind = f"{seen[0]} seen" if seen else "neither seen"
+        groups.setdefault((row["world"], row["agent"], kind), []).append(row)
+    for (world, agent, kind), own in sorted(groups.items()):
+        mean = {
+            key: 100 * statistics.fmean(row[key] for row in own)
+            for key in ("retain", "retain_before", "forget", "forget_before")
+        }
+        change = 100 * min(row["retain"] - row["retain_before"] for row in own)
+        worst = 100 * max(row["forget"] for row in own)
+        lines.append(
+            f"| {world} | {agent} | {kind} | {len(own)} | {mean['retain_before']:.2f} →"
+            f" {mean['retain']:.2f}, {change:+.2f} | {mean['forget_before']:.2f} →"
+            f" {mean['forget']:.2f}, {worst:.2f} | {_cost(own, folder)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cost(own: Sequence[Row], folder: Path) -> str:
+    if own[0]["agent"] in GENERAL:
+        paths = (folder / "agents").glob(
+            f"{own[0]['agent'].replace(' ', '-')}-{own[0]['world']}-*/cost.json"
+        )
+        costs = [json.loads(path.read_text()) for path in paths]
+        return (
+            f"{costs[0]['reward_calls']:,} calls,"
+            f" {statistics.fmean(c['train_s'] for c in costs):.0f} s, once"
+            if costs
+            else ""
+        )
+    seconds = [row["train_s"] for row in own if "train_s" in row]
+    return (
+        f"{SINGLE_CALLS:,} calls, {statistics.fmean(seconds):.0f} s, for each edit"
+        if seconds
+        else "none"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.general_editor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--worlds", default=",".join(WORLDS), help="comma-separated (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--agents", default=",".join(AGENTS), help="comma-separated (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="of the policy (default: %(default)s)")
+    parser.add_argument(
+        "--networks",
+        type=int,
+        default=10,
+        help="networks to test on, from 0 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--single", type=int, default=3, help="of these, for PPO for each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--reward-calls", type=int, default=GENERAL_CALLS, help="(default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    worlds, agents = options.worlds.split(","), options.agents.split(",")
+    for what, given, offered in (("--worlds", worlds, WORLDS), ("--agents", agents, AGENTS)):
+        if unknown := sorted(set(given) - set(offered)):
+            print(
+                f"error: {what}: there is no {', '.join(unknown)}; there are {', '.join(offered)}",
+                file=sys.stderr,
+            )
+            return 2
+    if not 0 < options.networks <= min(TRAIN_NETWORKS):
+        print(
+            f"error: --networks: must be 1 to {min(TRAIN_NETWORKS)}, got {options.networks}: those"
+            f" from {min(TRAIN_NETWORKS)} on are trained on",
+            file=sys.stderr,
+        )
+        return 2
+    before = calls_before(options.out) if set(agents) & set(GENERAL) else set()
+    if other := sorted(before - {options.reward_calls}):
+        print(
+            f"error: --reward-calls: {options.reward_calls}, but the agents and rows in"
+            f" {options.out} are of {', '.join(map(str, other))}; give that number, or another"
+            " folder",
+            file=sys.stderr,
+        )
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / ROWS_FILE
+    known = {
+        (row["agent"], row["world"], row["seed"], row["network"], row["class"])
+        for row in finished(path)
+    }
+    with single_thread(), tqdm(unit="edit", mininterval=1.0) as bar:
+        for seed in range(options.seeds):
+            for world in worlds:
+                for row in rows(
+                    agents,
+                    world,
+                    seed,
+                    range(options.networks),
+                    range(options.single),
+                    options.out,
+                    options.reward_calls,
+                    known,
+                ):
+                    append_row(path, row)
+                    bar.update()
+    text = table(finished(path), options.out)
+    (options.out / "TABLE.md").write_text(text)
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

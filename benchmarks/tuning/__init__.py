@@ -1,0 +1,1 @@
+"""Settings are chosen on validation data."""

@@ -1,0 +1,1 @@
+"""MaskWorld and ShiftWorld."""

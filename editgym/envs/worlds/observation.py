@@ -1,0 +1,124 @@
+"""What an agent sees: the current weights of the edited sites, or a random projection of them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from editgym.weights import EditableNetwork
+
+_PROJECTION_SEED = 20260613
+
+
+class CountSketch:
+    """A fixed sparse random projection (Charikar, Chen and Farach-Colton 2002).
+
+    Every number is added, with a random sign, to one random bucket. That keeps norms and inner
+    products in expectation, costs one pass over the numbers, needs no matrix, and is the same in
+    every process and on every device.
+
+    Args:
+        numbers: How many are projected.
+        size: Buckets.
+        device: Where the numbers live.
+    """
+
+    def __init__(self, numbers: int, size: int, device: torch.device) -> None:
+        # RandomState's streams are frozen for good, those of default_rng are not.
+        random = np.random.RandomState(_PROJECTION_SEED)
+        self.size = size
+        self._buckets = torch.from_numpy(random.randint(size, size=numbers)).to(device)
+        self._signs = torch.from_numpy(
+            random.randint(2, size=numbers).astype(np.float32) * 2 - 1
+        ).to(device)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(n, numbers) -> (n, size)."""
+        return rows.new_zeros(len(rows), self.size).index_add_(1, self._buckets, rows * self._signs)
+
+
+class WeightObserver:
+    """Weights -> observation, float32, clipped to ±bound.
+
+    Up to `max_raw` numbers the weights themselves, sites in order, each in C order. Above, their
+    `CountSketch` of `projection_size` numbers.
+
+    Args:
+        shapes: (out, in) of every site.
+        bound: Limit of every observed number.
+        max_raw: How many weights are shown as they are.
+        projection_size: Numbers shown above that.
+        n_features: Numbers in 0–1 (the task's goal) appended at the end.
+        device: Where the weights live.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        bound: float,
+        max_raw: int,
+        projection_size: int,
+        n_features: int,
+        device: torch.device,
+    ) -> None:
+        self.bound = bound
+        weights = sum(rows * columns for rows, columns in shapes)
+        self._sketch = CountSketch(weights, projection_size, device) if weights > max_raw else None
+        self._seen = projection_size if weights > max_raw else weights
+        self.size = self._seen + n_features
+        self.space = spaces.Box(-bound, bound, (self.size,), np.float32)
+
+    def __call__(self, weights: Sequence[Tensor], features: Tensor | None = None) -> Tensor:
+        """Observations (K, size) of K candidates.
+
+        Args:
+            weights: (K, out, in) per site.
+            features: (K, n_features) or None.
+        """
+        flat = torch.cat([weight.flatten(1) for weight in weights], dim=1)
+        if self._sketch is not None:
+            flat = self._sketch(flat)
+        flat = flat.float()
+        seen = flat if features is None else torch.cat([flat, features], dim=1)
+        return seen.clamp(-self.bound, self.bound)
+
+
+def read_only_parameters(networks: Sequence[EditableNetwork], names: Sequence[str]) -> list[Tensor]:
+    """Parameters that are observed beside the edited weights, each (networks, numbers): of the
+    unedited networks.
+
+    Args:
+        networks: Of one architecture.
+        names: Names or globs of parameters, such as `fc3.weight`; observed in this order, each in C
+            order.
+
+    Raises:
+        ValueError: A name matches nothing; the message lists the nearest ones.
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            'observe_parameters must be a list of names or globs, such as ["fc3.weight"], got'
+            f" {names!r}"
+        )
+    states = [network.fresh().state_dict() for network in networks] if names else []
+    chosen: dict[str, None] = {}
+    for name in names:
+        matches = [
+            known
+            for known, tensor in states[0].items()
+            if tensor.is_floating_point() and fnmatch.fnmatchcase(known, name)
+        ]
+        if not matches:
+            near = difflib.get_close_matches(name, states[0], n=5, cutoff=0.0)
+            raise ValueError(
+                f"observe_parameters: {name!r} is no parameter of the network; the nearest are "
+                f"{', '.join(near)}"
+            )
+        chosen.update(dict.fromkeys(matches))
+    return [torch.stack([state[name].flatten() for state in states]) for name in chosen]

@@ -1,0 +1,148 @@
+"""Draw an episode of weight editing: one frame that a person understands, or text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editgym.weights import EditableNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RENDER_MODES = ("rgb_array", "ansi")
+_COLOURS = ("#1b7f5c", "#c4452f", "#6b5b95", "#b8860b")
+
+
+@dataclass
+class Episode:
+    """What there is to draw.
+
+    Attributes:
+        title: Task and goal.
+        network: The network under edit, with its base weights and its current ones.
+        set_names: The reward sets.
+        rewards: One per step.
+        infos: One per step.
+    """
+
+    title: str
+    network: EditableNetwork
+    set_names: Sequence[str]
+    rewards: list[float] = field(default_factory=list)
+    infos: list[Mapping[str, float]] = field(default_factory=list)
+
+    def record(self, reward: float, info: Mapping[str, float]) -> None:
+        """Add a step."""
+        self.rewards.append(reward)
+        self.infos.append(info)
+
+    def most_changed(self) -> tuple[str, NDArray[np.float32], NDArray[np.float32]]:
+        """Name, weights before and weights now, (out, in), of the site that changed most."""
+        sites = self.network.sites
+        pairs = [
+            (before.detach().cpu(), after.detach().cpu())
+            for before, after in zip(self.network.base_weights, self.network.weights, strict=True)
+        ]
+        best = max(range(len(sites)), key=lambda i: float((pairs[i][1] - pairs[i][0]).norm()))
+        return sites[best].name, pairs[best][0].float().numpy(), pairs[best][1].float().numpy()
+
+
+def render(episode: Episode, mode: str) -> NDArray[np.uint8] | str:
+    """The episode as `rgb_array`, (560, 1000, 3) uint8, or as `ansi` text."""
+    return _frame(episode) if mode == "rgb_array" else _text(episode)
+
+
+def _text(episode: Episode) -> str:
+    header = f"{episode.title} · {len(episode.network.sites)} site(s)"
+    columns = ["step", "reward", *(f"{name} acc." for name in episode.set_names), "success"]
+    rows = [["-", "-", *(_before(episode, name) for name in episode.set_names), "-"]]
+    for i, (reward, info) in enumerate(zip(episode.rewards, episode.infos, strict=True), start=1):
+        accuracies = [f"{info[f'{name}_accuracy']:.3f}" for name in episode.set_names]
+        rows.append([str(i), f"{reward:+.3f}", *accuracies, "yes" if info["is_success"] else "no"])
+    lines = ["  ".join(f"{cell:>14}" for cell in row) for row in [columns, *rows]]
+    return "\n".join([header, *lines, ""])
+
+
+def _before(episode: Episode, name: str) -> str:
+    return f"{episode.infos[-1][f'{name}_accuracy_before']:.3f}" if episode.infos else "-"
+
+
+def _frame(episode: Episode) -> NDArray[np.uint8]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.15])  # type: ignore[misc]
+    top.suptitle(
+        f"{episode.title}  ·  after {len(episode.rewards)} edit(s)", fontsize=12, fontweight="bold"
+    )
+    _draw_weights(top.subplots(1, 3), top, episode)
+    accuracy, reward = bottom.subplots(1, 2, width_ratios=[1.6, 1])
+    _draw_accuracies(accuracy, episode)
+    _draw_rewards(reward, episode)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw_weights(axes: Sequence[Axes], figure: Figure, episode: Episode) -> None:
+    name, before, after = episode.most_changed()
+    limit = float(np.quantile(np.abs(before), 0.99)) or 1.0
+    change = float(np.abs(after - before).max()) or 1.0
+    panels = [
+        (before, limit, f"{name} before"),
+        (after - before, change, "update"),
+        (after, limit, f"{name} now"),
+    ]
+    for axis, (matrix, bound, title) in zip(axes, panels, strict=True):
+        image = axis.imshow(
+            matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
+        )
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=7)
+        bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.02)
+        bar.ax.tick_params(labelsize=7)
+    axes[0].set_ylabel("out", fontsize=8)
+
+
+def _draw_accuracies(axis: Axes, episode: Episode) -> None:
+    for name, colour in zip(episode.set_names, _COLOURS, strict=False):
+        if not episode.infos:
+            continue
+        before = episode.infos[-1][f"{name}_accuracy_before"]
+        values = [before, *(info[f"{name}_accuracy"] for info in episode.infos)]
+        label = f"{name}: {before:.3f} → {values[-1]:.3f}"
+        axis.plot(range(len(values)), values, marker="o", color=colour, label=label)
+        axis.axhline(before, color=colour, linestyle=":", linewidth=1)
+    axis.set(ylim=(-0.03, 1.03), xlabel="edit", ylabel="accuracy on the reward batch")
+    axis.set_xticks(range(len(episode.infos) + 1))
+    if episode.infos:
+        axis.legend(fontsize=9, loc="center right")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_rewards(axis: Axes, episode: Episode) -> None:
+    steps = range(1, len(episode.rewards) + 1)
+    axis.bar(steps, episode.rewards, color="#4878a8", width=0.5)
+    for step, reward in zip(steps, episode.rewards, strict=True):
+        axis.text(
+            step,
+            reward,
+            f"{reward:+.2f}",
+            ha="center",
+            va="bottom" if reward >= 0 else "top",
+            fontsize=9,
+        )
+    done = bool(episode.infos and episode.infos[-1]["is_success"])
+    axis.set_title("reward" + (" · success" if done else ""), fontsize=10)
+    axis.set_xticks(list(steps))
+    axis.margins(x=0.3, y=0.25)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xlabel("edit")

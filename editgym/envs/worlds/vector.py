@@ -1,0 +1,212 @@
+"""K candidates of a weight-editing environment stepped at once, by Gymnasium's vector interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from editgym.envs.arguments import is_whole, require
+from editgym.envs.worlds.env import WeightEditing
+from editgym.envs.worlds.process import StepOutcome
+from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
+from editgym.weights import EditJournal, Operator
+
+
+class WeightEditingVectorEnv(VectorEnv):
+    """K candidates in one process on one device; what `gym.make_vec` returns for MaskWorld and
+    ShiftWorld.
+
+    Candidate i, seeded `seed + i`, goes through what a single environment with that seed goes
+    through. All episodes end together, and `max_episode_steps` truncates them as `TimeLimit` does a
+    single one. Autoreset is `SAME_STEP`: on the last step of an episode the observation is the next
+    episode's first, `infos["final_obs"]` and `infos["final_info"]` hold what the episode ended
+    with.
+
+    Rewards and infos that stay on the device, and gradients, come from `process`
+    (`EditingProcess`).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 2,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        operator: Operator,
+        num_envs: int,
+        task: str,
+        render_mode: str | None,
+        shared_batch: bool,
+        max_episode_steps: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(f"render_mode must be one of {RENDER_MODES}, got {render_mode!r}")
+        self._common = WeightEditing(operator, num_envs, shared_batch, task, **arguments)
+        self.task, self.process, self.layout = (
+            self._common.task,
+            self._common.process,
+            self._common.layout,
+        )
+        require(
+            max_episode_steps is None or (is_whole(max_episode_steps) and max_episode_steps >= 1),
+            "max_episode_steps",
+            max_episode_steps,
+            "1 or more, a whole number, or None",
+        )
+        self.num_envs, self.render_mode, self._most_steps = num_envs, render_mode, max_episode_steps
+        self.single_observation_space = self._common.observer.space
+        self.single_action_space = self._common.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._history: list[
+            tuple[StepOutcome, NDArray[np.float64], dict[str, NDArray[np.float64]]]
+        ] = []
+        self._started_on = self.process.network_index, self.process.goal_index
+        self._generators: list[np.random.Generator] = []
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode of every candidate.
+
+        Args:
+            seed: Candidate i is seeded `seed + i`, or by a list or tuple of seeds; None goes on as
+                before.
+            options: `{"network": i, "goal": j}` for all candidates, each optional.
+        """
+        if isinstance(seed, list | tuple) and len(seed) != self.num_envs:
+            raise ValueError(f"seed has {len(seed)} entries, expected {self.num_envs}")
+        if seed is not None or not self._generators:
+            seeds = (
+                [None if seed is None else seed + i for i in range(self.num_envs)]
+                if (seed is None or isinstance(seed, int))
+                else list(seed)
+            )
+            self._generators = [gym.utils.seeding.np_random(own)[0] for own in seeds]
+            self.process.seed(
+                [int(generator.integers(2**63 - 1)) for generator in self._generators]
+            )
+        begun = self._begin(options)
+        self._history, self._started_on = [], (self.process.network_index, self.process.goal_index)
+        return begun
+
+    def step(
+        self, actions: NDArray[np.float32]
+    ) -> tuple[
+        NDArray[np.float32],
+        NDArray[np.float64],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        dict[str, Any],
+    ]:
+        """Apply one edit to every candidate.
+
+        Raises:
+            ValueError: An action is not finite, out of range or of the wrong shape; nothing has
+                changed then.
+            gymnasium.error.ResetNeeded: There was no reset.
+        """
+        if not self._generators:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        checked = self._common.checked_actions(actions, (self.num_envs, self.layout.size))
+        if (
+            self._common.edit_step == 0
+        ):  # the history of the episode before was kept for `journal` and `render`
+            self._history, self._started_on = (
+                [],
+                (
+                    self.process.network_index,
+                    self.process.goal_index,
+                ),
+            )
+        outcome = self.process.step(checked)
+        self._common.edit_step += 1
+        rewards, numbers = outcome.reward.double().cpu().numpy(), self._common.numbers(outcome)
+        self._history.append((outcome, rewards, numbers))
+        observations, infos = self._common.observe(), _masked(numbers)
+        over = self._common.edit_step >= self._common.episode_length
+        cut = self._most_steps is not None and self._common.edit_step >= self._most_steps
+        if over or cut:
+            final = np.empty(self.num_envs, dtype=object)
+            final[:] = list(observations)
+            observations, fresh = self._begin(None)
+            infos = fresh | _masked({"final_obs": final, "final_info": infos})
+        return (
+            observations,
+            rewards,
+            np.full(self.num_envs, over),
+            np.full(self.num_envs, cut),
+            infos,
+        )
+
+    def journal(self, candidate: int) -> EditJournal:
+        """The edits of one candidate's episode; after its last step, until the next one, those of
+        the whole episode.
+
+        Raises:
+            IndexError: There is no such candidate.
+        """
+        if not 0 <= candidate < self.num_envs:
+            raise IndexError(f"candidate must be from 0 to {self.num_envs - 1}, got {candidate}")
+        network = self.task.networks[int(self._started_on[0][candidate])]
+        journal = EditJournal(network.base_hash)
+        for step, (outcome, _, _) in enumerate(self._history):
+            journal.append(*self._common.journal_entries(outcome, candidate, step))
+        return journal
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame (height, width, 3) uint8, or one text, per candidate: its episode so far, or
+        the finished one.
+
+        Raises:
+            gymnasium.error.ResetNeeded: There was no reset.
+        """
+        if self.render_mode is None:
+            gym.logger.warn(
+                'render() needs a render_mode: gym.make_vec(..., render_mode="rgb_array")'
+            )
+            return None
+        if not self._generators:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        return tuple(render(self._episode(i), self.render_mode) for i in range(self.num_envs))
+
+    def _episode(self, candidate: int) -> Episode:
+        network = self.task.networks[int(self._started_on[0][candidate])].fresh()
+        network.replay(self.journal(candidate))
+        goal = self.task.goals[int(self._started_on[1][candidate])]
+        episode = Episode(f"{self.task.name}: {goal.label}", network, self.task.set_names)
+        for _, rewards, numbers in self._history:
+            episode.record(
+                float(rewards[candidate]), {k: float(v[candidate]) for k, v in numbers.items()}
+            )
+        return episode
+
+    def _begin(self, options: dict[str, Any] | None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        self._common.start(options)
+        infos = _masked(
+            {
+                "network": self.process.network_index.numpy(),
+                "goal": self.process.goal_index.cpu().numpy(),
+            }
+        )
+        return self._common.observe(), infos
+
+
+def _masked(values: dict[str, Any]) -> dict[str, Any]:
+    """Gymnasium's form of vector infos: every key has a mask `_key` of the candidates that it holds
+    for.
+    """
+    number = len(next(value for value in values.values() if isinstance(value, np.ndarray)))
+    return values | {f"_{key}": np.ones(number, dtype=np.bool_) for key in values}

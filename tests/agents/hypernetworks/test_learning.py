@@ -1,0 +1,530 @@
+"""Learning from sequences: seeds, interruptions, budgets, validation, and what training never
+sees."""
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from agents.catalogue import make_agent
+from agents.editors.stream import stream_process
+from agents.hypernetworks import learning as module
+from agents.hypernetworks.learning import TRAINING, Judge, Learning, SequenceLearner, stream_score
+from agents.hypernetworks.rledit import RLEdit
+from agents.protocol import Budget
+from editgym.envs.metering import count_reward_calls
+
+QUICK = {"sequences": 4, "validate_every": 2, "learning_rate": 1e-2, "step_learning_rate": 0.1}
+
+
+def learner(spec, out=None, budget=None, seed=0, **settings):
+    """A learner, not yet begun, of an RLEdit policy on a short stream."""
+    agent = RLEdit(**QUICK | settings)
+    env, process = module.learning_stream(spec, {})
+    policy = agent.make_policy(process, seed)
+    env.close()
+    return SequenceLearner(
+        policy, spec, agent.learning(), budget or Budget(), seed, out, agent.name, agent.config
+    )
+
+
+def learned(*args, **kwargs):
+    one = learner(*args, **kwargs)
+    one.learn()
+    return one
+
+
+def same(one, other):
+    """Whether two states of a policy are equal bitwise."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+class Scripted:
+    """A judge that gives scores from a list and keeps what it was shown."""
+
+    def __init__(self, scores):
+        self.scores, self.seen = list(scores), []
+
+    def __call__(self, policy):
+        self.seen.append(policy.snapshot())
+        return self.scores[len(self.seen) - 1]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    def use(scores):
+        judge = Scripted(scores)
+        monkeypatch.setattr(module, "Judge", lambda *_: judge)
+        return judge
+
+    return use
+
+
+# --- seeds and interruptions ----------------------------------------------------------------------
+
+
+def test_equal_seeds_give_equal_policies_bitwise_and_other_seeds_others(stream_spec):
+    states = [
+        learned(stream_spec(), seed=seed, sequences=2, validate_every=0).policy.snapshot()
+        for seed in (3, 3, 4)
+    ]
+    assert same(states[0], states[1])
+    assert not torch.equal(
+        states[0]["parameters"]["network.steps"], states[2]["parameters"]["network.steps"]
+    )
+    assert not same(states[0]["statistics"], states[2]["statistics"]), (
+        "another seed draws other streams"
+    )
+
+
+@pytest.mark.parametrize(("at", "passes"), [(0, 1), (1, 2)])
+def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(
+    stream_spec, tmp_path, monkeypatch, at, passes
+):
+    arguments = {"passes": passes, "validate_every": 1, "patience": 9, "sequences": 3}
+    whole = learned(stream_spec(), tmp_path / "whole", **arguments)
+    sequences, run = [], SequenceLearner._sequence
+
+    def interrupted(self, index):
+        sequences.append(index)
+        numbers = run(self, index)
+        if len(sequences) == at + 1:
+            raise KeyboardInterrupt  # the sequence is made, and not yet written
+        return numbers
+
+    monkeypatch.setattr(SequenceLearner, "_sequence", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learned(stream_spec(), tmp_path / "parts", **arguments)
+    assert (tmp_path / "parts" / TRAINING).is_file() == (at > 0)
+    torch.manual_seed(99)
+    parts = learned(stream_spec(), tmp_path / "parts", **arguments)
+    assert sequences == [*range(at + 1), *range(at, 3)]
+    assert same(parts.policy.snapshot(), whole.policy.snapshot())
+    assert same(parts._best[1], whole._best[1])
+    assert parts._best[0] == whole._best[0]
+    logs = [tmp_path / "parts" / "log" / name for name in ("progress.csv", "from-1/progress.csv")]
+    rows = [len(log.read_text().splitlines()) - 1 for log in logs if log.is_file()]
+    assert rows == ([1, 2] if at else [3])
+    assert not list((tmp_path / "parts").glob("*.partial"))
+
+
+def test_a_finished_training_stays_until_its_policy_is_saved(stream_spec, tmp_path, monkeypatch):
+    agent = RLEdit(**QUICK)
+    agent.learn(stream_spec(), Budget(), 0, tmp_path)
+    state = agent.policy.snapshot()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            agent.save(tmp_path)
+    monkeypatch.setattr(SequenceLearner, "_sequence", None)  # nothing is learned again
+    again = RLEdit(**QUICK)
+    again.learn(stream_spec(), Budget(), 0, tmp_path)
+    assert same(again.policy.snapshot(), state)
+    again.save(tmp_path)
+    assert not (tmp_path / TRAINING).exists()
+    assert same(RLEdit.load(tmp_path).policy.snapshot(), state)
+
+
+def test_seconds_that_are_over_begin_nothing(stream_spec, scripted):
+    judge = scripted([0.0])
+    run = learned(stream_spec(), budget=Budget(seconds=1e-9))
+    assert (run._next, judge.seen) == (0, [])
+
+
+class Interrupted(Exception):
+    """What stops a training between two sequences."""
+
+
+@pytest.fixture
+def stop_after_one(monkeypatch):
+    """Every training is interrupted in its second sequence."""
+    run = SequenceLearner._sequence
+
+    def stopped(self, index):
+        if index == 1:
+            raise Interrupted
+        return run(self, index)
+
+    monkeypatch.setattr(SequenceLearner, "_sequence", stopped)
+
+
+@pytest.mark.usefixtures("stop_after_one")
+@pytest.mark.parametrize(
+    ("other", "env", "difference"),
+    [
+        ({"seed": 1}, {}, "seed is 0 there and 1 here"),
+        ({"learning_rate": 1e-3}, {}, "config.learning_rate is 0.01 there and 0.001 here"),
+        ({"rank": 2}, {}, "config.rank is None there and 2 here"),
+        ({"passes": 2}, {}, "config.passes is 1 there and 2 here"),
+        ({"rule": "mend"}, {}, "config.rule is 'malmen' there and 'mend' here"),
+        ({"step_size": 0.1}, {}, "config.step_size is None there and 0.1 here"),
+        ({"ridge": 2.0}, {}, "config.ridge is 1.0 there and 2.0 here"),
+        (
+            {"train_env": {"decay": 0.5}},
+            {},
+            "config.train_env is absent there and {'decay': 0.5} here",
+        ),
+        ({"budget": Budget(reward_calls=9)}, {}, "sequences is 4 there and 3 here"),
+        ({}, {"locality_weight": 2.0}, "env.kwargs.locality_weight is absent there and 2.0 here"),
+        ({}, {"edits_per_step": 3}, "env.kwargs.edits_per_step is 2 there and 3 here"),
+        (
+            {},
+            {"sites": ["model.layers.[12].mlp.down_proj"]},
+            (
+                "env.kwargs.sites.0 is 'model.layers.[23].mlp.down_proj' "
+                "there and 'model.layers.[12].mlp.down_proj' here"
+            ),
+        ),
+    ],
+)
+def test_the_checkpoint_of_another_training_is_refused_and_kept(
+    stream_spec, tmp_path, other, env, difference
+):
+    with pytest.raises(Interrupted):
+        learned(stream_spec(), tmp_path, validate_every=0)
+    before = (tmp_path / TRAINING).read_bytes()
+    with pytest.raises(ValueError, match="checkpoint of another training") as refused:
+        learned(stream_spec(**env), tmp_path, **{"validate_every": 0, **other})
+    assert f"out: {tmp_path} holds the checkpoint of another training: {difference};" in str(
+        refused.value
+    )
+    assert (tmp_path / TRAINING).read_bytes() == before
+    with pytest.raises(Interrupted):
+        learned(stream_spec(), tmp_path, validate_every=0)
+
+
+@pytest.mark.usefixtures("stop_after_one")
+@pytest.mark.parametrize(
+    ("first", "second", "difference"),
+    [
+        (("malmen", {}), ("mend", {}), "agent is 'malmen' there and 'mend' here"),
+        (
+            ("hiedit", {}),
+            ("hiedit", {"gate": "straight_through"}),
+            "config.gate is 'sampled' there and 'straight_through'",
+        ),
+        (
+            ("hiedit", {"gate": "straight_through"}),
+            ("hiedit", {"gate": "straight_through", "site_cost": 0.5}),
+            "config.site_cost is 0.01 there and 0.5 here",
+        ),
+    ],
+)
+def test_the_checkpoint_of_another_agent_is_refused(
+    stream_spec, tmp_path, first, second, difference
+):
+    one, other = (
+        make_agent(name, **QUICK | {"validate_every": 0} | config)
+        for name, config in (first, second)
+    )
+    with pytest.raises(Interrupted):
+        one.learn(stream_spec(), Budget(), 0, tmp_path)
+    with pytest.raises(ValueError, match=difference):
+        other.learn(stream_spec(), Budget(), 0, tmp_path)
+
+
+@pytest.mark.usefixtures("stop_after_one")
+def test_the_checkpoint_of_another_model_is_refused_where_its_folder_is_the_same(
+    stream_spec, tiny_lm, tmp_path
+):
+    model = Path(shutil.copytree(tiny_lm, tmp_path / "model"))
+    spec = stream_spec(model=str(model))
+    with pytest.raises(Interrupted):
+        learned(spec, tmp_path / "out", validate_every=0)
+    weights = {name: 2 * tensor for name, tensor in load_file(model / "model.safetensors").items()}
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"another training: networks\.0 is"):
+        learned(spec, tmp_path / "out", validate_every=0)
+
+
+def test_logs_hold_every_sequence_and_every_look(stream_spec, tmp_path):
+    learned(stream_spec(), tmp_path)
+    header, *rows = (tmp_path / "log" / "progress.csv").read_text().strip().split("\n")
+    assert {"train/reward", "train/validation"} <= set(header.split(","))
+    assert len(rows) == 4
+    column = header.split(",").index("train/validation")
+    assert [bool(row.split(",")[column]) for row in rows] == [False, True, False, True]
+    assert list((tmp_path / "log").glob("events.out.tfevents.*"))
+
+
+def test_without_a_folder_nothing_is_written(stream_spec, tmp_path, monkeypatch):
+    """Activations, keys and gradients stay in memory: no file is opened while a policy learns."""
+    monkeypatch.chdir(tmp_path)
+    ready = learner(stream_spec(), validate_every=0)
+    monkeypatch.setattr(torch, "save", lambda *_, **__: pytest.fail("torch.save"))
+    monkeypatch.setattr("builtins.open", lambda *args, **__: pytest.fail(f"open {args[0]}"))
+    ready.learn()
+    monkeypatch.undo()
+    assert ready._next == 4
+    assert not list(tmp_path.iterdir())
+
+
+# --- budgets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("calls", "made"), [(0, 0), (2, 0), (8, 6), (None, 12)])
+def test_the_budget_is_never_exceeded_and_no_sequence_is_cut(stream_spec, calls, made):
+    with count_reward_calls() as meter:
+        one = learned(stream_spec(), budget=Budget(reward_calls=calls))
+    assert meter.calls == made
+    assert one._next == made // 3
+
+
+def test_a_training_step_is_one_call_also_where_a_batch_is_looked_at_again(stream_spec):
+    with count_reward_calls() as meter:
+        learned(stream_spec(), passes=3, sequences=1)
+    assert meter.calls == 3
+
+
+def test_seconds_end_the_training_between_two_sequences(stream_spec):
+    one = learned(stream_spec(), budget=Budget(seconds=0))
+    assert one._next == 0
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("best", [0, 2, 4])
+def test_the_best_policy_that_validation_saw_is_kept(stream_spec, scripted, best):
+    judge = scripted([0.5 + (look == best) for look in range(5)])
+    one = learned(stream_spec(), validate_every=1)
+    assert len(judge.seen) == 5
+    assert same(one.policy.snapshot(), judge.seen[best])
+    assert not same(judge.seen[0], judge.seen[2])
+
+
+def test_of_equal_scores_the_first_policy_is_kept(stream_spec, scripted):
+    judge = scripted([0.5] * 5)
+    assert same(learned(stream_spec(), validate_every=1).policy.snapshot(), judge.seen[0])
+
+
+@pytest.mark.parametrize(("patience", "done"), [(1, 3), (2, 4), (None, 6)])
+def test_patience_ends_the_training(stream_spec, scripted, patience, done):
+    scripted([0.1, 0.2, 0.3, 0.2, 0.1, 0.2, 0.1])
+    one = learned(stream_spec(), validate_every=1, sequences=6, patience=patience)
+    assert one._next == done
+    assert one._best[0] == 0.3
+
+
+def test_looks_are_before_the_first_sequence_at_intervals_and_after_the_last(stream_spec, scripted):
+    judge = scripted([0.0] * 9)
+    learned(stream_spec(), validate_every=2, sequences=5)
+    assert len(judge.seen) == 4, "after 0, 2, 4 and 5 sequences"
+
+
+def test_judging_changes_no_statistic_and_costs_no_reward(stream_spec):
+    one = learned(stream_spec(), sequences=1, validate_every=0)
+    judge, before = Judge(stream_spec(), 0), one.policy.snapshot()
+    with count_reward_calls() as meter:
+        scores = [judge(one.policy) for _ in range(2)]
+    assert same(one.policy.snapshot(), before)
+    assert meter.calls == 0
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("micro_batch", [512, 4])
+def test_the_score_is_the_harmonic_mean_of_teacher_forced_shares(micro_batch, stream_env):
+    """An in-between of texts that are answered as they should: here by counting answers one by
+    one."""
+    env = stream_env(
+        split="validation",
+        model="factlm",
+        sites=["model.layers.[345].mlp.down_proj"],
+        edits_per_step=6,
+        horizon=1,
+        micro_batch=micro_batch,
+    )
+    process = stream_process(env)
+    agent = RLEdit(sequences=0, step_size=3e-3)
+    agent.learn(env.spec, Budget(), seed=0)
+    agent.edit(env)
+    task, requests = process.task, process.stream.requests
+    texts = [
+        [task.batch([(r.prompt, r.target)]) for r in requests],
+        [task.batch([(r.rephrases[0], r.target)]) for r in requests],
+        [task.unchanged([r.locality[0].prompt]) for r in requests],
+    ]
+
+    def shares(score):
+        return [
+            statistics.fmean(
+                score(process.decoder.logits(one).argmax(-1) == one.labels) for one in kind
+            )
+            for kind in texts
+        ]
+
+    assert 0 < min(shares(lambda right: float(right.all()))) < 1
+    assert stream_score(process) == pytest.approx(
+        statistics.harmonic_mean(shares(lambda right: float(right.all())))
+    )
+    process.decoder.reset()
+    assert not any(shares(lambda right: float(right.all()))[:2]), (
+        "the unedited model answers no new target"
+    )
+    expected = statistics.harmonic_mean(shares(lambda right: float(right.double().mean())))
+    assert stream_score(process) == pytest.approx(expected / 1_000)
+
+
+def test_the_score_goes_through_the_model_in_micro_batches(stream_env, monkeypatch):
+    env = stream_env(split="validation", edits_per_step=5, horizon=2, micro_batch=4)
+    process = stream_process(env)
+    assert len(process.stream.requests) == 10
+    seen, run = [], type(process.decoder).logits
+
+    def watched(self, batch, *rest, **named):
+        seen.append(len(batch))
+        return run(self, batch, *rest, **named)
+
+    monkeypatch.setattr(type(process.decoder), "logits", watched)
+    stream_score(process)
+    assert seen == [4, 4, 2] * 3
+
+
+def test_a_validation_split_that_is_too_small_says_how_many_requests_it_has(stream_spec, tmp_path):
+    file = tmp_path / "requests.json"
+    file.write_text(
+        json.dumps(
+            [
+                {"subject": f"Person{i}", "prompt": f"Person{i} lives in", "target": "Oslo"}
+                for i in range(30)
+            ]
+        )
+    )
+    spec = stream_spec(task="knowledge/custom", requests=str(file), edits_per_step=10, horizon=1)
+    with pytest.raises(
+        ValueError,
+        match=r"^validation: knowledge/custom: 10 requests are asked for .* the validation "
+        r"split has \d that can be used .*; learn with validate_every=0$",
+    ):
+        learner(spec)
+
+
+def test_a_horizon_longer_than_the_validation_split_is_shortened(stream_spec):
+    judge = Judge(stream_spec(horizon=400, edits_per_step=2), 0)
+    process = stream_process(judge.env)
+    assert process.settings.split == "validation"
+    assert 1 <= process.horizon < 400
+    assert 400 % process.horizon == 0
+    longer = gym.make(stream_spec(split="validation", horizon=2 * process.horizon))
+    with pytest.raises(ValueError, match="validation split has"):
+        longer.reset(seed=0)
+
+
+def test_training_streams_hold_no_request_for_validation_or_test(stream_spec, monkeypatch):
+    """Whatever split the spec names; judges ask validation requests only."""
+    drawn = {"policy": set(), "validation": set(), "test": set()}
+    from editgym.tasks.knowledge import KnowledgeTask
+
+    stream = KnowledgeTask.stream
+
+    def watched(self, split, count, rng):
+        found = stream(self, split, count, rng)
+        drawn[split] |= {request.subject for request in found.requests}
+        return found
+
+    monkeypatch.setattr(KnowledgeTask, "stream", watched)
+    learned(stream_spec(evaluation=True))
+    assert not drawn["test"]
+    assert len(drawn["policy"]) > 6
+    assert len(drawn["validation"]) >= 6
+    env = gym.make(stream_spec(evaluation=True, horizon=500))
+    env.reset(seed=0)
+    assert not drawn["policy"] & (drawn["validation"] | drawn["test"])
+    assert not drawn["validation"] & drawn["test"]
+    assert len(drawn["test"]) == 1_000
+
+
+def test_the_environment_while_learning_is_the_specs_with_its_own_arguments(stream_spec):
+    settings = {"back_depth": 0, "locality_weight": 5.0, "horizon": 2, "reference": "previous"}
+    one = learner(stream_spec(horizon=5), train_env=settings, validate_every=1)
+    reward = one.process.settings.reward
+    assert (reward.back_depth, reward.locality_weight, reward.reference) == (0, 5.0, "previous")
+    assert (one.process.horizon, one._judge.env.unwrapped.process.horizon) == (2, 5)
+    assert one.process.settings.edits_per_step == 2
+
+
+# --- optimisation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("every", "updates"), [(1, 6), (2, 4), (3, 2), (None, 2)])
+def test_gradients_of_so_many_steps_make_an_update(stream_spec, monkeypatch, every, updates):
+    made = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self, *args: (made.append(1), step(self, *args))[1]
+    )
+    learned(stream_spec(), update_every=every, sequences=2, validate_every=0)
+    assert len(made) == updates
+
+
+def test_learning_rates_fall_linearly_or_not_at_all(stream_spec, monkeypatch):
+    for linear, shares in ((True, [1, 0.75, 0.5, 0.25]), (False, [1, 1, 1, 1])):
+        one, rates = learner(stream_spec(), linear_decay=linear, validate_every=0), []
+        optimizer = one._optimizer
+
+        def noted(optimizer=optimizer, step=optimizer.step, rates=rates):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+            step()
+
+        monkeypatch.setattr(optimizer, "step", noted)
+        one.learn()
+        assert rates[::3] == [pytest.approx([1e-2 * share, 0.1 * share]) for share in shares]
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(stream_spec):
+    one = learner(stream_spec(), validate_every=0)
+    before = one.policy.snapshot()["parameters"]
+    for parameter in one.policy.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    one._update()
+    assert same(one.policy.snapshot()["parameters"], before)
+    assert all(parameter.grad is None for parameter in one.policy.parameters())
+
+
+def test_a_long_gradient_is_scaled(stream_spec):
+    found = []
+    for limit in (0.5, None):
+        one = learner(stream_spec(), validate_every=0, max_grad_norm=limit)
+        one._optimizer.step = lambda one=one: found.append(
+            torch.cat([p.grad.flatten() for p in one.policy.parameters()]).norm()
+        )
+        for parameter in one.policy.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        one._update()
+    assert float(found[0]) == pytest.approx(0.5, rel=1e-4)
+    assert float(found[1]) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sequences", -1),
+        ("sequences", 1.5),
+        ("sequences", True),
+        ("learning_rate", -1e-3),
+        ("learning_rate", float("nan")),
+        ("step_learning_rate", "fast"),
+        ("update_every", 0),
+        ("update_every", 0.5),
+        ("max_grad_norm", 0),
+        ("max_grad_norm", float("inf")),
+        ("validate_every", -1),
+        ("validate_every", None),
+        ("patience", 0),
+        ("patience", 2.0),
+    ],
+)
+def test_bad_settings_are_named_with_their_value(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*got {value!r}$"):
+        Learning(**{name: value})
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        RLEdit(**{name: value})

@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+from scipy.stats import trim_mean
+
+from benchmarks.report import estimates as statistics
+from benchmarks.report.estimates import (
+    DIRECTIONS,
+    bootstrap,
+    interquartile_mean,
+    iqm_interval,
+    paired_difference,
+    performance_profile,
+    ranks,
+)
+from benchmarks.results import METRIC_KEYS
+
+
+def one_task(scores):
+    return tasks(scores)
+
+
+def tasks(*scores):
+    """Every array of scores is of a task of its own."""
+    return {
+        (f"task {index}", "environment"): dict(enumerate(own)) for index, own in enumerate(scores)
+    }
+
+
+@pytest.mark.parametrize("n", range(1, 30))
+def test_interquartile_mean_is_scipys_trimmed_mean(n):
+    scores = np.random.default_rng(n).normal(size=(4, n))
+    np.testing.assert_allclose(
+        interquartile_mean(scores), trim_mean(scores, 0.25, axis=-1), rtol=1e-12
+    )
+
+
+def test_interquartile_mean_by_hand():
+    assert interquartile_mean([0, 1, 2, 3, 4, 5, 6, 100]) == 3.5  # 2, 3, 4, 5
+    assert interquartile_mean([7, 1, 4]) == 4  # nothing to trim
+
+
+def test_stratified_bootstrap_draws_each_stratum_from_itself():
+    drawn = bootstrap(tasks([0.0, 1.0, 2.0], [10.0, 11.0]))
+    assert drawn.shape == (statistics.BOOTSTRAP_SAMPLES, 5)
+    assert set(np.unique(drawn[:, :3])) == {0, 1, 2}
+    assert set(np.unique(drawn[:, 3:])) == {10, 11}
+
+
+def test_interval_is_that_of_a_plain_loop():
+    strata = [
+        np.random.default_rng(0).normal(size=6),
+        np.random.default_rng(1).normal(loc=3, size=6),
+    ]
+    rng = np.random.default_rng(5)
+    resampled = [
+        trim_mean(
+            np.concatenate([rng.choice(stratum, size=stratum.size) for stratum in strata]), 0.25
+        )
+        for _ in range(5_000)
+    ]
+    interval = iqm_interval(tasks(*strata))
+    assert interval.estimate == pytest.approx(trim_mean(np.concatenate(strata), 0.25))
+    assert [interval.low, interval.high] == pytest.approx(
+        np.percentile(resampled, [2.5, 97.5]), abs=0.05
+    )
+    assert interval.n == 6
+
+
+def test_a_task_that_is_counted_in_two_environments_is_no_more_certain():
+    scores = dict(enumerate(np.random.default_rng(2).normal(size=10)))
+    once = iqm_interval({("digits", "mask"): scores})
+    twice = iqm_interval({("digits", "mask"): scores, ("digits", "shift"): scores})
+    independent = iqm_interval({("digits", "mask"): scores, ("mnist", "mask"): scores})
+    assert twice.estimate == pytest.approx(independent.estimate)
+    assert independent.high - independent.low < 0.85 * (twice.high - twice.low)
+    assert 0.9 < (twice.high - twice.low) / (once.high - once.low) < 1.2, (
+        "the quartiles of 20 are not those of 10"
+    )
+
+
+def test_seeds_of_a_task_are_drawn_with_all_their_scores():
+    runs = {
+        ("digits", "mask"): {0: 1.0, 1: 2.0, 2: 3.0},
+        ("digits", "shift"): {1: 20.0, 2: 30.0, 3: 40.0},
+    }
+    masked, shifted = np.split(np.nan_to_num(bootstrap(runs), nan=-1), 2, axis=1)
+    assert set(zip(masked.flat, shifted.flat, strict=True)) == {(1, -1), (2, 20), (3, 30), (-1, 40)}
+
+
+def test_interquartile_mean_leaves_out_what_there_is_not():
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(50, 9))
+    scores[rng.random(scores.shape) < 0.4] = np.nan
+    scores[:, 4] = 1.0
+    expected = [trim_mean(row[~np.isnan(row)], 0.25) for row in scores]
+    np.testing.assert_allclose(interquartile_mean(scores), expected, rtol=1e-12)
+
+
+def test_interval_of_two_scores_by_hand():
+    interval = iqm_interval(one_task([0.0, 1.0]))  # resampled means: 0, 1/2, 1/2, 1 with 1/4 each
+    assert (interval.estimate, interval.low, interval.high) == (0.5, 0.0, 1.0)
+
+
+def test_interval_is_reproducible():
+    assert iqm_interval(one_task([0.1, 0.5, 0.2, 0.9])) == iqm_interval(
+        one_task([0.1, 0.5, 0.2, 0.9])
+    )
+
+
+def test_single_score_has_no_interval_and_is_apart_from_nothing():
+    interval = iqm_interval(one_task([0.7]))
+    assert (interval.estimate, interval.low, interval.high, interval.n, interval.sign) == (
+        0.7,
+        None,
+        None,
+        1,
+        0,
+    )
+    assert not ranks({"a": one_task([0.9]), "b": one_task([0.1])}, "higher")
+    assert ranks({"alone": one_task([0.9])}, "higher")["alone"].rank == 1
+
+
+def test_an_agent_with_one_seed_has_no_rank_among_agents_that_have():
+    agents = {
+        "good": one_task([0.8, 0.9, 0.8]),
+        "lucky": one_task([0.99]),
+        "poor": one_task([0.1, 0.2, 0.2]),
+    }
+    placed = ranks(agents, "higher")
+    assert {name: place.rank for name, place in placed.items()} == {"good": 1, "poor": 2}
+
+
+def test_empty_stratum_is_refused():
+    with pytest.raises(ValueError, match="one score or more"):
+        iqm_interval(tasks([0.5], []))
+
+
+def test_paired_difference_takes_the_shared_seeds():
+    x, y = ("x", "environment"), ("y", "environment")
+    a = {x: {0: 1.0, 1: 2.0, 2: 3.0}, y: {0: 9.0}}
+    b = {x: {1: 1.5, 2: 2.5, 3: 0.0}}
+    difference = paired_difference(a, b)
+    assert difference is not None
+    assert (difference.estimate, difference.n, difference.sign) == (0.5, 2, 1)
+    assert paired_difference({y: {0: 1.0}}, b) is None
+
+
+def test_pairing_sees_what_overlapping_intervals_hide():
+    network = np.random.default_rng(0).normal(
+        scale=10, size=10
+    )  # what a seed's network contributes to every agent
+    better, worse = one_task(network + 0.1), one_task(network)
+    assert iqm_interval(better).low < iqm_interval(worse).high
+    placed = ranks({"worse": worse, "better": better}, "higher")
+    assert (placed["better"].rank, placed["worse"].rank) == (1, 2)
+    assert placed["worse"].beaten_by == ("better",)
+
+
+def test_ties_share_a_rank_and_the_next_rank_counts_all_that_are_better():
+    noise = np.random.default_rng(1).normal(scale=0.01, size=(2, 10))
+    agents = {
+        "a": one_task(0.9 + noise[0]),
+        "b": one_task(0.9 + noise[1]),
+        "c": one_task([0.5] * 10),
+    }
+    placed = ranks(agents, "higher")
+    assert [placed[name].rank for name in "abc"] == [1, 1, 3]
+    placed = ranks(agents, "lower")
+    assert [placed[name].rank for name in "abc"] == [2, 2, 1]
+
+
+def test_equal_agents_are_not_apart():
+    placed = ranks({"a": one_task([0.5, 0.6, 0.7]), "b": one_task([0.5, 0.6, 0.7])}, "higher")
+    assert [placed[name].rank for name in "ab"] == [1, 1]
+
+
+def test_performance_profile_by_hand():
+    share, low, high = performance_profile(
+        one_task([0.2, 0.4, 0.4, 0.8]), np.array([0.0, 0.2, 0.4, 0.9])
+    )
+    assert share.tolist() == [1, 0.75, 0.25, 0]
+    assert np.all((low <= share) & (share <= high))
+
+
+def test_every_metric_has_a_direction_or_only_describes():
+    described = {key for key in METRIC_KEYS if key not in DIRECTIONS}
+    assert set(DIRECTIONS) <= set(METRIC_KEYS)
+    assert {key for key in described if not key.endswith("_before")} == {
+        "test_accuracy",
+        "weights_changed",
+        "weights_changed_norm",
+        "sites_per_edit",
+    }

@@ -1,0 +1,420 @@
+import json
+import re
+
+import pytest
+
+from benchmarks.report import plots
+from benchmarks.report.aggregate import group_rows, metric_value
+from benchmarks.report.estimates import BOOTSTRAP_SEED
+from benchmarks.report.tables import duration, group_table, number
+from benchmarks.report.write import write_report
+from benchmarks.results import ROWS_FILE, append_row
+from benchmarks.suites.cells import ALL_UNLEARNING_AGENTS, SUITES, cells
+
+WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
+
+
+def write(folder, rows):
+    for row in rows:
+        append_row(folder / ROWS_FILE, row)
+
+
+def standings(rows):
+    (group,) = group_rows(rows)
+    return {standing.agent: standing for standing in group.standings}
+
+
+@pytest.fixture(scope="module")
+def rows(unlearning_row, make_row):
+    """Two worlds; a good, a middling and a failing agent, and one that does one of the worlds
+    only."""
+    rows = []
+    for env_id in WORLDS:
+        for seed in range(3):
+            rows += [
+                unlearning_row("ppo", seed, retain=0.93 + seed / 100, forget=0.0, env_id=env_id),
+                unlearning_row("random", seed, retain=0.80 + seed / 100, forget=0.5, env_id=env_id),
+                make_row(
+                    "cmaes",
+                    seed,
+                    env_id=env_id,
+                    measured={"status": "failed", "error": "ValueError: <b>a</b> | b", "time": {}},
+                ),
+            ]
+    unsupported = {
+        "status": "unsupported",
+        "access": "oracle",
+        "error": "no such network",
+        "time": {},
+    }
+    return [
+        *rows,
+        unlearning_row("retrain", 0, retain=0.95, forget=0.0),
+        make_row("retrain", 0, env_id=WORLDS[1], measured=unsupported),
+    ]
+
+
+@pytest.fixture(scope="module")
+def report(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    write(folder, rows)
+    return write_report(folder)
+
+
+def test_files(report):
+    folder = report.page.parent
+    assert report.page.name == "index.html"
+    assert report.markdown == (folder / "LEADERBOARD.md").read_text()
+    assert report.failed == 6
+    names = {file.name for file in (folder / "plots").iterdir()}
+    world = "quick-maskworld-v0-unlearning-digits"
+    assert {
+        f"{world}-intervals.png",
+        f"{world}-intervals.svg",
+        f"{world}-trade-off.svg",
+        "quick-all-unlearning-tasks-profile.png",
+    } <= names
+    assert all(image in names for image in re.findall(r"\(plots/(.*?)\)", report.markdown))
+
+
+def test_json_is_strict_and_complete(report):
+    text = (report.page.parent / "leaderboard.json").read_text()
+    board = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert board["bootstrap"]["seed"] == BOOTSTRAP_SEED
+    assert [group["title"] for group in board["groups"]] == [
+        "All unlearning tasks",
+        *(f"{world} · unlearning/digits" for world in WORLDS),
+    ]
+    ppo = next(agent for agent in board["groups"][1]["agents"] if agent["agent"] == "ppo")
+    assert (ppo["n"], ppo["provisional"], ppo["reward_calls"], ppo["rank"]) == (3, True, 100, 1)
+    estimate = ppo["metrics"]["retain_accuracy"]
+    assert estimate["iqm"] == pytest.approx(0.94)
+    assert estimate["low"] == pytest.approx(0.93)
+    assert estimate["high"] == pytest.approx(0.95)
+    assert (estimate["n"], estimate["rank"]) == (3, 1)
+    assert len(board["failed"]) == 6
+
+
+def test_page_loads_nothing(report):
+    page = report.page.read_text()
+    loads = re.findall(r"""(?:src|href)=["']([^"']*)|url\(([^)]*)\)|(@import)""", page)
+    assert loads
+    assert all(target.startswith(("data:", "#")) for target, _, _ in loads), loads
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "fetch(" not in page
+
+
+def test_page_shows_failures_and_escapes_them(report):
+    page = report.page.read_text()
+    assert "Failed cells (6)" in page
+    assert "&lt;b&gt;a&lt;/b&gt;" in page
+    assert "<b>a</b>" not in page
+
+
+def test_page_marks_provisional_and_unsupported(report):
+    page = report.page.read_text()
+    assert '<span class="mark flag">provisional</span>' in page
+    assert '<span class="mark flag">unsupported</span>' in page
+    assert "retrain does not do this: no such network" in page
+    assert "not here: cmaes, retrain" in page or "not here: retrain, cmaes" in page
+
+
+def test_markdown_tables_have_equal_rows(report):
+    for block in re.findall(r"(?:^\|.*\|\n)+", report.markdown, flags=re.MULTILINE):
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(columns) == 1
+    assert "(provisional)" in report.markdown
+    assert "How to read this" in report.markdown
+    assert "ValueError: <b>a</b> | b" in report.markdown
+
+
+def test_report_is_reproducible(report):
+    def files():
+        return {file: file.read_bytes() for file in report.page.parent.rglob("*") if file.is_file()}
+
+    before = files()
+    write_report(report.page.parent)
+    assert files() == before
+
+
+def test_without_rows_there_is_no_report(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run a suite"):
+        write_report(tmp_path)
+
+
+def test_only_failures_still_make_a_report(make_row, tmp_path):
+    write(
+        tmp_path, [make_row(measured={"status": "failed", "error": "ValueError: no", "time": {}})]
+    )
+    report = write_report(tmp_path)
+    assert "No cell of this table is finished yet" in report.markdown
+    assert "ValueError: no" in report.markdown
+
+
+def test_score_is_a_harmonic_mean(unlearning_row, make_row):
+    row = unlearning_row(retain=0.9, forget=0.0)  # drop 0.9
+    assert metric_value(row, "harmonic_mean", "unlearning") == pytest.approx(0.9)
+    assert metric_value(unlearning_row(retain=0.9, forget=0.95), "harmonic_mean", "unlearning") == 0
+    assert metric_value(make_row(), "harmonic_mean", "unlearning") is None
+    biased = make_row(metrics={"general_accuracy": 0.8, "unbiased_accuracy": 0.4})
+    assert metric_value(biased, "harmonic_mean", "debiasing") == pytest.approx(2 * 0.8 * 0.4 / 1.2)
+    assert (
+        metric_value(make_row(metrics={"harmonic_mean": 0.3}), "harmonic_mean", "lifelong") == 0.3
+    )
+
+
+def test_pooled_group_has_all_strata_and_only_complete_agents(rows):
+    pooled, *single = group_rows(rows)
+    assert len(pooled.strata) == len(single) == 2
+    assert {standing.agent for standing in pooled.standings} == {"ppo", "random"}
+    assert set(pooled.left_out) == {"cmaes", "retrain"}
+    assert pooled.standings[0].metrics["retain_accuracy"].iqm == pytest.approx(0.94)
+
+
+def test_agents_of_a_whole_suite_are_pooled(unlearning_row):
+    """Entries that compare few agents keep nobody out of the table over all tasks."""
+    rows = [
+        unlearning_row(
+            cell.agent,
+            cell.seed,
+            cell.task,
+            retain=0.9,
+            forget=0.0,
+            suite=cell.suite,
+            env_id=cell.env_id,
+            env_kwargs=cell.env_kwargs,
+            agent_config=cell.agent_config,
+        )
+        for cell in cells(
+            SUITES["worlds"], tasks=["unlearning/digits", "unlearning/mnist"], seeds=2
+        )
+    ]
+    pooled = group_rows(rows)[0]
+    assert pooled.strata == tuple(
+        f"{world} · unlearning/{data}" for data in ("digits", "mnist") for world in WORLDS
+    )
+    assert {standing.agent for standing in pooled.standings} == set(ALL_UNLEARNING_AGENTS)
+    assert pooled.left_out == ("rledit",)
+
+
+def test_agents_with_one_seed_come_after_those_that_can_be_compared(unlearning_row, make_row):
+    rows = [
+        unlearning_row(name, seed, retain=retain + seed / 100, forget=0.0)
+        for name, retain in (("ppo", 0.7), ("cmaes", 0.6))
+        for seed in range(3)
+    ]
+    rows += [
+        unlearning_row("random", 0, retain=0.95, forget=0.0),
+        make_row("retrain", 0, measured={"status": "failed", "error": "no", "time": {}}),
+    ]
+    (group,) = group_rows(rows)
+    assert [(standing.agent, standing.rank) for standing in group.standings] == [
+        ("ppo", 1),
+        ("cmaes", 2),
+        ("random", None),
+        ("retrain", None),
+    ]
+
+
+def test_seeds_that_are_missing_are_counted_where_they_are_missing(unlearning_row, make_row):
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=0.0) for seed in range(5)]
+    rows.append(make_row("ppo", 5, measured={"status": "failed", "error": "no"}))
+    ppo = standings(rows)["ppo"]
+    assert (ppo.n, ppo.failed, ppo.provisional) == (5, 1, False)
+
+
+def test_namesakes_of_another_budget_are_told_apart(unlearning_row):
+    rows = [
+        unlearning_row("ppo", seed, retain=0.9, forget=0.0, agent_config={"reward_calls": calls})
+        for seed in range(2)
+        for calls in (10, 20)
+    ]
+    assert set(standings(rows)) == {"ppo (reward_calls=10)", "ppo (reward_calls=20)"}
+
+
+@pytest.mark.parametrize(
+    ("forget", "steps", "probe", "shallow"),
+    [
+        (0.0, 5, 0.1, True),
+        (0.0, 50, 0.1, False),
+        (0.0, 50, 0.88, True),
+        (0.8, 0, 0.9, False),
+    ],
+)
+def test_shallow_forgetting_is_flagged(unlearning_row, forget, steps, probe, shallow):
+    metrics = {"relearn_steps": steps, "probe_accuracy": probe, "probe_accuracy_before": 0.9}
+    rows = [
+        unlearning_row("ppo", seed, retain=0.9, forget=forget, metrics=metrics) for seed in range(2)
+    ]
+    assert standings(rows)["ppo"].shallow is shallow
+    notes = " ".join(group_table(group_rows(rows)[0]).notes)
+    assert ("looks forgotten" in notes) is shallow
+
+
+def test_depth_of_forgetting_is_drawn_where_it_was_measured(unlearning_row):
+    metrics = {
+        "probe_accuracy": 0.8,
+        "probe_accuracy_before": 0.9,
+        "relearn_steps": 40,
+        "mia_advantage": 0.1,
+    }
+    rows = [
+        unlearning_row("ppo", seed, retain=0.9, forget=0.0, metrics=metrics) for seed in range(2)
+    ]
+    rows += [unlearning_row("random", seed, retain=0.9, forget=0.5) for seed in range(2)]
+    (group,) = group_rows(rows)
+    figure = plots.figures(group, plots.palette([group]))["depth"]
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == [
+        "retain ● and forget ○ accuracy",
+        "probe accuracy ↓",
+        "relearn steps ↑",
+        "MIA advantage ↓",
+    ]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "ppo"
+    ]  # nothing is known of random
+    dots = [
+        line.get_xdata()[0]
+        for axis in figure.axes
+        for line in axis.lines
+        if line.get_marker() == "o"
+    ]
+    assert dots == pytest.approx([0.9, 0.0, 0.8, 40, 0.1])
+    (group,) = group_rows(rows[2:])
+    assert "depth" not in plots.figures(group, plots.palette([group]))
+
+
+def test_lifelong_rows_get_a_retention_curve(make_row):
+    rows = [
+        make_row(
+            "rledit",
+            seed,
+            task="knowledge/factworld",
+            metrics={"reliability": 0.8, "locality": 0.5},
+            measured={"curves": {"retention": [[0, 0.9], [10, 0.7 + seed / 10]]}},
+        )
+        for seed in range(2)
+    ]
+    (group,) = group_rows(rows)
+    drawn = plots.figures(group, plots.palette([group]))
+    assert set(drawn) == {"intervals", "trade-off", "retention"}  # no harmonic mean, no profile
+    (line,) = drawn["retention"].axes[0].lines
+    assert line.get_xydata().tolist() == [[0, 0.9], [10, 0.75]]
+
+
+def test_numbers_and_durations():
+    assert [number(value) for value in (0.0, 0.5, 1e-5)] == ["0.000", "0.500", "1.0e-05"]
+    assert [number(value) for value in (12.34, 1234.5)] == ["12.3", "1,234"]
+    assert number(3.0, like=25.0) == "3.0"
+    assert [number(value, like=1e-4) for value in (0.0, 8e-5, 1e-3)] == [
+        "0.000",
+        "8.0e-05",
+        "1.0e-03",
+    ]
+    assert [number(value) for value in (9.3e-18, -9.3e-18)] == [
+        "0.000",
+        "0.000",
+    ], "means of numbers that cancel"
+    assert [duration(value) for value in (0.0123, 3.0, 600.0, 9000.0)] == [
+        "12.3 ms",
+        "3 s",
+        "10 min",
+        "2.5 h",
+    ]
+
+
+def test_long_names_beside_a_panel_cover_no_neighbour(unlearning_row):
+    rows = [
+        unlearning_row(agent, seed, retain=0.9, forget=0.1 * index)
+        for index, agent in enumerate(("ppo", f"{'a.very.long.package' * 6}:Agent", "cmaes"))
+        for seed in range(3)
+    ]
+    (group,) = group_rows(rows)
+    figure = plots.intervals_figure(group, plots.palette([group]))
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 3
+    assert max(box.height for box in boxes) > 2 * min(box.height for box in boxes)
+    assert all(
+        not one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[index + 1 :]
+    )
+
+
+def test_every_agent_of_many_looks_its_own_way_and_its_name_is_inside_the_figure(make_row):
+    names = [f"agent_{index} (with=a, very=long, list=of, settings={index})" for index in range(45)]
+    metrics = {"reliability": 0.9, "locality": 0.8, "generalization": 0.7, "harmonic_mean": 0.8}
+    rows = [
+        make_row(
+            name,
+            seed,
+            env_id="LifelongLLMEdit-v0",
+            metrics=metrics,
+            measured={"curves": {"retention": [[0, 1.0], [10, 0.5]]}},
+        )
+        for name in names
+        for seed in range(2)
+    ]
+    (group,) = group_rows(rows)
+    looks = plots.palette([group])
+    assert len({(look.color, look.line) for look in looks.values()}) == len(names)
+    assert len({(look.color, look.marker) for look in looks.values()}) == len(names)
+    drawn = plots.figures(group, looks)
+    for name in ("retention", "trade-off", "profile"):
+        figure = drawn[name]
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        assert len(legend.get_texts()) == len(names)
+        box, whole = legend.get_window_extent(), figure.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+        assert figure.axes[0].get_window_extent().width > 250
+
+
+def test_a_row_of_another_budget_or_device_takes_nobody_out_of_the_pooled_table(unlearning_row):
+    def row(agent, seed, world, **changes):
+        return unlearning_row(
+            agent, seed, retain=0.9 + seed / 100, forget=0.0, env_id=world, **changes
+        )
+
+    rows = [
+        row(agent, seed, world, agent_config={"reward_calls": 100})
+        for world in WORLDS
+        for agent in ("ppo", "cmaes")
+        for seed in range(3)
+    ]
+    rows.append(row("ppo", 0, WORLDS[0], agent_config={"reward_calls": 7}))
+    rows.append(
+        row(
+            "cmaes",
+            0,
+            WORLDS[0],
+            agent_config={"reward_calls": 100},
+            env_kwargs={**rows[0]["env_kwargs"], "device": "cuda"},
+        )
+    )
+    pooled, first, second = group_rows(rows)
+    assert ({standing.agent: standing.n for standing in pooled.standings}, pooled.left_out) == (
+        {"ppo": 3, "cmaes": 3},
+        (),
+    )
+    assert {standing.agent for standing in second.standings} == {"ppo", "cmaes"}
+    assert len(first.standings) == 4, "the table of one environment tells them apart"
+
+
+def test_the_budget_of_an_agent_that_spends_none_is_not_in_its_name(unlearning_row):
+    rows = [
+        unlearning_row(
+            "no_edit",
+            seed,
+            retain=0.9,
+            forget=0.9,
+            agent_config={"reward_calls": calls},
+            measured={"reward_calls": 0},
+        )
+        for seed in range(3)
+        for calls in (10, 20)
+    ]
+    ((name, standing),) = standings(rows).items()
+    assert (name, standing.n) == ("no_edit", 3)

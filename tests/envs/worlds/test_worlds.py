@@ -1,0 +1,399 @@
+"""Transitions, rewards and arguments of MaskWorld and ShiftWorld, by numbers worked out by hand."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from editgym.tasks import make_task
+
+
+def constant_action(env, a, b):
+    """A all `a`, B all `b`, for every site."""
+    parts = []
+    for rows, columns in env.layout.shapes:
+        parts += [np.full(rows * env.layout.rank, a), np.full(env.layout.rank * columns, b)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def base(env):
+    return env.task.networks[0].base_weights[0].numpy()
+
+
+# --- transition -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "kept"),
+    [
+        (0.5, -0.5, 0.5),  # D = 4 · (−0.25) / √4 = −0.5
+        (1.0, -0.25, 0.5),
+        (1.0, -1.0, 0.0),  # D = −2, clipped to −1
+        (0.5, 0.5, 1.0),  # D = 0.5: a mask above one is one
+        (0.0, 1.0, 1.0),
+    ],
+)
+def test_mask_world_scales_the_weights(make, a, b, kept):
+    env = make("MaskWorld-v0")
+    env.reset(seed=0)
+    env.step(constant_action(env, a, b))
+    np.testing.assert_allclose(env.network.weights[0].numpy(), kept * base(env), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "added"),
+    [(0.5, -0.5, -0.025), (0.5, 0.5, 0.025), (1.0, 1.0, 0.05), (-1.0, 1.0, -0.05), (0.0, 1.0, 0.0)],
+)
+def test_shift_world_adds_to_the_weights(make, a, b, added):
+    env = make("ShiftWorld-v0")
+    env.reset(seed=0)
+    env.step(constant_action(env, a, b))
+    np.testing.assert_allclose(env.network.weights[0].numpy() - base(env), added, atol=1e-7)
+
+
+def test_shift_limit_is_the_most_that_a_step_adds(make):
+    env = make("ShiftWorld-v0", shift_limit=0.5)
+    env.reset(seed=0)
+    env.step(constant_action(env, 1, 1))
+    np.testing.assert_allclose(env.network.weights[0].numpy() - base(env), 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [("MaskWorld-v0", lambda w: w * 0.5**4), ("ShiftWorld-v0", lambda w: w - 4 * 0.025)],
+)
+def test_edits_compound_within_an_episode_of_four(make, world, expected):
+    env = make(world, episode_length=4)
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(constant_action(env, 0.5, -0.5))
+    np.testing.assert_allclose(env.network.weights[0].numpy(), expected(base(env)), atol=1e-6)
+    env.reset()
+    assert np.array_equal(env.network.weights[0].numpy(), base(env))
+
+
+def test_with_full_rank_the_action_is_the_update(make, actions):
+    env = make("ShiftWorld-v0", rank="full")
+    assert env.action_space.shape == (32 * 128,)
+    env.reset(seed=0)
+    (action,) = actions(env.action_space)
+    env.step(action)
+    np.testing.assert_allclose(
+        env.network.weights[0].numpy(), base(env) + 0.05 * action.reshape(32, 128), atol=1e-6
+    )
+
+
+def test_network_and_process_hold_the_same_weights_bitwise(make, world, actions):
+    env = make(world, episode_length=4, sites=["conv2", "fc3"], rank=3)
+    env.reset(seed=0)
+    for action in actions(env.action_space, 4):
+        env.step(action)
+        for own, stepped in zip(env.network.weights, env.process.weights, strict=True):
+            assert torch.equal(own, stepped[0])
+
+
+@pytest.mark.parametrize("sites", [["fc2"], ["fc3", "conv1"]])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_spaces_follow_sites_and_rank(make, world, sites, rank):
+    env = make(world, sites=sites, rank=rank)
+    shapes = [{"fc2": (32, 128), "fc3": (10, 32), "conv1": (16, 9)}[site] for site in sites]
+    assert env.action_space.shape == (sum(rank * (rows + columns) for rows, columns in shapes),)
+    assert env.observation_space.shape == (sum(rows * columns for rows, columns in shapes),)
+    assert (env.action_space.low.min(), env.action_space.high.max()) == (-1, 1)
+    assert env.action_space.dtype == env.observation_space.dtype == np.float32
+
+
+# --- observation ----------------------------------------------------------------------------------
+
+
+def test_observation_is_the_current_weights_in_the_order_of_sites(make, world, actions):
+    env = make(world, sites=["fc3", "conv1"])
+    seen = [env.reset(seed=0)[0], env.step(actions(env.action_space)[0])[0]]
+    for observation, weights in zip(
+        seen, (env.task.networks[0].base_weights, env.network.weights), strict=True
+    ):
+        assert np.array_equal(
+            observation, np.concatenate([weight.numpy().ravel() for weight in weights])
+        )
+
+
+def test_observation_is_clipped_to_its_bound(make, world):
+    env = make(world, observation_bound=0.01)
+    observation = env.reset(seed=0)[0]
+    assert np.array_equal(observation, np.clip(base(env).ravel(), -0.01, 0.01))
+    assert (env.observation_space.high.max(), env.observation_space.low.min()) == (
+        np.float32(0.01),
+        -np.float32(0.01),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        ({"max_raw_observation": 4096}, 4096),
+        ({"max_raw_observation": 4095}, 1024),
+        ({"max_raw_observation": 10, "projection_size": 7}, 7),
+        ({"max_raw_observation": 10, "projection_size": 7, "observe_task": True}, 17),
+    ],
+)
+def test_more_weights_than_may_be_shown_are_projected(make, world, arguments, size):
+    env = make(world, **arguments)
+    observation = env.reset(seed=0)[0]
+    assert env.observation_space.shape == observation.shape == (size,)
+    assert env.observation_space.contains(observation)
+
+
+def test_task_is_observed_when_asked_for(make, world):
+    env = make(world, goals=[7, [1, 4]], observe_task=True)
+    assert env.observation_space.shape == (4096 + 10,)
+    for goal, classes in enumerate(([7], [1, 4])):
+        observation, info = env.reset(options={"goal": goal})
+        assert info["goal"] == goal
+        assert np.flatnonzero(observation[4096:]).tolist() == classes
+        assert env.step(np.zeros(env.action_space.shape, np.float32))[0][4096:].sum() == len(
+            classes
+        )
+
+
+# --- reward ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "alpha", "beta"),
+    [
+        ({}, 3, -2),
+        ({"forget_samples": 50}, 3, 2),
+        ({"alpha": 10, "beta": 0.5}, 10, 0.5),
+        ({"alpha": 0, "beta": 0}, 0, 0),
+    ],
+)
+def test_reward_is_alpha_utility_plus_beta_edit(make, world, actions, arguments, alpha, beta):
+    env = make(world, **arguments)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(actions(env.action_space)[0])
+    assert reward == pytest.approx(alpha * info["utility"] + beta * info["edit"], abs=1e-6)
+
+
+def test_accuracy_signal_scores_what_is_predicted(make, world, actions):
+    env = make(world, signal="accuracy")
+    env.reset(seed=0)
+    info = env.step(actions(env.action_space)[0])[4]
+    assert (info["utility"], info["edit"]) == (info["retain_accuracy"], info["forget_accuracy"])
+
+
+def test_network_that_says_one_class_alone_scores_by_hand(make):
+    """With all of fc3 masked the logits are its bias: one class for all images, forgotten or
+    not."""
+    env = make("MaskWorld-v0", sites=["fc3"], signal="accuracy", forget_class=0, batch_size=4096)
+    bias = env.task.networks[0].state_dict()["fc3.bias"]
+    said = int(bias.argmax())
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(constant_action(env, 1, -1))
+    retained = env.task.pool.labels[env.task.goals[0].members["retain"]]
+    share = float((retained == said).double().mean())
+    assert info["forget_accuracy"] == (said == 0)
+    assert info["retain_accuracy"] == pytest.approx(share, abs=0.03)
+    assert reward == pytest.approx(3 * info["retain_accuracy"] - 2 * (said == 0), abs=1e-6)
+
+
+def test_probability_signal_is_the_mean_probability_of_the_right_class(make):
+    env = make("MaskWorld-v0", sites=["fc3"], forget_class=0, batch_size=100)
+    probabilities = env.task.networks[0].state_dict()["fc3.bias"].softmax(0)
+    env.reset(seed=0)
+    info = env.step(constant_action(env, 1, -1))[4]
+    assert info["edit"] == pytest.approx(float(probabilities[0]), abs=1e-6)
+    assert info["utility"] == pytest.approx(float(probabilities[1:].mean()), abs=0.01)
+
+
+def test_info_of_random_samples_has_the_unseen_set(make, world, actions):
+    env = make(world, forget_samples=50)
+    env.reset(seed=0)
+    info = env.step(actions(env.action_space)[0])[4]
+    assert {
+        "unseen_accuracy",
+        "unseen_accuracy_before",
+        "forget_accuracy",
+        "retain_accuracy",
+    } < info.keys()
+    assert info["edit"] <= 0
+
+
+def test_batch_before_and_after_is_the_same(make, world):
+    env = make(world, batch_size=32)
+    env.reset(seed=0)
+    info = env.step(np.zeros(env.action_space.shape, np.float32))[4]
+    assert info["retain_accuracy"] == info["retain_accuracy_before"]
+    assert info["retain_accuracy"] * 32 == pytest.approx(round(info["retain_accuracy"] * 32))
+
+
+# --- several networks and goals -------------------------------------------------------------------
+
+
+def test_an_episode_draws_one_of_the_networks_and_goals(make, world):
+    env = make(world, networks=[0, 3], goals=[7, 1, 2])
+    drawn = set()
+    for seed in range(40):
+        _, info = env.reset(seed=seed)
+        drawn.add((info["network"], info["goal"]))
+        assert torch.equal(
+            env.network.weights[0], env.task.networks[info["network"]].base_weights[0]
+        )
+        assert (
+            env.network.base_hash
+            == make_task("unlearning/digits", model_seed=[0, 3][info["network"]])
+            .networks[0]
+            .base_hash
+        )
+    assert drawn == {(network, goal) for network in (0, 1) for goal in (0, 1, 2)}
+
+
+def test_options_name_network_and_goal(make, world):
+    env = make(world, networks=[0, 3], goals=[7, 1, 2])
+    for network, goal in ((1, 2), (0, 0), (1, 0)):
+        info = env.reset(seed=0, options={"network": network, "goal": goal})[1]
+        assert info == {"network": network, "goal": goal}
+        assert env.journal.base_hash == env.task.networks[network].base_hash
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"networks": 0}, '"network" and "goal"'),
+        ({"network": 2}, "network must be from 0 to 1"),
+        ({"goal": -1}, "goal must be from 0 to 0"),
+    ],
+)
+def test_unknown_option_is_an_error(make, world, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(world, networks=[0, 3]).reset(options=options)
+
+
+def test_evaluate_reports_on_the_goal_of_the_episode(make, world, actions):
+    env = make(world, goals=[7, 1])
+    for goal in (1, 0):
+        env.reset(seed=0, options={"goal": goal})
+        env.step(actions(env.action_space)[0])
+        evaluation = env.evaluate(env.journal)
+        assert evaluation.metrics == env.task.evaluate(env.journal, goal)
+        assert (dict(evaluation.curves), list(evaluation.records)) == ({}, [])
+    assert env.task.evaluate(env.journal, 0) != env.task.evaluate(env.journal, 1)
+
+
+def test_evaluate_before_reset_is_an_error(make, world):
+    env = make(world)
+    with pytest.raises(gym.error.ResetNeeded, match="before evaluate"):
+        env.evaluate(env.journal)
+
+
+# --- differentiable step --------------------------------------------------------------------------
+
+
+def test_differentiable_step_moves_the_episode_on_as_step_does(make, world, actions):
+    env, twin = (make(world, episode_length=2, render_mode="ansi") for _ in range(2))
+    drawn = actions(env.action_space, 2)
+    for each in (env, twin):
+        each.reset(seed=0)
+    for action in drawn:
+        tensor = torch.from_numpy(action).requires_grad_()
+        outcome = env.differentiable_step(tensor)
+        outcome.reward[0].backward()
+        assert tensor.grad.abs().sum() > 0
+        assert float(outcome.reward[0].detach()) == pytest.approx(twin.step(action)[1], abs=1e-6)
+        assert torch.equal(env.network.weights[0], twin.network.weights[0])
+        assert not env.network.weights[0].requires_grad
+    assert (len(env.journal), env.journal.steps) == (2, 2)
+    assert env.render() == twin.render()
+    with pytest.raises(gym.error.ResetNeeded):
+        env.differentiable_step(torch.from_numpy(drawn[0]))
+
+
+@pytest.mark.parametrize("bad", [lambda a: a * torch.nan, lambda a: a[:-1], lambda a: a + 3])
+def test_differentiable_step_refuses_bad_actions(make, world, actions, bad):
+    env = make(world)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action"):
+        env.differentiable_step(bad(torch.from_numpy(actions(env.action_space)[0])))
+    assert len(env.journal) == 0
+
+
+# --- bad arguments --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "unlearning/imagenet"}, "task: there is no 'unlearning/imagenet'"),
+        ({"sites": ["fc9"]}, "sites: 'fc9' matches none"),
+        ({"forget_class": 10}, "forget_class: 10"),
+        ({"goals": [3, 12]}, "goals: 12"),
+        ({"device": "cuda:77"}, "device: 'cuda:77' is not there"),
+        ({"device": "abacus"}, "device: 'abacus' is not a device"),
+        ({"rank": 0}, "rank must be"),
+        ({"rank": 33}, "from 1 to 32"),
+        ({"rank": "half"}, "rank must be"),
+        ({"signal": "loss"}, 'signal must be "probability" or "accuracy", got \'loss\''),
+        ({"batch_size": 0}, "batch_size must be 1 or more"),
+        ({"episode_length": 0}, "episode_length must be 1 or more"),
+        ({"observation_bound": 0}, "observation_bound must be greater than 0"),
+        ({"projection_size": 0}, "projection_size must be 1 or more"),
+        ({"forget_samples": 10**6}, "forget_samples must be from 1 to"),
+        ({"learning_rate": 1}, "takes no argument 'learning_rate'"),
+        ({"networks": []}, "networks: .. must be"),
+    ],
+)
+@pytest.mark.parametrize("vector", [False, True])
+def test_bad_argument_is_named_in_the_error(make, world, arguments, message, vector):
+    with pytest.raises(ValueError, match=message):
+        (
+            gym.make_vec(f"editgym:{world}", num_envs=2, **arguments)
+            if vector
+            else make(world, **arguments)
+        )
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_shift_limit_must_be_positive(make, limit):
+    with pytest.raises(ValueError, match="shift_limit must be greater than 0"):
+        make("ShiftWorld-v0", shift_limit=limit)
+
+
+def test_a_step_goes_on_from_where_an_undo_left_the_network(make, world, actions):
+    undone, plain = (make(world, episode_length=3) for _ in range(2))
+    first, second = actions(plain.action_space, 2)
+    for env in (undone, plain):
+        env.reset(seed=0)
+    undone.step(first)
+    undone.network.undo()
+    seen, *_ = undone.step(second)
+    alone, *_ = plain.step(second)
+    np.testing.assert_array_equal(seen, alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"epsiode_length": 2},
+            "no argument 'epsiode_length'.*environment itself takes alpha, .*episode_length",
+        ),
+        ({"episode_length": 1.5}, "episode_length must be 1 or more, a whole number, got 1.5"),
+        ({"batch_size": "x"}, "batch_size must be 1 or more"),
+        ({"alpha": float("nan")}, "alpha must be a finite number"),
+        ({"sites": "fc2"}, "sites must be a list"),
+        ({"sites": 3}, "sites must be a list"),
+        ({"forget_class": 3.5}, "forget_class: 3.5"),
+        ({"forget_class": None}, "forget_class: None"),
+        ({"goals": 3}, "goals must be a list"),
+        ({"networks": 3}, "networks: 3"),
+        ({"device": None}, "device: None"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(make, world, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(world, **arguments)
+
+
+@pytest.mark.parametrize("options", [{"goal": 0.0}, {"network": None}, {"goal": -1}, {"colour": 0}])
+def test_options_that_name_nothing_are_refused(make, world, options):
+    with pytest.raises(ValueError, match="options: "):
+        make(world).reset(options=options)
