@@ -10,13 +10,10 @@ from typing import Literal, Protocol, Self, runtime_checkable
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from editgym.envs.protocol import Unsupported
 from editgym.weights import EditJournal
 
 Access = Literal["reward", "gradient", "data", "oracle"]
-
-
-class Unsupported(RuntimeError):
-    """The agent cannot work on this task; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +105,6 @@ class Agent(Protocol):
             FileNotFoundError: There is none in `folder`.
         """
         ...
+
+
+__all__ = ["Access", "Agent", "Budget", "Stopwatch", "Unsupported"]

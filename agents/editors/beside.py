@@ -9,8 +9,8 @@ import torch
 from agents.editors.fine_tuning import check_descent, chosen_site, descend
 from agents.editors.stream import StreamEditor
 from agents.protocol import Access
+from editgym.checks import is_finite, require
 from editgym.data.facts import EditRequest
-from editgym.envs.arguments import is_finite, require
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.tasks.knowledge import TOO_LONG
 from editgym.weights import Codebook, Entry, Prepend

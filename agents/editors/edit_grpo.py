@@ -21,8 +21,8 @@ from torch import Tensor
 from agents.catalogue import make_agent
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access, Budget
+from editgym.checks import is_finite, is_whole, require
 from editgym.data.factworld import FactWorld
-from editgym.envs.arguments import is_finite, is_whole, require
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.metrics.knowledge import normalized
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access, Budget
-from editgym.envs.arguments import is_finite, is_whole, require
+from editgym.checks import is_finite, is_whole, require
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit, TokenBatch, Update
 from editgym.weights.layers import Prefix

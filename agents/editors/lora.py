@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from agents.editors.fine_tuning import check_descent, descend
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Budget
-from editgym.envs.arguments import is_whole, require
+from editgym.checks import is_whole, require
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit, Update
 

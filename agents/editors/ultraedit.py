@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agents.editors.stream import StreamEditor, chosen_sites
-from editgym.envs.arguments import is_finite, is_whole, require
+from editgym.checks import is_finite, is_whole, require
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit

@@ -21,7 +21,7 @@ from agents.hypernetworks.learning import Learning, SequenceLearner, SequencePol
 from agents.hypernetworks.network import check_sites
 from agents.hypernetworks.stream import EditStream, WorldStream, is_stream_of_facts, learning_stream
 from agents.protocol import Access, Budget
-from editgym.envs.arguments import require
+from editgym.checks import require
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.weights import EditJournal, Entry
 from editgym.weights.overlay import fingerprint

@@ -15,7 +15,7 @@ from agents.hypernetworks.learning import Learning
 from agents.hypernetworks.network import Hypernetwork, Rule, check_sites
 from agents.hypernetworks.rledit import REWARD, HypernetworkEditor, HypernetworkPolicy
 from agents.hypernetworks.stream import EditStream, calls_per_capture
-from editgym.envs.arguments import is_finite, is_whole, require
+from editgym.checks import is_finite, is_whole, require
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 from editgym.weights.site_pass import Capture
 

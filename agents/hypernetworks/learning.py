@@ -26,7 +26,7 @@ from agents.checkpoints import TRAINING, canonical, first_difference
 from agents.editors.stream import stream_process
 from agents.hypernetworks.stream import EditStream, learning_stream
 from agents.protocol import Budget, Stopwatch
-from editgym.envs.arguments import is_finite, is_whole, require
+from editgym.checks import is_finite, is_whole, require
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import Entry, TokenBatch

@@ -15,7 +15,7 @@ from agents.hypernetworks.editor import LEARNING_FIELDS, LearnedEditor
 from agents.hypernetworks.learning import Learning, SequencePolicy
 from agents.hypernetworks.network import Hypernetwork, Rule
 from agents.hypernetworks.stream import EditStream, calls_per_capture
-from editgym.envs.arguments import is_finite, is_whole, require
+from editgym.checks import is_finite, is_whole, require
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 
 Mode = Literal["paper", "released"]

@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.protocol import Stopwatch
-from editgym.envs.arguments import is_whole, require
+from editgym.checks import is_whole, require
 
 UNLIMITED = 2**62  # reward calls, where the budget is seconds alone
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,22 +14,6 @@ from editgym.tasks import TASKS, UnknownArgumentError, make_task
 
 ACTION_TOLERANCE = 1e-6
 T = TypeVar("T")
-
-
-def require(valid: bool, name: str, value: object, expected: str) -> None:
-    """Raise the ValueError of an argument that is not as expected."""
-    if not valid:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is an integer, True and False excepted."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_finite(value: object) -> bool:
-    """Whether it is a number that is neither nan nor infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def task_for(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,8 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.envs.arguments import checked_action, is_finite, is_whole, require, task_for
+from editgym.checks import is_finite, is_whole, require
+from editgym.envs.arguments import checked_action, task_for
 from editgym.envs.lifelong.observation import StreamObserver
 from editgym.envs.lifelong.process import (
     DIRECTIONS,
@@ -120,7 +121,7 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         (False, 5.0)
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata = {  # noqa: RUF012 - Gymnasium's own form
         "render_modes": list(RENDER_MODES),
         "render_fps": 2,
     }

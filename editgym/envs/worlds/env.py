@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,8 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.envs.arguments import checked_action, is_finite, is_whole, require, task_for
+from editgym.checks import is_finite, is_whole, require
+from editgym.envs.arguments import checked_action, task_for
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
 from editgym.envs.worlds.process import EditingProcess, RewardSettings, StepOutcome
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
@@ -185,7 +186,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
     specification.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata = {  # noqa: RUF012 - Gymnasium's own form
         "render_modes": list(RENDER_MODES),
         "render_fps": 2,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from editgym.envs.arguments import is_whole, require
+from editgym.checks import is_whole, require
 from editgym.envs.worlds.env import WeightEditing
 from editgym.envs.worlds.process import StepOutcome
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
@@ -32,7 +32,7 @@ class WeightEditingVectorEnv(VectorEnv):
     (`EditingProcess`).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata = {  # noqa: RUF012 - Gymnasium's own form
         "render_modes": list(RENDER_MODES),
         "render_fps": 2,
         "autoreset_mode": AutoresetMode.SAME_STEP,
