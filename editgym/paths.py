@@ -1,8 +1,10 @@
-"""Where data sets are read from and trained networks are kept."""
+"""Where data sets are read from and trained networks are kept, and how files are written whole."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FileStates = tuple[
@@ -27,3 +29,24 @@ def file_states(*paths: str) -> FileStates:
     inside = [entry.path for path in paths if os.path.isdir(path) for entry in os.scandir(path)]
     files = (os.stat(path) for path in (*paths, *sorted(inside)) if os.path.isfile(path))
     return tuple((file.st_mtime_ns, file.st_size) for file in files)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file completely or not at all, whatever interrupts the writing.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+
+    Yields:
+        A path beside it, of this process alone, to write to. When the block ends it takes the
+        file's place; when the block raises it is deleted, and the file stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
