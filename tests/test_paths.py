@@ -18,8 +18,13 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
 def test_an_interrupted_write_leaves_the_file_before(tmp_path, stop):
     path = tmp_path / "file.txt"
     path.write_text("before")
-    with pytest.raises(type(stop)), whole_file(path) as partial:
-        partial.write_text("half")
-        raise stop
+
+    def write():
+        with whole_file(path) as partial:
+            partial.write_text("half")
+            raise stop
+
+    with pytest.raises(type(stop)):
+        write()
     assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
