@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
@@ -256,6 +257,11 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         """Steps per episode."""
         return self.process.settings.horizon
 
+    @property
+    def choices(self) -> dict[str, int]:
+        """Nothing: a stream is drawn from the split's requests, and no option names it."""
+        return {}
+
     def training_free_action(self) -> NDArray[np.float32]:
         """The action that is UltraEdit at the task's step size.
 
@@ -317,11 +323,28 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         """
         return self._step(action, rewarded=True)
 
+    def candidate_rewards(self, actions: NDArray[np.float32]) -> Tensor:
+        """Rewards of K actions on the state that the stream is in, none of which is applied.
+
+        Args:
+            actions: (K, action size), coefficients in [−1, 1]; not checked here.
+
+        Returns:
+            (K,), on the task's device.
+
+        Raises:
+            ClosedStreamError: The split is for evaluation.
+            FloatingPointError: The model has collapsed.
+        """
+        coefficients = self.max_coefficient * torch.from_numpy(actions.astype(np.float32)).to(
+            self.task.device
+        ).view(len(actions), len(self.process.sites), DIRECTIONS)
+        return self.process.candidate_rewards(self.process.stretched(coefficients))
+
     def follow(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], bool, dict[str, Any]]:
-        """`step` for agents that have asked `process.candidate_rewards` already: no reward is
-        computed.
+        """`step` for agents that have asked `candidate_rewards` already: no reward is computed.
 
         Returns:
             Observation, whether the episode is over, and info, with `generalization` and `locality`

@@ -1,28 +1,32 @@
-"""What agents and harness may ask of `env.unwrapped`, by access.
+"""What agents and harness may ask of an environment beneath its wrappers, by access.
 
-| access | contract | what it adds |
-|---|---|---|
-| `reward` | `EditEnv` | spaces, `layout`, `journal`, `episode_length`; `evaluate` (harness) |
-| `gradient` | `GradientEnv` | the differentiable step |
-| `data`, `oracle` | `OpenEnv` | `task` and `network` |
+| access | every environment | worlds | streams of edits |
+|---|---|---|---|
+| `reward` | `EditEnv` | | `CandidateEnv`: many actions scored on one state |
+| `gradient` | `GradientEnv`: a differentiable step | `GradientWorld`: gradients by weights | |
+| `data`, `oracle` | `OpenEnv`: task, network | `OpenWorld`: operator | `StreamEnv`: process |
 
-`StreamEnv` is the contract of streams of edits: it adds its process and its checkpoint. An
-environment of one's own fulfils a contract by having its attributes; it need not inherit.
-`edit_env`, `gradient_env`, `open_env` and `stream_env` are the ways from a `gym.Env`, through all
-its wrappers, to the contract; agents and harness ask nothing else of `unwrapped`.
+Worlds are MaskWorld and ShiftWorld, streams LifelongLLMEdit. An environment of one's own fulfils a
+contract by having its attributes; it need not inherit. `edit_env`, `candidate_env`,
+`gradient_env`, `gradient_world`, `open_env`, `open_world` and `stream_env` are the ways from a
+`gym.Env`, through all its wrappers, to the contract; agents and harness ask nothing else of
+`unwrapped`. `is_stream` tells streams from worlds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.metrics.evaluation import Evaluation
-from editgym.weights import ActionLayout, EditJournal
+from editgym.weights import ActionLayout, EditJournal, EditSite, Operator
 
 
 class Unsupported(RuntimeError):
@@ -35,6 +39,20 @@ class Rewarded(Protocol):
     @property
     def reward(self) -> Tensor:
         """The reward, a scalar or (1,), with gradients to the action."""
+        ...
+
+
+class CostGradient(Protocol):
+    """What a world's reward says of the edited matrices: which way it falls, and how low it is."""
+
+    @property
+    def cost(self) -> float:
+        """Minus the reward."""
+        ...
+
+    @property
+    def gradients(self) -> Sequence[Tensor]:
+        """The cost's gradient by every site's matrix, each (out, in)."""
         ...
 
 
@@ -62,6 +80,15 @@ class EditEnv(Protocol):
         """Steps per episode."""
         ...
 
+    @property
+    def choices(self) -> Mapping[str, int]:
+        """How many there are of each thing that an episode is about, such as
+        `{"network": 1, "goal": 3}`; empty where nothing can be chosen.
+
+        `reset` draws one of each unless its `options` name it by index, and says in its info which.
+        """
+        ...
+
     def evaluate(self, journal: EditJournal) -> Evaluation:
         """What a journal of the current episode does on test data; for the harness.
 
@@ -73,11 +100,66 @@ class EditEnv(Protocol):
 
 
 @runtime_checkable
+class CandidateEnv(EditEnv, Protocol):
+    """What agents with the access `reward` may ask of a stream beside `EditEnv`: to score many
+    actions on the state that it is in.
+
+    Attributes:
+        action_form: What actions are; only `coefficients` can be scored many at a time.
+    """
+
+    action_form: Any
+
+    def candidate_rewards(self, actions: NDArray[np.float32]) -> Tensor:
+        """Rewards (K,) of K actions (K, size), none of which is applied; they count K calls."""
+        ...
+
+    def follow(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], bool, dict[str, Any]]:
+        """Apply an action without a reward: observation, whether the episode is over, and info."""
+        ...
+
+    def training_free_action(self) -> NDArray[np.float32]:
+        """The action that is UltraEdit."""
+        ...
+
+
+@runtime_checkable
 class GradientEnv(EditEnv, Protocol):
     """What agents with the access `gradient` may ask beside `EditEnv`."""
 
     def differentiable_step(self, action: Tensor) -> Rewarded:
         """`step` whose reward carries gradients to `action`, flat, on the task's device."""
+        ...
+
+
+@runtime_checkable
+class GradientWorld(GradientEnv, Protocol):
+    """What agents with the access `gradient` may ask of a world beside `GradientEnv`."""
+
+    @property
+    def operator(self) -> Operator:
+        """How an update changes a site's matrix."""
+        ...
+
+    @property
+    def sites(self) -> tuple[EditSite, ...]:
+        """What is edited."""
+        ...
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The current matrix at every site, each (out, in), on the task's device."""
+        ...
+
+    def cost_gradient(self, weights: Sequence[Tensor]) -> CostGradient:
+        """Minus the reward with these matrices at the sites, and its gradient by them.
+
+        The reward is that of the episode's network and goal by the probability signal, over the
+        reward sets, or 512 samples of a larger one, always the same. Nothing is applied; it counts
+        one reward call.
+        """
         ...
 
 
@@ -99,6 +181,16 @@ class OpenEnv(EditEnv, Protocol):
     @property
     def network(self) -> Any:
         """The network under edit."""
+        ...
+
+
+@runtime_checkable
+class OpenWorld(OpenEnv, Protocol):
+    """What agents with the access `data` or `oracle` may ask of a world beside `OpenEnv`."""
+
+    @property
+    def operator(self) -> Operator:
+        """How an update changes a site's matrix."""
         ...
 
 
@@ -125,6 +217,15 @@ def edit_env(env: gym.Env) -> EditEnv:
     return _offered(env, EditEnv)
 
 
+def candidate_env(env: gym.Env) -> CandidateEnv:
+    """The environment beneath all wrappers, as `CandidateEnv`.
+
+    Raises:
+        Unsupported: It lacks a part of the contract; the message names it.
+    """
+    return _offered(env, CandidateEnv)
+
+
 def gradient_env(env: gym.Env) -> GradientEnv:
     """The environment beneath all wrappers, as `GradientEnv`.
 
@@ -132,6 +233,15 @@ def gradient_env(env: gym.Env) -> GradientEnv:
         Unsupported: It lacks a part of the contract; the message names it.
     """
     return _offered(env, GradientEnv)
+
+
+def gradient_world(env: gym.Env) -> GradientWorld:
+    """The environment beneath all wrappers, as `GradientWorld`.
+
+    Raises:
+        Unsupported: It lacks a part of the contract; the message names it.
+    """
+    return _offered(env, GradientWorld)
 
 
 def open_env(env: gym.Env) -> OpenEnv:
@@ -143,6 +253,15 @@ def open_env(env: gym.Env) -> OpenEnv:
     return _offered(env, OpenEnv)
 
 
+def open_world(env: gym.Env) -> OpenWorld:
+    """The environment beneath all wrappers, as `OpenWorld`.
+
+    Raises:
+        Unsupported: It lacks a part of the contract; the message names it.
+    """
+    return _offered(env, OpenWorld)
+
+
 def stream_env(env: gym.Env) -> StreamEnv:
     """The environment beneath all wrappers, as `StreamEnv`.
 
@@ -152,12 +271,17 @@ def stream_env(env: gym.Env) -> StreamEnv:
     return _offered(env, StreamEnv)
 
 
+def is_stream(env: gym.Env) -> bool:
+    """Whether the environment's episode is a stream of edits (`StreamEnv`)."""
+    return isinstance(env.unwrapped, StreamEnv)
+
+
 def _offered(env: gym.Env, contract: Any) -> Any:
     inner = env.unwrapped
-    if not isinstance(inner, contract):
-        parts = [name for name in _members(contract) if not hasattr(inner, name)]
+    missing = [name for name in _members(contract) if not hasattr(inner, name)]
+    if missing:
         raise Unsupported(
-            f"{inner} is no {contract.__name__}: it lacks {', '.join(parts)}"
+            f"{inner} is no {contract.__name__}: it lacks {', '.join(missing)}"
             " (editgym.envs.protocol)"
         )
     return inner

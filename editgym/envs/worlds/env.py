@@ -15,12 +15,21 @@ from torch import Tensor
 
 from editgym.checks import is_finite, is_whole, require
 from editgym.envs.arguments import checked_action, task_for
+from editgym.envs.worlds.gradient import CostGradient, CostGradients
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
 from editgym.envs.worlds.process import EditingProcess, RewardSettings, StepOutcome
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks import Signal, Task
-from editgym.weights import ActionLayout, EditableNetwork, EditJournal, Operator, Rank, SiteEdit
+from editgym.weights import (
+    ActionLayout,
+    EditableNetwork,
+    EditJournal,
+    EditSite,
+    Operator,
+    Rank,
+    SiteEdit,
+)
 
 
 class WeightEditing:
@@ -103,6 +112,9 @@ class WeightEditing:
             probe_weight,
         )
         self.process = EditingProcess(self.task, operator, self.layout, self.rewards, candidates)
+        self.cost_gradients = CostGradients(
+            self.task, self.rewards.alpha, self.rewards.beta, self.process.probe_cost
+        )
         self._read_only = read_only_parameters(self.task.networks, observe_parameters)
         shapes = [*self.layout.shapes, *((1, own.shape[1]) for own in self._read_only)]
         self.observer = WeightObserver(
@@ -116,6 +128,11 @@ class WeightEditing:
         self.observe_task = observe_task
         self.edit_step = 0
         self.action_space = spaces.Box(-1.0, 1.0, (self.layout.size,), np.float32)
+
+    @property
+    def choices(self) -> dict[str, int]:
+        """How many networks and goals an episode may have."""
+        return {"network": len(self.task.networks), "goal": len(self.task.goals)}
 
     def observe(self) -> NDArray[np.float32]:
         """Observations of all candidates, (K, size), a new array."""
@@ -148,7 +165,7 @@ class WeightEditing:
             ValueError: An option is unknown or out of range.
         """
         chosen = dict(options or {})
-        counts = {"network": len(self.task.networks), "goal": len(self.task.goals)}
+        counts = self.choices
         for name, value in chosen.items():
             if name not in counts:
                 raise ValueError(f'options: {name!r} is not known; use "network" and "goal"')
@@ -219,6 +236,26 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         return self._common.episode_length
 
     @property
+    def choices(self) -> dict[str, int]:
+        """How many networks and goals an episode may have, by their names in `options`."""
+        return self._common.choices
+
+    @property
+    def operator(self) -> Operator:
+        """How an update changes a site's matrix."""
+        return self._common.operator
+
+    @property
+    def sites(self) -> tuple[EditSite, ...]:
+        """What is edited."""
+        return self.network.sites
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The current matrix at every site, each (out, in)."""
+        return self.network.weights
+
+    @property
     def journal(self) -> EditJournal:
         """The edits of the current episode."""
         return self.network.journal
@@ -282,6 +319,24 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
             )
         self._common.checked_actions(action.detach().cpu().numpy(), (self.layout.size,))
         return self._advance(action.unsqueeze(0), differentiable=True)[0]
+
+    def cost_gradient(self, weights: Sequence[Tensor]) -> CostGradient:
+        """Minus the reward with these matrices at the sites, and its gradient by them.
+
+        The reward is that of the episode's network and goal, by the probability signal and over the
+        policy split's reward sets, or 512 samples of a larger one, always the same. Nothing is
+        applied; it counts one reward call.
+
+        Args:
+            weights: One matrix (out, in) per site, such as `weights`.
+
+        Raises:
+            gymnasium.error.ResetNeeded: There was no reset, and so there is no goal.
+        """
+        if self._episode is None:
+            raise gym.error.ResetNeeded("call reset() before cost_gradient()")
+        network, goal = int(self.process.network_index[0]), int(self.process.goal_index[0])
+        return self._common.cost_gradients(network, goal, weights)
 
     def _advance(
         self, actions: Tensor, *, differentiable: bool

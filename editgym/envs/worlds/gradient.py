@@ -1,0 +1,116 @@
+"""The gradient of a world's reward by the edited matrices, on one fixed sample of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editgym.envs import metering
+from editgym.metrics.classification import right_class
+from editgym.tasks.protocol import Task
+from editgym.weights import full_precision
+
+_SAMPLES = 512  # of each reward set
+
+
+@dataclass(frozen=True)
+class CostGradient:
+    """Minus the reward with some matrices at the sites, and its gradient by them.
+
+    Attributes:
+        cost: Minus the reward.
+        gradients: The cost's gradient by every site's matrix, each (out, in).
+    """
+
+    cost: float
+    gradients: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of one network and goal.
+
+    Attributes:
+        activations: What no edit changes of them, in this network.
+        labels: Their classes, (n,).
+        sizes: How many are of each reward set, in the sets' order.
+    """
+
+    activations: tuple[Tensor, ...]
+    labels: Tensor
+    sizes: list[int]
+
+
+class CostGradients:
+    """Gradients of minus the reward, over each reward set or 512 samples of a larger one.
+
+    The samples are always the same, so two gradients differ by the weights alone; a reward's fresh
+    batch would put its noise between them.
+
+    Args:
+        task: Networks, goals and reward data.
+        alpha: Weight of U.
+        beta: Weight of O.
+        probe_cost: What else a candidate's matrices, (1, out, in) each, take off its reward, (1,).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        alpha: float,
+        beta: float,
+        probe_cost: Callable[[Sequence[Tensor]], Tensor],
+    ) -> None:
+        self._task, self._alpha, self._beta = task, alpha, beta
+        self._probe_cost = probe_cost
+        self._samples: dict[tuple[int, int], _Samples] = {}  # by network and goal
+
+    def __call__(self, network: int, goal: int, weights: Sequence[Tensor]) -> CostGradient:
+        """The cost of a network with these matrices at the sites, and its gradient by them.
+
+        A sample's score is the probability of its class, whatever the reward's signal, which may
+        have no gradient. It counts one reward call.
+
+        Args:
+            network: Index among the task's networks.
+            goal: Index among the task's goals.
+            weights: One matrix (out, in) per site.
+        """
+        task, samples = self._task, self._samples_of(network, goal)
+        leaves = [weight.detach().requires_grad_() for weight in weights]
+        candidate = [leaf.unsqueeze(0) for leaf in leaves]
+        with torch.enable_grad(), full_precision():  # backward too
+            logits = task.networks[network].candidate_logits(candidate, samples.activations)[0]
+            right = right_class(logits, samples.labels)[0]
+            means = [part.mean().reshape(1) for part in right.split(samples.sizes)]
+            scores = dict(zip(task.set_names, means, strict=True))
+            cost = -(self._alpha * task.utility(scores) + self._beta * task.edit(scores)).sum()
+            cost = cost + self._probe_cost(candidate).sum()
+            found = torch.autograd.grad(cost, leaves)
+        metering.record(1)
+        return CostGradient(float(cost.detach()), found)
+
+    def _samples_of(self, network: int, goal: int) -> _Samples:
+        if (network, goal) not in self._samples:
+            task = self._task
+            rows = [_sampled(task.goals[goal].members[name]) for name in task.set_names]
+            every = torch.cat(rows)
+            self._samples[network, goal] = _Samples(
+                task.networks[network].activations(task.pool.inputs[every]),
+                task.pool.labels[every],
+                [len(part) for part in rows],
+            )
+        return self._samples[network, goal]
+
+
+def _sampled(members: Tensor) -> Tensor:
+    """Rows of a reward set: all, or `_SAMPLES` of them, always the same; the first ones need not be
+    like the rest.
+    """
+    if len(members) <= _SAMPLES:
+        return members
+    chosen = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:_SAMPLES]
+    return members[chosen.to(members.device)]
