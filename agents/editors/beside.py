@@ -28,7 +28,6 @@ class InContext(StreamEditor):
 
     name = "in_context"
     access: ClassVar[Access] = "oracle"
-    beside_weights: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.config = {}
@@ -72,7 +71,6 @@ class Grace(StreamEditor):
     """
 
     name = "grace"
-    beside_weights: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -149,7 +149,6 @@ class LocFTBF(StreamEditor):
 
     name = "loc_ft_bf"
     access: ClassVar[Access] = "oracle"
-    joint: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from agents.configured import ConfiguredAgent
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
-from editgym.weights import EditJournal, Entry
+from editgym.weights import EditJournal, Entry, sites
 from editgym.weights.sites import EditSite
 
 
@@ -151,19 +151,7 @@ def writes_to_residual(process: LifelongProcess, site: EditSite) -> bool:
     """Whether a site's output is added to the residual stream: as wide as the model, and named like
     an output.
     """
-    width = process.task.language.model.config.hidden_size
-    return site.shape[0] == width and site.name.rsplit(".", 1)[-1] in (
-        "down_proj",
-        "c_proj",
-        "fc2",
-        "fc_out",
-        "dense_4h_to_h",
-        "wo",
-        "w2",
-        "o_proj",
-        "out_proj",
-        "dense",
-    )
+    return sites.writes_to_residual(site, process.task.language.model.config.hidden_size)
 
 
 def chosen_sites(

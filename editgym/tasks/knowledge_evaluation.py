@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
 from editgym.metrics.evaluation import Evaluation
@@ -23,6 +21,7 @@ from editgym.metrics.knowledge import (
     retention_curve,
 )
 from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge_exam import MOST_NATS, Exam, Result
 from editgym.weights import (
     Codebook,
     EditableDecoder,
@@ -32,14 +31,8 @@ from editgym.weights import (
     LowRankFactors,
     Prepend,
     SiteEdit,
-    TokenBatch,
+    Skip,
 )
-
-_TEXTS = 256  # that go through the model at a time
-_MOST_NATS = (
-    700.0  # what a collapsed model's numbers are held within, or stand for: they must stay numbers
-)
-_Tokens = tuple[tuple[int, ...], tuple[int, ...]]  # of a prompt and its answer
 
 
 def evaluate_stream(
@@ -78,18 +71,21 @@ def evaluate_stream(
         raise JournalError(
             f"the journal has a step {max(by_step)}, but the stream ends after {len(steps)} steps"
         )
-    exam = _Exam(task, decoder)
+    exam = Exam(task, decoder)
     texts: list[str] = []
     now: list[str] = []
+    skipped: dict[int, str] = {}
     for index, batch in enumerate(steps):
         decoder.apply(*by_step[index])
         texts += _prepended(by_step[index], len(batch))
+        for place, reason in _skipped(by_step[index], len(batch)).items():
+            skipped[index * edits_per_step + place] = reason
         asked = [
             Question(text + request.prompt, request.target)
             for text, request in zip(texts[-len(batch) :], batch, strict=True)
         ]
         now += [result.answer for result in exam.expecting(asked)]
-    records = _records(exam, requests, texts, now, edits_per_step)
+    records = _records(exam, requests, texts, now, skipped, edits_per_step)
     metrics = knowledge_metrics(
         records,
         perplexity_ratio=_perplexity_ratio(task, decoder),
@@ -102,117 +98,12 @@ def evaluate_stream(
     )
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What the edited model says to one question.
-
-    Attributes:
-        answer: Its greedy answer.
-        accuracy: Share of the expected tokens, without the end token, that it predicts.
-        log_probability: Mean over those tokens.
-        divergence: KL(unedited ‖ edited), mean over the answer's tokens, at most 700; 0 where it
-            was not asked for.
-    """
-
-    answer: str
-    accuracy: float
-    log_probability: float
-    divergence: float = 0.0
-
-
-class _Exam:
-    """Asks an edited model.
-
-    Answers are greedy. Where an answer is expected, one teacher-forced pass comes first: greedy
-    decoding gives that answer if and only if every token of it is the most probable one. Only the
-    other questions are decoded.
-    """
-
-    def __init__(self, task: KnowledgeTask, decoder: EditableDecoder) -> None:
-        self.task = task
-        self.decoder = decoder
-
-    def expecting(self, questions: Sequence[Question]) -> list[_Result]:
-        """Results for questions with an answer."""
-        encode = self.task.language.encode
-        encoded = [encode(question.prompt, question.answer or "") for question in questions]
-        return self._results([(e.prompt, e.answer) for e in encoded])
-
-    def unchanged(self, prompts: Sequence[str], asked: Sequence[str]) -> list[_Result]:
-        """Results for `asked`, where the unedited model's answers to `prompts` are expected."""
-        prompt_ids = self.task.language.prompt_ids
-        answers = self.task.original_answers(prompts)
-        now, original = (
-            [(prompt_ids(text), answer) for text, answer in zip(texts, answers, strict=True)]
-            for texts in (asked, prompts)
-        )
-        return self._results(now, original)
-
-    @torch.no_grad()
-    def _results(
-        self, texts: Sequence[_Tokens], original: Sequence[_Tokens] | None = None
-    ) -> list[_Result]:
-        """Results for prompts and answers; the divergence is from the unedited model's view of
-        `original`.
-        """
-        order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
-        results: dict[int, _Result] = {}
-        wrong: list[int] = []
-        for start in range(0, len(order), _TEXTS):
-            rows = order[start : start + _TEXTS]
-            batch = TokenBatch.of([texts[row] for row in rows], self.task.device)
-            log_probabilities = self.decoder.logits(batch).float().log_softmax(-1)
-            right = log_probabilities.argmax(-1) == batch.labels
-            divergence = (
-                torch.zeros(len(rows))
-                if original is None
-                else self._divergence(
-                    TokenBatch.of([original[row] for row in rows], self.task.device),
-                    log_probabilities,
-                )
-            )
-            content = batch.content(self.task.language.end_id)
-            chosen = log_probabilities.gather(-1, batch.labels[:, None])[:, 0]
-            columns = (
-                batch.all_of(right),
-                batch.means(right.double(), content),
-                batch.means(chosen.double(), content),
-                divergence,
-            )
-            for row, whole, *numbers in zip(
-                rows, *(column.tolist() for column in columns), strict=True
-            ):
-                results[row] = _Result(self.task.language.text(texts[row][1]), *numbers)
-                if not whole:
-                    wrong.append(row)
-        for row, answer in zip(wrong, self._decoded([texts[row] for row in wrong]), strict=True):
-            found = results[row]
-            results[row] = _Result(answer, found.accuracy, found.log_probability, found.divergence)
-        return [results[row] for row in range(len(texts))]
-
-    def _decoded(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[str]:
-        """Greedy answers, as far as the wanted ones reach, but at least as far as all are
-        decoded.
-        """
-        language = self.task.language
-        lengths = [max(self.task.max_new_tokens, len(wanted)) for _, wanted in texts]
-        with self.decoder.active():
-            return [
-                language.text(ids)
-                for ids in language.greedy([prompt for prompt, _ in texts], lengths)
-            ]
-
-    def _divergence(self, batch: TokenBatch, now: Tensor) -> Tensor:
-        reference = self.task.reference(batch)
-        found = batch.means((reference.exp() * (reference - now)).sum(-1))
-        return found.nan_to_num(nan=_MOST_NATS).clamp(max=_MOST_NATS)
-
-
 def _records(
-    exam: _Exam,
+    exam: Exam,
     requests: Sequence[EditRequest],
     texts: Sequence[str],
     now: Sequence[str],
+    skipped: Mapping[int, str],
     edits_per_step: int,
 ) -> list[EditRecord]:
     """One record per request; every kind of question is asked for all requests at once."""
@@ -252,18 +143,19 @@ def _records(
                 locality_kl=_average(
                     [result.divergence for _, result in (*near[index], *far[index])]
                 ),
+                skipped=skipped.get(index),
             )
         )
     return records
 
 
-def _asked(group: list[tuple[Asked, _Result]]) -> tuple[Asked, ...]:
+def _asked(group: list[tuple[Asked, Result]]) -> tuple[Asked, ...]:
     return tuple(asked for asked, _ in group)
 
 
 def _per_request(
-    exam: _Exam, texts: Sequence[str], questions: Sequence[Sequence[Question]], stays: bool = False
-) -> list[list[tuple[Asked, _Result]]]:
+    exam: Exam, texts: Sequence[str], questions: Sequence[Sequence[Question]], stays: bool = False
+) -> list[list[tuple[Asked, Result]]]:
     """Ask every request's questions, after the text that is put before its prompts."""
     flat = [
         (text, question) for text, own in zip(texts, questions, strict=True) for question in own
@@ -286,14 +178,14 @@ def _per_request(
     return [[next(asked) for _ in own] for own in questions]
 
 
-_Group = list[list[tuple[Asked, _Result]]]
+_Group = list[list[tuple[Asked, Result]]]
 
 
 def _forced(
-    exam: _Exam,
+    exam: Exam,
     requests: Sequence[EditRequest],
     texts: Sequence[str],
-    final: Sequence[_Result],
+    final: Sequence[Result],
     rephrased: _Group,
     near: _Group,
     far: _Group,
@@ -333,7 +225,7 @@ def _forced(
 
 
 def _more_probable(
-    these: list[tuple[Asked, _Result]], those: list[tuple[Asked, _Result]]
+    these: list[tuple[Asked, Result]], those: list[tuple[Asked, Result]]
 ) -> float | None:
     return _average(
         [
@@ -354,6 +246,16 @@ def _prepended(entries: Sequence[Entry], count: int) -> list[str]:
                 )
             texts = [f"{text} " if text else "" for text in entry.texts]
     return texts
+
+
+def _skipped(entries: Sequence[Entry], count: int) -> dict[int, str]:
+    """Why requests of a step were left out, by their place in it."""
+    skips = {entry.request: entry.reason for entry in entries if isinstance(entry, Skip)}
+    if skips and max(skips) >= count:
+        raise JournalError(
+            f"step {entries[0].step} skips its request {max(skips)}, and has {count} from 0 on"
+        )
+    return skips
 
 
 def _touched(entries: Sequence[Entry]) -> int:
@@ -387,10 +289,10 @@ def _perplexity_ratio(task: KnowledgeTask, decoder: EditableDecoder) -> float:
             for one in (decoder, task.decoder)
         )
     nats = float(now - before)
-    return math.exp(min(nats, _MOST_NATS) if math.isfinite(nats) else _MOST_NATS)
+    return math.exp(min(nats, MOST_NATS) if math.isfinite(nats) else MOST_NATS)
 
 
-def _capability(exam: _Exam) -> float | None:
+def _capability(exam: Exam) -> float | None:
     """(accuracy − chance) / (accuracy of the unedited model − chance) on the task's known
     questions.
     """

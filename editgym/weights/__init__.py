@@ -14,6 +14,7 @@ from editgym.weights.journal import (
     Prepend,
     ReplaceTensors,
     SiteEdit,
+    Skip,
 )
 from editgym.weights.network import EditableNetwork, full_precision
 from editgym.weights.operators import Mask, Operator, Shift
@@ -48,6 +49,7 @@ __all__ = [
     "ReplaceTensors",
     "Shift",
     "SiteEdit",
+    "Skip",
     "TokenBatch",
     "UnknownSiteError",
     "Update",

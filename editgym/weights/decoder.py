@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.factors import Update
+from editgym.weights.hooks import Reached, hooked
 from editgym.weights.journal import Codebook, EditJournal, Entry, Prepend, SiteEdit
-from editgym.weights.layers import LayerStack, Prefix, Reached, forwards, reached
+from editgym.weights.layers import LayerStack, Prefix
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.site_pass import (
     Capture,
@@ -306,18 +307,15 @@ class EditableDecoder(EditedWeights):
         self._check_names(names)
         found: dict[str, SiteState] = {}
 
-        def keep(name: str, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def keep(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             found[name] = SiteState(
                 inputs[0][rows, positions].float(), output[rows, positions].float()
             )
             if len(found) == len(set(names)):
                 raise Reached
 
-        handles = [
-            self._modules[name].register_forward_hook(partial(keep, name))
-            for name in dict.fromkeys(names)
-        ]
-        with reached(*handles), self._patched(SitePass()), self._layers.starting_at(prefix):
+        looks = [(self._modules[name], partial(keep, name)) for name in dict.fromkeys(names)]
+        with hooked(after=looks), self._patched(SitePass()), self._layers.starting_at(prefix):
             if self._head in names:
                 self._model(input_ids=batch.ids, use_cache=False)
             else:
@@ -393,8 +391,11 @@ class EditableDecoder(EditedWeights):
     @contextmanager
     def _patched(self, run: SitePass) -> Iterator[None]:
         """Give every site's module this decoder's forward, for as long as the context is open."""
-        with forwards(
-            [(module, partial(self._forward, name, run)) for name, module in self._modules.items()]
+        with hooked(
+            instead=[
+                (module, partial(self._forward, name, run))
+                for name, module in self._modules.items()
+            ]
         ):
             yield
 

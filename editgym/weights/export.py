@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from editgym.weights.factors import LowRankFactors
-from editgym.weights.journal import Codebook, EditJournal, Prepend, SiteEdit
+from editgym.weights.journal import Codebook, Prepend, SiteEdit, Skip
 from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
+from editgym.weights.tensor_file import write_tensors
 
 
 class ExportError(ValueError):
@@ -36,18 +36,8 @@ def export_merged(
     float32).
     """
     _weights_only(network)
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        save_file(
-            _on_cpu(network, dtype),
-            partial,
-            metadata={"format": "pt", "base_hash": network.base_hash},
-        )
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-    os.replace(partial, path)
-    return path
+    about = {"format": "pt", "base_hash": network.base_hash}
+    return write_tensors(Path(path), _on_cpu(network, dtype), about)
 
 
 def export_pretrained(
@@ -58,7 +48,7 @@ def export_pretrained(
     Args:
         network: Its base is a `PreTrainedModel`.
         folder: Made if need be.
-        dtype: Of the written weights; float32 keeps the edits exactly.
+        dtype: Precision of the written weights; float32 keeps the edits exactly.
 
     Raises:
         ExportError: The journal holds adapters beside the weights (codebooks, prepended texts), or
@@ -150,12 +140,11 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
 
 
 def _shifts_by_site(network: EditedWeights) -> dict[EditSite, list[SiteEdit]]:
-    journal: EditJournal = network.journal
-    if not len(journal):
-        raise ExportError("there is nothing to export: the journal is empty")
     by_name = {site.name: site for site in network.sites}
     edits: dict[EditSite, list[SiteEdit]] = defaultdict(list)
-    for i, entry in enumerate(journal):
+    for i, entry in enumerate(network.journal):
+        if isinstance(entry, Skip):
+            continue
         if not (isinstance(entry, SiteEdit) and isinstance(entry.operator, Shift)):
             raise ExportError(
                 f"entry {i} is a {entry.kind}: only additive edits (low_rank_shift, dense_shift)"
@@ -167,6 +156,8 @@ def _shifts_by_site(network: EditedWeights) -> dict[EditSite, list[SiteEdit]]:
                 " export the merged weights instead"
             )
         edits[by_name[entry.site]].append(entry)
+    if not edits:
+        raise ExportError("there is nothing to export: the journal is empty")
     return edits
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,13 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from editgym.weights.sites import EditSite
-
-_LAYER = re.compile(r"^(.*?)\.(\d+)\.")
-
-
-class Reached(Exception):
-    """Ends a forward pass that has come as far as it is needed."""
+from editgym.weights.hooks import Reached, hooked
+from editgym.weights.sites import EditSite, layer_of
 
 
 class Prefix(NamedTuple):
@@ -38,7 +32,7 @@ class Prefix(NamedTuple):
 
     @classmethod
     def join(cls, prefixes: Sequence[Prefix]) -> Prefix:
-        """Those of several batches, all at one layer, as that of the joined batch: padded to one
+        """The joined batch's prefix from those of its parts, all at one layer: padded to one
         length.
         """
         longest = max(one.activations.shape[1] for one in prefixes)
@@ -58,17 +52,17 @@ class LayerStack:
     can be skipped.
 
     Args:
-        model: Of `transformers`.
-        sites: Its sites.
+        model: A `transformers` model.
+        sites: The model's sites.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite]) -> None:
-        found = {site.name: _LAYER.match(site.name) for site in sites}
-        lists = {match.group(1) if match else None for match in found.values()}
+        found = {site.name: layer_of(site.name) for site in sites}
+        lists = {layer.stack if layer else None for layer in found.values()}
         one = lists.pop() if len(lists) == 1 else None
         layers = None if one is None else model.get_submodule(one)
         self._layers: Any = layers if isinstance(layers, nn.ModuleList) else None
-        self._of = {name: int(match.group(2)) for name, match in found.items() if match}
+        self._of = {name: layer.number for name, layer in found.items() if layer}
         self._tuples = False  # whether layers give out tuples
 
     def first(self, names: Iterable[str]) -> int:
@@ -95,17 +89,14 @@ class LayerStack:
         """
         seen: list[Tensor] = []
 
-        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def look(_inputs: Any, output: Any) -> None:
             self._tuples = isinstance(output, tuple)
 
-        def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def stop(inputs: tuple[Tensor, ...]) -> None:
             seen.append(inputs[0])
             raise Reached
 
-        with reached(
-            self._layers[0].register_forward_hook(look),
-            self._layers[layer].register_forward_pre_hook(stop),
-        ):
+        with hooked(before=[(self._layers[layer], stop)], after=[(self._layers[0], look)]):
             run()
         return Prefix(seen[0], layer)
 
@@ -118,38 +109,8 @@ class LayerStack:
             yield
             return
         given = partial(_given, (prefix.activations,) if self._tuples else prefix.activations)
-        with forwards([(self._layers[index], given) for index in range(prefix.layer)]):
+        with hooked(instead=[(self._layers[index], given) for index in range(prefix.layer)]):
             yield
-
-
-@contextmanager
-def reached(*handles: Any) -> Iterator[None]:
-    """A pass that one of these hooks may end by `Reached`; afterwards they are gone."""
-    try:
-        yield
-    except Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def forwards(replaced: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
-    """Give modules other forwards; afterwards they have the ones of before, be they of their class
-    or a hook's.
-    """
-    before = [module.__dict__.get("forward") for module, _ in replaced]
-    try:
-        for module, forward in replaced:
-            module.forward = forward
-        yield
-    finally:
-        for (module, _), own in zip(replaced, before, strict=True):
-            if own is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = own
 
 
 def _given(output: Any, *_: Any, **__: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +16,6 @@ class Mask:
     """MaskWorld's operator: W ∘ clip(1 + D, 0, 1), the box [0, 1] of Malik (2026), with D = 0 for
     no edit.
     """
-
-    kind: ClassVar[Literal["mask"]] = "mask"
 
     def edited(self, weight: Tensor, update: Update) -> Tensor:
         """The edited weights, (..., out, in), for one network or for K candidates."""
@@ -37,7 +34,6 @@ class Shift:
     """
 
     limit: float = 1.0
-    kind: ClassVar[Literal["shift"]] = "shift"
 
     def __post_init__(self) -> None:
         if not 0 < self.limit < math.inf:

@@ -18,6 +18,7 @@ from editgym.weights.journal import (
     JournalError,
     Prepend,
     ReplaceTensors,
+    Skip,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 
@@ -179,6 +180,8 @@ class EditedWeights:
         return overlay[name] if name in overlay else self._tensors[name]
 
     def _edited(self, entry: Entry, overlay: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if isinstance(entry, Skip):
+            return {}
         if isinstance(entry, ReplaceTensors):
             return self._with_tied(
                 {name: self._replacement(name, t) for name, t in entry.tensors.items()}

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,11 @@ from transformers.pytorch_utils import Conv1D
 
 Kind = Literal["linear", "conv1d", "conv2d"]
 
-_MLP_OUTPUT = re.compile(r"(down_proj|c_proj|fc_out|fc2|dense_4h_to_h|wo|w2|proj_out)$")
+MLP_OUTPUTS = ("down_proj", "c_proj", "fc_out", "fc2", "dense_4h_to_h", "wo", "w2")
+RESIDUAL_OUTPUTS = (*MLP_OUTPUTS, "o_proj", "out_proj", "dense")
+
+_MLP_OUTPUT = re.compile(rf"({'|'.join(MLP_OUTPUTS)}|proj_out)$")
+_LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 _ATTENTION_PATH = re.compile(r"(^|[._])(attn|attention)([._]|$)")
 _MLP_PATH = re.compile(
     r"(^|\.)(mlp|ffn|feed_forward|block_sparse_moe)(\.|$)|(^|\.)(fc2|dense_4h_to_h)$"
@@ -115,6 +119,50 @@ def find_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[EditSite, ...
     return tuple(found.values())
 
 
+class Layer(NamedTuple):
+    """The numbered layer that a module lies in.
+
+    Attributes:
+        stack: Name of the list of layers.
+        number: Place in that list.
+    """
+
+    stack: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The layer's own name."""
+        return f"{self.stack}.{self.number}"
+
+
+def layer_of(name: str) -> Layer | None:
+    """The layer by the first number in a module's name; None where there is no number inside it.
+
+    Example:
+        >>> layer_of("model.layers.4.mlp.down_proj")
+        Layer(stack='model.layers', number=4)
+    """
+    match = _LAYER.match(name)
+    return None if match is None else Layer(match[1], int(match[2]))
+
+
+def layer_number(name: str) -> int | None:
+    """The number of the layer that a module lies in, by its name; None where it is in none."""
+    layer = layer_of(name)
+    return None if layer is None else layer.number
+
+
+def writes_to_residual(site: EditSite, width: int) -> bool:
+    """Whether a site's output is added to the residual stream.
+
+    Args:
+        site: Its last name has to be one of `RESIDUAL_OUTPUTS`.
+        width: Numbers in a hidden state, which the site's output must be as many as.
+    """
+    return site.shape[0] == width and site.name.rsplit(".", 1)[-1] in RESIDUAL_OUTPUTS
+
+
 def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     """Sensible default sites for a classifier or decoder LM that was never seen before.
 
@@ -139,7 +187,10 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
         first, last = len(layers) // 2, max(len(layers) // 2 + 1, (5 * len(layers) + 5) // 6)
         return tuple(site for layer in layers[first:last] for site in by_layer[layer])
     if (
-        len({_layer_of(site) for site in available if _ATTENTION_PATH.search(site.name)} - {None})
+        len(
+            {layer_number(site.name) for site in available if _ATTENTION_PATH.search(site.name)}
+            - {None}
+        )
         >= 2
     ):
         raise UnknownSiteError(
@@ -172,7 +223,7 @@ def _kind(module: nn.Module) -> Kind | None:
 def _mlp_outputs_by_layer(sites: Sequence[EditSite]) -> dict[int, list[EditSite]]:
     by_layer: dict[int, list[EditSite]] = defaultdict(list)
     for site in sites:
-        layer = _layer_of(site)
+        layer = layer_number(site.name)
         if (
             layer is not None
             and site.kind != "conv2d"
@@ -181,12 +232,6 @@ def _mlp_outputs_by_layer(sites: Sequence[EditSite]) -> dict[int, list[EditSite]
         ):
             by_layer[layer].append(site)
     return by_layer
-
-
-def _layer_of(site: EditSite) -> int | None:
-    """The first number in its name."""
-    layer = re.search(r"\.(\d+)\.", site.name)
-    return None if layer is None else int(layer.group(1))
 
 
 def _unknown(pattern: str, available: Sequence[EditSite]) -> str:

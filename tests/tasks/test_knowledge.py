@@ -30,6 +30,7 @@ from editgym.weights import (
     Prepend,
     Shift,
     SiteEdit,
+    Skip,
     UnknownSiteError,
 )
 
@@ -784,6 +785,22 @@ def test_a_fact_put_before_the_prompt_is_asked_with_it_and_compared_without(fact
     assert found.metrics["perplexity_ratio"] == pytest.approx(1)
 
 
+def test_records_say_why_a_request_was_left_out(factworld):
+    requests = factworld.stream("test", 5, random.Random(0)).requests
+    journal = EditJournal(factworld.decoder.base_hash)
+    journal.append(Skip(1, "too long", 0), Skip(0, "subject not in the prompt", 2))
+    found = evaluate_stream(factworld, journal, requests, 2)
+    assert [record["skipped"] for record in found.records] == [
+        None,
+        "too long",
+        None,
+        None,
+        "subject not in the prompt",
+    ]
+    unedited = evaluate_stream(factworld, EditJournal(factworld.decoder.base_hash), requests, 2)
+    assert found.metrics == unedited.metrics
+
+
 def test_sites_per_edit_counts_what_changed_something(factworld):
     requests = factworld.stream("test", 2, random.Random(0)).requests
     one, other = factworld.decoder.sites
@@ -807,6 +824,7 @@ def test_a_journal_that_does_not_fit_is_an_error(factworld):
     for entry, message in (
         (Prepend(("a", "b"), 2), "has a step 2, but the stream ends after 2 steps"),
         (Prepend(("a",), 1), "step 1 prepends 1 texts to 2 requests"),
+        (Skip(2, "too long", 1), "step 1 skips its request 2, and has 2 from 0 on"),
     ):
         journal = EditJournal(factworld.decoder.base_hash, [entry])
         with pytest.raises(JournalError, match=message):

@@ -13,6 +13,7 @@ from editgym.weights import (
     EditJournal,
     JournalError,
     Prepend,
+    Skip,
     find_sites,
     fingerprint,
 )
@@ -98,6 +99,17 @@ def test_undo_and_rollback_are_those_of_a_journal_in_memory(both):
     assert not list(disk.folder.iterdir())
     with pytest.raises(IndexError, match="nothing to undo"):
         disk.undo()
+
+
+def test_skips_are_undone_on_disk_with_the_edit_before_them(both):
+    memory, disk = both
+    for journal in both:
+        journal.append(Skip(0, "too long", 5))
+        journal.append(Skip(1, "too long", 6))
+    assert list(DiskJournal(disk.base_hash, disk.folder))[7:] == list(memory)[7:]
+    assert (disk.steps, len(disk)) == (6, 9)
+    assert len(disk.undo()) == len(memory.undo()) == 3
+    assert content(DiskJournal(disk.base_hash, disk.folder)) == content(memory)
 
 
 def test_entries_without_a_step_are_numbered_as_in_memory(network, make_edit, tmp_path):

@@ -15,6 +15,7 @@ from editgym.weights import (
     LowRankFactors,
     Shift,
     SiteEdit,
+    Skip,
     export_adapter,
     export_merged,
     find_sites,
@@ -149,13 +150,15 @@ def test_scaling_is_one_for_every_site(editable, tmp_path):
 
 @pytest.mark.parametrize("entry", ["low_rank_mask", "dense_mask", "replace_tensors"])
 def test_edit_that_is_not_additive_cannot_be_an_adapter(network, make_edit, entry, tmp_path):
-    network.apply(make_edit(network, "low_rank_shift"), make_edit(network, entry, step=1))
-    with pytest.raises(ExportError, match=f"entry 1 is a {entry}.*merged"):
+    network.apply(make_edit(network, "low_rank_shift"), Skip(0, "too long", 0))
+    network.apply(make_edit(network, entry, step=1))
+    with pytest.raises(ExportError, match=f"entry 2 is a {entry}.*merged"):
         export_adapter(network, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
 def test_empty_journal_cannot_be_an_adapter(network, tmp_path):
+    network.apply(Skip(0, "too long"))
     with pytest.raises(ExportError, match="journal is empty"):
         export_adapter(network, tmp_path)
 

@@ -17,6 +17,7 @@ from editgym.weights import (
     ReplaceTensors,
     Shift,
     SiteEdit,
+    Skip,
     find_sites,
 )
 
@@ -103,7 +104,7 @@ def test_save_that_fails_leaves_the_file_that_was_there(journal, tmp_path, monke
     def disk_full(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("editgym.weights.journal.save_file", disk_full)
+    monkeypatch.setattr("editgym.weights.tensor_file.save_file", disk_full)
     with pytest.raises(OSError, match="no space"):
         journal.save(path)
     assert path.read_bytes() == before
@@ -150,6 +151,43 @@ def test_rollback_keeps_the_entries_before_a_step(journal, step):
     entries = list(journal)
     assert journal.rollback(step) == entries[step:]
     assert list(journal) == entries[:step]
+
+
+# --- requests that were left out ------------------------------------------------------------------
+
+
+def test_skips_are_saved_and_change_nothing(network, journal, tmp_path):
+    weights = network.weights
+    network.apply(Skip(1, "too long", 4), Skip(0, "subject not in the prompt", 7))
+    assert all(torch.equal(now, then) for now, then in zip(network.weights, weights, strict=True))
+    loaded = EditJournal.load(network.journal.save(tmp_path / "edits.safetensors"))
+    assert list(loaded)[5:] == [Skip(1, "too long", 4), Skip(0, "subject not in the prompt", 7)]
+    assert loaded.entries[-1].kind == "skip"
+    twin = network.fresh()
+    twin.replay(loaded)
+    assert all(torch.equal(now, then) for now, then in zip(twin.weights, weights, strict=True))
+    assert list(twin.journal)[5:] == list(loaded)[5:]
+
+
+def test_a_step_of_skips_alone_is_no_step(network, make_edit):
+    network.apply(make_edit(network, step=0), Skip(0, "too long", 0))
+    unedited, edits = network.base_weights, list(network.journal)
+    network.apply(Skip(1, "too long", 1))
+    assert (network.journal.steps, len(network.journal)) == (1, 3)
+    assert network.rollback(1) == [Skip(1, "too long", 1)]
+    network.apply(Skip(1, "too long", 1))
+    assert network.undo() == [*edits, Skip(1, "too long", 1)]
+    assert all(torch.equal(now, w) for now, w in zip(network.weights, unedited, strict=True))
+    network.apply(Skip(0, "too long", 0))
+    with pytest.raises(IndexError, match="nothing to undo"):
+        network.undo()
+    assert list(network.journal) == [Skip(0, "too long", 0)]
+
+
+@pytest.mark.parametrize(("request_", "reason"), [(-1, "too long"), (0.5, "too long"), (0, "")])
+def test_a_skip_says_which_request_and_why(request_, reason):
+    with pytest.raises(ValueError, match=r"^(request|reason) must be"):
+        Skip(request_, reason)
 
 
 # --- files that are not what they should be -------------------------------------------------------
@@ -224,6 +262,8 @@ def row(**changes):
         [row(limit=-1)],
         [row(), row()],
         [row(limit=None)],
+        [{"kind": "skip", "step": 0, "request": -1, "reason": "too long"}],
+        [{"kind": "skip", "step": 0, "request": 0}],
     ],
 )
 def test_journal_with_entries_missing_or_senseless_is_an_error(tmp_path, entries):

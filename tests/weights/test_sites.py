@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editgym.models.classifiers import ResNet20, SmallConvNet
 from editgym.weights import EditSite, UnknownSiteError, discover_sites, editable_sites, find_sites
+from editgym.weights.sites import layer_number, layer_of, writes_to_residual
 
 
 @pytest.fixture
@@ -192,3 +193,40 @@ def test_a_mixture_of_experts_has_no_default_sites():
         UnknownSiteError, match=r"no stack of MLPs .*name sites, for example sites=\['"
     ):
         discover_sites(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.4.mlp.down_proj", ("model.layers", 4, "model.layers.4")),
+        ("h.11.moe.3.w2", ("h", 11, "h.11")),
+        ("fc2", None),
+        ("layers.7", None),
+    ],
+)
+def test_a_layer_is_the_first_number_inside_a_name(name, layer):
+    found = layer_of(name)
+    assert found is None if layer is None else (found.stack, found.number, found.name) == layer
+    assert layer_number(name) == (layer and layer[1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "down_proj",
+        "c_proj",
+        "fc_out",
+        "fc2",
+        "dense_4h_to_h",
+        "wo",
+        "w2",
+        "o_proj",
+        "out_proj",
+        "dense",
+    ],
+)
+def test_outputs_as_wide_as_the_model_are_added_to_the_residual_stream(name):
+    site = EditSite(f"h.3.block.{name}", "linear", (16, 24))
+    assert writes_to_residual(site, 16)
+    assert not writes_to_residual(site, 24), "another width"
+    assert not writes_to_residual(EditSite(f"h.3.{name}.up_proj", "linear", (16, 24)), 16)

@@ -1,0 +1,134 @@
+"""What a journal of edits is made of: one entry per thing that an editor did, or left undone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from editgym.checks import require, whole
+from editgym.weights.factors import LowRankFactors, Update
+from editgym.weights.operators import Operator, Shift
+
+EntryKind = Literal[
+    "low_rank_shift",
+    "low_rank_mask",
+    "dense_shift",
+    "dense_mask",
+    "replace_tensors",
+    "codebook",
+    "prepend",
+    "skip",
+]
+
+
+@dataclass(frozen=True)
+class SiteEdit:
+    """One edit of one site: `operator` applied with `update`.
+
+    Attributes:
+        site: Name of the site.
+        operator: `Mask` or `Shift`.
+        update: Factors or a dense matrix, of one network (no candidate dimension).
+        step: Environment step, or position in an edit stream, that the edit belongs to; None lets
+            the journal number it, one more than the last.
+    """
+
+    site: str
+    operator: Operator
+    update: Update
+    step: int | None = None
+
+    @property
+    def kind(self) -> EntryKind:
+        """`low_rank_shift`, `low_rank_mask`, `dense_shift` or `dense_mask`."""
+        if isinstance(self.update, LowRankFactors):
+            return "low_rank_shift" if isinstance(self.operator, Shift) else "low_rank_mask"
+        return "dense_shift" if isinstance(self.operator, Shift) else "dense_mask"
+
+
+@dataclass(frozen=True)
+class ReplaceTensors:
+    """Whole tensors put in place of the network's own, by state-dict name: any parameter or
+    buffer.
+    """
+
+    tensors: Mapping[str, Tensor]
+    step: int | None = None
+
+    @property
+    def kind(self) -> EntryKind:
+        """`replace_tensors`."""
+        return "replace_tensors"
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Not an edit of weights but an adapter beside them: inputs of a site near a key get the key's
+    output.
+
+    Attributes:
+        site: Name of the site.
+        keys: (n, in).
+        values: (n, out), what the module gives out instead.
+        radii: (n,), Euclidean distance up to which a key holds.
+        step: As in `SiteEdit`.
+    """
+
+    site: str
+    keys: Tensor
+    values: Tensor
+    radii: Tensor
+    step: int | None = None
+
+    @property
+    def kind(self) -> EntryKind:
+        """`codebook`."""
+        return "codebook"
+
+
+@dataclass(frozen=True)
+class Prepend:
+    """Not an edit of weights but text before every prompt of a request, in the order of the step's
+    requests.
+    """
+
+    texts: tuple[str, ...]
+    step: int | None = None
+
+    @property
+    def kind(self) -> EntryKind:
+        """`prepend`."""
+        return "prepend"
+
+
+@dataclass(frozen=True)
+class Skip:
+    """No edit at all: the editor has left out a request, and says why.
+
+    Attributes:
+        request: The request's place in the step's batch, from 0.
+        reason: Why the editor has left it out.
+        step: As in `SiteEdit`.
+
+    Raises:
+        ValueError: The place is negative, or there is no reason.
+    """
+
+    request: int
+    reason: str
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        whole(0)("request", self.request)
+        require(bool(self.reason), "reason", self.reason, "a few words")
+
+    @property
+    def kind(self) -> EntryKind:
+        """`skip`."""
+        return "skip"
+
+
+Entry = SiteEdit | ReplaceTensors | Codebook | Prepend | Skip

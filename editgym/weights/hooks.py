@@ -1,0 +1,73 @@
+"""Look into a network's modules while they are called, or replace what they do, for one block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+LookBefore = Callable[[tuple[Any, ...]], object]
+LookAfter = Callable[[tuple[Any, ...], Any], object]
+
+
+class Reached(Exception):
+    """Raised by a hook: ends a forward pass that has come as far as it is needed."""
+
+
+@contextmanager
+def hooked(
+    before: Iterable[tuple[nn.Module, LookBefore]] = (),
+    after: Iterable[tuple[nn.Module, LookAfter]] = (),
+    instead: Iterable[tuple[nn.Module, Callable[..., Any]]] = (),
+) -> Iterator[None]:
+    """Hook modules for as long as the block runs, whatever ends it.
+
+    A hook only looks: what it returns is ignored. It may raise `Reached`, which ends the block and
+    goes no further.
+
+    Args:
+        before: Modules, and what is called with their positional inputs before each call.
+        after: Modules, and what is called with their positional inputs and output after each call.
+        instead: Modules, and the forwards that they have inside the block. A forward that somebody
+            else has replaced already is put back afterwards.
+    """
+    with ExitStack() as undo:
+        hooks = 0
+        for module, look in before:
+            undo.callback(module.register_forward_pre_hook(_before(look)).remove)
+            hooks += 1
+        for module, look_at in after:
+            undo.callback(module.register_forward_hook(_after(look_at)).remove)
+            hooks += 1
+        for module, forward in instead:
+            undo.callback(_put_back, module, module.__dict__.get("forward"))
+            module.forward = forward
+        try:
+            yield
+        except Reached:
+            if not hooks:  # it belongs to a block around this one
+                raise
+
+
+def _before(look: LookBefore) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        look(inputs)
+
+    return hook
+
+
+def _after(look: LookAfter) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        look(inputs, output)
+
+    return hook
+
+
+def _put_back(module: nn.Module, own: Any) -> None:
+    """Give a module the forward that it had: its own, or its class's."""
+    if own is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.forward = own
