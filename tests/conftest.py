@@ -119,7 +119,7 @@ def empty_data_folder(tmp_path, monkeypatch):
 def factworld_tokenizer():
     """The tokenizer of factlm."""
     from editgym.data.factworld import FactWorld
-    from editgym.models.train_factlm import train_tokenizer
+    from editgym.models.factlm import train_tokenizer
 
     return train_tokenizer(FactWorld())
 

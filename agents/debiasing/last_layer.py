@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from agents.protocol import Unsupported
 from editgym.data.images import Labelled
+from editgym.models.heads import features_before, last_linear
 from editgym.tasks.debiasing import LabelledPair
 from editgym.weights import EditableNetwork
 
 C = TypeVar("C")
-_BATCH = 1_024
 
 
 @dataclass(frozen=True)
@@ -64,45 +63,25 @@ class HeadOfNetwork:
         example: A few inputs, on which the logits are compared.
 
     Raises:
-        Unsupported: The logits are not those of a last `nn.Linear` with a bias and two outputs.
+        Unsupported: The network does not end in an `nn.Linear` with a bias and two outputs.
     """
 
     def __init__(self, network: EditableNetwork, example: Tensor) -> None:
-        linear = [
-            (name, module)
-            for name, module in network.base.named_modules()
-            if isinstance(module, nn.Linear)
-        ]
-        if not linear or linear[-1][1].bias is None:
+        site = last_linear(network.base, example)
+        module = None if site is None else network.base.get_submodule(site)
+        if not (isinstance(module, nn.Linear) and len(module.weight) == 2):
+            module = None
+        if site is None or module is None or module.bias is None:
             raise Unsupported(
-                f"{type(network.base).__name__} does not end in a linear layer with a bias"
-            )
-        self.site, self._module = linear[-1]
-        self._base = network.base
-        self.head = Head(self._module.weight.detach(), self._module.bias.detach())
-        logits = network.logits(example)
-        seen = self.head.logits(self.features(Labelled(example, example.new_zeros(len(example)))).x)
-        if seen.shape != logits.shape or not torch.allclose(seen, logits, atol=1e-4):
-            raise Unsupported(
-                f"{self.site}, the last linear layer of {type(network.base).__name__}, does not"
+                f"{type(network.base).__name__}: its last linear layer has no bias, or does not"
                 " give its two logits"
             )
+        self.site, self._base = site, network.base
+        self.head = Head(module.weight.detach(), module.bias.detach())
 
-    @torch.no_grad()
     def features(self, data: Labelled) -> Features:
         """What the layer sees of some data."""
-        seen: list[Tensor] = []
-
-        def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
-
-        handle = self._module.register_forward_pre_hook(keep)
-        try:
-            for part in data.inputs.split(_BATCH):
-                self._base(part)
-        finally:
-            handle.remove()
-        return Features(torch.cat(seen), data.labels)
+        return Features(features_before(self._base, self.site, data.inputs), data.labels)
 
     def pair(self, data: LabelledPair) -> tuple[Features, Features]:
         """What the layer sees of a split: general, unbiased."""

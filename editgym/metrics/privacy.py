@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy
+from editgym.models.heads import features_before, last_linear
 from editgym.models.training import one_thread
 from editgym.weights import full_precision
 
@@ -124,12 +125,10 @@ def probe_accuracy(model: nn.Module, fit: Labelled, forget: Labelled) -> float |
     Returns:
         The recall on `forget`; None where the network does not end in a linear layer.
     """
-    head = classification_head(model, fit.inputs[:2])
+    head = last_linear(model, fit.inputs[:2])
     if head is None:
         return None
-    seen, tested = (
-        _finite(penultimate_features(model, head, part.inputs)) for part in (fit, forget)
-    )
+    seen, tested = (_finite(features_before(model, head, part.inputs)) for part in (fit, forget))
     mean, scale = seen.mean(axis=0), seen.std(axis=0)
     scale[scale < 1e-8 * max(1.0, float(scale.max()))] = 1.0  # a dead unit tells nothing
     probe = LogisticRegression(max_iter=1_000).fit((seen - mean) / scale, fit.labels.cpu().numpy())
@@ -157,49 +156,6 @@ def relearn_steps(model: nn.Module, data: Labelled, forget: Labelled, target: fl
         F.cross_entropy(model(batch.inputs), batch.labels).backward()
         optimizer.step()
     return RELEARN_CAP
-
-
-def classification_head(model: nn.Module, example: Tensor) -> str | None:
-    """Name of the `nn.Linear` whose output is the network's; None where it does not end in one.
-
-    Args:
-        model: Images -> logits.
-        example: A few inputs, to run it with.
-    """
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
-        return model.get_submodule(name).register_forward_hook(
-            lambda _, __, output: outputs.update({name: output})
-        )
-
-    handles = [
-        keep(name) for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    ]
-    try:
-        with torch.no_grad():
-            logits = model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return next((name for name, output in outputs.items() if output is logits), None)
-
-
-@torch.no_grad()
-def penultimate_features(
-    model: nn.Module, head: str, inputs: Tensor, batch_size: int = 1_024
-) -> Tensor:
-    """What goes into the layer called `head`, (n, features), for inputs (n, ...)."""
-    found: list[Tensor] = []
-    handle = model.get_submodule(head).register_forward_pre_hook(
-        lambda _, given: found.append(given[0])
-    )
-    try:
-        for part in inputs.split(batch_size):
-            model(part)
-    finally:
-        handle.remove()
-    return torch.cat(found)
 
 
 @torch.no_grad()

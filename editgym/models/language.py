@@ -4,12 +4,10 @@ answers.
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,36 +16,16 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from editgym.paths import FileStates, cache_folder, data_folder, file_states
+from editgym.models.decoding import Choice, Decoding, ModelError
+from editgym.models.folders import BUNDLED, factlm_folder, model_folder
+from editgym.paths import FileStates, file_states
 
-BUNDLED = Path(__file__).parent / "weights" / "factlm"
-_BUNDLED_SIZES = {"1m": BUNDLED, "gpt2": BUNDLED.with_name("factlm-gpt2")}
 _MOST_REMEMBERED = 100_000
-# Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another
-# layer's.
-_KEYS_AND_VALUES = {
-    "DynamicLayer",
-    "DynamicSlidingWindowLayer",
-    "DynamicIndexedLayer",
-    "DummyLayer",
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class ModelError(ValueError):
-    """A language model that cannot be loaded, or cannot be used for question answering."""
-
-
-def factlm_folder(size: str) -> Path:
-    """Where `editgym.models.train_factlm` keeps a size: in the package if it ships, else in the
-    cache.
-    """
-    return _BUNDLED_SIZES.get(size, cache_folder() / "language" / f"factlm-{size}")
 
 
 @dataclass(frozen=True)
@@ -82,11 +60,11 @@ class LanguageModel:
                 'tokenizer.eos_token, or add "eos_token" to tokenizer_config.json'
             )
         self.model = model.eval().requires_grad_(False)
-        self._check_cache()
         self.tokenizer = tokenizer
         self._ids: dict[str, tuple[int, ...]] = {}  # streams ask the same things again and again
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._decoding = Decoding(self.model, self.pad_id)
 
     @classmethod
     def load(cls, name: str, device: str = "cpu", dtype: str = "auto") -> LanguageModel:
@@ -107,7 +85,7 @@ class LanguageModel:
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ModelError(f'dtype must be "auto" or one of {", ".join(DTYPES)}, got {dtype!r}')
-        path = _resolve(name)
+        path = model_folder(name)
         torch_dtype: Any = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False})
@@ -221,9 +199,7 @@ class LanguageModel:
                 one for each.
             batch_tokens: Prompt tokens, padding included, that are decoded at a time.
         """
-        return self._decoded(
-            prompts, max_new_tokens, batch_tokens, lambda logits: logits.argmax(-1)
-        )
+        return self._decoded(prompts, max_new_tokens, batch_tokens, lambda x: x.argmax(-1))
 
     @torch.no_grad()
     def sampled(
@@ -265,144 +241,15 @@ class LanguageModel:
     def _decoded(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int | Sequence[int],
+        most: int | Sequence[int],
         batch_tokens: int,
-        choose: Callable[[Tensor], Tensor],
+        choose: Choice,
         samples: int = 1,
     ) -> list[list[int]]:
-        """Token by token what `choose` takes of logits (n, vocabulary)."""
-        limits = (
-            [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        limits = [most] * len(prompts) if isinstance(most, int) else most
+        return self._decoding.decode(
+            prompts, limits, self.context, self.stop_ids, batch_tokens, choose, samples
         )
-
-        def room(index: int) -> int:
-            """The most tokens that a prompt leaves; those of one batch are decoded equally far."""
-            return min(limits[index], self.context - len(prompts[index]))
-
-        order = sorted(range(len(prompts)), key=lambda index: (limits[index], len(prompts[index])))
-        found: dict[int, list[list[int]]] = {}
-        start = 0
-        while start < len(order):
-            stop = start + 1  # prompts of about one length together, as many as the budget takes
-            while (
-                stop < len(order)
-                and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens
-                and room(order[stop]) == room(order[start])
-                and (self._pads or len(prompts[order[stop]]) == len(prompts[order[start]]))
-            ):
-                stop += 1
-            rows = order[start:stop]
-            decoded = self._decoded_batch(
-                [prompts[row] for row in rows], room(rows[0]), choose, samples
-            )
-            found.update(
-                (row, decoded[index * samples : (index + 1) * samples])
-                for index, row in enumerate(rows)
-            )
-            start = stop
-        return [answer for index in range(len(prompts)) for answer in found[index]]
-
-    @cached_property
-    def _cache_argument(self) -> str:
-        """What the model calls its KV cache; the name changed in `transformers` 5."""
-        return (
-            "cache"
-            if "cache" in inspect.signature(self.model.forward).parameters
-            else "past_key_values"
-        )
-
-    @torch.no_grad()
-    def _check_cache(self) -> None:
-        """Refuse a model whose cache has more than keys and values: decoding could not drop or
-        repeat its rows.
-        """
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        cache = getattr(self.model(input_ids=ids, use_cache=True), self._cache_argument, None)
-        kinds = {type(layer).__name__ for layer in getattr(cache, "layers", ())}
-        if type(cache) is not DynamicCache or not kinds <= _KEYS_AND_VALUES:
-            raise ModelError(
-                f"model: {type(self.model).__name__} is not supported (its cache:"
-                f" {', '.join([type(cache).__name__, *sorted(kinds)])}); supported are models whose"
-                " layers are attention with a key-value cache, not linear attention, state spaces"
-                " or recurrence"
-            )
-
-    @cached_property
-    @torch.no_grad()
-    def _pads(self) -> bool:
-        """Whether padding on the left changes nothing, so that prompts of different lengths are
-        decoded together.
-
-        It does where the model takes no positions, or does not count them from 0, as BART and
-        RoBERTa.
-        """
-        if "position_ids" not in inspect.signature(self.model.forward).parameters:
-            return False
-        ids = torch.arange(4, device=self.device)[None] + 1
-        alone = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
-        padded = (
-            self.model(
-                input_ids=torch.cat([torch.full_like(ids, self.pad_id), ids], dim=1),
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-            )
-            .logits[0, -1]
-            .float()
-        )
-        tolerance = (1e-4 if self.model.dtype == torch.float32 else 2e-2) * max(
-            1.0, float(alone.abs().max())
-        )
-        return bool(((padded - alone).abs() <= tolerance).all())
-
-    def _decoded_batch(
-        self,
-        prompts: Sequence[Sequence[int]],
-        most: int,
-        choose: Callable[[Tensor], Tensor],
-        samples: int,
-    ) -> list[list[int]]:
-        longest = max(map(len, prompts))
-        ids = torch.tensor(
-            [[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=self.device
-        )
-        mask = torch.tensor(
-            [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device
-        )
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        stops = torch.tensor(sorted(self.stop_ids), device=self.device)
-        answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
-        alive, cache = list(range(len(answers))), None
-        for step in range(most):
-            placed = {"attention_mask": mask, "position_ids": positions} if self._pads else {}
-            out = self.model(
-                input_ids=ids,
-                use_cache=True,
-                logits_to_keep=1,
-                **placed,
-                **{self._cache_argument: cache},
-            )
-            logits, cache = out.logits[:, -1], out[self._cache_argument]
-            if step == 0 and samples > 1:
-                cache.batch_repeat_interleave(samples)
-                logits, mask, positions = (
-                    x.repeat_interleave(samples, 0) for x in (logits, mask, positions)
-                )
-            chosen: Tensor = choose(logits)
-            for row, token in zip(alive, chosen.tolist(), strict=True):
-                answers[row].append(token)
-            going = (~torch.isin(chosen, stops)).nonzero().flatten()
-            if not len(going):
-                break
-            if len(going) < len(alive):
-                cache.batch_select_indices(going)
-                alive = [alive[index] for index in going.tolist()]
-                mask, positions, chosen = mask[going], positions[going], chosen[going]
-            ids = chosen.unsqueeze(1)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-        return answers
 
 
 _shared: weakref.WeakValueDictionary[tuple[str, str, str, FileStates], LanguageModel] = (
@@ -417,7 +264,7 @@ def shared_model(name: str, device: str = "cpu", dtype: str = "auto") -> Languag
     Its weights are never written to, so that tasks with other sites or requests need no copy of
     their own.
     """
-    path = _resolve(name)
+    path = model_folder(name)
     key = (path, device, dtype, file_states(path))
     model = _shared.get(key)
     if model is None:
@@ -425,29 +272,12 @@ def shared_model(name: str, device: str = "cpu", dtype: str = "auto") -> Languag
     return model
 
 
-def _resolve(name: str) -> str:
-    """A folder, as it is or in the data folder, or a hub id."""
-    if name == "factlm":
-        return str(BUNDLED)
-    folder = (
-        factlm_folder(name.removeprefix("factlm-"))
-        if name.startswith("factlm-")
-        else Path(name).expanduser()
-    )
-    if name.startswith("factlm-") and not folder.is_dir():
-        raise ModelError(
-            f"model: {name!r} is not there yet; make it: python -m editgym.models.train_factlm"
-            f" --size {name.removeprefix('factlm-')}"
-        )
-    if not folder.is_dir():
-        folder = data_folder() / name
-    if not folder.is_dir():
-        return name
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model: {folder} is no Hugging Face folder: it has no config.json")
-    if not list(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"model: {folder} has no safetensors; other formats can run code when they are loaded."
-            " Save the model with save_pretrained"
-        )
-    return str(folder)
+__all__ = [
+    "BUNDLED",
+    "DTYPES",
+    "Encoded",
+    "LanguageModel",
+    "ModelError",
+    "factlm_folder",
+    "shared_model",
+]

@@ -1,19 +1,22 @@
-"""Tasks by short name. A new task is one builder function and one row of this table."""
+"""Tasks by name. A new task is one builder function and one row of this table.
+
+A stranger's task needs no row: its name is its builder's import path, `package.module:builder`.
+"""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import json
 import os
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from editgym.imports import imported, is_import_path
 from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 TASKS: dict[str, str] = {
@@ -42,21 +45,25 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     changed: the environments that share it edit networks of their own.
 
     Args:
-        name: A row of `TASKS`.
+        name: A row of `TASKS`, or the import path of a builder, `package.module:builder`: a
+            function of `device` and the task's own arguments that returns a task.
         device: `cpu`, `cuda` or `cuda:N`.
         **arguments: What the builder takes, plain JSON values.
 
     Raises:
-        ValueError: There is no such task, the task takes no such argument, or the device is not
-            there.
+        ValueError: There is no such task, or the device is not there.
+        UnknownArgumentError: The task takes no such argument.
     """
-    if name not in TASKS:
+    if name not in TASKS and not is_import_path(name):
         near = difflib.get_close_matches(str(name), TASKS, n=3, cutoff=0.0)
         raise ValueError(
-            f"task: there is no {name!r}; the nearest of {len(TASKS)} are {', '.join(near)}"
+            f"task: there is no {name!r}; the nearest of {len(TASKS)} are {', '.join(near)}. Your"
+            " own builder is written package.module:builder"
         )
-    accepted = set(inspect.signature(_builder(name)).parameters) - {"name"}
-    unknown = sorted(set(arguments) - accepted)
+    parameters = inspect.signature(_builder(name)).parameters
+    accepted = set(parameters) - {"name"}
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    unknown = [] if takes_all else sorted(set(arguments) - accepted)
     if unknown:
         raise UnknownArgumentError(
             f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes "
@@ -110,9 +117,15 @@ def _state_of(arguments: Mapping[str, Any]) -> FileStates:
     )
 
 
-def _builder(name: str) -> Any:
-    module, function = TASKS[name].split(":")
-    return getattr(importlib.import_module(module), function)
+def _builder(name: str) -> Callable[..., Any]:
+    found = imported(TASKS.get(name, name), "task", "package.module:builder")
+    if not callable(found) or "device" not in inspect.signature(found).parameters:
+        raise ValueError(
+            f"task: {name!r} is no builder of a task: a builder is a function of `device` and the"
+            " task's own arguments, such as `def builder(device, size=8)`, that returns a task"
+            " (editgym.tasks.protocol.Task)"
+        )
+    return found
 
 
 def checked_device(device: str) -> str:

@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from editgym.data import images
-from editgym.data.images import ImageData, Labelled
+from editgym.imports import imported
 from editgym.models.classifiers import ResNet20, SmallConvNet
-from editgym.models.training import (
-    Recipe,
-    cached_classifier,
-    load_weights,
-    recipe_key,
-    train_classifier,
-)
+from editgym.models.training import Recipe, load_weights, train_classifier
 from editgym.paths import data_folder
-from editgym.tasks.seeds import checked_seeds
-from editgym.tasks.unlearning import Forget, Splits, UnlearningTask, checked_goals, checked_samples
-from editgym.weights import EditableNetwork, discover_sites, find_sites
+from editgym.tasks.goals import Forget
+from editgym.tasks.image_networks import DIGITS_RECIPE, Request, task_of, trained_task
+from editgym.tasks.splits import Splits
+from editgym.tasks.unlearning import UnlearningTask
 
-DIGITS_RECIPE = Recipe(epochs=100)
 MNIST_RECIPE = Recipe(epochs=12, learning_rate=3e-3)
 UNDERTRAINED = Recipe(epochs=12, stop_at=0.925)
 PAPER_SHARES = (0.70, 0.15)
 # Of 1,347 digits the paper's 15% would leave some 20 images of a class to score its forgetting on.
 DIGITS_SHARES = (0.55, 0.35)
-_WHOLE_SPLIT = "model"
-BUNDLED = resources.files("editgym.models") / "weights"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What every image task is asked: what to forget, where the network may be edited, and on which
-    device.
-    """
-
-    forget_class: Forget
-    goals: Sequence[Forget] | None
-    forget_samples: int | None
-    sites: Sequence[str] | None
-    device: str
-
-
-def bundled_file(model_seed: int) -> Path:
-    """Where the weights of the digits network with this seed ship, if they do."""
-    return Path(str(BUNDLED)) / f"digits-{model_seed}.safetensors"
 
 
 def digits(
@@ -73,7 +43,7 @@ def digits(
     (never on test data).
     """
     recipe = UNDERTRAINED if undertrained else DIGITS_RECIPE
-    return _trained(
+    return trained_task(
         "unlearning/digits",
         images.digits(),
         8,
@@ -98,7 +68,7 @@ def mnist(
 ) -> UnlearningTask:
     """`unlearning/mnist`: MNIST and the paper's network; `undertrained` stops at its 92.8%."""
     recipe = UNDERTRAINED if undertrained else MNIST_RECIPE
-    return _trained(
+    return trained_task(
         "unlearning/mnist",
         images.mnist(),
         28,
@@ -146,7 +116,7 @@ def cifar10(
     loaded = images.npz(data, images.CIFAR_MEAN, images.CIFAR_STD) if data else images.cifar10()
     model = load_weights(ResNet20(loaded.n_classes), path)
     request = Request(forget_class, goals, forget_samples, sites, device)
-    return _task(
+    return task_of(
         "unlearning/cifar10", loaded, [model], request, Splits.of(loaded, model_seed), model_seed
     )
 
@@ -196,14 +166,14 @@ def custom(
         if is_folder
         else images.npz(data, shift, scale)
     )
-    built = _import(model)(**dict(model_kwargs or {}))
+    built = imported(model, "model", "package.module:Class")(**dict(model_kwargs or {}))
     if not isinstance(built, nn.Module):
         raise ValueError(f"model: {model!r} made a {type(built).__name__}, expected an nn.Module")
     if not Path(weights).is_file():
         raise images.DataError(f"weights: no file at {weights}")
     network = load_weights(built, Path(weights))
     request = Request(forget_class, goals, forget_samples, sites, device)
-    return _task(
+    return task_of(
         "unlearning/custom", loaded, [network], request, Splits.of(loaded, model_seed), model_seed
     )
 
@@ -216,105 +186,3 @@ def train_digits(model_seed: int) -> nn.Module:
     return train_classifier(
         lambda: SmallConvNet(8), splits.model, splits.validation, DIGITS_RECIPE, model_seed
     )
-
-
-def _trained(
-    name: str,
-    data: ImageData,
-    image_size: int,
-    shares: tuple[float, float],
-    recipe: Recipe,
-    request: Request,
-    networks: Sequence[int] | None,
-    model_seed: int,
-) -> UnlearningTask:
-    """A task whose networks are trained here, and so can be retrained without what is to be
-    forgotten.
-    """
-    seeds = checked_seeds(networks, model_seed)
-    if request.forget_samples is not None and len(seeds) > 1:
-        # Each network was trained on a part of its own: what one has seen another has not.
-        raise ValueError(
-            f"forget_samples: {request.forget_samples} random training samples of networks {seeds}"
-            " are not the same samples; give one network"
-        )
-
-    def build() -> nn.Module:
-        return SmallConvNet(image_size, data.n_classes)
-
-    def fit(seed: int, part: Labelled, label: str) -> nn.Module:
-        key = {
-            "task": name,
-            "recipe": recipe_key(recipe),
-            "seed": seed,
-            "part": label,
-            "n": len(part),
-            "format": 1,
-        }
-        if (
-            label != _WHOLE_SPLIT
-        ):  # of several networks, the later ones are retrained on the first one's division
-            key["divided_by"] = seeds[0]
-        validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
-        # A network that never saw a class is not to be stopped, or trained on, for its accuracy
-        # there.
-        validation = validation[torch.isin(validation.labels, part.labels.unique())]
-        return cached_classifier(
-            key, build, lambda: train_classifier(build, part, validation, recipe, seed, description)
-        )
-
-    def network(seed: int) -> nn.Module:
-        if recipe is DIGITS_RECIPE and bundled_file(seed).is_file():
-            return load_weights(build(), bundled_file(seed))
-        return fit(seed, Splits.of(data, seed, shares).model, _WHOLE_SPLIT)
-
-    def retrain(index: int, part: Labelled, label: str) -> nn.Module:
-        return fit(seeds[index], part.to("cpu"), label)
-
-    splits = Splits.of(data, seeds[0], shares)
-    return _task(name, data, [network(seed) for seed in seeds], request, splits, seeds[0], retrain)
-
-
-def _task(
-    name: str,
-    data: ImageData,
-    models: Sequence[nn.Module],
-    request: Request,
-    splits: Splits,
-    sample_seed: int,
-    retrain: Callable[[int, Labelled, str], nn.Module] | None = None,
-) -> UnlearningTask:
-    splits = splits.to(torch.device(request.device))
-    networks = []
-    for model in models:
-        model = model.to(request.device)
-        chosen = (
-            discover_sites(model) if request.sites is None else find_sites(model, request.sites)
-        )
-        networks.append(EditableNetwork(model, chosen, splits.policy.inputs[:8]))
-        outputs = networks[-1].logits(splits.policy.inputs[:1]).shape[-1]
-        if outputs < data.n_classes:
-            raise ValueError(
-                f"data: has labels up to {data.n_classes - 1}, but {type(model).__name__} has only "
-                f"{outputs} outputs"
-            )
-    return UnlearningTask(
-        name,
-        tuple(networks),
-        splits,
-        data.n_classes,
-        checked_goals(request.forget_class, request.goals, data.n_classes),
-        checked_samples(request.forget_samples, len(splits.model)),
-        sample_seed,
-        retrain,
-    )
-
-
-def _import(path: str) -> Callable[..., nn.Module]:
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"model: cannot import {path!r} ({error}); write package.module:Class"
-        ) from error

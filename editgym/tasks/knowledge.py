@@ -4,13 +4,11 @@ tokens.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -21,11 +19,10 @@ from editgym.data.facts import EditRequest, Question
 from editgym.data.factworld import FactWorld
 from editgym.metrics.knowledge import normalized
 from editgym.models.language import LanguageModel, shared_model
+from editgym.tasks.stream import SPLITS, Stream, StreamSplit
 from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_sites
 
-StreamSplit = Literal["policy", "validation", "test"]
 TeacherForced = Literal["accuracy", "probability"]
-SPLITS: tuple[StreamSplit, ...] = ("policy", "validation", "test")
 TOO_LONG, KNOWN, _REPEATED = (
     "longer than the context",
     "target equal to the current answer",
@@ -40,28 +37,6 @@ FACTLM_SITES = ("model.layers.[12].mlp.down_proj", "model.layers.[345].mlp.*")
 FACTLM_GPT2_SITES = ("transformer.h.[12].mlp.c_proj", "transformer.h.[345].mlp.*")
 _OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
 _FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams (benchmarks.tuning.editors)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Requests in the order in which they are edited.
-
-    Attributes:
-        requests: Every one can be asked within the model's context, and none is answered as wanted
-            already.
-        skipped: How many requests were left out while drawing it, by reason.
-    """
-
-    requests: tuple[EditRequest, ...]
-    skipped: Mapping[str, int] = field(default_factory=dict)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 over what is edited, in its order."""
-        asked = json.dumps(
-            [(request.subject, request.prompt, request.target) for request in self.requests]
-        )
-        return hashlib.sha256(asked.encode()).hexdigest()
 
 
 class KnowledgeTask:
@@ -314,3 +289,17 @@ def factworld(
         known=(world.known_facts(), world.chance()),
         step_size=_FACTLM_STEP if step_size is None else step_size,
     )
+
+
+__all__ = [
+    "FACTLM_GPT2_SITES",
+    "FACTLM_SITES",
+    "KNOWN",
+    "SPLITS",
+    "TOO_LONG",
+    "KnowledgeTask",
+    "Stream",
+    "StreamSplit",
+    "TeacherForced",
+    "factworld",
+]

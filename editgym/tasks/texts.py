@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from editgym.data.bias_templates import biased_comments, identity_templates, is_targeted
 from editgym.data.errors import DataError
-from editgym.data.identity import IdentitySplits, IdentityTexts, dixon_templates
-from editgym.data.text import BagOfWords, Comments, comment_format, read_comments
+from editgym.data.text import BagOfWords
 from editgym.models.classifiers import BagOfWordsNet
 from editgym.models.sequence_classifiers import load_sequence_classifier
 from editgym.models.training import (
@@ -25,53 +21,14 @@ from editgym.models.training import (
     recipe_key,
     train_classifier,
 )
-from editgym.paths import data_folder
-from editgym.tasks.debiasing import DebiasingSplits, DebiasingTask, Encoder, TextPair, encoded
+from editgym.tasks.debiasing import DebiasingSplits, DebiasingTask, Encoder, encoded
 from editgym.tasks.seeds import checked_seeds
+from editgym.tasks.text_data import TextData, templates_data, toxicity_data
 from editgym.weights import EditableNetwork, discover_sites, find_sites
 
 TEMPLATES_RECIPE = Recipe(epochs=6)
 TOXICITY_RECIPE = Recipe(epochs=3)
-PAPER_SHARES = (0.70, 0.15)
-DAVIDSON, DIXON = "davidson_labeled_data.csv", "bias_madlibs_77k.csv"
-_TEST_SHARE = 0.2
 BUNDLED = resources.files("editgym.models") / "weights"
-
-
-@dataclass(frozen=True)
-class TextData:
-    """A data set with its division: `train` may be learnt from, `test` is for reports alone.
-
-    Attributes:
-        train: General comments.
-        test: General comments, both labels equally often.
-        unbiased: Texts about identities, not divided yet.
-        alike: Kinds of identity terms of which every part is to have its share.
-        hold_out_words: Whether parts share no polar word; otherwise they share no template.
-    """
-
-    train: Comments
-    test: Comments
-    unbiased: IdentityTexts
-    alike: Callable[[str], Hashable] = lambda term: ""
-    hold_out_words: bool = False
-
-    def splits(self, seed: int) -> DebiasingSplits:
-        """Divide 70/15/15 into model, policy and validation split (Malik 2026), and the identities
-        beside them.
-
-        General sets have both labels equally often: of the more frequent one the rest is left out.
-        """
-        model, policy, validation = self.train.shuffled(seed).divided(PAPER_SHARES)
-        identity = IdentitySplits.of(
-            self.unbiased, seed, hold_out_words=self.hold_out_words, alike=self.alike
-        )
-        return DebiasingSplits(
-            model.balanced(),
-            TextPair(policy.balanced(), identity.policy),
-            TextPair(validation.balanced(), identity.validation),
-            TextPair(self.test, identity.test),
-        )
 
 
 def bundled_file(model_seed: int) -> Path:
@@ -97,7 +54,7 @@ def templates(
         model_seed: Of the network and of the splits.
         device: Where networks and data live.
     """
-    data, encode = _templates()
+    data, encode = templates_data()
     seeds = checked_seeds(networks, model_seed)
     models = [
         (
@@ -150,7 +107,7 @@ def toxicity(
     Raises:
         DataError: A file is missing or malformed.
     """
-    data = _toxicity(
+    data = toxicity_data(
         comments,
         comments_format,
         text_column,
@@ -211,9 +168,9 @@ def transformer(
     if data not in ("toxicity", "templates"):
         raise DataError(f'data: there is no {data!r}; use "toxicity" or "templates"')
     texts = (
-        _templates()[0]
+        templates_data()[0]
         if data == "templates"
-        else _toxicity(
+        else toxicity_data(
             comments,
             comments_format,
             text_column,
@@ -233,48 +190,8 @@ def train_templates(model_seed: int) -> nn.Module:
     """Train the `debiasing/templates` network that ships for `model_seed`; `train_bundled` writes
     its file.
     """
-    data, encode = _templates()
+    data, encode = templates_data()
     return _trained(data, encode, TEMPLATES_RECIPE, model_seed, "debiasing/templates")
-
-
-@lru_cache(maxsize=1)
-def _templates() -> tuple[TextData, BagOfWords]:
-    train, test = biased_comments()
-    unbiased = identity_templates()
-    return (
-        TextData(train, test.balanced(), unbiased, is_targeted),
-        BagOfWords.of((*train.texts, *unbiased.texts), len(train)),
-    )
-
-
-def _toxicity(
-    path: str | None,
-    name: str,
-    text_column: str | None,
-    label_column: str | None,
-    most: int,
-    identities: str | None,
-    hold_out_words: bool,
-) -> TextData:
-    folder = data_folder() / "text"
-    columns = comment_format(name, text_column, label_column)
-    read = read_comments(path or _present(folder / DAVIDSON, "comments"), columns)
-    test, train = read.shuffled(0).take(range(min(most, len(read)))).divided((_TEST_SHARE,))
-    return TextData(
-        train,
-        test.balanced(),
-        dixon_templates(identities or _present(folder / DIXON, "identities")),
-        hold_out_words=hold_out_words,
-    )
-
-
-def _present(path: Path, argument: str) -> Path:
-    if not path.is_file():
-        raise DataError(
-            f"{argument}: no file at {path}; put it there, set EDITGYM_DATA to the folder above"
-            f" text/, or give {argument}= a path"
-        )
-    return path
 
 
 def _fitted(name: str, data: TextData, encode: BagOfWords, recipe: Recipe, seed: int) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import nn
 
 from editgym.models.training import save_weights
-from editgym.tasks import images, texts
+from editgym.tasks import image_networks, images, texts
 from editgym.tasks.catalogue import make_task
 
 
@@ -24,7 +24,7 @@ class _Bundled(NamedTuple):
 
 
 BUNDLED = {
-    "unlearning/digits": _Bundled(images.train_digits, images.bundled_file),
+    "unlearning/digits": _Bundled(images.train_digits, image_networks.bundled_file),
     "debiasing/templates": _Bundled(texts.train_templates, texts.bundled_file),
 }
 

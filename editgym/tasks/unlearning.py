@@ -4,54 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from editgym.data.images import ImageData, Labelled
+from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy, weights_changed
 from editgym.metrics.privacy import Evidence, forgetting_checks, oracle_gap
 from editgym.tasks.protocol import Goal, RewardDefaults, network_of
+from editgym.tasks.splits import Splits
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
-Forget = int | Sequence[int]
 _Measures = dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The official training data in three parts, and the official test data.
-
-    The network is trained on `model`, rewards come from `policy`, agents that need to choose a
-    setting do so on `validation`, and reports use `test`. The paper (Malik 2026) divides 70/15/15.
-    """
-
-    model: Labelled
-    policy: Labelled
-    validation: Labelled
-    test: Labelled
-
-    @classmethod
-    def of(cls, data: ImageData, seed: int, shares: tuple[float, float] = (0.70, 0.15)) -> Splits:
-        """Divide the training data at random, `shares` to model and policy; `test` stays as it
-        is.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(data.train), generator=generator)
-        model, policy = round(shares[0] * len(order)), round(sum(shares) * len(order))
-        return cls(
-            data.train[order[:model]],
-            data.train[order[model:policy]],
-            data.train[order[policy:]],
-            data.test,
-        )
-
-    def to(self, device: torch.device) -> Splits:
-        """The same splits on another device."""
-        return Splits(
-            *(part.to(device) for part in (self.model, self.policy, self.validation, self.test))
-        )
 
 
 @dataclass
@@ -281,53 +245,3 @@ class UnlearningTask:
             "unseen": unseen,
         }
         return Goal(f"forget {samples} samples", torch.zeros(self.n_classes), members)
-
-
-def checked_goals(
-    forget_class: Forget, goals: Sequence[Forget] | None, n_classes: int
-) -> tuple[tuple[int, ...], ...]:
-    """`forget_class` or `goals` as one tuple of classes per goal.
-
-    Raises:
-        ValueError: A class does not exist, is named twice, or nothing would be left to retain.
-    """
-    if goals is not None and not isinstance(goals, list | tuple):
-        raise ValueError(f"goals must be a list of classes or of sets of classes, got {goals!r}")
-    wanted: list[Any] = [forget_class] if goals is None else list(goals)
-    if not wanted:
-        raise ValueError("goals is empty: name at least one class, or leave it out")
-    checked = []
-    for item in wanted:
-        classes = list(item) if isinstance(item, list | tuple) else [item]
-        valid = all(
-            isinstance(c, int) and not isinstance(c, bool) and 0 <= c < n_classes for c in classes
-        )
-        if (
-            not valid
-            or not classes
-            or len(set(classes)) != len(classes)
-            or len(classes) >= n_classes
-        ):
-            argument = "forget_class" if goals is None else "goals"
-            raise ValueError(
-                f"{argument}: {item!r} is not a class or a set of different classes from 0 to "
-                f"{n_classes - 1} that leaves one to retain"
-            )
-        checked.append(tuple(sorted(classes)))
-    return tuple(checked)
-
-
-def checked_samples(samples: int | None, available: int) -> int | None:
-    """The number of samples to forget, or None.
-
-    Raises:
-        ValueError: It is not between 1 and the number of training samples − 1.
-    """
-    if samples is not None and (
-        isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples < available
-    ):
-        raise ValueError(
-            f"forget_samples must be from 1 to {available - 1} (the network's training samples but"
-            f" one), got {samples!r}"
-        )
-    return samples

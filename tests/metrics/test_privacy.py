@@ -10,7 +10,6 @@ from torch import nn
 
 from editgym.data.images import Labelled
 from editgym.metrics import privacy
-from editgym.models.classifiers import ResNet20, SmallConvNet
 from editgym.tasks import make_task
 from editgym.weights import ReplaceTensors
 
@@ -67,24 +66,6 @@ def test_membership_advantage_of_a_network_is_that_of_its_losses():
 
 
 # --- probe ----------------------------------------------------------------------------------------
-
-
-def test_the_penultimate_layer_is_found():
-    assert privacy.classification_head(SmallConvNet(8), torch.zeros(2, 1, 8, 8)) == "fc3"
-    assert privacy.classification_head(ResNet20(), torch.zeros(2, 3, 32, 32)) == "linear"
-    assert (
-        privacy.classification_head(
-            nn.Sequential(nn.Linear(2, 3), nn.LogSoftmax(-1)), torch.zeros(2, 2)
-        )
-        is None
-    )
-
-
-def test_features_are_what_the_head_sees():
-    model, images = SmallConvNet(8), torch.rand(5, 1, 8, 8)
-    features = privacy.penultimate_features(model, "fc3", images, batch_size=2)
-    assert features.shape == (5, 32)
-    assert torch.allclose(model.fc3(features), model(images), atol=1e-6)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from transformers import (
 
 from editgym.data import factworld
 from editgym.data.factworld import FactWorld
-from editgym.models import train_factlm
+from editgym.models import factlm, train_factlm
 from editgym.models.language import LanguageModel, ModelError, factlm_folder
 
 PROMPTS = [
@@ -571,8 +571,8 @@ def small_world(monkeypatch):
         train_factlm,
         "SIZES",
         {
-            "tiny": train_factlm.Size(1, 32, 64, 2, epochs=3),
-            "tiny-gpt2": train_factlm.Size(1, 32, 64, 2, epochs=3, gpt2=True),
+            "tiny": factlm.Size(1, 32, 64, 2, epochs=3),
+            "tiny-gpt2": factlm.Size(1, 32, 64, 2, epochs=3, gpt2=True),
         },
     )
     monkeypatch.setattr(train_factlm, "_FILLER_PER_EPOCH", 50)

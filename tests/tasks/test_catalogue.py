@@ -312,3 +312,51 @@ def test_the_latest_tasks_are_found_again_when_nobody_has_them(tiny_lm):
         known = weakref.ref(make_task(name, **arguments))
         gc.collect()
         assert make_task(name, **arguments) is known()
+
+
+# --- a stranger's task ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strangers_task(tmp_path, monkeypatch):
+    """The import path of a builder in a folder outside the package."""
+    (tmp_path / "strangers_task.py").write_text(
+        "from editgym.tasks.images import digits\n\n\n"
+        "def threes(device, model_seed=0):\n"
+        "    return digits(device=device, forget_class=3, model_seed=model_seed)\n\n\n"
+        "def no_builder(size):\n    return size\n\n\nNUMBER = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "strangers_task:threes"
+    sys.modules.pop("strangers_task", None)
+
+
+def test_a_strangers_task_is_made_by_import_path(strangers_task):
+    env = gym.make("MaskWorld-v0", task=strangers_task, model_seed=1)
+    assert env.unwrapped.task.goals[0].label == "forget 3"
+    assert env.unwrapped.task is make_task(strangers_task, model_seed=1)
+
+
+def test_a_strangers_task_is_made_in_other_processes(strangers_task):
+    envs = gym.vector.AsyncVectorEnv(
+        [lambda: gym.make("editgym:MaskWorld-v0", task=strangers_task)] * 2, context="spawn"
+    )
+    observations, _ = envs.reset(seed=0)
+    envs.close()
+    alone = gym.make("MaskWorld-v0", task=strangers_task).reset(seed=0)[0]
+    assert (observations[0] == alone).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("strangers_task:fours", {}, "has no 'fours'"),
+        ("strangers_task:no_builder", {}, "is no builder of a task: a builder is a function of"),
+        ("strangers_task:NUMBER", {}, "is no builder of a task"),
+        ("strangers_task:threes", {"sites": ["fc2"]}, "takes no argument 'sites'; it takes device"),
+        ("unlearning/digit", {}, "Your own builder is written package.module:builder"),
+    ],
+)
+def test_what_is_no_strangers_task_is_an_error(strangers_task, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_task(name, **arguments)

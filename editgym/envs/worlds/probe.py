@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from editgym.metrics.privacy import classification_head
+from editgym.models.heads import last_linear
 from editgym.tasks.protocol import Task
 from editgym.weights import EditableNetwork
 
@@ -93,7 +93,7 @@ class FeatureProbe:
 def _headless(network: EditableNetwork, example: Tensor) -> EditableNetwork:
     """The same network up to its penultimate features, with the same sites."""
     model = copy.deepcopy(network.base)
-    head = classification_head(model, example)
+    head = last_linear(model, example)
     if not head or head in [site.name for site in network.sites]:
         raise ValueError(
             "probe_weight: the features before the last linear layer are probed, and this one,"

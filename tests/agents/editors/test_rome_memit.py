@@ -23,7 +23,7 @@ from agents.editors.subject_keys import (
 )
 from agents.protocol import Unsupported
 from editgym.data.factworld import FactWorld
-from editgym.models.train_factlm import train_tokenizer
+from editgym.models.factlm import train_tokenizer
 from editgym.weights import EditJournal
 from editgym.weights.site_pass import Injection
 

@@ -9,7 +9,7 @@ from agents.catalogue import agent_class, make_agent
 from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.data.factworld import FactWorld
-from editgym.models.train_factlm import train_tokenizer
+from editgym.models.factlm import train_tokenizer
 from editgym.tasks.knowledge import TOO_LONG
 from editgym.weights import Codebook, EditJournal, LowRankFactors, Prepend, SiteEdit
 

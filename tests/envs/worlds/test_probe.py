@@ -8,7 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from editgym.envs.worlds import probe
 from editgym.envs.worlds.probe import FeatureProbe
-from editgym.metrics.privacy import penultimate_features
+from editgym.models.heads import features_before
 from editgym.tasks import make_task
 
 
@@ -26,9 +26,7 @@ def test_it_is_linear_discriminant_analysis(monkeypatch):
     monkeypatch.setattr(probe, "_SHARPNESS", 1.0)
     monkeypatch.setattr(probe, "_RIDGE", 1e-9)
     task = make_task("unlearning/digits", forget_class=3, sites=["fc1"])
-    features = (
-        penultimate_features(task.networks[0].merged(), "fc3", task.pool.inputs).double().numpy()
-    )
+    features = features_before(task.networks[0].merged(), "fc3", task.pool.inputs).double().numpy()
     features = features[:, features.std(axis=0) > 1e-6]
     labels = task.pool.labels.numpy()
     fitted = LinearDiscriminantAnalysis(priors=np.full(10, 0.1)).fit(features, labels)

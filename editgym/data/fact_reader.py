@@ -1,0 +1,191 @@
+"""Records of a format become edit requests, or are left out with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from editgym.data.edit_request import EditRequest, Question
+from editgym.data.fact_formats import MISSING, FactFormat, Questions, lookup
+
+
+class LeftOut(Exception):
+    """A record that is not read: `known` where that is a documented flaw of the data and no
+    error.
+    """
+
+    def __init__(self, reason: str, field: str, right: str = "", *, known: bool = False) -> None:
+        super().__init__(f"{field!r}: {reason}; {right}" if field else f"{reason}; {right}")
+        self.reason, self.known = reason, known
+
+
+class RecordReader:
+    """Reads records of one format."""
+
+    def __init__(self, row: FactFormat) -> None:
+        self._row = row
+
+    def requests(self, record: object) -> tuple[EditRequest, ...]:
+        """The requests of a record.
+
+        Raises:
+            LeftOut: The record is malformed, or has a known flaw of published data.
+        """
+        if not isinstance(record, Mapping):
+            raise LeftOut("wrong type", "", f"a record must be an object, got {_kind(record)}")
+        views = list(self._row.views(record))
+        if not views:
+            raise LeftOut(
+                "wrong type", str(self._row.several), "must be a list of one or more facts"
+            )
+        *others, last = (self._request(view) for view in views)
+        premises = tuple(Question(request.prompt, request.target) for request in others)
+        return *others, replace(last, portability=self._portability(views[-1]), premises=premises)
+
+    def _request(self, view: Mapping[str, Any]) -> EditRequest:
+        row = self._row
+        for path in row.required:
+            if lookup(view, path) is MISSING:
+                raise LeftOut(
+                    "missing field", path, f"the format requires {', '.join(row.required)}"
+                )
+        subject, target = self._text(view, row.subject), self._text(view, row.target)
+        near, far = self._questions(view, row.near), self._questions(view, row.far)
+        rephrases = self._rephrases(view, row.rephrases, subject)
+        return EditRequest(
+            subject=subject,
+            prompt=self._text(view, row.prompt).replace("{}", subject),
+            target=target,
+            truth=self._truth(view, target),
+            rephrases=rephrases,
+            locality=self._questions(view, row.locality) or near + far,
+            test_rephrases=self._rephrases(view, row.test_rephrases, subject) or rephrases,
+            near=near,
+            far=far,
+            same_subject=tuple(
+                question.prompt for question in self._questions(view, row.same_subject)
+            ),
+        )
+
+    def _empty(self, path: str) -> LeftOut:
+        return LeftOut("empty field", path, "must not be empty", known=self._row.known_empty)
+
+    def _text(self, view: Mapping[str, Any], path: str) -> str:
+        value = lookup(view, path)
+        if value is MISSING:
+            raise LeftOut("missing field", path, "must be a string")
+        if value is not None and not isinstance(value, str):
+            raise LeftOut("wrong type", path, f"must be a string, got {_kind(value)}")
+        if value is None or not value.strip():
+            raise self._empty(path)
+        return value.strip()
+
+    def _truth(self, view: Mapping[str, Any], target: str) -> str | None:
+        path = self._row.truth
+        value = MISSING if path is None else lookup(view, path)
+        if path is None or value is MISSING:
+            return None
+        answers = [answer for answer in _leaves(value, path) if answer]
+        if _same(target) in map(_same, answers):
+            reason = (
+                "target among known answers" if isinstance(value, list) else "target equal to truth"
+            )
+            raise LeftOut(reason, self._row.target, known=True)
+        return answers[0] if answers else None
+
+    def _rephrases(
+        self, view: Mapping[str, Any], paths: tuple[str, ...], subject: str
+    ) -> tuple[str, ...]:
+        found: list[str] = []
+        for path in paths:
+            texts = [text for text in _leaves(lookup(view, path), path) if text]
+            if not texts and path in self._row.required:
+                raise self._empty(path)
+            found += texts
+        return tuple(text.replace("{}", subject) for text in found)
+
+    def _portability(self, view: Mapping[str, Any]) -> tuple[Question, ...]:
+        questions = self._questions(view, self._row.portability)
+        answered = tuple(question for question in questions if question.answer is not None)
+        if len(answered) < len(questions) and not self._row.known_empty:
+            raise LeftOut("missing field", "portability", "every question must have an answer")
+        return answered
+
+    def _questions(self, view: Mapping[str, Any], where: Questions | None) -> tuple[Question, ...]:
+        if where is None:
+            return ()
+        found: list[Question] = []
+        for node in _nodes(view, where.at):
+            if isinstance(node, str):
+                found.append(Question(node.strip()))
+            elif isinstance(node, Mapping):
+                found += _asked(node, where)
+            else:
+                raise LeftOut(
+                    "wrong type",
+                    where.at,
+                    f"a question must be an object or a string, got {_kind(node)}",
+                )
+        return tuple(question for question in found if question.prompt)
+
+
+def _nodes(view: Mapping[str, Any], at: str) -> list[Any]:
+    """The questions at a path, however they are packed."""
+    if not at:
+        return [view]
+    value = lookup(view, at.removesuffix(".*"))
+    groups = list(value.values()) if at.endswith(".*") and isinstance(value, Mapping) else [value]
+    return [
+        node
+        for group in groups
+        if group is not MISSING and group is not None
+        for node in (group if isinstance(group, list) else [group])
+    ]
+
+
+def _asked(node: Mapping[str, Any], where: Questions) -> Iterator[Question]:
+    """The questions of one object: a prompt, or several with as many answers or one for all."""
+    field = f"{where.at}.{where.prompt}".lstrip(".")
+    value = lookup(node, where.prompt)
+    if value is MISSING and where.at:
+        raise LeftOut("missing field", field, "every question must have a prompt")
+    prompts, answers = _leaves(value, field), lookup(node, where.answer)
+    answer_field = f"{where.at}.{where.answer}".lstrip(".")
+    if len(prompts) > 1 and isinstance(answers, list):
+        if len(answers) != len(prompts):
+            raise LeftOut(
+                "wrong type",
+                answer_field,
+                f"must hold as many answers as prompts ({len(prompts)}), got {len(answers)}",
+            )
+    else:
+        answers = [answers] * len(prompts)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        # A nested list holds other names of the same answer: the first one is asked for.
+        yield Question(prompt, next(filter(None, _leaves(answer, answer_field)), None))
+
+
+def _leaves(value: Any, field: str) -> list[str]:
+    """The strings in nested lists, white space around them taken off; none where there is no
+    value.
+    """
+    if value is MISSING or value is None:
+        return []
+    if isinstance(value, list):
+        return [text for one in value for text in _leaves(one, field)]
+    if not isinstance(value, str):
+        raise LeftOut(
+            "wrong type", field, f"must be a string or a list of strings, got {_kind(value)}"
+        )
+    return [value.strip()]
+
+
+def _same(answer: str) -> str:
+    return " ".join(answer.casefold().split())
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
+        type(value), f"{type(value).__name__} {value!r:.40}"
+    )

@@ -1,0 +1,45 @@
+"""A stranger's task, model, agent or suite is found by import path, `package.module:name`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def is_import_path(name: object) -> bool:
+    """Whether a name has the form of an import path, `package.module:name`."""
+    return isinstance(name, str) and ":" in name
+
+
+def imported(path: str, argument: str, example: str = "package.module:name") -> Any:
+    """What an import path leads to.
+
+    Args:
+        path: `package.module:name`; the module must be importable in this process, from the current
+            folder, from `PYTHONPATH` or installed.
+        argument: The argument that the path was given for, for messages.
+        example: How such a path is written, for messages.
+
+    Raises:
+        ValueError: The path has another form, its module cannot be imported, or the module has no
+            such name; the message says which, and what would be right.
+    """
+    module_name, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
+    if not (module_name and name):
+        raise ValueError(f"{argument}: {path!r} is no import path: write {example}")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a stranger's module may raise anything while it is imported
+        raise ValueError(
+            f"{argument}: cannot import the module {module_name!r} of {path!r}:"
+            f" {type(error).__name__}: {error}; write {example}, with a module that is in the"
+            " current folder, on PYTHONPATH, or installed"
+        ) from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise ValueError(
+            f"{argument}: cannot import {path!r}: the module {module_name!r} has no {name!r}; write"
+            f" {example}, with one of its names: {', '.join(public[:20]) or 'it has none'}"
+        ) from None

@@ -1,0 +1,197 @@
+"""Decoding of a causal language model, token by token, by batches with a KV cache."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+# Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another
+# layer's.
+_KEYS_AND_VALUES = {
+    "DynamicLayer",
+    "DynamicSlidingWindowLayer",
+    "DynamicIndexedLayer",
+    "DummyLayer",
+}
+Choice = Callable[[Tensor], Tensor]  # logits (n, vocabulary) -> the tokens that are taken, (n,)
+
+
+class ModelError(ValueError):
+    """A language model that cannot be loaded, or cannot be used for question answering."""
+
+
+class Decoding:
+    """What decodes many prompts with one model.
+
+    Args:
+        model: A causal LM of `transformers`.
+        pad_id: The token that prompts of unequal length are filled up with, on the left.
+
+    Raises:
+        ModelError: The model's cache holds more than the keys and values of attention, as with
+            linear attention, state spaces and recurrence: decoding could not drop or repeat its
+            rows.
+    """
+
+    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+        self._model, self._pad_id = model, pad_id
+        self._check_cache()
+
+    @torch.no_grad()
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        context: int,
+        stops: Collection[int],
+        batch_tokens: int,
+        choose: Choice,
+        samples: int = 1,
+    ) -> list[list[int]]:
+        """Token by token what `choose` takes, the stop token included.
+
+        Args:
+            prompts: Token ids.
+            limits: How many tokens may follow each prompt.
+            context: How many tokens the model takes, prompt and answer together.
+            stops: Tokens after which nothing follows.
+            batch_tokens: Prompt tokens, padding included, that are decoded at a time.
+            choose: Which tokens are taken.
+            samples: How often each prompt is continued; a prompt is read once all the same.
+
+        Returns:
+            The tokens after each prompt, `samples` lists a prompt, one after the other.
+        """
+
+        def room(index: int) -> int:
+            """The most tokens that a prompt leaves; those of one batch are decoded equally far."""
+            return min(limits[index], context - len(prompts[index]))
+
+        order = sorted(range(len(prompts)), key=lambda index: (limits[index], len(prompts[index])))
+        found: dict[int, list[list[int]]] = {}
+        start = 0
+        while start < len(order):
+            stop = start + 1  # prompts of about one length together, as many as the budget takes
+            while (
+                stop < len(order)
+                and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens
+                and room(order[stop]) == room(order[start])
+                and (self.pads or len(prompts[order[stop]]) == len(prompts[order[start]]))
+            ):
+                stop += 1
+            rows = order[start:stop]
+            decoded = self._batch(
+                [prompts[row] for row in rows], room(rows[0]), stops, choose, samples
+            )
+            found.update(
+                (row, decoded[index * samples : (index + 1) * samples])
+                for index, row in enumerate(rows)
+            )
+            start = stop
+        return [answer for index in range(len(prompts)) for answer in found[index]]
+
+    @cached_property
+    @torch.no_grad()
+    def pads(self) -> bool:
+        """Whether padding on the left changes nothing, so that prompts of different lengths are
+        decoded together.
+
+        It does where the model takes no positions, or does not count them from 0, as BART and
+        RoBERTa.
+        """
+        if "position_ids" not in inspect.signature(self._model.forward).parameters:
+            return False
+        ids = torch.arange(4, device=self._model.device)[None] + 1
+        alone = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
+        padded = (
+            self._model(
+                input_ids=torch.cat([torch.full_like(ids, self._pad_id), ids], dim=1),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+            )
+            .logits[0, -1]
+            .float()
+        )
+        tolerance = (1e-4 if self._model.dtype == torch.float32 else 2e-2) * max(
+            1.0, float(alone.abs().max())
+        )
+        return bool(((padded - alone).abs() <= tolerance).all())
+
+    @cached_property
+    def _cache_argument(self) -> str:
+        """What the model calls its KV cache; the name changed in `transformers` 5."""
+        return (
+            "cache"
+            if "cache" in inspect.signature(self._model.forward).parameters
+            else "past_key_values"
+        )
+
+    @torch.no_grad()
+    def _check_cache(self) -> None:
+        """Refuse a model whose cache has more than keys and values: decoding could not drop or
+        repeat its rows.
+        """
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self._model.device)
+        cache = getattr(self._model(input_ids=ids, use_cache=True), self._cache_argument, None)
+        kinds = {type(layer).__name__ for layer in getattr(cache, "layers", ())}
+        if type(cache) is not DynamicCache or not kinds <= _KEYS_AND_VALUES:
+            raise ModelError(
+                f"model: {type(self._model).__name__} is not supported (its cache:"
+                f" {', '.join([type(cache).__name__, *sorted(kinds)])}); supported are models whose"
+                " layers are attention with a key-value cache, not linear attention, state spaces"
+                " or recurrence"
+            )
+
+    def _batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        stops: Collection[int],
+        choose: Choice,
+        samples: int,
+    ) -> list[list[int]]:
+        longest, device = max(map(len, prompts)), self._model.device
+        padded = [[self._pad_id] * (longest - len(p)) + list(p) for p in prompts]
+        ids = torch.tensor(padded, device=device)
+        seen = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+        mask = torch.tensor(seen, device=device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        ends = torch.tensor(sorted(stops), device=device)
+        answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
+        alive, cache = list(range(len(answers))), None
+        for step in range(most):
+            placed = {"attention_mask": mask, "position_ids": positions} if self.pads else {}
+            out = self._model(
+                input_ids=ids,
+                use_cache=True,
+                logits_to_keep=1,
+                **placed,
+                **{self._cache_argument: cache},
+            )
+            logits, cache = out.logits[:, -1], out[self._cache_argument]
+            if step == 0 and samples > 1:
+                cache.batch_repeat_interleave(samples)
+                logits, mask, positions = (
+                    x.repeat_interleave(samples, 0) for x in (logits, mask, positions)
+                )
+            chosen: Tensor = choose(logits)
+            for row, token in zip(alive, chosen.tolist(), strict=True):
+                answers[row].append(token)
+            going = (~torch.isin(chosen, ends)).nonzero().flatten()
+            if not len(going):
+                break
+            if len(going) < len(alive):
+                cache.batch_select_indices(going)
+                alive = [alive[index] for index in going.tolist()]
+                mask, positions, chosen = mask[going], positions[going], chosen[going]
+            ids = chosen.unsqueeze(1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+        return answers

@@ -1,0 +1,49 @@
+"""Parts from a stranger's folder are found by import path; errors say which part is missing."""
+
+import sys
+
+import pytest
+
+from editgym.imports import imported, is_import_path
+
+
+@pytest.fixture
+def strangers(tmp_path, monkeypatch):
+    """A folder on the path with the modules `strangers_part` and `strangers_broken`."""
+    (tmp_path / "strangers_part.py").write_text("def build():\n    return 7\n")
+    (tmp_path / "strangers_broken.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in ("strangers_part", "strangers_broken"):
+        sys.modules.pop(name, None)
+
+
+def test_a_part_is_found(strangers):
+    assert imported("strangers_part:build", "task")() == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("strangers_part", "task: 'strangers_part' is no import path: write package.module:name"),
+        (":build", "is no import path"),
+        ("strangers_part:", "is no import path"),
+        (7, "task: 7 is no import path"),
+        ("no.such.module:build", "cannot import the module 'no.such.module' of 'no.such.module:"),
+        (
+            "strangers_part:biuld",
+            "the module 'strangers_part' has no 'biuld'; write",
+        ),
+        ("strangers_broken:build", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_the_error_says_which_part_is_missing(strangers, path, message):
+    with pytest.raises(ValueError, match=r"^task: ") as caught:
+        imported(path, "task")
+    assert message in str(caught.value)
+
+
+def test_a_path_has_a_colon():
+    assert is_import_path("package.module:name")
+    assert not is_import_path("unlearning/digits")
+    assert not is_import_path(7)
