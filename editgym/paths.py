@@ -23,7 +23,7 @@ def cache_folder() -> Path:
 
 
 def file_states(*paths: str) -> FileStates:
-    """Of the files among `paths`, and of those in the folders among them; what is not there has
+    """The states of the files among `paths` and in the folders among them; what is missing has
     none.
     """
     inside = [entry.path for path in paths if os.path.isdir(path) for entry in os.scandir(path)]

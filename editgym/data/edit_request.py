@@ -28,9 +28,10 @@ class EditRequest:
         truth: The old answer, where the data set tells it.
         rephrases: Other wordings of `prompt`.
         locality: Prompts whose answers should stay as they are.
-        test_rephrases: As `rephrases`, for `generalization`.
-        near: As `locality`, for `locality_near`: the same relation or the same subject.
-        far: As `locality`, for `locality_far`: unrelated.
+        test_rephrases: Wordings of `prompt` that `generalization` asks, unseen by rewards.
+        near: Prompts whose answers should stay, for `locality_near`: about the same relation or the
+            same subject.
+        far: Prompts whose answers should stay, for `locality_far`: unrelated.
         same_subject: Prompts about other relations of the subject, for `leakage`.
         portability: What follows from the new fact: one hop, or by an alias of the subject.
         premises: Other facts that `portability` follows from as well: prompts and targets of edits.

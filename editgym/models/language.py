@@ -76,8 +76,8 @@ class LanguageModel:
                 Hugging Face folder, or a hub id. No remote code is run, and only safetensors are
                 read.
             device: `cpu`, `cuda` or `cuda:N`.
-            dtype: Of the base weights: `float32`, `bfloat16`, `float16`, or `auto`: on CPU float32,
-                on a GPU the checkpoint's own.
+            dtype: Number format of the base weights: `float32`, `bfloat16`, `float16`, or `auto`:
+                on CPU float32, on a GPU the checkpoint's own.
 
         Raises:
             ModelError: There is no such model, it has no safetensors or tokenizer, or it is not
@@ -211,8 +211,8 @@ class LanguageModel:
         samples: int = 1,
         batch_tokens: int = 8_192,
     ) -> list[list[int]]:
-        """As `greedy`, but drawn from the model's distribution, `samples` times each prompt, one
-        after the other.
+        """Answers drawn from the model's distribution, `samples` for each prompt, by batches with a
+        KV cache.
 
         A prompt is read once, however often it is continued.
 
@@ -220,9 +220,10 @@ class LanguageModel:
             prompts: Token ids.
             generator: On the CPU, so that every device draws alike.
             temperature: What logits are divided by, greater than 0.
-            max_new_tokens: As `greedy`.
+            max_new_tokens: Where an answer without an end is cut.
             samples: Answers to each prompt, 1 or more.
-            batch_tokens: As `greedy`; of every sample.
+            batch_tokens: Prompt tokens, padding included, that are decoded at a time, those of
+                every sample counted.
 
         Raises:
             ValueError: The temperature is not greater than 0, or `samples` less than 1.
@@ -258,8 +259,9 @@ _shared: weakref.WeakValueDictionary[tuple[str, str, str, FileStates], LanguageM
 
 
 def shared_model(name: str, device: str = "cpu", dtype: str = "auto") -> LanguageModel:
-    """As `LanguageModel.load`, but the same object for everybody while anybody has it, and its
-    files are the same.
+    """The model that `LanguageModel.load` gives, one object for everybody.
+
+    It is loaded again when nobody has it any more, or when its files have changed.
 
     Its weights are never written to, so that tasks with other sites or requests need no copy of
     their own.

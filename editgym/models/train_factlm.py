@@ -40,7 +40,7 @@ def train(
     Args:
         size: A key of `SIZES`.
         out: Folder; an interrupted training in it is continued.
-        seed: Of FactWorld, of the initial weights and of the order of the statements.
+        seed: Seed of FactWorld, of the initial weights and of the order of the statements.
         epochs: In place of the size's own.
         device: Where to train.
     """

@@ -73,8 +73,8 @@ def train_classifier(
         data: What it is trained on.
         validation: What `recipe.stop_at` is judged on.
         recipe: Optimiser, length and stopping.
-        seed: Of the initialisation and of the order of the samples. The global generator is left as
-            it was.
+        seed: Seed of the initialisation and of the order of the samples. The global generator is
+            left as it was.
         description: Label of the progress bar.
     """
     with torch.random.fork_rng(devices=[]), one_thread():

@@ -106,7 +106,7 @@ def _load(name: str, device: str, arguments: str, data: str, cache: str, files: 
 
 
 def _state_of(arguments: Mapping[str, Any]) -> FileStates:
-    """Of the files among the arguments: a changed one is loaded anew."""
+    """The states of the files among the arguments: a changed one is loaded anew."""
     return file_states(
         *(
             path

@@ -62,7 +62,7 @@ class DebiasingTask:
     alpha 1, beta 3, batch 256 (Malik 2026).
 
     Attributes:
-        name: As in the catalogue.
+        name: The task's name in the catalogue.
         networks: Unedited networks, one per model seed: inputs -> logits (n, 2), the second for
             toxic.
         splits: The texts.

@@ -125,7 +125,7 @@ def task_of(
         request: What is asked.
         splits: The parts of the images.
         sample_seed: Draws the samples where samples are forgotten.
-        retrain: As in `UnlearningTask`.
+        retrain: Trains a network's twin on a part of the data, as `UnlearningTask.retrain`.
 
     Raises:
         ValueError: A network has fewer outputs than the data have classes.

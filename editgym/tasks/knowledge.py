@@ -43,7 +43,7 @@ class KnowledgeTask:
     """A language model, requests in three splits that share no subject, and what the metrics need.
 
     Args:
-        name: As in the catalogue.
+        name: The task's name in the catalogue.
         language: The model.
         sites: Names or globs of what may be edited; None lets `discover_sites` choose.
         draw: Goes through the candidate requests of a split in random order; it gets the split and
@@ -272,8 +272,8 @@ def factworld(
 
     Args:
         device: Where the model lives.
-        model: As `LanguageModel.load`.
-        dtype: Of the base weights.
+        model: Name of the model, as `LanguageModel.load` takes it.
+        dtype: Number format of the base weights.
         sites: What may be edited; None opens `FACTLM_SITES` of factlm and `FACTLM_GPT2_SITES` of
             factlm-gpt2, and lets `discover_sites` choose for others.
         step_size: UltraEdit's η; None takes the one tuned for factlm and `FACTLM_SITES`.

@@ -102,10 +102,10 @@ def custom(
         requests: A file, absolute or in the data folder (`EDITGYM_DATA`).
         test_requests: Another one.
         format: A row of `FORMATS`; None finds out.
-        dtype: Of the base weights.
+        dtype: Number format of the base weights.
         sites: What may be edited.
         step_size: UltraEdit's η.
-        name: As in the catalogue.
+        name: The task's name in the catalogue.
 
     Raises:
         ValueError: `model` or `requests` is missing.

@@ -53,7 +53,7 @@ class Task(Protocol):
     share no sample.
 
     Attributes:
-        name: As in the catalogue.
+        name: The task's name in the catalogue.
         networks: The networks an episode may start from, of one shape, unedited.
         goals: The goals an episode may have.
         pool: The reward data; goals point into it.

@@ -51,7 +51,7 @@ def templates(
     Args:
         sites: Names or globs; the paper's last layer by default.
         networks: Several model seeds; an episode draws one. The splits are the first one's.
-        model_seed: Of the network and of the splits.
+        model_seed: Seed of the network and of the splits.
         device: Where networks and data live.
     """
     data, encode = templates_data()
@@ -91,13 +91,13 @@ def toxicity(
     Args:
         sites: Names or globs; the paper's last layer by default.
         networks: Several model seeds; an episode draws one. The splits are the first one's.
-        model_seed: Of the network and of the splits.
+        model_seed: Seed of the network and of the splits.
         comments: CSV, TSV or JSON Lines; by default `EDITGYM_DATA/text/davidson_labeled_data.csv`.
         comments_format: A row of `editgym.data.text.FORMATS`.
         text_column: With `label_column`, the columns of a file of one's own; a label from 0.5 on
             means toxic.
         label_column: See `text_column`.
-        max_comments: Of a larger file, so many are drawn.
+        max_comments: How many comments are drawn of a larger file.
         identities: The templates; by default `EDITGYM_DATA/text/bias_madlibs_77k.csv`.
         vocabulary: The most frequent words that are counted.
         hold_out_words: Whether the words that decide a template's label are also disjoint between
@@ -151,12 +151,12 @@ def transformer(
         sites: Names or globs; names begin with `model.`. By default `discover_sites` chooses.
         toxic_output: Index of the classifier's output that means toxic.
         max_length: Tokens per text.
-        model_seed: Of the splits: there is one network.
-        comments: As in `debiasing/toxicity`, like the arguments after it.
+        model_seed: Seed of the splits: there is one network.
+        comments: CSV, TSV or JSON Lines; by default `EDITGYM_DATA/text/davidson_labeled_data.csv`.
         comments_format: A row of `editgym.data.text.FORMATS`.
         text_column: Column of the text in a file of one's own.
         label_column: Column of its label.
-        max_comments: Of a larger file, so many are drawn.
+        max_comments: How many comments are drawn of a larger file.
         identities: The templates.
         hold_out_words: Whether the splits share no polar word.
         device: Where network and data live.

@@ -32,7 +32,7 @@ class UnlearningTask:
     too; retain is then reported on test data.
 
     Attributes:
-        name: As in the catalogue.
+        name: The task's name in the catalogue.
         networks: Unedited networks, one per model seed.
         splits: The data, on the task's device.
         n_classes: Number of classes.
