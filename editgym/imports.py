@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def is_import_path(name: object) -> bool:
@@ -43,3 +45,50 @@ def imported(path: str, argument: str, example: str = "package.module:name") -> 
             f"{argument}: cannot import {path!r}: the module {module_name!r} has no {name!r}; write"
             f" {example}, with one of its names: {', '.join(public[:20]) or 'it has none'}"
         ) from None
+
+
+def imported_as(kind: type[T], path: str, argument: str) -> T:
+    """What an import path leads to, which has to be of a kind.
+
+    Args:
+        kind: The class that it must be an instance of.
+        path: `package.module:NAME`.
+        argument: The argument that the path was given for, for messages.
+
+    Raises:
+        ValueError: The path leads nowhere, or to something of another kind.
+    """
+    found = imported(path, argument, "package.module:NAME")
+    if not isinstance(found, kind):
+        raise ValueError(
+            f"{argument}: {path!r} is a {type(found).__name__}, and must be a {kind.__name__}"
+            f" ({kind.__module__})"
+        )
+    return found
+
+
+def loaded_as(kind: type[T], path: str, argument: str) -> T:
+    """What a loader returns, a function without arguments that an import path leads to.
+
+    Args:
+        kind: The class that the result must be an instance of.
+        path: `package.module:function`.
+        argument: The argument that the path was given for, for messages.
+
+    Raises:
+        ValueError: The path leads nowhere or to no function, or the function returns something of
+            another kind.
+    """
+    loader = imported(path, argument, "package.module:function")
+    if not callable(loader):
+        raise ValueError(
+            f"{argument}: {path!r} is a {type(loader).__name__}, and must be a function without"
+            f" arguments that returns a {kind.__name__} ({kind.__module__})"
+        )
+    found = loader()
+    if not isinstance(found, kind):
+        raise ValueError(
+            f"{argument}: {path!r} returned a {type(found).__name__}, and must return a"
+            f" {kind.__name__} ({kind.__module__})"
+        )
+    return found

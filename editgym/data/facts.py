@@ -13,8 +13,9 @@ from typing import Literal
 
 from editgym.data.edit_request import EditRequest, Question
 from editgym.data.errors import DataError
-from editgym.data.fact_formats import FORMATS, describe_formats, detect
+from editgym.data.fact_formats import FORMATS, FactFormat, describe_formats, detect
 from editgym.data.fact_reader import LeftOut, RecordReader
+from editgym.imports import imported_as, is_import_path
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def load_requests(
 
     Args:
         path: The file.
-        format: A row of `FORMATS`; by default the one whose required fields the first record has.
+        format: A row of `FORMATS`, or the import path of a `FactFormat` of one's own,
+            `package.module:FORMAT`; by default the row whose required fields the first record has.
         on_error: Whether a malformed record is an error, or left out and counted as well.
 
     Raises:
@@ -85,13 +87,12 @@ def load_requests(
     path = Path(path).expanduser()
     records = _read(path)
     format = _detected(path, records[0]) if format is None else format
-    if format not in FORMATS:
-        raise ValueError(f"format: there is no {format!r}; these require\n{describe_formats()}")
+    row = _format(format)
     kept: list[tuple[EditRequest, ...]] = []
     skipped: Counter[str] = Counter()
     for index, record in enumerate(records):
         try:
-            kept.append(RecordReader(FORMATS[format]).requests(record))
+            kept.append(RecordReader(row).requests(record))
         except LeftOut as why:
             if on_error == "raise" and not why.known:
                 raise DataError(
@@ -99,6 +100,14 @@ def load_requests(
                 ) from None
             skipped[why.reason] += 1
     return LoadedRequests(tuple(kept), dict(skipped), path, format)
+
+
+def _format(name: str) -> FactFormat:
+    if is_import_path(name):
+        return imported_as(FactFormat, name, "format")
+    if name not in FORMATS:
+        raise ValueError(f"format: there is no {name!r}; these require\n{describe_formats()}")
+    return FORMATS[name]
 
 
 def _read(path: Path) -> list[object]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from editgym.data.errors import DataError
+from editgym.imports import imported_as, is_import_path
 
 _NOISE = re.compile(r"https?://\S+|@\w+")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -146,8 +147,9 @@ FORMATS: Mapping[str, CommentFormat] = {
 def comment_format(
     name: str | None, text_column: str | None, label_column: str | None
 ) -> CommentFormat:
-    """A format by name, or one's own: two columns, the second with a number that is 0.5 or more for
-    toxic.
+    """A format by name or import path, or two columns of a file of one's own.
+
+    The label's column then holds a number that is 0.5 or more for toxic.
 
     Raises:
         DataError: There is no such format, or only one of the columns is given.
@@ -158,6 +160,8 @@ def comment_format(
         raise DataError(
             f"text_column and label_column go together, got {text_column!r} and {label_column!r}"
         )
+    if is_import_path(name):
+        return imported_as(CommentFormat, str(name), "comments_format")
     if name is None or name not in FORMATS:
         raise DataError(
             f"comments_format: there is no {name!r}; the formats are {', '.join(FORMATS)}; for"

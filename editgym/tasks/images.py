@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from editgym.data import images
-from editgym.imports import imported
+from editgym.imports import imported, is_import_path, loaded_as
 from editgym.models.classifiers import ResNet20, SmallConvNet
 from editgym.models.training import Recipe, load_weights, train_classifier
 from editgym.paths import data_folder
@@ -143,8 +143,9 @@ def custom(
         model: Import path `package.module:Class` (or a function) that makes the `nn.Module`: images
             -> logits.
         weights: safetensors file with its state dict.
-        data: An npz with `x_train y_train x_test y_test`, or a folder with `train/CLASS/*` and
-            `test/CLASS/*`.
+        data: An npz with `x_train y_train x_test y_test`, a folder with `train/CLASS/*` and
+            `test/CLASS/*`, or the import path of a function that returns an `ImageData`, with
+            pixels as the network takes them.
         model_kwargs: Arguments of `model`.
         sites: Names or globs; by default `discover_sites` chooses.
         image_size: Images of a folder are resized to this.
@@ -160,12 +161,12 @@ def custom(
         ValueError: `model` cannot be imported, `weights` do not fit it, or `data` is malformed.
     """
     shift, scale = (None if mean is None else tuple(mean)), (None if std is None else tuple(std))
-    is_folder = Path(data).expanduser().is_dir()
-    loaded = (
-        images.image_folder(data, image_size, shift, scale)
-        if is_folder
-        else images.npz(data, shift, scale)
-    )
+    if is_import_path(data):
+        loaded = loaded_as(images.ImageData, data, "data")
+    elif Path(data).expanduser().is_dir():
+        loaded = images.image_folder(data, image_size, shift, scale)
+    else:
+        loaded = images.npz(data, shift, scale)
     built = imported(model, "model", "package.module:Class")(**dict(model_kwargs or {}))
     if not isinstance(built, nn.Module):
         raise ValueError(f"model: {model!r} made a {type(built).__name__}, expected an nn.Module")

@@ -101,7 +101,7 @@ def custom(
         model: A Hugging Face folder, as it is or in the data folder, or a hub id.
         requests: A file, absolute or in the data folder (`EDITGYM_DATA`).
         test_requests: Another one.
-        format: A row of `FORMATS`; None finds out.
+        format: A row of `FORMATS`, or the import path of one's own `FactFormat`; None finds out.
         dtype: Number format of the base weights.
         sites: What may be edited.
         step_size: UltraEdit's η.

@@ -11,6 +11,7 @@ from editgym.data.bias_templates import biased_comments, identity_templates, is_
 from editgym.data.errors import DataError
 from editgym.data.identity import IdentitySplits, IdentityTexts, dixon_templates
 from editgym.data.text import BagOfWords, Comments, comment_format, read_comments
+from editgym.imports import is_import_path, loaded_as
 from editgym.paths import data_folder
 from editgym.tasks.debiasing import DebiasingSplits, TextPair
 
@@ -78,27 +79,31 @@ def toxicity_data(
     """Comments and identity-term templates from files.
 
     Args:
-        path: The comments; None for Davidson et al.'s in the data folder.
-        name: A row of `editgym.data.text.FORMATS`.
+        path: The comments' file, or the import path of a function that returns `Comments`; None
+            for those of Davidson et al. in the data folder.
+        name: A row of `editgym.data.text.FORMATS`, or the import path of a `CommentFormat`.
         text_column: The text's column in a file of one's own.
         label_column: The label's column in it.
         most: How many comments are drawn of a larger file.
-        identities: The templates; None for those of Dixon et al. in the data folder.
+        identities: The templates' file, or the import path of a function that returns
+            `IdentityTexts`; None for those of Dixon et al. in the data folder.
         hold_out_words: Whether parts share no polar word.
 
     Raises:
         DataError: A file is missing or malformed.
     """
     folder = data_folder() / "text"
-    columns = comment_format(name, text_column, label_column)
-    read = read_comments(path or _present(folder / DAVIDSON, "comments"), columns)
+    if path is not None and is_import_path(path):
+        read = loaded_as(Comments, path, "comments")
+    else:
+        columns = comment_format(name, text_column, label_column)
+        read = read_comments(path or _present(folder / DAVIDSON, "comments"), columns)
+    if identities is not None and is_import_path(identities):
+        unbiased = loaded_as(IdentityTexts, identities, "identities")
+    else:
+        unbiased = dixon_templates(identities or _present(folder / DIXON, "identities"))
     test, train = read.shuffled(0).take(range(min(most, len(read)))).divided((_TEST_SHARE,))
-    return TextData(
-        train,
-        test.balanced(),
-        dixon_templates(identities or _present(folder / DIXON, "identities")),
-        hold_out_words=hold_out_words,
-    )
+    return TextData(train, test.balanced(), unbiased, hold_out_words=hold_out_words)
 
 
 def _present(path: Path, argument: str) -> Path:

@@ -92,13 +92,18 @@ def toxicity(
         sites: Names or globs; the paper's last layer by default.
         networks: Several model seeds; an episode draws one. The splits are the first one's.
         model_seed: Seed of the network and of the splits.
-        comments: CSV, TSV or JSON Lines; by default `EDITGYM_DATA/text/davidson_labeled_data.csv`.
-        comments_format: A row of `editgym.data.text.FORMATS`.
+        comments: CSV, TSV or JSON Lines, or the import path of a function that returns
+            `editgym.data.text.Comments`; by default
+            `EDITGYM_DATA/text/davidson_labeled_data.csv`.
+        comments_format: A row of `editgym.data.text.FORMATS`, or the import path of a
+            `CommentFormat`.
         text_column: With `label_column`, the columns of a file of one's own; a label from 0.5 on
             means toxic.
         label_column: See `text_column`.
         max_comments: How many comments are drawn of a larger file.
-        identities: The templates; by default `EDITGYM_DATA/text/bias_madlibs_77k.csv`.
+        identities: The templates' file, or the import path of a function that returns
+            `editgym.data.identity.IdentityTexts`; by default
+            `EDITGYM_DATA/text/bias_madlibs_77k.csv`.
         vocabulary: The most frequent words that are counted.
         hold_out_words: Whether the words that decide a template's label are also disjoint between
             the splits.
@@ -152,8 +157,11 @@ def transformer(
         toxic_output: Index of the classifier's output that means toxic.
         max_length: Tokens per text.
         model_seed: Seed of the splits: there is one network.
-        comments: CSV, TSV or JSON Lines; by default `EDITGYM_DATA/text/davidson_labeled_data.csv`.
-        comments_format: A row of `editgym.data.text.FORMATS`.
+        comments: CSV, TSV or JSON Lines, or the import path of a function that returns
+            `editgym.data.text.Comments`; by default
+            `EDITGYM_DATA/text/davidson_labeled_data.csv`.
+        comments_format: A row of `editgym.data.text.FORMATS`, or the import path of a
+            `CommentFormat`.
         text_column: Column of the text in a file of one's own.
         label_column: Column of its label.
         max_comments: How many comments are drawn of a larger file.
