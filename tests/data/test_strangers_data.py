@@ -98,4 +98,5 @@ def test_texts_come_from_a_strangers_loaders(strangers_data):
         for part in (task.splits.policy, task.splits.validation, task.splits.test)
         for term in part.unbiased.identities
     }
-    assert len(task.splits.test.general) == 16
+    general = task.splits.test.general.texts
+    assert general and all(text.startswith("you are ") for text in general)
