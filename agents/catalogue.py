@@ -25,7 +25,7 @@ AGENTS: dict[str, str] = {
     "ultraedit": "agents.editors.ultraedit:UltraEditAgent",
     "ft_m": "agents.editors.fine_tuning:FineTuneMatrix",
     "ft_l": "agents.editors.fine_tuning:FineTuneLimited",
-    "loc_ft_bf": "agents.editors.fine_tuning:LocFTBF",
+    "loc_ft_bf": "agents.editors.loc_ft_bf:LocFTBF",
     "lora_merge": "agents.editors.lora:LoraMerge",
     "in_context": "agents.editors.beside:InContext",
     "grace": "agents.editors.beside:Grace",

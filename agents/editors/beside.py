@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from agents.editors.fine_tuning import check_descent, chosen_site, descend
+from agents.configured import Settings, setting
+from agents.editors.descent import chosen_site, descend
+from agents.editors.settings import SITE
 from agents.editors.stream import StreamEditor
 from agents.protocol import Access
-from editgym.checks import is_finite, require
+from editgym.checks import above, at_least, whole
 from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.tasks.knowledge import TOO_LONG
@@ -17,9 +20,20 @@ from editgym.weights import Codebook, Entry, Prepend
 from editgym.weights.site_pass import Injection
 
 
+@dataclass(frozen=True, kw_only=True)
+class GraceSettings(Settings):
+    """What `Grace` takes."""
+
+    site: str | None = setting(None, SITE)
+    radius: float = setting(0.8, above(0))
+    steps: int = setting(50, whole(1))
+    learning_rate: float = setting(0.3, above(0))
+    stop_loss: float = setting(0.05, at_least(0))
+
+
 class InContext(StreamEditor):
-    """Puts the new fact before every question about it. Beside the weights: a control, and no edit
-    at all.
+    """Puts the new fact before every question about it; the weights do not change. A control, and
+    no edit at all. There are no settings.
 
     Retrieval is an oracle's: every question, also about what should stay as it is, comes with the
     one fact that it was asked for. So it shows what reading a fact is worth, not what finding it
@@ -28,9 +42,7 @@ class InContext(StreamEditor):
 
     name = "in_context"
     access: ClassVar[Access] = "oracle"
-
-    def __init__(self) -> None:
-        self.config = {}
+    settings_type: ClassVar[type[Settings]] = Settings
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """One text per request; none, and a counted skip, where the model's context has no room for
@@ -47,8 +59,7 @@ class InContext(StreamEditor):
 
 
 class Grace(StreamEditor):
-    """A codebook at one site, after GRACE (Hartvigsen et al. 2023). Beside the weights: they do not
-    change.
+    """A codebook at one site, after GRACE (Hartvigsen et al. 2023). The weights do not change.
 
     Keys are the site's inputs at a request's answer tokens. Values are what its module has to give
     out there for the model to answer as wanted: trained by Adam from the present outputs on, each
@@ -59,42 +70,26 @@ class Grace(StreamEditor):
     and radii that stay as they are, where GRACE widens and splits them.
 
     Args:
-        site: Among the environment's; None for the last that writes to the residual stream.
-        radius: ε, as a share of the key's length.
-        steps: Of Adam, per batch of requests, at most.
-        learning_rate: Of Adam, in units of the present outputs' root mean square.
-        stop_loss: Cross-entropy in nats per token; training ends as soon as every request is below
-            it.
+        site: Name among the environment's sites; None (default) for the last that writes to the
+            residual stream.
+        radius: ε, as a share of the key's length, greater than 0; 0.8 by default.
+        steps: Most steps of Adam per batch of requests, 1 or more; 50 by default.
+        learning_rate: Learning rate of Adam, in units of the present outputs' root mean square,
+            greater than 0; 0.3 by default.
+        stop_loss: Cross-entropy in nats per token, 0 or more; training ends as soon as every
+            request is below it. 0.05 by default.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
     """
 
     name = "grace"
-
-    def __init__(
-        self,
-        site: str | None = None,
-        radius: float = 0.8,
-        steps: int = 50,
-        learning_rate: float = 0.3,
-        stop_loss: float = 0.05,
-    ) -> None:
-        check_descent(steps, learning_rate, stop_loss)
-        require(is_finite(radius) and radius > 0, "radius", radius, "greater than 0 and finite")
-        self.config = {
-            "site": site,
-            "radius": radius,
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "stop_loss": stop_loss,
-        }
-        self.site, self.radius = site, radius
-        self.steps, self.learning_rate, self.stop_loss = steps, learning_rate, stop_loss
+    settings_type: ClassVar[type[Settings]] = GraceSettings
+    settings: GraceSettings
 
     def begin(self, process: LifelongProcess) -> None:
         """Find the site."""
-        self._site = chosen_site(process, self.site, self.name).name
+        self._site = chosen_site(process, self.settings.site, self.name).name
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """A codebook of the new requests."""
@@ -111,15 +106,15 @@ class Grace(StreamEditor):
                 prefix=prefix,
                 injected={self._site: Injection(batch.rows, batch.positions, scale * moved)},
             ),
-            self.steps,
-            self.learning_rate,
-            self.stop_loss,
+            self.settings.steps,
+            self.settings.learning_rate,
+            self.settings.stop_loss,
         )
         return [
             Codebook(
                 self._site,
                 state.inputs,
                 state.outputs + scale * moved.detach(),
-                self.radius * state.inputs.norm(dim=1),
+                self.settings.radius * state.inputs.norm(dim=1),
             )
         ]

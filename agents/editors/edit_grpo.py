@@ -8,9 +8,8 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,9 +18,11 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from agents.catalogue import make_agent
+from agents.configured import Settings, setting
+from agents.editors.settings import SEED, SITES
 from agents.editors.stream import StreamEditor, chosen_sites
-from agents.protocol import Access, Budget
-from editgym.checks import is_finite, is_whole, require
+from agents.protocol import Access
+from editgym.checks import Check, above, at_least, optional, require, whole
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.metrics.knowledge import normalized
@@ -31,52 +32,26 @@ from editgym.weights.layers import Prefix
 _EPSILON = 1e-6
 
 
-@dataclass(frozen=True)
-class GroupSettings:
-    """How groups are made, rewarded and learned from.
+@dataclass(frozen=True, kw_only=True)
+class EditGRPOSettings(Settings):
+    """What `EditGRPO` takes."""
 
-    Attributes:
-        prompts: Most prompts in a fact's group, its own among them.
-        samples: Completions of every prompt.
-        iterations: Rounds of sampling per step.
-        updates: Steps of Adam on what one round sampled.
-        learning_rate: Of Adam.
-        rank: Of the update.
-        clip: ε of the clipped ratio.
-        kl_weight: β of k3's KL to the edited model.
-        bonus: λ of the alignment bonus; 0 leaves it out.
-        temperature: Of sampling.
-    """
-
-    prompts: int = 5
-    samples: int = 4
-    iterations: int = 10
-    updates: int = 2
-    learning_rate: float = 2e-3
-    rank: int = 8
-    clip: float = 0.2
-    kl_weight: float = 1e-3
-    bonus: float = 0.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("prompts", 2),
-            ("samples", 1),
-            ("iterations", 1),
-            ("updates", 1),
-            ("rank", 1),
-        ):
-            value = getattr(self, name)
-            require(
-                is_whole(value) and value >= least, name, value, f"{least} or more, a whole number"
-            )
-        for name in ("learning_rate", "clip", "temperature"):
-            value = getattr(self, name)
-            require(is_finite(value) and value > 0, name, value, "greater than 0 and finite")
-        for name in ("kl_weight", "bonus"):
-            value = getattr(self, name)
-            require(is_finite(value) and value >= 0, name, value, "0 or more and finite")
+    editor: str = setting("ft_l", Check(lambda v: isinstance(v, str), "an editor's name"))
+    editor_config: Mapping[str, Any] | None = setting(
+        None, optional(Check(lambda v: isinstance(v, Mapping), "settings by name"))
+    )
+    sites: Sequence[str] | None = setting(None, SITES)
+    prompts: int = setting(5, whole(2))
+    samples: int = setting(4, whole(1))
+    iterations: int = setting(10, whole(1))
+    updates: int = setting(2, whole(1))
+    learning_rate: float = setting(2e-3, above(0))
+    rank: int = setting(8, whole(1))
+    clip: float = setting(0.2, above(0))
+    kl_weight: float = setting(1e-3, at_least(0))
+    bonus: float = setting(0.0, at_least(0))
+    temperature: float = setting(1.0, above(0))
+    seed: int = setting(0, SEED)
 
 
 @dataclass(frozen=True)
@@ -118,11 +93,23 @@ class EditGRPO(StreamEditor):
     editor but this one reads rephrases.
 
     Args:
-        editor: Catalogue name of the editor that goes first; its access is `data`.
-        editor_config: Its arguments.
-        sites: Where the factors are, names among the environment's; None for all.
-        seed: Of what is sampled.
-        **group: Fields of `GroupSettings`.
+        editor: Catalogue name of the editor that goes first, one with access `data`; `ft_l` by
+            default.
+        editor_config: Its settings, by name; None (default) for what it has by itself.
+        sites: Where the factors are, names among the environment's sites; None (default) for all.
+            Tuned for factlm: `model.layers.4.mlp.down_proj` alone.
+        prompts: Most prompts in a fact's group, its own among them; 2 or more, 5 by default.
+        samples: Completions of every prompt, 1 or more; 4 by default.
+        iterations: Rounds of sampling per step, 1 or more; 10 by default. Tuned for factlm: 6.
+        updates: Steps of Adam on what one round sampled, 1 or more; 2 by default.
+        learning_rate: Learning rate of Adam, greater than 0; 2e-3 by default.
+        rank: Rank of the update at every site, 1 or more; 8 by default.
+        clip: ε of the clipped ratio, greater than 0; 0.2 by default.
+        kl_weight: β of k3's KL to the edited model, 0 or more; 1e-3 by default.
+        bonus: λ of the alignment bonus, 0 or more; 0 (default) leaves it out.
+        temperature: Temperature of sampling, greater than 0; 1 by default.
+        seed: Seed of what is sampled, and of what the first editor draws, a whole number; `learn`
+            sets it.
 
     Raises:
         ValueError: An argument is out of range, or there is no such editor.
@@ -130,16 +117,21 @@ class EditGRPO(StreamEditor):
 
     name = "edit_grpo"
     access: ClassVar[Access] = "data"
+    settings_type: ClassVar[type[Settings]] = EditGRPOSettings
+    settings: EditGRPOSettings
 
-    def __init__(
-        self,
-        editor: str = "ft_l",
-        editor_config: Mapping[str, Any] | None = None,
-        sites: list[str] | None = None,
-        seed: int = 0,
-        **group: Any,
-    ) -> None:
-        first = make_agent(editor, **(editor_config or {}))
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.first = self._first_editor()
+
+    def _first_editor(self) -> StreamEditor:
+        """The editor that goes first, as it is configured.
+
+        Raises:
+            ValueError: There is no such editor, or it is none that can go first.
+        """
+        editor = self.settings.editor
+        first = make_agent(editor, **(self.settings.editor_config or {}))
         # What learns has learned nothing here; what an oracle adds, sampled answers are not given.
         require(
             isinstance(first, StreamEditor)
@@ -150,39 +142,32 @@ class EditGRPO(StreamEditor):
             'an editor of streams with access "data" other than edit_grpo',
         )
         assert isinstance(first, StreamEditor)
-        require(is_whole(seed), "seed", seed, "a whole number")
-        unknown = sorted(set(group) - set(GroupSettings.__dataclass_fields__))
-        require(
-            not unknown, "settings", unknown, f"among {sorted(GroupSettings.__dataclass_fields__)}"
-        )
-        self.config = {
-            "editor": editor,
-            "editor_config": dict(editor_config or {}),
-            "sites": sites,
-            "seed": seed,
-            **group,
-        }
-        self.first, self.sites, self.seed = first, sites, seed
-        self.group = GroupSettings(**group)
-        self.skipped = Counter()
+        return first
 
-    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
-        """Nothing is learned but while editing; the seed is kept for what is sampled there, by the
-        first editor too.
-        """
-        self.seed = self.config["seed"] = seed
-        if "seed" in self.first.config:
-            self.first.learn(env_spec, budget, seed, out)
-            self.config["editor_config"]["seed"] = seed
+    def resolved(self, spec: EnvSpec | None) -> Settings:
+        """The settings in an environment made from `spec`, the first editor's in full too."""
+        first = self.first.resolved(spec).as_dict()
+        return self.settings_type.of({**super().resolved(spec).as_dict(), "editor_config": first})
+
+    def keep_seed(self, seed: int) -> None:
+        """Count the seed of `learn` among what was given, to the first editor too."""
+        super().keep_seed(seed)
+        self.first.keep_seed(seed)
+        if self.first.config:
+            self.config = {**self.config, "editor_config": self.first.config}
 
     def begin(self, process: LifelongProcess) -> None:
         """Prepare the first editor, and the sentences that stand before prompts."""
+        seed, config = self.settings.seed, self.settings.editor_config or {}
+        self.first.settings = self.first.settings_type.of(config)
         self.first.skipped = self.skipped
         self.first.begin(process)
-        self._chosen = {site.name for site in chosen_sites(process, self.sites, self.name)}
-        self._generator = torch.Generator().manual_seed(self.seed)
+        self._chosen = {site.name for site in chosen_sites(process, self.settings.sites, self.name)}
+        self._generator = torch.Generator().manual_seed(seed)
         self._sentences = FactWorld().filler(
-            self.group.prompts, random.Random(f"edit_grpo {self.seed}"), without=process.task.filler
+            self.settings.prompts,
+            random.Random(f"edit_grpo {seed}"),
+            without=process.task.filler,
         )
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
@@ -192,16 +177,16 @@ class EditGRPO(StreamEditor):
         edited.apply(*first)
         factors = self._factors(process)
         leaves = [part for update in factors if update is not None for part in (update.a, update.b)]
-        optimizer = torch.optim.Adam(leaves, self.group.learning_rate)
+        optimizer = torch.optim.Adam(leaves, self.settings.learning_rate)
         groups = self._groups(process)
         learned = False
-        for _ in range(self.group.iterations):
+        for _ in range(self.settings.iterations):
             sampled = self._sample(process, edited, factors, groups)
             if sampled is None:
                 continue
             learned = True
             old: Tensor | None = None
-            for _ in range(self.group.updates):
+            for _ in range(self.settings.updates):
                 with torch.enable_grad():
                     loss, now = self._loss(edited, factors, sampled, old)
                     loss.backward()
@@ -238,11 +223,11 @@ class EditGRPO(StreamEditor):
                 continue
             rows, columns = site.shape
             bound = 1 / math.sqrt(columns)
-            b = (2 * torch.rand(self.group.rank, columns, generator=self._generator) - 1) * bound
+            b = (2 * torch.rand(self.settings.rank, columns, generator=self._generator) - 1) * bound
             device = process.task.device
             factors.append(
                 LowRankFactors(
-                    torch.zeros(rows, self.group.rank, device=device, requires_grad=True),
+                    torch.zeros(rows, self.settings.rank, device=device, requires_grad=True),
                     b.to(device).requires_grad_(),
                 )
             )
@@ -258,7 +243,7 @@ class EditGRPO(StreamEditor):
             others = (
                 text for text in (*rephrases, *led) if len(language.prompt_ids(text)) <= longest
             )
-            groups[fact] = [request.prompt, *itertools.islice(others, self.group.prompts - 1)]
+            groups[fact] = [request.prompt, *itertools.islice(others, self.settings.prompts - 1)]
         return groups
 
     @torch.no_grad()
@@ -282,7 +267,7 @@ class EditGRPO(StreamEditor):
             for fact, own in groups.items()
             for index, prompt in enumerate(own)
         ]
-        asked = [one for one in prompts for _ in range(self.group.samples)]
+        asked = [one for one in prompts for _ in range(self.settings.samples)]
         policy = edited.branch()
         policy.apply(
             *[
@@ -295,9 +280,9 @@ class EditGRPO(StreamEditor):
             completions = language.sampled(
                 [language.prompt_ids(prompt) for _, _, prompt in prompts],
                 self._generator,
-                self.group.temperature,
+                self.settings.temperature,
                 _answer_tokens(process),
-                self.group.samples,
+                self.settings.samples,
             )
         targets = [normalized(request.target) for request in process.requests]
         rewards = torch.tensor(
@@ -327,8 +312,8 @@ class EditGRPO(StreamEditor):
             process.task.device,
         )
         prefix, own = edited.prefix(texts, self._chosen), advantages[kept]
-        if self.group.bonus:
-            own = own + self.group.bonus * self._alignment(
+        if self.settings.bonus:
+            own = own + self.settings.bonus * self._alignment(
                 policy, texts, prefix, factors, facts[kept], anchors[kept], rewards[kept]
             )
         counts = torch.tensor(list(drawn.values()), device=process.task.device)
@@ -399,16 +384,16 @@ class EditGRPO(StreamEditor):
         )
         ratio = (now - (now.detach() if old is None else old)).exp()
         advantage = sampled.advantages[sampled.texts.rows]
-        clipped = ratio.clamp(1 - self.group.clip, 1 + self.group.clip)
+        clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
         gained = torch.minimum(ratio * advantage, clipped * advantage)
         behind = sampled.reference - now
         divergence = behind.exp() - behind - 1  # k3 of Schulman 2020: unbiased and never negative
-        costs = sampled.texts.means(self.group.kl_weight * divergence - gained)
+        costs = sampled.texts.means(self.settings.kl_weight * divergence - gained)
         return (costs * sampled.counts).sum() / sampled.counts.sum(), now.detach()
 
     def _log_probabilities(self, logits: Tensor, texts: TokenBatch) -> Tensor:
         """Of the answer tokens by the distribution that is sampled from, (m,)."""
-        logs = (logits.float() / self.group.temperature).log_softmax(-1)
+        logs = (logits.float() / self.settings.temperature).log_softmax(-1)
         return logs.gather(-1, texts.labels[:, None])[:, 0]
 
 

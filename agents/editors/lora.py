@@ -1,20 +1,33 @@
-"""LoRA, trained on each batch of requests and merged into the weights; defaults suit factlm."""
+"""LoRA, trained on each batch of requests and merged into the weights."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from gymnasium.envs.registration import EnvSpec
 
-from agents.editors.fine_tuning import check_descent, descend
+from agents.configured import Settings, setting
+from agents.editors.descent import descend
+from agents.editors.settings import SEED, SITES
 from agents.editors.stream import StreamEditor, chosen_sites
-from agents.protocol import Budget
-from editgym.checks import is_whole, require
+from editgym.checks import above, at_least, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit, Update
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings(Settings):
+    """What `LoraMerge` takes."""
+
+    sites: Sequence[str] | None = setting(None, SITES)
+    rank: int = setting(4, whole(1))
+    steps: int = setting(50, whole(1))
+    learning_rate: float = setting(1.5e-3, above(0))
+    stop_loss: float = setting(0.1, at_least(0))
+    seed: int = setting(0, SEED)
 
 
 class LoraMerge(StreamEditor):
@@ -24,73 +37,47 @@ class LoraMerge(StreamEditor):
     A is drawn uniformly from ±1/√in and B begins at zero, so a batch begins without an edit.
 
     Args:
-        sites: Names among the environment's sites; None for all.
-        rank: Of every update.
-        steps: Of Adam, per batch of requests, at most.
-        learning_rate: Of Adam.
-        stop_loss: Cross-entropy in nats per token; training ends as soon as every request is below
-            it.
-        seed: Of what is drawn.
+        sites: Names among the environment's sites; None (default) for all.
+        rank: Rank of every update, 1 or more; 4 by default.
+        steps: Most steps of Adam per batch of requests, 1 or more; 50 by default.
+        learning_rate: Learning rate of Adam, greater than 0; 1.5e-3 by default, which suits factlm:
+            larger models want a smaller one.
+        stop_loss: Cross-entropy in nats per token, 0 or more; training ends as soon as every
+            request is below it. 0.1 by default.
+        seed: Seed of what is drawn, a whole number; `learn` sets it.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
     """
 
     name = "lora_merge"
-
-    def __init__(
-        self,
-        sites: list[str] | None = None,
-        rank: int = 4,
-        steps: int = 50,
-        learning_rate: float = 1.5e-3,
-        stop_loss: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        check_descent(steps, learning_rate, stop_loss)
-        require(is_whole(rank) and rank >= 1, "rank", rank, "1 or more, a whole number")
-        require(is_whole(seed), "seed", seed, "a whole number")
-        self.config = {
-            "sites": sites,
-            "rank": rank,
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "stop_loss": stop_loss,
-            "seed": seed,
-        }
-        self.sites, self.rank, self.seed = sites, rank, seed
-        self.steps, self.learning_rate, self.stop_loss = steps, learning_rate, stop_loss
-
-    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
-        """Nothing is learned but while editing; the seed is kept for what is drawn there."""
-        self.seed = self.config["seed"] = seed
+    settings_type: ClassVar[type[Settings]] = LoraSettings
+    settings: LoraSettings
 
     def begin(self, process: LifelongProcess) -> None:
         """Find the sites."""
-        self._sites = chosen_sites(process, self.sites, self.name)
-        self._generator = torch.Generator().manual_seed(self.seed)
+        self._sites = chosen_sites(process, self.settings.sites, self.name)
+        self._generator = torch.Generator().manual_seed(self.settings.seed)
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """One low-rank shift per site."""
         # In the terms of LowRankFactors a is LoRA's B, and b is its A.
-        factors = {}
+        rank, factors = self.settings.rank, {}
         for site in self._sites:
             rows, columns = site.shape
             device = process.decoder.base_weights[process.sites.index(site)].device
-            b = (2 * torch.rand(self.rank, columns, generator=self._generator) - 1) / math.sqrt(
-                columns
-            )
+            b = (2 * torch.rand(rank, columns, generator=self._generator) - 1) / math.sqrt(columns)
             factors[site.name] = LowRankFactors(
-                torch.zeros(rows, self.rank, device=device, requires_grad=True),
+                torch.zeros(rows, rank, device=device, requires_grad=True),
                 b.to(device).requires_grad_(),
             )
         updates: list[Update | None] = [factors.get(site.name) for site in process.sites]
         descend(
             [part for one in factors.values() for part in (one.a, one.b)],
             lambda: process.decoder.losses(process.prompts, updates, process.prefix),
-            self.steps,
-            self.learning_rate,
-            self.stop_loss,
+            self.settings.steps,
+            self.settings.learning_rate,
+            self.settings.stop_loss,
         )
         return [
             SiteEdit(name, Shift(), LowRankFactors(one.a.detach(), one.b.detach()))

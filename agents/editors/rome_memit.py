@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from agents.configured import Settings, setting
 from agents.editors.covariance import covariances, inverse_factor
-from agents.editors.subject_keys import SubjectEditor, read_states, require_number, target_shifts
+from agents.editors.settings import SITE, SITES
+from agents.editors.subject_keys import SubjectEditor, SubjectSettings, read_states
+from agents.editors.targets import target_shifts
+from editgym.checks import above
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 
@@ -58,31 +64,51 @@ def memit_update(
     return LowRankFactors(torch.linalg.solve(gram, residuals).mT, solved.mT)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RomeSettings(SubjectSettings):
+    """What `Rome` takes."""
+
+    site: str | None = setting(None, SITE)
+
+
 class Rome(SubjectEditor):
     """ROME (Meng et al. 2022): rank-one edits of one site, each of which makes W k = v* hold.
 
-    All v* of a step are found together, on the model as it was before the step.
+    v* is the site's output, changed as makes the hidden state at the subject's last token give the
+    new answer (eq. 4); the update is eq. 2's, with C = E[k kᵀ] over plain text. All v* of a step
+    are found together, on the model as it was before the step.
 
     Args:
-        site: Name among the environment's sites; None for the middle one of those that qualify.
-        tokens: How many tokens of plain text C is taken over.
-        target: As `TargetSettings`.
+        site: Name among the environment's sites; None (default) for the middle one of those that
+            qualify: they write to the residual stream, and have two layers above them.
+        tokens: How many tokens of plain text C is taken over, 1 or more; 50,000 by default.
+        steps: Steps of Adam in the search for v*, 1 or more; 40 by default.
+        learning_rate: Learning rate of that Adam, in units of the hidden state's root mean square,
+            greater than 0; 0.5 by default.
+        max_norm: Largest change of the hidden state that is looked for, as a share of its length,
+            greater than 0; 0.8 by default. Tuned for factlm: 0.7.
+        kl_weight: Weight, in the search's loss, of the KL divergence at "{subject} is a" from the
+            model without the change; 0 (default) leaves it out.
+        decay: Weight, in the search's loss, of the change's squared length over the state's; 0 by
+            default.
+        contexts: Over how many prompts keys and loss are means, 1 or more: the prompt itself, and
+            the prompt after sentences about something else. 1 by default.
+
+    Raises:
+        ValueError: An argument is out of range; the message names it.
     """
 
     name = "rome"
-
-    def __init__(self, site: str | None = None, tokens: int = 50_000, **target: Any) -> None:
-        super().__init__(None if site is None else [site], tokens, target)
-        self.config = {
-            "site": site,
-            **{name: value for name, value in self.config.items() if name != "sites"},
-        }
+    settings_type: ClassVar[type[Settings]] = RomeSettings
+    settings: RomeSettings
 
     def begin(self, process: LifelongProcess) -> None:
         """Choose the site and factorise its covariance."""
-        sites = self.usable_sites(process)
+        site = self.settings.site
+        sites = self.usable_sites(process, None if site is None else [site])
         self._site = sites[(len(sites) - 1) // 2]
-        self._factor = inverse_factor(covariances(process.task, [self._site], self.tokens)[0])
+        (covariance,) = covariances(process.task, [self._site], self.settings.tokens)
+        self._factor = inverse_factor(covariance)
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """One shift of rank n."""
@@ -91,11 +117,22 @@ class Rome(SubjectEditor):
             return []
         decoder, site = process.decoder, self._site
         keys, hidden = read_states(decoder, batch, site, site)
-        shifts = target_shifts(decoder, batch, site, hidden, self.target)
+        shifts = target_shifts(decoder, batch, site, hidden, self.settings)
         weight = decoder.weights[decoder.sites.index(site)].double()
         keys = keys.double()
         update = rank_one_updates(weight, keys, keys @ weight.mT + shifts, self._factor)
         return [SiteEdit(site.name, Shift(), in_float32(update))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadSettings(SubjectSettings):
+    """What editors of several sites take.
+
+    Attributes:
+        sites: Names among the environment's sites; None for all that qualify.
+    """
+
+    sites: Sequence[str] | None = setting(None, SITES)
 
 
 class SpreadEditor(SubjectEditor):
@@ -105,6 +142,8 @@ class SpreadEditor(SubjectEditor):
     with all updates so far; each site's keys are read after the sites below it have been updated.
     """
 
+    settings: SpreadSettings
+
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """One low-rank shift per site."""
         batch = self.subject_batch(process)
@@ -113,7 +152,7 @@ class SpreadEditor(SubjectEditor):
         decoder, last = process.decoder, self._sites[-1]
         updates: list[LowRankFactors | None] = [None] * len(decoder.sites)
         keys, hidden = read_states(decoder, batch, self._sites[0], last)
-        wanted = hidden + target_shifts(decoder, batch, last, hidden, self.target)
+        wanted = hidden + target_shifts(decoder, batch, last, hidden, self.settings)
         entries: list[Entry] = []
         for index, site in enumerate(self._sites):
             if index:
@@ -128,9 +167,9 @@ class SpreadEditor(SubjectEditor):
 
     def begin(self, process: LifelongProcess) -> None:
         """Choose the sites and prepare them with the covariances of their keys."""
-        self._sites = self.usable_sites(process)
+        self._sites = self.usable_sites(process, self.settings.sites)
         weights = [process.decoder.weights[process.sites.index(site)] for site in self._sites]
-        self.prepare(weights, covariances(process.task, self._sites, self.tokens))
+        self.prepare(weights, covariances(process.task, self._sites, self.settings.tokens))
 
     @abstractmethod
     def prepare(self, weights: list[Tensor], covariances: list[Tensor]) -> None:
@@ -148,29 +187,45 @@ class SpreadEditor(SubjectEditor):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemitSettings(SpreadSettings):
+    """What `Memit` takes."""
+
+    covariance_weight: float = setting(10.0, above(0))
+
+
 class Memit(SpreadEditor):
     """MEMIT (Meng et al. 2023): a least-squares edit of several layers for the facts of a step at
-    once.
+    once (eq. 14).
+
+    What is missing at the hidden state that gives the new answer (eq. 16) is shared out among the
+    sites; C = E[k kᵀ] is taken over plain text.
 
     Args:
-        covariance_weight: λ, how much the inputs of plain text count against the step's keys.
-        sites: Names among the environment's sites; None for all that qualify.
-        tokens: How many tokens of plain text C is taken over.
-        target: As `TargetSettings`.
+        covariance_weight: λ, how much the inputs of plain text count against the step's keys;
+            greater than 0, 10 by default.
+        sites: Names among the environment's sites; None (default) for all that qualify: they write
+            to the residual stream, and have two layers above them.
+        tokens: How many tokens of plain text C is taken over, 1 or more; 50,000 by default.
+        steps: Steps of Adam in the search for the hidden state, 1 or more; 40 by default.
+        learning_rate: Learning rate of that Adam, in units of the hidden state's root mean square,
+            greater than 0; 0.5 by default.
+        max_norm: Largest change of the hidden state that is looked for, as a share of its length,
+            greater than 0; 0.8 by default.
+        kl_weight: Weight, in the search's loss, of the KL divergence at "{subject} is a" from the
+            model without the change; 0 (default) leaves it out.
+        decay: Weight, in the search's loss, of the change's squared length over the state's; 0 by
+            default.
+        contexts: Over how many prompts keys and loss are means, 1 or more: the prompt itself, and
+            the prompt after sentences about something else. 1 by default.
+
+    Raises:
+        ValueError: An argument is out of range; the message names it.
     """
 
     name = "memit"
-
-    def __init__(
-        self,
-        covariance_weight: float = 10.0,
-        sites: list[str] | None = None,
-        tokens: int = 50_000,
-        **target: Any,
-    ) -> None:
-        require_number("covariance_weight", covariance_weight)
-        super().__init__(sites, tokens, target, covariance_weight=covariance_weight)
-        self.covariance_weight = covariance_weight
+    settings_type: ClassVar[type[Settings]] = MemitSettings
+    settings: MemitSettings
 
     def prepare(self, weights: list[Tensor], covariances: list[Tensor]) -> None:
         """Factorise the covariances once."""
@@ -178,7 +233,7 @@ class Memit(SpreadEditor):
 
     def solve(self, step: int, index: int, keys: Tensor, residuals: Tensor) -> LowRankFactors:
         """`memit_update`."""
-        return memit_update(keys, residuals, self._factors[index], self.covariance_weight)
+        return memit_update(keys, residuals, self._factors[index], self.settings.covariance_weight)
 
 
 def in_float32(update: LowRankFactors) -> LowRankFactors:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from agents.checkpoints import CHECKPOINT, canonical, first_difference
 from agents.configured import ConfiguredAgent
+from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
@@ -33,8 +35,18 @@ class StreamEditor(ConfiguredAgent):
     access: ClassVar[Access] = "data"
     skipped: Counter[str]
 
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.skipped = Counter()
+
+    def tuned(self, spec: EnvSpec) -> Mapping[str, Any]:
+        """The values that were tuned for an environment's task, model and length of stream."""
+        return tuned_settings(spec, self.name)
+
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
-        """Nothing to learn."""
+        """Learn nothing; the seed is kept for what is drawn while editing, if anything is."""
+        self.keep_seed(seed)
+        self.settings = self.resolved(env_spec)
 
     def edit(
         self, env: gym.Env, folder: Path | None = None, seed: int | None = None
@@ -53,11 +65,12 @@ class StreamEditor(ConfiguredAgent):
                 or of another seed, sites or step size; nothing has changed then.
         """
         process = stream_process(env)
+        self.settings = self.resolved(env.spec)
         self.skipped = Counter()
         identity = canonical(
             {
                 "agent": self.name,
-                "config": self.config,
+                "config": {**self.config, **self.settings.as_dict()},
                 "learned": self.fingerprint(),
                 "seed": seed,
                 "sites": [site.name for site in process.sites],
@@ -155,7 +168,7 @@ def writes_to_residual(process: LifelongProcess, site: EditSite) -> bool:
 
 
 def chosen_sites(
-    process: LifelongProcess, names: list[str] | None, name: str, residual: bool = False
+    process: LifelongProcess, names: Sequence[str] | None, name: str, residual: bool = False
 ) -> list[EditSite]:
     """The environment's sites that an editor works on.
 

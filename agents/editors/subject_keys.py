@@ -1,5 +1,5 @@
-"""What locate-and-edit editors share: keys at the subject's last token, and the hidden state that
-gives the target.
+"""What locate-and-edit editors share: keys and hidden states at subjects' last tokens, and the
+sites that reach the answer from there.
 
 ROME (Meng et al. 2022) and MEMIT (Meng et al. 2023) read a fact as a key, the input of an MLP's
 last layer at the subject's last token, and a value, what has to come out there for the model to
@@ -8,25 +8,26 @@ give the new answer.
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from agents.configured import setting
 from agents.editors.stream import StreamEditor, chosen_sites
+from agents.editors.targets import SubjectBatch, TargetSettings
 from agents.protocol import Unsupported
+from editgym.checks import whole
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.language import LanguageModel
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
-from editgym.weights.layers import Prefix
+from editgym.weights import EditableDecoder, LowRankFactors
 from editgym.weights.site_pass import Injection
 from editgym.weights.sites import EditSite
 
@@ -34,110 +35,23 @@ NO_SUBJECT = "subject not in its prompt"
 _LAYER = re.compile(r"^((.*?)\.(\d+))\.")
 
 
-@dataclass(frozen=True)
-class TargetSettings:
-    """How the hidden state h + δ that gives a new answer is looked for (Meng et al. 2022, eq. 4;
-    2023, eq. 16).
-
-    Adam on L(δ) = mean CE(target | h + δ) + `kl_weight` · KL(p ‖ p_δ on "{subject} is a") + `decay`
-    · ‖δ‖² / ‖h‖², with ‖δ‖ ≤ `max_norm` · ‖h‖.
+@dataclass(frozen=True, kw_only=True)
+class SubjectSettings(TargetSettings):
+    """What all editors of facts at their subjects take.
 
     Attributes:
-        steps: Of Adam.
-        learning_rate: In units of h's root mean square, so that it suits models of every scale.
-        max_norm: Limit of δ.
-        kl_weight: 0 leaves that term out, and its texts out of the batch.
-        decay: Of δ.
-        contexts: Over how many prompts keys and loss are means: the prompt itself, and the prompt
-            after sentences about something else.
+        tokens: How many tokens of plain text the covariance of keys is taken over.
     """
 
-    steps: int = 40
-    learning_rate: float = 0.5
-    max_norm: float = 0.8
-    kl_weight: float = 0.0
-    decay: float = 0.0
-    contexts: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("contexts", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
-        for name, above in (
-            ("learning_rate", True),
-            ("max_norm", True),
-            ("kl_weight", False),
-            ("decay", False),
-        ):
-            require_number(name, getattr(self, name), above_zero=above)
-
-    @classmethod
-    def of(cls, editor: str, given: dict[str, Any]) -> TargetSettings:
-        """From an editor's further arguments.
-
-        Raises:
-            ValueError: There is no such argument, or it is out of range.
-        """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise ValueError(
-                f"{editor}: {unknown} are no arguments of it; how it looks for the target takes"
-                f" {known}"
-            )
-        return cls(**given)
-
-
-class SubjectBatch(NamedTuple):
-    """The requests of a step whose subject is in their prompt.
-
-    Attributes:
-        texts: Prompts with their targets: `contexts` of each request, then, where KL counts,
-            "{subject} is a" of each.
-        rows: (m,), the texts; every one has its subject's last token at `positions`, (m,).
-        owners: (m,), which request a text belongs to.
-        asked: How many of the texts have a target.
-        prefix: `EditableDecoder.prefix` of the texts.
-    """
-
-    texts: TokenBatch
-    rows: Tensor
-    positions: Tensor
-    owners: Tensor
-    asked: int
-    prefix: Prefix | None
-
-    def means(self, values: Tensor) -> Tensor:
-        """Means over every request's asked texts: (m, width) -> (n, width)."""
-        return (
-            values[: self.asked]
-            .unflatten(0, (-1, self.asked // (int(self.owners[-1]) + 1)))
-            .mean(1)
-        )
+    tokens: int = setting(50_000, whole(1))
 
 
 class SubjectEditor(StreamEditor):
-    """An editor of what sites write into the residual stream at subjects' last tokens.
+    """An editor of what sites write into the residual stream at subjects' last tokens."""
 
-    Args:
-        sites: Names among the environment's sites; None for all that qualify.
-        tokens: How many tokens of plain text the covariance of keys is taken over.
-        target: As `TargetSettings`.
-        own: The subclass's own arguments, for `config`.
-    """
+    settings: SubjectSettings
 
-    def __init__(
-        self, sites: list[str] | None, tokens: int, target: dict[str, Any], **own: Any
-    ) -> None:
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise ValueError(f"tokens must be a whole number from 1 on, got {tokens!r}")
-        self.target = TargetSettings.of(self.name, target)
-        self.sites, self.tokens = sites, tokens
-        self.config = {"sites": sites, "tokens": tokens, **own, **asdict(self.target)}
-        self.skipped = Counter()
-
-    def usable_sites(self, process: LifelongProcess) -> list[EditSite]:
+    def usable_sites(self, process: LifelongProcess, names: Sequence[str] | None) -> list[EditSite]:
         """The sites to edit, from the lowest layer up; by default those with two or more layers
         above, if any.
 
@@ -145,13 +59,17 @@ class SubjectEditor(StreamEditor):
         factlm one such layer leaves a target's cross-entropy at 1.1 however δ is chosen, two bring
         it to 0.04.
 
+        Args:
+            process: The stream.
+            names: Names among the environment's sites; None for all that qualify.
+
         Raises:
             Unsupported: A named site does not write to the residual stream, or nothing reads what
                 it writes, or the layer changes it before it adds it.
         """
-        sites = chosen_sites(process, self.sites, self.name, residual=True)
+        sites = chosen_sites(process, names, self.name, residual=True)
         read = [site for site in sites if _layers_above(process.decoder, site) >= 1]
-        if not read or (self.sites is not None and len(read) < len(sites)):
+        if not read or (names is not None and len(read) < len(sites)):
             bad = [site.name for site in sites if site not in read]
             raise Unsupported(
                 f"{self.name}: {bad} are in the last layer, and after it no attention carries what"
@@ -165,7 +83,7 @@ class SubjectEditor(StreamEditor):
             )
         well_read = [site for site in read if _layers_above(process.decoder, site) >= 2]
         return sorted(
-            read if self.sites is not None else well_read or read,
+            read if names is not None else well_read or read,
             key=lambda site: int(_layer(site)[3]),
         )
 
@@ -190,7 +108,7 @@ class SubjectEditor(StreamEditor):
         ]
         essence = (
             [(f"{r.subject} is a", r.target, r.subject) for r in kept]
-            if self.target.kl_weight
+            if self.settings.kl_weight
             else []
         )
         texts = process.task.batch([(prompt, answer) for prompt, answer, _ in asked + essence])
@@ -198,7 +116,7 @@ class SubjectEditor(StreamEditor):
         device = texts.ids.device
         requests = torch.arange(len(kept), device=device)
         owners = torch.cat(
-            [requests.repeat_interleave(self.target.contexts), requests[: len(essence)]]
+            [requests.repeat_interleave(self.settings.contexts), requests[: len(essence)]]
         )
         return SubjectBatch(
             texts,
@@ -221,7 +139,7 @@ class SubjectEditor(StreamEditor):
         """The prompt, and the prompt after sentences about something else where those fit into the
         context.
         """
-        others, language = self.target.contexts - 1, task.language
+        others, language = self.settings.contexts - 1, task.language
         before = (
             FactWorld().filler(others, random.Random(prompt), without=task.filler) if others else []
         )
@@ -233,16 +151,6 @@ class SubjectEditor(StreamEditor):
                 for text in longer
             ),
         ]
-
-
-def require_number(name: str, value: object, above_zero: bool = True) -> None:
-    """Raise a `ValueError` unless `value` is a finite number, greater than 0 or from 0 on."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < 0 or (above_zero and value == 0):  # type: ignore[operator]
-        raise ValueError(
-            f"{name} must be a finite number {'greater than' if above_zero else 'from'} 0"
-            f"{'' if above_zero else ' on'}, got {value!r}"
-        )
 
 
 def find_subject(language: LanguageModel, prompt: str, subject: str) -> int | None:
@@ -335,78 +243,6 @@ def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
     added *= before.norm() / added.norm()
     moved = after({site.name: Injection(rows, positions, added)}) - before
     return bool((moved - added).norm() < 0.1 * added.norm())  # half precision rounds
-
-
-def target_shifts(
-    decoder: EditableDecoder,
-    batch: SubjectBatch,
-    site: EditSite,
-    hidden: Tensor,
-    settings: TargetSettings,
-) -> Tensor:
-    """δ (n, width): what has to be added to a site's output at the subject's last token; see
-    `TargetSettings`.
-
-    All requests are one batch, and no two share a term of the loss, so each gets what it would get
-    alone.
-
-    Args:
-        decoder: With the edits so far.
-        batch: The requests.
-        site: Its output is added to.
-        hidden: h, (n, width).
-        settings: Of the search.
-    """
-    lengths = hidden.norm(dim=1, keepdim=True)
-    shift = torch.zeros_like(hidden).requires_grad_()
-    scale = lengths / math.sqrt(hidden.shape[1])
-    adam = torch.optim.Adam([shift], lr=settings.learning_rate)
-    prefix = decoder.prefix(batch.texts, [site.name])
-    before = None
-    for _ in range(settings.steps):
-        with torch.enable_grad():
-            values = (scale * shift)[batch.owners]
-            logits = (
-                decoder.logits(
-                    batch.texts,
-                    prefix=prefix,
-                    injected={site.name: Injection(batch.rows, batch.positions, values)},
-                )
-                .float()
-                .log_softmax(-1)
-            )
-            before = logits.detach() if before is None else before
-            loss = _loss(batch, logits, before, settings.kl_weight)
-            loss = loss + settings.decay * (scale * shift / lengths).square().sum()
-        shift.grad = torch.autograd.grad(loss, shift)[0]
-        adam.step()
-        with torch.no_grad():  # ‖scale · shift‖ ≤ max_norm · ‖h‖
-            limit = settings.max_norm * math.sqrt(hidden.shape[1])
-            shift *= (limit / shift.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
-    return (scale * shift).detach()
-
-
-def _loss(batch: SubjectBatch, logits: Tensor, before: Tensor, kl_weight: float) -> Tensor:
-    """The sum of all requests' losses, from log-probabilities at answer tokens now and with δ =
-    0.
-    """
-    texts = batch.texts
-    surprise = texts.means(-logits.gather(-1, texts.labels[:, None])[:, 0])
-    total = (
-        surprise[: batch.asked]
-        .unflatten(0, (-1, batch.asked // (int(batch.owners[-1]) + 1)))
-        .mean(1)
-        .sum()
-    )
-    if len(texts) == batch.asked:
-        return total
-    # Of "{subject} is a" only the first predicted token counts: the target that stands after it is
-    # there as padding.
-    first = torch.cat([texts.rows.new_ones(1), texts.rows.diff()]).bool() & (
-        texts.rows >= batch.asked
-    )
-    kl = (before[first].exp() * (before[first] - logits[first])).sum()
-    return total + kl_weight * kl
 
 
 def _layer(site: EditSite) -> re.Match[str]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from agents.catalogue import make_agent
-from agents.editors.edit_grpo import EditGRPO, GroupSettings, alignment, group_advantages
+from agents.editors.edit_grpo import EditGRPO, EditGRPOSettings, alignment, group_advantages
 from agents.editors.stream import stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.metrics.knowledge import normalized
@@ -89,7 +89,8 @@ def test_alignment_is_the_cosine_with_the_anchors_mean_rewarded_gradient():
 
 def sampled_round(process, agent, **group):
     """A round on the new batch with rewards that differ, and what it was made of."""
-    agent.group = GroupSettings(**{"rank": 2, "samples": 6, "temperature": 2.0} | group)
+    own = {**agent.settings.as_dict(), "learning_rate": 2e-3, "iterations": 10}
+    agent.settings = EditGRPOSettings.of(own | {"rank": 2, "samples": 6, "temperature": 2.0} | group)
     agent.begin(process)
     edited = process.decoder.branch()
     factors = agent._factors(process)
@@ -227,7 +228,7 @@ def test_ratios_beyond_the_clip_teach_nothing_more_and_kl_pulls_back(make_proces
         g.any()
         for g in torch.autograd.grad(agent._loss(edited, factors, negative, old - 1)[0], leaves)
     )
-    agent.group = replace(agent.group, kl_weight=1.0)
+    agent.settings = replace(agent.settings, kl_weight=1.0)
     idle = replace(one, advantages=torch.zeros_like(one.advantages))
     behind = idle.reference - old
     k3 = (one.texts.means(behind.exp() - behind - 1) * one.counts).sum() / one.counts.sum()
@@ -268,7 +269,7 @@ def test_no_sentence_before_a_prompt_is_one_that_perplexity_is_measured_on(make_
     for seed in range(20):
         agent = EditGRPO(**QUICK, seed=seed)
         agent.begin(process)
-        assert len(agent._sentences) == agent.group.prompts
+        assert len(agent._sentences) == agent.settings.prompts
         assert not set(agent._sentences) & set(process.task.filler)
 
 
@@ -397,11 +398,10 @@ def test_refined_edits_answer_at_least_as_many_rephrases_of_factlm():
 
 def test_equal_seeds_give_equal_edits_and_other_seeds_others(stream_env):
     def edit(seed):
-        agent = EditGRPO(**QUICK)
+        agent = EditGRPO(**QUICK | {"iterations": 2})
         agent.learn(gym.spec("LifelongLLMEdit-v0"), Budget(), seed=seed)
         env = gym.make("LifelongLLMEdit-v0", horizon=1, edits_per_step=2, split="validation")
         env.reset(seed=0)
-        agent.group = replace(agent.group, iterations=2)
         assert agent.config["seed"] == seed
         return agent.edit(env)
 
@@ -412,11 +412,11 @@ def test_equal_seeds_give_equal_edits_and_other_seeds_others(stream_env):
 
 
 def test_the_first_editor_draws_by_the_same_seed(tmp_path):
-    agent = EditGRPO("lora_merge", {"rank": 2})
+    agent = EditGRPO(editor="lora_merge", editor_config={"rank": 2})
     agent.learn(gym.spec("LifelongLLMEdit-v0"), Budget(), seed=5)
     agent.save(tmp_path)
     for one in (agent, EditGRPO.load(tmp_path)):
-        assert (one.seed, one.first.seed) == (5, 5)
+        assert (one.resolved(None).seed, one.first.resolved(None).seed) == (5, 5)
         assert one.config["editor_config"] == {"rank": 2, "seed": 5}
 
 
@@ -475,14 +475,14 @@ def test_an_argument_out_of_range_is_named(argument, value):
 )
 def test_what_edits_first_is_an_editor_of_streams(editor):
     with pytest.raises(ValueError, match=f"^editor must be .*got '{editor}'"):
-        EditGRPO(editor)
+        EditGRPO(editor=editor)
 
 
 def test_unknown_names_are_told(stream_env):
-    with pytest.raises(ValueError, match=r"settings must be among .*got \['sample'\]"):
+    with pytest.raises(ValueError, match=r"unknown setting 'sample' \(did you mean 'samples'\?\)"):
         EditGRPO(sample=3)
     with pytest.raises(ValueError, match="there is no 'ft_x'"):
-        EditGRPO("ft_x")
+        EditGRPO(editor="ft_x")
     with pytest.raises(Unsupported, match="not open for edits"):
         EditGRPO(**QUICK, sites=["nowhere"]).edit(stream_env(split="test"))
     with pytest.raises(Unsupported, match="streams of facts"):

@@ -14,13 +14,8 @@ from agents.editors.alphaedit import RecursiveLeastSquares
 from agents.editors.covariance import covariances, inverse_factor, null_space, sentences
 from agents.editors.rome_memit import memit_update, rank_one_updates
 from agents.editors.stream import stream_process
-from agents.editors.subject_keys import (
-    NO_SUBJECT,
-    TargetSettings,
-    find_subject,
-    read_states,
-    target_shifts,
-)
+from agents.editors.subject_keys import NO_SUBJECT, find_subject, read_states
+from agents.editors.targets import TargetSettings, target_shifts
 from agents.protocol import Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.models.factlm import train_tokenizer
@@ -217,7 +212,7 @@ def test_rome_in_a_model_gives_v_at_k(model):
     site = agent._site
     index = process.sites.index(site)
     key, hidden = read_states(process.decoder, batch, site, site)
-    shift = target_shifts(process.decoder, batch, site, hidden, agent.target)
+    shift = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     wanted = process.decoder.weights[index] @ key[0] + shift[0]
     process.decoder.apply(*agent.entries(process))
     assert torch.allclose(
@@ -245,7 +240,7 @@ def test_targets_of_a_batch_are_those_found_alone(process):
     def shifts():
         batch = agent.subject_batch(process)
         hidden = read_states(process.decoder, batch, agent._sites[-1], agent._sites[-1])[1]
-        return target_shifts(process.decoder, batch, agent._sites[-1], hidden, agent.target)
+        return target_shifts(process.decoder, batch, agent._sites[-1], hidden, agent.settings)
 
     together = shifts()
     process.requests = whole[1:2]
@@ -257,7 +252,7 @@ def test_the_target_lowers_the_loss_within_its_limit(process):
     agent.begin(process)
     batch, site = agent.subject_batch(process), agent._sites[-1]
     hidden = read_states(process.decoder, batch, site, site)[1]
-    shift = target_shifts(process.decoder, batch, site, hidden, agent.target)
+    shift = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     there = {site.name: Injection(batch.rows, batch.positions, shift)}
     losses = process.decoder.losses
     assert (losses(batch.texts, injected=there) < losses(batch.texts)).all()
@@ -402,7 +397,7 @@ def test_removed_steps_leave_what_the_other_steps_ask_for(env, process, name):
     decoder = process.decoder
     batches = {step: agent._batches[step] for step in range(STEPS)}
     decoder.apply(*agent.remove([0, 2]))
-    covered = covariances(process.task, agent._sites, agent.tokens)
+    covered = covariances(process.task, agent._sites, agent.settings.tokens)
     for index, site in enumerate(agent._sites):
         base = process.task.decoder.base_weights[process.sites.index(site)].double()
         expected = stream(agent.prior(covered[index]), base, [batches[1][index]])[1]

@@ -1,0 +1,72 @@
+"""What editors by gradients share: Adam on the losses of requests, and the matrix they work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from agents.editors.stream import chosen_sites
+from editgym.envs.lifelong.process import LifelongProcess
+from editgym.weights import Update
+from editgym.weights.sites import EditSite
+
+
+def descend(
+    parameters: list[Tensor],
+    losses: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float,
+    stop_loss: float,
+    project: Callable[[], None] = lambda: None,
+) -> None:
+    """Minimise a sum of losses by Adam, until each is at most `stop_loss`; Adam makes no difference
+    of sum and mean.
+
+    Args:
+        parameters: Leaves; changed in place.
+        losses: Gives (n,), one loss per request.
+        steps: At most.
+        learning_rate: Of Adam.
+        stop_loss: Where to stop.
+        project: Called after every step; changes the parameters.
+    """
+    optimizer = torch.optim.Adam(parameters, learning_rate)
+    for _ in range(steps):
+        with torch.enable_grad():
+            now = losses()
+            if float(now.detach().max()) <= stop_loss:
+                return
+            gradients = torch.autograd.grad(now.sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        with torch.no_grad():
+            project()
+
+
+def chosen_site(
+    process: LifelongProcess, site: str | None, name: str, middle: bool = False
+) -> EditSite:
+    """The site called `site`; by default the last, or the middle one, of those that write to the
+    residual stream.
+
+    Raises:
+        Unsupported: It is not open for edits, or none writes to the residual stream.
+    """
+    if site is not None:
+        return chosen_sites(process, [site], name)[0]
+    candidates = chosen_sites(process, None, name, residual=True)
+    return candidates[len(candidates) // 2 if middle else -1]
+
+
+def zeros(process: LifelongProcess, site: EditSite) -> Tensor:
+    """An update of a site that changes nothing yet, (out, in), float32, to be trained."""
+    device = process.decoder.base_weights[process.sites.index(site)].device
+    return torch.zeros(site.shape, device=device, requires_grad=True)
+
+
+def only(process: LifelongProcess, site: EditSite, update: Update) -> list[Update | None]:
+    """`update` for one site and None for the others."""
+    return [update if one is site else None for one in process.sites]

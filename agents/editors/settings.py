@@ -1,0 +1,108 @@
+"""Settings of the editors that were tuned, by task, model and length of the stream.
+
+An editor works with the defaults of its own settings, over them with what is tuned here for the
+environment's task and model, and over both with what it is given. The defaults suit factlm too;
+larger models want smaller steps. What stands here was chosen on validation streams of FactWorld, in
+steps of ten edits, by the mean harmonic mean of reliability, generalization and locality
+(`benchmarks.tuning.editors`); Edit-GRPO's by hand.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
+
+from agents.configured import spec_arguments
+from editgym.checks import Check, is_whole, optional
+from editgym.tasks.knowledge import FACTLM_SITES
+
+# Names among the environment's sites: whether they are open is known where the environment is.
+SITE = optional(Check(lambda v: isinstance(v, str), "the name of a site"))
+SITES = optional(
+    Check(
+        lambda v: isinstance(v, list | tuple) and all(isinstance(one, str) for one in v),
+        "a list of names of sites",
+    )
+)
+SEED = Check(is_whole, "a whole number")
+_NAMING_SITES = ("site", "sites")
+
+Table = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was tuned on streams of one task into one model.
+
+    Attributes:
+        task: The environment's argument.
+        model: The environment's argument.
+        steps: The least number of steps of a stream that this is for.
+        sites: What the environment opens unless it is told otherwise, names or globs.
+        settings: By editor; an editor that is not here has its defaults.
+    """
+
+    task: str
+    model: str
+    steps: int
+    sites: Sequence[str]
+    settings: Table
+
+
+_FT_SITE = "model.layers.4.mlp.down_proj"
+# Chosen on streams of 20 steps.
+_SHORT: Table = {
+    "ft_m": {"site": _FT_SITE, "learning_rate": 4e-3},
+    "ft_l": {"site": _FT_SITE, "learning_rate": 5e-3, "epsilon": 0.8},
+    "rome": {"max_norm": 0.7},
+    "ultraedit": {"step_size": 1e-3},
+    "edit_grpo": {"sites": [_FT_SITE], "iterations": 6},
+}
+# Chosen on streams of 50 steps, which is as long as the validation split lasts.
+_LONG: Table = {
+    **_SHORT,
+    "ft_l": {**_SHORT["ft_l"], "epsilon": 1.2},
+    "memit_seq": {"covariance_weight": 300.0},
+    "ultraedit": {"step_size": 1.4e-3},
+}
+TUNED: tuple[Tuned, ...] = (
+    Tuned("knowledge/factworld", "factlm", 1, FACTLM_SITES, _SHORT),
+    Tuned("knowledge/factworld", "factlm", 50, FACTLM_SITES, _LONG),
+)
+
+
+def tuned_settings(spec: EnvSpec, editor: str) -> dict[str, Any]:
+    """What is tuned for an editor in an environment made from `spec`.
+
+    Of several rows for a task and model the one for the longest streams that are no longer than the
+    environment's holds. A setting that names sites holds where all of them are open for edits, by
+    the environment's argument `sites`; elsewhere it is left out, and the editor's default chooses.
+    """
+    arguments = spec_arguments(spec)
+    steps = arguments.get("horizon", 0)
+    rows = [
+        row
+        for row in TUNED
+        if (row.task, row.model) == (arguments.get("task"), arguments.get("model"))
+        and is_whole(steps)
+        and row.steps <= steps
+    ]
+    if not rows:
+        return {}
+    row = max(rows, key=lambda one: one.steps)
+    opened = arguments.get("sites") or row.sites
+    return {
+        name: value
+        for name, value in row.settings.get(editor, {}).items()
+        if name not in _NAMING_SITES or _all_open(value, opened)
+    }
+
+
+def _all_open(sites: str | Sequence[str], opened: Sequence[str]) -> bool:
+    """Whether names of sites are each among those that names or globs open."""
+    names = [sites] if isinstance(sites, str) else sites
+    return all(any(fnmatch.fnmatchcase(name, one) for one in opened) for name in names)
