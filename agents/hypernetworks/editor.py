@@ -15,7 +15,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from agents.checkpoints import TRAINING
-from agents.configured import read_config, write_config
+from agents.configured import Settings, read_config, write_config
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.learning import Learning, SequenceLearner, SequencePolicy
 from agents.hypernetworks.network import check_sites
@@ -58,6 +58,10 @@ class LearnedEditor(StreamEditor):
     def sites(self) -> list[tuple[str, tuple[int, int]]]:
         """Name and (out, in) of the sites it learned on."""
         return self._sites
+
+    def resolved(self, spec: EnvSpec | None) -> Settings:
+        """Nothing: what it learns with is in `config`."""
+        return Settings()
 
     @property
     def policy(self) -> SequencePolicy:

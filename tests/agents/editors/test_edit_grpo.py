@@ -90,7 +90,9 @@ def test_alignment_is_the_cosine_with_the_anchors_mean_rewarded_gradient():
 def sampled_round(process, agent, **group):
     """A round on the new batch with rewards that differ, and what it was made of."""
     own = {**agent.settings.as_dict(), "learning_rate": 2e-3, "iterations": 10}
-    agent.settings = EditGRPOSettings.of(own | {"rank": 2, "samples": 6, "temperature": 2.0} | group)
+    agent.settings = EditGRPOSettings.of(
+        own | {"rank": 2, "samples": 6, "temperature": 2.0} | group
+    )
     agent.begin(process)
     edited = process.decoder.branch()
     factors = agent._factors(process)
