@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from editgym.checks import Check
+from editgym.tasks import TASKS
 
 CONFIG_FILE = "agent.json"
+SETTINGS_FILE = "settings.json"
 
 
 def setting(default: Any, check: Check | None = None) -> Any:
@@ -74,7 +76,7 @@ class ConfiguredAgent:
     `tuned` where there are tuned values.
 
     Attributes:
-        config: The settings that were given, JSON values; it never changes.
+        config: The settings that were given, JSON values. Nothing changes it but `keep_seed`.
         settings: What the agent works with: defaults and what was given, and from `learn` or `edit`
             on also the tuned values of the environment's task.
     """
@@ -88,8 +90,11 @@ class ConfiguredAgent:
         """Show the settings as the constructor's signature, in `help` and to `make_agent`."""
         super().__init_subclass__(**kwargs)
         if "settings_type" in vars(cls):
-            parameters = inspect.signature(cls.settings_type).parameters.values()
-            cls.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
+            parameters = inspect.signature(cls.settings_type).parameters
+            # What is the agent's own stands before what it has from its settings' bases.
+            names = [n for c in cls.settings_type.__mro__ for n in inspect.get_annotations(c)]
+            ordered = [parameters[name] for name in dict.fromkeys(names) if name in parameters]
+            cls.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
 
     def __init__(self, **config: Any) -> None:
         self.config = dict(config)
@@ -99,13 +104,23 @@ class ConfiguredAgent:
         """The values that were tuned for an environment's task; none unless a subclass has some."""
         return {}
 
-    def resolved(self, spec: EnvSpec) -> Settings:
+    def resolved(self, spec: EnvSpec | None) -> Settings:
         """The settings in an environment made from `spec`, every one of them.
+
+        Args:
+            spec: With its kwargs. None, for an environment that `gym.make` did not make, has no
+                tuned values.
 
         Raises:
             ValueError: A value is out of its range.
         """
-        return self.settings_type.of({**self.tuned(spec), **self.config})
+        tuned = {} if spec is None else self.tuned(spec)
+        return self.settings_type.of({**tuned, **self.config})
+
+    def keep_seed(self, seed: int) -> None:
+        """Count the seed of `learn` among what was given, where the agent has a setting `seed`."""
+        if any(field.name == "seed" for field in dataclasses.fields(self.settings_type)):
+            self.config = {**self.config, "seed": seed}
 
     def save(self, folder: Path) -> None:
         """Write the configuration as JSON."""
@@ -119,6 +134,31 @@ class ConfiguredAgent:
             FileNotFoundError: There is none in `folder`.
         """
         return cls(**read_config(folder))
+
+
+def spec_arguments(spec: EnvSpec) -> dict[str, Any]:
+    """The arguments of an environment made from `spec`, by name, without making it.
+
+    What stands in the spec goes before the defaults of the environment's constructor and of its
+    task's builder. An argument that is neither given nor has a default is left out.
+    """
+    arguments = {**_defaults(spec.entry_point), **spec.kwargs}
+    task = arguments.get("task")
+    builder = TASKS.get(task, task) if isinstance(task, str) else None
+    return {**_defaults(builder), **arguments}
+
+
+def _defaults(creator: Any) -> dict[str, Any]:
+    """The defaults of a callable, or of the one at an import path `package.module:name`."""
+    if isinstance(creator, str) and ":" in creator:
+        creator = load_env_creator(creator)
+    if not callable(creator):
+        return {}
+    return {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(creator).parameters.values()
+        if parameter.default is not parameter.empty
+    }
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -137,3 +177,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no agent in {folder}: there is no {CONFIG_FILE}")
     return dict(json.loads(path.read_text()))
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write the settings that an agent was trained with into `folder`, beside its configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(settings.as_dict(), indent=2, sort_keys=True)
+    (folder / SETTINGS_FILE).write_text(text + "\n")
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that the agent in `folder` was trained with; None where they were not saved."""
+    path = folder / SETTINGS_FILE
+    return dict(json.loads(path.read_text())) if path.is_file() else None
