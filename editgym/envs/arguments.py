@@ -16,6 +16,17 @@ ACTION_TOLERANCE = 1e-6
 T = TypeVar("T")
 
 
+def given(names: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that an environment's constructor was called with, its defaults among them.
+
+    Args:
+        names: The constructor's `locals()` on its first line; what it calls `task_arguments` is
+            merged with the rest.
+    """
+    arguments = {k: v for k, v in names.items() if k not in ("self", "__class__")}
+    return arguments | arguments.pop("task_arguments")
+
+
 def task_for(
     kind: type[T],
     name: str,

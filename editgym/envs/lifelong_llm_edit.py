@@ -46,43 +46,52 @@ INFO_KEYS = ("reliability", "generalization", "locality", "tf_efficacy")
 class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle):
     """A stream of corrections of facts, `edits_per_step` at a time, into a causal language model.
 
-    An episode is `horizon` steps and then terminates. The base weights are never written to: the
-    live state is one fp32 matrix per site, and every step's factors are in `journal`.
+    The base weights are never written to: the live state is one fp32 matrix per site, and every
+    step's factors are in `journal`.
 
-    **Observation**: `Box(-bound, bound)`, float32. Per site, in order: a sketch of the current
-    weights (16 numbers), of the mean key and of the mean output gradient of the new requests'
-    answer tokens (8 each; keys are the module's inputs), the q = 4 largest singular values of the
-    training-free update over ‖W₀‖, its length over ‖W₀‖, and ‖W − W₀‖ over ‖W₀‖; then the loss of
-    the new requests, the number of their answer tokens, and the progress of the episode. An agent
-    that wants the whole matrices reads `process.capture`.
+    Observation:
+        `Box(-bound, bound)`, float32. Per site, in order: a sketch of the current weights (16
+        numbers), of the mean key and of the mean output gradient of the new requests' answer tokens
+        (8 each; keys are the module's inputs), the q = 4 largest singular values of the
+        training-free update over ‖W₀‖, its length over ‖W₀‖, and ‖W − W₀‖ over ‖W₀‖; then the loss
+        of the new requests, the number of their answer tokens, and the progress of the episode. An
+        agent that wants the whole matrices reads `process.capture`.
 
-    **Action**, in [−1, 1]:
+    Action:
+        `Box(-1, 1)`, float32, of one of two forms.
 
-    - `coefficients` (default): (sites × 4,). Of the training-free UltraEdit update ΔW = Σ_j σ_j u_j
-      v_jᵀ of each site, c_max (a_l1 σ_1 u_1 v_1ᵀ + a_l2 σ_2 u_2 v_2ᵀ + a_l3 σ_3 u_3 v_3ᵀ + a_l4
-      Σ_{j≥4} σ_j u_j v_jᵀ) is applied, c_max = 3. Zeros leave a site alone; 1/c_max everywhere is
-      UltraEdit. `basis="gradient"` takes G·Kᵀ apart instead.
-    - `factors`: A (out × r) and B (r × in) of every site (`ActionLayout`); `shift_limit` ·
-      clip(A·B/√r, −1, 1) is added.
+        - `coefficients` (default): (sites × 4,). Of the training-free UltraEdit update ΔW = Σ_j σ_j
+          u_j v_jᵀ of each site, c_max (a_l1 σ_1 u_1 v_1ᵀ + a_l2 σ_2 u_2 v_2ᵀ + a_l3 σ_3 u_3 v_3ᵀ +
+          a_l4 Σ_{j≥4} σ_j u_j v_jᵀ) is applied, c_max = 3. Zeros leave a site alone; 1/c_max
+          everywhere is UltraEdit. `basis="gradient"` takes G·Kᵀ apart instead.
+        - `factors`: A (out × r) and B (r × in) of every site (`ActionLayout`); `shift_limit` ·
+          clip(A·B/√r, −1, 1) is added.
 
-    **Reward**: −[ Σ_{j=0..back_depth} decay^j (CE(rephrases_{t−j}) + λ KL(p_ref ‖ p_now on
-    locality_{t−j})) + η Σ ‖ΔW‖² ] (Li et al. 2025, RLEdit), λ = `locality_weight`, η =
-    `norm_weight`. CE and KL are means over answer tokens, then over requests.
+    Transition:
+        The update is added to the sites, and the next `edits_per_step` requests of the stream are
+        there to be edited. `split="policy"` draws a new stream in every episode. `validation` and
+        `test` streams are for evaluation and closed: the reward is 0, `differentiable_step` raises,
+        and a stream stays the same from one reset to the next until `reset(seed=...)` draws
+        another.
 
-    **Collapse**: where an edited model computes what is not finite, the reward is −10⁶, observed
-    numbers are 0 or at the bound, and coefficients, which have no update to stretch, leave the
-    sites alone.
+    Reward:
+        −[ Σ_{j=0..back_depth} decay^j (CE(rephrases_{t−j}) + λ KL(p_ref ‖ p_now on
+        locality_{t−j})) + η Σ ‖ΔW‖² ] (Li et al. 2025, RLEdit), λ = `locality_weight`, η =
+        `norm_weight`. CE and KL are means over answer tokens, then over requests. Where an edited
+        model collapses, that is, computes what is not finite, the reward is −10⁶, observed numbers
+        are 0 or at the bound, and coefficients, which have no update to stretch, leave the sites
+        alone.
 
-    **Streams**: `split="policy"` draws a new stream in every episode. `validation` and `test`
-    streams are for evaluation and closed: the reward is 0, `differentiable_step` raises, and a
-    stream stays the same from one reset to the next until `reset(seed=...)` draws another.
+    End:
+        `terminated` after `horizon` steps. Never truncated.
 
-    **Info**: `edit_step`, `edits_done`, `is_success` (every request of the batch answered exactly),
-    and of the batch right after its edit `reliability`, `tf_efficacy`, `generalization` and
-    `locality` (both 0 on closed streams, and `locality` also where no request of the batch has
-    locality prompts). All are finite.
+    Info:
+        `edit_step`, `edits_done`, `is_success` (every request of the batch answered exactly), and
+        of the batch right after its edit `reliability`, `tf_efficacy`, `generalization` and
+        `locality` (both 0 on closed streams, and `locality` also where no request of the batch has
+        locality prompts). All are finite.
 
-    Args:
+    Arguments:
         task: `knowledge/factworld`, or another of the `knowledge` tasks.
         action: `coefficients` or `factors`.
         edits_per_step: Requests in a step.
@@ -120,6 +129,9 @@ class LifelongLLMEditEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPi
         >>> observation, reward, terminated, truncated, info = env.step(action)
         >>> terminated, info["edits_done"]
         (False, 5.0)
+
+    Version history:
+        v0: The first version.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium's own form

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gymnasium.utils import EzPickle
 
+from editgym.envs.arguments import given
 from editgym.envs.worlds.env import WeightEditingEnv
 from editgym.envs.worlds.vector import WeightEditingVectorEnv
-from editgym.weights import Mask
+from editgym.tasks import Signal
+from editgym.weights import Mask, Rank
 
 
 class MaskWorldEnv(WeightEditingEnv):
@@ -17,39 +20,46 @@ class MaskWorldEnv(WeightEditingEnv):
     The decision process of Malik, "Reinforcement Learning for Neural Model Editing" (arXiv
     2606.13461). No code of the paper is public; notes say where it is silent and what was chosen.
 
-    **Observation** — `Box(-observation_bound, observation_bound, (n,), float32)`: the current
-    weights of the edited sites, in `sites` order, each as an out × in matrix in C order. With more
-    than `max_raw_observation` of them, a fixed random projection to `projection_size` numbers
-    (`editgym.envs.worlds.observation`). `observe_parameters` adds others of the network's
-    parameters after them, which no edit changes; `observe_task=True` appends the goal, for example
-    the forgotten class one-hot.
+    Observation:
+        `Box(-observation_bound, observation_bound, (n,), float32)`: the current weights of the
+        edited sites, in `sites` order, each as an out × in matrix in C order. With more than
+        `max_raw_observation` of them, a fixed random projection to `projection_size` numbers
+        (`editgym.envs.sketch`). `observe_parameters` adds others of the network's parameters after
+        them, which no edit changes; `observe_task=True` appends the goal, for example the forgotten
+        class one-hot.
 
-    **Action** — `Box(-1, 1, (m,), float32)`: per site, in order, A (out × rank) then B (rank × in),
-    each raveled in C order; D = clip(A·B/√rank, −1, 1). With `rank="full"` the action is D itself.
-    The zero action is no edit.
+    Action:
+        `Box(-1, 1, (m,), float32)`: per site, in order, A (out × rank) then B (rank × in), each
+        raveled in C order; D = clip(A·B/√rank, −1, 1). With `rank="full"` the action is D itself.
+        The zero action is no edit. A number that is not finite, or beyond ±(1 + 1e-6), is a
+        `ValueError` and changes nothing.
 
-    **Transition** — W ← W ∘ clip(1 + D, 0, 1), the paper's box [0, 1]. (The paper does not say how
-    a product of factors is kept in its box.) Edits compound within an episode. A number that is not
-    finite, or beyond ±(1 + 1e-6), is a `ValueError` and changes nothing.
+    Transition:
+        W ← W ∘ clip(1 + D, 0, 1), the paper's box [0, 1]. (The paper does not say how a product of
+        factors is kept in its box.) Edits compound within an episode.
 
-    **Reward** — each step, absolute, R = alpha·U + beta·O on a fresh batch of `batch_size` samples,
-    drawn with replacement, from each of the task's reward sets. Unlearning: U is the score on
-    retain, O on forget, alpha 3, beta −2. Debiasing: U is the score on general, O on unbiased,
-    alpha 1, beta 3. `signal="probability"` scores a sample by the probability of its class,
-    `"accuracy"` (the paper's) by whether it is predicted. `probe_weight` (default 0: absent) takes
-    off that many times P, 0–1: how well a linear probe, fitted to the penultimate features, still
-    tells the forgotten classes (`editgym.envs.worlds.probe`).
+    Reward:
+        R = alpha·U + beta·O at each step, of the weights as they now are, on a fresh batch of
+        `batch_size` samples, drawn with replacement, from each of the task's reward sets.
+        Unlearning: U is the score on retain, O on forget, alpha 3, beta −2. Debiasing: U is the
+        score on general, O on unbiased, alpha 1, beta 3. `signal="probability"` scores a sample by
+        the probability of its class, `"accuracy"` (the paper's) by whether it is predicted.
+        `probe_weight` (default 0: absent) takes off that many times P, 0–1: how well a linear
+        probe, fitted to the penultimate features, still tells the forgotten classes
+        (`editgym.envs.worlds.probe`).
 
-    **End** — `terminated` after `episode_length` edits (default 1, as in the paper: a bandit).
-    Never truncated.
+    End:
+        `terminated` after `episode_length` edits (default 1, as in the paper: a bandit). Never
+        truncated.
 
-    **Info** — flat floats, the same keys every step: the reward batch's `retain_accuracy`,
-    `retain_accuracy_before`, `forget_accuracy`, `forget_accuracy_before` (other tasks: their reward
-    sets), `utility` (U), `edit` (O), `edit_step`, `is_success` (forget ≤ 1%, or unbiased above
-    before, and retain or general ≥ before − 1 point). `reset` returns `network` and `goal`, the
-    indices that were drawn, or that `options={"network": i, "goal": j}` asked for.
+    Info:
+        Flat floats, the same keys every step: the reward batch's `retain_accuracy`,
+        `retain_accuracy_before`, `forget_accuracy`, `forget_accuracy_before` (other tasks: their
+        reward sets), `utility` (U), `edit` (O), `edit_step`, `is_success` (forget ≤ 1%, or unbiased
+        above before, and retain or general ≥ before − 1 point). `reset` returns `network` and
+        `goal`, the indices that were drawn, or that `options={"network": i, "goal": j}` asked for.
 
-    Args:
+    Arguments:
         task: A name of `editgym.tasks.TASKS`.
         render_mode: `"rgb_array"`, `"ansi"` or None (`"human"` is added by `gym.make`).
         rank: Columns of A, or `"full"`; None takes the task's (unlearning 4, debiasing `"full"` for
@@ -67,10 +77,10 @@ class MaskWorldEnv(WeightEditingEnv):
         max_raw_observation: Up to this many weights are observed as they are.
         projection_size: Size of the projection above that.
         device: `"cpu"`, `"cuda"` or `"cuda:N"`: where weights, data and rewards live.
-        **arguments: The task's own (`editgym.tasks.images`, `editgym.tasks.texts`): `forget_class`
-            (a class or a set of classes), `goals` (several of those; an episode draws one),
-            `forget_samples`, `sites` (names or globs), `model_seed`, `networks` (several model
-            seeds; an episode draws one), `undertrained`, …
+        **task_arguments: The task's own (`editgym.tasks.images`, `editgym.tasks.texts`):
+            `forget_class` (a class or a set of classes), `goals` (several of those; an episode
+            draws one), `forget_samples`, `sites` (names or globs), `model_seed`, `networks`
+            (several model seeds; an episode draws one), `undertrained`, …
 
     Raises:
         ValueError: An argument is unknown or out of range; the message names it and what would be
@@ -84,26 +94,49 @@ class MaskWorldEnv(WeightEditingEnv):
         >>> observation, reward, terminated, truncated, info = env.step(action)
         >>> info["retain_accuracy"] == info["retain_accuracy_before"]
         True
+
+    Version history:
+        v0: The first version.
     """
 
     def __init__(
-        self, task: str = "unlearning/digits", render_mode: str | None = None, **arguments: Any
+        self,
+        task: str = "unlearning/digits",
+        render_mode: str | None = None,
+        *,
+        rank: Rank | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        signal: Signal = "probability",
+        batch_size: int | None = None,
+        episode_length: int = 1,
+        probe_weight: float = 0.0,
+        observe_task: bool = False,
+        observe_parameters: Sequence[str] = (),
+        observation_bound: float = 5.0,
+        max_raw_observation: int = 65_536,
+        projection_size: int = 1_024,
+        device: str = "cpu",
+        **task_arguments: Any,
     ) -> None:
-        EzPickle.__init__(self, task, render_mode, **arguments)
-        super().__init__(Mask(), task, render_mode, **arguments)
+        arguments = given(locals())
+        EzPickle.__init__(self, **arguments)
+        super().__init__(Mask(), **arguments)
 
 
 class MaskWorldVectorEnv(WeightEditingVectorEnv):
     """K candidates of `MaskWorldEnv` in one process on one device; `gym.make_vec("MaskWorld-v0",
     num_envs=K)`.
 
+    Candidate i, seeded `seed + i`, goes through what a single environment with that seed goes
+    through. `help(MaskWorldEnv)` is the specification, and tells what the arguments are that are
+    not told here.
+
     Args:
         num_envs: K.
-        task: As in `MaskWorldEnv`.
-        render_mode: As in `MaskWorldEnv`.
         shared_batch: Whether all candidates are scored on one batch: faster, and a different
             environment.
-        **arguments: As in `MaskWorldEnv`.
+        max_episode_steps: Truncates episodes after this many steps; None leaves them whole.
     """
 
     def __init__(
@@ -111,7 +144,22 @@ class MaskWorldVectorEnv(WeightEditingVectorEnv):
         num_envs: int = 1,
         task: str = "unlearning/digits",
         render_mode: str | None = None,
+        *,
         shared_batch: bool = False,
-        **arguments: Any,
+        max_episode_steps: int | None = None,
+        rank: Rank | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        signal: Signal = "probability",
+        batch_size: int | None = None,
+        episode_length: int = 1,
+        probe_weight: float = 0.0,
+        observe_task: bool = False,
+        observe_parameters: Sequence[str] = (),
+        observation_bound: float = 5.0,
+        max_raw_observation: int = 65_536,
+        projection_size: int = 1_024,
+        device: str = "cpu",
+        **task_arguments: Any,
     ) -> None:
-        super().__init__(Mask(), num_envs, task, render_mode, shared_batch, **arguments)
+        super().__init__(Mask(), **given(locals()))

@@ -60,6 +60,12 @@ class LowRankFactors:
         """The same update on another device."""
         return LowRankFactors(self.a.to(device), self.b.to(device), self.scale, self.bound)
 
+    def detached(self) -> LowRankFactors:
+        """A copy that shares neither memory nor gradients."""
+        return LowRankFactors(
+            self.a.detach().clone(), self.b.detach().clone(), self.scale, self.bound
+        )
+
     def plus(self, other: LowRankFactors) -> LowRankFactors:
         """The sum of two unclipped updates of one site, with the ranks of both.
 
@@ -104,6 +110,10 @@ class DenseUpdate:
     def to(self, device: torch.device) -> DenseUpdate:
         """The same update on another device."""
         return DenseUpdate(self.d.to(device), self.bound)
+
+    def detached(self) -> DenseUpdate:
+        """A copy that shares neither memory nor gradients."""
+        return DenseUpdate(self.d.detach().clone(), self.bound)
 
     def candidate(self, index: int) -> DenseUpdate:
         """The update of one candidate out of K, copied so that it outlives the batch."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from editgym.weights.journal import SiteEdit
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
 from editgym.weights.splitting import SplitNetwork, frozen_copy, split
@@ -69,6 +71,28 @@ class EditableNetwork(EditedWeights):
     def reuses_prefix(self) -> bool:
         """Whether activations before the first edited site are computed once and reused."""
         return self._split.reuses_prefix
+
+    def apply_tracked(self, *entries: SiteEdit) -> tuple[Tensor, ...]:
+        """`apply` for those who go on with the edited weights, or with gradients to the updates.
+
+        Overlay and journal keep copies that share neither memory nor gradients with the updates.
+
+        Returns:
+            The edited matrix at every site, each (out, in); where gradients are enabled, with those
+            to the entries' updates.
+
+        Raises:
+            UnknownSiteError: An entry names a site that the network does not have.
+            ValueError: An update's shape is not its site's, an edited weight would not be finite,
+                or a step is below the journal's last.
+        """
+        overlay: Mapping[str, Tensor] = self._overlay
+        for entry in entries:
+            overlay = {**overlay, **self._edited(entry, overlay)}
+        kept = [replace(entry, update=entry.update.detached()) for entry in entries]
+        self.journal.append(*map(self._journalled, kept))  # a journal on disk may fail
+        self._overlay = {name: tensor.detach() for name, tensor in overlay.items()}
+        return tuple(site.to_matrix(self._current(site.parameter, overlay)) for site in self.sites)
 
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """Logits (n, classes) of the edited network by its full forward pass."""

@@ -3,8 +3,10 @@
 
 import doctest
 import importlib
+import inspect
 import json
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -28,6 +30,7 @@ import envs_registry
 from editgym.weights import fingerprint
 from envs_registry import ENVIRONMENTS, Environment, register_all
 
+VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 pytestmark = pytest.mark.parametrize("env_id", [row.id for row in ENVIRONMENTS])
 
 
@@ -38,18 +41,17 @@ def gradient_ascent(env, seed):
     """An edit made knowing everything: 200 steps of Adam on the action, through the differentiable
     reward."""
     env.reset(seed=0)  # of other batches than `seed`'s: it transfers
-    process = env.process
-    action = (0.01 * torch.randn(1, *env.action_space.shape)).requires_grad_()
+    action = (0.01 * torch.randn(env.action_space.shape)).requires_grad_()
     optimizer = torch.optim.Adam([action], lr=0.03)
     for _ in range(200):
-        process.reset()
-        reward = process.step(action, differentiable=True).reward.sum()
+        env.reset()
+        reward = env.differentiable_step(action).reward.sum()
         optimizer.zero_grad()
         (-reward).backward()
         optimizer.step()
         with torch.no_grad():
             action.clamp_(-1, 1)
-    return action.detach()[0].numpy()
+    return action.detach().numpy()
 
 
 def best_of_the_batch(env, seed):
@@ -211,10 +213,80 @@ def test_every_array_and_info_is_a_new_object(make, rollout):
     assert len({*map(id, infos)}) == len(infos)
 
 
-def test_example_of_the_class_runs(env_id):
+HEADINGS = (
+    "Observation",
+    "Action",
+    "Transition",
+    "Reward",
+    "End",
+    "Info",
+    "Arguments",
+    "Raises",
+    "Example",
+    "Version history",
+)
+
+
+@pytest.fixture
+def door(env_id):
+    """The environment's class."""
     module, name = gym.spec(env_id).entry_point.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def sections(door):
+    """The text under every heading of a class's docstring, in order."""
+    parts = re.split(r"^(\w[\w ]*):$", inspect.getdoc(door), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def own_parameters(door):
+    """An environment's parameters, with a default, but for those of its task."""
+    *own, task_arguments = inspect.signature(door).parameters.values()
+    assert (task_arguments.name, task_arguments.kind) == ("task_arguments", VAR_KEYWORD)
+    return own
+
+
+def test_docstring_is_the_specification_under_fixed_headings(door):
+    assert tuple(sections(door)) == HEADINGS
+    assert all(text.strip() for text in sections(door).values())
+    assert "v0: " in sections(door)["Version history"]
+
+
+def test_every_argument_is_in_the_signature_with_its_default_and_in_the_docstring(door):
+    own = own_parameters(door)
+    assert all(parameter.default is not parameter.empty for parameter in own)
+    documented = re.findall(r"^ {4}(\**\w+): ", sections(door)["Arguments"], flags=re.MULTILINE)
+    assert sorted(documented) == sorted(
+        [*(parameter.name for parameter in own), "**task_arguments"]
+    )
+
+
+def test_defaults_are_what_an_environment_is_made_with(env_id, door, rollout):
+    defaults = {parameter.name: parameter.default for parameter in own_parameters(door)}
+    assert equal(
+        rollout(gym.make(env_id, **defaults), steps=1),
+        rollout(gym.make(env_id), steps=1),
+        exact=True,
+    )
+
+
+def test_the_vector_environment_takes_the_same_arguments(env_id, door):
+    entry_point = gym.spec(env_id).vector_entry_point
+    if entry_point is None:
+        pytest.skip("has no vector environment of its own")
+    module, name = entry_point.split(":")
+    many = own_parameters(getattr(importlib.import_module(module), name))
+    defaults = {parameter.name: parameter.default for parameter in many}
+    assert defaults.pop("num_envs") == 1
+    assert defaults.pop("shared_batch") is False
+    assert defaults.pop("max_episode_steps") is None
+    assert defaults == {parameter.name: parameter.default for parameter in own_parameters(door)}
+
+
+def test_example_of_the_class_runs(env_id, door):
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
-    (test,) = finder.find(getattr(importlib.import_module(module), name), name)
+    (test,) = finder.find(door, door.__name__)
     assert test.examples
     assert runner.run(test).failed == 0
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from editgym.envs.lifelong.process import DIRECTIONS, LifelongProcess
-from editgym.envs.worlds.observation import CountSketch
+from editgym.envs.sketch import CountSketch
 from editgym.weights import LowRankFactors
 
 _WEIGHTS, _KEYS, _GRADIENTS = 16, 8, 8

@@ -8,199 +8,28 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.checks import is_finite, is_whole, require
-from editgym.envs.arguments import checked_action, task_for
+from editgym.envs.worlds.common import WeightEditing
 from editgym.envs.worlds.gradient import CostGradient, CostGradients
-from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
-from editgym.envs.worlds.process import EditingProcess, RewardSettings, StepOutcome
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
+from editgym.envs.worlds.reward import Scores
 from editgym.metrics.evaluation import Evaluation
-from editgym.tasks import Signal, Task
-from editgym.weights import (
-    ActionLayout,
-    EditableNetwork,
-    EditJournal,
-    EditSite,
-    Operator,
-    Rank,
-    SiteEdit,
-)
-
-
-class WeightEditing:
-    """What the single and the vector environment have in common: arguments, spaces, process,
-    checks.
-
-    Attributes:
-        task: Networks, data, reward terms and metrics.
-        process: The decision process in torch: the tensor API.
-        layout: How a flat action holds an update for every site.
-    """
-
-    def __init__(
-        self,
-        operator: Operator,
-        candidates: int,
-        shared_batch: bool,
-        task: str,
-        *,
-        rank: Rank | None = None,
-        alpha: float | None = None,
-        beta: float | None = None,
-        signal: Signal = "probability",
-        batch_size: int | None = None,
-        episode_length: int = 1,
-        probe_weight: float = 0.0,
-        observe_task: bool = False,
-        observe_parameters: Sequence[str] = (),
-        observation_bound: float = 5.0,
-        max_raw_observation: int = 65_536,
-        projection_size: int = 1_024,
-        device: str = "cpu",
-        **task_arguments: Any,
-    ) -> None:
-        require(
-            signal in ("probability", "accuracy"), "signal", signal, '"probability" or "accuracy"'
-        )
-        counts = {
-            "episode_length": episode_length,
-            "projection_size": projection_size,
-            "num_envs": candidates,
-            "batch_size": 1 if batch_size is None else batch_size,
-        }
-        for name, count in counts.items():
-            require(is_whole(count) and count >= 1, name, count, "1 or more, a whole number")
-        for name, weight in {"alpha": alpha, "beta": beta}.items():
-            require(weight is None or is_finite(weight), name, weight, "a finite number or None")
-        require(
-            is_finite(probe_weight) and probe_weight >= 0,
-            "probe_weight",
-            probe_weight,
-            "0 or more and finite",
-        )
-        require(
-            is_finite(observation_bound) and observation_bound > 0,
-            "observation_bound",
-            observation_bound,
-            "greater than 0 and finite",
-        )
-        self.task: Task = task_for(
-            Task,  # type: ignore[type-abstract]
-            task,
-            device,
-            task_arguments,
-            WeightEditing.__init__,
-        )
-        self.operator = operator
-        self.episode_length = episode_length
-        defaults = self.task.rewards
-        self.layout = ActionLayout(
-            tuple(site.shape for site in self.task.networks[0].sites),
-            defaults.rank if rank is None else rank,
-        )
-        self.rewards = RewardSettings(
-            defaults.alpha if alpha is None else alpha,
-            defaults.beta if beta is None else beta,
-            signal,
-            defaults.batch_size if batch_size is None else batch_size,
-            shared_batch,
-            probe_weight,
-        )
-        self.process = EditingProcess(self.task, operator, self.layout, self.rewards, candidates)
-        self.cost_gradients = CostGradients(
-            self.task, self.rewards.alpha, self.rewards.beta, self.process.probe_cost
-        )
-        self._read_only = read_only_parameters(self.task.networks, observe_parameters)
-        shapes = [*self.layout.shapes, *((1, own.shape[1]) for own in self._read_only)]
-        self.observer = WeightObserver(
-            shapes,
-            observation_bound,
-            max_raw_observation,
-            projection_size,
-            len(self.task.goals[0].features) if observe_task else 0,
-            self.task.device,
-        )
-        self.observe_task = observe_task
-        self.edit_step = 0
-        self.action_space = spaces.Box(-1.0, 1.0, (self.layout.size,), np.float32)
-
-    @property
-    def choices(self) -> dict[str, int]:
-        """How many networks and goals an episode may have."""
-        return {"network": len(self.task.networks), "goal": len(self.task.goals)}
-
-    def observe(self) -> NDArray[np.float32]:
-        """Observations of all candidates, (K, size), a new array."""
-        features = self.process.features if self.observe_task else None
-        weights = [
-            *self.process.weights,
-            *(own[self.process.network_index].unsqueeze(1) for own in self._read_only),
-        ]
-        if (
-            self.process.uniform
-        ):  # one row stands for all, which on a GPU saves most of a reset's transfer
-            row = self.observer(
-                [weight[:1] for weight in weights], None if features is None else features[:1]
-            )
-            return np.repeat(row.cpu().numpy(), self.process.candidates, axis=0)
-        return self.observer(weights, features).cpu().numpy()
-
-    def checked_actions(self, actions: object, shape: tuple[int, ...]) -> Tensor:
-        """Actions as a float32 tensor on the device, (K, action size).
-
-        Raises:
-            ValueError: The shape is wrong, or a number is not finite or outside [−1, 1].
-        """
-        return checked_action(actions, shape, self.task.device).view(-1, self.layout.size)
-
-    def start(self, options: dict[str, Any] | None) -> None:
-        """Begin an episode; `options` may name the `network` and the `goal` by index.
-
-        Raises:
-            ValueError: An option is unknown or out of range.
-        """
-        chosen = dict(options or {})
-        counts = self.choices
-        for name, value in chosen.items():
-            if name not in counts:
-                raise ValueError(f'options: {name!r} is not known; use "network" and "goal"')
-            if not (is_whole(value) and 0 <= value < counts[name]):
-                raise ValueError(
-                    f"options: {name} must be from 0 to {counts[name] - 1}, got {value!r}"
-                )
-        self.process.reset(chosen.get("network"), chosen.get("goal"))
-        self.edit_step = 0
-
-    def numbers(self, outcome: StepOutcome) -> dict[str, NDArray[np.float64]]:
-        """The info of one step, every value (K,)."""
-        rows: dict[str, Tensor] = {}
-        for name in self.task.set_names:
-            rows[f"{name}_accuracy"] = outcome.accuracy[name]
-            rows[f"{name}_accuracy_before"] = outcome.accuracy_before[name]
-        rows |= {"utility": outcome.utility, "edit": outcome.edit, "is_success": outcome.is_success}
-        # Stacked, so that a GPU sends one tensor.
-        together = torch.stack([row.detach().double() for row in rows.values()]).cpu().numpy()
-        info = dict(zip(rows, together, strict=True))
-        info["edit_step"] = np.full(self.process.candidates, float(self.edit_step))
-        return info
-
-    def journal_entries(self, outcome: StepOutcome, candidate: int, step: int) -> list[SiteEdit]:
-        """What one candidate's step applied, as journal entries of that step."""
-        sites = self.task.networks[0].sites
-        return [
-            SiteEdit(site.name, self.operator, update.candidate(candidate), step)
-            for site, update in zip(sites, outcome.updates, strict=True)
-        ]
+from editgym.weights import EditableNetwork, EditJournal, EditSite, Operator, SiteEdit
 
 
 class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle):
-    """One network under edit; see `MaskWorldEnv` and `ShiftWorldEnv` for the whole
-    specification.
+    """One network under edit; see `MaskWorldEnv` and `ShiftWorldEnv` for the whole specification.
+
+    The network is the one owner of the weights: a step has it apply one edit per site, and the
+    reward is that of the weights that it then has.
+
+    Attributes:
+        task: Networks, data, reward terms and metrics.
+        layout: How a flat action holds an update for every site.
+        network: The network under edit; every episode begins with a fresh one.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium's own form
@@ -208,26 +37,17 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         "render_fps": 2,
     }
 
-    def __init__(
-        self, operator: Operator, task: str, render_mode: str | None, **arguments: Any
-    ) -> None:
-        require(
-            render_mode is None or render_mode in RENDER_MODES,
-            "render_mode",
-            render_mode,
-            f"one of {RENDER_MODES}",
-        )
-        self._common = WeightEditing(operator, 1, False, task, **arguments)
-        self.task, self.process, self.layout = (
-            self._common.task,
-            self._common.process,
-            self._common.layout,
-        )
-        self.observation_space = self._common.observer.space
+    def __init__(self, operator: Operator, *, render_mode: str | None, **arguments: Any) -> None:
+        self._common = WeightEditing(operator, False, render_mode=render_mode, **arguments)
+        self.task, self.layout = self._common.task, self._common.layout
+        self.observation_space = self._common.observation_space
         self.action_space = self._common.action_space
         self.render_mode = render_mode
         self.network: EditableNetwork = self.task.networks[0].fresh()
+        self._draws = self._common.scorer.draws(1)
+        self._cost_gradients = CostGradients(self._common.scorer)
         self._episode: Episode | None = None
+        self._edit_step = 0
         self._over = True
 
     @property
@@ -271,18 +91,14 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         """
         super().reset(seed=seed)
         if seed is not None or self._episode is None:
-            self.process.seed([int(self.np_random.integers(2**63 - 1))])
-        self._common.start(options)
-        self.network = self.task.networks[int(self.process.network_index[0])].fresh()
-        goal = self.task.goals[int(self.process.goal_index[0])]
-        self._episode = Episode(
-            f"{self.task.name}: {goal.label}", self.network, self.task.set_names
-        )
-        self._over = False
-        return self._common.observe()[0], {
-            "network": int(self.process.network_index[0]),
-            "goal": int(self.process.goal_index[0]),
-        }
+            self._draws.seed([int(self.np_random.integers(2**63 - 1))])
+        self._draws.begin(**self._common.chosen(options))
+        network, goal = self._drawn()
+        self.network = self.task.networks[network].fresh()
+        title = f"{self.task.name}: {self.task.goals[goal].label}"
+        self._episode = Episode(title, self.network, self.task.set_names)
+        self._edit_step, self._over = 0, False
+        return self._observe(), {"network": network, "goal": goal}
 
     def step(
         self, action: NDArray[np.float32]
@@ -294,14 +110,14 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
                 changed then.
             gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
         """
-        if self._over:
-            raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
-        actions = self._common.checked_actions(action, (self.layout.size,))
-        _, reward, info = self._advance(actions, differentiable=False)
-        return self._common.observe()[0], reward, self._over, False, info
+        self._check_running("step")
+        checked = self._common.checked_actions(action, (self.layout.size,))
+        scores = self._advance(checked, differentiable=False)
+        reward, info = self._record(scores)
+        return self._observe(), reward, self._over, False, info
 
-    def differentiable_step(self, action: Tensor) -> StepOutcome:
-        """`step` for agents that learn through the reward: `outcome.reward[0]` carries gradients to
+    def differentiable_step(self, action: Tensor) -> Scores:
+        """`step` for agents that learn through the reward: `scores.reward[0]` carries gradients to
         `action`.
 
         The network, its journal and the episode move on as with `step`.
@@ -310,15 +126,16 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
             action: Flat, (action size,), on the task's device, in [−1, 1].
 
         Raises:
-            ValueError: As `step`; or the environment's signal has no gradient.
-            gymnasium.error.ResetNeeded: As `step`.
+            ValueError: The action is not finite, out of range or of the wrong shape, or the
+                environment's signal has no gradient; nothing has changed then.
+            gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
         """
-        if self._over:
-            raise gym.error.ResetNeeded(
-                "the episode is over: call reset() before differentiable_step()"
-            )
+        self._check_running("differentiable_step")
         self._common.checked_actions(action.detach().cpu().numpy(), (self.layout.size,))
-        return self._advance(action.unsqueeze(0), differentiable=True)[0]
+        self._common.scorer.check_differentiable()
+        scores = self._advance(action, differentiable=True)
+        self._record(scores)
+        return scores
 
     def cost_gradient(self, weights: Sequence[Tensor]) -> CostGradient:
         """Minus the reward with these matrices at the sites, and its gradient by them.
@@ -335,23 +152,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         """
         if self._episode is None:
             raise gym.error.ResetNeeded("call reset() before cost_gradient()")
-        network, goal = int(self.process.network_index[0]), int(self.process.goal_index[0])
-        return self._common.cost_gradients(network, goal, weights)
-
-    def _advance(
-        self, actions: Tensor, *, differentiable: bool
-    ) -> tuple[StepOutcome, float, dict[str, float]]:
-        # The network is what counts: it may have been undone or rolled back since the last step.
-        self.process.weights = [weight.unsqueeze(0) for weight in self.network.weights]
-        outcome = self.process.step(actions, differentiable=differentiable)
-        self.network.apply(*self._common.journal_entries(outcome, 0, self._common.edit_step))
-        self._common.edit_step += 1
-        self._over = self._common.edit_step >= self._common.episode_length
-        info = {key: float(value[0]) for key, value in self._common.numbers(outcome).items()}
-        reward = float(outcome.reward[0].detach())
-        assert self._episode is not None
-        self._episode.record(reward, info)
-        return outcome, reward, dict(info)
+        return self._cost_gradients(*self._drawn(), weights)
 
     def evaluate(self, journal: EditJournal) -> Evaluation:
         """The leaderboard's metrics of an edit on test data, for the goal of the current episode.
@@ -362,7 +163,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         """
         if self._episode is None:
             raise gym.error.ResetNeeded("call reset() before evaluate()")
-        return Evaluation(self.task.evaluate(journal, int(self.process.goal_index[0])))
+        return Evaluation(self.task.evaluate(journal, self._drawn()[1]))
 
     def render(self) -> Any:
         """The episode so far: a frame (height, width, 3) uint8, or text."""
@@ -372,3 +173,42 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         if self._episode is None:
             raise gym.error.ResetNeeded("call reset() before render()")
         return render(self._episode, self.render_mode)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _drawn(self) -> tuple[int, int]:
+        """Indices of the episode's network and goal."""
+        return int(self._draws.network_index[0]), int(self._draws.goal_index[0])
+
+    def _check_running(self, method: str) -> None:
+        if self._over:
+            raise gym.error.ResetNeeded(f"the episode is over: call reset() before {method}()")
+
+    def _observe(self) -> NDArray[np.float32]:
+        weights = [weight.unsqueeze(0) for weight in self.network.weights]
+        return self._common.observe(weights, self._draws)[0]
+
+    def _advance(self, action: Tensor, *, differentiable: bool) -> Scores:
+        """Edit the network and score it; on an error in between nothing has changed."""
+        entries = [
+            SiteEdit(site.name, self.operator, update, self._edit_step)
+            for site, update in zip(self.sites, self.layout.unpack(action), strict=True)
+        ]
+        with torch.set_grad_enabled(differentiable):
+            edited = self.network.apply_tracked(*entries)
+            try:
+                return self._common.scorer.score([w.unsqueeze(0) for w in edited], self._draws)
+            except BaseException:  # Ctrl-C too
+                self.network.undo()
+                raise
+
+    def _record(self, scores: Scores) -> tuple[float, dict[str, float]]:
+        """Move the episode on by a step: its reward and info."""
+        self._edit_step += 1
+        self._over = self._edit_step >= self.episode_length
+        numbers = self._common.numbers(scores, self._edit_step)
+        info = {key: float(value[0]) for key, value in numbers.items()}
+        reward = float(scores.reward[0].detach())
+        assert self._episode is not None
+        self._episode.record(reward, info)
+        return reward, dict(info)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from editgym.envs import metering
+from editgym.envs.worlds.reward import Scorer
 from editgym.metrics.classification import right_class
-from editgym.tasks.protocol import Task
 from editgym.weights import full_precision
 
 _SAMPLES = 512  # of each reward set
@@ -51,21 +51,11 @@ class CostGradients:
     batch would put its noise between them.
 
     Args:
-        task: Networks, goals and reward data.
-        alpha: Weight of U.
-        beta: Weight of O.
-        probe_cost: What else a candidate's matrices, (1, out, in) each, take off its reward, (1,).
+        scorer: The reward.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        alpha: float,
-        beta: float,
-        probe_cost: Callable[[Sequence[Tensor]], Tensor],
-    ) -> None:
-        self._task, self._alpha, self._beta = task, alpha, beta
-        self._probe_cost = probe_cost
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer, self._task = scorer, scorer.task
         self._samples: dict[tuple[int, int], _Samples] = {}  # by network and goal
 
     def __call__(self, network: int, goal: int, weights: Sequence[Tensor]) -> CostGradient:
@@ -79,16 +69,17 @@ class CostGradients:
             goal: Index among the task's goals.
             weights: One matrix (out, in) per site.
         """
-        task, samples = self._task, self._samples_of(network, goal)
+        task, samples, rewards = self._task, self._samples_of(network, goal), self._scorer.rewards
+        where = torch.tensor([network]), torch.tensor([goal], device=task.device)
         leaves = [weight.detach().requires_grad_() for weight in weights]
-        candidate = [leaf.unsqueeze(0) for leaf in leaves]
         with torch.enable_grad(), full_precision():  # backward too
+            candidate = [leaf.unsqueeze(0) for leaf in leaves]
             logits = task.networks[network].candidate_logits(candidate, samples.activations)[0]
             right = right_class(logits, samples.labels)[0]
             means = [part.mean().reshape(1) for part in right.split(samples.sizes)]
             scores = dict(zip(task.set_names, means, strict=True))
-            cost = -(self._alpha * task.utility(scores) + self._beta * task.edit(scores)).sum()
-            cost = cost + self._probe_cost(candidate).sum()
+            cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores)).sum()
+            cost = cost + self._scorer.probe_cost(candidate, *where).sum()
             found = torch.autograd.grad(cost, leaves)
         metering.record(1)
         return CostGradient(float(cost.detach()), found)

@@ -11,11 +11,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from editgym.checks import is_whole, require
-from editgym.envs.worlds.env import WeightEditing
-from editgym.envs.worlds.process import StepOutcome
+from editgym.checks import optional, whole
+from editgym.envs.worlds.candidates import Candidates, StepOutcome
+from editgym.envs.worlds.common import WeightEditing
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
-from editgym.weights import EditJournal, Operator
+from editgym.weights import EditJournal, Operator, SiteEdit
 
 
 class WeightEditingVectorEnv(VectorEnv):
@@ -28,8 +28,11 @@ class WeightEditingVectorEnv(VectorEnv):
     episode's first, `infos["final_obs"]` and `infos["final_info"]` hold what the episode ended
     with.
 
-    Rewards and infos that stay on the device, and gradients, come from `process`
-    (`EditingProcess`).
+    Attributes:
+        task: Networks, data, reward terms and metrics.
+        layout: How a flat action holds an update for every site.
+        candidates: The K candidates' weights, which are edited and scored there. It is the tensor
+            API: rewards and infos that stay on the device, and gradients.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium's own form
@@ -41,36 +44,28 @@ class WeightEditingVectorEnv(VectorEnv):
     def __init__(
         self,
         operator: Operator,
+        *,
         num_envs: int,
-        task: str,
         render_mode: str | None,
         shared_batch: bool,
-        max_episode_steps: int | None = None,
+        max_episode_steps: int | None,
         **arguments: Any,
     ) -> None:
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(f"render_mode must be one of {RENDER_MODES}, got {render_mode!r}")
-        self._common = WeightEditing(operator, num_envs, shared_batch, task, **arguments)
-        self.task, self.process, self.layout = (
-            self._common.task,
-            self._common.process,
-            self._common.layout,
-        )
-        require(
-            max_episode_steps is None or (is_whole(max_episode_steps) and max_episode_steps >= 1),
-            "max_episode_steps",
-            max_episode_steps,
-            "1 or more, a whole number, or None",
-        )
+        whole(1)("num_envs", num_envs)
+        optional(whole(1))("max_episode_steps", max_episode_steps)
+        self._common = WeightEditing(operator, shared_batch, render_mode=render_mode, **arguments)
+        self.task, self.layout = self._common.task, self._common.layout
+        self.candidates = Candidates(self._common.scorer, operator, self.layout, num_envs)
         self.num_envs, self.render_mode, self._most_steps = num_envs, render_mode, max_episode_steps
-        self.single_observation_space = self._common.observer.space
+        self.single_observation_space = self._common.observation_space
         self.single_action_space = self._common.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._history: list[
             tuple[StepOutcome, NDArray[np.float64], dict[str, NDArray[np.float64]]]
         ] = []
-        self._started_on = self.process.network_index, self.process.goal_index
+        self._started_on = self.candidates.network_index, self.candidates.goal_index
+        self._edit_step = 0
         self._generators: list[np.random.Generator] = []
 
     def reset(
@@ -95,11 +90,11 @@ class WeightEditingVectorEnv(VectorEnv):
                 else list(seed)
             )
             self._generators = [gym.utils.seeding.np_random(own)[0] for own in seeds]
-            self.process.seed(
+            self.candidates.seed(
                 [int(generator.integers(2**63 - 1)) for generator in self._generators]
             )
         begun = self._begin(options)
-        self._history, self._started_on = [], (self.process.network_index, self.process.goal_index)
+        self._forget_history()
         return begun
 
     def step(
@@ -121,23 +116,16 @@ class WeightEditingVectorEnv(VectorEnv):
         if not self._generators:
             raise gym.error.ResetNeeded("call reset() before step()")
         checked = self._common.checked_actions(actions, (self.num_envs, self.layout.size))
-        if (
-            self._common.edit_step == 0
-        ):  # the history of the episode before was kept for `journal` and `render`
-            self._history, self._started_on = (
-                [],
-                (
-                    self.process.network_index,
-                    self.process.goal_index,
-                ),
-            )
-        outcome = self.process.step(checked)
-        self._common.edit_step += 1
-        rewards, numbers = outcome.reward.double().cpu().numpy(), self._common.numbers(outcome)
+        if self._edit_step == 0:  # the finished episode's was kept for `journal` and `render`
+            self._forget_history()
+        outcome = self.candidates.step(checked)
+        self._edit_step += 1
+        rewards = outcome.reward.double().cpu().numpy()
+        numbers = self._common.numbers(outcome, self._edit_step)
         self._history.append((outcome, rewards, numbers))
-        observations, infos = self._common.observe(), _masked(numbers)
-        over = self._common.edit_step >= self._common.episode_length
-        cut = self._most_steps is not None and self._common.edit_step >= self._most_steps
+        observations, infos = self._observe(), _masked(numbers)
+        over = self._edit_step >= self._common.episode_length
+        cut = self._most_steps is not None and self._edit_step >= self._most_steps
         if over or cut:
             final = np.empty(self.num_envs, dtype=object)
             final[:] = list(observations)
@@ -163,7 +151,12 @@ class WeightEditingVectorEnv(VectorEnv):
         network = self.task.networks[int(self._started_on[0][candidate])]
         journal = EditJournal(network.base_hash)
         for step, (outcome, _, _) in enumerate(self._history):
-            journal.append(*self._common.journal_entries(outcome, candidate, step))
+            journal.append(
+                *(
+                    SiteEdit(site.name, self._common.operator, update.candidate(candidate), step)
+                    for site, update in zip(network.sites, outcome.updates, strict=True)
+                )
+            )
         return journal
 
     def render(self) -> tuple[Any, ...] | None:
@@ -194,14 +187,23 @@ class WeightEditingVectorEnv(VectorEnv):
         return episode
 
     def _begin(self, options: dict[str, Any] | None) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        self._common.start(options)
+        self.candidates.reset(**self._common.chosen(options))
+        self._edit_step = 0
         infos = _masked(
             {
-                "network": self.process.network_index.numpy(),
-                "goal": self.process.goal_index.cpu().numpy(),
+                "network": self.candidates.network_index.numpy(),
+                "goal": self.candidates.goal_index.cpu().numpy(),
             }
         )
-        return self._common.observe(), infos
+        return self._observe(), infos
+
+    def _observe(self) -> NDArray[np.float32]:
+        now = self.candidates
+        return self._common.observe(now.weights, now.draws, now.uniform)
+
+    def _forget_history(self) -> None:
+        self._history = []
+        self._started_on = self.candidates.network_index, self.candidates.goal_index
 
 
 def _masked(values: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def reward_gradient(start):
     env = gym.make_vec("MaskWorld-v0", num_envs=1)
     env.reset(seed=0)
     action = start(env.layout).clamp(-1, 1).unsqueeze(0).requires_grad_()
-    env.process.step(action, differentiable=True).reward.sum().backward()
+    env.candidates.step(action, differentiable=True).reward.sum().backward()
     return action.grad
 
 

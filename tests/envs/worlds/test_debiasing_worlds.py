@@ -96,11 +96,11 @@ def test_reward_is_alpha_general_plus_beta_unbiased(make, world, actions):
 def test_an_edit_that_knows_the_data_is_above_none_and_none_above_destruction(make, world):
     env = make(world, **TASK)
     env.reset(seed=0)
-    process, action = env.process, torch.full((1, 32), -0.01, requires_grad=True)
+    action = torch.full((32,), -0.01, requires_grad=True)
     optimizer = torch.optim.Adam([action], lr=0.05)
     for _ in range(100):
-        process.reset()
-        loss = -process.step(action, differentiable=True).reward.sum()
+        env.reset()
+        loss = -env.differentiable_step(action).reward.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -113,7 +113,7 @@ def test_an_edit_that_knows_the_data_is_above_none_and_none_above_destruction(ma
         return scored.step(chosen)[1]
 
     nothing = score(np.zeros(32, np.float32))
-    assert score(action.detach()[0].numpy()) > nothing + 0.005
+    assert score(action.detach().numpy()) > nothing + 0.005
     signs = (
         np.sign(np.array([[1], [-1]]) * np.ones((2, 16))).astype(np.float32).ravel()
     )  # never toxic

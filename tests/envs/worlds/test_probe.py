@@ -46,13 +46,13 @@ def test_reward_is_less_by_the_weight_times_the_probe():
     for env in (plain, probed):
         env.reset(seed=0)
     action = np.random.default_rng(0).uniform(-1, 1, plain.action_space.shape).astype(np.float32)
-    network, goal = plain.process.network_index.clone(), plain.process.goal_index.clone()
+    network, goal = plain.candidates.network_index, plain.candidates.goal_index
     rewards = [env.step(action)[1] for env in (plain, probed)]
     one = FeatureProbe(plain.task)
     updates = plain.layout.unpack(torch.from_numpy(action))
     for i in range(6):
         base = plain.task.networks[int(network[i])].base_weights[0]
-        edited = plain.process.operator.edited(base, updates[0].candidate(i))
+        edited = plain.candidates.operator.edited(base, updates[0].candidate(i))
         expected = one(int(network[i]), [edited.unsqueeze(0)], goal[i : i + 1]).item()
         assert rewards[0][i] - rewards[1][i] == pytest.approx(2 * expected, abs=1e-4)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from editgym.tasks import make_task
+from editgym.weights import Mask, Shift
 
 
 def constant_action(env, a, b):
@@ -83,13 +84,94 @@ def test_with_full_rank_the_action_is_the_update(make, actions):
     )
 
 
-def test_network_and_process_hold_the_same_weights_bitwise(make, world, actions):
-    env = make(world, episode_length=4, sites=["conv2", "fc3"], rank=3)
+@pytest.fixture
+def edits(world, monkeypatch):
+    """The shapes of all matrices that the world's operator has edited, a list that grows."""
+    operator, seen = {"MaskWorld-v0": Mask, "ShiftWorld-v0": Shift}[world], []
+    edited = operator.edited
+
+    def counting(self, weight, update):
+        seen.append(tuple(weight.shape))
+        return edited(self, weight, update)
+
+    monkeypatch.setattr(operator, "edited", counting)
+    return seen
+
+
+SITES = {"sites": ["conv2", "fc3"], "rank": 3}
+SHAPES = [(32, 144), (10, 32)]
+
+
+def test_a_step_makes_one_edit_of_every_site(make, world, actions, edits):
+    env = make(world, episode_length=3, **SITES)
     env.reset(seed=0)
-    for action in actions(env.action_space, 4):
+    for steps, action in enumerate(actions(env.action_space, 3), start=1):
         env.step(action)
-        for own, stepped in zip(env.network.weights, env.process.weights, strict=True):
+        assert edits == SHAPES * steps
+    env.reset()
+    assert edits == SHAPES * 3
+
+
+def test_a_differentiable_step_makes_one_edit_of_every_site(make, world, actions, edits):
+    env = make(world, episode_length=3, **SITES)
+    env.reset(seed=0)
+    for steps, action in enumerate(actions(env.action_space, 3), start=1):
+        env.differentiable_step(torch.from_numpy(action).requires_grad_()).reward[0].backward()
+        assert edits == SHAPES * steps
+
+
+def test_a_vector_step_edits_all_candidates_at_once(world, actions, edits):
+    env = gym.make_vec(world, num_envs=3, episode_length=3, **SITES)
+    env.reset(seed=0)
+    for steps, action in enumerate(actions(env.action_space, 3), start=1):
+        env.step(action)
+        assert edits == [(3, *shape) for shape in SHAPES] * steps
+
+
+def test_network_and_candidate_hold_the_same_weights_bitwise(make, world, actions):
+    env, vector = (
+        make(world, episode_length=4, **SITES),
+        gym.make_vec(world, num_envs=1, episode_length=4, **SITES),
+    )
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    for action in actions(env.action_space, 3):
+        env.step(action)
+        vector.step(action[None])
+        for own, stepped in zip(env.network.weights, vector.candidates.weights, strict=True):
             assert torch.equal(own, stepped[0])
+
+
+def test_an_interrupted_step_leaves_the_weights_as_they_were(make, world, actions, monkeypatch):
+    env = make(world, episode_length=3)
+    env.reset(seed=0)
+    first, second = actions(env.action_space, 2)
+    env.step(first)
+    before = env.network.state_dict()
+
+    def interrupted(self, scores):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(env.task), "utility", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            env.step(second)
+    assert all(torch.equal(t, before[name]) for name, t in env.network.state_dict().items())
+    assert env.journal.steps == 1
+    assert env.step(second)[4]["edit_step"] == 2
+
+
+def test_a_changed_action_changes_no_journal(make, world, actions):
+    """An optimiser changes its action in place between steps."""
+    env = make(world, episode_length=2)
+    env.reset(seed=0)
+    action = torch.from_numpy(actions(env.action_space)[0])
+    env.differentiable_step(action)
+    before = env.network.weights[0].clone()
+    action.zero_()
+    twin = env.network.fresh()
+    twin.replay(env.journal)
+    assert torch.equal(twin.weights[0], before)
 
 
 @pytest.mark.parametrize("sites", [["fc2"], ["fc3", "conv1"]])

@@ -1,4 +1,4 @@
-"""The decision process in torch, compared with a naive one that loops over candidates and gathers
+"""The candidates in torch, compared with a naive one that loops over candidates and gathers
 by hand."""
 
 import pytest
@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from editgym.envs.worlds import sampling
-from editgym.envs.worlds.process import EditingProcess, RewardSettings
+from editgym.envs.worlds.candidates import Candidates
+from editgym.envs.worlds.reward import RewardSettings, Scorer
 from editgym.tasks import make_task
 from editgym.weights import ActionLayout, Mask, Shift
 
@@ -19,12 +20,12 @@ GATHERED, WEIGHED = (
 
 
 @pytest.fixture
-def process():
-    """`process(...)` of digits, K = 3, seeded with KEYS and reset."""
+def candidates():
+    """`candidates(...)` of digits, K = 3, seeded with KEYS and reset."""
 
     def make(
         operator="mask",
-        candidates=3,
+        count=3,
         batch_size=WEIGHED,
         signal="probability",
         shared_batch=False,
@@ -37,17 +38,17 @@ def process():
         rewards = RewardSettings(
             task.rewards.alpha, task.rewards.beta, signal, batch_size, shared_batch
         )
-        made = EditingProcess(task, OPERATORS[operator], layout, rewards, candidates)
-        made.seed(KEYS[:candidates])
+        made = Candidates(Scorer(task, rewards), OPERATORS[operator], layout, count)
+        made.seed(KEYS[:count])
         made.reset()
         return made
 
     return make
 
 
-def random_actions(process, seed=0):
+def random_actions(candidates, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.rand(process.candidates, process.layout.size, generator=generator) - 1
+    return 2 * torch.rand(candidates.count, candidates.layout.size, generator=generator) - 1
 
 
 # --- the naive reference --------------------------------------------------------------------------
@@ -66,15 +67,15 @@ def digits_forward(state, x):
     return F.linear(x, state["fc3.weight"], state["fc3.bias"])
 
 
-def naive_edit(weight, action, process):
+def naive_edit(weight, action, candidates):
     rows, columns = weight.shape
-    if process.layout.rank == "full":
+    if candidates.layout.rank == "full":
         d = action.view(rows, columns).clamp(-1, 1)
     else:
-        rank = process.layout.rank
+        rank = candidates.layout.rank
         a, b = action[: rows * rank].view(rows, rank), action[rows * rank :].view(rank, columns)
         d = (a @ b / rank**0.5).clamp(-1, 1)
-    return weight * (1 + d).clamp(0, 1) if process.operator == Mask() else weight + 0.05 * d
+    return weight * (1 + d).clamp(0, 1) if candidates.operator == Mask() else weight + 0.05 * d
 
 
 def naive_scores(state, data, signal):
@@ -84,13 +85,13 @@ def naive_scores(state, data, signal):
     return (probability if signal == "probability" else correct), correct
 
 
-def naive_step(process, weights, action, i, step):
+def naive_step(candidates, weights, action, i, step):
     """Candidate i's edited weight, terms and accuracies, from its own state dict and its own drawn
     images."""
-    task, settings = process.task, process.rewards
-    state = task.networks[int(process.network_index[i])].state_dict()
-    edited = state | {"fc2.weight": naive_edit(weights[i], action, process)}
-    goal = task.goals[int(process.goal_index[i])]
+    task, settings = candidates.scorer.task, candidates.scorer.rewards
+    state = task.networks[int(candidates.network_index[i])].state_dict()
+    edited = state | {"fc2.weight": naive_edit(weights[i], action, candidates)}
+    goal = task.goals[int(candidates.goal_index[i])]
     key = KEYS[0] if settings.shared_batch else KEYS[i]
     scores, after, before = {}, {}, {}
     for number, name in enumerate(task.set_names):
@@ -115,22 +116,22 @@ def naive_step(process, weights, action, i, step):
     )
 
 
-def assert_equals_naive(process, steps=2):
+def assert_equals_naive(candidates, steps=2):
     for step in range(steps):
-        weights, actions = process.weights[0].clone(), random_actions(process, seed=step)
-        outcome = process.step(actions)
-        for i in range(process.candidates):
+        weights, actions = candidates.weights[0].clone(), random_actions(candidates, seed=step)
+        outcome = candidates.step(actions)
+        for i in range(candidates.count):
             edited, reward, utility, edit, after, before = naive_step(
-                process, weights, actions[i], i, step
+                candidates, weights, actions[i], i, step
             )
-            torch.testing.assert_close(process.weights[0][i], edited, atol=1e-6, rtol=0)
+            torch.testing.assert_close(candidates.weights[0][i], edited, atol=1e-6, rtol=0)
             for got, expected in (
                 (outcome.reward, reward),
                 (outcome.utility, utility),
                 (outcome.edit, edit),
             ):
                 torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=0)
-            for name in process.task.set_names:
+            for name in candidates.scorer.task.set_names:
                 torch.testing.assert_close(
                     outcome.accuracy[name][i], after[name], atol=1e-5, rtol=0
                 )
@@ -142,25 +143,25 @@ def assert_equals_naive(process, steps=2):
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("signal", ["probability", "accuracy"])
 @pytest.mark.parametrize(("batch_size", "weighed"), [(GATHERED, False), (WEIGHED, True)])
-@pytest.mark.parametrize("candidates", [1, 3])
-def test_step_equals_the_naive_one(process, operator, signal, batch_size, weighed, candidates):
-    made = process(operator, candidates, batch_size, signal)
-    assert (len(made.task.pool) <= 2 * batch_size) is weighed
-    assert made._weigh_pool is weighed
+@pytest.mark.parametrize("count", [1, 3])
+def test_step_equals_the_naive_one(candidates, operator, signal, batch_size, weighed, count):
+    made = candidates(operator, count, batch_size, signal)
+    assert (len(made.scorer.task.pool) <= 2 * batch_size) is weighed
+    assert made.scorer._weigh_pool is weighed
     assert_equals_naive(made)
 
 
 @pytest.mark.parametrize("shared_batch", [False, True])
 @pytest.mark.parametrize("batch_size", [GATHERED, WEIGHED])
 def test_candidates_on_several_networks_and_goals_equal_the_naive_ones(
-    process, batch_size, shared_batch
+    candidates, batch_size, shared_batch
 ):
-    made = process(
+    made = candidates(
         batch_size=batch_size, networks=[0, 1, 2], goals=[7, [1, 4], 0], shared_batch=shared_batch
     )
-    made.network_index = torch.tensor([2, 0, 2])
-    made.goal_index = torch.tensor([1, 2, 0])
-    made.weights = [torch.stack([made.task.networks[i].base_weights[0] for i in (2, 0, 2)])]
+    made.draws.network_index = torch.tensor([2, 0, 2])
+    made.draws.goal_index = torch.tensor([1, 2, 0])
+    made.weights = [torch.stack([made.scorer.task.networks[i].base_weights[0] for i in (2, 0, 2)])]
     assert_equals_naive(made)
 
 
@@ -168,12 +169,12 @@ def test_candidates_on_several_networks_and_goals_equal_the_naive_ones(
 @pytest.mark.parametrize(
     "arguments", [{"forget_samples": 60}, {"rank": "full"}, {"rank": 1}, {"shared_batch": True}]
 )
-def test_variants_equal_the_naive_step(process, batch_size, arguments):
-    assert_equals_naive(process(batch_size=batch_size, **arguments))
+def test_variants_equal_the_naive_step(candidates, batch_size, arguments):
+    assert_equals_naive(candidates(batch_size=batch_size, **arguments))
 
 
-def test_several_sites_are_edited_in_order(process):
-    made = process(sites=["fc3", "conv2"])
+def test_several_sites_are_edited_in_order(candidates):
+    made = candidates(sites=["fc3", "conv2"])
     layers = [(10, 32), (32, 144)]
     assert [tuple(weight.shape) for weight in made.weights] == [(3, *shape) for shape in layers]
     actions = torch.zeros(3, made.layout.size)
@@ -181,7 +182,7 @@ def test_several_sites_are_edited_in_order(process):
     actions[1, split:] = 1.0  # conv2 of candidate 1 alone
     actions[1, split : split + 4 * 32] = -1.0
     made.step(actions)
-    base = made.task.networks[0].base_weights
+    base = made.scorer.task.networks[0].base_weights
     for i in range(3):
         assert torch.equal(made.weights[0][i], base[0])
         assert torch.equal(made.weights[1][i], torch.zeros_like(base[1]) if i == 1 else base[1])
@@ -190,8 +191,8 @@ def test_several_sites_are_edited_in_order(process):
 # --- streams --------------------------------------------------------------------------------------
 
 
-def test_every_step_draws_a_fresh_batch_and_seeding_starts_anew(process):
-    made = process(batch_size=GATHERED)
+def test_every_step_draws_a_fresh_batch_and_seeding_starts_anew(candidates):
+    made = candidates(batch_size=GATHERED)
     nothing = torch.zeros(3, made.layout.size)
     first = [made.step(nothing).reward for _ in range(3)]
     assert len({tuple(reward.tolist()) for reward in first}) == 3
@@ -204,14 +205,14 @@ def test_every_step_draws_a_fresh_batch_and_seeding_starts_anew(process):
     assert torch.equal(made.step(nothing).reward, first[0])
 
 
-def test_networks_and_goals_are_drawn_per_candidate_and_episode(process):
-    made = process(networks=[0, 1, 2], goals=[7, 1, [2, 3], 0])
+def test_networks_and_goals_are_drawn_per_candidate_and_episode(candidates):
+    made = candidates(networks=[0, 1, 2], goals=[7, 1, [2, 3], 0])
     drawn = []
     for _ in range(60):
         made.reset()
         drawn.append(torch.stack([made.network_index, made.goal_index]))
         for i, index in enumerate(made.network_index.tolist()):
-            assert torch.equal(made.weights[0][i], made.task.networks[index].base_weights[0])
+            assert torch.equal(made.weights[0][i], made.scorer.task.networks[index].base_weights[0])
     networks, goals = torch.stack(drawn).unbind(1)  # each (episodes, candidates)
     assert sorted(networks.unique().tolist()) == [0, 1, 2]
     assert sorted(goals.unique().tolist()) == [0, 1, 2, 3]
@@ -223,26 +224,26 @@ def test_networks_and_goals_are_drawn_per_candidate_and_episode(process):
     assert networks.flatten().bincount().min() > 40
 
 
-def test_network_and_goal_may_be_given(process):
-    made = process(networks=[0, 1], goals=[7, 1])
+def test_network_and_goal_may_be_given(candidates):
+    made = candidates(networks=[0, 1], goals=[7, 1])
     made.reset(network=1, goal=0)
     assert (made.network_index.tolist(), made.goal_index.tolist()) == ([1, 1, 1], [0, 0, 0])
-    assert torch.equal(made.features, made.task.goals[0].features.expand(3, -1))
+    assert torch.equal(made.draws.features, made.scorer.task.goals[0].features.expand(3, -1))
 
 
-def test_reset_never_writes_to_the_base(process):
-    made = process()
-    before = made.task.networks[0].base_weights[0].clone()
+def test_reset_never_writes_to_the_base(candidates):
+    made = candidates()
+    before = made.scorer.task.networks[0].base_weights[0].clone()
     for _ in range(3):
         made.step(random_actions(made))
     made.reset()
     assert torch.equal(made.weights[0], before.expand(3, -1, -1))
-    assert torch.equal(made.task.networks[0].base_weights[0], before)
+    assert torch.equal(made.scorer.task.networks[0].base_weights[0], before)
 
 
-def test_shared_batch_gives_equal_candidates_equal_rewards(process):
+def test_shared_batch_gives_equal_candidates_equal_rewards(candidates):
     def rewards(shared_batch, batch_size):
-        made = process(batch_size=batch_size, shared_batch=shared_batch)
+        made = candidates(batch_size=batch_size, shared_batch=shared_batch)
         return made.step(random_actions(made)[:1].expand(3, -1)).reward
 
     for batch_size in (GATHERED, WEIGHED):
@@ -255,19 +256,19 @@ def test_shared_batch_gives_equal_candidates_equal_rewards(process):
 # --- gradients ------------------------------------------------------------------------------------
 
 
-def smooth_actions(process):
+def smooth_actions(candidates):
     """Away from every clip: A in [0.2, 0.5], B in [−0.5, −0.2], so that each D is between −0.5 and
     −0.08."""
     generator = torch.Generator().manual_seed(1)
-    actions = 0.2 + 0.3 * torch.rand(process.candidates, process.layout.size, generator=generator)
+    actions = 0.2 + 0.3 * torch.rand(candidates.count, candidates.layout.size, generator=generator)
     actions[:, 32 * 4 :] *= -1
     return actions
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("batch_size", [GATHERED, WEIGHED])
-def test_gradient_equals_finite_differences(process, operator, batch_size):
-    made = process(operator, batch_size=batch_size)
+def test_gradient_equals_finite_differences(candidates, operator, batch_size):
+    made = candidates(operator, batch_size=batch_size)
 
     def rewards(actions):
         made.seed(KEYS)
@@ -288,16 +289,16 @@ def test_gradient_equals_finite_differences(process, operator, batch_size):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_gradient_leaves_the_zero_action(process, operator):
+def test_gradient_leaves_the_zero_action(candidates, operator):
     """Where every episode starts the mask's box ends; the gradient from below must get through."""
-    made = process(operator, rank="full")
+    made = candidates(operator, rank="full")
     actions = torch.zeros(3, made.layout.size, requires_grad=True)
     made.step(actions, differentiable=True).reward.sum().backward()
     assert actions.grad.norm() > 0.01
 
 
-def test_differentiable_step_gives_the_same_numbers(process):
-    plain, tracked = process(), process()
+def test_differentiable_step_gives_the_same_numbers(candidates):
+    plain, tracked = candidates(), candidates()
     actions = random_actions(plain)
     expected, got = (
         plain.step(actions),
@@ -308,8 +309,8 @@ def test_differentiable_step_gives_the_same_numbers(process):
     assert not expected.reward.requires_grad
 
 
-def test_state_after_a_differentiable_step_is_detached(process):
-    made = process()
+def test_state_after_a_differentiable_step_is_detached(candidates):
+    made = candidates()
     actions = random_actions(made).requires_grad_()
     for _ in range(2):
         reward = made.step(actions, differentiable=True).reward.sum()
@@ -317,8 +318,8 @@ def test_state_after_a_differentiable_step_is_detached(process):
         reward.backward()
 
 
-def test_accuracy_has_no_gradient(process):
-    made = process(signal="accuracy")
+def test_accuracy_has_no_gradient(candidates):
+    made = candidates(signal="accuracy")
     with pytest.raises(ValueError, match='use signal="probability"'):
         made.step(random_actions(made), differentiable=True)
 
@@ -339,9 +340,9 @@ def test_accuracy_has_no_gradient(process):
     ],
 )
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_cpu_and_gpu_agree_on_rewards(process, operator, batch_size, arguments):
+def test_cpu_and_gpu_agree_on_rewards(candidates, operator, batch_size, arguments):
     cpu, gpu = (
-        process(operator, batch_size=batch_size, device=device, **arguments)
+        candidates(operator, batch_size=batch_size, device=device, **arguments)
         for device in ("cpu", "cuda")
     )
     for step in range(3):

@@ -1,0 +1,96 @@
+"""What chance decides for K candidates: networks and goals of episodes, and batches of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from editgym.envs.worlds import sampling
+from editgym.tasks.protocol import Task
+
+_NETWORK_STREAM, _GOAL_STREAM, _FIRST_SET_STREAM = 0, 1, 2
+_EPISODE_BASE = 2**40  # counters of episodes start where those of steps never get
+
+
+class Draws:
+    """The random streams of K candidates, and what they have drawn for the current episode.
+
+    Attributes:
+        network_index: (K,), which network each candidate edits; on CPU.
+        goal_index: (K,), which goal each candidate has; on the task's device.
+
+    Args:
+        task: Networks, goals and reward data.
+        batch_size: Samples drawn, with replacement, from each reward set.
+        shared_batch: Whether all candidates draw as the first one does.
+        candidates: K.
+    """
+
+    def __init__(self, task: Task, batch_size: int, shared_batch: bool, candidates: int) -> None:
+        self._task, self._batch_size, self._shared = task, batch_size, shared_batch
+        self._candidates = candidates
+        self.network_index = torch.zeros(candidates, dtype=torch.long)
+        self.goal_index = torch.zeros(candidates, dtype=torch.long, device=task.device)
+        self._keys = torch.zeros(candidates, dtype=torch.long, device=task.device)
+        self._steps = self._episodes = 0
+        self._features = torch.stack([goal.features for goal in task.goals]).to(task.device)
+        self._members = {
+            name: _padded([goal.members[name] for goal in task.goals]) for name in task.set_names
+        }
+        # With one goal a shared batch is one row for all candidates; goals draw from different
+        # members.
+        self._one_batch = shared_batch and len(task.goals) == 1
+
+    @property
+    def features(self) -> Tensor:
+        """The current goals' features, (K, d)."""
+        return self._features[self.goal_index]
+
+    def seed(self, keys: Sequence[int]) -> None:
+        """Start every candidate's random stream anew from its own key, (K,) integers below 2⁶³."""
+        self._keys = torch.tensor(keys, dtype=torch.long, device=self._task.device)
+        self._steps = self._episodes = 0
+
+    def begin(self, network: int | None = None, goal: int | None = None) -> None:
+        """Draw every candidate's network and goal of a new episode, unless they are given."""
+        counter = _EPISODE_BASE + self._episodes
+        self._episodes += 1
+        networks, goals = len(self._task.networks), len(self._task.goals)
+        self.network_index = self._choose(network, networks, counter, _NETWORK_STREAM)
+        self.goal_index = self._choose(goal, goals, counter, _GOAL_STREAM).to(self._task.device)
+
+    def batch(self) -> list[Tensor]:
+        """The next step's batch: per reward set rows of the pool, (K, batch_size), or
+        (1, batch_size) where all candidates share them.
+        """
+        rows = [self._rows(i, name) for i, name in enumerate(self._task.set_names)]
+        self._steps += 1
+        return rows
+
+    def _rows(self, index: int, name: str) -> Tensor:
+        members, sizes = self._members[name]
+        goals, keys = self.goal_index, self._keys
+        if self._shared:
+            keys = keys[:1].expand(self._candidates)
+        if self._one_batch:
+            goals, keys = goals[:1], keys[:1]
+        drawn = sampling.indices(
+            keys, self._steps, _FIRST_SET_STREAM + index, self._batch_size, sizes[goals]
+        )
+        return members[goals.unsqueeze(1), drawn]
+
+    def _choose(self, given: int | None, high: int, counter: int, stream: int) -> Tensor:
+        if given is not None:
+            return torch.full((self._candidates,), given)
+        if high == 1:
+            return torch.zeros(self._candidates, dtype=torch.long)
+        highs = torch.full_like(self._keys, high)
+        return sampling.indices(self._keys, counter, stream, 1, highs).flatten().cpu()
+
+
+def _padded(members: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of unequal number as one matrix (goals, most), and their numbers (goals,)."""
+    sizes = torch.tensor([len(rows) for rows in members], device=members[0].device)
+    return torch.nn.utils.rnn.pad_sequence(list(members), batch_first=True), sizes

@@ -1,0 +1,207 @@
+"""The reward of MaskWorld and ShiftWorld: what K candidates' weights score on their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editgym.envs import metering
+from editgym.envs.worlds.draws import Draws
+from editgym.envs.worlds.probe import FeatureProbe
+from editgym.metrics.classification import right_class
+from editgym.tasks.protocol import Signal, Task
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """R = alpha · U + beta · O on a fresh batch.
+
+    Attributes:
+        alpha: Weight of the utility U.
+        beta: Weight of the edit term O.
+        signal: A sample's score: the probability of its class, or whether it is predicted.
+        batch_size: Samples drawn, with replacement, from each reward set.
+        shared_batch: Whether all candidates draw as the first one does: those of one goal are
+            scored on one batch.
+        probe_weight: Weight of −P, how well the features still tell the forgotten classes
+            (`FeatureProbe`); 0 leaves it out.
+    """
+
+    alpha: float
+    beta: float
+    signal: Signal
+    batch_size: int
+    shared_batch: bool = False
+    probe_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What K candidates' weights score; every tensor is (K,).
+
+    Attributes:
+        reward: R; carries gradients to the weights where they have any.
+        utility: U.
+        edit: O.
+        accuracy: Accuracy on the batch of every reward set, after the edit.
+        accuracy_before: The same of the unedited network on the same batch.
+        is_success: Whether the task calls this a good edit.
+    """
+
+    reward: Tensor
+    utility: Tensor
+    edit: Tensor
+    accuracy: dict[str, Tensor]
+    accuracy_before: dict[str, Tensor]
+    is_success: Tensor
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What never changes about one network: reused activations, and the unedited network's
+    correctness.
+    """
+
+    activations: tuple[Tensor, ...]
+    correct: Tensor  # (n,)
+
+
+class Scorer:
+    """Rewards of candidates' weights, as tensors that never leave the device.
+
+    It holds nothing that a step changes: whoever owns weights has them scored.
+
+    Attributes:
+        task: Networks, goals and reward data.
+        rewards: Reward terms and batch.
+
+    Args:
+        task: Networks, goals and reward data.
+        rewards: Reward terms and batch.
+    """
+
+    def __init__(self, task: Task, rewards: RewardSettings) -> None:
+        self.task, self.rewards = task, rewards
+        self._references: dict[int, _Reference] = {}
+        self._probe = FeatureProbe(task) if rewards.probe_weight else None
+        drawn = rewards.batch_size * len(task.set_names)
+        # Where the pool is no larger than a batch, scoring all of it once and weighting the samples
+        # by how often each was drawn is the same reward for less work, and needs no copy of the
+        # activations per candidate.
+        self._weigh_pool = len(task.pool) <= drawn
+
+    def check_differentiable(self) -> None:
+        """Raise the ValueError of a reward that has no gradient."""
+        if self.rewards.signal != "probability":
+            raise ValueError(
+                'signal="accuracy" has no gradient: use signal="probability" for differentiable'
+                " steps"
+            )
+
+    def draws(self, candidates: int) -> Draws:
+        """The random streams of K candidates whose batches this scorer takes."""
+        return Draws(self.task, self.rewards.batch_size, self.rewards.shared_batch, candidates)
+
+    def score(self, weights: Sequence[Tensor], draws: Draws) -> Scores:
+        """Rewards of K candidates on their next batch; they count K reward calls.
+
+        Args:
+            weights: The matrices to score, (K, out, in) per site.
+            draws: Which network and goal each candidate has, and its random stream, which moves on.
+        """
+        names, rows = self.task.set_names, draws.batch()
+        value, correct, before = self._scores(weights, draws.network_index, rows)  # each (K, sets)
+        by_name = {name: value[:, i] for i, name in enumerate(names)}
+        accuracy = {name: correct[:, i] for i, name in enumerate(names)}
+        accuracy_before = {name: before[:, i] for i, name in enumerate(names)}
+        utility, edit = self.task.utility(by_name), self.task.edit(by_name)
+        cost = self.probe_cost(weights, draws.network_index, draws.goal_index)
+        reward = self.rewards.alpha * utility + self.rewards.beta * edit - cost
+        is_success = self.task.is_success(accuracy, accuracy_before)
+        metering.record(len(weights[0]))
+        return Scores(reward, utility, edit, accuracy, accuracy_before, is_success)
+
+    def probe_cost(
+        self, weights: Sequence[Tensor], network_index: Tensor, goal_index: Tensor
+    ) -> Tensor:
+        """`probe_weight` · P of every candidate with these matrices, (K,); 0 where the reward
+        leaves P out.
+
+        Args:
+            weights: (K, out, in) per site.
+            network_index: (K,), which network each candidate edits.
+            goal_index: (K,), which goal each candidate has.
+        """
+        found = torch.zeros(len(weights[0]), device=self.task.device)
+        if self._probe is None:
+            return found
+        for index in network_index.unique().tolist():
+            own = (network_index == index).nonzero().flatten().to(self.task.device)
+            found = found.index_put(
+                (own,), self._probe(index, [w[own] for w in weights], goal_index[own])
+            )
+        return self.rewards.probe_weight * found
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _scores(
+        self, weights: Sequence[Tensor], network_index: Tensor, rows: list[Tensor]
+    ) -> Tensor:
+        """Mean score, accuracy and accuracy before of every set, (3, K, sets)."""
+        if len(self.task.networks) == 1:
+            return self._on_network(0, weights, rows)
+        parts, order = [], []
+        for index in network_index.unique().tolist():
+            own = (network_index == index).nonzero().flatten().to(self.task.device)
+            own_rows = [r if len(r) == 1 else r[own] for r in rows]
+            parts.append(self._on_network(index, [w[own] for w in weights], own_rows))
+            order.append(own)
+        return torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
+
+    def _on_network(self, index: int, weights: Sequence[Tensor], rows: list[Tensor]) -> Tensor:
+        """The same of candidates on one network."""
+        network, reference = self.task.networks[index], self._reference(index)
+        labels, batch = self.task.pool.labels, self.rewards.batch_size
+        if self._weigh_pool:
+            counts = torch.stack([self._counts(r) for r in rows], dim=2)  # (K or 1, n, sets)
+
+            def weighted(logits: Tensor, window: slice) -> Tensor:
+                per_sample = self._per_sample(logits, labels, reference.correct)  # (k, 3, n)
+                return per_sample @ (counts[0] if len(counts) == 1 else counts[window]) / batch
+
+            return network.map_candidates(weighted, weights, reference.activations).transpose(0, 1)
+        every = torch.cat(rows, dim=1)  # (K or 1, sets · batch)
+
+        def mean(logits: Tensor, window: slice) -> Tensor:
+            seen = every[0] if len(every) == 1 else every[window]
+            per_sample = self._per_sample(logits, labels[seen], reference.correct[seen])
+            return per_sample.unflatten(-1, (len(rows), batch)).mean(-1)  # (k, 3, sets)
+
+        if len(every) == 1:
+            shared = [a[every[0]] for a in reference.activations]
+            return network.map_candidates(mean, weights, shared).transpose(0, 1)
+        return network.map_candidates(mean, weights, reference.activations, every).transpose(0, 1)
+
+    def _per_sample(self, logits: Tensor, labels: Tensor, before: Tensor) -> Tensor:
+        """Score, correctness and correctness before of every sample, (k, 3, n)."""
+        probability, correct = right_class(logits, labels)
+        score = probability if self.rewards.signal == "probability" else correct
+        return torch.stack([score, correct, before.expand_as(correct)], dim=1)
+
+    def _counts(self, rows: Tensor) -> Tensor:
+        """How often each sample of the pool was drawn, (len(rows), n)."""
+        counts = torch.zeros(len(rows), len(self.task.pool), device=rows.device)
+        return counts.scatter_add_(1, rows, torch.ones(1, device=rows.device).expand(rows.shape))
+
+    @torch.no_grad()
+    def _reference(self, index: int) -> _Reference:
+        if index not in self._references:
+            network = self.task.networks[index]
+            correct = right_class(network.logits(self.task.pool.inputs), self.task.pool.labels)[1]
+            self._references[index] = _Reference(
+                network.activations(self.task.pool.inputs), correct
+            )
+        return self._references[index]
