@@ -99,4 +99,5 @@ def test_texts_come_from_a_strangers_loaders(strangers_data):
         for term in part.unbiased.identities
     }
     general = task.splits.test.general.texts
-    assert general and all(text.startswith("you are ") for text in general)
+    assert general
+    assert all(text.startswith("you are ") for text in general)
