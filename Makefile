@@ -21,7 +21,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.costs.throughput --json runs/throughput.json
 
-# Do the tests notice small faults? About an hour on two cores; SEED draws other faults, the same command goes on.
+# Do the tests notice small faults? About an hour on two cores; the same command goes on.
 SEED ?= 0
 mutants: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[dev,mutants]"
