@@ -114,7 +114,8 @@ def irrelevant(source: str) -> list[Span]:
     """Find the spans of a module that tests of behaviour cannot or need not notice.
 
     They are annotations and type aliases, imports and the question whether they are only for types,
-    and all that is said in errors and warnings.
+    all that is said in errors and warnings, and the `strict` of a `zip`, an assertion that always
+    holds.
 
     Args:
         source: Text of the module.
@@ -156,6 +157,10 @@ def _irrelevant_nodes(tree: ast.Module) -> Iterator[ast.expr | ast.stmt]:
                 yield node
             case ast.Call(func=ast.Attribute(value=ast.Name("warnings"), attr="warn")):
                 yield node
+            case ast.Call(
+                func=ast.Name("zip"), keywords=[ast.keyword("strict", ast.Constant(True))]
+            ):
+                yield node.keywords[0].value
             case ast.arg(annotation=ast.expr() as annotation):
                 yield annotation
             case ast.AnnAssign(annotation=annotation):

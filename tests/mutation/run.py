@@ -128,7 +128,7 @@ def limits(rooms: Iterable[str], slots: list[Slot]) -> dict[str, float]:
         if outcome.status != 0:
             raise SystemExit(f"tests of {job.name} fail without a mutant:\n{outcome.output}")
         print(f"tests of {job.name} pass in {outcome.seconds:.0f} s", flush=True)
-        allowed[job.name] = 3 * outcome.seconds + 30
+        allowed[job.name] = 2 * outcome.seconds + 30
     return allowed
 
 

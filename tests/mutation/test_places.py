@@ -27,7 +27,7 @@ def half(x: Number | None = 4, *, rest: list[int] | None = None) -> float | None
     if x is None:
         raise ValueError(f"no number of {1 + 1}")
     warnings.warn(f"{'×' * 3} {x - 1}")
-    return {"×××": x / limit}["×××"]
+    return {"×××": x / limit, "pairs": zip(rest, rest, strict=True)}["×××"]
 '''
 
 
