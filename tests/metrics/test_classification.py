@@ -38,9 +38,12 @@ def test_weights_that_are_all_zero_have_no_relative_change():
 
 
 def test_right_class_by_hand():
-    logits = torch.tensor([[[0.0, math.log(3)], [math.log(4), 0.0]]])  # (1, 2, 2)
-    probability, correct = right_class(logits.expand(3, 2, 2), torch.tensor([1, 1]))
-    assert probability.shape == correct.shape == (3, 2)
-    torch.testing.assert_close(probability, torch.tensor([[3 / 4, 1 / 5]]).expand(3, 2))
-    assert torch.equal(correct, torch.tensor([[1.0, 0.0]]).expand(3, 2))
+    rows = [[0.0, math.log(3), 0.0], [math.log(6), 0.0, 0.0]]
+    logits = torch.tensor([rows] * 4)  # four networks, two samples, three classes
+    probability, correct = right_class(logits, torch.tensor([1, 1]))
+    torch.testing.assert_close(probability, torch.tensor([[3 / 5, 1 / 8]] * 4))
+    assert torch.equal(correct, torch.tensor([[1.0, 0.0]] * 4))
     assert correct.dtype == logits.dtype
+    alone = right_class(logits[0], torch.tensor([1, 0]))
+    torch.testing.assert_close(alone[0], torch.tensor([3 / 5, 6 / 8]))
+    assert alone[1].tolist() == [1.0, 1.0]

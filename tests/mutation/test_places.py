@@ -24,6 +24,7 @@ Number = int | float
 def half(x: Number | None = 4, *, rest: list[int] | None = None) -> float | None:
     """Half of `x`, which is 2 - 1."""
     limit: int | float = 8
+    huge = 1e30
     if x is None:
         raise ValueError(f"no number of {1 + 1}")
     warnings.warn(f"{'×' * 3} {x - 1}")
