@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One torch thread per process: processes with two threads each on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench mutants clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
@@ -20,6 +20,12 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.costs.throughput --json runs/throughput.json
+
+# Do the tests notice small faults? About an hour on two cores; the same command goes on.
+SEED ?= 0
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,mutants]"
+	$(BIN)/python tests/mutation/run.py --seed $(SEED) --sample 400 --jobs 2
 
 clean:
 	rm -rf .venv build *.egg-info runs

@@ -37,6 +37,7 @@ def scores(rows):
         ),  # or always the larger one, which tells as much
         ([[1.0, 0], [3.0, 0]], [[1.0, 0], [3.0, 0]], 0.0),
         ([[4.0, 0], [2.0, 0]], [[3.0, 0], [1.0, 0]], 0.5),  # three of four pairs in order
+        ([[0.0, -9], [5.0, -9]], [[1.0, 0], [3.0, -7]], 0.5),  # by -9 and -14, and -1 and -10
     ],
 )
 def test_membership_advantage_by_hand(members, others, advantage):

@@ -25,6 +25,15 @@ def test_full_action_is_the_update_itself():
     assert torch.equal(second.matrix(), torch.arange(15.0, 23.0).view(4, 2) / 23)
 
 
+def test_full_action_is_clipped_to_one():
+    (update,) = ActionLayout(((2, 2),), rank="full").unpack(torch.tensor([1.5, -1.5, 3.0, 0.5]))
+    assert update.matrix().tolist() == [[1.0, -1.0], [1.0, 0.5]]
+
+
+def test_rank_is_four_unless_asked():
+    assert ActionLayout(((6, 5),)).size == 4 * (6 + 5)
+
+
 def test_update_is_the_product_over_root_rank_clipped_to_one():
     (update,) = ActionLayout(((1, 2),), rank=1).unpack(torch.tensor([0.5, 0.5, -0.25]))
     assert update.matrix().tolist() == [[0.25, -0.125]]
