@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from agents.hypernetworks.policy import SequencePolicy
-from agents.hypernetworks.settings import Learning
 from torch import Tensor, nn
 
 from agents.hypernetworks.editor import LearnedEditor, Sites
+from agents.hypernetworks.policy import SequencePolicy
+from agents.hypernetworks.settings import Learning
 from agents.hypernetworks.stream import EditStream
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 
