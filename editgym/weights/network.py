@@ -72,12 +72,10 @@ class EditableNetwork(EditedWeights):
 
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """Logits (n, classes) of the edited network by its full forward pass."""
+        edited = dict(self._state.tensors)
         with torch.no_grad(), full_precision():
             return torch.cat(
-                [
-                    functional_call(self.base, self._overlay, (part,))
-                    for part in inputs.split(batch_size)
-                ]
+                [functional_call(self.base, edited, (part,)) for part in inputs.split(batch_size)]
             )
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
