@@ -4,7 +4,6 @@ learn.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,8 @@ from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
+from editgym.envs.protocol import stream_env
+from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry, sites
 from editgym.weights.sites import EditSite
 
@@ -53,11 +54,14 @@ class StreamEditor(ConfiguredAgent):
     ) -> EditJournal:
         """Edit one stream to its end.
 
+        Every step belongs to the environment's episode: `render()` and the episode's infos have it.
+
         Args:
             env: `LifelongLLMEdit-v0`; it is reset, unless `folder` holds a checkpoint.
             folder: Where a checkpoint is written after every step, and continued from. The
                 environment needs a `journal_folder` then.
-            seed: That `env` was reset with; a checkpoint of another one is not continued from.
+            seed: The seed that `env` was reset with; a checkpoint of another one is not continued
+                from.
 
         Raises:
             Unsupported: It is another environment, or the editor cannot edit its sites.
@@ -133,18 +137,14 @@ class StreamEditor(ConfiguredAgent):
         """Go on from a state that `state_dict` gave; called after `begin`."""
 
     def _save_checkpoint(self, env: gym.Env, folder: Path, identity: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{CHECKPOINT}.partial"
-        torch.save(
-            {
-                "identity": identity,
-                "env": env.unwrapped.checkpoint(),  # type: ignore[attr-defined]
-                "editor": self.state_dict(),
-                "torch": torch.get_rng_state(),
-            },
-            partial,
-        )
-        os.replace(partial, folder / CHECKPOINT)
+        state = {
+            "identity": identity,
+            "env": stream_env(env).checkpoint(),
+            "editor": self.state_dict(),
+            "torch": torch.get_rng_state(),
+        }
+        with whole_file(folder / CHECKPOINT) as partial:
+            torch.save(state, partial)
 
 
 def stream_process(env: gym.Env) -> LifelongProcess:

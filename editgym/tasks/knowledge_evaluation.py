@@ -21,7 +21,8 @@ from editgym.metrics.knowledge import (
     retention_curve,
 )
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.tasks.knowledge_exam import MOST_NATS, Exam, Result
+from editgym.tasks.knowledge_exam import MOST_NATS, Exam, Result, average, per_request
+from editgym.tasks.knowledge_forced import teacher_forced
 from editgym.weights import (
     Codebook,
     EditableDecoder,
@@ -110,16 +111,16 @@ def _records(
     final = exam.expecting(
         [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)]
     )
-    rephrased = _per_request(
+    rephrased = per_request(
         exam, texts, [[Question(p, r.target) for p in r.test_rephrases] for r in requests]
     )
-    led = _per_request(exam, texts, [list(r.portability) for r in requests])
-    near = _per_request(exam, texts, [list(r.near) for r in requests], stays=True)
-    far = _per_request(exam, texts, [list(r.far) for r in requests], stays=True)
-    subject = _per_request(
+    led = per_request(exam, texts, [list(r.portability) for r in requests])
+    near = per_request(exam, texts, [list(r.near) for r in requests], stays=True)
+    far = per_request(exam, texts, [list(r.far) for r in requests], stays=True)
+    subject = per_request(
         exam, texts, [[Question(p) for p in r.same_subject] for r in requests], stays=True
     )
-    forced = _forced(exam, requests, texts, final, rephrased, near, far)
+    forced = teacher_forced(exam, requests, texts, final, rephrased, near, far)
     records = []
     for index, request in enumerate(requests):
         efficacy, generalization, specificity = forced[index]
@@ -140,7 +141,7 @@ def _records(
                 tf_efficacy=efficacy,
                 tf_generalization=generalization,
                 tf_specificity=specificity,
-                locality_kl=_average(
+                locality_kl=average(
                     [result.divergence for _, result in (*near[index], *far[index])]
                 ),
                 skipped=skipped.get(index),
@@ -151,88 +152,6 @@ def _records(
 
 def _asked(group: list[tuple[Asked, Result]]) -> tuple[Asked, ...]:
     return tuple(asked for asked, _ in group)
-
-
-def _per_request(
-    exam: Exam, texts: Sequence[str], questions: Sequence[Sequence[Question]], stays: bool = False
-) -> list[list[tuple[Asked, Result]]]:
-    """Ask every request's questions, after the text that is put before its prompts."""
-    flat = [
-        (text, question) for text, own in zip(texts, questions, strict=True) for question in own
-    ]
-    if stays:
-        results = exam.unchanged([q.prompt for _, q in flat], [text + q.prompt for text, q in flat])
-        before = [
-            exam.task.language.text(ids)
-            for ids in exam.task.original_answers([q.prompt for _, q in flat])
-        ]
-    else:
-        results = exam.expecting([Question(text + q.prompt, q.answer) for text, q in flat])
-        before = [None] * len(flat)  # type: ignore[list-item]
-    asked = iter(
-        [
-            (Asked(q.prompt, q.answer, old, result.answer), result)
-            for (_, q), old, result in zip(flat, before, results, strict=True)
-        ]
-    )
-    return [[next(asked) for _ in own] for own in questions]
-
-
-_Group = list[list[tuple[Asked, Result]]]
-
-
-def _forced(
-    exam: Exam,
-    requests: Sequence[EditRequest],
-    texts: Sequence[str],
-    final: Sequence[Result],
-    rephrased: _Group,
-    near: _Group,
-    far: _Group,
-) -> list[tuple[float, float | None, float | None]]:
-    """Teacher-forced efficacy, generalization and specificity of every request."""
-    if exam.task.teacher_forced == "accuracy" or not all(request.truth for request in requests):
-        return [
-            (
-                one.accuracy,
-                _average([r.accuracy for _, r in again]),
-                _average([r.accuracy for _, r in (*close, *distant)]),
-            )
-            for one, again, close, distant in zip(final, rephrased, near, far, strict=True)
-        ]
-    # CounterFact's: is the new answer more probable than the old one, and beside it the other way
-    # round?
-    old = exam.expecting(
-        [Question(text + r.prompt, r.truth) for text, r in zip(texts, requests, strict=True)]
-    )
-    old_again = _per_request(
-        exam, texts, [[Question(p, r.truth) for p in r.test_rephrases] for r in requests]
-    )
-    right = _per_request(exam, texts, [[q for q in r.near if q.answer] for r in requests])
-    wrong = _per_request(
-        exam, texts, [[Question(q.prompt, r.target) for q in r.near if q.answer] for r in requests]
-    )
-    return [
-        (
-            float(one.log_probability > before.log_probability),
-            _more_probable(again, again_before),
-            _more_probable(stays, comes),
-        )
-        for one, before, again, again_before, stays, comes in zip(
-            final, old, rephrased, old_again, right, wrong, strict=True
-        )
-    ]
-
-
-def _more_probable(
-    these: list[tuple[Asked, Result]], those: list[tuple[Asked, Result]]
-) -> float | None:
-    return _average(
-        [
-            float(a.log_probability > b.log_probability)
-            for (_, a), (_, b) in zip(these, those, strict=True)
-        ]
-    )
 
 
 def _prepended(entries: Sequence[Entry], count: int) -> list[str]:
@@ -314,7 +233,3 @@ def _accuracy(answers: Sequence[str], questions: Sequence[Question]) -> float:
         for answer, question in zip(answers, questions, strict=True)
     ]
     return sum(right) / len(right)
-
-
-def _average(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

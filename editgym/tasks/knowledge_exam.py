@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from editgym.data.facts import Question
+from editgym.metrics.knowledge import Asked
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, TokenBatch
 
@@ -122,3 +123,36 @@ class Exam:
         reference = self.task.reference(batch)
         found = batch.means((reference.exp() * (reference - now)).sum(-1))
         return found.nan_to_num(nan=MOST_NATS).clamp(max=MOST_NATS)
+
+
+Answers = list[list[tuple[Asked, Result]]]  # per request, its questions and results
+
+
+def per_request(
+    exam: Exam, texts: Sequence[str], questions: Sequence[Sequence[Question]], stays: bool = False
+) -> Answers:
+    """Ask every request's questions, after the text that is put before its prompts."""
+    flat = [
+        (text, question) for text, own in zip(texts, questions, strict=True) for question in own
+    ]
+    if stays:
+        results = exam.unchanged([q.prompt for _, q in flat], [text + q.prompt for text, q in flat])
+        before = [
+            exam.task.language.text(ids)
+            for ids in exam.task.original_answers([q.prompt for _, q in flat])
+        ]
+    else:
+        results = exam.expecting([Question(text + q.prompt, q.answer) for text, q in flat])
+        before = [None] * len(flat)  # type: ignore[list-item]
+    asked = iter(
+        [
+            (Asked(q.prompt, q.answer, old, result.answer), result)
+            for (_, q), old, result in zip(flat, before, results, strict=True)
+        ]
+    )
+    return [[next(asked) for _ in own] for own in questions]
+
+
+def average(values: Sequence[float]) -> float | None:
+    """The mean; None of no values."""
+    return sum(values) / len(values) if values else None

@@ -4,25 +4,22 @@ decodes.
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.factors import Update
 from editgym.weights.hooks import Reached, hooked
-from editgym.weights.journal import Codebook, EditJournal, Entry, Prepend, SiteEdit
-from editgym.weights.layers import LayerStack, Prefix
+from editgym.weights.journal import Codebook, Entry, Prepend, SiteEdit
+from editgym.weights.layers import Prefix
 from editgym.weights.overlay import EditedWeights
+from editgym.weights.passes import EditedPasses
 from editgym.weights.site_pass import (
     Capture,
     Injection,
@@ -31,11 +28,6 @@ from editgym.weights.site_pass import (
     at_answers,
     candidates_of,
     check_codebook,
-    check_inputs,
-    edited_output,
-    looked_up,
-    product,
-    with_injection,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.tokens import TokenBatch
@@ -68,9 +60,6 @@ class EditableDecoder(EditedWeights):
                 raise UnknownSiteError(
                     f"site {site} is a convolution: language models are edited at Linear or Conv1D"
                 )
-        self._model: Any = model
-        self._code: dict[str, Codebook] = {}
-        self._root_code: Mapping[str, Codebook] = {}  # as `_root`
         super().__init__(model, sites)
         for site in self.sites:
             shared = [name for name in self._tied[site.parameter] if name != site.parameter]
@@ -79,77 +68,14 @@ class EditableDecoder(EditedWeights):
                     f"site {site} shares its weight with {', '.join(shared)}: an edit would not be "
                     "of this module alone; untie them, or leave it out"
                 )
-        self._modules: dict[str, Any] = {
-            site.name: model.get_submodule(site.name) for site in self.sites
-        }
-        self._layers = LayerStack(model, self.sites)
-        self._gathers = True
-        self._head: str | None = None  # the site that is the output embedding
-        self._check_shortcuts(example)
-
-    # --- edits ------------------------------------------------------------------------------------
-
-    def apply(self, *entries: Entry) -> None:
-        """As `EditedWeights.apply`; a `Codebook` adds to those of its site."""
-        super().apply(*entries)
-        self._look_up(entries)
-
-    def reset(self) -> None:
-        """Forget every edit: O(1), bitwise exact. A journal on disk is emptied."""
-        journal = self.journal
-        super().reset()
-        self._code, self._root_code = {}, {}
-        if isinstance(journal, DiskJournal):
-            journal.rollback(0)
-            self.journal = journal
-
-    def replay(self, journal: EditJournal) -> None:
-        """As `EditedWeights.replay`; a journal on disk then holds the replayed one."""
-        own, entries = self.journal, list(journal.entries)
-        super().replay(journal)
-        self._code, self._root_code = {}, {}
-        self._look_up(entries)
-        if isinstance(own, DiskJournal):
-            own.rollback(0)
-            own.append(*entries)
-            self.journal = own
-
-    def fresh(self, folder: Path | None = None) -> EditableDecoder:
-        """An unedited decoder on the same base, with a journal of its own: in memory, or in
-        `folder`.
-        """
-        twin = copy.copy(self)
-        twin.journal = EditJournal(self.base_hash)
-        twin.reset()
-        if folder is not None:
-            twin.resume(folder)
-        return twin
-
-    def branch(self) -> EditableDecoder:
-        """A decoder in this one's state, with an empty journal in memory: what is applied to it is
-        not applied here.
-        """
-        twin = copy.copy(self)
-        twin.journal, twin._code = EditJournal(self.base_hash), dict(self._code)
-        twin._root, twin._root_code = self._overlay, dict(self._code)
-        return twin
-
-    def resume(self, folder: Path) -> None:
-        """Go on with the journal in `folder`, from its last whole step; a new folder is a new
-        journal.
-
-        Raises:
-            JournalError: It belongs to another network.
-        """
-        self.journal = DiskJournal(self.base_hash, folder)
-        self._replay()
+        self._passes = EditedPasses(model, self.sites, example)
 
     # --- reading ----------------------------------------------------------------------------------
 
     @property
     def reuses_prefix(self) -> bool:
         """Whether the layers below the first site are computed once per batch."""
-        return self._layers.first(self._by_name) > 0
+        return self._passes.layers.first(self._by_name) > 0
 
     @property
     def deltas(self) -> list[Tensor]:
@@ -166,8 +92,8 @@ class EditableDecoder(EditedWeights):
         """The base model with the edits in effect, for anything that calls it (decoding, a hook of
         one's own).
         """
-        with self._patched(SitePass()):
-            yield self._model
+        with self._passes.running(self._state, SitePass()) as model:
+            yield model
 
     @torch.no_grad()
     def prefix(self, batch: TokenBatch, names: Iterable[str] | None = None) -> Prefix | None:
@@ -175,8 +101,9 @@ class EditableDecoder(EditedWeights):
 
         Args:
             batch: The texts.
-            names: Of the sites that will; what goes into the first one's layer is computed with the
-                edits now in effect. None for all sites: then it holds whatever is edited.
+            names: The sites that will differ, by name; what goes into the first one's layer is
+                computed with the edits now in effect. None for all sites: then it holds whatever is
+                edited.
 
         Returns:
             None if there is nothing to skip.
@@ -186,11 +113,7 @@ class EditableDecoder(EditedWeights):
         """
         names = list(self._by_name) if names is None else list(names)
         self._check_names(names)
-        first = self._layers.first(names)
-        if not first:
-            return None
-        with self._patched(SitePass()):
-            return self._layers.prefix(first, lambda: self._hidden(batch.ids))
+        return self._passes.prefix(self._state, batch, names)
 
     def logits(
         self,
@@ -225,8 +148,9 @@ class EditableDecoder(EditedWeights):
             ).flatten()
             positions = positions.repeat(candidates)
             prefix = None if prefix is None else prefix.repeat(candidates)
-        with self._patched(SitePass(updates, injected or {})), self._layers.starting_at(prefix):
-            logits = self._at(ids, rows, positions, everywhere=self._head in (injected or {}))
+        everywhere = self._passes.head in (injected or {})
+        with self._passes.running(self._state, SitePass(updates, injected or {}), prefix):
+            logits = self._passes.at(ids, rows, positions, everywhere)
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(
@@ -259,8 +183,8 @@ class EditableDecoder(EditedWeights):
         Sites below the layer where `prefix` begins have no rows.
         """
         run = SitePass(updates, inputs={})
-        with torch.enable_grad(), self._patched(run), self._layers.starting_at(prefix):
-            logits = self._at(batch.ids, batch.rows, batch.positions).float()
+        with torch.enable_grad(), self._passes.running(self._state, run, prefix):
+            logits = self._passes.at(batch.ids, batch.rows, batch.positions).float()
             loss = batch.means(F.cross_entropy(logits, batch.labels, reduction="none")).mean()
             ran = [site for site in self.sites if site.name in run.outputs]
             gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
@@ -296,10 +220,10 @@ class EditableDecoder(EditedWeights):
 
         Args:
             batch: The texts; which of their tokens are answers does not matter.
-            names: Of the sites.
+            names: The sites' names.
             rows: (n,), the text of every token.
             positions: (n,), where it stands in the text.
-            prefix: As in `logits`.
+            prefix: Where to begin, as in `logits`.
 
         Raises:
             UnknownSiteError: A name is not open for edits.
@@ -314,12 +238,12 @@ class EditableDecoder(EditedWeights):
             if len(found) == len(set(names)):
                 raise Reached
 
-        looks = [(self._modules[name], partial(keep, name)) for name in dict.fromkeys(names)]
-        with hooked(after=looks), self._patched(SitePass()), self._layers.starting_at(prefix):
-            if self._head in names:
-                self._model(input_ids=batch.ids, use_cache=False)
+        looks = [(self._passes.modules[name], partial(keep, name)) for name in dict.fromkeys(names)]
+        with hooked(after=looks), self._passes.running(self._state, SitePass(), prefix) as model:
+            if self._passes.head in names:
+                model(input_ids=batch.ids, use_cache=False)
             else:
-                self._hidden(batch.ids)
+                self._passes.hidden(batch.ids)
         return {name: found[name] for name in names}
 
     # --- inside -----------------------------------------------------------------------------------
@@ -349,7 +273,7 @@ class EditableDecoder(EditedWeights):
         return edited.float()
 
     def _journalled(self, entry: Entry) -> Entry:
-        if self._model.device.type == "cpu" or not isinstance(entry, SiteEdit):
+        if self._base_weights[0].device.type == "cpu" or not isinstance(entry, SiteEdit):
             return entry
         return replace(
             entry, update=entry.update.to(torch.device("cpu"))
@@ -363,112 +287,3 @@ class EditableDecoder(EditedWeights):
                 f"site: {entry.site!r} is not open for edits; open are {list(self._by_name)}"
             )
         check_codebook(entry, self._by_name[entry.site])
-
-    def _replay(self) -> None:
-        super()._replay()
-        self._code = dict(self._root_code)
-        self._look_up(self.journal.entries)
-
-    def _look_up(self, entries: Iterable[Entry]) -> None:
-        """Put the codebooks among `entries` into effect."""
-        for entry in entries:
-            if isinstance(entry, Codebook) and len(entry.keys):
-                old = self._code.get(entry.site)
-                keys, values, radii = (
-                    p.to(self._model.device) for p in (entry.keys, entry.values, entry.radii)
-                )
-                self._code[entry.site] = (
-                    Codebook(entry.site, keys, values, radii)
-                    if old is None
-                    else Codebook(
-                        entry.site,
-                        torch.cat([old.keys, keys]),
-                        torch.cat([old.values, values]),
-                        torch.cat([old.radii, radii]),
-                    )
-                )
-
-    @contextmanager
-    def _patched(self, run: SitePass) -> Iterator[None]:
-        """Give every site's module this decoder's forward, for as long as the context is open."""
-        with hooked(
-            instead=[
-                (module, partial(self._forward, name, run))
-                for name, module in self._modules.items()
-            ]
-        ):
-            yield
-
-    def _forward(self, name: str, run: SitePass, x: Tensor) -> Tensor:
-        site = self._by_name[name]
-        index = self.sites.index(site)
-        module = self._modules[name]
-        edited = self._overlay.get(site.parameter)
-        out = edited_output(
-            x,
-            site.to_matrix(module.weight),
-            None if edited is None else site.to_matrix(edited),
-            module.bias,
-        )
-        update = None if run.updates is None else run.updates[index]
-        if update is not None:
-            out = out + product(x, update)
-        if name in self._code:
-            out = looked_up(x, out, self._code[name])
-        if name in run.injected:
-            out = with_injection(out, run.injected[name])
-        out = out.to(x.dtype)
-        if run.inputs is not None:
-            out = out if out.requires_grad else out.detach().requires_grad_()
-            run.inputs[name], run.outputs[name] = x, out
-            return out.clone()  # some models add to a module's output in place
-        return out
-
-    def _at(self, ids: Tensor, rows: Tensor, positions: Tensor, everywhere: bool = False) -> Tensor:
-        if everywhere or not self._gathers:
-            return self._model(input_ids=ids, use_cache=False).logits[rows, positions]
-        return self._model.get_output_embeddings()(self._hidden(ids)[rows, positions])
-
-    def _hidden(self, ids: Tensor) -> Tensor:
-        """The last hidden states, (n, length, width)."""
-        hidden: Tensor = self._model.base_model(input_ids=ids, use_cache=False)[0]
-        return hidden
-
-    @torch.no_grad()
-    def _check_shortcuts(self, example: TokenBatch) -> None:
-        output = self._model.get_output_embeddings()
-        self._head = next(
-            (name for name, module in self._modules.items() if module is output), None
-        )
-        full = (
-            self._model(input_ids=example.ids, use_cache=False)
-            .logits[example.rows, example.positions]
-            .float()
-        )
-        # Half precision rounds at every layer, and a product of other shape may round otherwise.
-        tolerance = (1e-5 if full.dtype == self._model.dtype else 2e-2) * max(
-            1.0, float(full.abs().max())
-        )
-
-        def differs(prefix: Prefix | None) -> bool:
-            return not bool(
-                ((self.logits(example, prefix=prefix).float() - full).abs() <= tolerance).all()
-            )
-
-        run = SitePass(inputs={})
-        with self._patched(run):
-            self._at(example.ids, example.rows, example.positions)
-        check_inputs(self._by_name, run.inputs or {}, example, self._head)
-        if differs(None):
-            self._gathers = False
-            self._warn(
-                "logits are computed at every token, because its head is more than a linear layer"
-            )
-        if any(differs(self.prefix(example, [name])) for name in self._layers.ends):
-            self._layers.give_up()
-            self._warn(
-                "every evaluation runs all layers: skipping the lower ones changes its logits"
-            )
-
-    def _warn(self, what: str) -> None:
-        warnings.warn(f"{type(self._model).__name__}: {what}", stacklevel=4)

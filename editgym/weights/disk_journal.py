@@ -20,7 +20,7 @@ class DiskJournal(EditJournal):
     survives a `kill -9`; opening the folder again continues there.
 
     Args:
-        base_hash: As in `EditJournal`.
+        base_hash: Fingerprint of the base network, as in `EditJournal`.
         folder: Made if need be. Steps that are there already are the journal's first ones.
 
     Raises:
@@ -38,7 +38,7 @@ class DiskJournal(EditJournal):
         """Write the entries, a file per step, then count them.
 
         Raises:
-            ValueError: As `EditJournal.append`.
+            ValueError: A step is negative or below the one before it.
             OSError: The folder cannot be written; the journal is as it was.
         """
         numbered = EditJournal(self.base_hash, list(self.entries[-1:]))
@@ -53,16 +53,21 @@ class DiskJournal(EditJournal):
             self.entries = self.entries[: len(self.entries) - len(earlier)] + written
 
     def undo(self) -> list[Entry]:
-        """As `EditJournal.undo`; the step's file is removed."""
+        """Take back the last step as `EditJournal.undo` does, and its file."""
         undone = super().undo()
         self._remove(undone)
         return undone
 
     def rollback(self, step: int) -> list[Entry]:
-        """As `EditJournal.rollback`; the steps' files are removed."""
+        """Go back to a step as `EditJournal.rollback` does, without the files of later ones."""
         removed = super().rollback(step)
         self._remove(removed)
         return removed
+
+    def begun_anew(self) -> DiskJournal:
+        """This journal, emptied: its folder holds one stream."""
+        self.rollback(0)
+        return self
 
     def _file(self, step: int) -> Path:
         return self.folder / _STEP_FILE.format(step)

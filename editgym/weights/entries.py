@@ -74,7 +74,7 @@ class Codebook:
         keys: (n, in).
         values: (n, out), what the module gives out instead.
         radii: (n,), Euclidean distance up to which a key holds.
-        step: As in `SiteEdit`.
+        step: The step that the entry belongs to, as in `SiteEdit`.
     """
 
     site: str
@@ -111,7 +111,7 @@ class Skip:
     Attributes:
         request: The request's place in the step's batch, from 0.
         reason: Why the editor has left it out.
-        step: As in `SiteEdit`.
+        step: The step that the entry belongs to, as in `SiteEdit`.
 
     Raises:
         ValueError: The place is negative, or there is no reason.

@@ -106,6 +106,10 @@ class EditJournal:
         self.entries = [entry for entry in self.entries if _step(entry) < step]
         return removed
 
+    def begun_anew(self) -> EditJournal:
+        """An empty journal to go on with; this one stays as it is, for somebody may keep it."""
+        return EditJournal(self.base_hash)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the journal as safetensors, completely or not at all.
 

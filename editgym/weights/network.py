@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -75,7 +75,7 @@ class EditableNetwork(EditedWeights):
     def apply_tracked(self, *entries: SiteEdit) -> tuple[Tensor, ...]:
         """`apply` for those who go on with the edited weights, or with gradients to the updates.
 
-        Overlay and journal keep copies that share neither memory nor gradients with the updates.
+        State and journal keep copies that share neither memory nor gradients with the updates.
 
         Returns:
             The edited matrix at every site, each (out, in); where gradients are enabled, with those
@@ -86,22 +86,20 @@ class EditableNetwork(EditedWeights):
             ValueError: An update's shape is not its site's, an edited weight would not be finite,
                 or a step is below the journal's last.
         """
-        overlay: Mapping[str, Tensor] = self._overlay
+        state = self._state
         for entry in entries:
-            overlay = {**overlay, **self._edited(entry, overlay)}
+            state = self._edited(entry, state)
         kept = [replace(entry, update=entry.update.detached()) for entry in entries]
         self.journal.append(*map(self._journalled, kept))  # a journal on disk may fail
-        self._overlay = {name: tensor.detach() for name, tensor in overlay.items()}
-        return tuple(site.to_matrix(self._current(site.parameter, overlay)) for site in self.sites)
+        self._state = state.detached()
+        return tuple(site.to_matrix(self._current(site.parameter, state)) for site in self.sites)
 
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """Logits (n, classes) of the edited network by its full forward pass."""
+        edited = dict(self._state.tensors)
         with torch.no_grad(), full_precision():
             return torch.cat(
-                [
-                    functional_call(self.base, self._overlay, (part,))
-                    for part in inputs.split(batch_size)
-                ]
+                [functional_call(self.base, edited, (part,)) for part in inputs.split(batch_size)]
             )
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:

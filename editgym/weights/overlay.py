@@ -6,11 +6,13 @@ import copy
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.journal import (
     Codebook,
     EditJournal,
@@ -18,9 +20,11 @@ from editgym.weights.journal import (
     JournalError,
     Prepend,
     ReplaceTensors,
+    SiteEdit,
     Skip,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
+from editgym.weights.state import EditedState
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -71,17 +75,38 @@ class EditedWeights:
         self._tied = _tied_names(tensors)
         self._by_name = {site.name: site for site in self.sites}
         self._base_weights = tuple(site.to_matrix(tensors[site.parameter]) for site in self.sites)
-        self._overlay: dict[str, Tensor] = {}
-        self._root: Mapping[str, Tensor] = {}  # the overlay that the journal begins on
+        self._state = self._root = EditedState()  # the root is what the journal begins on
         self.journal = EditJournal(self.base_hash)
 
-    def fresh(self) -> Self:
+    def fresh(self, folder: Path | None = None) -> Self:
         """An unedited network on the same base: shares all that never changes, and nothing that
-        does.
+        does. Its journal is its own: in memory, or in `folder`.
         """
         twin = copy.copy(self)
-        twin.reset()
+        twin._state = twin._root = EditedState()
+        twin.journal = EditJournal(self.base_hash)
+        if folder is not None:
+            twin.resume(folder)
         return twin
+
+    def branch(self) -> Self:
+        """A network in this one's state, with an empty journal in memory: what is applied to it is
+        not applied here.
+        """
+        twin = copy.copy(self)
+        twin._root = self._state
+        twin.journal = EditJournal(self.base_hash)
+        return twin
+
+    def resume(self, folder: Path) -> None:
+        """Go on with the journal in `folder`, from its last whole step; a new folder is a new
+        journal.
+
+        Raises:
+            JournalError: It belongs to another network.
+        """
+        self.journal = DiskJournal(self.base_hash, folder)
+        self._replay()
 
     # --- edits ------------------------------------------------------------------------------------
 
@@ -96,16 +121,16 @@ class EditedWeights:
         try:
             # One after the other: a large model has no room for every edited matrix twice.
             for entry in entries:
-                self._overlay = self._overlay | self._edited(entry, self._overlay)
+                self._state = self._edited(entry, self._state)
             self.journal.append(*map(self._journalled, entries))  # a journal on disk may fail
         except BaseException:
             self._replay()
             raise
 
     def reset(self) -> None:
-        """Forget every edit: O(1), bitwise exact."""
-        self._overlay, self._root = {}, {}
-        self.journal = EditJournal(self.base_hash)
+        """Forget every edit: O(1), bitwise exact. A journal on disk is emptied."""
+        self._state = self._root = EditedState()
+        self.journal = self.journal.begun_anew()
 
     def undo(self) -> list[Entry]:
         """Take back the edits of the last step and return them.
@@ -124,11 +149,12 @@ class EditedWeights:
         return removed
 
     def replay(self, journal: EditJournal) -> None:
-        """Start from the base and apply a whole journal.
+        """Start from the base and apply a whole journal, which one on disk then holds.
 
         Raises:
             JournalError: The journal was recorded on another base network.
-            UnknownSiteError, ValueError: As `apply`; nothing has changed then.
+            UnknownSiteError, ValueError: An entry does not fit, as in `apply`; nothing has changed
+                then.
         """
         if journal.base_hash != self.base_hash:
             raise JournalError(
@@ -137,7 +163,9 @@ class EditedWeights:
             )
         edited = self.fresh()
         edited.apply(*journal.entries)
-        self._overlay, self._root, self.journal = edited._overlay, {}, edited.journal
+        self._state, self._root = edited._state, EditedState()
+        self.journal = self.journal.begun_anew()
+        self.journal.append(*edited.journal.entries)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -150,19 +178,19 @@ class EditedWeights:
     def weights(self) -> tuple[Tensor, ...]:
         """The current matrix at every site, each (out, in)."""
         return tuple(
-            site.to_matrix(self._current(site.parameter, self._overlay)) for site in self.sites
+            site.to_matrix(self._current(site.parameter, self._state)) for site in self.sites
         )
 
     @property
     def parameters_changed(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(before, after) of every tensor under the overlay."""
-        return {name: (self._tensors[name], tensor) for name, tensor in self._overlay.items()}
+        return {name: (self._tensors[name], tensor) for name, tensor in self._state.tensors.items()}
 
     def current_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors of the edited network; read them only, unedited ones are the base's
         own.
         """
-        return ((name, self._current(name, self._overlay).detach()) for name in self._tensors)
+        return ((name, self._current(name, self._state).detach()) for name in self._tensors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The edited network's state dict, to load into a fresh network of the same class."""
@@ -176,25 +204,32 @@ class EditedWeights:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _current(self, name: str, overlay: Mapping[str, Tensor]) -> Tensor:
-        return overlay[name] if name in overlay else self._tensors[name]
+    def _current(self, name: str, state: EditedState) -> Tensor:
+        return state.tensors[name] if name in state.tensors else self._tensors[name]
 
-    def _edited(self, entry: Entry, overlay: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if isinstance(entry, Skip):
-            return {}
-        if isinstance(entry, ReplaceTensors):
-            return self._with_tied(
-                {name: self._replacement(name, t) for name, t in entry.tensors.items()}
-            )
+    def _edited(self, entry: Entry, state: EditedState) -> EditedState:
+        """The state after one entry."""
         if isinstance(entry, Codebook | Prepend):
             self._check_adapter(entry)
-            return {}
+        if isinstance(entry, Codebook):
+            return state.with_codebook(entry, self._base_weights[0].device)
+        if isinstance(entry, Prepend | Skip):
+            return state
+        if isinstance(entry, ReplaceTensors):
+            replaced = {name: self._replacement(name, t) for name, t in entry.tensors.items()}
+        else:
+            replaced = self._edited_site(entry, state)
+        return state.with_tensors(
+            {tied: tensor for name, tensor in replaced.items() for tied in self._tied[name]}
+        )
+
+    def _edited_site(self, entry: SiteEdit, state: EditedState) -> dict[str, Tensor]:
         if entry.site not in self._by_name:
             raise UnknownSiteError(
                 f"site: {entry.site!r} is not open for edits; open are {list(self._by_name)}"
             )
         site = self._by_name[entry.site]
-        weight = site.to_matrix(self._current(site.parameter, overlay))
+        weight = site.to_matrix(self._current(site.parameter, state))
         if entry.update.shape != weight.shape:
             raise ValueError(
                 f"site {site.name} is {tuple(weight.shape)}, the update is"
@@ -211,10 +246,7 @@ class EditedWeights:
                 else ""
             )
             raise ValueError(f"site {site.name}: the edited weight is not finite{remedy}")
-        return self._with_tied({site.parameter: site.to_stored(edited)})
-
-    def _with_tied(self, edited: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {tied: tensor for name, tensor in edited.items() for tied in self._tied[name]}
+        return {site.parameter: site.to_stored(edited)}
 
     def _replacement(self, name: str, tensor: Tensor) -> Tensor:
         if name not in self._tensors:
@@ -229,10 +261,10 @@ class EditedWeights:
         return self._kept(tensor.to(base.device), base)
 
     def _replay(self) -> None:
-        overlay = dict(self._root)
+        state = self._root
         for entry in self.journal:
-            overlay |= self._edited(entry, overlay)
-        self._overlay = overlay
+            state = self._edited(entry, state)
+        self._state = state
 
     def _check_adapter(self, entry: Codebook | Prepend) -> None:
         raise ValueError(

@@ -159,7 +159,7 @@ def check_inputs(
     that they are given.
 
     Args:
-        names: Of the sites.
+        names: The sites' names.
         inputs: By site name, what its module was given, if it ran.
         batch: The texts.
         head: Name of the output embedding, which is asked at answer tokens only.

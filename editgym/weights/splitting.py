@@ -21,7 +21,7 @@ class SplitNetwork:
 
     Attributes:
         prefix: inputs -> tuple of activations, batch first, that no edit can change.
-        suffix: Those activations -> logits; holds every edited site.
+        suffix: activations -> logits; holds every edited site.
         sites: The sites, in the order of `weights`.
         reuses_prefix: False when the network could not be cut: the prefix is then the identity.
         reason: Why it could not be cut, else empty.

@@ -13,8 +13,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.envs.lifelong.process import DIRECTIONS, LifelongProcess
-from editgym.envs.sketch import CountSketch
+from editgym.envs.lifelong.process import LifelongProcess
+from editgym.envs.lifelong.updates import DIRECTIONS
+from editgym.envs.sketch import BilinearSketch, CountSketch
 from editgym.weights import LowRankFactors
 
 _WEIGHTS, _KEYS, _GRADIENTS = 16, 8, 8
@@ -40,7 +41,7 @@ class StreamObserver:
         self._norms = [float(weight.float().norm()) for weight in process.decoder.base_weights]
         self._sketches = [
             (
-                _BilinearSketch(rows, columns, device),
+                BilinearSketch(rows, columns, _WEIGHTS, device),
                 CountSketch(columns, _KEYS, device),
                 CountSketch(rows, _GRADIENTS, device),
             )
@@ -102,7 +103,7 @@ class StreamObserver:
             return None
 
     def _new(self, index: int, norm: float, directions: LowRankFactors | None) -> Tensor:
-        """Of one site: keys, gradients and the training-free update of the new requests."""
+        """One site's keys, gradients and training-free update of the new requests."""
         _, keys, gradients = self._sketches[index]
         capture = self._process.capture
         singular = (
@@ -119,28 +120,6 @@ class StreamObserver:
                 singular.norm().reshape(1),
             ]
         )
-
-
-class _BilinearSketch:
-    """A matrix as 16 numbers r_sᵀ W c_s / 4 with random signs r_s and c_s: norms and inner products
-    in expectation.
-
-    It holds 16 · (out + in) signs; a bucket and a sign for every weight would take more memory than
-    the edits do.
-    """
-
-    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
-        random = np.random.RandomState(rows * 65_537 + columns)  # its streams are frozen for good
-        self._left, self._right = (
-            torch.from_numpy(
-                random.randint(2, size=(_WEIGHTS, size)).astype(np.float32) * 2 - 1
-            ).to(device)
-            for size in (rows, columns)
-        )
-
-    def __call__(self, matrix: Tensor) -> Tensor:
-        """(out, in) -> (16,)."""
-        return (self._left @ matrix * self._right).sum(1) / _WEIGHTS**0.5
 
 
 def _unit(vector: Tensor) -> Tensor:

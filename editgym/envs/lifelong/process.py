@@ -1,81 +1,32 @@
-"""The decision process of LifelongLLMEdit in torch: a stream of batches, their updates, and what
-they cost.
-"""
+"""The decision process of LifelongLLMEdit in torch: batches, their updates, and what they cost."""
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from editgym.data.facts import EditRequest
 from editgym.envs import metering
-from editgym.envs.lifelong.reward import (
-    Costs,
-    LookBack,
-    RewardWeights,
-    floored,
-    squared_norm,
-    squared_norms,
-)
-from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
-from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
-from editgym.weights.closed_form import UltraEdit, principal_directions
-from editgym.weights.disk_journal import DiskJournal
+from editgym.envs.lifelong import checkpoint
+from editgym.envs.lifelong.batch import Batch
+from editgym.envs.lifelong.episode import LifelongOutcome as LifelongOutcome
+from editgym.envs.lifelong.gradient import differentiable_reward
+from editgym.envs.lifelong.reward import Costs, LookBack, floored, squared_norm, squared_norms
+from editgym.envs.lifelong.settings import ClosedStreamError as ClosedStreamError
+from editgym.envs.lifelong.settings import LifelongSettings as LifelongSettings
+from editgym.envs.lifelong.updates import DIRECTIONS as DIRECTIONS
+from editgym.envs.lifelong.updates import site_edits, stretch
+from editgym.tasks.knowledge import KnowledgeTask, Stream
+from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, TokenBatch
+from editgym.weights.closed_form import UltraEdit
 from editgym.weights.layers import Prefix
 from editgym.weights.site_pass import Capture
-
-Basis = Literal["ultraedit", "gradient"]
-DIRECTIONS = 4  # q
-
-
-class ClosedStreamError(RuntimeError):
-    """A reward of a stream that agents are evaluated on was asked for."""
-
-
-@dataclass(frozen=True)
-class LifelongSettings:
-    """What defines the process.
-
-    Attributes:
-        edits_per_step: Requests in a batch.
-        horizon: Batches in an episode.
-        split: Where requests come from; only `policy` streams have rewards.
-        basis: Which update `directions` takes apart.
-        reward: Its weights.
-    """
-
-    edits_per_step: int = 10
-    horizon: int = 20
-    split: StreamSplit = "policy"
-    basis: Basis = "ultraedit"
-    reward: RewardWeights = field(default_factory=RewardWeights)
-
-
-@dataclass(frozen=True)
-class LifelongOutcome:
-    """What one step gave.
-
-    Attributes:
-        reward: Scalar; carries gradients to the factors when the step was asked to be
-            differentiable. 0 on closed streams.
-        answered: Which of the batch's prompts the model now answers exactly, (edits_per_step,)
-            bool.
-        metrics: Of the batch: `reliability` and `tf_efficacy`, by prompts; where a reward was
-            computed also `generalization` and `locality`, by the rewarded rephrases and locality
-            prompts; `locality` is 0 where the batch has no such prompt.
-    """
-
-    reward: Tensor
-    answered: Tensor
-    metrics: dict[str, float]
 
 
 class LifelongProcess:
@@ -87,6 +38,10 @@ class LifelongProcess:
     Args:
         task: Model and requests.
         settings: What defines the process.
+
+    Attributes:
+        stream: The requests of the episode, and how many were left out while drawing it.
+        outcomes: What each step so far gave, whoever made it.
     """
 
     def __init__(self, task: KnowledgeTask, settings: LifelongSettings) -> None:
@@ -94,17 +49,16 @@ class LifelongProcess:
         self.settings = settings
         self.decoder: EditableDecoder = task.decoder.fresh()
         self.sites = self.decoder.sites
-        self.stream = Stream(())
-        self.step_index = 0
         self._run: str | None = None
         self._look_back = LookBack(task, settings.reward)
+        self._begin(0, Stream(()))
 
     # --- episodes ---------------------------------------------------------------------------------
 
     @property
     def open(self) -> bool:
         """Whether the stream has rewards."""
-        return self.settings.split == "policy"
+        return self.settings.open
 
     @property
     def horizon(self) -> int:
@@ -122,6 +76,16 @@ class LifelongProcess:
         return self.task.step_size
 
     @property
+    def step_index(self) -> int:
+        """Steps made so far."""
+        return len(self.outcomes)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a stream: after `reset`, or a restored state."""
+        return bool(self.stream.requests)
+
+    @property
     def over(self) -> bool:
         """Whether every batch has been edited."""
         return self.step_index >= self.settings.horizon
@@ -133,116 +97,83 @@ class LifelongProcess:
             ValueError: The split has too few requests, or the journal's folder holds steps of an
                 interrupted stream.
         """
-        journal = self.decoder.journal
-        if self._run is None and isinstance(journal, DiskJournal) and journal.steps:
-            raise ValueError(
-                f"journal_folder: {journal.folder} holds {journal.steps} steps of an interrupted"
-                " stream, and a reset would delete them; go on with them by an editor's edit(env,"
-                ' folder) or reset(options={"restore": state}), or delete the folder'
-            )
-        self._begin(seed, self._drawn(seed))
+        if self._run is None:
+            checkpoint.check_resettable(self.decoder.journal)
+        self._begin(seed, self.settings.drawn(self.task, seed))
         self._run = uuid.uuid4().hex
         self.decoder.reset()
 
-    def _drawn(self, seed: int) -> Stream:
-        settings = self.settings
-        rng = random.Random(f"stream {settings.split} {seed}")
-        return self.task.stream(settings.split, settings.horizon * settings.edits_per_step, rng)
-
     def _begin(self, seed: int, stream: Stream) -> None:
-        settings = self.settings
         self.stream = stream
         self._seed = seed
-        self.step_index = 0
-        self._look_back.begin(self.stream.requests, settings.edits_per_step, seed)
+        self.outcomes: list[LifelongOutcome] = []
+        self._look_back.begin(stream.requests, self.settings.edits_per_step, seed)
         self._ultraedit = [UltraEdit(site.shape, self.task.device) for site in self.sites]
-        self._forget_batch()
+        self._batch = self._batch_of(0)
+
+    def _batch_of(self, step: int) -> Batch:
+        start, size = step * self.settings.edits_per_step, self.settings.edits_per_step
+        requests = self.stream.requests[start : start + size]
+        return Batch(requests, self.task, self.decoder, self._ultraedit, self.settings.basis)
 
     # --- what an editor may see -------------------------------------------------------------------
 
-    @cached_property
-    def requests(self) -> tuple[EditRequest, ...]:
-        """The new requests; an editor may look at their subject, prompt and target.
+    @property
+    def batch(self) -> Batch:
+        """The new requests, and what the model makes of them.
 
         Raises:
             IndexError: The stream is over.
         """
         if self.over:
             raise IndexError(f"the stream is over after {self.settings.horizon} steps")
-        start = self.step_index * self.settings.edits_per_step
-        return self.stream.requests[start : start + self.settings.edits_per_step]
+        return self._batch
 
-    @cached_property
+    @property
+    def requests(self) -> tuple[EditRequest, ...]:
+        """The new requests; an editor may look at their subject, prompt and target."""
+        return self.batch.requests
+
+    @property
     def prompts(self) -> TokenBatch:
         """The new requests' prompts and targets as tokens."""
-        return self.task.batch([(request.prompt, request.target) for request in self.requests])
+        return self.batch.prompts
 
-    @cached_property
+    @property
     def prefix(self) -> Prefix | None:
         """What no edit changes about `prompts` (`EditableDecoder.prefix`)."""
-        return self.decoder.prefix(self.prompts)
+        return self.batch.prefix
 
-    @cached_property
+    @property
     def capture(self) -> Capture:
         """Keys, output gradients and loss of the new requests' prompts and targets."""
-        return self.decoder.capture(self.prompts, self.prefix)
+        return self.batch.capture
 
     def captured_after(self, updates: Sequence[LowRankFactors]) -> Capture:
-        """`capture` as it would be with one more update per site, which is not applied.
-
-        For editors that correct their own update before they make it.
+        """`capture` as it would be with one more update per site, which is not applied: for editors
+        that correct their own update.
         """
-        kept = [LowRankFactors(u.a.detach(), u.b.detach(), u.scale, u.bound) for u in updates]
-        return self.decoder.capture(self.prompts, self.prefix, kept)
+        return self.batch.captured_after(updates)
 
-    @cached_property
+    @property
     def directions(self) -> list[LowRankFactors]:
-        """Per site the training-free update by its singular directions, largest first: what
-        coefficients stretch.
+        """Per site the training-free update by its singular directions, largest first.
 
         Raises:
             FloatingPointError: Keys or gradients are not finite; the running statistics are without
                 them then.
         """
-        captured = list(zip(self.capture.keys, self.capture.gradients, strict=True))
-        if self.settings.basis == "gradient":
-            updates = [
-                LowRankFactors(-self.task.step_size * gradients.mT, keys)
-                for keys, gradients in captured
-            ]
-        else:
-            updates = [
-                editor.update(keys, gradients, self.task.step_size)
-                for editor, (keys, gradients) in zip(self._ultraedit, captured, strict=True)
-            ]
-        try:
-            return [principal_directions(update) for update in updates]
-        except FloatingPointError:
-            self._load_statistics(self._before_batch["ultraedit"])
-            raise
+        return self.batch.directions
 
     def stretched(self, coefficients: Tensor) -> list[LowRankFactors]:
-        """Updates ΔW_l = Σ_j c_lj σ_j u_j v_jᵀ from coefficients (..., sites, q = 4), with their
-        leading dimensions.
-
-        The last coefficient is that of all directions from the q-th on, so that equal ones scale
-        the whole update.
-        """
-        updates = []
-        for index, direction in enumerate(self.directions):
-            own = torch.arange(direction.a.shape[1], device=coefficients.device).clamp(
-                max=DIRECTIONS - 1
-            )
-            stretch = coefficients[..., index, :][..., own].unsqueeze(-2)  # (..., 1, n)
-            b = direction.b.expand(*coefficients.shape[:-2], *direction.b.shape)
-            updates.append(LowRankFactors(direction.a * stretch, b))
-        return updates
+        """`directions` times coefficients (..., sites, q = 4), as `updates.stretch` does it."""
+        return stretch(self.directions, coefficients)
 
     # --- steps ------------------------------------------------------------------------------------
 
     def step(self, updates: Sequence[LowRankFactors]) -> LifelongOutcome:
         """Apply one update per site, and reward it."""
-        return self.advance(self._entries(updates))
+        return self.advance(site_edits(self.sites, Shift(), updates))
 
     def advance(self, entries: Sequence[Entry], rewarded: bool = True) -> LifelongOutcome:
         """Apply any journal entries as this step's edit, and reward them.
@@ -252,64 +183,38 @@ class LifelongProcess:
             rewarded: Whether the reward is wanted; if not, it is 0 and costs nothing.
 
         Raises:
-            UnknownSiteError, ValueError: As `EditableDecoder.apply`; nothing has changed then.
+            UnknownSiteError, ValueError: An entry cannot be applied; nothing has changed then.
         """
         numbered = [replace(entry, step=self.step_index) for entry in entries]
         if self.open:
             self._look_back.push(self.decoder, self.step_index)
-        if not (self.open and rewarded):
-            with self._whole_or_nothing():
-                self.decoder.apply(*numbered)
-                return self._finish(torch.zeros(()), None)
-        pieces = self._look_back.pieces(self.decoder)
+        rewarded = rewarded and self.open
+        pieces = self._look_back.pieces(self.decoder) if rewarded else []
         with self._whole_or_nothing():
             self.decoder.apply(*numbered)
+            if not rewarded:
+                return self._finish(torch.zeros(()), None)
             costs = self._look_back.costs(self.decoder, pieces)
-            norm = sum(squared_norm(entry) for entry in numbered)
+            norm = self.settings.reward.norm_weight * sum(map(squared_norm, numbered))
             metering.record(1)
-            return self._finish(
-                floored(-(costs.total + self.settings.reward.norm_weight * norm)), costs
-            )
+            return self._finish(floored(-(costs.total + norm)), costs)
 
     def differentiable_step(self, updates: Sequence[LowRankFactors]) -> LifelongOutcome:
-        """`step` for agents that learn through the reward: first order, through this step's factors
-        alone.
+        """`step` with a reward to learn through: first order, by this step's factors alone.
 
-        The forward and backward passes are made by micro-batches right here, so memory does not
-        grow with `back_depth`; `reward.backward()` only hands the finished gradients on to the
-        factors. Of a model that has collapsed these may not be finite.
+        Memory does not grow with `back_depth`. Of a model that has collapsed the gradients may not
+        be finite.
 
         Raises:
             ClosedStreamError: The stream has no rewards.
             ValueError: An update is clipped.
         """
-        self._check_open()
+        self.settings.check_open()
         self._look_back.push(self.decoder, self.step_index)
-        pieces = self._look_back.pieces(self.decoder)
-        leaves = [
-            LowRankFactors(
-                u.a.detach().clone().requires_grad_(),
-                u.b.detach().clone().requires_grad_(),
-                u.scale,
-                u.bound,
-            )
-            for u in updates
-        ]
-        costs = self._look_back.costs(self.decoder, pieces, leaves, backward=True)
-        with torch.enable_grad():
-            penalty = self.settings.reward.norm_weight * squared_norms(leaves).sum()
-            penalty.backward()
-        gradients = [
-            -part.grad for leaf in leaves for part in (leaf.a, leaf.b) if part.grad is not None
-        ]
-        value = floored(-(costs.total + penalty.detach()))
-        reward = _WithGradients.apply(
-            value, gradients, *(part for u in updates for part in (u.a, u.b))
-        )
+        reward, costs = differentiable_reward(self._look_back, self.decoder, updates)
+        edits = site_edits(self.sites, Shift(), updates)
         with self._whole_or_nothing():
-            self.decoder.apply(
-                *[replace(entry, step=self.step_index) for entry in self._entries(updates)]
-            )
+            self.decoder.apply(*(replace(edit, step=self.step_index) for edit in edits))
             metering.record(1)
             return self._finish(reward, costs)
 
@@ -323,13 +228,12 @@ class LifelongProcess:
         Raises:
             ClosedStreamError: The stream has no rewards.
         """
-        self._check_open()
+        self.settings.check_open()
         self._look_back.push(self.decoder, self.step_index)
         costs = self._look_back.costs(self.decoder, self._look_back.pieces(self.decoder), updates)
         metering.record(len(updates[0].a))
-        return floored(
-            -(costs.total + self.settings.reward.norm_weight * squared_norms(updates).sum(0))
-        )
+        norms = self.settings.reward.norm_weight * squared_norms(updates).sum(0)
+        return floored(-(costs.total + norms))
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -337,16 +241,15 @@ class LifelongProcess:
         """What a process on the same task, stream and journal needs to go on, as tensors and plain
         values.
         """
-        # As it was before anybody looked at the new batch: whoever goes on from here looks at it
-        # again.
         return {
             "seed": self._seed,
             "run": self._run,
             "step_index": self.step_index,
-            "stream": self._identity(),
+            "stream": self.settings.identity(self.task),
             "requests": self.stream.fingerprint,
-            "journalled": self._journalled(self.step_index),
-            **self._before_batch,
+            "journalled": checkpoint.steps_before(self.decoder.journal, self.step_index),
+            "ultraedit": self._batch.before,  # whoever goes on from here looks at the batch again
+            "outcomes": [outcome.state_dict() for outcome in self.outcomes],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -360,79 +263,23 @@ class LifelongProcess:
                 journal lacks steps that were made before it or was begun anew since; nothing has
                 changed then.
         """
-        if state["stream"] != self._identity():
-            raise ValueError(
-                f"state: it is of the stream {state['stream']}, this one is {self._identity()}: go"
-                " on with the same task, split, horizon and edits_per_step"
-            )
-        if state["journalled"] != self._journalled(state["step_index"]):
-            raise ValueError(
-                f"state: it was saved after the journalled steps {state['journalled']}, the journal"
-                f" has {self._journalled(state['step_index'])} of them: give the same"
-                " journal_folder, or begin anew"
-            )
-        if state["journalled"] and self._run not in (None, state.get("run")):
-            raise ValueError(
-                "state: the journal of its steps is gone, for another episode was begun here since:"
-                " go on before any other reset, with the same journal_folder"
-            )
-        stream = self._drawn(state["seed"])
-        if state["requests"] != stream.fingerprint:
-            raise ValueError(
-                "state: it was saved in a stream of other requests than are drawn here: go on with"
-                " the same requests and test_requests, as their files were then"
-            )
+        identity = self.settings.identity(self.task)
+        checkpoint.check_restorable(state, identity, self.decoder.journal, self._run)
+        stream = self.settings.drawn(self.task, state["seed"])
+        checkpoint.check_same_requests(state, stream)
         self._begin(state["seed"], stream)
         self._run = state.get("run")
-        self._load_statistics(state["ultraedit"])
-        self.step_index = state["step_index"]
-        self._forget_batch()
+        self.outcomes = [LifelongOutcome.of_state(one) for one in state["outcomes"]]
+        for editor, own in zip(self._ultraedit, state["ultraedit"], strict=True):
+            editor.load_state_dict(own)
+        self._batch = self._batch_of(self.step_index)
         self.decoder.rollback(self.step_index)
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _load_statistics(self, states: Sequence[dict[str, Any]]) -> None:
-        for editor, own in zip(self._ultraedit, states, strict=True):
-            editor.load_state_dict(own)
-
-    def _forget_batch(self) -> None:
-        for name in ("requests", "prompts", "prefix", "capture", "directions"):
-            self.__dict__.pop(name, None)
-        self._before_batch = {"ultraedit": [editor.state_dict() for editor in self._ultraedit]}
-
-    def _identity(self) -> list[Any]:
-        """What a stream's batches depend on beside its seed."""
-        settings = self.settings
-        return [
-            self.task.name,
-            self.decoder.base_hash,
-            settings.split,
-            settings.horizon,
-            settings.edits_per_step,
-        ]
-
-    def _journalled(self, before: int) -> list[int]:
-        """Steps below `before` that the journal has."""
-        return sorted(
-            {
-                entry.step
-                for entry in self.decoder.journal
-                if entry.step is not None and entry.step < before
-            }
-        )
-
-    def _check_open(self) -> None:
-        if not self.open:
-            raise ClosedStreamError(
-                f"split {self.settings.split!r} is for evaluation and has no rewards: learn on "
-                'split="policy"'
-            )
-
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:
-        """A step that is interrupted before it is counted is taken back, or it would be made
-        twice.
-        """
+        """Take back a step that is interrupted before it is counted: it would be made twice."""
         step = self.step_index
         try:
             yield
@@ -441,49 +288,12 @@ class LifelongProcess:
                 self.decoder.rollback(step)
             raise
 
-    def _entries(self, updates: Sequence[LowRankFactors]) -> list[Entry]:
-        if len(updates) != len(self.sites):
-            raise ValueError(
-                f"updates: {len(self.sites)} are needed, one per site, got {len(updates)}"
-            )
-        kept = (
-            LowRankFactors(u.a.detach().clone(), u.b.detach().clone(), u.scale, u.bound)
-            for u in updates
-        )
-        return [
-            SiteEdit(site.name, Shift(), update)
-            for site, update in zip(self.sites, kept, strict=True)
-        ]
-
-    @torch.no_grad()
     def _finish(self, reward: Tensor, costs: Costs | None) -> LifelongOutcome:
-        right = (
-            self.decoder.logits(self.prompts, prefix=self.prefix).argmax(-1) == self.prompts.labels
-        )
-        answered = self.prompts.all_of(right)
-        metrics = {
-            "reliability": float(answered.float().mean()),
-            "tf_efficacy": float(
-                self.prompts.means(
-                    right.float(), self.prompts.content(self.task.language.end_id)
-                ).mean()
-            ),
-        }
+        answered, metrics = self.batch.graded()
         if costs is not None:
             metrics |= {"generalization": costs.generalization, "locality": costs.locality}
-        self.step_index += 1
-        self._forget_batch()
-        return LifelongOutcome(reward, answered, metrics)
-
-
-class _WithGradients(torch.autograd.Function):
-    """A scalar whose gradients by `tensors` were computed before."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *tensors: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        return None, None, *(upstream * gradient for gradient in ctx.gradients)
+        outcome = LifelongOutcome(reward, answered, metrics)
+        following = self._batch_of(self.step_index + 1)
+        self.outcomes.append(outcome.kept())
+        self._batch = following
+        return outcome

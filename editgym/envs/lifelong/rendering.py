@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
+from editgym.envs.lifelong.episode import StreamEpisode
+
 RENDER_MODES = ("rgb_array", "ansi")
 _CURVES = {"reliability": "#4878a8", "generalization": "#1b7f5c", "locality": "#c4452f"}
-
-
-@dataclass
-class StreamEpisode:
-    """What there is to draw.
-
-    Attributes:
-        title: Name of the task.
-        horizon: Steps in the episode.
-        rewards: One per step.
-        infos: One per step.
-    """
-
-    title: str
-    horizon: int
-    rewards: list[float] = field(default_factory=list)
-    infos: list[Mapping[str, float]] = field(default_factory=list)
-
-    def record(self, reward: float, info: Mapping[str, float]) -> None:
-        """Add a step."""
-        self.rewards.append(reward)
-        self.infos.append(info)
 
 
 def render(episode: StreamEpisode, mode: str) -> NDArray[np.uint8] | str:
@@ -54,7 +31,7 @@ def _text(episode: StreamEpisode) -> str:
     ]
     lines = ["  ".join(f"{cell:>14}" for cell in row) for row in rows]
     return "\n".join(
-        [f"{episode.title} · step {len(episode.rewards)} of {episode.horizon}", *lines, ""]
+        [f"{episode.title} · step {len(episode.outcomes)} of {episode.horizon}", *lines, ""]
     )
 
 
@@ -66,15 +43,14 @@ def _frame(episode: StreamEpisode) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
     figure.suptitle(
-        f"{episode.title}  ·  step {len(episode.rewards)} of {episode.horizon}",
+        f"{episode.title}  ·  step {len(episode.outcomes)} of {episode.horizon}",
         fontsize=12,
         fontweight="bold",
     )
-    edits = [info["edits_done"] for info in episode.infos]
+    infos = episode.infos
+    edits = [info["edits_done"] for info in infos]
     for name, colour in _CURVES.items():
-        left.plot(
-            edits, [info[name] for info in episode.infos], marker=".", color=colour, label=name
-        )
+        left.plot(edits, [info[name] for info in infos], marker=".", color=colour, label=name)
     left.set(xlabel="edits made", ylabel="share of the step's requests", ylim=(-0.03, 1.03))
     if edits:
         left.legend(fontsize=9, loc="lower right")

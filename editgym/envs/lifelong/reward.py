@@ -102,12 +102,40 @@ class _Piece:
         return self.weight * self.texts.means(tokens).mean(-1)
 
 
+class _RewardedPrompts:
+    """What a stream's rewards look at, drawn when the first reward is asked for."""
+
+    def __init__(
+        self, task: KnowledgeTask, requests: Sequence[EditRequest], edits_per_step: int, seed: int
+    ) -> None:
+        self._task = task
+        self._stream = requests, edits_per_step, seed
+
+    @cached_property
+    def steps(self) -> list[tuple[list[tuple[str, str]], list[str]]]:
+        """Per step, rephrases with their targets, and locality prompts.
+
+        For the whole stream at once, so that what the unedited model answers is decoded in few
+        large batches.
+        """
+        requests, size, seed = self._stream
+        choice = random.Random(f"rewarded prompts {seed}")
+        drawn = []
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            rephrased = [(choice.choice(r.rephrases or (r.prompt,)), r.target) for r in batch]
+            local = [choice.choice(r.locality).prompt for r in batch if r.locality]
+            drawn.append((rephrased, local))
+        self._task.original_answers([prompt for _, local in drawn for prompt in local])
+        return drawn
+
+
 class LookBack:
     """The rewarded texts of the last batches, and what an update of the model costs on them.
 
     Args:
         task: The model whose answers are the reference.
-        weights: Of the terms.
+        weights: Settings of the reward's terms.
     """
 
     def __init__(self, task: KnowledgeTask, weights: RewardWeights) -> None:
@@ -125,29 +153,9 @@ class LookBack:
             seed: Draws one rephrase and one locality prompt of every request: what the reward looks
                 at.
         """
-        self._stream = requests, edits_per_step, seed
-        self.__dict__.pop("_drawn", None)
+        self._prompts = _RewardedPrompts(self.task, requests, edits_per_step, seed)
         self._judged.clear()
         self._newest: int | None = None
-
-    @cached_property
-    def _drawn(self) -> list[tuple[list[tuple[str, str]], list[str]]]:
-        """Per step, rephrases with their targets, and locality prompts.
-
-        For the whole stream at once, so that what the unedited model answers is decoded in few
-        large batches.
-        """
-        requests, size, seed = self._stream
-        choice = random.Random(f"rewarded prompts {seed}")
-        drawn = []
-        for start in range(0, len(requests), size):
-            batch = requests[start : start + size]
-            rephrased = [(choice.choice(r.rephrases or (r.prompt,)), r.target) for r in batch]
-            drawn.append(
-                (rephrased, [choice.choice(r.locality).prompt for r in batch if r.locality])
-            )
-        self.task.original_answers([prompt for _, local in drawn for prompt in local])
-        return drawn
 
     def push(self, decoder: EditableDecoder, step: int) -> None:
         """Look at a step's batch, once; activations below the sites and the reference are computed
@@ -156,11 +164,9 @@ class LookBack:
         if step == self._newest:
             return
         self._newest = step
-        rephrased, local = self._drawn[step]
-        rephrases, locality = (
-            self.task.batch(rephrased),
-            (self.task.unchanged(local) if local else None),
-        )
+        rephrased, local = self._prompts.steps[step]
+        rephrases = self.task.batch(rephrased)
+        locality = self.task.unchanged(local) if local else None
         self._judged.appendleft(
             _Judged(
                 rephrases,

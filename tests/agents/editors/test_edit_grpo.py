@@ -249,7 +249,7 @@ def test_prompts_that_metrics_ask_are_never_read(make_process, monkeypatch):
     request = process.requests[0]
 
     def group_of(request):
-        monkeypatch.setitem(process.__dict__, "requests", (request,))
+        monkeypatch.setattr(process.batch, "requests", (request,))
         return agent._groups(process)[0]
 
     assert group_of(request)[:2] == [request.prompt, request.rephrases[0]]
@@ -296,7 +296,7 @@ def test_only_fields_for_rewards_are_looked_at(refined, stream_env):
     process.reset = lambda seed: (
         type(process).reset(process, seed),
         setattr(process, "stream", replace(stream, requests=changed)),
-        process._forget_batch(),
+        setattr(process, "_batch", process._batch_of(0)),
     )
     assert same_edits(EditGRPO(**QUICK).edit(env), expected)
 

@@ -1,0 +1,33 @@
+"""What the arguments of streams of edits may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from editgym.checks import Check, above, at_least, one_of, whole
+from editgym.envs.lifelong.batch import Basis
+from editgym.envs.lifelong.rendering import RENDER_MODES
+from editgym.envs.lifelong.reward import Reference
+from editgym.tasks.knowledge import SPLITS
+
+ActionForm = Literal["coefficients", "factors"]
+CHECKS: Mapping[str, Check] = {
+    "action": one_of(*get_args(ActionForm)),
+    "split": one_of(*SPLITS),
+    "reference": one_of(*get_args(Reference)),
+    "basis": one_of(*get_args(Basis)),
+    "render_mode": one_of(None, *RENDER_MODES),
+    "journal_folder": Check(lambda v: v is None or isinstance(v, str | Path), "a path or None"),
+    "edits_per_step": whole(1),
+    "horizon": whole(1),
+    "back_depth": whole(0),
+    "micro_batch": whole(1),
+    "locality_weight": at_least(0),
+    "norm_weight": at_least(0),
+    "decay": at_least(0),
+    "max_coefficient": above(0),
+    "shift_limit": above(0),
+    "observation_bound": above(0),
+}

@@ -1,0 +1,96 @@
+"""Whether a stream can go on from a saved state, and whether beginning anew would lose steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from editgym.tasks.knowledge import Stream
+from editgym.weights import DiskJournal, EditJournal
+
+
+def restored_state(options: Mapping[str, Any], seed: int | None) -> dict[str, Any] | None:
+    """The state that a reset is to go on from, if its options have one.
+
+    Raises:
+        ValueError: An option is not known, there is a seed beside the state, or the state is no
+            environment's.
+    """
+    unknown = sorted(options.keys() - {"restore"})
+    if unknown:
+        raise ValueError(f'options: {unknown} are not known; the environment takes "restore" alone')
+    state = options.get("restore")
+    if state is None:
+        return None
+    if seed is not None:
+        raise ValueError(
+            f"seed must be None where an episode is restored with its random state, got {seed}"
+        )
+    if not isinstance(state, dict) or not {"process", "stream_seed", "random"} <= state.keys():
+        raise ValueError(f"restore must be what checkpoint() gave, got {type(state).__name__}")
+    return state
+
+
+def steps_before(journal: EditJournal, step: int) -> list[int]:
+    """Steps below `step` that the journal has."""
+    return sorted({e.step for e in journal if e.step is not None and e.step < step})
+
+
+def check_restorable(
+    state: Mapping[str, Any], identity: list[Any], journal: EditJournal, run: str | None
+) -> None:
+    """Refuse a state that a process cannot go on from.
+
+    Args:
+        state: What `LifelongProcess.state_dict` gave.
+        identity: The process's `LifelongSettings.identity`.
+        journal: The process's journal.
+        run: The episode that the journal belongs to; None where the process has begun none.
+
+    Raises:
+        ValueError: The state is of another stream or model, or the journal lacks steps that were
+            made before it or was begun anew since.
+    """
+    if state["stream"] != identity:
+        raise ValueError(
+            f"state: it is of the stream {state['stream']}, this one is {identity}: go"
+            " on with the same task, split, horizon and edits_per_step"
+        )
+    journalled = steps_before(journal, state["step_index"])
+    if state["journalled"] != journalled:
+        raise ValueError(
+            f"state: it was saved after the journalled steps {state['journalled']}, the journal"
+            f" has {journalled} of them: give the same journal_folder, or begin anew"
+        )
+    if state["journalled"] and run not in (None, state.get("run")):
+        raise ValueError(
+            "state: the journal of its steps is gone, for another episode was begun here since:"
+            " go on before any other reset, with the same journal_folder"
+        )
+
+
+def check_same_requests(state: Mapping[str, Any], drawn: Stream) -> None:
+    """Refuse a state whose seed draws other requests than it did.
+
+    Raises:
+        ValueError: The requests' files have changed.
+    """
+    if state["requests"] != drawn.fingerprint:
+        raise ValueError(
+            "state: it was saved in a stream of other requests than are drawn here: go on with"
+            " the same requests and test_requests, as their files were then"
+        )
+
+
+def check_resettable(journal: EditJournal) -> None:
+    """Refuse to begin a stream where a folder holds steps of one that nobody went on with.
+
+    Raises:
+        ValueError: A reset would delete them.
+    """
+    if isinstance(journal, DiskJournal) and journal.steps:
+        raise ValueError(
+            f"journal_folder: {journal.folder} holds {journal.steps} steps of an interrupted"
+            " stream, and a reset would delete them; go on with them by an editor's edit(env,"
+            ' folder) or reset(options={"restore": state}), or delete the folder'
+        )
