@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from agents.debiasing.fine_tuning import DebiasingAgent, replace_head, start
+from agents.configured import Settings, setting
+from agents.debiasing.episode import DebiasingAgent, replace_head, start
 from agents.debiasing.last_layer import Head, HeadOfNetwork
 from agents.protocol import Unsupported
+from editgym.checks import one_of
+from editgym.envs.protocol import open_world
 from editgym.weights import DenseUpdate, EditJournal, Mask, Operator, SiteEdit
 
 _ROUNDING = 1e-4
@@ -42,6 +46,13 @@ class Erasure(NamedTuple):
         return Head(head.weight - lost, head.bias + lost @ self.mean)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeaceSettings(Settings):
+    """The settings of `Leace`, which says what they are."""
+
+    projected: bool = setting(False, one_of(False, True))
+
+
 class Leace(DebiasingAgent):
     """LEACE: erase from the last features what is linear in a concept, as little as possible
     (Belrose et al. 2023).
@@ -57,9 +68,8 @@ class Leace(DebiasingAgent):
     """
 
     name = "leace"
-
-    def __init__(self, projected: bool = False) -> None:
-        self.config = {"projected": projected}
+    settings_type: ClassVar[type[Settings]] = LeaceSettings
+    settings: LeaceSettings
 
     def edit(self, env: gym.Env) -> EditJournal:
         """Fold the erasure into the last layer of the network of a fresh episode.
@@ -72,12 +82,13 @@ class Leace(DebiasingAgent):
         _, templates = own.pair(task.labelled("policy"))
         concept = leaning(own.head, templates.x, task.splits.policy.unbiased.identities)
         folded = erasure(templates.x, concept).folded(own.head)
-        if not self.config["projected"]:
+        if not self.settings.projected:
             return replace_head(env, own, folded)
         if own.site not in [site.name for site in network.sites]:
             raise Unsupported(f"leace: {own.site}, the last layer, is no site of this environment")
-        operator: Operator = env.unwrapped.process.operator  # type: ignore[attr-defined]
-        for step in range(env.unwrapped.episode_length):  # type: ignore[attr-defined]
+        world = open_world(env)
+        operator = world.operator
+        for step in range(world.episode_length):
             (weight,) = [
                 w
                 for site, w in zip(network.sites, network.weights, strict=True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from torch import nn
 
-from agents.configured import read_config, write_config
+from agents.configured import ConfiguredAgent, Settings, write_config
+from agents.episodes import replace, task_name
 from agents.protocol import Access, Budget
 from agents.unlearning import descent
 from agents.unlearning.descent import Sets
-from agents.unlearning.retrain import replace, start, unlearning_task
-from agents.unlearning.settings import DEFAULTS, NAMES, SITE, settings_for
+from agents.unlearning.episode import start, unlearning_task
+from agents.unlearning.settings import KINDS, NAMES, SITE, tuned_for
 from agents.unlearning.ssd import ssd
 from editgym.models.training import one_thread
 from editgym.weights import EditJournal
@@ -31,24 +33,36 @@ ALGORITHMS: dict[str, Callable[[nn.Module, Sets, Mapping[str, Any]], None]] = {
 }
 
 
-class Unlearner:
+class Unlearner(ConfiguredAgent):
     """An algorithm on the network and its own training data; nothing is learned before the edit.
 
     `NAME` changes all weights, `NAME-site` those of the environment's sites alone, as an agent in
     the environment may. What changed is in the journal as whole tensors.
 
+    | algorithm | what it descends on | settings beside those of SGD |
+    |---|---|---|
+    | `fine_tune` | CE(D_r) | |
+    | `gradient_ascent` | −CE(D_f) | |
+    | `neggrad_plus` | β·CE(D_r) − (1−β)·CE(D_f) | `beta` |
+    | `random_labels` | CE(D_f, wrong labels) + w·CE(D_r) | `retain_weight` w |
+    | `salun` | the same, where weights are salient for D_f | `retain_weight`, `share` |
+    | `scrub` | away from the unedited network on D_f, α·KL + γ·CE on D_r | `ascent_epochs`,
+    `alpha`, `gamma` |
+    | `ssd` | nothing: it dampens the weights that matter to D_f | `alpha`, `dampening` λ,
+    `batch_size`; no SGD |
+
+    SGD has `epochs` (passes over D_r, or over D_f where D_r is not used), `learning_rate`,
+    `momentum` and `batch_size`. `agents.unlearning.settings` holds ranges, defaults, and the values
+    that were chosen for a task.
+
     Args:
-        algorithm: A name of `NAMES`.
-        seed: Of the order of the samples and of random labels; `learn` sets it.
-        **settings: What `agents.unlearning.settings.DEFAULTS` lists for the algorithm; those left
-            out come from its tables. All that take steps: `epochs` (passes over D_r, or D_f where
-            D_r is not used), `learning_rate` and `momentum` of SGD, `batch_size`. `neggrad_plus`:
-            `beta`. `random_labels`, `salun`: `retain_weight` of the retained data's loss; `share`
-            of the weights that `salun` may change. `scrub`: `alpha`, `gamma`, `ascent_epochs`.
-            `ssd`: `alpha`, `dampening` (λ), `batch_size`.
+        algorithm: A name of the table, or one with `-site`.
+        seed: Seed of the order of the samples and of random labels; `learn` sets it.
+        **settings: Settings of the algorithm; those left out have the values chosen for the task.
 
     Raises:
-        ValueError: There is no such algorithm, or it takes no such setting.
+        ValueError: There is no such algorithm, it takes no such setting, or a value is out of its
+            range.
     """
 
     access: ClassVar[Access] = "data"
@@ -59,13 +73,26 @@ class Unlearner:
             raise ValueError(
                 f"algorithm: there is no {algorithm!r}; choose from {', '.join(NAMES)}"
             )
-        accepted = DEFAULTS[algorithm.removesuffix(SITE)]
-        if unknown := sorted(set(settings) - set(accepted)):
-            raise ValueError(
-                f"{algorithm} takes no setting {', '.join(unknown)}; it takes {', '.join(accepted)}"
-            )
-        self.name = algorithm
+        self.name = algorithm  # type: ignore[misc]
         self.config = {"algorithm": algorithm, "seed": seed, **settings}
+        self.seed, self._given = seed, settings
+        try:
+            self.settings = self._kind.of(settings)
+        except ValueError as error:
+            raise ValueError(f"{algorithm}: {error}") from error
+
+    @property
+    def _kind(self) -> type[Settings]:
+        return KINDS[self.name.removesuffix(SITE)]
+
+    def resolved(self, spec: EnvSpec) -> Settings:
+        """The settings in an environment made from `spec`: what was chosen for its task, and over
+        that what was given.
+        """
+        return self._for_task(task_name(spec))
+
+    def _for_task(self, task: str) -> Settings:
+        return self._kind.of({**tuned_for(task, self.name), **self._given})
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Keep the seed; the work is done by `edit`, on the network at hand.
@@ -73,36 +100,28 @@ class Unlearner:
         Raises:
             Unsupported: The task is not about unlearning.
         """
-        unlearning_task(gym.make(env_spec))
-        self.config["seed"] = seed
+        with closing(gym.make(env_spec)) as env:
+            unlearning_task(env)
+        self.seed, self.settings = seed, self.resolved(env_spec)
 
     def edit(self, env: gym.Env) -> EditJournal:
         """Run the algorithm on the network of a fresh episode."""
         task, network, goal = start(env)
+        self.settings = self._for_task(task.name)
         model = network.merged()
         if self.name.endswith(SITE):
             model.requires_grad_(False)
             for site in network.sites:
                 model.get_parameter(site.parameter).requires_grad_(True)
-        own = {key: value for key, value in self.config.items() if key not in ("algorithm", "seed")}
         retain, forget = task.model_split(goal)
         with one_thread():
             ALGORITHMS[self.name.removesuffix(SITE)](
                 model,
-                Sets(retain, forget, task.n_classes, self.config["seed"]),
-                {**settings_for(task.name, self.name), **own},
+                Sets(retain, forget, task.n_classes, self.seed),
+                self.settings.as_dict(),
             )
         return replace(env, model)
 
     def save(self, folder: Path) -> None:
-        """Write the configuration as JSON."""
-        write_config(folder, self.config)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The agent that `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is none in `folder`.
-        """
-        return cls(**read_config(folder))
+        """Write the configuration as JSON, with the seed that `learn` was given."""
+        write_config(folder, {**self.config, "seed": self.seed})

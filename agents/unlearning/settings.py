@@ -9,19 +9,106 @@ seeds from 10).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-_SGD: Mapping[str, Any] = {"epochs": 5, "learning_rate": 0.01, "momentum": 0.9, "batch_size": 64}
+from agents.configured import Settings, setting
+from editgym.checks import Check, at_least, is_finite, whole, within
 
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "fine_tune": _SGD,
-    "gradient_ascent": _SGD,
-    "neggrad_plus": {**_SGD, "beta": 0.95},
-    "random_labels": {**_SGD, "retain_weight": 1.0},
-    "ssd": {"alpha": 10.0, "dampening": 1.0, "batch_size": 64},
-    "salun": {**_SGD, "retain_weight": 1.0, "share": 0.5},
-    "scrub": {**_SGD, "ascent_epochs": 3, "alpha": 1.0, "gamma": 1.0},
+
+@dataclass(frozen=True, kw_only=True)
+class DescentSettings(Settings):
+    """The settings of all algorithms that take steps of SGD; all that `fine_tune` and
+    `gradient_ascent` have.
+
+    Attributes:
+        epochs: Passes over D_r, or over D_f where D_r is not used.
+        learning_rate: SGD's learning rate.
+        momentum: SGD's momentum.
+        batch_size: Samples a step.
+    """
+
+    epochs: int = setting(5, whole(0))
+    learning_rate: float = setting(0.01, at_least(0))
+    momentum: float = setting(0.9, at_least(0))
+    batch_size: int = setting(64, whole(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegGradSettings(DescentSettings):
+    """The settings of `neggrad_plus`.
+
+    Attributes:
+        beta: β, the weight of the retained data's loss; 1 − β is that of the forgotten data's.
+    """
+
+    beta: float = setting(0.95, within(0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelabelSettings(DescentSettings):
+    """The settings of `random_labels`.
+
+    Attributes:
+        retain_weight: Weight of the retained data's loss.
+    """
+
+    retain_weight: float = setting(1.0, at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SalunSettings(RelabelSettings):
+    """The settings of `salun`.
+
+    Attributes:
+        share: Share of the weights that may change, the most salient ones.
+    """
+
+    share: float = setting(
+        0.5, Check(lambda v: is_finite(v) and 0 < v <= 1, "greater than 0 and at most 1")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScrubSettings(DescentSettings):
+    """The settings of `scrub`.
+
+    Attributes:
+        ascent_epochs: Epochs that begin with a pass away from the teacher on D_f.
+        alpha: α, the weight of the divergence from the teacher on D_r.
+        gamma: γ, the weight of the cross-entropy on D_r.
+    """
+
+    ascent_epochs: int = setting(3, whole(0))
+    alpha: float = setting(1.0, at_least(0))
+    gamma: float = setting(1.0, at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SsdSettings(Settings):
+    """The settings of `ssd`.
+
+    Attributes:
+        alpha: α, how many times more a weight must matter to D_f than to D_r to be dampened.
+        dampening: λ, the strength of the dampening.
+        batch_size: Samples whose gradients are squared together.
+    """
+
+    alpha: float = setting(10.0, at_least(0))
+    dampening: float = setting(1.0, at_least(0))
+    batch_size: int = setting(64, whole(1))
+
+
+KINDS: Mapping[str, type[Settings]] = {
+    "fine_tune": DescentSettings,
+    "gradient_ascent": DescentSettings,
+    "neggrad_plus": NegGradSettings,
+    "random_labels": RelabelSettings,
+    "ssd": SsdSettings,
+    "salun": SalunSettings,
+    "scrub": ScrubSettings,
 }
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {name: kind().as_dict() for name, kind in KINDS.items()}
 
 SITE = "-site"
 NAMES = (*DEFAULTS, *(f"{name}{SITE}" for name in DEFAULTS))
@@ -81,7 +168,6 @@ CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 OTHER_TASKS = "unlearning/mnist"
 
 
-def settings_for(task: str, name: str) -> dict[str, Any]:
-    """The settings of an algorithm for a task, a new dict."""
-    chosen = CHOSEN.get(task, CHOSEN.get(OTHER_TASKS, {}))
-    return {**DEFAULTS[name.removesuffix(SITE)], **chosen.get(name, {})}
+def tuned_for(task: str, name: str) -> Mapping[str, Any]:
+    """The values that were chosen for an algorithm in a task."""
+    return CHOSEN.get(task, CHOSEN[OTHER_TASKS]).get(name, {})
