@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -15,26 +15,36 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from agents.configured import CONFIG_FILE, read_config, write_config
+from agents.configured import (
+    CONFIG_FILE,
+    ConfiguredAgent,
+    Settings,
+    read_config,
+    read_settings,
+    setting,
+    write_config,
+    write_settings,
+)
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.policies import lora_start
-from editgym.tasks import Task
-from editgym.weights import ActionLayout, EditJournal
+from editgym.checks import above, at_least, whole
+from editgym.envs.protocol import edit_env
+from editgym.weights import EditJournal
 
 _ACTIONS_FILE = "actions.safetensors"
 
 
-class OpenLoopAgent:
+class OpenLoopAgent(ConfiguredAgent):
     """An agent whose policy is one fixed sequence of actions, whatever it observes.
 
+    A subclass learns the sequence, and names its `settings_type` where it has settings.
+
     Attributes:
-        config: The constructor's arguments, JSON values; subclasses that have any set it.
         actions: (episode length, action size), or None before `learn`.
     """
 
     name: ClassVar[str]
     access: ClassVar[Access] = "reward"
-    config: Mapping[str, Any] = MappingProxyType({})
     actions: NDArray[np.float32] | None = None
 
     def edit(self, env: gym.Env) -> EditJournal:
@@ -46,13 +56,14 @@ class OpenLoopAgent:
             _, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 break
-        return env.unwrapped.journal  # type: ignore[attr-defined]
+        return edit_env(env).journal
 
     def save(self, folder: Path) -> None:
-        """Write the configuration, and the actions as safetensors."""
+        """Write the configuration, the settings, and the actions as safetensors."""
         if self.actions is None:
             raise RuntimeError(f"{self.name} has nothing to save: call learn() first")
-        write_config(folder, dict(self.config))
+        write_config(folder, self.config)
+        write_settings(folder, self.settings)
         save_file({"actions": self.actions}, folder / _ACTIONS_FILE)
 
     @classmethod
@@ -64,35 +75,43 @@ class OpenLoopAgent:
         """
         if not (folder / _ACTIONS_FILE).is_file():
             raise FileNotFoundError(f"no agent in {folder}: there is no {_ACTIONS_FILE}")
-        # Folders of older versions hold no configuration.
+        # The actions are the whole policy: they can be played without a configuration.
         agent = cls(**read_config(folder)) if (folder / CONFIG_FILE).is_file() else cls()
+        trained_with = read_settings(folder)
+        if trained_with is not None:
+            agent.settings = agent.settings_type.of(trained_with)
         agent.actions = load_file(folder / _ACTIONS_FILE)["actions"]
         return agent
 
 
 class NoEdit(OpenLoopAgent):
-    """Leaves the network as it is."""
+    """Leaves the network as it is. It takes no arguments."""
 
     name = "no_edit"
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Nothing to learn; the zero action is no edit in every world."""
-        env = gym.make(env_spec)
-        self.actions = np.zeros((episode_length(env), *env.action_space.shape), np.float32)  # type: ignore[misc]
+        self.actions = np.zeros(_episode_shape(env_spec), np.float32)
 
 
 class RandomActions(OpenLoopAgent):
     """Uniformly random actions, one after the other, whatever comes of them: what learning has to
-    be better than.
+    be better than. It takes no arguments.
     """
 
     name = "random_actions"
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Draw the actions; no reward is asked for."""
-        env = gym.make(env_spec)
-        shape = (episode_length(env), *env.action_space.shape)  # type: ignore[misc]
+        shape = _episode_shape(env_spec)
         self.actions = np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSettings(Settings):
+    """The settings of `RandomSearch`, which says what they are."""
+
+    num_envs: int = setting(64, whole(1))
 
 
 class RandomSearch(OpenLoopAgent):
@@ -104,22 +123,29 @@ class RandomSearch(OpenLoopAgent):
     """
 
     name = "random"
-
-    def __init__(self, num_envs: int = 64) -> None:
-        self.config = {"num_envs": num_envs}
-        self.num_envs = num_envs
+    settings_type: ClassVar[type[Settings]] = RandomSettings
+    settings: RandomSettings
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Draw as many edits as the budget allows and keep the one with the highest reward."""
-        search = _Search(env_spec, budget, seed, self.num_envs)
-        generator = np.random.default_rng(seed)
-        self.actions, best = search.draw(generator, 1)[0], -np.inf
-        while search.affordable():
-            drawn = search.draw(generator, search.candidates)
-            returns = search.returns(drawn)
-            if returns.max() > best:
-                self.actions, best = drawn[int(returns.argmax())], float(returns.max())
-        search.close()
+        with closing(_Search(env_spec, budget, seed, self.settings.num_envs)) as search:
+            generator = np.random.default_rng(seed)
+            self.actions, best = search.draw(generator, 1)[0], -np.inf
+            while search.affordable():
+                drawn = search.draw(generator, search.candidates)
+                returns = search.returns(drawn)
+                if returns.max() > best:
+                    self.actions, best = drawn[int(returns.argmax())], float(returns.max())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CmaEsSettings(Settings):
+    """The settings of `CmaEs`, which says what they are."""
+
+    sigma: float = setting(0.3, above(0))
+    population: int = setting(64, whole(4))
+    full_covariance: int = setting(128, whole(0))
+    start: float = setting(0.5, at_least(0))
 
 
 class CmaEs(OpenLoopAgent):
@@ -139,31 +165,8 @@ class CmaEs(OpenLoopAgent):
     """
 
     name = "cmaes"
-
-    def __init__(
-        self,
-        sigma: float = 0.3,
-        population: int = 64,
-        full_covariance: int = 128,
-        start: float = 0.5,
-    ) -> None:
-        if not sigma > 0 or population < 4:
-            raise ValueError(
-                f"sigma must be greater than 0 and population at least 4, got {sigma} and"
-                f" {population}"
-            )
-        self.config = {
-            "sigma": sigma,
-            "population": population,
-            "full_covariance": full_covariance,
-            "start": start,
-        }
-        self.sigma, self.population, self.full_covariance, self.start = (
-            sigma,
-            population,
-            full_covariance,
-            start,
-        )
+    settings_type: ClassVar[type[Settings]] = CmaEsSettings
+    settings: CmaEsSettings
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Run generations until the budget does not pay for a whole one.
@@ -175,31 +178,29 @@ class CmaEs(OpenLoopAgent):
             from cmaes import CMA, SepCMA
         except ImportError as error:
             raise ImportError('cmaes is missing: pip install "editgym[rl]"') from error
-        search = _Search(env_spec, budget, seed, self.population)
-        if search.candidates < self.population:
-            search.close()
-            raise ValueError(
-                f"budget: {budget.reward_calls} reward calls do not pay for one generation of"
-                f" {self.population * search.steps} (population × episode length); raise the budget"
-                " or lower the population"
+        given = self.settings
+        with closing(_Search(env_spec, budget, seed, given.population)) as search:
+            if search.candidates < given.population:
+                raise ValueError(
+                    f"budget: {budget.reward_calls} reward calls do not pay for one generation of"
+                    f" {given.population * search.steps} (population × episode length); raise the"
+                    " budget or lower the population"
+                )
+            kind = CMA if np.prod(search.shape) <= given.full_covariance else SepCMA
+            one = lora_start(search.layout, given.start, torch.Generator().manual_seed(seed))
+            # No bounds for the optimiser: it would draw whole vectors anew until every number is
+            # inside.
+            optimizer = kind(
+                mean=np.tile(one.numpy(), search.steps).astype(float),
+                sigma=given.sigma,
+                seed=seed,
+                population_size=given.population,
             )
-        size = int(np.prod(search.shape))
-        kind = CMA if size <= self.full_covariance else SepCMA
-        # No bounds for the optimiser: it would draw whole vectors anew until every number is
-        # inside.
-        one = lora_start(search.layout, self.start, torch.Generator().manual_seed(seed)).numpy()
-        optimizer = kind(
-            mean=np.tile(one, search.steps).astype(float),
-            sigma=self.sigma,
-            seed=seed,
-            population_size=self.population,
-        )
-        while search.affordable():
-            drawn = np.stack([optimizer.ask() for _ in range(self.population)])
-            returns = search.returns(drawn.clip(-1, 1).reshape(-1, *search.shape))
-            optimizer.tell(list(zip(drawn, -returns, strict=True)))
-        self.actions = np.clip(optimizer.mean, -1, 1).astype(np.float32).reshape(search.shape)
-        search.close()
+            while search.affordable():
+                drawn = np.stack([optimizer.ask() for _ in range(given.population)])
+                returns = search.returns(drawn.clip(-1, 1).reshape(-1, *search.shape))
+                optimizer.tell(list(zip(drawn, -returns, strict=True)))
+            self.actions = np.clip(optimizer.mean, -1, 1).astype(np.float32).reshape(search.shape)
 
 
 class _Search:
@@ -208,7 +209,7 @@ class _Search:
     Attributes:
         candidates: How many sequences are scored at a time: `num_envs`, or fewer if the budget pays
             for fewer.
-        shape: Of one sequence, (episode length, action size).
+        shape: Shape of one sequence, (episode length, action size).
         steps: Edits per episode.
         layout: How an action holds the factors.
     """
@@ -218,23 +219,22 @@ class _Search:
             raise Unsupported(
                 f"{env_spec.id} cannot score many candidates of a whole episode at a time"
             )
-        env = gym.make(env_spec)
-        task: Task = env.unwrapped.task  # type: ignore[attr-defined]
-        if len(task.goals) > 1 or len(task.networks) > 1:
+        with closing(gym.make(env_spec)) as env:
+            world = edit_env(env)
+        if any(count > 1 for count in world.choices.values()):
+            counts = [f"{count} {what}s" for what, count in sorted(world.choices.items())]
             raise Unsupported(
                 "a search compares candidates for one goal on one network, and this environment"
-                f" has {len(task.goals)} goals and {len(task.networks)} networks, drawn for each"
-                " candidate"
+                f" has {' and '.join(counts)}, drawn for each candidate"
             )
-        self.steps = episode_length(env)
-        self.shape = (self.steps, *env.action_space.shape)  # type: ignore[misc]
+        self.steps, self.layout = world.episode_length, world.layout
+        self.shape = (self.steps, *(world.action_space.shape or ()))
         if budget.reward_calls is None and budget.seconds is None:
             raise ValueError("budget: a search needs reward_calls or seconds")
         self._left = float("inf") if budget.reward_calls is None else budget.reward_calls
         self.candidates = max(1, int(min(num_envs, self._left // self.steps)))
         # One batch for all: what differs between two returns is then the edit alone.
         self._env = gym.make_vec(env_spec, num_envs=self.candidates, shared_batch=True)
-        self.layout: ActionLayout = env.unwrapped.layout  # type: ignore[attr-defined]
         self._env.reset(seed=seed)
         self._watch = Stopwatch(budget.seconds)
         self._bar = tqdm(
@@ -265,6 +265,8 @@ class _Search:
         self._env.close()
 
 
-def episode_length(env: gym.Env) -> int:
-    """Number of edits in an episode of a world."""
-    return int(env.unwrapped.episode_length)  # type: ignore[attr-defined]
+def _episode_shape(env_spec: EnvSpec) -> tuple[int, ...]:
+    """The actions of a whole episode: (episode length, action size)."""
+    with closing(gym.make(env_spec)) as env:
+        world = edit_env(env)
+    return (world.episode_length, *(world.action_space.shape or ()))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from typing import Any, get_args
 
 from agents.protocol import Access, Agent
 from agents.rl.presets import CLASSES
 from agents.unlearning.settings import NAMES as UNLEARNERS
+from editgym.imports import imported, is_import_path
 
 AGENTS: dict[str, str] = {
     "no_edit": "agents.black_box:NoEdit",
@@ -19,8 +19,8 @@ AGENTS: dict[str, str] = {
     "retrain": "agents.unlearning.retrain:Retrain",
     "last_layer_fine_tune": "agents.debiasing.fine_tuning:LastLayerFineTune",
     "site_fine_tune": "agents.debiasing.fine_tuning:SiteFineTune",
-    "linear_frontier": "agents.debiasing.fine_tuning:LinearFrontier",
-    "cda_reweight": "agents.debiasing.fine_tuning:CdaReweight",
+    "linear_frontier": "agents.debiasing.frontier:LinearFrontier",
+    "cda_reweight": "agents.debiasing.counterfactual:CdaReweight",
     "leace": "agents.debiasing.leace:Leace",
     "ultraedit": "agents.editors.ultraedit:UltraEditAgent",
     "ft_m": "agents.editors.fine_tuning:FineTuneMatrix",
@@ -59,17 +59,13 @@ def agent_class(name: str) -> type[Agent]:
         ValueError: There is no such agent, or the import path leads to none.
     """
     path = {**AGENTS, **ALGORITHMS}.get(name, name)
-    module, _, attribute = path.partition(":")
-    if not attribute:
+    if not is_import_path(path):
         near = difflib.get_close_matches(name, agent_names(), n=3, cutoff=0.0)
         raise ValueError(
             f"agent: there is no {name!r}; the nearest are {', '.join(near)}. Your own class is "
             "written package.module:Class"
         )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"agent: cannot import {path!r}: {error}") from error
+    found = imported(path, "agent", "package.module:Class")
     missing = [
         part
         for part in ("learn", "edit", "save", "load", "name", "access")
@@ -77,6 +73,8 @@ def agent_class(name: str) -> type[Agent]:
     ]
     if missing:
         raise ValueError(f"agent: {path} lacks {', '.join(missing)}; see agents.protocol.Agent")
+    if not inspect.isclass(found):
+        raise ValueError(f"agent: {path} is {found!r}; write the path of its class")
     return found
 
 

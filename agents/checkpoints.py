@@ -26,7 +26,7 @@ def first_difference(there: Any, here: Any, name: str = "") -> str | None:
     Args:
         there: What the checkpoint has.
         here: What would go on from it.
-        name: Of the values.
+        name: What the values are called, for the answer.
     """
     if isinstance(there, list) and isinstance(here, list):
         there, here = dict(enumerate(there)), dict(enumerate(here))

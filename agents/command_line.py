@@ -42,6 +42,23 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
+def settings_file(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of settings.
+
+    Raises:
+        UsageError: There is no such file, or it holds something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--settings: cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(
+            f'--settings: {path} holds {found!r}; write a JSON object, such as {{"num_envs": 8}}'
+        )
+    return found
+
+
 def env_spec(env_id: str, arguments: dict[str, Any], *, evaluation: bool = False) -> EnvSpec:
     """`environment_spec`, with the user's mistakes as such.
 

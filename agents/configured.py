@@ -22,6 +22,7 @@ from editgym.checks import Check
 from editgym.tasks import TASKS
 
 CONFIG_FILE = "agent.json"
+SETTINGS_FILE = "settings.json"
 
 
 def setting(default: Any, check: Check | None = None) -> Any:
@@ -176,3 +177,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no agent in {folder}: there is no {CONFIG_FILE}")
     return dict(json.loads(path.read_text()))
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write the settings that an agent was trained with into `folder`, beside its configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(settings.as_dict(), indent=2, sort_keys=True)
+    (folder / SETTINGS_FILE).write_text(text + "\n")
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that the agent in `folder` was trained with; None where they were not saved."""
+    path = folder / SETTINGS_FILE
+    return dict(json.loads(path.read_text())) if path.is_file() else None

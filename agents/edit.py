@@ -26,6 +26,7 @@ from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec,
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Unsupported
+from editgym.envs.protocol import edit_env, open_env
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.tasks.protocol import network_of
@@ -93,7 +94,7 @@ def _edit(options: argparse.Namespace) -> int:
         if resumes and isinstance(agent, StreamEditor)
         else agent.edit(env)
     )
-    evaluation: Evaluation = env.unwrapped.evaluate(journal)  # type: ignore[attr-defined]
+    evaluation: Evaluation = edit_env(env).evaluate(journal)
     written = [journal.save(folder / "journal.safetensors")]
     if options.export:
         written.append(_export(env, journal, options.export, folder))
@@ -107,7 +108,7 @@ def _edit(options: argparse.Namespace) -> int:
 
 def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path:
     """Write the edited network; a language model as a checkpoint with its tokenizer."""
-    task: Any = env.unwrapped.task  # type: ignore[attr-defined]
+    task: Any = open_env(env).task
     if not isinstance(task, KnowledgeTask):
         network: EditedWeights = network_of(task.networks, journal)
         return (

@@ -2,7 +2,13 @@
 
 Writes OUT/agent/ (what was learned) and OUT/config.json (how). `--set` gives arguments of the
 environment, and with the prefix `agent.` of the agent: `--set task=unlearning/mnist --set
-forget_class=3 --set agent.n_steps=32`.
+forget_class=3 --set agent.n_steps=32`. `--settings FILE` gives many of the agent's at once, as a
+JSON object; `--set` goes before it.
+
+An agent or a task of one's own is named by its import path, from the current folder, from
+`PYTHONPATH` or installed: `--agent my_agents:MyAgent --set task=my_tasks:my_task`. A network and
+data of one's own need no code: `--set task=unlearning/custom --set model=my_models:MyNetwork --set
+weights=FILE --set data=FILE`.
 """
 
 from __future__ import annotations
@@ -21,7 +27,15 @@ import gymnasium as gym
 from agents import configured
 from agents.catalogue import make_agent
 from agents.checkpoints import CHECKPOINT, TRAINING, first_difference
-from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
+from agents.command_line import (
+    AGENT_FOLDER,
+    CONFIG_FILE,
+    UsageError,
+    env_spec,
+    settings,
+    settings_file,
+    writable,
+)
 from agents.protocol import Agent, Budget, Unsupported
 
 
@@ -38,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
+    )
+    parser.add_argument(
+        "--settings", type=Path, metavar="FILE", help="JSON object of settings of the agent"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the agent (default: %(default)s)")
     parser.add_argument(
@@ -57,14 +74,15 @@ def _train(options: argparse.Namespace) -> int:
     given = settings(options.set)
     env_kwargs = {key: value for key, value in given.items() if not key.startswith("agent.")}
     agent_config = {
-        key.removeprefix("agent."): value
-        for key, value in given.items()
-        if key.startswith("agent.")
+        **({} if options.settings is None else settings_file(options.settings)),
+        **{
+            key.removeprefix("agent."): value
+            for key, value in given.items()
+            if key.startswith("agent.")
+        },
     }
-    agent, budget = (
-        make_agent(options.agent, **agent_config),
-        Budget(options.reward_calls, options.seconds),
-    )
+    agent = make_agent(options.agent, **agent_config)
+    budget = Budget(options.reward_calls, options.seconds)
     spec = env_spec(options.env, env_kwargs)
     gym.make(spec).close()  # bad arguments fail here, before anything is written
     out = writable(options.out)
@@ -107,10 +125,8 @@ def _replacing(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
         shutil.rmtree(aside, ignore_errors=True)
         agent.rename(aside)
     file.write_text(after)
-    nothing = {
-        "log",
-        configured.CONFIG_FILE,
-    }  # what is there before a checkpoint or a whole agent is
+    # What is there before a checkpoint or a whole agent is.
+    nothing = {"log", configured.CONFIG_FILE, configured.SETTINGS_FILE}
     try:
         yield
         nothing.remove(configured.CONFIG_FILE)  # of an agent that has nothing else

@@ -5,16 +5,17 @@ calls and seconds.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
 
 from agents.protocol import Stopwatch
-from editgym.checks import is_whole, require
 
+CHECKPOINT_CALLS = 10_000  # reward calls between two checkpoints
 UNLIMITED = 2**62  # reward calls, where the budget is seconds alone
 
 
@@ -25,7 +26,7 @@ def steps_between_updates(
     whatever its budget.
 
     Args:
-        kind: Of the algorithm; where settings leave it out, its own default counts.
+        kind: The algorithm's class; where settings leave a number out, its own default counts.
         settings: `n_delta` (ARS evaluates a population of whole episodes), `train_freq` (a number
             of steps or a pair such as `(2, "episode")`), or `n_steps` where that is not the length
             of off-policy returns.
@@ -61,30 +62,6 @@ def whole_rollouts(calls: int | None, rollout: int) -> int:
     return calls // rollout * rollout
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse sizes that are no sizes, before anything is made or written.
-
-    Raises:
-        ValueError: One of them.
-    """
-    for name, least in (
-        ("num_envs", 1),
-        ("n_steps", 1),
-        ("rollout", 1),
-        ("batch_size", 1),
-        ("sketch", 0),
-    ):
-        value = settings.get(name)
-        require(
-            value is None or (is_whole(value) and value >= least),
-            name,
-            value,
-            f"a whole number, {least} or more",
-        )
-    kwargs = settings.get("policy_kwargs", {})
-    require(isinstance(kwargs, Mapping), "policy_kwargs", kwargs, "a dict")
-
-
 def check_learns(settings: Mapping[str, Any], calls: int) -> None:
     """Refuse a budget that is spent before an off-policy algorithm begins to learn.
 
@@ -104,8 +81,9 @@ class LinearDecay:
 
     Args:
         value: The first one.
-        watch: Of the budget's seconds, by which it falls where they are spent faster than the
-            calls. It is not saved: who goes on with a loaded policy has a budget of his own.
+        watch: The stopwatch of the budget's seconds, by which it falls where they are spent faster
+            than the calls. It is not saved: who goes on with a loaded policy has a budget of his
+            own.
     """
 
     def __init__(self, value: float, watch: Stopwatch | None = None) -> None:
@@ -142,3 +120,51 @@ class NoiseSchedule(BaseCallback):
         left = min(self.model._current_progress_remaining, self._watch.left)
         with torch.no_grad():
             self._log_std.copy_(self._final + left * (self._initial - self._final))
+
+
+class BudgetSpentError(Exception):
+    """Ends the learning of algorithms that do not ask their callback whether to go on."""
+
+
+class Progress(BaseCallback):
+    """A progress bar, checkpoints, and the end of the budget.
+
+    Args:
+        name: The algorithm's name.
+        calls: Reward calls of the budget; `UNLIMITED` where the seconds end it.
+        watch: The stopwatch of the budget's seconds.
+        checkpoint: Saves what was learned so far; None keeps nothing.
+    """
+
+    def __init__(
+        self, name: str, calls: int, watch: Stopwatch, checkpoint: Callable[[], None] | None
+    ) -> None:
+        super().__init__()
+        self._name, self._watch, self._checkpoint = name, watch, checkpoint
+        self._bar = tqdm(
+            total=None if calls >= UNLIMITED else calls,
+            desc=name,
+            unit="call",
+            leave=False,
+            mininterval=0.5,
+        )
+        self._saved = 0
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.num_timesteps - self._bar.n)
+        if self._watch.expired:
+            if self._name == "ars":  # its loop goes on after a False
+                raise BudgetSpentError
+            return False
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._checkpoint and self.num_timesteps - self._saved >= CHECKPOINT_CALLS:
+            self._checkpoint()
+            self._saved = self.num_timesteps
+
+    def close(self) -> None:
+        """End the bar; save what was learned so far, also after Ctrl-C."""
+        self._bar.close()
+        if self._checkpoint and self.num_timesteps:
+            self._checkpoint()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from editgym.envs.lifelong.process import DIRECTIONS
-from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
+from editgym.envs.protocol import CandidateEnv, candidate_env
 from editgym.envs.sb3 import SharedVecEnv
 
 
@@ -28,30 +27,33 @@ class CandidateStream(SharedVecEnv):
 
     Args:
         env: With coefficients as actions, on an open stream.
-        candidates: K.
+        candidates: How many slots there are, K.
         baseline: Whether to take off the candidates' mean. Only for on-policy learning: in a replay
             buffer, rewards less the mean of different policies cannot be compared.
 
     Raises:
+        Unsupported: The environment does not score many actions on one state.
         ValueError: Actions are factors.
     """
 
-    def __init__(self, env: LifelongLLMEditEnv, candidates: int, baseline: bool = True) -> None:
-        if env.action_form != "coefficients":
+    env: CandidateEnv
+
+    def __init__(self, env: gym.Env, candidates: int, baseline: bool = True) -> None:
+        self.env, self._gym = candidate_env(env), env
+        if self.env.action_form != "coefficients":
             raise ValueError(
                 'action must be "coefficients": clipped factors cannot be scored many at a time'
             )
-        self.env = env
         self.baseline = (
             baseline and candidates > 1
         )  # one candidate less its own mean would always be 0
         self._actions: NDArray[np.float32] | None = None
-        super().__init__(candidates, env.observation_space, env.action_space)
+        super().__init__(candidates, self.env.observation_space, self.env.action_space)
 
     def reset(self) -> VecEnvObs:
         """Begin a stream."""
         seed = self._seeds[0]
-        observation, info = self.env.reset(seed=None if seed is None else int(seed))
+        observation, info = self._gym.reset(seed=None if seed is None else int(seed))
         self.reset_infos = [dict(info) for _ in range(self.num_envs)]
         self._reset_seeds()
         return self._repeated(observation)
@@ -63,23 +65,25 @@ class CandidateStream(SharedVecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Rewards, less their mean with `baseline`; observations after the mean action."""
         assert self._actions is not None
-        process, count = self.env.process, self.num_envs
-        coefficients = self.env.max_coefficient * torch.from_numpy(
-            self._actions.astype(np.float32)
-        ).to(process.task.device).view(count, len(process.sites), DIRECTIONS)
-        rewards = process.candidate_rewards(process.stretched(coefficients)).cpu().numpy()
+        count = self.num_envs
+        rewards = self.env.candidate_rewards(self._actions.astype(np.float32)).cpu().numpy()
         rewards = rewards - rewards.mean() if self.baseline else rewards
         observation, over, info = self.env.follow(self._actions.mean(axis=0))
         infos: list[dict[str, Any]] = [dict(info) for _ in range(count)]
         if over:
             for one in infos:
                 one |= {"terminal_observation": observation, "TimeLimit.truncated": False}
-            observation, _ = self.env.reset()
+            observation, _ = self._gym.reset()
         return self._repeated(observation), rewards.astype(np.float32), np.full(count, over), infos
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._gym.close()
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """One frame for all slots."""
-        return [self.env.render()]
+        frame: Any = self._gym.render()
+        return [frame]
 
     def _repeated(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.repeat(observation[None], self.num_envs, axis=0)

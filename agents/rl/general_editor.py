@@ -1,42 +1,32 @@
-"""One policy for every class and every network of a shape: PPO whose network treats hidden units
-alike.
+"""One policy for every class and every network of a shape: PPO with an equivariant policy network.
 
-A policy that maps weights to an edit by an ordinary MLP learns one edit by heart. What makes an
-edit right for a class and a network that it never saw is that neither units nor classes have a
-fixed place: permuting the hidden units of a network, or its classes, permutes the edit that is
-asked for. So every unit is described by how its weights bear on the forgotten classes against all
-others, and one small network, shared by all units, turns that into the unit's part of the edit, its
-row of A or its column of B. The policy sees observations alone: the edited weights, those of the
-layer after them (`observe_parameters`), and the goal (`observe_task`).
+The policy (`agents.rl.equivariant`) sees observations alone: the edited weights, those of the layer
+after them (`observe_parameters`), and the goal (`observe_task`).
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import VectorEnv
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
-from torch import Tensor, nn
 
+from agents.configured import Settings, setting
 from agents.protocol import Unsupported
 from agents.rl.agent import SB3Agent
+from agents.rl.equivariant import EditorShape, EquivariantEdit, EquivariantPolicy, distinct
 from agents.rl.policies import RefiningEdits
+from agents.rl.settings import SB3Settings
+from editgym.checks import whole
 from editgym.envs.sb3 import monitored
 from editgym.weights import ActionLayout
 
-_HASH = 0x5851F42D4C957F2D  # any large odd number
-_DESCRIPTION = 7  # numbers that describe a unit
 # One network shared by all units is learned from many edits: smaller rollouts, more of them, and
 # less noise than where one edit is learned by heart.
 _PRESET: dict[str, Any] = {
@@ -46,140 +36,6 @@ _PRESET: dict[str, Any] = {
     "final_log_std": -2.5,
     "policy_kwargs": {"log_std_init": -1.5},
 }
-
-
-@dataclass(frozen=True)
-class EditorShape:
-    """What an observation holds: W (outputs × inputs), the head after it (classes × outputs), the
-    goal (classes).
-
-    Attributes:
-        outputs: Rows of the edited matrix.
-        inputs: Its columns.
-        classes: Outputs of the head.
-        rank: Columns of A.
-    """
-
-    outputs: int
-    inputs: int
-    classes: int
-    rank: int
-
-    @classmethod
-    def of(cls, worlds: VectorEnv) -> Self:
-        """The shape of an environment's observations.
-
-        Raises:
-            Unsupported: They are not those of one site, the layer after it, and the goal.
-        """
-        layout: ActionLayout = worlds.layout  # type: ignore[attr-defined]
-        classes = len(worlds.task.goals[0].features)  # type: ignore[attr-defined]
-        outputs, inputs = layout.shapes[0]
-        seen = worlds.single_observation_space.shape
-        if (
-            len(layout.shapes) != 1
-            or layout.rank == "full"
-            or seen != ((inputs + classes) * outputs + classes,)
-        ):
-            raise Unsupported(
-                "the general editor needs one site with a rank, observe_task=True, and"
-                " observe_parameters"
-                f'=["NAME.weight"] of the layer of {classes} outputs after it; it observes {seen}'
-            )
-        return cls(outputs, inputs, classes, layout.rank)
-
-
-class EquivariantEdit(BaseFeaturesExtractor):
-    """Observation -> mean action, (A, B) of one site; equivariant to permutations of units and of
-    classes.
-
-    With V the head and W the edited matrix, a hidden unit j is described by column j of V, an input
-    i by column i of V·W, the slope of the logits where every unit is on: for the forgotten classes
-    the mean, for the others mean, largest and smallest, and the differences; and by the norm of its
-    weights in W. Every number is standardised over the units.
-
-    Args:
-        observation_space: Box (n,), as `EditorShape` says.
-        shape: Its parts, as a dict.
-        hidden: Width of the two shared networks.
-        start: Standard deviation of A at first; B starts at zero, as in LoRA
-            (`agents.rl.policies.lora_start`).
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Box,
-        shape: dict[str, int],
-        hidden: int = 32,
-        start: float = 0.5,
-    ) -> None:
-        self.shape = EditorShape(**shape)
-        super().__init__(
-            observation_space, self.shape.rank * (self.shape.outputs + self.shape.inputs)
-        )
-        self.of_outputs, self.of_inputs = (
-            _shared_network(hidden, self.shape.rank) for _ in range(2)
-        )
-        last: nn.Linear = self.of_outputs[-1]  # type: ignore[assignment]
-        nn.init.normal_(last.weight, std=3 * start / hidden**0.5)
-        nn.init.zeros_(self.of_inputs[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.of_inputs[-1].bias)  # type: ignore[arg-type]
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """(batch, n) -> (batch, rank·(outputs + inputs)).
-
-        Candidates that edit the same network for the same goal observe the same, and are computed
-        once.
-        """
-        first, kind = distinct(observations)
-        return self._edits(observations[first])[kind]
-
-    def _edits(self, observations: Tensor) -> Tensor:
-        s = self.shape
-        weight, head, goal = observations.split(
-            [s.outputs * s.inputs, s.classes * s.outputs, s.classes], dim=1
-        )
-        weight, head = weight.view(-1, s.outputs, s.inputs), head.view(-1, s.classes, s.outputs)
-        a = self.of_outputs(describe_units(head, goal, weight.norm(dim=2)))
-        b = self.of_inputs(describe_units(head @ weight, goal, weight.norm(dim=1)))
-        return torch.cat([a.flatten(1), b.transpose(1, 2).flatten(1)], dim=1)
-
-
-def describe_units(bearing: Tensor, goal: Tensor, norm: Tensor) -> Tensor:
-    """What is known of every unit, standardised over the units.
-
-    Args:
-        bearing: (batch, classes, units), how each unit bears on each class.
-        goal: (batch, classes), 1 for the forgotten classes.
-        norm: (batch, units), of the unit's weights.
-
-    Returns:
-        (batch, units, 7).
-    """
-    forgotten = goal.unsqueeze(-1) > 0.5
-    count = forgotten.sum(1)
-    own = (bearing * forgotten).sum(1) / count
-    mean = (bearing * ~forgotten).sum(1) / (bearing.shape[1] - count)
-    largest = bearing.masked_fill(forgotten, -torch.inf).amax(1)
-    smallest = bearing.masked_fill(forgotten, torch.inf).amin(1)
-    described = torch.stack([own, mean, largest, smallest, own - mean, own - largest, norm], dim=-1)
-    centred = described - described.mean(1, keepdim=True)
-    return centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-6)
-
-
-class EquivariantPolicy(ActorCriticPolicy):
-    """An actor whose mean action is what `EquivariantEdit` gives, with a standard deviation that
-    knows no state.
-    """
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
-        self.action_net = nn.Identity()
-        self.optimizer = self.optimizer_class(
-            self.parameters(),
-            lr=lr_schedule(1),
-            **self.optimizer_kwargs,  # type: ignore[call-arg]
-        )
 
 
 class ContextualEdits(RefiningEdits):
@@ -212,18 +68,11 @@ class ContextualEdits(RefiningEdits):
         return observations, gain, dones, infos
 
 
-def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The first of every set of equal rows, and of which set each row is: (n, size) float32 ->
-    (sets,), (n,).
+@dataclass(frozen=True, kw_only=True)
+class GeneralSettings(SB3Settings):
+    """The settings of `GeneralEditor`, which says what they are."""
 
-    Rows are compared by an integer hash: sums of floats may differ between equal rows of one batch.
-    """
-    odd = torch.arange(1, 2 * rows.shape[1], 2, device=rows.device) * _HASH
-    numbers = (rows.contiguous().view(torch.int32).long() * odd).sum(1)  # modulo 2⁶⁴
-    found, kind = numbers.unique(return_inverse=True)
-    first = torch.full((len(found),), len(rows), device=rows.device)
-    first.scatter_reduce_(0, kind, torch.arange(len(rows), device=rows.device), "amin")
-    return first, kind
+    hidden: int = setting(32, whole(1))
 
 
 class GeneralEditor(SB3Agent):
@@ -236,72 +85,76 @@ class GeneralEditor(SB3Agent):
     `agents.rl.general_editor:GeneralEditor`.
 
     Args:
-        algorithm: PPO.
+        algorithm: Only `"ppo"`.
         hidden: Width of the networks that all units share.
-        **settings: As `SB3Agent`; `start` is the standard deviation of A at first.
+        start: Standard deviation of A at first.
+        num_envs: How many candidates learn at a time; None for `rollout` / `n_steps`.
+        rollout: Reward calls between two updates, by default 512; None where `num_envs` is given.
+        shared_batch: Whether the candidates of a step are compared on one batch while learning.
+        refine: Factor on every action after an episode's first.
+        train_env: Not used: it is for streams of facts.
+        sketch: Not used: the policy sees all numbers.
+        linear_decay: Whether the learning rate falls linearly to 0 over the budget.
+        final_log_std: Where the logarithm of the policy's standard deviation is led, linearly over
+            the budget, by default to −2.5.
+        **hyperparameters: Arguments of SB3's `PPO`; of `policy_kwargs` it takes `log_std_init`.
+
+    Raises:
+        ValueError: The algorithm is another one, or a setting is out of its range.
     """
 
-    def __init__(self, algorithm: str = "ppo", hidden: int = 32, **settings: Any) -> None:
+    settings_type: ClassVar[type[Settings]] = GeneralSettings
+    settings: GeneralSettings
+    _shape: EditorShape
+
+    def __init__(self, algorithm: str = "ppo", **settings: Any) -> None:
         if algorithm != "ppo":
             raise ValueError(f"algorithm: the general editor is learned by ppo, got {algorithm!r}")
         super().__init__(algorithm, **settings)
-        self.config["hidden"] = hidden
 
-    def settings(self, env_spec: EnvSpec) -> dict[str, Any]:
-        """The preset with what this agent was given instead."""
-        given, self.config = self.config, {**_PRESET, **self.config}
-        try:
-            return super().settings(env_spec)
-        finally:
-            self.config = given
+    def tuned(self, spec: EnvSpec) -> dict[str, Any]:
+        """PPO's preset, with what is the general editor's own."""
+        return {**super().tuned(spec), **_PRESET}
 
-    def build(self, env: VecEnv, settings: dict[str, Any], seed: int, device: str) -> BaseAlgorithm:
-        """The untrained algorithm; see `SB3Agent.build`."""
-        settings = dict(settings)
-        extractor = {
-            "shape": asdict(self._shape),
-            "hidden": settings.pop("hidden"),
-            "start": self._start,
-        }
-        policy_kwargs = {
-            "log_std_init": settings.pop("policy_kwargs")["log_std_init"],
+    def policy_kwargs(self, settings: SB3Settings) -> dict[str, Any]:
+        """The arguments of the equivariant policy, as SB3 takes them."""
+        assert isinstance(settings, GeneralSettings)
+        return {
+            "log_std_init": settings.hyperparameters["policy_kwargs"]["log_std_init"],
             "net_arch": [],
             "ortho_init": False,
             "features_extractor_class": EquivariantEdit,
-            "features_extractor_kwargs": extractor,
+            "features_extractor_kwargs": {
+                "shape": asdict(self._shape),
+                "hidden": settings.hidden,
+                "start": float(settings.start),
+            },
         }
-        return super().build(
-            env, {**settings, "sketch": 0, "policy_kwargs": policy_kwargs}, seed, device
-        )
 
     @property
     def policy(self) -> str | type[ActorCriticPolicy]:
         """The kind of policy."""
         return EquivariantPolicy
 
-    def _training_env(
-        self, env_spec: EnvSpec, settings: dict[str, Any], seed: int
+    def training_env(
+        self, env_spec: EnvSpec, settings: SB3Settings, layout: ActionLayout, seed: int
     ) -> tuple[VecEnv, torch.Tensor | None]:
+        """The environments to learn in; the policy has a start of its own.
+
+        Raises:
+            Unsupported: The environment has no batched form, or observes something else.
+        """
         if env_spec.vector_entry_point is None:
             raise Unsupported(
                 f"{env_spec.id} has no vector environment for the general editor to train on"
             )
+        assert settings.num_envs is not None
         worlds = gym.make_vec(
-            env_spec, num_envs=settings["num_envs"], shared_batch=settings["shared_batch"]
+            env_spec, num_envs=settings.num_envs, shared_batch=settings.shared_batch
         )
-        self._shape, self._start = EditorShape.of(worlds), float(settings["start"])
-        return ContextualEdits(monitored(worlds), settings["refine"]), None
+        self._shape = EditorShape.of(layout, worlds.single_observation_space)
+        return ContextualEdits(monitored(worlds), settings.refine), None
 
 
 def _kinds(observations: VecEnvObs) -> np.ndarray:
     return distinct(torch.from_numpy(np.asarray(observations)))[1].numpy()
-
-
-def _shared_network(hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(_DESCRIPTION, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, outputs),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from editgym.weights import ActionLayout
 
 _LARGEST_TANH = 0.999
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 
 
 class WeightSketch(BaseFeaturesExtractor):
@@ -88,6 +90,32 @@ class RefiningEdits(VecEnvWrapper):
         gain = rewards if self._before is None else rewards - self._before
         self._before = None if dones.all() else rewards
         return observations, gain - gain.mean() if self.baseline else gain, dones, infos
+
+
+def mlp_policy(given: Mapping[str, Any], sketch: int) -> dict[str, Any]:
+    """The arguments of an MLP policy as SB3 takes them.
+
+    Args:
+        given: JSON values; the activation function is a key of `ACTIVATIONS`.
+        sketch: How many numbers the policy sees of the weights; 0 for all.
+
+    Raises:
+        ValueError: There is no such activation function.
+    """
+    arguments = dict(given)
+    if "activation_fn" in arguments:
+        activation = arguments["activation_fn"]
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation_fn: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+            )
+        arguments["activation_fn"] = ACTIVATIONS[activation]
+    if sketch:
+        arguments |= {
+            "features_extractor_class": WeightSketch,
+            "features_extractor_kwargs": {"size": sketch},
+        }
+    return arguments
 
 
 def lora_start(layout: ActionLayout, scale: float, generator: torch.Generator) -> Tensor:

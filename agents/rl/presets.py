@@ -1,4 +1,5 @@
-"""Hyperparameters by algorithm and task, as tables.
+"""Settings by algorithm, task and length of a stream, as tables; what they leave out has the
+defaults of `agents.rl.settings`.
 
 PPO's were chosen on the *validation* split of networks that no report uses (`unlearning/digits`,
 model seeds 10–17). What mattered, in order: the LoRA start (from A = B = 0 nothing is learned in
@@ -23,17 +24,6 @@ CLASSES = {
     "ars": "ARS",
     "crossq": "CrossQ",
     "recurrent_ppo": "RecurrentPPO",
-}
-REFINE = 0.2
-_SHARED: dict[str, Any] = {
-    "rollout": None,
-    "refine": REFINE,
-    "start": 0.5,
-    "sketch": 64,
-    "linear_decay": False,
-    "shared_batch": False,
-    "final_log_std": None,
-    "train_env": {},
 }
 _NET: dict[str, Any] = {"net_arch": [128, 128], "activation_fn": "relu"}
 
@@ -121,11 +111,26 @@ STREAMS: dict[str, dict[str, Any]] = {
         "final_log_std": -2.0,
     },
 }
+# Edits add up: what a longer stream forgets is more than what its last steps are worth. Chosen at
+# 50 steps, which is as long as the validation split lasts.
+LONG_STREAM = 50
+LONG_STREAMS: dict[str, dict[str, Any]] = {
+    "ppo": {"train_env": {"back_depth": 1, "locality_weight": 30.0}},
+}
 
 
-def preset(algorithm: str, task: str) -> dict[str, Any]:
+def preset(algorithm: str, task: str, steps: int | None = None) -> dict[str, Any]:
     """The hyperparameters of an algorithm for a task, a new dict; the two worlds share them, and so
     do all streams.
+
+    Args:
+        algorithm: A key of `CLASSES`.
+        task: The task's name.
+        steps: Steps of the stream that is edited; None for a world.
     """
-    stream = STREAMS.get(algorithm, _STREAM) if task.startswith("knowledge/") else {}
-    return {**_SHARED, **ALGORITHMS[algorithm], **stream, **TASKS.get((algorithm, task), {})}
+    found = dict(ALGORITHMS[algorithm])
+    if steps is not None or task.startswith("knowledge/"):
+        found |= STREAMS.get(algorithm, _STREAM)
+    if steps is not None and steps >= LONG_STREAM:
+        found |= LONG_STREAMS.get(algorithm, {})
+    return found | TASKS.get((algorithm, task), {})

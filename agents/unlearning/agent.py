@@ -85,11 +85,11 @@ class Unlearner(ConfiguredAgent):
     def _kind(self) -> type[Settings]:
         return KINDS[self.name.removesuffix(SITE)]
 
-    def resolved(self, spec: EnvSpec) -> Settings:
+    def resolved(self, spec: EnvSpec | None) -> Settings:
         """The settings in an environment made from `spec`: what was chosen for its task, and over
         that what was given.
         """
-        return self._for_task(task_name(spec))
+        return self._for_task("" if spec is None else task_name(spec))
 
     def _for_task(self, task: str) -> Settings:
         return self._kind.of({**tuned_for(task, self.name), **self._given})

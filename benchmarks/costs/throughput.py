@@ -22,6 +22,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ import editgym  # noqa: F401 - registers the environments
 from agents.protocol import Budget
 from agents.rl.agent import SB3Agent
 from agents.rl.policies import lora_start
+from editgym.envs.protocol import edit_env
 from editgym.envs.sb3 import monitored
 from editgym.tasks import make_task
 from editgym.tasks.catalogue import checked_device
@@ -192,12 +194,17 @@ def ppo_run(
     """Seconds of a PPO run with the agent's preset, `make_env(slots)` being made before the clock
     starts.
     """
+    with closing(gym.make(spec)) as one:
+        length = edit_env(one).episode_length
     agent = SB3Agent("ppo")
-    if calls < agent.settings(spec)["num_envs"]:
+    settings = agent.resolved(spec).sized(length)
+    assert settings.num_envs is not None
+    if calls < settings.num_envs:
         agent = SB3Agent("ppo", rollout=calls, batch_size=calls)
-    settings = agent.settings(spec)
-    env = agent.refining(make_env(settings["num_envs"]), settings)
-    first = lora_start(layout, settings["start"], torch.Generator().manual_seed(0))
+        settings = agent.resolved(spec).sized(length)
+    assert settings.num_envs is not None
+    env = agent.refining(make_env(settings.num_envs), settings)
+    first = lora_start(layout, settings.start, torch.Generator().manual_seed(0))
     start = time.perf_counter()
     agent.train(env, first, settings, Budget(calls), 0, spec.kwargs["device"])
     return time.perf_counter() - start

@@ -23,7 +23,8 @@ from statistics import fmean
 import gymnasium as gym
 import numpy as np
 
-from agents.debiasing.fine_tuning import LinearFrontier, debiasing_task
+from agents.debiasing.episode import debiasing_task
+from agents.debiasing.frontier import LinearFrontier
 from agents.debiasing.last_layer import HeadOfNetwork
 from benchmarks.harness.measure import cell_spec, single_thread
 from benchmarks.report.aggregate import by_label, stratum

@@ -12,10 +12,10 @@ import torch
 
 from agents import protocol
 from agents.catalogue import AGENTS, SB3_ALGORITHMS, agent_class, agent_names, make_agent
-from agents.debiasing.fine_tuning import DebiasingAgent
+from agents.debiasing.episode import DebiasingAgent
 from agents.editors.stream import StreamEditor
 from agents.protocol import Agent, Budget, Stopwatch, Unsupported
-from agents.rl.agent import algorithm_class
+from agents.rl.algorithms import algorithm_class
 from agents.rl.budget import LinearDecay, steps_between_updates
 from editgym.envs.metering import count_reward_calls
 
@@ -251,7 +251,7 @@ def test_an_open_loop_agents_arguments_survive_save_and_load(name, config, tmp_p
     agent.save(tmp_path)
     again = type(agent).load(tmp_path)
     assert (again.config, vars(again).keys()) == (config, vars(agent).keys())
-    assert all(getattr(again, argument) == value for argument, value in config.items())
+    assert all(getattr(again.settings, argument) == value for argument, value in config.items())
     (tmp_path / "agent.json").unlink()
     assert np.array_equal(type(agent).load(tmp_path).actions, agent.actions)
     with pytest.raises(FileNotFoundError, match=r"no agent in .*nowhere"):

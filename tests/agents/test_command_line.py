@@ -14,6 +14,7 @@ from agents.black_box import NoEdit
 from agents.editors.stream import CHECKPOINT, StreamEditor
 from agents.hypernetworks.learning import TRAINING, SequenceLearner
 from agents.rl import agent as sb3
+from agents.rl.budget import Progress
 from editgym.tasks import make_task
 from editgym.weights import EditJournal
 from envs_registry import Environment
@@ -388,7 +389,7 @@ def test_an_agent_that_is_kept_at_an_interruption_can_edit(tmp_path, monkeypatch
     def stopped(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sb3._Progress, "_on_rollout_end", stopped)
+    monkeypatch.setattr(Progress, "_on_rollout_end", stopped)
     assert (
         train.main(["--env", "ShiftWorld-v0", "--agent", "ppo", *SMALL, "--out", str(tmp_path)])
         == 130

@@ -10,12 +10,9 @@ from torch import nn
 
 from agents.catalogue import AGENTS, make_agent
 from agents.debiasing import fine_tuning as debiasing
-from agents.debiasing.fine_tuning import (
-    LastLayerFineTune,
-    LinearFrontier,
-    counterfactuals,
-    independence_weights,
-)
+from agents.debiasing.counterfactual import counterfactuals, independence_weights
+from agents.debiasing.fine_tuning import LastLayerFineTune
+from agents.debiasing.frontier import LinearFrontier
 from agents.debiasing.last_layer import Features, Head, HeadOfNetwork, Point, best_within
 from agents.debiasing.leace import erasure, leaning, towards
 from agents.protocol import Budget, Unsupported

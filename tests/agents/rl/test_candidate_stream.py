@@ -234,8 +234,7 @@ def test_learning_takes_the_presets_own_environment(spec, monkeypatch):
         "locality_weight": 8.0,
     }
     assert (
-        SB3Agent("ppo").settings(gym.spec("LifelongLLMEdit-v0"))["train_env"]["locality_weight"]
-        == 8.0
+        SB3Agent("ppo").resolved(gym.spec("LifelongLLMEdit-v0")).train_env["locality_weight"] == 8.0
     )
     seen = []
     build = SB3Agent.build

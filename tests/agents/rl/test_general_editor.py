@@ -11,13 +11,8 @@ import pytest
 import torch
 
 from agents.protocol import Budget, Unsupported
-from agents.rl.general_editor import (
-    EditorShape,
-    EquivariantEdit,
-    GeneralEditor,
-    describe_units,
-    distinct,
-)
+from agents.rl.equivariant import EditorShape, EquivariantEdit, describe_units, distinct
+from agents.rl.general_editor import GeneralEditor
 from benchmarks.studies import general_editor as script
 from benchmarks.studies.general_editor import OneEpisode, general_spec
 
@@ -109,7 +104,8 @@ def test_learns_from_some_classes_and_networks_saves_and_edits_others(tmp_path):
 def test_rewards_are_compared_among_equals():
     spec = general_spec("ShiftWorld-v0", [0, 1], [0, 1], batch_size=32)
     agent = GeneralEditor(rollout=64)
-    env, _ = agent._training_env(spec, agent.settings(spec), 0)
+    settings = agent.resolved(spec).sized(1)
+    env, _ = agent.training_env(spec, settings, gym.make(spec).unwrapped.layout, 0)
     observations = env.reset()
     kind = distinct(torch.from_numpy(observations))[1].numpy()
     env.step_async(
@@ -141,7 +137,8 @@ def test_other_observations_are_refused(change):
 
 def test_shape_is_read_off_the_environment():
     worlds = gym.make_vec(general_spec("MaskWorld-v0", [0, 1], [0]), num_envs=1)
-    assert EditorShape.of(worlds) == EditorShape(outputs=32, inputs=128, classes=10, rank=4)
+    found = EditorShape.of(worlds.layout, worlds.single_observation_space)
+    assert found == EditorShape(outputs=32, inputs=128, classes=10, rank=4)
     with pytest.raises(ValueError, match="learned by ppo"):
         GeneralEditor("sac")
 

@@ -12,10 +12,11 @@ from agents.catalogue import make_agent
 from agents.protocol import Budget, Unsupported
 from agents.unlearning.agent import ALGORITHMS, NAMES, Unlearner
 from agents.unlearning.descent import Sets, divergence, opened, saliency_masks
-from agents.unlearning.settings import CHOSEN, DEFAULTS, settings_for
+from agents.unlearning.settings import CHOSEN, DEFAULTS
 from agents.unlearning.ssd import dampening, importance, ssd
 from editgym.data.images import Labelled
 from editgym.tasks import make_task
+from envs_registry import environment_spec
 
 QUICK = {"epochs": 2, "learning_rate": 0.01, "momentum": 0.9, "batch_size": 16}
 
@@ -243,11 +244,12 @@ def test_seed_decides():
 
 
 def test_settings_are_those_of_the_task_unless_given():
-    assert (
-        settings_for("unlearning/digits", "ssd")["alpha"]
-        == CHOSEN["unlearning/digits"]["ssd"]["alpha"]
-    )
-    assert set(settings_for("unlearning/custom", "scrub-site")) == set(DEFAULTS["scrub"])
+    digits = environment_spec("MaskWorld-v0", {})
+    custom = environment_spec("MaskWorld-v0", {"task": "unlearning/custom"})
+    assert make_agent("ssd").resolved(digits).alpha == CHOSEN["unlearning/digits"]["ssd"]["alpha"]
+    assert make_agent("ssd", alpha=3.0).resolved(digits).alpha == 3.0
+    scrub = make_agent("scrub-site").resolved(custom).as_dict()
+    assert scrub == {**DEFAULTS["scrub"], **CHOSEN["unlearning/mnist"]["scrub-site"]}
     for task in CHOSEN.values():
         assert set(task) == set(NAMES)
 
@@ -261,7 +263,9 @@ def test_all_weights_and_sites_are_opened():
 def test_wrong_names_are_named():
     with pytest.raises(ValueError, match=r"there is no 'ssdd'.*ssd-site"):
         Unlearner("ssdd")
-    with pytest.raises(ValueError, match="ssd takes no setting beta; it takes alpha, dampening"):
+    with pytest.raises(
+        ValueError, match="ssd: unknown setting 'beta'.*there are: alpha, dampening"
+    ):
         make_agent("ssd", beta=0.5)
     with pytest.raises(ValueError, match="share must be greater than 0"):
         saliency_masks(nn.Linear(2, 2), labelled([[0.0, 0.0]], [0]), 0.0)
