@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from agents.protocol import Access, Agent
 from agents.rl.presets import CLASSES
@@ -65,7 +65,7 @@ def agent_class(name: str) -> type[Agent]:
             f"agent: there is no {name!r}; the nearest are {', '.join(near)}. Your own class is "
             "written package.module:Class"
         )
-    found = imported(path, "agent", "package.module:Class")
+    found: Any = imported(path, "agent", "package.module:Class")
     missing = [
         part
         for part in ("learn", "edit", "save", "load", "name", "access")
@@ -73,9 +73,9 @@ def agent_class(name: str) -> type[Agent]:
     ]
     if missing:
         raise ValueError(f"agent: {path} lacks {', '.join(missing)}; see agents.protocol.Agent")
-    if not inspect.isclass(found):
+    if not isinstance(found, type):
         raise ValueError(f"agent: {path} is {found!r}; write the path of its class")
-    return found
+    return cast(type[Agent], found)
 
 
 def _check_access(name: str, agent: Agent) -> None:

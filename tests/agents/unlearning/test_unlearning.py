@@ -264,7 +264,7 @@ def test_wrong_names_are_named():
     with pytest.raises(ValueError, match=r"there is no 'ssdd'.*ssd-site"):
         Unlearner("ssdd")
     with pytest.raises(
-        ValueError, match="ssd: unknown setting 'beta'.*there are: alpha, dampening"
+        ValueError, match=r"ssd: unknown setting 'beta'.*there are: alpha, dampening"
     ):
         make_agent("ssd", beta=0.5)
     with pytest.raises(ValueError, match="share must be greater than 0"):
