@@ -64,7 +64,7 @@ class Agent(Protocol):
     """One class per agent; its constructor takes JSON values, which are its configuration.
 
     Attributes:
-        name: As in the catalogue and in tables.
+        name: Its name in the catalogue and in tables.
         access: What it uses: `reward` (observations and rewards alone), `gradient` (of the reward,
             white box), `data` (a classical algorithm on the model and its training data), `oracle`
             (retraining and the like).

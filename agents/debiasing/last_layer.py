@@ -107,7 +107,7 @@ def best_within(
     general accuracy.
 
     Args:
-        before: Of the unedited network.
+        before: What the unedited network reaches there.
         candidates: What there is to choose from.
         measure: What a candidate reaches on the validation split.
         tolerance: In accuracy; 0.01 is a point.

@@ -31,7 +31,7 @@ class Sets:
         retain: D_r.
         forget: D_f.
         n_classes: Number of classes.
-        seed: Of the order of the samples, and of random labels.
+        seed: Seed of the order of the samples, and of random labels.
     """
 
     retain: Labelled
