@@ -24,6 +24,31 @@ def test_shift_adds_limit_times_d():
     assert edited.tolist() == [[2.5, -4.5], [0.75, 8.0]]
 
 
+@pytest.mark.parametrize(
+    ("operator", "added"), [(Shift(), 1.0), (Shift(2.0), 2.0), (Shift(3.0), 3.0)]
+)
+def test_shift_adds_the_update_itself_unless_told_how_much(operator, added):
+    update = dense([1.0, -1.0], [0.5, 0.0])
+    assert torch.equal(operator.edited(WEIGHT, update), WEIGHT + added * update.d)
+    assert torch.equal(operator.delta(update), added * update.d)
+
+
+def test_gradient_of_the_mask_is_the_weight_up_to_no_edit_and_nothing_beyond():
+    d = torch.tensor([[0.0, -0.5], [0.5, -2.0]], requires_grad=True)
+    Mask().edited(WEIGHT, DenseUpdate(d)).sum().backward()
+    assert d.grad.tolist() == [[2.0, -4.0], [0.0, 0.0]]
+
+
+def test_an_update_that_is_nan_is_seen_in_the_weight():
+    nan = DenseUpdate(torch.tensor([[float("nan"), 0.0], [0.0, 0.0]]))
+    assert Mask().edited(WEIGHT, nan).isnan().tolist() == [[True, False], [False, False]]
+
+
+def test_operators_are_equal_by_value():
+    assert Mask() == Mask()
+    assert Shift(0.1) == Shift(0.1) != Shift(0.2)
+
+
 def test_shift_moves_no_weight_by_more_than_its_limit():
     huge = LowRankFactors(torch.full((2, 2), 1.0), torch.full((2, 2), 1.0), scale=1.0, bound=1.0)
     torch.testing.assert_close(Shift(0.05).edited(WEIGHT, huge) - WEIGHT, torch.full((2, 2), 0.05))
