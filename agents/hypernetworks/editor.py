@@ -4,9 +4,9 @@ loading elsewhere.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,33 +17,41 @@ from gymnasium.envs.registration import EnvSpec
 from agents.checkpoints import TRAINING
 from agents.configured import Settings, read_config, write_config
 from agents.editors.stream import StreamEditor
-from agents.hypernetworks.learning import Learning, SequenceLearner, SequencePolicy
+from agents.hypernetworks.learning import SequenceLearner
 from agents.hypernetworks.network import check_sites
-from agents.hypernetworks.stream import EditStream, WorldStream, is_stream_of_facts, learning_stream
+from agents.hypernetworks.policy import SequencePolicy
+from agents.hypernetworks.settings import Learning, layered, tuned_learning
+from agents.hypernetworks.stream import EditStream, is_stream_of_facts, learning_stream
+from agents.hypernetworks.worlds import WorldStream
 from agents.protocol import Access, Budget
 from editgym.checks import require
-from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
+from editgym.envs.protocol import edit_env, is_stream
+from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry
 from editgym.weights.overlay import fingerprint
 
 POLICY_FILE = "policy.pt"
-LEARNING_FIELDS = frozenset(field.name for field in fields(Learning))
 _EPISODES = 1_000
+Sites = list[tuple[str, tuple[int, int]]]
 
 
 class LearnedEditor(StreamEditor):
-    """An editor whose policy learns from sequences; a subclass says what the policy is and how it
-    learns.
+    """An editor whose policy learns from sequences; a subclass says what the policy is, and its
+    `settings_type`, a `Learning`, how it learns.
 
     It is trained on the sites of one model and can be loaded on any other with sites of the same
-    shapes.
+    shapes. What it was trained with is saved beside what it learned: loaded elsewhere, it edits the
+    same.
     """
 
     access: ClassVar[Access] = "gradient"
+    settings_type: ClassVar[type[Settings]] = Learning
+    settings: Learning
 
-    def __init__(self) -> None:
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
         self._policy: SequencePolicy | None = None
-        self._sites: list[tuple[str, tuple[int, int]]] = []
+        self._sites: Sites = []
         self._learned: dict[str, Any] = {}
 
     @abstractmethod
@@ -51,11 +59,15 @@ class LearnedEditor(StreamEditor):
         """The untrained policy for a process's sites."""
 
     @abstractmethod
+    def restored_policy(self, sites: Sites) -> SequencePolicy:
+        """A policy of the right shape to load parameters into."""
+
     def learning(self) -> Learning:
-        """How it learns."""
+        """How it learns: its settings."""
+        return self.settings
 
     @property
-    def sites(self) -> list[tuple[str, tuple[int, int]]]:
+    def sites(self) -> Sites:
         """Name and (out, in) of the sites it learned on."""
         return self._sites
 
@@ -74,26 +86,32 @@ class LearnedEditor(StreamEditor):
             raise RuntimeError(f"{self.name} has no policy yet: call learn() or load() first")
         return self._policy
 
-    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
-        """Train until the settings' sequences or the budget are spent.
+    # --- settings ---------------------------------------------------------------------------------
 
-        With `out`, a checkpoint is written after every sequence; a run that finds one goes on from
-        it.
+    def tuned(self, spec: EnvSpec) -> Mapping[str, Any]:
+        """The values that were tuned for an environment's task, model and length of stream."""
+        return tuned_learning(spec, self.name, self.config)
+
+    def resolved(self, spec: EnvSpec | None) -> Settings:
+        """The settings in an environment made from `spec`; once it has learned, those that it
+        learned with, wherever it edits.
 
         Raises:
-            Unsupported: It is not an environment with streams.
-            ValueError: A setting is out of range.
+            ValueError: A value is out of its range, or ShiftWorld has no use for it.
         """
-        env, process = learning_stream(env_spec, {})
-        self._sites = [(site.name, site.shape) for site in process.sites]
-        torch.manual_seed(seed)
-        self._policy = self.make_policy(process, seed).to(process.device)
-        env.close()
-        learning = self.learning() if is_stream_of_facts(env_spec) else self.learning_in_worlds()
-        SequenceLearner(
-            self._policy, env_spec, learning, budget, seed, out, self.name, self.config
-        ).learn()
-        self._learned = self._policy.statistics()
+        return self.settings if self._policy is not None else self._resolved(spec)
+
+    def _resolved(self, spec: EnvSpec | None) -> Learning:
+        """The settings to learn with in an environment made from `spec`."""
+        if spec is not None and not is_stream_of_facts(spec):
+            return self.learning_in_worlds()
+        tuned = {} if spec is None else self.tuned(spec)
+        return self._settings_of(layered(tuned, self.config))
+
+    def _settings_of(self, given: Mapping[str, Any]) -> Learning:
+        settings = self.settings_type.of(given)
+        assert isinstance(settings, Learning)
+        return settings
 
     def learning_in_worlds(self) -> Learning:
         """How it learns in ShiftWorld: an episode is short, and there is no stream to judge it on.
@@ -109,26 +127,66 @@ class LearnedEditor(StreamEditor):
                 "left out in ShiftWorld: an episode is "
                 "short, and there is no stream to judge it on",
             )
-        sequences = self.learning().sequences if "sequences" in self.config else self._episodes
-        return replace(self.learning(), sequences=sequences, validate_every=0, train_env={})
+        settings = self._settings_of(self.config)
+        sequences = settings.sequences if "sequences" in self.config else self._episodes
+        return replace(settings, sequences=sequences, validate_every=0, train_env={})
 
     @property
     def _episodes(self) -> int:
-        """Of ShiftWorld, where nothing else is asked for."""
+        """The episodes of ShiftWorld that it learns, where nothing else is asked for."""
         return _EPISODES
+
+    # --- learning and editing ---------------------------------------------------------------------
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        """Train until the settings' sequences or the budget are spent.
+
+        With `out`, a checkpoint is written after every sequence; a run that finds one goes on from
+        it.
+
+        Raises:
+            Unsupported: It is not an environment with streams.
+            ValueError: A setting is out of range.
+        """
+        env, process = learning_stream(env_spec, {})
+        self.settings = self._resolved(env_spec)
+        self._sites = [(site.name, site.shape) for site in process.sites]
+        torch.manual_seed(seed)
+        self._policy = self.make_policy(process, seed).to(process.device)
+        env.close()
+        SequenceLearner(
+            self._policy, env_spec, self.learning(), budget, seed, out, self.name
+        ).learn()
+        self._learned = self._policy.statistics()
 
     def edit(
         self, env: gym.Env, folder: Path | None = None, seed: int | None = None
     ) -> EditJournal:
-        """As `StreamEditor.edit`; in ShiftWorld one episode, without checkpoints."""
-        if isinstance(env.unwrapped, LifelongLLMEditEnv):
+        """Edit one stream to its end; in ShiftWorld one episode, without checkpoints.
+
+        Args:
+            env: `LifelongLLMEdit-v0` or `ShiftWorld-v0`; it is reset, unless `folder` holds a
+                checkpoint.
+            folder: Where a checkpoint is written after every step of a stream, and continued from.
+                The environment needs a `journal_folder` then.
+            seed: The seed that `env` was reset with; a checkpoint of another one is not continued
+                from.
+
+        Raises:
+            RuntimeError: There is no policy yet.
+            Unsupported: It is another environment.
+            ShapeMismatchError: The sites are not those that it learned on; the message names one.
+            ValueError: The checkpoint is of another editor, seed, sites or step size, or of one
+                that has learned something else; nothing has changed then.
+        """
+        if is_stream(env):
             return super().edit(env, folder, seed)
         stream = WorldStream(env)
         stream.reset()
         self.begin(stream)
         while not stream.over:
             stream.advance(self.entries(stream))
-        return env.unwrapped.journal  # type: ignore[attr-defined]
+        return edit_env(env).journal
 
     def begin(self, process: EditStream) -> None:
         """Start from what was learned.
@@ -143,11 +201,13 @@ class LearnedEditor(StreamEditor):
         self.policy.load_statistics(self._learned)
 
     def entries(self, process: EditStream) -> list[Entry]:
-        """The policy's."""
+        """The policy's entries for the stream's batch."""
         return self.policy.entries(process)
 
+    # --- files ------------------------------------------------------------------------------------
+
     def fingerprint(self) -> str:
-        """Of the policy's parameters."""
+        """A hash of the policy's parameters."""
         return fingerprint(self.policy)
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,25 +215,22 @@ class LearnedEditor(StreamEditor):
         return self.policy.statistics()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Running statistics that `state_dict` gave."""
+        """Take running statistics that `state_dict` gave."""
         self.policy.load_statistics(state)
 
     def save(self, folder: Path) -> None:
-        """Write the configuration, and the policy completely or not at all; a checkpoint in
-        `folder` is done with.
+        """Write the configuration, and the policy with the settings it was trained with, completely
+        or not at all; a checkpoint in `folder` is done with.
         """
-        parameters = self.policy.state_dict()
+        state = {
+            "sites": [[name, list(shape)] for name, shape in self._sites],
+            "parameters": self.policy.state_dict(),
+            "statistics": self._learned,
+            "settings": self.settings.as_dict(),
+        }
         write_config(folder, self.config)
-        partial = folder / f"{POLICY_FILE}.partial"
-        torch.save(
-            {
-                "sites": [[name, list(shape)] for name, shape in self._sites],
-                "parameters": parameters,
-                "statistics": self._learned,
-            },
-            partial,
-        )
-        os.replace(partial, folder / POLICY_FILE)
+        with whole_file(folder / POLICY_FILE) as partial:
+            torch.save(state, partial)
         (folder / TRAINING).unlink(missing_ok=True)
 
     @classmethod
@@ -185,19 +242,17 @@ class LearnedEditor(StreamEditor):
         """
         agent = cls(**read_config(folder))
         agent._sites, state = load_policy(folder)
+        # Agents were saved without them when all that mattered stood in the configuration.
+        agent.settings = agent._settings_of(state.get("settings", agent.config))
         agent._policy = agent.restored_policy(agent._sites)
         agent._policy.load_state_dict(state["parameters"])
         agent._learned = state["statistics"]
         agent._policy.load_statistics(agent._learned)
         return agent
 
-    @abstractmethod
-    def restored_policy(self, sites: list[tuple[str, tuple[int, int]]]) -> SequencePolicy:
-        """A policy of the right shape to load parameters into."""
 
-
-def load_policy(folder: Path) -> tuple[list[tuple[str, tuple[int, int]]], dict[str, Any]]:
-    """What `LearnedEditor.save` wrote: the sites, and `parameters` and `statistics`, on the CPU.
+def load_policy(folder: Path) -> tuple[Sites, dict[str, Any]]:
+    """What `LearnedEditor.save` wrote: the sites, and what else there is, on the CPU.
 
     Raises:
         FileNotFoundError: There is none in `folder`.

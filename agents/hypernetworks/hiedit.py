@@ -2,268 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, get_args
 
-import torch
-from torch import Tensor, nn
-
-from agents.configured import read_config
-from agents.hypernetworks.editor import load_policy
-from agents.hypernetworks.learning import Learning
+from agents.configured import Settings, read_config, setting
+from agents.hypernetworks.editor import Sites, load_policy
+from agents.hypernetworks.gates import Gate, HiEditPolicy
 from agents.hypernetworks.network import Hypernetwork, Rule, check_sites
-from agents.hypernetworks.rledit import REWARD, HypernetworkEditor, HypernetworkPolicy
+from agents.hypernetworks.rledit import HypernetworkEditor
+from agents.hypernetworks.settings import FLAG, HypernetworkSettings
 from agents.hypernetworks.stream import EditStream, calls_per_capture
-from editgym.checks import is_finite, is_whole, require
-from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
-from editgym.weights.site_pass import Capture
+from editgym.checks import Check, at_least, one_of, optional, require, whole
 
-Gate = Literal["straight_through", "sampled", "static", "random", "all"]
-_ENCODING, _EMBEDDING, _HIDDEN = 32, 8, 64
-_SAMPLES = 4
+_FOLDER = optional(Check(lambda value: isinstance(value, str), "the folder of an agent"))
 
 
-class SiteScores(nn.Module):
-    """One number per site: how much it is worth editing for this batch.
+@dataclass(frozen=True, kw_only=True)
+class HiEditSettings(HypernetworkSettings):
+    """What `HiEdit` takes."""
 
-    Every site's standardised keys and gradients are encoded token by token, by one layer per shape
-    of site, and averaged; the score reads a site's own encoding, the mean of all, and an embedding
-    of the site.
+    gate: Gate = setting("sampled", one_of(*get_args(Gate)))
+    sites_per_step: int | None = setting(None, optional(whole(1)))
+    adaptive: bool = setting(False, FLAG)
+    site_cost: float = setting(0.01, at_least(0))
+    gate_learning_rate: float = setting(1e-2, at_least(0))
+    low_level: str | None = setting(None, _FOLDER)
+    rule: Rule = setting("malmen", one_of(*get_args(Rule)))
 
-    Args:
-        shapes: (out, in) of every site.
-        seed: Of the weights.
-    """
-
-    def __init__(self, shapes: Sequence[tuple[int, int]], seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.encoders = nn.ModuleDict(
-                {
-                    f"{rows}x{columns}": nn.Linear(rows + columns, _ENCODING)
-                    for rows, columns in dict.fromkeys(shapes)
-                }
-            )
-            self.embeddings = nn.Parameter(0.1 * torch.randn(len(shapes), _EMBEDDING))
-            score = nn.Linear(_HIDDEN, 1)
-            self.head = nn.Sequential(
-                nn.Linear(2 * _ENCODING + _EMBEDDING, _HIDDEN), nn.ReLU(), score
-            )
-        self._names = [f"{rows}x{columns}" for rows, columns in shapes]
-        nn.init.zeros_(score.weight)  # at first no site is worth more than another
-        nn.init.zeros_(score.bias)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features (n, in + out) per site -> scores (sites,)."""
-        encoded = torch.stack(
-            [
-                torch.relu(self.encoders[name](x)).mean(0)
-                for name, x in zip(self._names, features, strict=True)
-            ]
-        )  # (sites, encoding)
-        context = encoded.mean(0, keepdim=True).expand_as(encoded)
-        return self.head(torch.cat([encoded, context, self.embeddings], dim=1))[:, 0]
-
-
-class StaticScores(nn.Module):
-    """Scores that are the same for every batch.
-
-    Args:
-        sites: How many.
-    """
-
-    def __init__(self, sites: int) -> None:
-        super().__init__()
-        self.scores = nn.Parameter(torch.zeros(sites))
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Scores (sites,), whatever the features."""
-        return self.scores + 0.0
-
-
-class HiEditPolicy(HypernetworkPolicy):
-    """A hypernetwork whose updates reach only the sites that a gate chooses.
-
-    Args:
-        network: The hypernetwork.
-        passes: As `HypernetworkPolicy`; all passes edit the same sites.
-        gate: How sites are chosen (`HiEdit`).
-        count: Sites per step.
-        adaptive: Whether `count` is only the most.
-        site_cost: What a site costs in reward, where the gate is adaptive.
-        gate_learning_rate: Of Adam, for the gate.
-        seed: Of the gate's weights and of what it draws.
-        calls_per_look: As `HypernetworkPolicy`.
-    """
-
-    def __init__(
-        self,
-        network: Hypernetwork,
-        passes: int,
-        gate: Gate,
-        count: int,
-        adaptive: bool,
-        site_cost: float,
-        gate_learning_rate: float,
-        seed: int,
-        calls_per_look: int = 0,
-    ) -> None:
-        super().__init__(network, passes, calls_per_look)
-        self.gate, self.count, self.adaptive, self.site_cost = gate, count, adaptive, site_cost
-        self._gate_learning_rate = gate_learning_rate
-        sites = len(network.shapes)
-        self.scores: nn.Module | None = None
-        if gate in ("straight_through", "sampled"):
-            self.scores = SiteScores(network.shapes, seed)
-        elif gate == "static":
-            self.scores = StaticScores(sites)
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def groups(self, settings: Learning) -> list[dict[str, Any]]:
-        """Those of the hypernetwork, and the gate."""
-        groups = super().groups(settings)
-        if self.scores is not None:
-            groups.append(
-                {"params": list(self.scores.parameters()), "lr": self._gate_learning_rate}
-            )
-        return groups
-
-    @property
-    def calls_per_step(self) -> int:
-        """Those of a hypernetwork's step, and one for every subset that is tried."""
-        return super().calls_per_step + (_SAMPLES if self.gate in ("sampled", "static") else 0)
-
-    def losses(self, process: EditStream) -> Tensor:
-        """−r of one step with the chosen sites, and what teaches the gate."""
-        capture = self._observed(process)
-        if self.gate in ("sampled", "static"):
-            return self._sampled_losses(process, capture)
-        mask, cost = self._gate(capture, explore=True)
-        return -process.differentiable_step(self._gated(process, capture, mask)).reward + cost
-
-    @torch.no_grad()
-    def entries(self, process: EditStream) -> list[Entry]:
-        """One low-rank shift per chosen site."""
-        capture = self._observed(process)
-        mask, _ = self._gate(capture, explore=False)
-        updates = self._gated(process, capture, mask)
-        return [
-            SiteEdit(site.name, Shift(), update)
-            for site, update, chosen in zip(process.sites, updates, mask.tolist(), strict=True)
-            if chosen
-        ]
-
-    def statistics(self) -> dict[str, Any]:
-        """Those of the network, and the state of what is drawn."""
-        return super().statistics() | {"generator": self._generator.get_state()}
-
-    def load_statistics(self, state: dict[str, Any]) -> None:
-        """Statistics that `statistics` gave."""
-        super().load_statistics(state)
-        self._generator.set_state(state["generator"].cpu())
-
-    # --- the gate ---------------------------------------------------------------------------------
-
-    def _gate(self, capture: Capture, explore: bool) -> tuple[Tensor, Tensor]:
-        """Which sites are edited, (sites,) of 0 and 1, and what they cost; differentiable for
-        learned gates.
-        """
-        sites = len(self.network.shapes)
-        nothing = self.network.steps.new_zeros(())
-        if self.gate == "all":
-            return self.network.steps.new_ones(sites), nothing
-        if self.gate == "random":
-            chosen = torch.randperm(sites, generator=self._generator)[: self.count].to(
-                self.network.steps.device
-            )
-            return torch.zeros_like(self.network.steps).index_fill(0, chosen, 1.0), nothing
-        scores = self._scored(capture)
-        # Logistic noise: a site is above 0 with the probability that its sigmoid is.
-        noise = self._logistic(sites) if self.adaptive else self._gumbel(sites)
-        noisy = scores.detach() + noise if explore else scores.detach()
-        hard, soft = self._best(noisy), scores.sigmoid()
-        # Straight through: forward the choice; backward every site's own share of the reward,
-        # chosen or not.
-        return hard + soft - soft.detach(), (
-            self.site_cost * soft.sum() if self.adaptive else nothing
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not self.adaptive or self.gate == "straight_through",
+            "adaptive",
+            self.adaptive,
+            f"False with gate {self.gate!r}, which draws subsets of one size",
         )
-
-    def _scored(self, capture: Capture) -> Tensor:
-        assert self.scores is not None
-        scores: Tensor = self.scores(self.network.features(capture.keys, capture.gradients))
-        return scores
-
-    def _best(self, scores: Tensor) -> Tensor:
-        """The sites with the largest scores as 1, the others as 0; adaptive gates leave out those
-        below 0.
-        """
-        order = scores.argsort(descending=True)
-        mask = torch.zeros_like(scores).index_fill(0, order[: self.count], 1.0)
-        if self.adaptive:
-            mask = mask * (scores >= 0)
-            mask[order[0]] = 1.0
-        return mask
-
-    def _sampled_losses(self, process: EditStream, capture: Capture) -> Tensor:
-        """REINFORCE on subsets drawn without replacement, with the mean of the others' rewards as
-        baseline.
-
-        The candidates are scored on one state in one pass; the first is applied and teaches the
-        hypernetwork.
-        """
-        scores = self._scored(capture)
-        orders = torch.stack(
-            [
-                (scores.detach() + self._gumbel(len(scores))).argsort(descending=True)[: self.count]
-                for _ in range(_SAMPLES)
-            ]
-        )  # (samples, count)
-        masks = torch.zeros(_SAMPLES, len(scores), device=scores.device).scatter(1, orders, 1.0)
-        with torch.no_grad():
-            tried = [self._gated(process, capture, mask) for mask in masks]
-            stacked = [
-                LowRankFactors(torch.stack([u.a for u in site]), torch.stack([u.b for u in site]))
-                for site in zip(*tried, strict=True)
-            ]
-            rewards = process.candidate_rewards(stacked)
-        advantage = (
-            (rewards - rewards.mean()) * _SAMPLES / (_SAMPLES - 1)
-        )  # against the mean of the others
-        advantage = advantage / rewards.std().clamp(min=1e-6)
-        outcome = process.differentiable_step(self._gated(process, capture, masks[0]))
-        return -outcome.reward - (advantage * _log_probability(scores, orders)).mean()
-
-    def _gumbel(self, sites: int) -> Tensor:
-        return -torch.log(-torch.log(self._uniform(sites))).to(self.network.steps.device)
-
-    def _logistic(self, sites: int) -> Tensor:
-        return self._uniform(sites).logit().to(self.network.steps.device)
-
-    def _uniform(self, sites: int) -> Tensor:
-        return torch.rand(sites, generator=self._generator).clamp(1e-6, 1 - 1e-6)
-
-    # --- updates ----------------------------------------------------------------------------------
-
-    def _observed(self, process: EditStream) -> Capture:
-        capture = process.capture
-        self.network.observe(capture.keys, capture.gradients)
-        return capture
-
-    def _gated(self, process: EditStream, capture: Capture, mask: Tensor) -> list[LowRankFactors]:
-        """The hypernetwork's updates at the sites of `mask`, 0 elsewhere."""
-        total = _masked(self.network(capture.keys, capture.gradients), mask)
-        for _ in range(self.passes - 1):
-            again = process.captured_after(total)
-            more = _masked(self.network(again.keys, again.gradients), mask)
-            total = [update.plus(other) for update, other in zip(total, more, strict=True)]
-        return total
 
 
 class HiEdit(HypernetworkEditor):
-    """HiEdit (arXiv 2604.11214): hierarchical editing; in every step a gate chooses the sites that
-    are edited.
+    """HiEdit (ACL 2026, arXiv 2604.11214): hierarchical editing; in every step a gate chooses the
+    sites that are edited, and a hypernetwork h_φ says how.
 
     The released code's gate gets no gradient from the reward. Here it gets one, in one of two ways:
 
@@ -277,82 +56,74 @@ class HiEdit(HypernetworkEditor):
       and the first bit of any other's always something.
 
     To compare with: `static` learns one choice for all batches, as `sampled` does, `random` draws
-    one for every batch, both while it learns and when it edits, and `all` is RLEdit.
+    one for every batch, both while it learns and when it edits, and `all` is RLEdit. The gate and
+    h_φ learn together, by the reward of whole streams of edits.
+
+    Where a setting is not given, an environment's tuned value stands before the default. Tuned for
+    FactWorld in factlm: 16 `sequences`, and with the task's own sites 3 `sites_per_step` and
+    `step_size` 3e-3; on streams from 50 steps on 8 sequences, with `step_learning_rate` 0.05 and
+    `train_env` {"horizon": 40, "locality_weight": 30}.
 
     Args:
-        gate: As above.
-        sites_per_step: K, at most the number of sites; None takes half of them, rounded down.
-        adaptive: Whether fewer than K may be chosen.
-        site_cost: What a chosen site costs in reward, with `adaptive`.
-        gate_learning_rate: Of Adam, for the gate.
-        low_level: Folder of a saved `RLEdit`, `Malmen` or `Mend`, with the same `rule`, `blocks`
-            and `rank` and sites of the same shapes, whose network learning starts from; None starts
-            from the identity. Its `passes` may be others: they change how often the network is
-            asked, not the network.
-        rule: Of the hypernetwork.
-        passes: As `RLEdit`.
-        step_size: As `RLEdit`.
-        ridge: As `RLEdit`.
-        blocks: As `RLEdit`.
-        rank: As `RLEdit`.
-        **learning: As `RLEdit`.
+        gate: "sampled" (default), "straight_through", "static", "random" or "all", see above.
+            ShiftWorld has no "sampled" and no "static".
+        sites_per_step: K, the sites that are edited in a step, from 1 to the number of sites. None
+            (default) takes half of them, rounded down.
+        adaptive: Whether fewer than K may be chosen, for "straight_through" alone; False by
+            default.
+        site_cost: What a chosen site costs in reward, with `adaptive`; 0 or more, 0.01 by default.
+        gate_learning_rate: Adam's learning rate for the gate, 0 or more; 0.01 by default.
+        low_level: Folder of a saved `rledit`, `malmen` or `mend`, with the same `rule`, `blocks`
+            and `rank` and sites of the same shapes, whose network learning starts from. None
+            (default) starts from the identity. Its `passes` may be others: they change how often
+            the network is asked, not the network.
+        rule: How factors become an update: "malmen" (default, Tan et al. 2024, eq. 5) or "mend"
+            (Mitchell et al. 2022, eq. 3).
+        passes: Times that a batch of requests is looked at, 1 or more: after the first time with
+            the update so far in effect, to correct it. 1 by default.
+        step_size: The first step size η of every site, greater than 0, in units in which the
+            untrained network's first update is as long as UltraEdit's with that η. None (default)
+            takes the environment's.
+        ridge: The first λ of the least squares (Tan et al. 2024, eq. 5) of every site, greater than
+            0; 1 by default.
+        blocks: Residual blocks of h_φ, 1 or more; 4 by default.
+        rank: Rank of a block's product A·B, 1 or more. None (default) takes a quarter of the
+            block's width, at most 1,024.
+        sequences: Training sequences, each a new stream, 0 or more; budgets may end earlier. 40 by
+            default; 1,000 episodes in ShiftWorld.
+        learning_rate: Adam's learning rate for h_φ, 0 or more; 1e-4 by default.
+        step_learning_rate: Adam's learning rate for log η and log λ of the sites, 0 or more; 0.02
+            by default. None takes ten times the first step size.
+        update_every: Steps whose gradients make one update, 1 or more; 1 by default. None waits for
+            the whole sequence.
+        linear_decay: Whether the learning rates fall linearly to 0 over the sequences; True by
+            default.
+        max_grad_norm: Greatest length of an update's gradient, greater than 0; a longer one is
+            scaled. 1 by default; None leaves it.
+        validate_every: Sequences between two looks at a validation stream, 0 or more; the best
+            policy seen is kept. 5 by default; 0 never looks. Left out in ShiftWorld.
+        patience: Looks without a new best after which learning ends, 1 or more; None (default)
+            goes on to the end.
+        train_env: Arguments of the environment while it learns, other than those of the one that is
+            edited, such as the reward's `back_depth`, `decay`, `locality_weight`, `norm_weight`,
+            `reference`; what is given adds to the default, {"back_depth": 5,
+            "locality_weight": 8}. Left out in ShiftWorld.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
     """
 
     name = "hiedit"
+    settings_type: ClassVar[type[Settings]] = HiEditSettings
+    settings: HiEditSettings
 
-    def __init__(
-        self,
-        gate: Gate = "sampled",
-        *,
-        sites_per_step: int | None = None,
-        adaptive: bool = False,
-        site_cost: float = 0.01,
-        gate_learning_rate: float = 1e-2,
-        low_level: str | None = None,
-        rule: Rule = "malmen",
-        passes: int = 1,
-        step_size: float | None = None,
-        ridge: float = 1.0,
-        blocks: int = 4,
-        rank: int | None = None,
-        **learning: Any,
-    ) -> None:
-        require(gate in get_args(Gate), "gate", gate, f"one of {get_args(Gate)}")
-        require(
-            sites_per_step is None or (is_whole(sites_per_step) and sites_per_step >= 1),
-            "sites_per_step",
-            sites_per_step,
-            "1 or more, a whole number, or None",
-        )
-        require(isinstance(adaptive, bool), "adaptive", adaptive, "true or false")
-        require(
-            not adaptive or gate == "straight_through",
-            "adaptive",
-            adaptive,
-            f"False with gate {gate!r}, which draws subsets of one size",
-        )
-        for name, number in (("site_cost", site_cost), ("gate_learning_rate", gate_learning_rate)):
-            require(is_finite(number) and number >= 0, name, number, "0 or more and finite")
-        network = {
-            "passes": passes,
-            "step_size": step_size,
-            "ridge": ridge,
-            "blocks": blocks,
-            "rank": rank,
-        }
-        super().__init__(rule, True, {"train_env": REWARD}, network, learning)
-        self._gate_config: dict[str, Any] = {
-            "gate": gate,
-            "sites_per_step": sites_per_step,
-            "adaptive": adaptive,
-            "site_cost": site_cost,
-            "gate_learning_rate": gate_learning_rate,
-        }
-        self._low_level = low_level
-        self.config |= {**self._gate_config, "low_level": low_level, "rule": rule}
+    def __init__(self, gate: Gate = "sampled", **settings: Any) -> None:
+        super().__init__(gate=gate, **settings)
+
+    @property
+    def rule(self) -> Rule:
+        """The settings' rule."""
+        return self.settings.rule
 
     def make_policy(self, process: EditStream, seed: int) -> HiEditPolicy:
         """The gate, over the identity network or a trained one.
@@ -364,19 +135,17 @@ class HiEdit(HypernetworkEditor):
             ShapeMismatchError: Its sites have other shapes.
         """
         sites = [(site.name, site.shape) for site in process.sites]
-        first = self._network["step_size"] or process.step_size
-        network = self.make_network([shape for _, shape in sites], first, seed)
-        if self._low_level is not None:
-            self._start_from(Path(self._low_level), network, sites)
+        shapes = [shape for _, shape in sites]
+        network = self.make_network(shapes, self.first_step(process), seed)
+        if self.settings.low_level is not None:
+            self._start_from(Path(self.settings.low_level), network, sites)
         return self._gated(network, seed, calls_per_capture(process))
 
-    def restored_policy(self, sites: list[tuple[str, tuple[int, int]]]) -> HiEditPolicy:
+    def restored_policy(self, sites: Sites) -> HiEditPolicy:
         """A gate and a network for the sites' shapes."""
         return self._gated(self.make_network([shape for _, shape in sites], 1.0, 0), 0)
 
-    def _start_from(
-        self, folder: Path, network: Hypernetwork, sites: list[tuple[str, tuple[int, int]]]
-    ) -> None:
+    def _start_from(self, folder: Path, network: Hypernetwork, sites: Sites) -> None:
         """Put the network of the agent in `folder` into `network`, which is for `sites`."""
         try:
             config, (own_sites, state) = read_config(folder), load_policy(folder)
@@ -427,38 +196,17 @@ class HiEdit(HypernetworkEditor):
         network.load_statistics(state["statistics"])
 
     def _gated(self, network: Hypernetwork, seed: int, calls_per_look: int = 0) -> HiEditPolicy:
-        config = self._gate_config
-        sites = len(network.shapes)
-        count = max(1, sites // 2) if config["sites_per_step"] is None else config["sites_per_step"]
+        own, sites = self.settings, len(network.shapes)
+        count = max(1, sites // 2) if own.sites_per_step is None else own.sites_per_step
         require(count <= sites, "sites_per_step", count, f"at most {sites}, the number of sites")
         return HiEditPolicy(
             network,
-            self._network["passes"],
-            config["gate"],
+            own.passes,
+            own.gate,
             count,
-            config["adaptive"],
-            config["site_cost"],
-            config["gate_learning_rate"],
+            own.adaptive,
+            own.site_cost,
+            own.gate_learning_rate,
             seed,
             calls_per_look,
         )
-
-
-def _masked(updates: Sequence[LowRankFactors], mask: Tensor) -> list[LowRankFactors]:
-    return [LowRankFactors(update.a * mask[site], update.b) for site, update in enumerate(updates)]
-
-
-def _log_probability(scores: Tensor, orders: Tensor) -> Tensor:
-    """Log-probability of drawing sites in these orders without replacement (Plackett–Luce),
-    (samples,).
-
-    Args:
-        scores: (sites,).
-        orders: (samples, count), sites in the order in which they were drawn.
-    """
-    taken = nn.functional.one_hot(orders, len(scores))  # (samples, count, sites)
-    gone = (taken.cumsum(1) - taken).bool()
-    # Not the sum of all less those that are gone: where the gate is sure, nothing would be left of
-    # the others.
-    left = scores.expand(gone.shape).masked_fill(gone, -torch.inf).logsumexp(-1)
-    return (scores[orders] - left).sum(1)

@@ -68,9 +68,9 @@ class Hypernetwork(nn.Module):
         ridge: First λ; `malmen` alone uses it.
         log_step: Whether η is learned by its logarithm and so stays positive. The released RLEdit
             learns η itself.
-        blocks: Of h_φ.
-        rank: Of a block's A·B; None takes a quarter of its width, at most 1,024.
-        seed: Of A.
+        blocks: How many blocks h_φ has.
+        rank: Rank of a block's A·B; None takes a quarter of its width, at most 1,024.
+        seed: Seed of the first A.
 
     Raises:
         ValueError: An argument is out of range.
@@ -92,6 +92,7 @@ class Hypernetwork(nn.Module):
         self.shapes = tuple(shapes)
         self.rule = rule
         self.log_step = log_step
+        self.first_step = step_size
         generator = torch.Generator().manual_seed(seed)
         members: dict[tuple[int, int], int] = {}
         self._place = []  # of every site: its shape's network, and its row there

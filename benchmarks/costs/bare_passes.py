@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from agents.hypernetworks.learning import Learning
 from agents.hypernetworks.network import Hypernetwork
-from agents.hypernetworks.rledit import HypernetworkPolicy
+from agents.hypernetworks.policy import HypernetworkPolicy
+from agents.hypernetworks.settings import Learning
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import TokenBatch
 

@@ -32,7 +32,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from agents.editors.ultraedit import UltraEditAgent
 from agents.hypernetworks.network import Hypernetwork
-from agents.hypernetworks.rledit import HypernetworkPolicy
+from agents.hypernetworks.policy import HypernetworkPolicy
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
 from benchmarks.costs.throughput import hardware
 from editgym.data.factworld import FactWorld

@@ -1,9 +1,7 @@
 """Learning from sequences: seeds, interruptions, budgets, validation, and what training never
 sees."""
 
-import json
 import shutil
-import statistics
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents.catalogue import make_agent
-from agents.editors.stream import stream_process
 from agents.hypernetworks import learning as module
-from agents.hypernetworks.learning import TRAINING, Judge, Learning, SequenceLearner, stream_score
+from agents.hypernetworks.learning import TRAINING, SequenceLearner
 from agents.hypernetworks.rledit import RLEdit
 from agents.protocol import Budget
 from editgym.envs.metering import count_reward_calls
@@ -29,7 +26,7 @@ def learner(spec, out=None, budget=None, seed=0, **settings):
     policy = agent.make_policy(process, seed)
     env.close()
     return SequenceLearner(
-        policy, spec, agent.learning(), budget or Budget(), seed, out, agent.name, agent.config
+        policy, spec, agent.learning(), budget or Budget(), seed, out, agent.name
     )
 
 
@@ -37,15 +34,6 @@ def learned(*args, **kwargs):
     one = learner(*args, **kwargs)
     one.learn()
     return one
-
-
-def same(one, other):
-    """Whether two states of a policy are equal bitwise."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 class Scripted:
@@ -72,7 +60,7 @@ def scripted(monkeypatch):
 # --- seeds and interruptions ----------------------------------------------------------------------
 
 
-def test_equal_seeds_give_equal_policies_bitwise_and_other_seeds_others(stream_spec):
+def test_equal_seeds_give_equal_policies_bitwise_and_other_seeds_others(stream_spec, same):
     states = [
         learned(stream_spec(), seed=seed, sequences=2, validate_every=0).policy.snapshot()
         for seed in (3, 3, 4)
@@ -88,7 +76,7 @@ def test_equal_seeds_give_equal_policies_bitwise_and_other_seeds_others(stream_s
 
 @pytest.mark.parametrize(("at", "passes"), [(0, 1), (1, 2)])
 def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(
-    stream_spec, tmp_path, monkeypatch, at, passes
+    stream_spec, tmp_path, monkeypatch, at, passes, same
 ):
     arguments = {"passes": passes, "validate_every": 1, "patience": 9, "sequences": 3}
     whole = learned(stream_spec(), tmp_path / "whole", **arguments)
@@ -117,7 +105,9 @@ def test_an_interrupted_training_goes_on_to_the_same_policy_bitwise(
     assert not list((tmp_path / "parts").glob("*.partial"))
 
 
-def test_a_finished_training_stays_until_its_policy_is_saved(stream_spec, tmp_path, monkeypatch):
+def test_a_finished_training_stays_until_its_policy_is_saved(
+    stream_spec, tmp_path, monkeypatch, same
+):
     agent = RLEdit(**QUICK)
     agent.learn(stream_spec(), Budget(), 0, tmp_path)
     state = agent.policy.snapshot()
@@ -171,7 +161,7 @@ def stop_after_one(monkeypatch):
         (
             {"train_env": {"decay": 0.5}},
             {},
-            "config.train_env is absent there and {'decay': 0.5} here",
+            "config.train_env.decay is absent there and 0.5 here",
         ),
         ({"budget": Budget(reward_calls=9)}, {}, "sequences is 4 there and 3 here"),
         ({}, {"locality_weight": 2.0}, "env.kwargs.locality_weight is absent there and 2.0 here"),
@@ -294,7 +284,7 @@ def test_seconds_end_the_training_between_two_sequences(stream_spec):
 
 
 @pytest.mark.parametrize("best", [0, 2, 4])
-def test_the_best_policy_that_validation_saw_is_kept(stream_spec, scripted, best):
+def test_the_best_policy_that_validation_saw_is_kept(stream_spec, scripted, best, same):
     judge = scripted([0.5 + (look == best) for look in range(5)])
     one = learned(stream_spec(), validate_every=1)
     assert len(judge.seen) == 5
@@ -302,7 +292,7 @@ def test_the_best_policy_that_validation_saw_is_kept(stream_spec, scripted, best
     assert not same(judge.seen[0], judge.seen[2])
 
 
-def test_of_equal_scores_the_first_policy_is_kept(stream_spec, scripted):
+def test_of_equal_scores_the_first_policy_is_kept(stream_spec, scripted, same):
     judge = scripted([0.5] * 5)
     assert same(learned(stream_spec(), validate_every=1).policy.snapshot(), judge.seen[0])
 
@@ -319,104 +309,6 @@ def test_looks_are_before_the_first_sequence_at_intervals_and_after_the_last(str
     judge = scripted([0.0] * 9)
     learned(stream_spec(), validate_every=2, sequences=5)
     assert len(judge.seen) == 4, "after 0, 2, 4 and 5 sequences"
-
-
-def test_judging_changes_no_statistic_and_costs_no_reward(stream_spec):
-    one = learned(stream_spec(), sequences=1, validate_every=0)
-    judge, before = Judge(stream_spec(), 0), one.policy.snapshot()
-    with count_reward_calls() as meter:
-        scores = [judge(one.policy) for _ in range(2)]
-    assert same(one.policy.snapshot(), before)
-    assert meter.calls == 0
-    assert scores[0] == scores[1]
-
-
-@pytest.mark.parametrize("micro_batch", [512, 4])
-def test_the_score_is_the_harmonic_mean_of_teacher_forced_shares(micro_batch, stream_env):
-    """An in-between of texts that are answered as they should: here by counting answers one by
-    one."""
-    env = stream_env(
-        split="validation",
-        model="factlm",
-        sites=["model.layers.[345].mlp.down_proj"],
-        edits_per_step=6,
-        horizon=1,
-        micro_batch=micro_batch,
-    )
-    process = stream_process(env)
-    agent = RLEdit(sequences=0, step_size=3e-3)
-    agent.learn(env.spec, Budget(), seed=0)
-    agent.edit(env)
-    task, requests = process.task, process.stream.requests
-    texts = [
-        [task.batch([(r.prompt, r.target)]) for r in requests],
-        [task.batch([(r.rephrases[0], r.target)]) for r in requests],
-        [task.unchanged([r.locality[0].prompt]) for r in requests],
-    ]
-
-    def shares(score):
-        return [
-            statistics.fmean(
-                score(process.decoder.logits(one).argmax(-1) == one.labels) for one in kind
-            )
-            for kind in texts
-        ]
-
-    assert 0 < min(shares(lambda right: float(right.all()))) < 1
-    assert stream_score(process) == pytest.approx(
-        statistics.harmonic_mean(shares(lambda right: float(right.all())))
-    )
-    process.decoder.reset()
-    assert not any(shares(lambda right: float(right.all()))[:2]), (
-        "the unedited model answers no new target"
-    )
-    expected = statistics.harmonic_mean(shares(lambda right: float(right.double().mean())))
-    assert stream_score(process) == pytest.approx(expected / 1_000)
-
-
-def test_the_score_goes_through_the_model_in_micro_batches(stream_env, monkeypatch):
-    env = stream_env(split="validation", edits_per_step=5, horizon=2, micro_batch=4)
-    process = stream_process(env)
-    assert len(process.stream.requests) == 10
-    seen, run = [], type(process.decoder).logits
-
-    def watched(self, batch, *rest, **named):
-        seen.append(len(batch))
-        return run(self, batch, *rest, **named)
-
-    monkeypatch.setattr(type(process.decoder), "logits", watched)
-    stream_score(process)
-    assert seen == [4, 4, 2] * 3
-
-
-def test_a_validation_split_that_is_too_small_says_how_many_requests_it_has(stream_spec, tmp_path):
-    file = tmp_path / "requests.json"
-    file.write_text(
-        json.dumps(
-            [
-                {"subject": f"Person{i}", "prompt": f"Person{i} lives in", "target": "Oslo"}
-                for i in range(30)
-            ]
-        )
-    )
-    spec = stream_spec(task="knowledge/custom", requests=str(file), edits_per_step=10, horizon=1)
-    with pytest.raises(
-        ValueError,
-        match=r"^validation: knowledge/custom: 10 requests are asked for .* the validation "
-        r"split has \d that can be used .*; learn with validate_every=0$",
-    ):
-        learner(spec)
-
-
-def test_a_horizon_longer_than_the_validation_split_is_shortened(stream_spec):
-    judge = Judge(stream_spec(horizon=400, edits_per_step=2), 0)
-    process = stream_process(judge.env)
-    assert process.settings.split == "validation"
-    assert 1 <= process.horizon < 400
-    assert 400 % process.horizon == 0
-    longer = gym.make(stream_spec(split="validation", horizon=2 * process.horizon))
-    with pytest.raises(ValueError, match="validation split has"):
-        longer.reset(seed=0)
 
 
 def test_training_streams_hold_no_request_for_validation_or_test(stream_spec, monkeypatch):
@@ -480,7 +372,7 @@ def test_learning_rates_fall_linearly_or_not_at_all(stream_spec, monkeypatch):
         assert rates[::3] == [pytest.approx([1e-2 * share, 0.1 * share]) for share in shares]
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing(stream_spec):
+def test_a_gradient_that_is_not_finite_moves_nothing(stream_spec, same):
     one = learner(stream_spec(), validate_every=0)
     before = one.policy.snapshot()["parameters"]
     for parameter in one.policy.parameters():
@@ -502,29 +394,3 @@ def test_a_long_gradient_is_scaled(stream_spec):
         one._update()
     assert float(found[0]) == pytest.approx(0.5, rel=1e-4)
     assert float(found[1]) > 10
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("sequences", -1),
-        ("sequences", 1.5),
-        ("sequences", True),
-        ("learning_rate", -1e-3),
-        ("learning_rate", float("nan")),
-        ("step_learning_rate", "fast"),
-        ("update_every", 0),
-        ("update_every", 0.5),
-        ("max_grad_norm", 0),
-        ("max_grad_norm", float("inf")),
-        ("validate_every", -1),
-        ("validate_every", None),
-        ("patience", 0),
-        ("patience", 2.0),
-    ],
-)
-def test_bad_settings_are_named_with_their_value(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be .*got {value!r}$"):
-        Learning(**{name: value})
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        RLEdit(**{name: value})
