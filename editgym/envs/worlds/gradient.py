@@ -81,8 +81,8 @@ class CostGradients:
         """
         task, samples = self._task, self._samples_of(network, goal)
         leaves = [weight.detach().requires_grad_() for weight in weights]
-        candidate = [leaf.unsqueeze(0) for leaf in leaves]
         with torch.enable_grad(), full_precision():  # backward too
+            candidate = [leaf.unsqueeze(0) for leaf in leaves]
             logits = task.networks[network].candidate_logits(candidate, samples.activations)[0]
             right = right_class(logits, samples.labels)[0]
             means = [part.mean().reshape(1) for part in right.split(samples.sizes)]

@@ -154,27 +154,37 @@ def test_the_gradient_has_the_rewards_probe_term():
 
 
 def test_the_samples_of_a_large_set_are_drawn_from_all_of_it_and_always_the_same(monkeypatch):
-    monkeypatch.setattr(cost_gradient, "_SAMPLES", 90)
-    task = open_world(world()).task
-    (goal,) = task.goals
-    by_class = {
-        name: rows[task.pool.labels[rows].argsort(stable=True)]
-        for name, rows in goal.members.items()
-    }
-    monkeypatch.setattr(task, "goals", (replace(goal, members=by_class),))
+    seen, right_class = [], cost_gradient.right_class
+    monkeypatch.setattr(
+        cost_gradient,
+        "right_class",
+        lambda logits, labels: seen.append(labels) or right_class(logits, labels),
+    )
 
-    def samples():
-        return cost_gradient.CostGradients(task, 1.0, 1.0, lambda weights: 0)._samples_of(0, 0)
+    def labels(samples=None):
+        """Labels of what a gradient is taken from, and the two sets' own, sorted by class."""
+        stream = begun()
+        task = open_world(stream._env).task
+        (goal,) = task.goals
+        by_class = {
+            name: rows[task.pool.labels[rows].argsort(stable=True)]
+            for name, rows in goal.members.items()
+        }
+        own = {name: task.pool.labels[rows] for name, rows in by_class.items()}
+        with monkeypatch.context() as patch:
+            patch.setattr(cost_gradient, "_SAMPLES", samples or len(own["retain"]))
+            patch.setattr(task, "goals", (replace(goal, members=by_class),))
+            stream.capture  # noqa: B018 - it takes the gradient
+        return seen.pop(), own
 
-    drawn = [samples() for _ in range(2)]
-    assert drawn[0].sizes == [90, len(by_class["forget"])]
-    assert torch.equal(drawn[0].labels, drawn[1].labels)
-    counts = drawn[0].labels[:90].bincount(minlength=10)
+    (first, own), (second, _) = labels(90), labels(90)
+    assert len(first) == 90 + len(own["forget"])
+    assert torch.equal(first, second)
+    counts = first[:90].bincount(minlength=10)
     assert counts[7] == 0
     assert sorted(counts.tolist())[1] >= 4
-    own = task.pool.labels[by_class["retain"]]
-    monkeypatch.setattr(cost_gradient, "_SAMPLES", len(own))
-    assert torch.equal(samples().labels[: len(own)], own)
+    everything, own = labels()
+    assert torch.equal(everything[: len(own["retain"])], own["retain"])
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
