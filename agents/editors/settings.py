@@ -75,18 +75,23 @@ TUNED: tuple[Tuned, ...] = (
 )
 
 
-def tuned_settings(spec: EnvSpec, editor: str) -> dict[str, Any]:
+def tuned_settings(spec: EnvSpec, editor: str, table: Sequence[Tuned] = TUNED) -> dict[str, Any]:
     """What is tuned for an editor in an environment made from `spec`.
 
     Of several rows for a task and model the one for the longest streams that are no longer than the
     environment's holds. A setting that names sites holds where all of them are open for edits, by
     the environment's argument `sites`; elsewhere it is left out, and the editor's default chooses.
+
+    Args:
+        spec: The environment's spec, with its kwargs.
+        editor: The editor's name.
+        table: What was tuned; `agents.hypernetworks.settings` has a table of its own.
     """
     arguments = spec_arguments(spec)
     steps = arguments.get("horizon", 0)
     rows = [
         row
-        for row in TUNED
+        for row in table
         if (row.task, row.model) == (arguments.get("task"), arguments.get("model"))
         and is_whole(steps)
         and row.steps <= steps

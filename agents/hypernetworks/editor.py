@@ -71,10 +71,6 @@ class LearnedEditor(StreamEditor):
         """Name and (out, in) of the sites it learned on."""
         return self._sites
 
-    def resolved(self, spec: EnvSpec | None) -> Settings:
-        """Nothing: what it learns with is in `config`."""
-        return Settings()
-
     @property
     def policy(self) -> SequencePolicy:
         """The policy.
