@@ -33,8 +33,70 @@ ALGORITHMS: dict[str, Callable[[nn.Module, Sets, Mapping[str, Any]], None]] = {
 }
 
 
-class Unlearner(ConfiguredAgent):
-    """An algorithm on the network and its own training data; nothing is learned before the edit.
+class UnlearningAlgorithm(ConfiguredAgent):
+    """The base of algorithms that change a network in place, on its own training data.
+
+    A subclass writes `forget`, and names its settings in `settings_type`. Nothing is learned before
+    the edit; what changed is in the journal as whole tensors.
+
+    Args:
+        seed: Seed of what the algorithm draws; `learn` sets it.
+        **config: The settings.
+
+    Raises:
+        ValueError: There is no such setting, or a value is out of its range.
+    """
+
+    access: ClassVar[Access] = "data"
+    sites_only = False  # whether only the weights of the environment's sites may change
+
+    def __init__(self, seed: int = 0, **config: Any) -> None:
+        super().__init__(**config)
+        self.seed = seed
+
+    def forget(self, model: nn.Module, sets: Sets) -> None:
+        """Change `model` in place; weights that may not change need no gradient."""
+        raise AssertionError(f"{type(self).__name__} does not say how it forgets")
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        """Keep the seed; the work is done by `edit`, on the network at hand.
+
+        Raises:
+            Unsupported: The task is not about unlearning.
+        """
+        with closing(gym.make(env_spec)) as env:
+            unlearning_task(env)
+        self.seed, self.settings = seed, self.resolved(env_spec)
+
+    def edit(self, env: gym.Env) -> EditJournal:
+        """Run the algorithm on the network of a fresh episode.
+
+        Raises:
+            Unsupported: The task is not about unlearning.
+        """
+        task, network, goal = start(env)
+        self.settings = self.resolved_for(task.name, env.spec)
+        model = network.merged()
+        if self.sites_only:
+            model.requires_grad_(False)
+            for site in network.sites:
+                model.get_parameter(site.parameter).requires_grad_(True)
+        retain, forget = task.model_split(goal)
+        with one_thread():
+            self.forget(model, Sets(retain, forget, task.n_classes, self.seed))
+        return replace(env, model)
+
+    def resolved_for(self, task: str, spec: EnvSpec | None) -> Settings:
+        """The settings for a task, in an environment made from `spec`."""
+        return self.resolved(spec)
+
+    def save(self, folder: Path) -> None:
+        """Write the configuration as JSON, with the seed that `learn` was given."""
+        write_config(folder, {**self.config, "seed": self.seed})
+
+
+class Unlearner(UnlearningAlgorithm):
+    """An algorithm by name, on the network and its own training data.
 
     `NAME` changes all weights, `NAME-site` those of the environment's sites alone, as an agent in
     the environment may. What changed is in the journal as whole tensors.
@@ -65,7 +127,6 @@ class Unlearner(ConfiguredAgent):
             range.
     """
 
-    access: ClassVar[Access] = "data"
     name = "unlearner"
 
     def __init__(self, algorithm: str = "fine_tune", seed: int = 0, **settings: Any) -> None:
@@ -74,6 +135,7 @@ class Unlearner(ConfiguredAgent):
                 f"algorithm: there is no {algorithm!r}; choose from {', '.join(NAMES)}"
             )
         self.name = algorithm  # type: ignore[misc]
+        self.sites_only = algorithm.endswith(SITE)
         self.config = {"algorithm": algorithm, "seed": seed, **settings}
         self.seed, self._given = seed, settings
         try:
@@ -89,39 +151,12 @@ class Unlearner(ConfiguredAgent):
         """The settings in an environment made from `spec`: what was chosen for its task, and over
         that what was given.
         """
-        return self._for_task("" if spec is None else task_name(spec))
+        return self.resolved_for("" if spec is None else task_name(spec), spec)
 
-    def _for_task(self, task: str) -> Settings:
+    def resolved_for(self, task: str, spec: EnvSpec | None) -> Settings:
+        """The settings for a task: what was chosen for it, and over that what was given."""
         return self._kind.of({**tuned_for(task, self.name), **self._given})
 
-    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
-        """Keep the seed; the work is done by `edit`, on the network at hand.
-
-        Raises:
-            Unsupported: The task is not about unlearning.
-        """
-        with closing(gym.make(env_spec)) as env:
-            unlearning_task(env)
-        self.seed, self.settings = seed, self.resolved(env_spec)
-
-    def edit(self, env: gym.Env) -> EditJournal:
-        """Run the algorithm on the network of a fresh episode."""
-        task, network, goal = start(env)
-        self.settings = self._for_task(task.name)
-        model = network.merged()
-        if self.name.endswith(SITE):
-            model.requires_grad_(False)
-            for site in network.sites:
-                model.get_parameter(site.parameter).requires_grad_(True)
-        retain, forget = task.model_split(goal)
-        with one_thread():
-            ALGORITHMS[self.name.removesuffix(SITE)](
-                model,
-                Sets(retain, forget, task.n_classes, self.seed),
-                self.settings.as_dict(),
-            )
-        return replace(env, model)
-
-    def save(self, folder: Path) -> None:
-        """Write the configuration as JSON, with the seed that `learn` was given."""
-        write_config(folder, {**self.config, "seed": self.seed})
+    def forget(self, model: nn.Module, sets: Sets) -> None:
+        """Run the algorithm of this name."""
+        ALGORITHMS[self.name.removesuffix(SITE)](model, sets, self.settings.as_dict())
