@@ -1,4 +1,5 @@
-"""Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals.
+"""Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals,
+and `ship` rows with the journals that are small enough to be published.
 
 Exit codes: 0 all is well; 1 a cell failed, or a row is not reproduced; 2 the command cannot be
 carried out; 130 interrupted.
@@ -7,19 +8,23 @@ carried out; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.write import write_report
-from benchmarks.results import ROWS_FILE, Cell, read_rows
+from benchmarks.results import ROWS_FILE, SHIPPED_BYTES, Cell, read_rows
 from benchmarks.suites.cells import SUITES, cells, find_suite
+from benchmarks.suites.given import read_given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
+    find_modules_in([os.getcwd()])  # parts by import path, also for the installed command
     try:
         return int(options.command(options))
     except KeyboardInterrupt:
@@ -44,7 +49,9 @@ def run(options: argparse.Namespace) -> int:
     chosen = cells(
         suite,
         tasks=options.tasks,
+        env_ids=options.envs,
         agents=options.agents,
+        given=read_given(options.settings, options.set),
         seeds=options.seeds,
         device=options.device,
     )
@@ -76,9 +83,20 @@ def report(options: argparse.Namespace) -> int:
 
 def validate(options: argparse.Namespace) -> int:
     """Replay some journals and say which rows are not reproduced."""
-    from benchmarks.harness.validation import sample_rows, validate_row
+    from benchmarks.harness.validation import sample_rows, ships_by_hash_alone, validate_row
 
-    rows = sample_rows(read_rows(options.folder / ROWS_FILE), options.sample)
+    every = read_rows(options.folder / ROWS_FILE)
+    here = [
+        row
+        for row in every
+        if not ships_by_hash_alone(row) or (options.folder / row["edit_file"]).is_file()
+    ]
+    if len(here) < len(every):
+        print(
+            f"{len(every) - len(here)} rows have journals above {SHIPPED_BYTES:,} bytes, which are"
+            " published by their SHA-256 alone: they cannot be replayed here"
+        )
+    rows = sample_rows(here, options.sample)
     differ = 0
     for row in rows:
         problems = validate_row(row, options.folder).problems
@@ -88,6 +106,18 @@ def validate(options: argparse.Namespace) -> int:
             print(f"    {problem}")
     print(f"{len(rows) - differ} of {len(rows)} rows reproduced")
     return 1 if differ else 0
+
+
+def ship(options: argparse.Namespace) -> int:
+    """Copy rows, and the journals that are small enough, to a folder that is published."""
+    from benchmarks.harness.shipping import ship_rows
+
+    shipped = ship_rows(options.folder, options.destination)
+    print(
+        f"{shipped.rows} rows, {shipped.journals} journals up to {SHIPPED_BYTES:,} bytes,"
+        f" {shipped.by_hash} by their SHA-256 alone: {options.destination}"
+    )
+    return 0
 
 
 def _check_writable(folder: Path) -> None:
@@ -101,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.leaderboard", description=__doc__.split("\n")[0]
     )
-    commands = parser.add_subparsers(required=True, metavar="run | report | validate")
+    commands = parser.add_subparsers(required=True, metavar="run | report | validate | ship")
     _add_run(commands.add_parser("run", help=run.__doc__))
     redraw = commands.add_parser("report", help=report.__doc__)
     redraw.add_argument("folder", metavar="DIR", type=Path)
@@ -112,19 +142,43 @@ def _parser() -> argparse.ArgumentParser:
         "--sample", metavar="K", type=int, default=5, help="number of rows (default 5)"
     )
     replay.set_defaults(command=validate)
+    shipped = commands.add_parser("ship", help=ship.__doc__)
+    shipped.add_argument("folder", metavar="DIR", type=Path)
+    shipped.add_argument("destination", metavar="TO", type=Path)
+    shipped.set_defaults(command=ship)
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--suite", required=True, help=" | ".join(SUITES))
-    add("--tasks", type=_names, metavar="A,B", help="only these tasks of the suite")
+    add(
+        "--suite",
+        required=True,
+        help=f"{' | '.join(SUITES)}; package.module:SUITE for your own",
+    )
+    add(
+        "--tasks",
+        type=_names,
+        metavar="A,B",
+        help="only these tasks; one that the suite does not have, such as unlearning/custom, takes"
+        " the place of those of its family",
+    )
+    add("--envs", type=_names, metavar="A,B", help="only these environments of the suite")
     add(
         "--agents",
         type=_names,
         metavar="A,B",
         help="these agents; package.module:Class for your own",
     )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME.KEY=VALUE",
+        help="a setting of the agent NAME, or an argument of the environments with the task NAME;"
+        " VALUE is JSON, or text",
+    )
+    add("--settings", type=Path, metavar="FILE", help="the same as JSON: {NAME: {KEY: VALUE}}")
     add(
         "--seeds",
         type=int,

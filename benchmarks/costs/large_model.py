@@ -34,7 +34,7 @@ from agents.editors.ultraedit import UltraEditAgent
 from agents.hypernetworks.network import Hypernetwork
 from agents.hypernetworks.policy import HypernetworkPolicy
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
-from benchmarks.costs.throughput import hardware
+from benchmarks.costs.hardware import hardware
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import DIRECTIONS, LifelongProcess, LifelongSettings
 from editgym.envs.lifelong.reward import RewardWeights

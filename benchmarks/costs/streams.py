@@ -22,14 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
-import editgym  # noqa: F401 - registers the environments
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
-from benchmarks.costs.throughput import hardware
-from benchmarks.harness.measure import single_thread
+from benchmarks.costs.hardware import hardware
+from benchmarks.harness.machine import single_thread
 from benchmarks.suites.editors import LIFELONG_SITES
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 
@@ -38,13 +36,10 @@ _RLEDIT_SITES = ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_
 
 
 def make_env(device: str, **kwargs: Any) -> LifelongLLMEditEnv:
-    """The lifelong suite's environment."""
-    env = gym.make(
-        "LifelongLLMEdit-v0",
-        **{"sites": LIFELONG_SITES, "device": device, "back_depth": _LOOK_BACK, **kwargs},
-    ).unwrapped
-    assert isinstance(env, LifelongLLMEditEnv)
-    return env
+    """The lifelong suite's environment, without Gymnasium's wrappers: what is timed is the step."""
+    return LifelongLLMEditEnv(
+        **{"sites": LIFELONG_SITES, "device": device, "back_depth": _LOOK_BACK, **kwargs}
+    )
 
 
 def step_ratio(device: str, differentiable: bool, steps: int) -> dict[str, float]:

@@ -5,36 +5,39 @@ journal it hands in.
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.utils import set_random_seed
-from threadpoolctl import threadpool_limits
 
 import editgym  # noqa: F401 - registers the environments
 from agents.catalogue import make_agent
 from agents.protocol import Agent, Budget, Unsupported
+from benchmarks.harness.fingerprints import fingerprints
+from benchmarks.harness.machine import (
+    Timer,
+    forget_peak_memory,
+    peak_memory_bytes,
+    single_thread,
+)
 from benchmarks.harness.provenance import provenance
+from benchmarks.harness.strangers import import_strangers
 from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json
 from editgym.envs.metering import count_reward_calls
+from editgym.envs.protocol import edit_env
 from editgym.metrics.evaluation import Evaluation
 from editgym.weights.journal import EditJournal
 from envs_registry import environment_spec
 
 # Black box, but it asks for no reward, and so needs no budget.
 _SEARCHES_NOTHING = "no_edit"
-_CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux
 
 
 class BudgetExceededError(RuntimeError):
@@ -71,7 +74,8 @@ def run_cell(cell: Cell) -> Outcome:
     trace: str | None = None
     with single_thread():
         try:
-            agent = make_agent(cell.agent, **cell.agent_arguments)
+            import_strangers(cell)
+            agent = make_agent(cell.agent, **cell.agent_config)
             access = agent.access
             measurement = _measure(cell, agent)
         except Unsupported as reason:
@@ -82,49 +86,47 @@ def run_cell(cell: Cell) -> Outcome:
                 traceback.format_exc(),
             )
         try:
-            row = build_row(cell, measurement, provenance())
+            row = build_row(cell, measurement, provenance(cell))
         except ValueError as error:
             measurement, trace = (
                 Measurement("failed", access, error=_one_line(error)),
                 traceback.format_exc(),
             )
-            row = build_row(cell, measurement, provenance())
+            row = build_row(cell, measurement, provenance(cell))
     return Outcome(row, measurement.journal, measurement.records, trace)
 
 
 def failed_outcome(cell: Cell, error: str) -> Outcome:
     """The outcome of a cell whose process did not live to tell."""
     return Outcome(
-        build_row(cell, Measurement("failed", error=error), provenance()), traceback=error
+        build_row(cell, Measurement("failed", error=error), provenance(cell)), traceback=error
     )
 
 
-def evaluate_journal(cell: Cell, journal_file: Path) -> tuple[Evaluation, float]:
-    """What a journal of the cell's episode does on test data, replayed on a fresh network, and the
-    seconds of that.
+@dataclass(frozen=True)
+class Replay:
+    """A journal, replayed on a fresh network.
+
+    Attributes:
+        evaluation: What it does on test data.
+        fingerprints: Model, data and files that it was evaluated on.
+        seconds: How long the evaluation took.
     """
+
+    evaluation: Evaluation
+    fingerprints: Mapping[str, Any]
+    seconds: float
+
+
+def evaluate_journal(cell: Cell, journal_file: Path) -> Replay:
+    """What a journal of the cell's episode does on test data, replayed on a fresh network."""
+    import_strangers(cell)
     with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
         env.reset(seed=cell.seed)
         journal = EditJournal.load(journal_file)
-        with _Timer(cell) as timer:
-            evaluation: Evaluation = env.unwrapped.evaluate(journal)  # type: ignore[attr-defined]
-    return evaluation, timer.seconds
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread for PyTorch and for the BLAS and OpenMP beneath NumPy and scikit-learn.
-
-    Sums depend on how they are split over threads: with one thread every runner gives the same
-    bits.
-    """
-    threads = torch.get_num_threads()
-    with threadpool_limits(limits=1):
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        with Timer(cell) as timer:
+            evaluation = edit_env(env).evaluate(journal)
+        return Replay(evaluation, fingerprints(env, cell.env_kwargs, journal), timer.seconds)
 
 
 def _measure(cell: Cell, agent: Agent) -> Measurement:
@@ -132,22 +134,23 @@ def _measure(cell: Cell, agent: Agent) -> Measurement:
     set_random_seed(
         cell.seed
     )  # or an agent that draws from a global generator would depend on the cells before it
-    _forget_peak_memory(cell)
+    forget_peak_memory(cell)
     with closing(gym.make(cell_spec(cell))) as env:
         env.reset(
             seed=cell.seed
         )  # loads, or even trains, the network that is edited: that is nobody's learning time
-    with count_reward_calls() as learning, _Timer(cell) as train:
+    with count_reward_calls() as learning, Timer(cell) as train:
         agent.learn(cell_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
     with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
         env.reset(seed=cell.seed)
-        with count_reward_calls() as editing, _Timer(cell) as edit:
+        with count_reward_calls() as editing, Timer(cell) as edit:
             journal = agent.edit(_OneEpisode(env, cell.seed))
     # An edit may see the reward of each step it keeps; what it asks for beyond that is search, like
     # learning.
     calls = learning.calls + max(0, editing.calls - journal.steps)
     _check_budget(cell, agent, calls)
-    saved, evaluation, seconds = _save_and_evaluate(cell, journal)
+    saved, replay = _save_and_evaluate(cell, journal)
+    evaluation = replay.evaluation
     edits = len(evaluation.records) or journal.steps  # a step of a stream makes several edits
     return Measurement(
         "finished",
@@ -157,23 +160,23 @@ def _measure(cell: Cell, agent: Agent) -> Measurement:
         time={
             "train_s": train.seconds,
             "edit_s": edit.seconds,
-            "eval_s": seconds,
+            "eval_s": replay.seconds,
             "edits_per_s": edits / edit.seconds,
         },
         reward_calls=calls,
-        peak_memory_bytes=_peak_memory_bytes(cell),
+        peak_memory_bytes=peak_memory_bytes(cell),
         journal=saved,
+        fingerprints=replay.fingerprints,
         records=_lines(evaluation.records) if evaluation.records else None,
     )
 
 
-def _save_and_evaluate(cell: Cell, journal: EditJournal) -> tuple[bytes, Evaluation, float]:
+def _save_and_evaluate(cell: Cell, journal: EditJournal) -> tuple[bytes, Replay]:
     """Evaluates the file, not the object: what is scored is what `validate` will load."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "journal.safetensors"
         journal.save(file)
-        evaluation, seconds = evaluate_journal(cell, file)
-        return file.read_bytes(), evaluation, seconds
+        return file.read_bytes(), evaluate_journal(cell, file)
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -187,7 +190,7 @@ def _check_has_budget(cell: Cell, agent: Agent) -> None:
     if agent.access == "reward" and cell.reward_calls is None and cell.agent != _SEARCHES_NOTHING:
         raise ValueError(
             f"{cell.agent} has access 'reward' and must know its budget, but task {cell.task!r} has"
-            " none: give it a row in benchmarks.suites.cells.REWARD_CALLS"
+            " none: give it a row in benchmarks.suites.entry.REWARD_CALLS"
         )
 
 
@@ -215,56 +218,6 @@ class _OneEpisode(gym.Wrapper):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         return self.env.reset(seed=self._seed)
-
-
-class _Timer:
-    """Wall-clock seconds of a block; on CUDA until the device has finished what the block
-    started.
-    """
-
-    def __init__(self, cell: Cell) -> None:
-        self._cuda = _cuda_device(cell)
-        self.seconds = 0.0
-
-    def __enter__(self) -> _Timer:
-        self._start = self._now()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = self._now() - self._start
-
-    def _now(self) -> float:
-        if self._cuda is not None:
-            torch.cuda.synchronize(self._cuda)
-        return time.perf_counter()
-
-
-def _cuda_device(cell: Cell) -> torch.device | None:
-    device = torch.device(cell.env_kwargs.get("device", "cpu"))
-    return device if device.type == "cuda" else None
-
-
-def _forget_peak_memory(cell: Cell) -> None:
-    """Start counting anew: a process that works off several cells would give each the largest one's
-    peak.
-    """
-    device = _cuda_device(cell)
-    if device is not None:
-        torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR_PEAK.exists():
-        with suppress(OSError):  # not allowed in every container; the peak is then the process's
-            _CLEAR_PEAK.write_text("5")
-
-
-def _peak_memory_bytes(cell: Cell) -> int:
-    device = _cuda_device(cell)
-    if device is not None:
-        return torch.cuda.max_memory_allocated(device)
-    if _STATUS.exists():
-        (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _one_line(error: BaseException) -> str:

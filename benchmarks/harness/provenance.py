@@ -5,7 +5,7 @@ tree.
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -14,16 +14,40 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness.strangers import module_hashes
+from benchmarks.results import Cell
 from editgym.version import __version__
 
-_PACKAGES = ("torch", "gymnasium", "stable_baselines3", "numpy")
+# Every package that may decide a result, by the name that it is installed under.
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "gymnasium",
+    "stable-baselines3",
+    "sb3-contrib",
+    "cmaes",
+    "peft",
+    "accelerate",
+)
+
+
+def provenance(cell: Cell) -> dict[str, Any]:
+    """`versions`, `hardware` and `git` of this process, and the `modules` of the cell's parts that
+    are not editgym's, JSON-able.
+    """
+    return {**_of_process(), "modules": module_hashes(cell)}
 
 
 @functools.cache
-def provenance() -> dict[str, Any]:
-    """`versions`, `hardware` and `git` of this process, JSON-able."""
+def _of_process() -> dict[str, Any]:
     versions = {"python": platform.python_version(), "editgym": __version__}
-    versions |= {name: str(importlib.import_module(name).__version__) for name in _PACKAGES}
+    versions |= {name: version for name in _PACKAGES if (version := _version(name)) is not None}
     hardware = {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -32,6 +56,14 @@ def provenance() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     return {"versions": versions, "hardware": hardware, "git": source_commit(Path(__file__))}
+
+
+def _version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def source_commit(file: Path) -> str | None:

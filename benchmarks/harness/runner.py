@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
 from benchmarks.harness.processes import in_processes
+from benchmarks.harness.strangers import find_modules_in
 from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows, records_file
+from editgym.paths import whole_file
 
 # Neither is run again: there is nothing to gain from an agent that says it does not do a task.
 _SETTLED = ("finished", "unsupported")
@@ -103,11 +107,8 @@ def _store(outcome: Outcome, folder: Path) -> None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """All of the file or nothing."""
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, file)
+    with whole_file(file) as partial:
+        partial.write_bytes(content)
 
 
 def _report(outcome: Outcome, bar: tqdm) -> None:
@@ -148,9 +149,11 @@ def _on_ray(
     cells: Sequence[Cell], address: str, gpus_per_cell: float
 ) -> Generator[Outcome, None, None]:
     ray = _import_ray()
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(run_cell)
-    running = {task.remote(cell): cell for cell in cells}
+    ray.init(
+        address=address, ignore_reinit_error=True, log_to_driver=False, runtime_env=_runtime_env()
+    )
+    task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(_run_elsewhere)
+    running = {task.remote(cell, sys.path): cell for cell in cells}
     while running:
         (reference,), _ = ray.wait(list(running), num_returns=1)
         cell = running.pop(reference)
@@ -158,6 +161,18 @@ def _on_ray(
             yield ray.get(reference)
         except ray.exceptions.RayError as error:
             yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+
+
+def _run_elsewhere(cell: Cell, folders: Sequence[str]) -> Outcome:
+    """Run a cell in a process that was not started here, with the modules that are found here."""
+    find_modules_in(folders)
+    return run_cell(cell)
+
+
+def _runtime_env() -> dict[str, Any]:
+    """What a node has to know beside the cell: where data lie and networks are kept."""
+    names = ("EDITGYM_DATA", "EDITGYM_CACHE")
+    return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
 
 
 def _import_ray() -> ModuleType:

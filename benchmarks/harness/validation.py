@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.measure import evaluate_journal, single_thread
-from benchmarks.results import CURVE_KEYS, METRIC_KEYS, Cell, Row
+from benchmarks.harness.machine import single_thread
+from benchmarks.harness.measure import evaluate_journal
+from benchmarks.results import CURVE_KEYS, SHIPPED_BYTES, Cell, Row, row_hash
 
 # Sums on a GPU may be split differently from run to run; on the CPU with one thread they are the
 # same bits.
@@ -51,40 +52,74 @@ def sample_rows(rows: Sequence[Row], count: int, seed: int = 0) -> list[Row]:
 
 
 def validate_row(row: Row, folder: Path) -> Verdict:
-    """Replay one finished row: bitwise on the CPU, to `CUDA_TOLERANCE` on a GPU."""
+    """Replay one finished row: bitwise on the CPU, to `CUDA_TOLERANCE` on a GPU.
+
+    Where a row and its replay both know them, model, data and files must be the same, too; and the
+    row must be the one that was written.
+    """
+    written = row["row_sha256"] in (None, row_hash(row))
+    changed = () if written else ("the row is not the one that was written: its SHA-256 differs",)
     file = folder / row["edit_file"]
     if not file.is_file():
-        return Verdict(row, (f"{row['edit_file']} is missing",))
+        return Verdict(row, (*changed, _missing(row)))
     if hashlib.sha256(file.read_bytes()).hexdigest() != row["edit_sha256"]:
         return Verdict(
-            row, (f"{row['edit_file']} is not the file that was measured: its SHA-256 differs",)
+            row,
+            (
+                *changed,
+                f"{row['edit_file']} is not the file that was measured: its SHA-256 differs",
+            ),
         )
     try:
         with single_thread():
-            replayed, _ = evaluate_journal(Cell.of(row), file)
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-    ) as error:  # another network, or data that are not here
-        return Verdict(row, (f"cannot be replayed: {error}",))
+            replay = evaluate_journal(Cell.of(row), file)
+    # Another network, or data or a stranger's module that are not here.
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        return Verdict(row, (*changed, f"cannot be replayed: {error}"))
     cuda = str(row["env_kwargs"].get("device", "cpu")).startswith("cuda")
     tolerance = CUDA_TOLERANCE if cuda else 0.0
     return Verdict(
         row,
-        differences(row["metrics"], replayed.metrics, tolerance)
-        + curve_differences(row["curves"], replayed.curves, tolerance),
+        changed
+        + fingerprint_differences(row["fingerprints"], replay.fingerprints)
+        + differences(row["metrics"], replay.evaluation.metrics, tolerance)
+        + curve_differences(row["curves"], replay.evaluation.curves, tolerance),
+    )
+
+
+def ships_by_hash_alone(row: Row) -> bool:
+    """Whether a row's journal is too large to be published beside it."""
+    return (row["edit_bytes"] or 0) > SHIPPED_BYTES
+
+
+def _missing(row: Row) -> str:
+    if ships_by_hash_alone(row):
+        return (
+            f"{row['edit_file']} is not here: its {row['edit_bytes']:,} bytes are published by"
+            " their SHA-256 alone; run the cell again to compare it"
+        )
+    return f"{row['edit_file']} is missing"
+
+
+def fingerprint_differences(
+    recorded: Mapping[str, Any], replayed: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """One line for each fingerprint that both know and that differs."""
+    return tuple(
+        f"fingerprint of the {name}: recorded {value}, here {replayed[name]}"
+        for name, value in recorded.items()
+        if value is not None and replayed.get(name) not in (None, value)
     )
 
 
 def differences(
     recorded: Mapping[str, float | None], replayed: Mapping[str, float | None], tolerance: float
 ) -> tuple[str, ...]:
-    """One line for each metric that differs by more than `tolerance`, with both values and the
-    difference.
+    """One line for each metric of the row that differs by more than `tolerance`, with both values
+    and the difference. What this version measures beyond what the row has is no difference.
     """
     lines = []
-    for key in METRIC_KEYS:
+    for key in recorded:
         a, b = recorded.get(key), replayed.get(key)
         if a is None or b is None:
             if a is not b:

@@ -12,64 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from benchmarks.report.families import Direction
 
 BOOTSTRAP_SEED = 0
 BOOTSTRAP_SAMPLES = 5_000
 CONFIDENCE = 0.95
 PROVISIONAL_BELOW = 5  # three seeds of one task give a nominal 95% interval a coverage of about 75%
 
-Direction = Literal["higher", "lower"]
 Stratum = tuple[str, str]  # task and environment
 Runs = Mapping[Stratum, Mapping[int, float]]  # stratum -> seed -> score
-
-_HIGHER = (
-    "retain_accuracy",
-    "relearn_steps",
-    "general_accuracy",
-    "unbiased_accuracy",
-    "worst_group_accuracy",
-    "subgroup_auc",
-    "bpsn_auc",
-    "bnsp_auc",
-    "reliability",
-    "reliability_now",
-    "generalization",
-    "portability",
-    "locality",
-    "locality_near",
-    "locality_far",
-    "locality_truth",
-    "capability",
-    "tf_efficacy",
-    "tf_generalization",
-    "tf_specificity",
-    "first_k_reliability",
-    "harmonic_mean",
-)
-_LOWER = (
-    "forget_accuracy",
-    "mia_advantage",
-    "probe_accuracy",
-    "oracle_gap",
-    "fped",
-    "fned",
-    "equalized_odds_gap",
-    "flip_rate",
-    "forgetting",
-    "locality_kl",
-    "leakage",
-    "perplexity_ratio",
-)
-# Metrics that are not here only describe: what was measured before the edit, how large the edit is,
-# and `test_accuracy`, which an agent that forgets one class of ten as asked loses a tenth of.
-DIRECTIONS: Mapping[str, Direction] = {
-    **dict.fromkeys(_HIGHER, "higher"),
-    **dict.fromkeys(_LOWER, "lower"),
-}
 
 
 @dataclass(frozen=True)

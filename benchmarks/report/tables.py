@@ -6,23 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.report.aggregate import (
-    SCORE,
-    SHALLOW_PROBE,
-    SHALLOW_STEPS,
-    Estimate,
-    Group,
-    Standing,
-)
-from benchmarks.report.estimates import DIRECTIONS, PROVISIONAL_BELOW
+from benchmarks.report import families
+from benchmarks.report.aggregate import Group
+from benchmarks.report.estimates import PROVISIONAL_BELOW
+from benchmarks.report.families import FAMILIES, SCORE
+from benchmarks.report.standings import SHALLOW_PROBE, SHALLOW_STEPS, Estimate, Standing
 
 MISSING = "—"
-_WORDS = {word.lower(): word for word in ("MIA", "KL", "TF", "AUC", "FPED", "FNED", "BPSN", "BNSP")}
-_SCORE_OF = {
-    "unlearning": "retain accuracy and the drop in forget accuracy",
-    "debiasing": "general and unbiased accuracy",
-    "lifelong": "reliability, generalization and locality",
-}
 ACCESS = {
     "reward": "black box: observations and rewards only",
     "gradient": "white box: gradients of the reward",
@@ -83,23 +73,16 @@ def slug(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def metric_label(key: str) -> str:
-    """A metric's name, with an arrow towards the better values."""
-    words = " ".join(_WORDS.get(word, word) for word in key.split("_"))
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(DIRECTIONS.get(key, ""), "")
-    return words + arrow
-
-
 def group_table(group: Group) -> Table:
     """The table of a group: what was measured before the edit stays in `leaderboard.json`."""
-    keys = [key for key in group.metrics if not key.endswith("_before")]
+    keys = [key for key in group.metrics if not families.is_before(key)]
     columns = (
         Column("rank"),
         Column("agent", numeric=False),
         Column("access", numeric=False),
         Column("reward calls"),
         Column("n"),
-        *(Column(metric_label(key)) for key in keys),
+        *(Column(families.label(key)) for key in keys),
         *(Column(label) for label, _ in _COSTS),
     )
     lines = tuple(_line(standing, keys) for standing in group.standings)
@@ -177,8 +160,14 @@ _COSTS: tuple[
 
 
 def _reading(group: Group) -> str:
-    if group.family is None:
+    if not any(standing.n for standing in group.standings):
         return "No cell of this table is finished yet."
+    order = (
+        "Lines are sorted by name, since no family of metrics says what agents are ranked by."
+        if group.family is None
+        else f"Lines are sorted by the rank of the {SCORE.replace('_', ' ')} of"
+        f" {FAMILIES[group.family].score_words}."
+    )
     pooled = (
         f" Runs of {len(group.strata)} environments and tasks are pooled; seeds are resampled"
         " within each task, in all its environments at once, since these share a seed's network."
@@ -189,8 +178,7 @@ def _reading(group: Group) -> str:
         f" half), in brackets its 95% bootstrap interval over seeds.{pooled} Two agents are apart"
         " when the 95% interval of their per-seed difference excludes 0; #k is 1 + the number of"
         " agents that are apart on the better side, so agents that cannot be told apart may share"
-        " a rank, and one with a single seed has none. Lines are sorted by the rank of the"
-        f" {SCORE.replace('_', ' ')} of {_SCORE_OF[group.family]}. ↑ higher is better, ↓ lower is"
+        f" a rank, and one with a single seed has none. {order} ↑ higher is better, ↓ lower is"
         " better, no arrow: a description. Times are medians of wall-clock time. Compare agents of"
         " one kind of access."
     )

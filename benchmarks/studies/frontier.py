@@ -26,9 +26,12 @@ import numpy as np
 from agents.debiasing.episode import debiasing_task
 from agents.debiasing.frontier import LinearFrontier
 from agents.debiasing.last_layer import HeadOfNetwork
-from benchmarks.harness.measure import cell_spec, single_thread
-from benchmarks.report.aggregate import by_label, stratum
+from benchmarks.harness.machine import single_thread
+from benchmarks.harness.measure import cell_spec
+from benchmarks.report.aggregate import stratum
+from benchmarks.report.labels import by_label
 from benchmarks.results import Cell, Row, canonical_json, rows_in
+from editgym.envs.protocol import open_env
 
 WEIGHTINGS = (
     0.03,
@@ -93,7 +96,7 @@ def trace(cell: Cell) -> list[Change]:
     with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
         env.reset(seed=cell.seed)
         task = debiasing_task(env)
-        own = HeadOfNetwork(env.unwrapped.network, task.pool.inputs[:8])  # type: ignore[attr-defined]
+        own = HeadOfNetwork(open_env(env).network, task.pool.inputs[:8])
         test = own.pair(task.labelled("test"))
         before = [own.head.accuracy(part) for part in test]
         heads = LinearFrontier(weightings=WEIGHTINGS).trace(own.pair(task.labelled("policy")))

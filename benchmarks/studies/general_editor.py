@@ -28,8 +28,9 @@ import editgym  # noqa: F401 - registers the environments
 from agents.protocol import Budget
 from agents.rl.agent import SB3Agent
 from agents.rl.general_editor import GeneralEditor
-from benchmarks.harness.measure import single_thread
+from benchmarks.harness.machine import single_thread
 from benchmarks.results import ROWS_FILE, append_row, finished
+from editgym.envs.protocol import open_env
 from editgym.tasks.unlearning import UnlearningTask
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
@@ -76,13 +77,13 @@ class OneEpisode(gym.Wrapper):
 def measure(agent: SB3Agent | None, world: str, network: int, digit: int) -> Row:
     """Test accuracies of one agent's edit of one network for one class; no agent is no edit."""
     env = gym.make(general_spec(world, [digit], [network]))
-    task: UnlearningTask = env.unwrapped.task  # type: ignore[attr-defined]
+    task: UnlearningTask = open_env(env).task
     before = task.accuracies(task.networks[0].fresh())
     if agent is None:
         after = before
     else:
         agent.edit(OneEpisode(env, 0))
-        after = task.accuracies(env.unwrapped.network)  # type: ignore[attr-defined]
+        after = task.accuracies(open_env(env).network)
     names = ("retain", "forget")
     return {
         f"{name}{suffix}": values[f"{name}_accuracy"]

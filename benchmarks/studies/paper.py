@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report.aggregate import by_label
 from benchmarks.report.estimates import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, PROVISIONAL_BELOW
+from benchmarks.report.labels import by_label
 from benchmarks.results import Row, rows_in
 
 AGENTS = ("ppo", "cmaes")

@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.suites.entry import AgentChoice
 from editgym.tasks.knowledge import FACTLM_GPT2_SITES, FACTLM_SITES
-
-AgentChoice = (
-    str | tuple[str, Mapping[str, Any]]
-)  # a catalogue name, with or without a configuration
 
 LIFELONG_SITES = list(FACTLM_SITES)
 GPT2_SITES = list(FACTLM_GPT2_SITES)

@@ -10,7 +10,6 @@ and are not run again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import sys
@@ -24,48 +23,42 @@ from tqdm import tqdm
 
 import editgym  # noqa: F401 - registers the environments
 from agents.catalogue import make_agent
-from benchmarks.harness.measure import single_thread
+from benchmarks.harness.machine import single_thread
 from benchmarks.harness.processes import in_processes
 from benchmarks.results import append_row, canonical_json, finished
 from benchmarks.suites.editors import LATE_OUTPUTS, LIFELONG_SITES
+from benchmarks.tuning.grid import grid
+from editgym.envs.protocol import edit_env
 
 STREAM_SEEDS = (1_000, 1_001)
 SCORES = ("harmonic_mean", "reliability", "generalization", "locality")
 
 
-def _grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
-    """All combinations."""
-    return [
-        dict(zip(values, combination, strict=True))
-        for combination in itertools.product(*values.values())
-    ]
-
-
 GRIDS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "ultraedit": [
-        *_grid(step_size=[1e-4, 2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3]),
-        *_grid(step_size=[1e-3, 2e-3, 4e-3, 6e-3, 8e-3], sites=[LATE_OUTPUTS]),
-        *_grid(step_size=[2e-4, 3e-4, 4e-4, 5e-4, 7e-4, 1e-3], passes=[3, 6]),
+        *grid(step_size=[1e-4, 2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3]),
+        *grid(step_size=[1e-3, 2e-3, 4e-3, 6e-3, 8e-3], sites=[LATE_OUTPUTS]),
+        *grid(step_size=[2e-4, 3e-4, 4e-4, 5e-4, 7e-4, 1e-3], passes=[3, 6]),
     ],
     "alphaedit": (
-        _grid(threshold=[1.0, 3.0, 10.0], ridge=[100.0])
-        + _grid(threshold=[3.0], ridge=[300.0, 1000.0, 3000.0, 10_000.0])
+        grid(threshold=[1.0, 3.0, 10.0], ridge=[100.0])
+        + grid(threshold=[3.0], ridge=[300.0, 1000.0, 3000.0, 10_000.0])
     ),
-    "memit_seq": _grid(covariance_weight=[30.0, 100.0, 300.0, 1000.0, 3000.0]),
-    "memit": _grid(covariance_weight=[3.0, 10.0, 30.0, 100.0, 300.0]),
-    "rome": _grid(max_norm=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0]),
-    "ft_m": _grid(learning_rate=[1e-3, 2e-3, 4e-3, 6e-3], site=["model.layers.4.mlp.down_proj"]),
-    "grace": _grid(radius=[0.5, 0.65, 0.8, 0.9, 1.0]),
+    "memit_seq": grid(covariance_weight=[30.0, 100.0, 300.0, 1000.0, 3000.0]),
+    "memit": grid(covariance_weight=[3.0, 10.0, 30.0, 100.0, 300.0]),
+    "rome": grid(max_norm=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0]),
+    "ft_m": grid(learning_rate=[1e-3, 2e-3, 4e-3, 6e-3], site=["model.layers.4.mlp.down_proj"]),
+    "grace": grid(radius=[0.5, 0.65, 0.8, 0.9, 1.0]),
     "ft_l": (
-        _grid(
+        grid(
             learning_rate=[5e-3],
             epsilon=[0.3, 0.5, 0.8, 1.2],
             site=["model.layers.4.mlp.down_proj"],
         )
-        + _grid(learning_rate=[2e-3], epsilon=[0.3, 0.8], site=["model.layers.4.mlp.down_proj"])
+        + grid(learning_rate=[2e-3], epsilon=[0.3, 0.8], site=["model.layers.4.mlp.down_proj"])
     ),
-    "loc_ft_bf": _grid(learning_rate=[1.5e-3, 3e-3, 6e-3, 1e-2, 1.5e-2]),
-    "lora_merge": _grid(learning_rate=[5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3]),
+    "loc_ft_bf": grid(learning_rate=[1.5e-3, 3e-3, 6e-3, 1e-2, 1.5e-2]),
+    "lora_merge": grid(learning_rate=[5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3]),
 }
 
 
@@ -86,7 +79,7 @@ def score(
         env.reset(seed=seed)
         try:
             journal = make_agent(agent, **config).edit(env)
-            metrics = env.unwrapped.evaluate(journal).metrics  # type: ignore[attr-defined]
+            metrics = edit_env(env).evaluate(journal).metrics
         except (ValueError, FloatingPointError):
             metrics = dict.fromkeys(SCORES)
     return {

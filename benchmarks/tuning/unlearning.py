@@ -11,7 +11,6 @@ line, and are not run again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import sys
@@ -26,8 +25,10 @@ from tqdm import tqdm
 import editgym  # noqa: F401 - registers the environments
 from agents.unlearning.agent import Unlearner
 from agents.unlearning.settings import NAMES, SITE
-from benchmarks.harness.measure import single_thread
+from benchmarks.harness.machine import single_thread
 from benchmarks.results import append_row, canonical_json, finished
+from benchmarks.tuning.grid import grid
+from editgym.envs.protocol import open_env
 from editgym.metrics.classification import accuracy
 from editgym.tasks.unlearning import UnlearningTask
 from editgym.weights import EditableNetwork
@@ -42,31 +43,23 @@ SITES = {
 }  # what the leaderboard edits there; elsewhere the default
 
 
-def _grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
-    """All combinations."""
-    return [
-        dict(zip(values, combination, strict=True))
-        for combination in itertools.product(*values.values())
-    ]
-
-
 _RELABEL = [
-    *_grid(retain_weight=[1.0], learning_rate=[1e-3, 3e-3, 1e-2, 3e-2], epochs=[5]),
-    *_grid(retain_weight=[0.0], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[5]),
+    *grid(retain_weight=[1.0], learning_rate=[1e-3, 3e-3, 1e-2, 3e-2], epochs=[5]),
+    *grid(retain_weight=[0.0], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[5]),
 ]
-_SSD = _grid(alpha=[1.0, 2.0, 5.0, 10.0, 25.0], dampening=[1.0, 0.3, 0.1])
+_SSD = grid(alpha=[1.0, 2.0, 5.0, 10.0, 25.0], dampening=[1.0, 0.3, 0.1])
 _DIGITS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "fine_tune": _grid(learning_rate=[0.01, 0.03, 0.1], epochs=[5, 10]),
-    "gradient_ascent": _grid(
+    "fine_tune": grid(learning_rate=[0.01, 0.03, 0.1], epochs=[5, 10]),
+    "gradient_ascent": grid(
         learning_rate=[3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2], epochs=[3, 5, 10]
     ),
-    "neggrad_plus": _grid(
+    "neggrad_plus": grid(
         beta=[0.8, 0.9, 0.95, 0.99, 0.999], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[5, 10]
     ),
     "random_labels": _RELABEL,
     "ssd": _SSD,
     "salun": _RELABEL,
-    "scrub": _grid(
+    "scrub": grid(
         learning_rate=[1e-3, 3e-3, 1e-2, 3e-2],
         ascent_epochs=[1, 3],
         epochs=[5, 10],
@@ -75,36 +68,36 @@ _DIGITS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 # A pass over MNIST is as many steps as eight over the digits.
 _RELABEL_LARGER = [
-    *_grid(retain_weight=[1.0], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[1]),
-    *_grid(retain_weight=[1.0], learning_rate=[3e-3], epochs=[3]),
+    *grid(retain_weight=[1.0], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[1]),
+    *grid(retain_weight=[1.0], learning_rate=[3e-3], epochs=[3]),
 ]
 _LARGER: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "fine_tune": _grid(learning_rate=[0.01, 0.03, 0.1], epochs=[1]),
-    "gradient_ascent": _grid(learning_rate=[3e-4, 1e-3, 3e-3, 1e-2, 2e-2], epochs=[1, 2]),
-    "neggrad_plus": _grid(beta=[0.9, 0.95, 0.99], learning_rate=[3e-3, 1e-2], epochs=[1]),
+    "fine_tune": grid(learning_rate=[0.01, 0.03, 0.1], epochs=[1]),
+    "gradient_ascent": grid(learning_rate=[3e-4, 1e-3, 3e-3, 1e-2, 2e-2], epochs=[1, 2]),
+    "neggrad_plus": grid(beta=[0.9, 0.95, 0.99], learning_rate=[3e-3, 1e-2], epochs=[1]),
     "random_labels": _RELABEL_LARGER,
     "ssd": _SSD,
     "salun": _RELABEL_LARGER,
-    "scrub": _grid(
+    "scrub": grid(
         learning_rate=[3e-3, 1e-2, 3e-2], ascent_epochs=[1], epochs=[1, 2], gamma=[1.0, 5.0]
     ),
 }
 # A pass of the residual network takes twenty seconds on one core, and in evaluation mode it bears
 # smaller steps.
-_RELABEL_RESIDUAL = _grid(retain_weight=[1.0], learning_rate=[3e-4, 1e-3, 3e-3], epochs=[1])
+_RELABEL_RESIDUAL = grid(retain_weight=[1.0], learning_rate=[3e-4, 1e-3, 3e-3], epochs=[1])
 _RESIDUAL: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "fine_tune": _grid(learning_rate=[1e-3, 3e-3, 1e-2, 3e-2], epochs=[1]),
-    "gradient_ascent": _grid(learning_rate=[1e-4, 2e-4, 3e-4, 1e-3, 3e-3, 1e-2], epochs=[1, 2]),
-    "neggrad_plus": _grid(beta=[0.9, 0.99], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[1]),
+    "fine_tune": grid(learning_rate=[1e-3, 3e-3, 1e-2, 3e-2], epochs=[1]),
+    "gradient_ascent": grid(learning_rate=[1e-4, 2e-4, 3e-4, 1e-3, 3e-3, 1e-2], epochs=[1, 2]),
+    "neggrad_plus": grid(beta=[0.9, 0.99], learning_rate=[1e-3, 3e-3, 1e-2], epochs=[1]),
     "random_labels": _RELABEL_RESIDUAL,
     "ssd": [
-        *_grid(alpha=[2.0, 5.0, 10.0, 25.0], dampening=[1.0, 0.1]),
-        *_grid(alpha=[50.0], dampening=[1.0]),
+        *grid(alpha=[2.0, 5.0, 10.0, 25.0], dampening=[1.0, 0.1]),
+        *grid(alpha=[50.0], dampening=[1.0]),
     ],
     "salun": _RELABEL_RESIDUAL,
     "scrub": [
-        *_grid(learning_rate=[1e-3, 3e-3], ascent_epochs=[1], epochs=[1], gamma=[1.0, 5.0]),
-        *_grid(learning_rate=[1e-2, 3e-2], ascent_epochs=[1], epochs=[1], gamma=[5.0]),
+        *grid(learning_rate=[1e-3, 3e-3], ascent_epochs=[1], epochs=[1], gamma=[1.0, 5.0]),
+        *grid(learning_rate=[1e-2, 3e-2], ascent_epochs=[1], epochs=[1], gamma=[5.0]),
     ],
 }
 GRIDS = {"unlearning/digits": _DIGITS, "unlearning/mnist": _LARGER, "unlearning/cifar10": _RESIDUAL}
@@ -117,7 +110,7 @@ def score(task: str, name: str, config: Mapping[str, Any], model_seed: int) -> d
     arguments: dict[str, Any] = {"sites": SITES[task]} if task in SITES else {}
     with single_thread():
         env = gym.make("MaskWorld-v0", task=task, model_seed=model_seed, **arguments)
-        unlearning: UnlearningTask = env.unwrapped.task  # type: ignore[attr-defined]
+        unlearning: UnlearningTask = open_env(env).task
         network = unlearning.networks[0].fresh()
         before = _accuracies(unlearning, network)
         try:

@@ -19,6 +19,7 @@ PROVENANCE = {
         "gpu": None,
     },
     "git": None,
+    "modules": {},
 }
 
 
@@ -31,7 +32,8 @@ def make_cell() -> Callable[..., Cell]:
             "suite": "quick",
             "env_id": "MaskWorld-v0",
             "env_kwargs": {"task": task, "model_seed": seed, "device": "cpu"},
-            "agent_config": {"reward_calls": 100},
+            "agent_config": {},
+            "reward_calls": 100,
             **changes,
         }
         return Cell(agent=agent, seed=seed, **fields)

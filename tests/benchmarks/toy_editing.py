@@ -19,7 +19,7 @@ from agents.protocol import Budget, Unsupported
 from editgym.envs.metering import record
 from editgym.metrics.evaluation import Evaluation
 from editgym.metrics.knowledge import Asked, EditRecord, knowledge_metrics, retention_curve
-from editgym.weights import EditJournal, ReplaceTensors
+from editgym.weights import ActionLayout, EditJournal, ReplaceTensors
 
 TARGET = 0.5
 
@@ -48,6 +48,9 @@ class ToyTask:
 class ToyEnv(gym.Env):
     observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    layout = ActionLayout(((1, 1),), "full")
+    episode_length = 1
+    choices: ClassVar[dict[str, int]] = {}
 
     def __init__(self, task: str, model_seed: int, device: str) -> None:
         self.task = ToyTask(task, model_seed)
@@ -80,6 +83,9 @@ class ToyStreamEnv(gym.Env):
 
     observation_space = gym.spaces.Box(0, 99, (2,), np.float32)
     action_space = gym.spaces.Box(0, 99, (2,), np.float32)
+    layout = ActionLayout(((1, 2),), "full")
+    episode_length = 3
+    choices: ClassVar[dict[str, int]] = {}
 
     def __init__(self, task: str, device: str, split: str = "policy", stream_seed: int = 0) -> None:
         self.split = split

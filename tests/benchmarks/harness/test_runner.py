@@ -14,8 +14,9 @@ from benchmarks import leaderboard
 from benchmarks.harness.measure import run_cell
 from benchmarks.harness.runner import Execution, RunnerError, run_cells
 from benchmarks.results import ROWS_FILE, Cell, append_row, canonical_json, read_rows, rows_agree
-from benchmarks.suites import cells as suites
-from benchmarks.suites.cells import SUITES, Entry, Suite, cells
+from benchmarks.suites import entry as suites
+from benchmarks.suites.cells import SUITES, cells
+from benchmarks.suites.entry import Entry, Suite
 
 HERE = Path(__file__).parent
 

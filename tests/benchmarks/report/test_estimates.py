@@ -4,7 +4,6 @@ from scipy.stats import trim_mean
 
 from benchmarks.report import estimates as statistics
 from benchmarks.report.estimates import (
-    DIRECTIONS,
     bootstrap,
     interquartile_mean,
     iqm_interval,
@@ -12,7 +11,6 @@ from benchmarks.report.estimates import (
     performance_profile,
     ranks,
 )
-from benchmarks.results import METRIC_KEYS
 
 
 def one_task(scores):
@@ -180,14 +178,3 @@ def test_performance_profile_by_hand():
     )
     assert share.tolist() == [1, 0.75, 0.25, 0]
     assert np.all((low <= share) & (share <= high))
-
-
-def test_every_metric_has_a_direction_or_only_describes():
-    described = {key for key in METRIC_KEYS if key not in DIRECTIONS}
-    assert set(DIRECTIONS) <= set(METRIC_KEYS)
-    assert {key for key in described if not key.endswith("_before")} == {
-        "test_accuracy",
-        "weights_changed",
-        "weights_changed_norm",
-        "sites_per_edit",
-    }

@@ -9,7 +9,8 @@ from benchmarks.report.estimates import BOOTSTRAP_SEED
 from benchmarks.report.tables import duration, group_table, number
 from benchmarks.report.write import write_report
 from benchmarks.results import ROWS_FILE, append_row
-from benchmarks.suites.cells import ALL_UNLEARNING_AGENTS, SUITES, cells
+from benchmarks.suites.cells import SUITES, cells
+from benchmarks.suites.worlds import ALL_UNLEARNING_AGENTS
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
 
@@ -160,7 +161,7 @@ def test_score_is_a_harmonic_mean(unlearning_row, make_row):
     biased = make_row(metrics={"general_accuracy": 0.8, "unbiased_accuracy": 0.4})
     assert metric_value(biased, "harmonic_mean", "debiasing") == pytest.approx(2 * 0.8 * 0.4 / 1.2)
     assert (
-        metric_value(make_row(metrics={"harmonic_mean": 0.3}), "harmonic_mean", "lifelong") == 0.3
+        metric_value(make_row(metrics={"harmonic_mean": 0.3}), "harmonic_mean", "knowledge") == 0.3
     )
 
 
@@ -185,6 +186,8 @@ def test_agents_of_a_whole_suite_are_pooled(unlearning_row):
             env_id=cell.env_id,
             env_kwargs=cell.env_kwargs,
             agent_config=cell.agent_config,
+            settings=cell.settings,
+            reward_calls=cell.reward_calls,
         )
         for cell in cells(
             SUITES["worlds"], tasks=["unlearning/digits", "unlearning/mnist"], seeds=2
@@ -226,7 +229,7 @@ def test_seeds_that_are_missing_are_counted_where_they_are_missing(unlearning_ro
 
 def test_namesakes_of_another_budget_are_told_apart(unlearning_row):
     rows = [
-        unlearning_row("ppo", seed, retain=0.9, forget=0.0, agent_config={"reward_calls": calls})
+        unlearning_row("ppo", seed, retain=0.9, forget=0.0, reward_calls=calls)
         for seed in range(2)
         for calls in (10, 20)
     ]
@@ -379,18 +382,18 @@ def test_a_row_of_another_budget_or_device_takes_nobody_out_of_the_pooled_table(
         )
 
     rows = [
-        row(agent, seed, world, agent_config={"reward_calls": 100})
+        row(agent, seed, world, reward_calls=100)
         for world in WORLDS
         for agent in ("ppo", "cmaes")
         for seed in range(3)
     ]
-    rows.append(row("ppo", 0, WORLDS[0], agent_config={"reward_calls": 7}))
+    rows.append(row("ppo", 0, WORLDS[0], reward_calls=7))
     rows.append(
         row(
             "cmaes",
             0,
             WORLDS[0],
-            agent_config={"reward_calls": 100},
+            reward_calls=100,
             env_kwargs={**rows[0]["env_kwargs"], "device": "cuda"},
         )
     )
@@ -410,7 +413,7 @@ def test_the_budget_of_an_agent_that_spends_none_is_not_in_its_name(unlearning_r
             seed,
             retain=0.9,
             forget=0.9,
-            agent_config={"reward_calls": calls},
+            reward_calls=calls,
             measured={"reward_calls": 0},
         )
         for seed in range(3)

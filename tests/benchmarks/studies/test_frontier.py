@@ -16,8 +16,9 @@ def cell(agent="ppo", seed=0, world="ShiftWorld-v0", **env_kwargs):
         world,
         {"task": "debiasing/templates", "model_seed": seed, **env_kwargs},
         agent,
-        {"reward_calls": 5},
+        {},
         seed,
+        reward_calls=5,
     )
 
 
@@ -92,7 +93,7 @@ def test_a_folder_without_rows_is_an_error(tmp_path, capsys):
 def test_budgets_are_not_averaged(monkeypatch):
     monkeypatch.setattr(frontier, "trace", lambda of: CURVE)
     more = row("ppo", 0, -0.02, 0.06)
-    more |= {"agent_config": {"reward_calls": 50}, "reward_calls": 48}
+    more |= {"budget": {"reward_calls": 50}, "reward_calls": 48}
     found = {share.agent: share.unbiased for share in shares([row("ppo", 0, -0.02, 0.02), more])}
     assert found == {
         "ppo (reward_calls=5)": pytest.approx(0.02),

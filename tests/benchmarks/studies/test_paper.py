@@ -18,7 +18,7 @@ def folder(tmp_path, unlearning_row):
                     seed,
                     retain=0.9 + seed / 100,
                     forget=0.0,
-                    agent_config={"reward_calls": calls},
+                    reward_calls=calls,
                     env_id="MaskWorld-v0",
                     env_kwargs={"task": "unlearning/mnist", "model_seed": seed, "device": "cpu"},
                 ),

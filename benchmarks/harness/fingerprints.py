@@ -1,0 +1,124 @@
+"""What a row was measured on: fingerprints of the model, of the data, and of files.
+
+Models have a fingerprint of their own, the journal's `base_hash`. Data are fingerprinted as they
+are evaluated, so that it is the same wherever they lie: all splits of a world's task, or the
+requests of a stream with every question. Files are those that the environment's arguments name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from editgym.envs.protocol import OpenEnv, StreamEnv, Unsupported, open_env, stream_env
+from editgym.paths import data_folder
+from editgym.weights import EditJournal
+
+# Tasks are shared by cells, and their splits may be large: each is read once.
+_of_splits: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def fingerprints(
+    env: gym.Env, env_kwargs: Mapping[str, Any], journal: EditJournal
+) -> dict[str, Any]:
+    """SHA-256 (hexadecimal) of the `model`, the `data` and the `files` of an episode.
+
+    Args:
+        env: The environment, after the reset that began the episode.
+        env_kwargs: The arguments that it was made with.
+        journal: A journal of the episode.
+    """
+    return {
+        "model": journal.base_hash,
+        "data": _data(env),
+        "files": {
+            str(value): digest
+            for value in env_kwargs.values()
+            if isinstance(value, str) and (digest := _file(value)) is not None
+        },
+    }
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hexadecimal) of tensors, arrays, dataclasses, texts, numbers, and what is made of
+    them; of anything else the name of its type is all that counts.
+    """
+    digest = hashlib.sha256()
+    _update(digest, value)
+    return digest.hexdigest()
+
+
+def _data(env: gym.Env) -> str | None:
+    """The fingerprint of the data; None of an environment that shows none."""
+    try:
+        stream: StreamEnv = stream_env(env)
+        return content_hash(stream.process.stream.requests)
+    except (Unsupported, AttributeError):
+        pass
+    try:
+        inner: OpenEnv = open_env(env)
+        task: Any = inner.task
+        splits = task.splits
+    except (Unsupported, AttributeError):
+        return None
+    if task not in _of_splits:
+        _of_splits[task] = content_hash(splits)
+    return _of_splits[task]
+
+
+def _file(name: str) -> str | None:
+    """The hash of the file that an argument names, in the data folder where the path is relative;
+    None where it names none.
+    """
+    path = data_folder() / os.path.expanduser(name)
+    if not path.is_file():
+        return None
+    state = path.stat()
+    return _file_hash(str(path), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_hash(path: str, _written: int, _size: int) -> str:
+    """The hash of a file in one state: when it was written, and how long it is."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _update(digest: Any, value: Any) -> None:
+    """Add `value` to the digest, each part behind its kind and length, so that no two contents are
+    the same bytes.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().contiguous()
+        value = value.view(torch.uint8).numpy() if value.dtype == torch.bfloat16 else value.numpy()
+    if isinstance(value, np.ndarray):
+        digest.update(f"array {value.dtype.str} {value.shape} ".encode())
+        digest.update(np.ascontiguousarray(value).data if value.size else b"")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        _update(digest, {name: getattr(value, name) for name in names})
+    elif isinstance(value, Mapping):
+        digest.update(f"mapping {len(value)} ".encode())
+        for key, entry in value.items():
+            _update(digest, key)
+            _update(digest, entry)
+    elif isinstance(value, set | frozenset):
+        _update(digest, sorted(value, key=repr))
+    elif isinstance(value, list | tuple):
+        digest.update(f"sequence {len(value)} ".encode())
+        for entry in value:
+            _update(digest, entry)
+    elif isinstance(value, str | int | float | bool | None):
+        text = repr(value).encode()
+        digest.update(f"{type(value).__name__} {len(text)} ".encode() + text)
+    else:
+        digest.update(f"a {type(value).__qualname__} ".encode())

@@ -1,0 +1,84 @@
+"""The machine while a cell runs: threads, seconds, and peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmarks.results import Cell
+
+_CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for PyTorch and for the BLAS and OpenMP beneath NumPy and scikit-learn.
+
+    Sums depend on how they are split over threads: with one thread every runner gives the same
+    bits.
+    """
+    threads = torch.get_num_threads()
+    with threadpool_limits(limits=1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+class Timer:
+    """Wall-clock seconds of a block; on CUDA until the device has finished what the block
+    started.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._cuda = _cuda_device(cell)
+        self.seconds = 0.0
+
+    def __enter__(self) -> Timer:
+        self._start = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self._start
+
+    def _now(self) -> float:
+        if self._cuda is not None:
+            torch.cuda.synchronize(self._cuda)
+        return time.perf_counter()
+
+
+def _cuda_device(cell: Cell) -> torch.device | None:
+    device = torch.device(cell.env_kwargs.get("device", "cpu"))
+    return device if device.type == "cuda" else None
+
+
+def forget_peak_memory(cell: Cell) -> None:
+    """Start counting anew: a process that works off several cells would give each the largest one's
+    peak.
+    """
+    device = _cuda_device(cell)
+    if device is not None:
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_PEAK.exists():
+        with suppress(OSError):  # not allowed in every container; the peak is then the process's
+            _CLEAR_PEAK.write_text("5")
+
+
+def peak_memory_bytes(cell: Cell) -> int:
+    """Peak resident memory of the process, or peak allocated memory of the cell's CUDA device."""
+    device = _cuda_device(cell)
+    if device is not None:
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

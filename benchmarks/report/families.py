@@ -1,0 +1,202 @@
+"""The families of metrics: one row each, which everything that knows a metric's name reads.
+
+A metric of a row may be a variant of one that is named here: `reliability@chat` is the reliability
+in the prompt format `chat`, `reliability_squad` the one that the scorer `squad` gives, and
+`reliability_squad@chat` both. A key that no family knows is kept and shown as it is, without a
+better side.
+
+A family of one's own is one more row, `FAMILIES["name"] = Family(...)`, in the module of the suite
+or of the task that has such metrics.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Direction = Literal["higher", "lower"]
+Metrics = Mapping[str, float | None]
+
+SCORE = "harmonic_mean"  # what agents are sorted and ranked by
+BEFORE = "_before"  # ends the name of what was measured before the edit
+_ABBREVIATIONS = ("MIA", "KL", "TF", "AUC", "FPED", "FNED", "BPSN", "BNSP")
+_WRITTEN = {word.lower(): word for word in _ABBREVIATIONS}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Metrics that are measured together, on tasks of one kind.
+
+    Attributes:
+        name: The kind of task, as the part of a task's name before the slash.
+        directions: Every metric's better side, in the order of tables; None where a metric only
+            describes.
+        score: What agents are ranked by, from 0 to 1, from a row's metrics; None where a part of it
+            is missing. It stands in tables and reports as `harmonic_mean`.
+        score_words: What the score is the harmonic mean of.
+        trade_off: What an agent gives up (x) for what it gains (y), or the other way round.
+    """
+
+    name: str
+    directions: Mapping[str, Direction | None]
+    score: Callable[[Metrics], float | None]
+    score_words: str
+    trade_off: tuple[str, str]
+
+
+class Key(NamedTuple):
+    """A metric's key, taken apart.
+
+    Attributes:
+        metric: The metric's name in its family.
+        scorer: Who judged the answers; None for the family's own way.
+        format: The prompt format; None for the plain one.
+    """
+
+    metric: str
+    scorer: str | None = None
+    format: str | None = None
+
+
+def _measured(
+    *names: str, better: Direction | None, before: bool = False
+) -> dict[str, Direction | None]:
+    """Metrics with one better side, each followed by the same before the edit where asked for."""
+    found: dict[str, Direction | None] = {}
+    for name in names:
+        found[name] = better
+        if before:
+            found[name + BEFORE] = None
+    return found
+
+
+def _harmonic(parts: Iterable[float | None]) -> float | None:
+    every = list(parts)
+    known = [part for part in every if part is not None]
+    return statistics.harmonic_mean(known) if len(known) == len(every) else None
+
+
+def _unlearning_score(metrics: Metrics) -> float | None:
+    """Harmonic mean of retain accuracy and the drop in forget accuracy (the H-Mean of Zhao et al.
+    2024, "Continual Forgetting for Pre-trained Vision Models", arXiv 2403.11530), so that no side
+    of the trade-off can buy the other.
+    """
+    after, before = metrics.get("forget_accuracy"), metrics.get("forget_accuracy_before")
+    drop = None if after is None or before is None else max(0.0, before - after)
+    return _harmonic((metrics.get("retain_accuracy"), drop))
+
+
+UNLEARNING = Family(
+    "unlearning",
+    {
+        **_measured("retain_accuracy", better="higher", before=True),
+        **_measured("forget_accuracy", better="lower", before=True),
+        # An agent that forgets one class of ten as asked loses a tenth of it.
+        **_measured("test_accuracy", better=None, before=True),
+        **_measured("mia_advantage", better="lower"),
+        **_measured("probe_accuracy", better="lower", before=True),
+        **_measured("relearn_steps", better="higher"),
+        **_measured("oracle_gap", better="lower"),
+        **_measured("weights_changed", "weights_changed_norm", better=None),
+    },
+    _unlearning_score,
+    "retain accuracy and the drop in forget accuracy",
+    ("forget_accuracy", "retain_accuracy"),
+)
+DEBIASING = Family(
+    "debiasing",
+    {
+        **_measured("general_accuracy", "unbiased_accuracy", better="higher", before=True),
+        **_measured("fped", "fned", "equalized_odds_gap", better="lower", before=True),
+        **_measured("worst_group_accuracy", better="higher", before=True),
+        **_measured("flip_rate", better="lower", before=True),
+        **_measured("subgroup_auc", "bpsn_auc", "bnsp_auc", better="higher", before=True),
+    },
+    lambda metrics: _harmonic(
+        metrics.get(key) for key in ("general_accuracy", "unbiased_accuracy")
+    ),
+    "general and unbiased accuracy",
+    ("general_accuracy", "unbiased_accuracy"),
+)
+KNOWLEDGE = Family(
+    "knowledge",
+    {
+        **_measured("reliability", "reliability_now", better="higher"),
+        **_measured("forgetting", better="lower"),
+        **_measured("generalization", "portability", better="higher"),
+        **_measured("locality", "locality_near", "locality_far", "locality_truth", better="higher"),
+        **_measured("locality_kl", "leakage", "perplexity_ratio", better="lower"),
+        **_measured("capability", better="higher"),
+        **_measured("tf_efficacy", "tf_generalization", "tf_specificity", better="higher"),
+        **_measured("first_k_reliability", better="higher"),
+        **_measured("sites_per_edit", better=None),
+        **_measured(SCORE, better="higher"),
+    },
+    lambda metrics: metrics.get(SCORE),
+    "reliability, generalization and locality",
+    ("locality", "reliability"),
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in (UNLEARNING, DEBIASING, KNOWLEDGE)}
+
+
+def parse(key: str) -> Key:
+    """A metric's key, `metric[_scorer][@format]`, taken apart; a key that no family knows is a
+    metric of its own.
+    """
+    name, _, form = key.partition("@")
+    known = {SCORE, *(metric for family in FAMILIES.values() for metric in family.directions)}
+    if name in known:
+        return Key(name, None, form or None)
+    starts = [metric for metric in known if name.startswith(f"{metric}_")]
+    if not starts:
+        return Key(name, None, form or None)
+    metric = max(starts, key=len)
+    return Key(metric, name[len(metric) + 1 :], form or None)
+
+
+def direction(key: str) -> Direction | None:
+    """A metric's better side; None where it only describes."""
+    metric = parse(key).metric
+    if metric == SCORE:
+        return "higher"
+    found = (family.directions.get(metric) for family in FAMILIES.values())
+    return next((better for better in found if better is not None), None)
+
+
+def family_of(metrics: Iterable[str]) -> str | None:
+    """The family that has one of these metrics; a row has those of one."""
+    present = {parse(key).metric for key in metrics}
+    return next(
+        (name for name, family in FAMILIES.items() if present.intersection(family.directions)), None
+    )
+
+
+def ordered(keys: Iterable[str], family: str | None) -> list[str]:
+    """The score, then these keys, each once: in the family's order, a metric before its variants,
+    and last what the family does not know.
+    """
+    names = [] if family is None else list(FAMILIES[family].directions)
+    own = [key for key in dict.fromkeys(keys) if key != SCORE]
+    place = {name: index for index, name in enumerate(names)}
+    return [SCORE, *sorted(own, key=lambda key: place.get(parse(key).metric, len(names)))]
+
+
+def score(metrics: Metrics, family: str | None) -> float | None:
+    """What an agent is ranked by; None where the family has none or a part of it is missing."""
+    return None if family is None else FAMILIES[family].score(metrics)
+
+
+def is_before(key: str) -> bool:
+    """Whether a metric was measured before the edit."""
+    return parse(key).metric.endswith(BEFORE)
+
+
+def label(key: str) -> str:
+    """A metric's name in words, with an arrow towards the better values."""
+    metric, scorer, form = parse(key)
+    words = " ".join(_WRITTEN.get(word, word) for word in metric.split("_"))
+    variant = ", ".join(part for part in (scorer, form) if part)
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(direction(key) or "", "")
+    return words + (f" ({variant})" if variant else "") + arrow

@@ -1,0 +1,83 @@
+"""Rows by agent: what agents of one name are called that differ in their settings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from benchmarks.results import Row, canonical_json
+
+
+def by_label(rows: Sequence[Row], alike: Set[str] = frozenset()) -> dict[str, list[Row]]:
+    """The rows of one stratum by agent; namesakes are told apart by the settings in which they
+    differ, as they were typed where that tells them apart.
+
+    Args:
+        rows: Rows of one stratum.
+        alike: Settings that make no difference. The budget never does where no reward is asked for.
+
+    Returns:
+        label -> rows, one for each seed: the last one, a finished one if there is any.
+    """
+    by_label: dict[str, dict[int, Row]] = {}
+    for agent in dict.fromkeys(row["agent"] for row in rows):
+        own = [row for row in rows if row["agent"] == agent]
+        ignored = alike if any(row["reward_calls"] for row in own) else alike | {"reward_calls"}
+        variants = [canonical_json(_described(row, "settings", ignored)) for row in own]
+        typed: dict[str, dict[str, Any]] = {}
+        for variant, row in zip(variants, own, strict=True):
+            typed.setdefault(variant, _described(row, "agent_config", ignored))
+        suffixes = _suffixes(typed)
+        if len(set(suffixes.values())) < len(typed):  # a default has changed between them
+            suffixes = _suffixes({variant: json.loads(variant) for variant in typed})
+        for variant, row in zip(variants, own, strict=True):
+            seeds = by_label.setdefault(agent + suffixes[variant], {})
+            if row["status"] == "finished" or seeds.get(row["seed"], row)["status"] != "finished":
+                seeds[row["seed"]] = row
+    return {label: list(seeds.values()) for label, seeds in by_label.items()}
+
+
+def _suffixes(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """For each variant of an agent the settings in which it differs from the others, in brackets
+    behind a name; those that are null are left out.
+    """
+    keys = sorted({key for chosen in settings.values() for key in chosen})
+    differing = [
+        key
+        for key in keys
+        if len({canonical_json(chosen.get(key)) for chosen in settings.values()}) > 1
+    ]
+    values = {
+        variant: ", ".join(
+            f"{key}={chosen[key]}" for key in differing if chosen.get(key) is not None
+        )
+        for variant, chosen in settings.items()
+    }
+    return {variant: f" ({text})" if text else "" for variant, text in values.items()}
+
+
+def at_one_budget(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one stratum, of every agent those of one budget: the one that most of them
+    have.
+    """
+    budgets: dict[str, Counter[int | None]] = {}
+    for row in rows:
+        budgets.setdefault(_apart_from_budget(row), Counter())[row["budget"]["reward_calls"]] += 1
+    usual = {identity: counted.most_common(1)[0][0] for identity, counted in budgets.items()}
+    return [row for row in rows if row["budget"]["reward_calls"] == usual[_apart_from_budget(row)]]
+
+
+def _described(row: Row, settings: str, ignored: Set[str]) -> dict[str, Any]:
+    """A row's settings, by the name of their field, with its budget and its device."""
+    every = {
+        **row[settings],
+        "reward_calls": row["budget"]["reward_calls"],
+        "device": row["env_kwargs"].get("device"),
+    }
+    return {key: value for key, value in every.items() if key not in ignored}
+
+
+def _apart_from_budget(row: Row) -> str:
+    return canonical_json([row["agent"], row["settings"]])

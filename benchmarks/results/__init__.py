@@ -1,0 +1,43 @@
+"""What a cell of a leaderboard is, what its row holds, and the files that rows are kept in."""
+
+from benchmarks.results.cell import Cell, Row, canonical_json
+from benchmarks.results.files import (
+    ROWS_FILE,
+    ResultsError,
+    append_row,
+    finished,
+    read_rows,
+    records_file,
+    rows_in,
+)
+from benchmarks.results.rows import (
+    CURVE_KEYS,
+    SCHEMA,
+    SHIPPED_BYTES,
+    TIME_KEYS,
+    Measurement,
+    build_row,
+    row_hash,
+    rows_agree,
+)
+
+__all__ = [
+    "CURVE_KEYS",
+    "ROWS_FILE",
+    "SCHEMA",
+    "SHIPPED_BYTES",
+    "TIME_KEYS",
+    "Cell",
+    "Measurement",
+    "ResultsError",
+    "Row",
+    "append_row",
+    "build_row",
+    "canonical_json",
+    "finished",
+    "read_rows",
+    "records_file",
+    "row_hash",
+    "rows_agree",
+    "rows_in",
+]

@@ -1,0 +1,116 @@
+"""The file that rows are appended to, and reading it back, also where an older version wrote it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from benchmarks.results.cell import Row
+from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
+from benchmarks.results.rows import SCHEMA
+
+ROWS_FILE = "results.jsonl"
+
+
+class ResultsError(ValueError):
+    """A file of rows that cannot be used: another schema, or a damaged line."""
+
+
+def records_file(cell_id: str) -> str:
+    """Where a cell's per-edit records lie beside its row, one JSON object a line; not every task
+    has such records.
+    """
+    return f"records/{cell_id}.jsonl"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The last row of every cell, in the order in which the cells first appear; no file is no rows.
+
+    Rows of schema 1 are read as rows of schema 2 (`benchmarks.results.migration`). A last line
+    without its line break was torn by a crash and is dropped.
+
+    Raises:
+        ResultsError: A row has another `schema`, or a line that is not the torn last one is no JSON
+            object.
+    """
+    if not path.exists():
+        return []
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        row = _parse(line, f"{path}, line {number}")
+        rows[row["cell"]] = row
+    return list(rows.values())
+
+
+def rows_in(*folders: Path) -> list[Row]:
+    """The rows of one or more folders; a cell that several have counts once, by the last of them.
+
+    Raises:
+        FileNotFoundError: A folder has none.
+        ResultsError: Rows cannot be read, see `read_rows`.
+    """
+    found: dict[str, Row] = {}
+    for folder in folders:
+        rows = read_rows(folder / ROWS_FILE)
+        if not rows:
+            raise FileNotFoundError(
+                f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
+            )
+        found.update((row["cell"], row) for row in rows)
+    return list(found.values())
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Append `row` so that it survives a crash of the machine; a torn last line is cut off first.
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: The row holds a number that strict JSON does not have.
+    """
+    line = json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    with path.open("a+b") as file:
+        _cut_torn_line(file)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def finished(path: Path) -> list[Row]:
+    """Every line of a file that `append_row` wrote, whatever it holds; a torn last one is left
+    out.
+    """
+    return (
+        [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    )
+
+
+def _parse(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ResultsError(
+            f"{where} is not JSON ({error}): delete that line and run its cell again"
+        ) from error
+    schema = row.get("schema") if isinstance(row, dict) else None
+    if schema == MIGRATED_SCHEMA:
+        return migrated(row)
+    if schema != SCHEMA:
+        raise ResultsError(
+            f"{where} has schema {schema!r}, but this version reads schema {SCHEMA} and"
+            f" {MIGRATED_SCHEMA}: write to another folder, or use the version of editgym that wrote"
+            " it"
+        )
+    return row
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    """End the file at its last line break, or a new row would be glued to half of an old one."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

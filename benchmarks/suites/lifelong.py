@@ -1,0 +1,111 @@
+"""Suites of streams of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.suites.editors import (
+    ABLATIONS,
+    ELSEWHERE,
+    GPT2_SITES,
+    LATE_OUTPUTS,
+    LIFELONG_SITES,
+    LONG,
+    ON_GPT2,
+    ONE_BY_ONE,
+    ONE_BY_ONE_LATE,
+    SHORT,
+    choices,
+    learned,
+)
+from benchmarks.suites.entry import AgentChoice, Entry
+
+# For streams of 100 steps: training sequences are shorter, since an untrained network wears the
+# model out within 60.
+_LONGER: Mapping[str, Any] = {
+    "step_learning_rate": 0.05,
+    "train_env": {"horizon": 40, "locality_weight": 30.0},
+}
+
+
+def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
+    """A stream of FactWorld's; the agent's seed draws it. Ten edits a step unless `env_kwargs` says
+    otherwise.
+    """
+    return Entry(
+        "LifelongLLMEdit-v0",
+        "knowledge/factworld",
+        agents,
+        seed_kwarg=None,
+        pooled=False,
+        env_kwargs={"sites": LIFELONG_SITES, "max_coefficient": 6.0, **env_kwargs},
+    )
+
+
+LIFELONG = (
+    _lifelong(
+        (
+            *choices(SHORT),
+            *learned(
+                SHORT,
+                {"sequences": 20},
+                {"passes": 3, "sequences": 12, "step_size": 5e-4},
+                {"sequences": 16},
+                bonuses=(0.0, 0.5),
+            ),
+        ),
+        horizon=20,
+    ),
+    _lifelong(
+        (
+            *choices(LONG),
+            *learned(
+                LONG,
+                {"sequences": 12, **_LONGER},
+                {"passes": 6, "sequences": 4, "step_size": 2e-4, **_LONGER},
+                {"sequences": 8, **_LONGER},
+            ),
+        ),
+        horizon=100,
+    ),
+)
+_ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
+_ONCE: AgentChoice = ("rledit", {"sequences": 20})
+ABLATION_STREAMS = (
+    _lifelong(ABLATIONS, horizon=20),
+    _lifelong((_ONCE, *_ULTRAEDIT), horizon=2, edits_per_step=100),
+    _lifelong(ONE_BY_ONE, horizon=1_000, edits_per_step=1),
+    _lifelong(ONE_BY_ONE_LATE, horizon=1_000, edits_per_step=1, sites=LATE_OUTPUTS),
+    *(
+        _lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites)
+        for sites in (
+            ["model.layers.[345].mlp.down_proj"],
+            ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"],
+        )
+    ),
+)
+# Other models: two small real checkpoints, in the data folder, with published requests; and one of
+# GPT-2's shape.
+CHECKPOINTS = (
+    *(
+        Entry(
+            "LifelongLLMEdit-v0",
+            task,
+            ELSEWHERE,
+            seed_kwarg=None,
+            env_kwargs={"model": model, "sites": ["model.layers.*.mlp.*"], "horizon": 10},
+        )
+        for model in ("lm/stories260k", "lm/babyllama")
+        for task in ("knowledge/zsre", "knowledge/counterfact")
+    ),
+    _lifelong(ON_GPT2, model="factlm-gpt2", sites=GPT2_SITES, horizon=20),
+)
+# A short stream, and the editors that take seconds.
+QUICK = _lifelong(
+    (
+        *choices(SHORT, without=("in_context", "loc_ft_bf", "lora_merge", "ppo")),
+        ("rledit", {"passes": 3, "sequences": 3, "step_size": 5e-4}),
+    ),
+    horizon=5,
+)

@@ -1,0 +1,121 @@
+"""Families of metrics: directions, scores, and keys with a format and a scorer."""
+
+import pytest
+
+from benchmarks.report import families
+from benchmarks.report.aggregate import group_rows
+from benchmarks.report.families import FAMILIES, SCORE, Family, Key, parse
+from benchmarks.report.tables import group_table
+
+SIZES = {"unlearning": 13, "debiasing": 20, "knowledge": 19}
+
+
+def test_no_metric_belongs_to_two_families():
+    names = [name for family in FAMILIES.values() for name in family.directions]
+    assert len(set(names)) == len(names)
+    assert {name: len(family.directions) for name, family in FAMILIES.items()} == SIZES
+
+
+def test_every_metric_has_a_direction_or_only_describes():
+    described = {
+        name
+        for family in FAMILIES.values()
+        for name in family.directions
+        if families.direction(name) is None and not families.is_before(name)
+    }
+    assert described == {"test_accuracy", "weights_changed", "weights_changed_norm", "sites_per_edit"}
+    before = [name for family in FAMILIES.values() for name in family.directions if "_before" in name]
+    assert len(before) == 14
+    assert all(families.is_before(name) and families.direction(name) is None for name in before)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_trade_off_is_between_metrics_of_the_family(family):
+    assert all(family.directions[key] for key in family.trade_off)
+
+
+@pytest.mark.parametrize(
+    ("key", "parts", "better"),
+    [
+        ("reliability", Key("reliability"), "higher"),
+        ("reliability_now", Key("reliability_now"), "higher"),
+        ("reliability@chat", Key("reliability", None, "chat"), "higher"),
+        ("reliability_squad", Key("reliability", "squad", None), "higher"),
+        ("reliability_now_squad@chat", Key("reliability_now", "squad", "chat"), "higher"),
+        ("locality_kl@chat", Key("locality_kl", None, "chat"), "lower"),
+        ("retain_accuracy_before", Key("retain_accuracy_before"), None),
+        ("harmonic_mean_squad", Key("harmonic_mean", "squad"), "higher"),
+        ("speed", Key("speed"), None),
+        ("speed@chat", Key("speed", None, "chat"), None),
+    ],
+)
+def test_keys_are_taken_apart(key, parts, better):
+    assert parse(key) == parts
+    assert families.direction(key) == better
+
+
+def test_words():
+    assert families.label("mia_advantage") == "MIA advantage ↓"
+    assert families.label("tf_efficacy_squad@chat") == "TF efficacy (squad, chat) ↑"
+    assert families.label("sites_per_edit") == "sites per edit"
+
+
+def test_variants_stand_behind_their_metric_and_strangers_last():
+    keys = ["speed", "locality", "reliability@chat", "reliability", SCORE]
+    assert families.ordered(keys, "knowledge") == [
+        SCORE,
+        "reliability@chat",
+        "reliability",
+        "locality",
+        "speed",
+    ]
+
+
+def test_variants_and_unknown_metrics_are_reported(make_row):
+    rows = [
+        make_row(
+            agent,
+            seed,
+            "knowledge/factworld",
+            metrics={
+                "reliability": 0.9 - lost,
+                "reliability@chat": 0.7 - lost + seed / 100,
+                "harmonic_mean": 0.8,
+                "speed": 3.0,
+            },
+        )
+        for seed in range(5)
+        for agent, lost in (("ppo", 0.0), ("random", 0.2))
+    ]
+    (group,) = group_rows(rows)
+    assert group.family == "knowledge"
+    assert group.metrics == (SCORE, "reliability", "reliability@chat", "speed")
+    estimates = {standing.agent: standing.metrics for standing in group.standings}
+    assert estimates["random"]["reliability@chat"].rank == 2
+    assert estimates["random"]["speed"].rank is None
+    assert "reliability (chat) ↑" in [column.label for column in group_table(group).columns]
+
+
+def test_metrics_of_no_family_are_reported_without_ranks(make_row):
+    rows = [make_row("ppo", seed, "mine", metrics={"speed": seed / 10}) for seed in range(2)]
+    (group,) = group_rows(rows)
+    assert (group.family, group.metrics) == (None, ("speed",))
+    assert group.standings[0].metrics["speed"].iqm == pytest.approx(0.05)
+    assert "Lines are sorted by name" in group_table(group).reading
+
+
+def test_a_family_of_ones_own_is_one_row(make_row, monkeypatch):
+    own = Family(
+        "driving",
+        {"speed": "higher", "crashes": "lower"},
+        lambda metrics: metrics.get("speed"),
+        "speed",
+        ("crashes", "speed"),
+    )
+    monkeypatch.setitem(FAMILIES, "driving", own)
+    rows = [
+        make_row("ppo", seed, "mine", metrics={"speed": 0.4, "crashes": 2.0}) for seed in range(2)
+    ]
+    (group,) = group_rows(rows)
+    assert (group.family, group.metrics) == ("driving", (SCORE, "speed", "crashes"))
+    assert group.standings[0].metrics[SCORE].iqm == 0.4

@@ -1,0 +1,91 @@
+"""Rows of schema 1: read as rows of schema 2, and found finished by the same suite command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results import ROWS_FILE, SCHEMA, Cell, read_rows
+from benchmarks.results.migration import TABLE, key_of
+from benchmarks.results.pin_settings import pinned, text_of
+from benchmarks.suites.cells import SUITES, cells
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+FOLDERS = ("worlds", "bias", "paper", "lifelong")
+# Cells of each suite, and how many of them no committed row finishes, as they were when rows still
+# had schema 1.
+UNFINISHED = {
+    "quick": (75, 75),
+    "worlds": (1355, 9),
+    "lifelong": (600, 41),
+    "full": (1955, 1955),
+    "paper": (228, 0),
+    "lifelong-ablations": (90, 18),
+    "lifelong-checkpoints": (147, 72),
+}
+
+
+def written(folder):
+    return [json.loads(line) for line in (RESULTS / folder / ROWS_FILE).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return {folder: read_rows(RESULTS / folder / ROWS_FILE) for folder in FOLDERS}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_committed_rows_keep_what_was_measured(committed, folder):
+    rows, before = committed[folder], written(folder)
+    latest = {row["cell"]: row for row in before}
+    assert len(rows) == len(latest), "two cells of schema 1 have become one"
+    for row, old in zip(rows, latest.values(), strict=True):
+        assert (row["schema"], Cell.of(row).id) == (SCHEMA, row["cell"])
+        same = set(old) - {"schema", "cell", "agent_config"}
+        assert {key: row[key] for key in same} == {key: old[key] for key in same}
+        assert {**row["agent_config"], **row["budget"]} == {
+            "reward_calls": None,
+            **old["agent_config"],
+        }
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_table_knows_every_committed_row(folder):
+    known = {key_of(*described) for *described, _ in json.loads(TABLE.read_text())["ran_with"]}
+    for row in written(folder):
+        config = {key: value for key, value in row["agent_config"].items() if key != "reward_calls"}
+        assert key_of(row["env_id"], row["env_kwargs"], row["agent"], config) in known
+
+
+@pytest.mark.parametrize("suite", UNFINISHED)
+def test_the_same_suite_command_finds_finished_what_was_finished(committed, suite):
+    settled = {
+        row["cell"]
+        for rows in committed.values()
+        for row in rows
+        if row["status"] in ("finished", "unsupported")
+    }
+    wanted = [cell.id for cell in cells(SUITES[suite])]
+    waiting = sum(cell not in settled for cell in wanted)
+    assert (len(wanted), waiting) == UNFINISHED[suite]
+
+
+def test_a_row_that_the_table_does_not_know_keeps_what_was_typed(tmp_path):
+    (old, *_) = written("worlds")
+    own = {**old, "agent": "mine:Agent", "agent_config": {"reward_calls": 7, "rank": 2}}
+    (tmp_path / ROWS_FILE).write_text(json.dumps(own) + "\n")
+    (row,) = read_rows(tmp_path / ROWS_FILE)
+    assert (row["settings"], row["agent_config"], row["budget"]) == (
+        {"rank": 2},
+        {"rank": 2},
+        {"reward_calls": 7},
+    )
+
+
+def test_pinning_tells_tuned_values_of_one_environment_from_those_of_another():
+    rows = [
+        {"env_id": "MaskWorld-v0", "env_kwargs": {"task": task}, "agent": "ssd", "agent_config": {}}
+        for task in ("unlearning/digits", "unlearning/mnist")
+    ]
+    table = json.loads(text_of(pinned(rows)))
+    assert [entry[-1] for entry in table["ran_with"]] == [0, len(table["settings"]) - 1]
