@@ -48,6 +48,7 @@ def provenance(cell: Cell) -> dict[str, Any]:
 def _of_process() -> dict[str, Any]:
     versions = {"python": platform.python_version(), "editgym": __version__}
     versions |= {name: version for name in _PACKAGES if (version := _version(name)) is not None}
+    versions["torch"] = torch.__version__  # with its build: for which processor or CUDA
     hardware = {
         "machine": platform.machine(),
         "system": platform.system(),

@@ -109,7 +109,7 @@ def test_hash_of_a_row_is_over_everything_else_in_it(make_row):
 
 def test_cell_comes_back_from_its_row(make_cell, make_row):
     row = json.loads(json.dumps(make_row("ppo", 3)))
-    assert Cell.of(row) == make_cell("ppo", 3)
+    assert Cell.of(row) == make_cell("ppo", 3, settings={})
     assert Cell.of(row).id == row["cell"]
 
 

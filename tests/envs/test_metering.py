@@ -1,7 +1,10 @@
 import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
 from editgym.envs.metering import count_reward_calls
+from editgym.envs.protocol import gradient_env
 
 
 def test_every_candidate_of_every_environment_is_counted(world, make, actions):
@@ -26,3 +29,24 @@ def test_refused_actions_and_resets_are_not_counted(world, make, actions):
         with pytest.raises(ValueError, match="action"):
             env.step(actions(env.action_space)[0] + 9)
     assert meter.calls == 0
+
+
+@pytest.mark.parametrize("action", ["coefficients", "factors"])
+def test_every_rewarded_step_of_a_stream_is_counted(action):
+    """Whatever an action is, and on the differentiable way too."""
+    env = gym.make(
+        "editgym:LifelongLLMEdit-v0",
+        horizon=3,
+        edits_per_step=1,
+        sites=["model.layers.5.mlp.down_proj"],
+        action=action,
+    )
+    env.reset(seed=0)
+    still = np.zeros(env.action_space.shape, np.float32)
+    with count_reward_calls() as meter:
+        env.step(still)
+        assert meter.calls == 1
+        gradient_env(env).differentiable_step(torch.from_numpy(still))
+        assert meter.calls == 2
+        env.step(still)
+    assert meter.calls == 3

@@ -18,7 +18,7 @@ from benchmarks.suites import entry as suites
 from benchmarks.suites.cells import SUITES, cells
 from benchmarks.suites.entry import Entry, Suite
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from benchmarks.suites.cells import SUITES, cells
 from benchmarks.suites.entry import Entry, Suite
 from envs_registry import Environment, environment_spec
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 EDITOR = "toy_editing:StreamEditor"
 
 
@@ -214,10 +214,7 @@ def test_search_without_a_budget_is_refused_and_no_edit_is_not():
         in run_cell(cell).row["error"]
     )
     (cell,) = cells(Suite("stream", 1, (Entry("MaskWorld-v0", "unlearning/digits", ("no_edit",)),)))
-    assert (
-        run_cell(dataclasses.replace(cell, reward_calls=None)).row["status"]
-        == "finished"
-    )
+    assert run_cell(dataclasses.replace(cell, reward_calls=None)).row["status"] == "finished"
 
 
 # --- several goals --------------------------------------------------------------------------------
@@ -237,7 +234,8 @@ def test_cell_with_several_goals_reports_on_the_one_that_was_edited(tmp_path):
     assert set(goals) == {0, 1}
     picked = [chosen[goals.index(goal)] for goal in (0, 1)]
     rows = run_cells(
-        [dataclasses.replace(cell, agent_config={"epochs": 1}, settings=None) for cell in picked], tmp_path
+        [dataclasses.replace(cell, agent_config={"epochs": 1}, settings=None) for cell in picked],
+        tmp_path,
     )
     unedited = [
         env.unwrapped.task.evaluate(env.unwrapped.network.fresh().journal, goal) for goal in (0, 1)

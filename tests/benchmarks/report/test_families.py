@@ -23,8 +23,15 @@ def test_every_metric_has_a_direction_or_only_describes():
         for name in family.directions
         if families.direction(name) is None and not families.is_before(name)
     }
-    assert described == {"test_accuracy", "weights_changed", "weights_changed_norm", "sites_per_edit"}
-    before = [name for family in FAMILIES.values() for name in family.directions if "_before" in name]
+    assert described == {
+        "test_accuracy",
+        "weights_changed",
+        "weights_changed_norm",
+        "sites_per_edit",
+    }
+    before = [
+        name for family in FAMILIES.values() for name in family.directions if "_before" in name
+    ]
     assert len(before) == 14
     assert all(families.is_before(name) and families.direction(name) is None for name in before)
 
