@@ -23,8 +23,9 @@ from editgym.envs.protocol import OpenEnv, StreamEnv, Unsupported, open_env, str
 from editgym.paths import data_folder
 from editgym.weights import EditJournal
 
-# Tasks are shared by cells, and their splits may be large: each is read once.
-_of_splits: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+# Tasks are shared by cells, and their splits may be large: those of the latest task, by which cells
+# of one network follow each other, are read once.
+_latest: list[tuple[weakref.ref[Any], str]] = []
 
 
 def fingerprints(
@@ -70,9 +71,11 @@ def _data(env: gym.Env) -> str | None:
         splits = task.splits
     except (Unsupported, AttributeError):
         return None
-    if task not in _of_splits:
-        _of_splits[task] = content_hash(splits)
-    return _of_splits[task]
+    for known, digest in _latest:
+        if known() is task:
+            return digest
+    _latest[:] = [(weakref.ref(task), content_hash(splits))]
+    return _latest[0][1]
 
 
 def _file(name: str) -> str | None:

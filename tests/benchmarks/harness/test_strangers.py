@@ -55,7 +55,8 @@ class Number(gym.Env):
         number = self.start
         for entry in journal:
             number = float(entry.tensors["number"])
-        return Evaluation({"nearness": 1 - abs(number - 0.5), "nearness_before": 1 - abs(self.start - 0.5)})
+        near, before = 1 - abs(number - 0.5), 1 - abs(self.start - 0.5)
+        return Evaluation({"nearness": near, "nearness_before": before})
 
 
 gym.register("Number-v0", entry_point=Number)
@@ -89,8 +90,9 @@ class Setter(ConfiguredAgent):
         return env.unwrapped.journal
 
 
+_AGENTS = ("parts.numbers:Setter",)
 SUITE = Suite(
-    "numbers", 2, (Entry("parts.numbers:Number-v0", "number", ("parts.numbers:Setter",), seed_kwarg=None),)
+    "numbers", 2, (Entry("parts.numbers:Number-v0", "number", _AGENTS, seed_kwarg=None),)
 )
 '''
 

@@ -14,7 +14,7 @@ from benchmarks.harness.measure import run_cell
 from benchmarks.harness.runner import Execution, run_cells
 from benchmarks.harness.validation import validate_row
 from benchmarks.report.aggregate import group_rows
-from benchmarks.results import ROWS_FILE, Cell, append_row, read_rows, records_file, rows_agree
+from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file, rows_agree
 from benchmarks.suites.cells import SUITES, cells
 from benchmarks.suites.entry import Entry, Suite
 from envs_registry import Environment, environment_spec

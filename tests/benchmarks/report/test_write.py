@@ -6,6 +6,7 @@ import pytest
 from benchmarks.report import plots
 from benchmarks.report.aggregate import group_rows, metric_value
 from benchmarks.report.estimates import BOOTSTRAP_SEED
+from benchmarks.report.looks import palette
 from benchmarks.report.tables import duration, group_table, number
 from benchmarks.report.write import write_report
 from benchmarks.results import ROWS_FILE, append_row
@@ -267,7 +268,7 @@ def test_depth_of_forgetting_is_drawn_where_it_was_measured(unlearning_row):
     ]
     rows += [unlearning_row("random", seed, retain=0.9, forget=0.5) for seed in range(2)]
     (group,) = group_rows(rows)
-    figure = plots.figures(group, plots.palette([group]))["depth"]
+    figure = plots.figures(group, palette([group]))["depth"]
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == [
         "retain ● and forget ○ accuracy",
@@ -286,7 +287,7 @@ def test_depth_of_forgetting_is_drawn_where_it_was_measured(unlearning_row):
     ]
     assert dots == pytest.approx([0.9, 0.0, 0.8, 40, 0.1])
     (group,) = group_rows(rows[2:])
-    assert "depth" not in plots.figures(group, plots.palette([group]))
+    assert "depth" not in plots.figures(group, palette([group]))
 
 
 def test_lifelong_rows_get_a_retention_curve(make_row):
@@ -301,7 +302,7 @@ def test_lifelong_rows_get_a_retention_curve(make_row):
         for seed in range(2)
     ]
     (group,) = group_rows(rows)
-    drawn = plots.figures(group, plots.palette([group]))
+    drawn = plots.figures(group, palette([group]))
     assert set(drawn) == {"intervals", "trade-off", "retention"}  # no harmonic mean, no profile
     (line,) = drawn["retention"].axes[0].lines
     assert line.get_xydata().tolist() == [[0, 0.9], [10, 0.75]]
@@ -335,7 +336,7 @@ def test_long_names_beside_a_panel_cover_no_neighbour(unlearning_row):
         for seed in range(3)
     ]
     (group,) = group_rows(rows)
-    figure = plots.intervals_figure(group, plots.palette([group]))
+    figure = plots.intervals_figure(group, palette([group]))
     figure.canvas.draw()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == 3
@@ -360,7 +361,7 @@ def test_every_agent_of_many_looks_its_own_way_and_its_name_is_inside_the_figure
         for seed in range(2)
     ]
     (group,) = group_rows(rows)
-    looks = plots.palette([group])
+    looks = palette([group])
     assert len({(look.color, look.line) for look in looks.values()}) == len(names)
     assert len({(look.color, look.marker) for look in looks.values()}) == len(names)
     drawn = plots.figures(group, looks)

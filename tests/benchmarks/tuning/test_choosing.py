@@ -38,7 +38,7 @@ def test_the_tuner_of_editors_draws_no_stream_of_the_test_split(monkeypatch):
         return whole(task, split, count, rng)
 
     monkeypatch.setattr(KnowledgeTask, "stream", stream)
-    row = tune_editors.score("no_edit", {}, 1, tune_editors.STREAM_SEEDS[0])
+    row = tune_editors.score("ultraedit", {}, 1, tune_editors.STREAM_SEEDS[0])
     assert row["reliability"] is not None
     assert set(drawn) == {"validation"}
 
