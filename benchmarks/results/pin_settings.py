@@ -1,9 +1,10 @@
 """Writes the table of settings for rows of schema 1: `python -m benchmarks.results.pin_settings
 FOLDER [FOLDER ...]`, with the folders that hold them.
 
-It was run once, on the rows in docs/results, by a version whose agents had the defaults and the
-tuned values that the rows were measured with. It is kept to show where `schema1.json` comes from:
-run again after a default has changed, it would give the old rows another meaning.
+It was run on the rows in docs/results, by a version whose agents had the defaults and the tuned
+values that the rows were measured with, but for `DEFAULTS_THEN`. It is kept to show where
+`schema1.json` comes from: run again after another default has changed, it would give the old rows
+another meaning.
 """
 
 from __future__ import annotations
@@ -11,22 +12,44 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import editgym  # noqa: F401 - registers the environments
+from agents.catalogue import make_agent
 from benchmarks.results.cell import Row, canonical_json
 from benchmarks.results.files import ROWS_FILE, finished
 from benchmarks.results.migration import MIGRATED_SCHEMA, TABLE, key_of
 from benchmarks.results.resolved import resolved_settings
 from editgym.paths import whole_file
+from envs_registry import environment_spec
+
+# Defaults of the version that the rows were measured with (07378a3), where values tuned for the
+# task have taken their place since, for what rows left to them; UltraEdit's step was the task's.
+DEFAULTS_THEN: Mapping[str, Mapping[str, Any]] = {
+    "ultraedit": {"step_size": 1e-3},
+    "memit_seq": {"covariance_weight": 100.0},
+    "rledit": {"step_learning_rate": 0.02},
+}
+
+
+def ran_with(row: Row) -> dict[str, Any]:
+    """The settings in full that a row of schema 1 was measured with."""
+    agent, config = row["agent"], row["agent_config"]
+    typed = {key: value for key, value in config.items() if key != "reward_calls"}
+    spec = environment_spec(row["env_id"], row["env_kwargs"])
+    then = DEFAULTS_THEN.get(agent)
+    if then is not None:
+        tuned = make_agent(agent, **typed).tuned(spec)  # type: ignore[attr-defined]
+        typed = {**{key: then[key] for key in tuned if key in then}, **typed}
+    return resolved_settings(agent, typed, row["env_id"], row["env_kwargs"])
 
 
 def pinned(rows: Sequence[Row]) -> dict[str, Any]:
     """The content of the table: distinct settings, and by place among them who ran with which."""
     places: dict[str, int] = {}
-    ran_with: dict[str, list[Any]] = {}
+    known: dict[str, list[Any]] = {}
     for row in rows:
         arguments = {
             key: value
@@ -36,13 +59,12 @@ def pinned(rows: Sequence[Row]) -> dict[str, Any]:
         config = {key: value for key, value in row["agent_config"].items() if key != "reward_calls"}
         described = (row["env_id"], arguments, row["agent"], config)
         key = key_of(*described)
-        if key not in ran_with:
-            settings = resolved_settings(row["agent"], config, row["env_id"], arguments)
-            place = places.setdefault(canonical_json(settings), len(places))
-            ran_with[key] = [*described, place]
+        if key not in known:
+            place = places.setdefault(canonical_json(ran_with(row)), len(places))
+            known[key] = [*described, place]
     return {
         "settings": [json.loads(settings) for settings in places],
-        "ran_with": list(ran_with.values()),
+        "ran_with": list(known.values()),
     }
 
 

@@ -11,7 +11,7 @@ from benchmarks.results import Cell, canonical_json
 from benchmarks.results.resolved import resolved_settings
 from benchmarks.suites import lifelong, worlds
 from benchmarks.suites.entry import REWARD_CALLS, Entry, Suite
-from editgym.imports import imported, is_import_path
+from editgym.imports import imported_as, is_import_path
 
 SUITES = {
     suite.name: suite
@@ -40,12 +40,7 @@ def find_suite(name: str) -> Suite:
                 f"{unknown('suite', name, list(SUITES))}. Your own is written package.module:SUITE"
             )
         return SUITES[name]
-    found = imported(name, "suite", "package.module:SUITE")
-    if not isinstance(found, Suite):
-        raise ValueError(
-            f"suite: {name} is a {type(found).__name__}; it must be a benchmarks.suites.entry.Suite"
-        )
-    return replace(found, name=name)
+    return replace(imported_as(Suite, name, "suite"), name=name)
 
 
 def cells(

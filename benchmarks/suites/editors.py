@@ -151,7 +151,8 @@ _SHORTER: Mapping[str, Any] = {
 }
 ONE_BY_ONE: tuple[AgentChoice, ...] = (
     "no_edit",
-    "ultraedit",
+    # That of short streams: those that are tuned for long ones are for ten edits a step.
+    ("ultraedit", {"step_size": 1e-3}),
     ("ultraedit", {"passes": 6, "step_size": 2e-4}),
     ("ultraedit", {"passes": 6, "step_size": 1e-3, "sites": LATE_OUTPUTS}),
     ("rledit", {"sequences": 0}),

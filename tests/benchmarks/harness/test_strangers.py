@@ -158,7 +158,7 @@ def test_modules_are_told_apart_by_their_content(folder, monkeypatch):
     ("arguments", "message"),
     [
         (["--suite", "parts.nowhere:SUITE"], "cannot import the module 'parts.nowhere'"),
-        (["--suite", "json:loads"], "must be a benchmarks.suites.entry.Suite"),
+        (["--suite", "json:loads"], "must be a Suite"),
         (["--suite", "quick", "--set", "ppo"], "--set must be NAME.KEY=VALUE, got 'ppo'"),
         (["--suite", "quick", "--set", "pppo.rollout=1"], "unknown agent or task to set 'pppo'"),
         (["--suite", "quick", "--settings", "list.json"], "must be {NAME: {KEY: VALUE}}"),

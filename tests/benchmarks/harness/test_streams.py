@@ -138,7 +138,8 @@ def test_processes_write_the_same_records(tmp_path):
 def test_validate_compares_curves(tmp_path, curve, message):
     (row,) = run_cells(stream_cells(1), tmp_path)
     assert validate_row(row, tmp_path).problems == ()
-    (problem,) = validate_row({**row, "curves": {"retention": curve}}, tmp_path).problems
+    other = {**row, "curves": {"retention": curve}, "row_sha256": None}
+    (problem,) = validate_row(other, tmp_path).problems
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(problem)
 
