@@ -25,12 +25,14 @@ from benchmarks.results.resolved import resolved_settings
 from editgym.paths import whole_file
 from envs_registry import environment_spec
 
-# Defaults of the version that the rows were measured with (07378a3), where values tuned for the
-# task have taken their place since, for what rows left to them; UltraEdit's step was the task's.
+# On streams, defaults of the version that the rows were measured with (07378a3), where values tuned
+# for the task have taken their place since, for what rows left to them; UltraEdit's step was the
+# task's.
 DEFAULTS_THEN: Mapping[str, Mapping[str, Any]] = {
     "ultraedit": {"step_size": 1e-3},
     "memit_seq": {"covariance_weight": 100.0},
     "rledit": {"step_learning_rate": 0.02},
+    "ppo": {"train_env": {"back_depth": 1, "locality_weight": 8.0}},
 }
 
 
@@ -39,8 +41,8 @@ def ran_with(row: Row) -> dict[str, Any]:
     agent, config = row["agent"], row["agent_config"]
     typed = {key: value for key, value in config.items() if key != "reward_calls"}
     spec = environment_spec(row["env_id"], row["env_kwargs"])
-    then = DEFAULTS_THEN.get(agent)
-    if then is not None:
+    then = DEFAULTS_THEN.get(agent, {})
+    if then and row["env_id"] == "LifelongLLMEdit-v0":
         tuned = make_agent(agent, **typed).tuned(spec)  # type: ignore[attr-defined]
         typed = {**{key: then[key] for key in tuned if key in then}, **typed}
     return resolved_settings(agent, typed, row["env_id"], row["env_kwargs"])
