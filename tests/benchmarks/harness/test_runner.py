@@ -302,7 +302,10 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
             ["run", "--suite", "toy", "--agents", "nowhere_at_all:Agent"],
             "cannot import the module 'nowhere_at_all' of 'nowhere_at_all:Agent'",
         ),
-        (["run", "--suite", "toy", "--agents", "toy_editing:Nobody"], "the module 'toy_editing' has no 'Nobody'"),
+        (
+            ["run", "--suite", "toy", "--agents", "toy_editing:Nobody"],
+            "the module 'toy_editing' has no 'Nobody'",
+        ),
         (["run", "--suite", "toy", "--seeds", "0"], "seeds must be 1 or more, got 0"),
         (["run", "--suite", "toy", "--jobs", "0"], "jobs must be 1 or more, got 0"),
         (["run", "--suite", "toy", "--out", "file/out"], "file/out"),

@@ -2,6 +2,7 @@
 
 import own_environment  # noqa: F401 - registers the environment
 import own_family  # noqa: F401 - registers the family of its metrics
+
 from benchmarks.suites.entry import Entry, Suite
 
 AGENT = ("own_agent:SmallRandomEdit", {"size": 0.2})
