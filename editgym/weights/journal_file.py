@@ -55,7 +55,8 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[str, list[Entr
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise JournalError(f"{path} is damaged or is not a safetensors file: {error}") from error
     try:
