@@ -45,7 +45,8 @@ class WeightSketch(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(batch, n) -> (batch, size)."""
-        return F.layer_norm(observations @ self.projection, (self.features_dim,))  # type: ignore[operator]
+        projected = observations @ self.projection  # type: ignore[operator]
+        return F.layer_norm(projected, (self.features_dim,))
 
 
 class RefiningEdits(VecEnvWrapper):

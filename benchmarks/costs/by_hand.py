@@ -23,7 +23,9 @@ class HandWrittenMaskWorld(gym.Env):
 
     def __init__(self, task: UnlearningTask, seed: int, rank: int = 4) -> None:
         self.model = copy.deepcopy(task.networks[0].base)
-        self.layer: nn.Linear = self.model.get_submodule(task.networks[0].sites[0].name)  # type: ignore[assignment]
+        layer = self.model.get_submodule(task.networks[0].sites[0].name)
+        assert isinstance(layer, nn.Linear)
+        self.layer = layer
         self.original = self.layer.weight.clone()
         self.images, self.labels = task.pool.inputs, task.pool.labels
         self.members = [task.goals[0].members[name] for name in ("retain", "forget")]

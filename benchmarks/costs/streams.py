@@ -30,6 +30,7 @@ from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from benchmarks.suites.editors import LIFELONG_SITES
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
+from editgym.weights import LowRankFactors, SiteEdit
 
 _LOOK_BACK = 10  # batches before the one that is timed
 _RLEDIT_SITES = ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"]
@@ -102,8 +103,10 @@ def held_bytes() -> int:
 
 
 def _tensors_of_journal(env: LifelongLLMEditEnv) -> list[Tensor]:
-    """Mapped from files: the operating system drops them from memory when it likes."""
-    return [part for entry in env.journal for part in (entry.update.a, entry.update.b)]  # type: ignore[union-attr]
+    """The factors, mapped from files: the operating system drops them when it likes."""
+    updates = [entry.update for entry in env.journal if isinstance(entry, SiteEdit)]
+    low_rank = [update for update in updates if isinstance(update, LowRankFactors)]
+    return [part for update in low_rank for part in (update.a, update.b)]
 
 
 def _bytes(tensors: Any) -> int:

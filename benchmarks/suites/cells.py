@@ -62,7 +62,7 @@ def cells(
             takes the place of the suite's tasks of its family; an import path, of all its tasks in
             `env_ids`.
         env_ids: Only these environments of the suite.
-        agents: These agents in place of the suite's own; any catalogue name or
+        agents: Agents in place of the suite's own; any catalogue name or
             `package.module:Class`. Those that the suite has keep its configuration.
         given: By name of an agent or of a task, settings of the agent, or arguments of the
             environment, that are added to the suite's own and take their place.

@@ -40,7 +40,7 @@ def task_for(
 
     Args:
         kind: The class that the task must have.
-        name: As in the catalogue.
+        name: The task's name, as in the catalogue.
         device: Torch device.
         arguments: The task's own.
         constructor: The environment's own, whose arguments an error names.

@@ -142,19 +142,13 @@ class KnowledgeTask:
         taken = set(kept)
         reasons: list[str | None] = []
         for request, own in zip(requests, fits, strict=True):
-            reason = (
-                _REPEATED
-                if request.subject in taken
-                else (
-                    TOO_LONG
-                    if not own
-                    else (
-                        KNOWN
-                        if normalized(current[request.prompt]) == normalized(request.target)
-                        else None
-                    )
-                )
-            )
+            reason = None
+            if request.subject in taken:
+                reason = _REPEATED
+            elif not own:
+                reason = TOO_LONG
+            elif normalized(current[request.prompt]) == normalized(request.target):
+                reason = KNOWN
             reasons.append(reason)
             if reason is None:
                 taken.add(request.subject)
