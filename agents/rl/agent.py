@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -229,12 +229,8 @@ class SB3Agent(ConfiguredAgent):
         progress = Progress(self.name, calls, watch, partial(self.save, out) if out else None)
         final = settings.final_log_std
         anneal = [] if final is None else [NoiseSchedule(final, watch)]
-        try:
+        with suppress(BudgetSpentError), closing(progress):
             self.model.learn(calls, callback=[progress, *anneal])
-        except BudgetSpentError:
-            pass
-        finally:
-            progress.close()
 
     def build(
         self, env: VecEnv, settings: SB3Settings, seed: int, device: str, watch: Stopwatch

@@ -63,7 +63,8 @@ class SB3Settings(Settings):
     def as_dict(self) -> dict[str, Any]:
         """Every setting's value by name, hyperparameters among them."""
         values = super().as_dict()
-        return {**values, **values.pop("hyperparameters")}
+        hyperparameters = values.pop("hyperparameters")
+        return {**values, **hyperparameters}
 
     def sized(self, episode_length: int) -> Self:
         """The same settings with `num_envs` and `n_steps` settled.

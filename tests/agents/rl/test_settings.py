@@ -1,0 +1,113 @@
+"""The settings of agents of Stable-Baselines3: presets, what is given, sizes, and what is saved."""
+
+import inspect
+import json
+
+import gymnasium as gym
+import pytest
+
+from agents.catalogue import make_agent
+from agents.protocol import Budget
+from agents.rl.agent import SB3Agent
+from agents.rl.general_editor import GeneralEditor
+from agents.rl.presets import ALGORITHMS, LONG_STREAM, preset
+from envs_registry import environment_spec
+
+DIGITS = environment_spec("MaskWorld-v0", {})
+
+
+def test_what_is_given_goes_before_the_preset_and_the_preset_before_defaults():
+    found = make_agent("ppo", learning_rate=1e-3, sketch=8).resolved(DIGITS).as_dict()
+    assert "hyperparameters" not in found
+    assert (found["learning_rate"], found["sketch"]) == (1e-3, 8)
+    assert (found["rollout"], found["refine"], found["n_epochs"]) == (1_024, 0.2, 5)
+    assert found == {**SB3Agent.settings_type().as_dict(), **preset("ppo", "")} | {
+        "learning_rate": 1e-3,
+        "sketch": 8,
+    }
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "weight"),
+    [
+        ({}, 8.0),
+        ({"horizon": LONG_STREAM - 1}, 8.0),
+        ({"horizon": LONG_STREAM}, 30.0),
+        ({"horizon": 100, "task": "knowledge/zsre"}, 30.0),
+    ],
+)
+def test_longer_streams_are_learned_with_more_weight_on_locality(arguments, weight):
+    spec = environment_spec("LifelongLLMEdit-v0", arguments)
+    found = make_agent("ppo").resolved(spec)
+    assert found.train_env == {"back_depth": 1, "locality_weight": weight}
+    assert found.hyperparameters["n_steps"] == 5
+
+
+def test_a_rollout_is_divided_into_episodes():
+    settings = make_agent("ppo").resolved(DIGITS)
+    assert (settings.sized(4).num_envs, settings.sized(4).hyperparameters["n_steps"]) == (256, 4)
+    assert make_agent("ppo", num_envs=3).resolved(DIGITS).sized(4).num_envs == 3
+    assert make_agent("ppo", n_steps=8).resolved(DIGITS).sized(4).num_envs == 128
+    assert make_agent("ppo", rollout=2).resolved(DIGITS).sized(4).num_envs == 1
+    assert "n_steps" not in settings.hyperparameters, "the settings themselves stay"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_preset_is_within_its_ranges(algorithm):
+    for spec in (DIGITS, environment_spec("LifelongLLMEdit-v0", {})):
+        settings = make_agent(algorithm).resolved(spec)
+        assert settings.sized(1).num_envs >= 1
+        assert SB3Agent.settings_type.of(settings.as_dict()) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be 1 or more, a whole number"),
+        ({"rollout": 2.5}, "rollout must be 1 or more"),
+        ({"sketch": -1}, "sketch must be 0 or more"),
+        ({"n_steps": 0}, "n_steps must be 1 or more"),
+        ({"batch_size": "abc"}, "batch_size must be 1 or more"),
+        ({"policy_kwargs": 3}, "policy_kwargs must be a dict"),
+        ({"shared_batch": "yes"}, "shared_batch must be one of False, True"),
+        ({"refine": -1}, "refine must be 0 or more"),
+        ({"final_log_std": float("nan")}, "final_log_std must be a finite number, or None"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent("ppo", **given)
+
+
+def test_an_agent_keeps_what_it_was_given_and_saves_what_it_was_trained_with(tmp_path):
+    given = {"num_envs": 4, "batch_size": 8, "refine": 0.5, "sketch": 2}
+    agent = make_agent("ppo", **given)
+    spec = environment_spec("ShiftWorld-v0", {"sites": ["fc3"], "rank": 1, "episode_length": 2})
+    agent.learn(spec, Budget(reward_calls=8), seed=0)
+    agent.save(tmp_path)
+    assert agent.config == {"algorithm": "ppo", **given}
+    again = SB3Agent.load(tmp_path)
+    assert again.config == agent.config
+    assert again.settings == agent.settings
+    assert again.settings.hyperparameters["n_steps"] == 2
+    saved = json.loads((tmp_path / "settings.json").read_text())
+    assert saved == agent.settings.as_dict()
+    saved["refine"] = 0.25
+    (tmp_path / "settings.json").write_text(json.dumps(saved))
+    assert SB3Agent.load(tmp_path).settings.refine == 0.25
+
+
+def test_the_general_editor_has_a_preset_of_its_own():
+    found = GeneralEditor(hidden=8).resolved(DIGITS).as_dict()
+    assert (found["hidden"], found["rollout"], found["final_log_std"]) == (8, 512, -2.5)
+    assert GeneralEditor().resolved(gym.spec("MaskWorld-v0")).hidden == 32
+
+
+@pytest.mark.parametrize("cls", [SB3Agent, GeneralEditor])
+def test_the_signature_shows_the_settings(cls):
+    parameters = inspect.signature(cls).parameters
+    assert next(iter(parameters)) == "algorithm"
+    assert {"num_envs", "rollout", "refine", "train_env"} <= set(parameters)
+    assert parameters["hyperparameters"].kind is inspect.Parameter.VAR_KEYWORD
+    assert ("hidden" in parameters) == (cls is GeneralEditor)
