@@ -174,8 +174,8 @@ def chosen_sites(
 
     Args:
         process: The stream.
-        names: Of the sites; None for all that qualify.
-        name: Of the editor, for messages.
+        names: The sites, by name; None for all that qualify.
+        name: The editor's name, for messages.
         residual: Whether only sites that write to the residual stream qualify.
 
     Raises:
