@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.write import write_report
 from benchmarks.results import ROWS_FILE, SHIPPED_BYTES, Cell, read_rows
-from benchmarks.suites.cells import SUITES, cells, find_suite
+from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 from benchmarks.suites.given import read_given
 
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     folder: Path = options.out or Path("runs") / suite.name
     _check_writable(folder)
     rows = run_cells(chosen, folder, execution)
-    report = write_report(folder)
+    report = write_report(folder, entries_of)
     print(f"{report.markdown}\n{report.page.resolve()}")
     failed = sum(row["status"] == "failed" for row in rows)
     if failed:
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Redraw everything from the rows."""
-    print(write_report(options.folder).page.resolve())
+    print(write_report(options.folder, entries_of).page.resolve())
     return 0
 
 

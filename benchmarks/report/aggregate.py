@@ -5,9 +5,9 @@ agent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.report import families
 from benchmarks.report.estimates import Interval, Rank, Stratum, iqm_interval, ranks
@@ -15,12 +15,45 @@ from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.labels import at_one_budget, by_label
 from benchmarks.report.standings import Estimate, Standing, standing_of
 from benchmarks.results import Row
-from benchmarks.suites.cells import find_suite
-from benchmarks.suites.entry import Entry
 
 _NOT_IN_TITLE = frozenset(
     {"task", "model_seed", "device"}
 )  # nor any other argument that a suite seeds
+
+# Where a row's stratum stands while it is in a group.
+STRATUM = "stratum"
+
+
+class Compared(Protocol):
+    """What the report asks of a suite's entry (`benchmarks.suites.entry.Entry`)."""
+
+    @property
+    def env_id(self) -> str:
+        """Gymnasium id."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        ...
+
+    @property
+    def env_kwargs(self) -> Mapping[str, Any]:
+        """Further arguments of the environment."""
+        ...
+
+    @property
+    def seed_kwarg(self) -> str | None:
+        """The environment's argument that goes along with the agent's seed."""
+        ...
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the table over all tasks of a family takes it in."""
+        ...
+
+
+EntriesOf = Callable[[str], Sequence[Compared]]
 
 
 @dataclass(frozen=True)
@@ -55,24 +88,33 @@ class Group:
         return _runs(self.rows[agent], key, self.family)
 
 
-def group_rows(rows: Sequence[Row]) -> list[Group]:
+def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) -> list[Group]:
     """All groups of `rows`: for each suite the families that have several strata, then every
     stratum by itself.
+
+    Args:
+        rows: Rows of one or more suites.
+        entries_of: What a suite compares, by its name; nothing where it is not known: then no
+            argument is its seed but `model_seed`, and every stratum is pooled.
     """
     groups = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
+        entries = entries_of(suite)
+        seeded = {entry.seed_kwarg for entry in entries}
         strata: dict[str, list[Row]] = {}
         for row in rows:
             if row["suite"] == suite:
-                strata.setdefault(stratum(row), []).append(row)
+                title = stratum(row, seeded)
+                strata.setdefault(title, []).append({**row, STRATUM: title})
         single = [_group(suite, title, [by_label(own)]) for title, own in strata.items()]
-        groups += [*_pooled(suite, strata, single), *single]
+        groups += [*_pooled(suite, entries, strata, single), *single]
     return groups
 
 
-def stratum(row: Row) -> str:
-    """Environment and task of a row, and whatever else was asked of the environment."""
-    seeded = {entry.seed_kwarg for entry in _entries(row["suite"])}
+def stratum(row: Row, seeded: Set[str | None] = frozenset()) -> str:
+    """Environment and task of a row, and whatever else was asked of the environment, but for the
+    arguments that its suite seeds.
+    """
     extra = {
         key: value for key, value in row["env_kwargs"].items() if key not in _NOT_IN_TITLE | seeded
     }
@@ -85,14 +127,6 @@ def _title(env_id: str, task: str | None, extra: Mapping[str, Any]) -> str:
     )
 
 
-def _entries(suite: str) -> tuple[Entry, ...]:
-    """What a suite compares; nothing where the suite is not here."""
-    try:
-        return find_suite(suite).entries
-    except ValueError:
-        return ()
-
-
 def metric_value(row: Row, key: str, family: str | None) -> float | None:
     """A metric of a finished row, with the score of those families whose rows do not hold one."""
     metrics: Mapping[str, float | None] = row["metrics"]
@@ -100,15 +134,16 @@ def metric_value(row: Row, key: str, family: str | None) -> float | None:
 
 
 def _pooled(
-    suite: str, strata: Mapping[str, Sequence[Row]], groups: Sequence[Group]
+    suite: str,
+    entries: Sequence[Compared],
+    strata: Mapping[str, Sequence[Row]],
+    groups: Sequence[Group],
 ) -> Iterable[Group]:
     """For each family with several strata to pool, a group of the agents that have a result in
     every one of them.
     """
     apart = {
-        _title(entry.env_id, entry.task, entry.env_kwargs)
-        for entry in _entries(suite)
-        if not entry.pooled
+        _title(entry.env_id, entry.task, entry.env_kwargs) for entry in entries if not entry.pooled
     }
     for family in FAMILIES:
         members = [group for group in groups if group.family == family and group.title not in apart]
@@ -161,7 +196,7 @@ def _group(suite: str, title: str, strata: Sequence[Mapping[str, Sequence[Row]]]
         suite,
         title,
         family,
-        strata=tuple(dict.fromkeys(stratum(row) for rows in by_agent.values() for row in rows)),
+        strata=tuple(dict.fromkeys(row[STRATUM] for rows in by_agent.values() for row in rows)),
         metrics=tuple(key for key in keys if any(key in own for own in estimates.values())),
         standings=tuple(sorted(standings, key=_order)),
         rows=finished,
@@ -170,7 +205,7 @@ def _group(suite: str, title: str, strata: Sequence[Mapping[str, Sequence[Row]]]
 
 def _counted(rows: Sequence[Row]) -> int:
     """Finished rows of the stratum that has the fewest."""
-    counts = Counter(stratum(row) for row in rows if row["status"] == "finished")
+    counts = Counter(row[STRATUM] for row in rows if row["status"] == "finished")
     return min(counts.values(), default=0)
 
 
@@ -199,7 +234,7 @@ def _runs(rows: Iterable[Row], key: str, family: str | None) -> dict[Stratum, di
     for row in rows:
         value = metric_value(row, key, family)
         if value is not None:
-            runs.setdefault((row["task"] or row["env_id"], stratum(row)), {})[row["seed"]] = value
+            runs.setdefault((row["task"] or row["env_id"], row[STRATUM]), {})[row["seed"]] = value
     return runs
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.aggregate import Group, group_rows
+from benchmarks.report.aggregate import EntriesOf, Group, group_rows
 from benchmarks.report.page import bootstrap, drawn_sections, markdown, page
 from benchmarks.results import SCHEMA, Row, rows_in
 from editgym.paths import whole_file
@@ -31,8 +31,12 @@ class Report:
     failed: int
 
 
-def write_report(folder: Path) -> Report:
+def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Report:
     """Write the leaderboard of the rows in `folder` into `folder`.
+
+    Args:
+        folder: Where the rows are.
+        entries_of: What a suite compares, see `group_rows`.
 
     Raises:
         FileNotFoundError: There are no rows.
@@ -40,7 +44,7 @@ def write_report(folder: Path) -> Report:
         OSError: The folder cannot be written.
     """
     rows = rows_in(folder)
-    groups = group_rows(rows)
+    groups = group_rows(rows, entries_of)
     sections = drawn_sections(groups)
     failed = [row for row in rows if row["status"] == "failed"]
     text = markdown(rows, sections, failed)

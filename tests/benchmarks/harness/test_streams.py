@@ -15,7 +15,7 @@ from benchmarks.harness.runner import Execution, run_cells
 from benchmarks.harness.validation import validate_row
 from benchmarks.report.aggregate import group_rows
 from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file, rows_agree
-from benchmarks.suites.cells import SUITES, cells
+from benchmarks.suites.cells import SUITES, cells, entries_of
 from benchmarks.suites.entry import Entry, Suite
 from envs_registry import Environment, environment_spec
 
@@ -176,7 +176,7 @@ def test_report_draws_retention_and_takes_seeds_together(tmp_path, capsys):
     assert leaderboard.main(["run", "--suite", "stream", "--out", "out"]) == 0
     assert (tmp_path / "out/plots/stream-toystream-v0-toy-stream-retention.svg").is_file()
     assert "retention" in (tmp_path / "out/index.html").read_text()
-    (group,) = group_rows(read_rows(tmp_path / "out" / ROWS_FILE))
+    (group,) = group_rows(read_rows(tmp_path / "out" / ROWS_FILE), entries_of)
     assert (group.title, group.family) == ("ToyStream-v0 · toy stream", "knowledge")
     assert group.standings[0].n == 2
     assert group.metrics[0] == "harmonic_mean"

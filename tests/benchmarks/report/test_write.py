@@ -10,7 +10,7 @@ from benchmarks.report.looks import palette
 from benchmarks.report.tables import duration, group_table, number
 from benchmarks.report.write import write_report
 from benchmarks.results import ROWS_FILE, append_row
-from benchmarks.suites.cells import SUITES, cells
+from benchmarks.suites.cells import SUITES, cells, entries_of
 from benchmarks.suites.worlds import ALL_UNLEARNING_AGENTS
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
@@ -194,7 +194,7 @@ def test_agents_of_a_whole_suite_are_pooled(unlearning_row):
             SUITES["worlds"], tasks=["unlearning/digits", "unlearning/mnist"], seeds=2
         )
     ]
-    pooled = group_rows(rows)[0]
+    pooled = group_rows(rows, entries_of)[0]
     assert pooled.strata == tuple(
         f"{world} · unlearning/{data}" for data in ("digits", "mnist") for world in WORLDS
     )
