@@ -1,0 +1,111 @@
+"""Fine-tuning of last layers and of sites."""
+
+import gymnasium as gym
+import torch
+import torch.nn.functional as F
+
+from agents.catalogue import make_agent
+from agents.debiasing import fine_tuning as debiasing
+from agents.debiasing.fine_tuning import LastLayerFineTune
+from agents.debiasing.last_layer import Head
+from editgym.weights import EditableNetwork
+
+
+def test_fine_tuning_the_last_layer_moves_it_to_the_word(two_directions):
+    head, sets = two_directions
+    assert head.accuracy(sets[1]) < 0.6
+    agent = LastLayerFineTune(weightings=(3.0,), steps=300, learning_rate=0.05, check_every=100)
+    candidates = [
+        Head(*moved)
+        for moved in agent.candidates(
+            [head.weight, head.bias],
+            lambda moved, weights: [
+                weight * F.cross_entropy(Head(*moved).logits(part.x), part.y)
+                for weight, part in zip(weights, sets, strict=True)
+            ],
+        )
+    ]
+    assert len(candidates) == 3
+    assert candidates[-1].accuracy(sets[1]) > 0.99
+    assert candidates[-1].accuracy(sets[0]) > 0.99
+
+
+def test_fine_tuned_sites_follow_adam_through_the_whole_network():
+    world = gym.make(
+        "editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc2", "fc4"], rank=2
+    ).unwrapped
+    world.reset(seed=0)
+    agent = make_agent(
+        "site_fine_tune", weightings=[0.5], steps=3, check_every=3, learning_rate=0.01
+    )
+    network = world.network
+    policy = world.task.labelled("policy")
+    activations = [network.activations(part.inputs) for part in policy]
+    (found,) = agent.candidates(
+        [weight.unsqueeze(0) for weight in network.weights],
+        lambda moved, weights: [
+            weight * F.cross_entropy(network.candidate_logits(moved, seen)[0], part.labels)
+            for weight, seen, part in zip(weights, activations, policy, strict=True)
+        ],
+    )
+    model = world.network.merged()
+    weights = [model.fc2.weight, model.fc4.weight]
+    optimizer = torch.optim.Adam(weights, lr=0.01)
+    for _ in range(3):
+        general, unbiased = (F.cross_entropy(model(part.inputs), part.labels) for part in policy)
+        optimizer.zero_grad()
+        (general + 0.5 * unbiased).backward()
+        optimizer.step()
+    for own, weight, base in zip(found, weights, world.network.base_weights, strict=True):
+        assert (weight - base).abs().max() > 4e-4
+        torch.testing.assert_close(own[0], weight.detach(), rtol=0, atol=2e-5)
+
+
+def test_sites_are_fine_tuned_on_a_few_samples_at_a_time_as_on_all(monkeypatch):
+    env = gym.make(
+        "editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc3", "fc4"], rank=2
+    )
+
+    def tuned():
+        largest.clear()
+        (entry,) = make_agent(
+            "site_fine_tune", weightings=[0.5], steps=40, learning_rate=0.01
+        ).edit(env)
+        return entry.tensors
+
+    largest, run = [], EditableNetwork.candidate_logits
+
+    def watched(self, weights, seen):
+        largest.append(len(seen[0]))
+        return run(self, weights, seen)
+
+    monkeypatch.setattr(EditableNetwork, "candidate_logits", watched)
+    whole, samples = tuned(), max(largest)
+    monkeypatch.setattr(debiasing, "_NUMBERS_IN_ONE_GRAPH", 64 * 1_000)  # fc3 has 64 inputs
+    parts = tuned()
+    assert samples > max(largest) == 1_000
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=0, atol=2e-4)
+
+
+def test_fine_tuned_sites_alone_change_and_lose_no_more_than_the_tolerance_on_validation():
+    env = gym.make(
+        "editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc3", "fc4"], rank=2
+    )
+    journal = make_agent("site_fine_tune", steps=200).edit(env)
+    (entry,) = journal
+    assert set(entry.tensors) == {"fc3.weight", "fc4.weight"}
+    task, network = env.unwrapped.task, env.unwrapped.network
+
+    def accuracies(one):
+        return [
+            float((one.logits(part.inputs).argmax(-1) == part.labels).double().mean())
+            for part in task.labelled("validation")
+        ]
+
+    (general, unbiased), (general_before, unbiased_before) = (
+        accuracies(network),
+        accuracies(network.fresh()),
+    )
+    assert unbiased > unbiased_before
+    assert general >= general_before - 0.01 - 1e-9
