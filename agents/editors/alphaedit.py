@@ -153,7 +153,7 @@ class RlsEditor(SpreadEditor):
 
     def state_dict(self) -> dict[str, Any]:
         """W and S of every site, and the keys and values of every step."""
-        return super().state_dict() | {
+        return {
             "solvers": [(solver.w, solver.s) for solver in self._solvers],
             "batches": {
                 step: [tuple(batch) for batch in batches] for step, batches in self._batches.items()

@@ -16,7 +16,7 @@ from editgym.checks import above, at_least, whole
 from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.tasks.knowledge import TOO_LONG
-from editgym.weights import Codebook, Entry, Prepend
+from editgym.weights import Codebook, Entry, Prepend, Skip
 from editgym.weights.site_pass import Injection
 
 
@@ -45,17 +45,14 @@ class InContext(StreamEditor):
     settings_type: ClassVar[type[Settings]] = Settings
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
-        """One text per request; none, and a counted skip, where the model's context has no room for
-        it.
-        """
-        return [Prepend(tuple(self._text(process, request) for request in process.requests))]
+        """A text per request; none, and a `Skip`, where the model's context has no room for it."""
+        texts = [self._text(process, request) for request in process.requests]
+        skips = [Skip(i, TOO_LONG) for i, text in enumerate(texts) if not text]
+        return [Prepend(tuple(texts)), *skips]
 
     def _text(self, process: LifelongProcess, request: EditRequest) -> str:
         text = f"{request.prompt} {request.target}."
-        if process.task.fits(request, before=f"{text} "):
-            return text
-        self.skipped[TOO_LONG] += 1
-        return ""
+        return text if process.task.fits(request, before=f"{text} ") else ""
 
 
 class Grace(StreamEditor):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import random
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 
 from editgym.data.factworld import FactWorld
 from editgym.data.factworld_text import RELATIONS
-from editgym.paths import cache_folder
+from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder
+from editgym.weights.hooks import hooked
 from editgym.weights.sites import EditSite
 
 TEXT_VERSION = 2  # of `sentences`: a new number makes covariances on disk be computed again
@@ -83,7 +83,8 @@ def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> 
     if missing:
         for site, found in zip(missing, _computed(task, missing, tokens), strict=True):
             memory[names[site.name]] = found
-            _write(found, _path(names[site.name]))
+            with whole_file(_path(names[site.name])) as partial:
+                save_file({"covariance": found.cpu()}, partial)
     return [memory[names[site.name]] for site in sites]
 
 
@@ -132,16 +133,6 @@ def _path(name: str) -> Path:
     return cache_folder() / "covariance" / f"{name}.safetensors"
 
 
-def _write(covariance: Tensor, path: Path) -> None:
-    """Completely or not at all, and with a name of its own while another process may be writing the
-    same file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file({"covariance": covariance.cpu()}, partial)
-    os.replace(partial, path)
-
-
 @torch.no_grad()
 def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
     sums = [
@@ -156,13 +147,11 @@ def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> li
         keys = inputs[mask].double()  # (tokens, in)
         sums[index] += keys.mT @ keys
 
-    hooks = [
-        model.get_submodule(site.name).register_forward_pre_hook(
-            lambda _module, inputs, index=index: count(index, inputs[0])
-        )
+    looks = [
+        (model.get_submodule(site.name), lambda inputs, index=index: count(index, inputs[0]))
         for index, site in enumerate(sites)
     ]
-    try:
+    with hooked(before=looks):
         for texts in _batches(task, tokens):
             lengths = torch.tensor([len(ids) for ids in texts], device=task.device)
             padded = nn.utils.rnn.pad_sequence(
@@ -171,9 +160,6 @@ def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> li
             mask = torch.arange(padded.shape[1], device=task.device) < lengths[:, None]
             model.base_model(input_ids=padded, use_cache=False)  # type: ignore[operator]
             counted += int(mask.sum())
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [total / counted for total in sums]
 
 

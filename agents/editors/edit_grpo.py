@@ -4,36 +4,30 @@ answers.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from agents.catalogue import make_agent
 from agents.configured import Settings, setting
+from agents.editors.grpo_sampling import GroupSampler, GroupSettings, Round, log_probabilities
 from agents.editors.settings import SEED, SITES
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access
 from editgym.checks import Check, above, at_least, optional, require, whole
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.metrics.knowledge import normalized
-from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
-from editgym.weights.layers import Prefix
-
-_EPSILON = 1e-6
+from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, Skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditGRPOSettings(Settings):
+class EditGRPOSettings(GroupSettings):
     """What `EditGRPO` takes."""
 
     editor: str = setting("ft_l", Check(lambda v: isinstance(v, str), "an editor's name"))
@@ -41,36 +35,13 @@ class EditGRPOSettings(Settings):
         None, optional(Check(lambda v: isinstance(v, Mapping), "settings by name"))
     )
     sites: Sequence[str] | None = setting(None, SITES)
-    prompts: int = setting(5, whole(2))
-    samples: int = setting(4, whole(1))
     iterations: int = setting(10, whole(1))
     updates: int = setting(2, whole(1))
     learning_rate: float = setting(2e-3, above(0))
     rank: int = setting(8, whole(1))
     clip: float = setting(0.2, above(0))
     kl_weight: float = setting(1e-3, at_least(0))
-    bonus: float = setting(0.0, at_least(0))
-    temperature: float = setting(1.0, above(0))
     seed: int = setting(0, SEED)
-
-
-@dataclass(frozen=True)
-class _Round:
-    """What one round sampled and what it is worth: n different completions.
-
-    Attributes:
-        texts: Prompts with their completions.
-        counts: How often each was drawn, (n,).
-        prefix: `EditableDecoder.prefix` of them, where the factors begin.
-        advantages: (n,), none of them 0 but for the bonus.
-        reference: Log-probabilities of the tokens under the edited model, (m,).
-    """
-
-    texts: TokenBatch
-    counts: Tensor
-    prefix: Prefix | None
-    advantages: Tensor
-    reference: Tensor
 
 
 class EditGRPO(StreamEditor):
@@ -160,15 +131,15 @@ class EditGRPO(StreamEditor):
         """Prepare the first editor, and the sentences that stand before prompts."""
         seed, config = self.settings.seed, self.settings.editor_config or {}
         self.first.settings = self.first.settings_type.of(config)
-        self.first.skipped = self.skipped
         self.first.begin(process)
-        self._chosen = {site.name for site in chosen_sites(process, self.settings.sites, self.name)}
-        self._generator = torch.Generator().manual_seed(seed)
-        self._sentences = FactWorld().filler(
+        sentences = FactWorld().filler(
             self.settings.prompts,
             random.Random(f"edit_grpo {seed}"),
             without=process.task.filler,
         )
+        sites = {site.name for site in chosen_sites(process, self.settings.sites, self.name)}
+        generator = torch.Generator().manual_seed(seed)
+        self._sampler = GroupSampler(self.settings, sites, sentences, generator)
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """The first editor's entries, then the refinement."""
@@ -178,13 +149,13 @@ class EditGRPO(StreamEditor):
         factors = self._factors(process)
         leaves = [part for update in factors if update is not None for part in (update.a, update.b)]
         optimizer = torch.optim.Adam(leaves, self.settings.learning_rate)
-        groups = self._groups(process)
-        learned = False
+        groups = self._sampler.groups(process)
+        taught: set[int] = set()
         for _ in range(self.settings.iterations):
-            sampled = self._sample(process, edited, factors, groups)
+            sampled = self._sampler.sampled(process, edited, factors, groups)
             if sampled is None:
                 continue
-            learned = True
+            taught |= set(sampled.facts.tolist())
             old: Tensor | None = None
             for _ in range(self.settings.updates):
                 with torch.enable_grad():
@@ -193,9 +164,11 @@ class EditGRPO(StreamEditor):
                 old = now if old is None else old
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-        if not learned:
+        if not taught:
             return first
-        return first + [
+        # What the first editor has left out is edited all the same where its own answers teach it.
+        kept = [one for one in first if not (isinstance(one, Skip) and one.request in taught)]
+        return kept + [
             SiteEdit(site.name, Shift(), LowRankFactors(update.a.detach(), update.b.detach()))
             for site, update in zip(process.sites, factors, strict=True)
             if update is not None
@@ -203,27 +176,25 @@ class EditGRPO(StreamEditor):
 
     def state_dict(self) -> dict[str, Any]:
         """The first editor's state, and that of what is sampled."""
-        return {"first": self.first.state_dict(), "generator": self._generator.get_state()}
+        return {"first": self.first.state_dict(), "generator": self._sampler.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """A state that `state_dict` gave."""
         self.first.load_state_dict(state["first"])
-        self.skipped.update(self.first.skipped)
-        self.first.skipped = self.skipped
-        self._generator.set_state(state["generator"])
-
-    # --- sampling ---------------------------------------------------------------------------------
+        self._sampler.generator.set_state(state["generator"])
 
     def _factors(self, process: LifelongProcess) -> list[LowRankFactors | None]:
         """LoRA's start per site: B·A = 0, and only the left factor has a gradient at first."""
         factors: list[LowRankFactors | None] = []
         for site in process.sites:
-            if site.name not in self._chosen:
+            if site.name not in self._sampler.sites:
                 factors.append(None)
                 continue
             rows, columns = site.shape
             bound = 1 / math.sqrt(columns)
-            b = (2 * torch.rand(self.settings.rank, columns, generator=self._generator) - 1) * bound
+            b = (
+                2 * torch.rand(self.settings.rank, columns, generator=self._sampler.generator) - 1
+            ) * bound
             device = process.task.device
             factors.append(
                 LowRankFactors(
@@ -233,137 +204,11 @@ class EditGRPO(StreamEditor):
             )
         return factors
 
-    def _groups(self, process: LifelongProcess) -> dict[int, list[str]]:
-        """Per request its prompts that leave room for an answer, the anchor first."""
-        language, groups = process.task.language, {}
-        longest = language.context - _answer_tokens(process)
-        for fact, request in enumerate(process.requests):
-            rephrases = [text for text in request.rephrases if text not in request.test_rephrases]
-            led = [f"{sentence} {request.prompt}" for sentence in self._sentences]
-            others = (
-                text for text in (*rephrases, *led) if len(language.prompt_ids(text)) <= longest
-            )
-            groups[fact] = [request.prompt, *itertools.islice(others, self.settings.prompts - 1)]
-        return groups
-
-    @torch.no_grad()
-    def _sample(
-        self,
-        process: LifelongProcess,
-        edited: EditableDecoder,
-        factors: list[LowRankFactors | None],
-        groups: dict[int, list[str]],
-    ) -> _Round | None:
-        """Completions of every group that is left; None where none of them has variance.
-
-        A group whose completions are all right is taken out of `groups`: the step has no more to
-        teach it.
-        """
-        if not groups:
-            return None
-        language = process.task.language
-        prompts = [
-            (fact, index == 0, prompt)
-            for fact, own in groups.items()
-            for index, prompt in enumerate(own)
-        ]
-        asked = [one for one in prompts for _ in range(self.settings.samples)]
-        policy = edited.branch()
-        policy.apply(
-            *[
-                SiteEdit(site.name, Shift(), update)
-                for site, update in zip(process.sites, factors, strict=True)
-                if update is not None
-            ]
-        )
-        with policy.active():
-            completions = language.sampled(
-                [language.prompt_ids(prompt) for _, _, prompt in prompts],
-                self._generator,
-                self.settings.temperature,
-                _answer_tokens(process),
-                self.settings.samples,
-            )
-        targets = [normalized(request.target) for request in process.requests]
-        rewards = torch.tensor(
-            [
-                float(normalized(language.text(ids)) == targets[fact])
-                for (fact, _, _), ids in zip(asked, completions, strict=True)
-            ]
-        )
-        facts = torch.tensor([fact for fact, _, _ in asked])
-        anchors = torch.tensor([anchor for _, anchor, _ in asked])
-        for fact in list(groups):
-            if bool(rewards[facts == fact].all()):
-                del groups[fact]
-        advantages = group_advantages(rewards, facts, anchors)
-        drawn = Counter(
-            (asked[row], tuple(completions[row])) for row in advantages.nonzero()[:, 0].tolist()
-        )
-        if not drawn:
-            return None
-        row_of = {
-            (one, tuple(ids)): row
-            for row, (one, ids) in enumerate(zip(asked, completions, strict=True))
-        }
-        kept = torch.tensor([row_of[one] for one in drawn])
-        texts = TokenBatch.of(
-            [(language.prompt_ids(prompt), ids) for (_, _, prompt), ids in drawn],
-            process.task.device,
-        )
-        prefix, own = edited.prefix(texts, self._chosen), advantages[kept]
-        if self.settings.bonus:
-            own = own + self.settings.bonus * self._alignment(
-                policy, texts, prefix, factors, facts[kept], anchors[kept], rewards[kept]
-            )
-        counts = torch.tensor(list(drawn.values()), device=process.task.device)
-        return _Round(
-            texts,
-            counts,
-            prefix,
-            own.to(process.task.device),
-            self._log_probabilities(edited.logits(texts, prefix=prefix), texts),
-        )
-
-    def _alignment(
-        self,
-        policy: EditableDecoder,
-        texts: TokenBatch,
-        prefix: Prefix | None,
-        factors: list[LowRankFactors | None],
-        facts: Tensor,
-        anchors: Tensor,
-        rewards: Tensor,
-    ) -> Tensor:
-        """cos(g, g_anchor) of every completion, (n,); 0 for the anchor's own and where no anchor
-        was right.
-
-        g is Σ of the gradient at a site's output times B·k over a completion's tokens, joined over
-        sites: the gradient by the left factors but for what earlier tokens pass on to later ones.
-        One pass gives it for all completions.
-        """
-        captured = policy.capture(texts, prefix)
-        gradients = []
-        for update, keys, outputs in zip(factors, captured.keys, captured.gradients, strict=True):
-            if update is not None:
-                per_token = torch.einsum(
-                    "mo,mr->mor", -outputs, keys @ update.b.detach().mT
-                ).flatten(1)
-                gradients.append(
-                    torch.zeros(len(texts), per_token.shape[1], device=per_token.device).index_add_(
-                        0, texts.rows, per_token
-                    )
-                )
-        g = torch.cat(gradients, dim=1)
-        return alignment(g, facts.to(g.device), anchors.to(g.device), rewards.to(g.device)).cpu()
-
-    # --- learning ---------------------------------------------------------------------------------
-
     def _loss(
         self,
         edited: EditableDecoder,
         factors: list[LowRankFactors | None],
-        sampled: _Round,
+        sampled: Round,
         old: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Clipped policy loss plus β·k3, as means over a completion's tokens, then over
@@ -379,9 +224,8 @@ class EditGRPO(StreamEditor):
         Returns:
             The loss, and the log-probabilities now, without a graph.
         """
-        now = self._log_probabilities(
-            edited.logits(sampled.texts, factors, sampled.prefix), sampled.texts
-        )
+        logits = edited.logits(sampled.texts, factors, sampled.prefix)
+        now = log_probabilities(logits, sampled.texts, self.settings.temperature)
         ratio = (now - (now.detach() if old is None else old)).exp()
         advantage = sampled.advantages[sampled.texts.rows]
         clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
@@ -390,61 +234,3 @@ class EditGRPO(StreamEditor):
         divergence = behind.exp() - behind - 1  # k3 of Schulman 2020: unbiased and never negative
         costs = sampled.texts.means(self.settings.kl_weight * divergence - gained)
         return (costs * sampled.counts).sum() / sampled.counts.sum(), now.detach()
-
-    def _log_probabilities(self, logits: Tensor, texts: TokenBatch) -> Tensor:
-        """Of the answer tokens by the distribution that is sampled from, (m,)."""
-        logs = (logits.float() / self.settings.temperature).log_softmax(-1)
-        return logs.gather(-1, texts.labels[:, None])[:, 0]
-
-
-def _answer_tokens(process: LifelongProcess) -> int:
-    """How far completions are sampled: as far as answers are decoded elsewhere, and to the end of
-    every target.
-    """
-    encode = process.task.language.encode
-    return max(
-        process.task.max_new_tokens,
-        *(len(encode(r.prompt, r.target).answer) for r in process.requests),
-    )
-
-
-def group_advantages(rewards: Tensor, facts: Tensor, anchors: Tensor) -> Tensor:
-    """A_i = (r_i − mean) / (sd + ε), mean and sd over the completions of a fact's other prompts; 0
-    where sd is 0.
-
-    Args:
-        rewards: (n,).
-        facts: (n,), the group of every completion.
-        anchors: (n,) bool, whether it answers the fact's own prompt.
-    """
-    advantages = torch.zeros_like(rewards)
-    for fact in facts.unique().tolist():
-        own = facts == fact
-        others = rewards[own & ~anchors]
-        if len(others) > 1 and float(others.std()) > 0:
-            advantages[own] = (rewards[own] - others.mean()) / (others.std() + _EPSILON)
-    return advantages
-
-
-def alignment(gradients: Tensor, facts: Tensor, anchors: Tensor, rewards: Tensor) -> Tensor:
-    """cos(g_i, g_anchor), (n,), where g_anchor is the mean gradient of the anchor's rewarded
-    completions.
-
-    0 for the anchor's own completions, and in groups whose anchor was never answered rightly.
-
-    Args:
-        gradients: (n, d).
-        facts: (n,), the group of every completion.
-        anchors: (n,) bool.
-        rewards: (n,).
-    """
-    cosines = torch.zeros(len(gradients), device=gradients.device)
-    for fact in facts.unique().tolist():
-        own = facts == fact
-        right = own & anchors & (rewards > 0)
-        others = own & ~anchors
-        if bool(right.any()) and bool(others.any()):
-            cosines[others] = F.cosine_similarity(
-                gradients[others], gradients[right].mean(0, keepdim=True), dim=1
-            )
-    return cosines

@@ -14,7 +14,7 @@ from agents.configured import Settings, setting
 from agents.editors.covariance import covariances, inverse_factor
 from agents.editors.settings import SITE, SITES
 from agents.editors.subject_keys import SubjectEditor, SubjectSettings, read_states
-from agents.editors.targets import target_shifts
+from agents.editors.targets import SubjectBatch, target_shifts
 from editgym.checks import above
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
@@ -110,11 +110,8 @@ class Rome(SubjectEditor):
         (covariance,) = covariances(process.task, [self._site], self.settings.tokens)
         self._factor = inverse_factor(covariance)
 
-    def entries(self, process: LifelongProcess) -> list[Entry]:
+    def edits(self, process: LifelongProcess, batch: SubjectBatch) -> list[Entry]:
         """One shift of rank n."""
-        batch = self.subject_batch(process)
-        if batch is None:
-            return []
         decoder, site = process.decoder, self._site
         keys, hidden = read_states(decoder, batch, site, site)
         shifts = target_shifts(decoder, batch, site, hidden, self.settings)
@@ -144,11 +141,8 @@ class SpreadEditor(SubjectEditor):
 
     settings: SpreadSettings
 
-    def entries(self, process: LifelongProcess) -> list[Entry]:
+    def edits(self, process: LifelongProcess, batch: SubjectBatch) -> list[Entry]:
         """One low-rank shift per site."""
-        batch = self.subject_batch(process)
-        if batch is None:
-            return []
         decoder, last = process.decoder, self._sites[-1]
         updates: list[LowRankFactors | None] = [None] * len(decoder.sites)
         keys, hidden = read_states(decoder, batch, self._sites[0], last)

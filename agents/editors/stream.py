@@ -19,10 +19,9 @@ from agents.configured import ConfiguredAgent
 from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.envs.protocol import stream_env
 from editgym.paths import whole_file
-from editgym.weights import EditJournal, Entry, sites
+from editgym.weights import EditJournal, Entry, Skip, sites
 from editgym.weights.sites import EditSite
 
 
@@ -110,7 +109,9 @@ class StreamEditor(ConfiguredAgent):
                 bar.update()
                 if folder is not None:
                     self._save_checkpoint(env, folder, identity)
-        return process.decoder.journal
+        journal = process.decoder.journal
+        self.skipped = Counter(entry.reason for entry in journal if isinstance(entry, Skip))
+        return journal
 
     def begin(self, process: LifelongProcess) -> None:
         """Prepare for a stream on the unedited model.
@@ -120,8 +121,8 @@ class StreamEditor(ConfiguredAgent):
         """
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
-        """What to apply for `process.requests`; of a request it may look at subject, prompt and
-        target.
+        """What to apply for `process.requests`, with a `Skip` for every request that is left out;
+        of a request it may look at subject, prompt and target.
         """
         raise AssertionError(f"{type(self).__name__} does not say what to apply")
 
@@ -148,16 +149,17 @@ class StreamEditor(ConfiguredAgent):
 
 
 def stream_process(env: gym.Env) -> LifelongProcess:
-    """The tensor API of a `LifelongLLMEdit-v0`.
+    """The tensor API of an environment whose episode is a stream of facts.
 
     Raises:
         Unsupported: It is another environment.
     """
-    if not isinstance(env.unwrapped, LifelongLLMEditEnv):
+    try:
+        return stream_env(env).process
+    except Unsupported as error:
         raise Unsupported(
-            f"this agent edits streams of facts (LifelongLLMEdit-v0), not {env.unwrapped}"
-        )
-    return env.unwrapped.process
+            f"this agent edits streams of facts (LifelongLLMEdit-v0): {error}"
+        ) from error
 
 
 def writes_to_residual(process: LifelongProcess, site: EditSite) -> bool:

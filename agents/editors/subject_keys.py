@@ -9,8 +9,7 @@ give the new answer.
 from __future__ import annotations
 
 import random
-import re
-from collections import Counter
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +22,17 @@ from agents.editors.stream import StreamEditor, chosen_sites
 from agents.editors.targets import SubjectBatch, TargetSettings
 from agents.protocol import Unsupported
 from editgym.checks import whole
+from editgym.data.facts import EditRequest
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.language import LanguageModel
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.weights import EditableDecoder, LowRankFactors
+from editgym.weights import EditableDecoder, Entry, LowRankFactors, Skip
+from editgym.weights.hooks import hooked
 from editgym.weights.site_pass import Injection
-from editgym.weights.sites import EditSite
+from editgym.weights.sites import EditSite, Layer, layer_of
 
 NO_SUBJECT = "subject not in its prompt"
-_LAYER = re.compile(r"^((.*?)\.(\d+))\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,39 +84,44 @@ class SubjectEditor(StreamEditor):
         well_read = [site for site in read if _layers_above(process.decoder, site) >= 2]
         return sorted(
             read if names is not None else well_read or read,
-            key=lambda site: int(_layer(site)[3]),
+            key=lambda site: _layer(site).number,
         )
 
-    def subject_batch(self, process: LifelongProcess) -> SubjectBatch | None:
-        """The step's requests as tokens; those without their subject are counted in `skipped`. None
-        if none is left.
+    def entries(self, process: LifelongProcess) -> list[Entry]:
+        """The edits of the requests whose subject is in their prompt, and a `Skip` of each other
+        one.
         """
         language = process.task.language
-        found = [
-            (request, find_subject(language, request.prompt, request.subject))
-            for request in process.requests
-        ]
-        kept = [request for request, place in found if place is not None]
-        if len(kept) < len(found):
-            self.skipped[NO_SUBJECT] += len(found) - len(kept)
-        if not kept:
-            return None
+        found = [find_subject(language, one.prompt, one.subject) for one in process.requests]
+        kept = [one for one, at in zip(process.requests, found, strict=True) if at is not None]
+        edits = self.edits(process, self.subject_batch(process, kept)) if kept else []
+        return edits + [Skip(i, NO_SUBJECT) for i, at in enumerate(found) if at is None]
+
+    @abstractmethod
+    def edits(self, process: LifelongProcess, batch: SubjectBatch) -> list[Entry]:
+        """The edits of a step's requests."""
+
+    def subject_batch(
+        self, process: LifelongProcess, requests: Sequence[EditRequest]
+    ) -> SubjectBatch:
+        """Requests of a step as tokens; each has its subject in its prompt."""
+        language = process.task.language
         asked = [
             (prompt, request.target, request.subject)
-            for request in kept
+            for request in requests
             for prompt in self._contexts(process.task, request.prompt, request.target)
         ]
         essence = (
-            [(f"{r.subject} is a", r.target, r.subject) for r in kept]
+            [(f"{r.subject} is a", r.target, r.subject) for r in requests]
             if self.settings.kl_weight
             else []
         )
         texts = process.task.batch([(prompt, answer) for prompt, answer, _ in asked + essence])
         places = [find_subject(language, prompt, subject) for prompt, _, subject in asked + essence]
         device = texts.ids.device
-        requests = torch.arange(len(kept), device=device)
+        numbers = torch.arange(len(requests), device=device)
         owners = torch.cat(
-            [requests.repeat_interleave(self.settings.contexts), requests[: len(essence)]]
+            [numbers.repeat_interleave(self.settings.contexts), numbers[: len(essence)]]
         )
         return SubjectBatch(
             texts,
@@ -126,14 +131,6 @@ class SubjectEditor(StreamEditor):
             len(asked),
             process.decoder.prefix(texts),
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many requests were skipped."""
-        return {"skipped": dict(self.skipped)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A state that `state_dict` gave."""
-        self.skipped = Counter(state["skipped"])
 
     def _contexts(self, task: KnowledgeTask, prompt: str, target: str) -> list[str]:
         """The prompt, and the prompt after sentences about something else where those fit into the
@@ -200,20 +197,11 @@ def read_states(
         tensor = value[0] if isinstance(value, tuple) else value
         seen[name] = tensor[batch.rows, batch.positions].float()
 
-    handles = [
-        decoder.base.get_submodule(site.name).register_forward_pre_hook(
-            lambda _m, args: keep("key", args)
-        ),
-        decoder.base.get_submodule(_layer(last)[1]).register_forward_hook(
-            lambda _m, _a, out: keep("h", out)
-        ),
-    ]
-    try:
-        with torch.no_grad():
-            decoder.logits(batch.texts, updates, batch.prefix)
-    finally:
-        for handle in handles:
-            handle.remove()
+    base = decoder.base
+    key = (base.get_submodule(site.name), lambda inputs: keep("key", inputs))
+    after = (base.get_submodule(_layer(last).name), lambda _inputs, output: keep("h", output))
+    with torch.no_grad(), hooked(before=[key], after=[after]):
+        decoder.logits(batch.texts, updates, batch.prefix)
     return batch.means(seen["key"]), batch.means(seen["h"])
 
 
@@ -227,15 +215,13 @@ def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
 
     def after(injected: Mapping[str, Injection]) -> Tensor:
         seen: list[Tensor] = []
-        handle = decoder.base.get_submodule(_layer(site)[1]).register_forward_hook(
-            lambda _m, _a, out: seen.append(
-                (out[0] if isinstance(out, tuple) else out)[rows, positions].float()
-            )
-        )
-        try:
+
+        def keep(_inputs: tuple[Any, ...], output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            seen.append(hidden[rows, positions].float())
+
+        with hooked(after=[(decoder.base.get_submodule(_layer(site).name), keep)]):
             decoder.logits(batch, injected=injected)
-        finally:
-            handle.remove()
         return seen[0]
 
     before = after({})
@@ -245,19 +231,18 @@ def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
     return bool((moved - added).norm() < 0.1 * added.norm())  # half precision rounds
 
 
-def _layer(site: EditSite) -> re.Match[str]:
-    """Of a site's name: [1] its layer, [2] the list of layers, [3] the layer's number."""
-    match = _LAYER.match(site.name)
-    if match is None:
+def _layer(site: EditSite) -> Layer:
+    layer = layer_of(site.name)
+    if layer is None:
         raise Unsupported(
             f"site {site.name} is in no numbered layer, so nobody knows where its output is added"
         )
-    return match
+    return layer
 
 
 def _layers_above(decoder: EditableDecoder, site: EditSite) -> int:
-    match = _layer(site)
-    layers = decoder.base.get_submodule(match[2])
+    layer = _layer(site)
+    layers = decoder.base.get_submodule(layer.stack)
     if not isinstance(layers, nn.ModuleList):
-        raise Unsupported(f"site {site.name}: {match[2]} is no list of layers")
-    return len(layers) - 1 - int(match[3])
+        raise Unsupported(f"site {site.name}: {layer.stack} is no list of layers")
+    return len(layers) - 1 - layer.number

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from agents.catalogue import make_agent
-from agents.editors.edit_grpo import EditGRPO, EditGRPOSettings, alignment, group_advantages
+from agents.editors.edit_grpo import EditGRPO, EditGRPOSettings
+from agents.editors.grpo_sampling import alignment, group_advantages
 from agents.editors.stream import stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.metrics.knowledge import normalized
-from editgym.weights import EditJournal, LowRankFactors, Shift, SiteEdit, TokenBatch
+from editgym.weights import EditJournal, LowRankFactors, Shift, SiteEdit, Skip, TokenBatch
 
 FIRST = {"editor": "ft_m", "editor_config": {"steps": 12, "learning_rate": 0.01}}
 QUICK = {**FIRST, "iterations": 3, "rank": 2}
@@ -97,9 +98,9 @@ def sampled_round(process, agent, **group):
     edited = process.decoder.branch()
     factors = agent._factors(process)
     for update in factors:
-        update.a.data.normal_(0, 0.01, generator=agent._generator)
-    groups = agent._groups(process)
-    return edited, factors, agent._sample(process, edited, factors, groups), groups
+        update.a.data.normal_(0, 0.01, generator=agent._sampler.generator)
+    groups = agent._sampler.groups(process)
+    return edited, factors, agent._sampler.sampled(process, edited, factors, groups), groups
 
 
 def test_per_completion_gradients_are_those_of_autograd(make_process):
@@ -112,7 +113,7 @@ def test_per_completion_gradients_are_those_of_autograd(make_process):
     agent.begin(process)
     edited, factors = process.decoder.branch(), agent._factors(process)
     for update in factors:
-        update.a.data.normal_(0, 0.05, generator=agent._generator)
+        update.a.data.normal_(0, 0.05, generator=agent._sampler.generator)
     policy = edited.branch()
     policy.apply(
         *[
@@ -130,7 +131,7 @@ def test_per_completion_gradients_are_those_of_autograd(make_process):
     facts, anchors = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([True, False, False] * 2)
     rewards = torch.tensor([1.0, 0, 1, 1, 0, 0])
     texts = TokenBatch.of(pairs)
-    found = agent._alignment(policy, texts, None, factors, facts, anchors, rewards)
+    found = agent._sampler._alignment(policy, texts, None, factors, facts, anchors, rewards)
     rows = []
     for pair in pairs:
         alone = TokenBatch.of([pair])
@@ -250,7 +251,7 @@ def test_prompts_that_metrics_ask_are_never_read(make_process, monkeypatch):
 
     def group_of(request):
         monkeypatch.setattr(process.batch, "requests", (request,))
-        return agent._groups(process)[0]
+        return agent._sampler.groups(process)[0]
 
     assert group_of(request)[:2] == [request.prompt, request.rephrases[0]]
     assert not set(group_of(request)) & set(request.test_rephrases)
@@ -271,8 +272,8 @@ def test_no_sentence_before_a_prompt_is_one_that_perplexity_is_measured_on(make_
     for seed in range(20):
         agent = EditGRPO(**QUICK, seed=seed)
         agent.begin(process)
-        assert len(agent._sentences) == agent.settings.prompts
-        assert not set(agent._sentences) & set(process.task.filler)
+        assert len(agent._sampler.sentences) == agent.settings.prompts
+        assert not set(agent._sampler.sentences) & set(process.task.filler)
 
 
 def test_only_fields_for_rewards_are_looked_at(refined, stream_env):
@@ -315,8 +316,8 @@ def test_groups_that_are_all_right_are_taken_out_and_those_without_variance_teac
     monkeypatch.setattr(language, "sampled", sampled)
     agent.begin(process)
     edited, factors = process.decoder.branch(), agent._factors(process)
-    groups = agent._groups(process)
-    assert agent._sample(process, edited, factors, groups) is None
+    groups = agent._sampler.groups(process)
+    assert agent._sampler.sampled(process, edited, factors, groups) is None
     assert list(groups) == [1]
     entries = agent.entries(process)
     assert [type(entry.update).__name__ for entry in entries] == ["DenseUpdate"], (
@@ -371,6 +372,30 @@ def test_a_step_is_the_first_editors_edit_and_a_low_rank_one_that_can_be_undone(
     assert all(map(torch.equal, replayed.weights, process.decoder.weights))
     assert len(process.decoder.undo()) == 3
     assert all(map(torch.equal, process.decoder.weights, before))
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_what_the_first_editor_leaves_out_is_skipped_unless_its_answers_teach(
+    make_process, monkeypatch, taught
+):
+    process, agent = make_process(split="test", horizon=1), EditGRPO(**QUICK)
+    agent.begin(process)
+    skip = Skip(0, "a reason")
+    monkeypatch.setattr(agent.first, "entries", lambda _process: [skip])
+    if taught:
+        scripted_rewards(monkeypatch, process)
+    else:
+        wrong = [11, process.task.language.end_id]
+        monkeypatch.setattr(
+            process.task.language,
+            "sampled",
+            lambda prompts, _generator, _temperature, _length, samples: (
+                [wrong] * (len(prompts) * samples)
+            ),
+        )
+    entries = agent.entries(process)
+    assert (skip in entries) is not taught
+    assert any(isinstance(entry, SiteEdit) for entry in entries) is taught
 
 
 def test_refined_edits_answer_at_least_as_many_rephrases_of_factlm():

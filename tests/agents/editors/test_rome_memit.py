@@ -19,7 +19,7 @@ from agents.editors.targets import TargetSettings, target_shifts
 from agents.protocol import Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.models.factlm import train_tokenizer
-from editgym.weights import EditJournal
+from editgym.weights import EditJournal, Skip
 from editgym.weights.site_pass import Injection
 
 NAMES = ("rome", "memit", "alphaedit", "memit_seq")
@@ -208,7 +208,7 @@ def test_rome_in_a_model_gives_v_at_k(model):
     process = stream_process(env)
     agent = editor("rome")
     agent.begin(process)
-    batch = agent.subject_batch(process)
+    batch = agent.subject_batch(process, process.requests)
     site = agent._site
     index = process.sites.index(site)
     key, hidden = read_states(process.decoder, batch, site, site)
@@ -238,7 +238,7 @@ def test_targets_of_a_batch_are_those_found_alone(process):
     whole = process.requests
 
     def shifts():
-        batch = agent.subject_batch(process)
+        batch = agent.subject_batch(process, process.requests)
         hidden = read_states(process.decoder, batch, agent._sites[-1], agent._sites[-1])[1]
         return target_shifts(process.decoder, batch, agent._sites[-1], hidden, agent.settings)
 
@@ -250,7 +250,7 @@ def test_targets_of_a_batch_are_those_found_alone(process):
 def test_the_target_lowers_the_loss_within_its_limit(process):
     agent = editor("memit", max_norm=0.5)
     agent.begin(process)
-    batch, site = agent.subject_batch(process), agent._sites[-1]
+    batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
     hidden = read_states(process.decoder, batch, site, site)[1]
     shift = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     there = {site.name: Injection(batch.rows, batch.positions, shift)}
@@ -259,17 +259,43 @@ def test_the_target_lowers_the_loss_within_its_limit(process):
     assert (shift.norm(dim=1) <= 0.5001 * hidden.norm(dim=1)).all()
 
 
-def test_a_request_without_its_subject_is_skipped_and_counted(process):
+def test_a_request_without_its_subject_is_skipped(process):
     requests = process.requests
     for name in NAMES:
         agent = editor(name)
         agent.begin(process)
-        process.requests = (replace(requests[0], subject="Nobody At All"), *requests[1:])
-        assert agent.entries(process)[0].update.a.shape[1] == EDITS - 1
-        assert agent.skipped == {NO_SUBJECT: 1}
+        process.requests = (*requests[:2], replace(requests[2], subject="Nobody"), *requests[3:])
+        *edits, skip = agent.entries(process)
+        assert skip == Skip(2, NO_SUBJECT)
+        assert all(edit.update.a.shape[1] == EDITS - 1 for edit in edits)
         process.requests = tuple(replace(request, subject="Nobody") for request in requests)
-        assert agent.entries(process) == []
-        assert agent.skipped == {NO_SUBJECT: 1 + EDITS}
+        assert agent.entries(process) == [Skip(i, NO_SUBJECT) for i in range(EDITS)]
+
+
+@pytest.mark.parametrize("name", ["rome", "memit_seq"])
+def test_the_records_of_what_is_left_out_say_why(env, process, name, monkeypatch, tmp_path):
+    agent = editor(name)
+    whole = process.stream.requests
+    lost = (1, 2 * EDITS)
+    changed = tuple(
+        replace(request, subject="Nobody") if index in lost else request
+        for index, request in enumerate(whole)
+    )
+    reset = type(process).reset
+
+    def begin_with_strangers(self, seed):
+        reset(self, seed)
+        self.stream = replace(self.stream, requests=changed)
+        self._forget_batch()
+
+    monkeypatch.setattr(type(process), "reset", begin_with_strangers)
+    journal = agent.edit(env)
+    assert agent.skipped == {NO_SUBJECT: 2}
+    saved = EditJournal.load(journal.save(tmp_path / "journal.safetensors"))
+    records = env.unwrapped.evaluate(saved).records
+    assert [record["skipped"] for record in records] == [
+        NO_SUBJECT if index in lost else None for index in range(len(whole))
+    ]
 
 
 # --- covariance -----------------------------------------------------------------------------------

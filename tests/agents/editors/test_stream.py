@@ -11,7 +11,7 @@ from agents.protocol import Agent, Budget, Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.models.factlm import train_tokenizer
 from editgym.tasks.knowledge import TOO_LONG
-from editgym.weights import Codebook, EditJournal, LowRankFactors, Prepend, SiteEdit
+from editgym.weights import Codebook, EditJournal, LowRankFactors, Prepend, SiteEdit, Skip
 
 QUICK = {
     "ft_m": {"steps": 8, "learning_rate": 0.01},
@@ -301,7 +301,9 @@ def test_in_context_leaves_out_facts_that_the_context_has_no_room_for_before_the
     language.context = max(longest) + 9  # any of them fits, few of them twice
     try:
         journal = agent.edit(env)
-        texts = [text for entry in journal for text in entry.texts]
+        texts = [text for entry in journal if isinstance(entry, Prepend) for text in entry.texts]
+        places = [3 * entry.step + entry.request for entry in journal if isinstance(entry, Skip)]
+        assert places == [index for index, text in enumerate(texts) if not text]
         assert agent.skipped == {TOO_LONG: texts.count("")}
         assert texts.count("") >= 1
         assert [
