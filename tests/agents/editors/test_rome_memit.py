@@ -243,7 +243,7 @@ def test_targets_of_a_batch_are_those_found_alone(process):
         return target_shifts(process.decoder, batch, agent._sites[-1], hidden, agent.settings)
 
     together = shifts()
-    process.requests = whole[1:2]
+    process.batch.requests = whole[1:2]
     assert torch.allclose(shifts()[0], together[1], rtol=1e-3, atol=1e-3)
 
 
@@ -264,11 +264,15 @@ def test_a_request_without_its_subject_is_skipped(process):
     for name in NAMES:
         agent = editor(name)
         agent.begin(process)
-        process.requests = (*requests[:2], replace(requests[2], subject="Nobody"), *requests[3:])
+        process.batch.requests = (
+            *requests[:2],
+            replace(requests[2], subject="Nobody"),
+            *requests[3:],
+        )
         *edits, skip = agent.entries(process)
         assert skip == Skip(2, NO_SUBJECT)
         assert all(edit.update.a.shape[1] == EDITS - 1 for edit in edits)
-        process.requests = tuple(replace(request, subject="Nobody") for request in requests)
+        process.batch.requests = tuple(replace(request, subject="Nobody") for request in requests)
         assert agent.entries(process) == [Skip(i, NO_SUBJECT) for i in range(EDITS)]
 
 
@@ -286,7 +290,7 @@ def test_the_records_of_what_is_left_out_say_why(env, process, name, monkeypatch
     def begin_with_strangers(self, seed):
         reset(self, seed)
         self.stream = replace(self.stream, requests=changed)
-        self._forget_batch()
+        self._batch = self._batch_of(0)
 
     monkeypatch.setattr(type(process), "reset", begin_with_strangers)
     journal = agent.edit(env)
