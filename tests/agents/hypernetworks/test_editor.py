@@ -1,6 +1,7 @@
 """Saving, loading and editing elsewhere, for all agents that learn from sequences."""
 
 import json
+from dataclasses import fields
 
 import gymnasium as gym
 import pytest
@@ -9,12 +10,14 @@ import torch
 from agents.catalogue import agent_class, make_agent
 from agents.editors.stream import CHECKPOINT, stream_process
 from agents.hypernetworks.editor import POLICY_FILE
-from agents.hypernetworks.network import ShapeMismatchError
+from agents.hypernetworks.network import ShapeMismatchError, check_sites
 from agents.hypernetworks.rledit import RLEdit
+from agents.hypernetworks.settings import Learning
 from agents.protocol import Budget, Unsupported
 from editgym.weights import EditJournal
 
 NAMES = ["rledit", "malmen", "mend"]
+QUICK = {"sequences": 2, "validate_every": 0, "learning_rate": 1e-2, "step_learning_rate": 0.1}
 
 
 def matrices(journal):
@@ -193,3 +196,51 @@ def test_a_step_on_the_gpu_is_that_on_the_cpu(trained, stream_spec, stream_env, 
     assert {weight.device.type for weight in stream_process(env).decoder.weights} == {"cuda"}
     for one, other in zip(matrices(journal), matrices(expected), strict=True):
         torch.testing.assert_close(one.cpu(), other, rtol=0.01, atol=1e-4)
+
+
+def test_other_shapes_are_an_error_that_names_the_site():
+    here = [("a", (6, 20)), ("b", (6, 20))]
+    check_sites(here, [("x", (6, 20)), ("y", (6, 20))])
+    with pytest.raises(
+        ShapeMismatchError,
+        match=r"site y: it is 20 × 6 \(out × in\), the policy was trained on b of " r"6 × 20",
+    ):
+        check_sites(here, [("x", (6, 20)), ("y", (20, 6))])
+    with pytest.raises(
+        ShapeMismatchError,
+        match=r"sites: the policy was trained on 2 \(\['a', 'b'\]\), the "
+        r"environment has 1 \(\['x'\]\)",
+    ):
+        check_sites(here, [("x", (6, 20))])
+    with pytest.raises(
+        ShapeMismatchError,
+        match=r"sites: the policy was trained on them in the order \['a', 'b'\], "
+        r"not \['b', 'a'\]",
+    ):
+        check_sites(here, here[::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("rledit", {"mode": "released", "step_size": 0.02}),
+        ("rledit", {"passes": 2, "rank": 3}),
+        ("hiedit", {"gate": "random", "sites_per_step": 1}),
+        ("mend", {}),
+    ],
+)
+def test_an_agent_that_was_saved_without_its_settings_edits_as_before(
+    name, settings, trained, stream_env, tmp_path, same_edits
+):
+    """Agents were saved so at first, with all that an edit depends on in the configuration."""
+    agent = trained(name, **settings)
+    first = agent.edit(stream_env(split="test"))
+    agent.save(tmp_path)
+    state = torch.load(tmp_path / POLICY_FILE, weights_only=True)
+    del state["settings"]
+    torch.save(state, tmp_path / POLICY_FILE)
+    learning = {field.name for field in fields(Learning)}
+    before = {k: v for k, v in agent.settings.as_dict().items() if k not in learning}
+    (tmp_path / "agent.json").write_text(json.dumps({**before, **QUICK, **settings}))
+    again = agent_class(name).load(tmp_path)
+    assert same_edits(again.edit(stream_env(split="test")), first)

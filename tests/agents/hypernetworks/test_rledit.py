@@ -9,7 +9,7 @@ from agents.hypernetworks.mend_malmen import Malmen, Mend
 from agents.hypernetworks.rledit import RLEdit
 from agents.protocol import Agent, Budget
 from editgym.envs.metering import count_reward_calls
-from editgym.weights import LowRankFactors, Shift, SiteEdit
+from editgym.weights import LowRankFactors, Shift
 from editgym.weights.closed_form import UltraEdit
 
 NAMES = ["rledit", "malmen", "mend"]
@@ -185,68 +185,3 @@ def test_single_batches_are_of_the_unedited_model(trained, monkeypatch):
     assert meter.calls == 3
     trained("rledit", sequences=1)
     assert changed[3:] == [False, True, True]
-
-
-# --- looking again --------------------------------------------------------------------------------
-
-
-def test_a_second_look_has_the_first_update_in_effect(trained, stream_env):
-    agent, env = trained(step_size=0.1, sequences=0, passes=2), stream_env(split="test", horizon=1)
-    once = trained(step_size=0.1, sequences=0)
-    process = stream_process(env)
-    agent.begin(process)
-    once.begin(process)
-    first = [entry.update for entry in once.entries(process)]
-    twin = process.decoder.fresh()
-    twin.apply(
-        *[
-            SiteEdit(site.name, Shift(), update)
-            for site, update in zip(process.sites, first, strict=True)
-        ]
-    )
-    again = twin.capture(process.prompts)
-    expected = once.policy.network(again.keys, again.gradients)
-    found = [entry.update for entry in agent.entries(process)]
-    for total, one, two in zip(found, first, expected, strict=True):
-        torch.testing.assert_close(
-            total.matrix(), one.matrix() + two.matrix().detach(), rtol=1e-4, atol=1e-6
-        )
-        assert two.matrix().norm() > 0.05 * one.matrix().norm()
-        assert total.a.shape[1] == 2 * one.a.shape[1]
-    assert agent.policy.network.keys[0].count == len(process.capture.keys[0]), (
-        "a batch is counted once"
-    )
-    assert not process.decoder.journal.entries
-
-
-def test_a_second_look_learns_through_both_updates(trained, make_process):
-    agent, process = trained(step_size=0.1, sequences=0, passes=2), make_process()
-    agent.policy.losses(process).backward()
-    both = agent.policy.network.steps.grad.clone()
-    agent.policy.network.steps.grad = None
-    agent.policy.passes = 1
-    agent.policy.losses(make_process()).backward()
-    assert (both - agent.policy.network.steps.grad).abs().max() > 1e-3
-
-
-def test_no_system_larger_than_the_batchs_tokens_is_solved_in_a_training_step(
-    make_process, trained, monkeypatch
-):
-    agent, process = trained(sequences=0), make_process()
-    tokens, solved = len(process.capture.keys[0]), []
-    solve = torch.linalg.solve
-    monkeypatch.setattr(torch.linalg, "solve", lambda a, b: (solved.append(len(a)), solve(a, b))[1])
-    for name in ("inv", "pinv", "lstsq", "cholesky", "svd", "eigh", "qr"):
-        monkeypatch.setattr(torch.linalg, name, lambda *_, name=name, **__: pytest.fail(name))
-    agent.policy.losses(process).backward()
-    assert set(solved) == {tokens}
-    assert tokens < min(process.sites[0].shape)
-
-
-# --- saving, loading, other models ----------------------------------------------------------------
-
-
-# --- refusals -------------------------------------------------------------------------------------
-
-
-# --- on a GPU -------------------------------------------------------------------------------------
