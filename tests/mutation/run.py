@@ -107,11 +107,12 @@ def go_on(session: WorkDB, slots: list[Slot]) -> None:
         )
         for name, mutant in sorted(mutants.items())
     ]
+    diffs = {job.name: difference(mutants[job.name], job.code) for job in jobs}
     for job, outcome in run(jobs, slots):
         fate = TestOutcome.SURVIVED if outcome.status == 0 else TestOutcome.KILLED
         output = "out of time" if outcome.status is None else outcome.output
-        diff = difference(mutants[job.name], job.code)
-        session.set_result(job.name, WorkResult(WorkerOutcome.NORMAL, output, fate, diff))
+        result = WorkResult(WorkerOutcome.NORMAL, output, fate, diffs[job.name])
+        session.set_result(job.name, result)
         done = f"{session.num_results}/{session.num_work_items}"
         print(f"{done} {job.name} {fate.value} in {outcome.seconds:.0f} s", flush=True)
 

@@ -93,7 +93,7 @@ class Slot:
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
-        self.root, self.folder = root, folder
+        self.folder = folder
         self.job: Job | None = None
         command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
@@ -110,6 +110,8 @@ class Slot:
         """Put the job's code into the copy and start its tests."""
         self.job, self.started = job, time.monotonic()
         if job.module is not None:
+            # The checkout may change while this goes on, so the copy keeps its own original.
+            shutil.copy2(self.folder / "checkout" / job.module, self.folder / "original")
             (self.folder / "checkout" / job.module).write_text(job.code)
         self.process = CONTEXT.Process(
             target=_run_tests, args=(str(self.folder), job.tests, job.seconds)
@@ -126,7 +128,7 @@ class Slot:
         self.end()
         late = late or self.process.exitcode in (-signal.SIGKILL, -signal.SIGXCPU)
         if self.job.module is not None:
-            shutil.copy2(self.root / self.job.module, self.folder / "checkout" / self.job.module)
+            shutil.copy2(self.folder / "original", self.folder / "checkout" / self.job.module)
         self.job = None
         output = (self.folder / "output").read_text(errors="replace")[-2000:]
         return Outcome(None if late else self.process.exitcode, output, seconds)

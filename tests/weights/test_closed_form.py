@@ -60,6 +60,17 @@ def test_one_row_and_a_feature_that_never_varies_give_zeros_and_no_nan():
     assert now[0, 1] != 0
 
 
+def test_a_feature_hardly_varies_at_a_millionth_of_the_others():
+    rows = doubles(50, 3)
+    standard = running(3)
+    sizes = torch.tensor([1.0, 1e-5, 1e-8], dtype=torch.float64)
+    standard.update(rows * sizes)
+    found = standard(rows * sizes)
+    expected = (rows - rows.mean(0)) / rows.std(0)
+    torch.testing.assert_close(found[:, :2], expected[:, :2], rtol=1e-6, atol=1e-6)
+    assert found[:, 2].abs().max() < 1e-7  # not divided
+
+
 @pytest.mark.parametrize("n", [2, 3, 40])
 def test_no_row_is_further_away_than_one_that_was_seen_can_be(n):
     standard = running(2)
@@ -161,7 +172,9 @@ def test_directions_of_what_is_not_finite_say_so():
 # --- principal directions -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "n", "columns"), [(12, 7, 20), (6, 30, 9), (20, 4, 8)])
+@pytest.mark.parametrize(
+    ("rows", "n", "columns"), [(12, 7, 20), (6, 30, 9), (20, 4, 8), (20, 12, 9)]
+)
 def test_principal_directions_are_the_svd_of_the_product(rows, n, columns):
     update = LowRankFactors(doubles(rows, n, seed=5), doubles(n, columns, seed=6), scale=0.3)
     found = principal_directions(update)
