@@ -30,6 +30,11 @@ def test_error_rates_by_hand():
     assert worst_group_accuracy(LABELS, PREDICTED, IDENTITIES) == pytest.approx(0.5)
 
 
+def test_the_worst_group_may_be_of_either_label():
+    assert worst_group_accuracy([0, 1, 1], [0, 1, 0], list("aaa")) == 0.5
+    assert worst_group_accuracy([1, 0, 0], [1, 0, 1], list("aaa")) == 0.5
+
+
 def test_gap_is_the_larger_of_the_two():
     assert equalized_odds_gap([0, 0, 1, 1], [1, 0, 1, 1], list("abab")) == 1
     assert equalized_odds_gap([0, 0, 1, 1], [0, 0, 1, 0], list("abab")) == 1
@@ -65,6 +70,7 @@ def test_power_mean_leans_to_the_worst():
     assert power_mean([0.5, 1.0]) == pytest.approx(((0.5**-5 + 1) / 2) ** -0.2)
     assert power_mean([1, 3], power=1) == 2
     assert power_mean([0, 1]) == 0
+    assert power_mean([0, 2], power=1) == 1
 
 
 @pytest.fixture

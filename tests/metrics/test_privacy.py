@@ -46,6 +46,14 @@ def test_membership_advantage_by_hand(members, others, advantage):
     ) == pytest.approx(advantage)
 
 
+def test_losses_that_are_no_numbers_have_their_place():
+    nan, infinite = float("nan"), float("inf")
+    one, other = scores([[nan, 0.0]]), scores([[0.5, 0.0], [-0.5, 0.0]])
+    assert privacy.membership_advantage(nn.Identity(), one, other) == 0, "nan is between the two"
+    lowest = scores([[infinite, 0.0], [0.0, 0.0]])
+    assert privacy.membership_advantage(nn.Identity(), lowest, scores([[1.0, 0.0]])) == 0
+
+
 def test_confident_losses_are_told_apart():
     members, others = (
         scores([[60.0, 0]] * 3),
@@ -116,7 +124,23 @@ def test_relearning_counts_the_steps_to_the_target(clusters):
 
 
 def test_relearning_is_capped(clusters):
-    assert privacy.relearn_steps(nn.Linear(2, 3), *clusters, target=1.1) == privacy.RELEARN_CAP
+    steps = privacy.relearn_steps(nn.Linear(2, 3), *clusters, target=1.1)
+    assert steps == privacy.RELEARN_CAP == 500
+
+
+@pytest.mark.parametrize(("right", "enough"), [(9, True), (8, False)])
+def test_relearning_ends_at_nine_tenths_of_the_accuracy_before(right, enough):
+    labels = torch.tensor([0, 1] * 5)
+    inputs = F.one_hot(torch.cat([labels[:right], 1 - labels[right:]]), 2).float()
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(2))
+        model.bias.zero_()
+    data = Labelled(inputs, labels)
+    evidence = privacy.Evidence(data, data, None, None, data)
+    checks = privacy.forgetting_checks(model, evidence, accuracy_before=1.0)
+    assert (checks["relearn_steps"] == 0) is enough
+    assert checks["mia_advantage"] is checks["probe_accuracy"] is None
 
 
 def test_one_step_of_relearning_is_sgd(clusters, monkeypatch):

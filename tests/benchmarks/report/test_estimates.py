@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import trim_mean
+from scipy.stats import binom, trim_mean
 
 from benchmarks.report import estimates as statistics
 from benchmarks.report.estimates import (
@@ -99,6 +99,20 @@ def test_interval_of_two_scores_by_hand():
     assert (interval.estimate, interval.low, interval.high) == (0.5, 0.0, 1.0)
 
 
+def test_the_bootstrap_is_five_thousand_draws_of_one_seed():
+    scores = np.array([0.1, 0.5, 0.2, 0.9])
+    expected = scores[np.random.default_rng(0).integers(4, size=(5_000, 4))]
+    np.testing.assert_array_equal(bootstrap(one_task(scores)), expected)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign"),
+    [(0.1, 0.9, 1), (-0.9, -0.1, -1), (-0.1, 0.1, 0), (0.0, 1.0, 0), (-1.0, 0.0, 0)],
+)
+def test_an_interval_has_a_sign_where_it_leaves_zero_out(low, high, sign):
+    assert statistics.Interval((low + high) / 2, low, high, 5).sign == sign
+
+
 def test_interval_is_reproducible():
     assert iqm_interval(one_task([0.1, 0.5, 0.2, 0.9])) == iqm_interval(
         one_task([0.1, 0.5, 0.2, 0.9])
@@ -131,6 +145,12 @@ def test_an_agent_with_one_seed_has_no_rank_among_agents_that_have():
 def test_empty_stratum_is_refused():
     with pytest.raises(ValueError, match="one score or more"):
         iqm_interval(tasks([0.5], []))
+    with pytest.raises(ValueError, match="one score or more"):
+        iqm_interval({})
+
+
+def test_an_interval_counts_the_seeds_of_the_task_that_has_the_fewest():
+    assert iqm_interval(tasks([0.1, 0.2, 0.3], [0.5, 0.6])).n == 2
 
 
 def test_paired_difference_takes_the_shared_seeds():
@@ -178,3 +198,23 @@ def test_performance_profile_by_hand():
     )
     assert share.tolist() == [1, 0.75, 0.25, 0]
     assert np.all((low <= share) & (share <= high))
+
+
+def test_band_of_two_scores_by_hand():
+    # Resampled pairs are 0 0, 0 1, 1 0 and 1 1, a quarter each; nothing is above 1.
+    share, low, high = performance_profile(one_task([0.0, 1.0]), np.array([0.0, 0.5, 1.0]))
+    assert share.tolist() == [0.5, 0.5, 0.0]
+    assert low.tolist() == [0.0, 0.0, 0.0]
+    assert high.tolist() == [1.0, 1.0, 0.0]
+
+
+def test_band_is_the_binomials_95_percent():
+    _, low, high = performance_profile(one_task([0.0, 1.0] * 50), np.array([0.5]))
+    expected = binom.ppf([0.025, 0.975], 100, 0.5) / 100
+    assert [*low, *high] == pytest.approx(expected, abs=0.011)
+
+
+def test_band_is_of_the_seeds_that_there_are():
+    runs = {("task", "mask"): {0: 1.0, 1: 1.0}, ("task", "shift"): {1: 1.0}}
+    _, low, high = performance_profile(runs, np.array([0.5]))
+    assert (low.tolist(), high.tolist()) == ([1.0], [1.0])
