@@ -32,19 +32,26 @@ ROOMS = {
     "weights": Room(("editgym/weights",), ("tests/weights",)),
     "rewards": Room(
         (
-            "editgym/envs/worlds/process.py",
+            "editgym/envs/worlds/reward.py",
+            "editgym/envs/worlds/draws.py",
             "editgym/envs/worlds/probe.py",
             "editgym/envs/lifelong/reward.py",
         ),
         (
-            "tests/envs/worlds/test_process.py",
+            "tests/envs/worlds/test_candidates.py",
             "tests/envs/worlds/test_probe.py",
             "tests/envs/lifelong",
         ),
     ),
     "metrics": Room(("editgym/metrics",), ("tests/metrics",)),
     "estimates": Room(
-        ("benchmarks/report/estimates.py", "benchmarks/report/aggregate.py"),
+        (
+            "benchmarks/report/estimates.py",
+            "benchmarks/report/aggregate.py",
+            "benchmarks/report/standings.py",
+            "benchmarks/report/families.py",
+            "benchmarks/report/labels.py",
+        ),
         ("tests/benchmarks/report",),
     ),
 }
@@ -63,12 +70,24 @@ Span = tuple[Position, Position]
 
 
 def tests_for(room: str, module: Path, root: Path) -> list[str]:
-    """List the room's test files, those named after `module` first; paths relative to `root`."""
+    """List the room's test files, those that `module` fails first in front.
+
+    Args:
+        room: Name of the room.
+        module: A module's path.
+        root: Top folder of the checkout.
+
+    Returns:
+        Paths relative to `root`: tests named after the module, then those of its folder.
+    """
+
+    def distance(file: Path) -> tuple[bool, bool]:
+        named = file.stem.startswith(f"test_{module.stem}")
+        beside = file.parent.name == module.parent.name
+        return not (named and beside), not beside
+
     files = _files(ROOMS[room].tests, "test_*.py", root)
-    return [
-        str(file)
-        for file in sorted(files, key=lambda file: not file.stem.startswith(f"test_{module.stem}"))
-    ]
+    return [str(file) for file in sorted(files, key=distance)]
 
 
 def sample(
