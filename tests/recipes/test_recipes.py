@@ -62,7 +62,9 @@ def folder(tmp_path_factory):
 def leaderboard(folder, *arguments):
     """The leaderboard's command in the stranger's folder."""
     command = [sys.executable, "-m", "benchmarks.leaderboard", *arguments]
-    return subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True)
+    # Requests in files are looked for in the data folder.
+    known = {**os.environ, "EDITGYM_DATA": str(folder)}
+    return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True)
 
 
 def test_every_part_is_measured(folder):
