@@ -21,6 +21,7 @@ from agents.rl.policies import lora_start
 from benchmarks.costs.by_hand import BATCH, HandWrittenMaskWorld
 from editgym.envs.protocol import edit_env
 from editgym.envs.sb3 import monitored
+from editgym.envs.worlds.candidates import Candidates
 from editgym.tasks.unlearning import UnlearningTask
 from editgym.weights import ActionLayout
 
@@ -72,17 +73,17 @@ def vector(
 def tensor_api(
     kwargs: dict[str, Any], candidates: int, least: float, device: torch.device
 ) -> float:
-    """(e): seconds per candidate step of `EditingProcess` itself: actions and rewards stay on the
+    """(e): seconds per candidate step of `Candidates` itself: actions and rewards stay on the
     device.
     """
     env = gym.make_vec("MaskWorld-v0", num_envs=candidates, **kwargs)
     env.reset(seed=0)
-    process = env.process  # type: ignore[attr-defined]
-    actions = 2 * torch.rand(candidates, process.layout.size, device=device) - 1
+    owner: Candidates = env.candidates  # type: ignore[attr-defined]
+    actions = 2 * torch.rand(candidates, owner.layout.size, device=device) - 1
 
     def step() -> None:
-        process.reset()
-        process.step(actions)
+        owner.reset()
+        owner.step(actions)
 
     return seconds_per_call(step, least, device) / candidates
 

@@ -40,10 +40,10 @@ def task_for(
 
     Args:
         kind: The class that the task must have.
-        name: The task's name, as in the catalogue.
+        name: The task's name in the catalogue, or an import path.
         device: Torch device.
-        arguments: The task's own.
-        constructor: The environment's own, whose arguments an error names.
+        arguments: The task's arguments.
+        constructor: The environment's constructor, whose arguments an error names.
 
     Raises:
         ValueError: There is no such task, or it is of another kind.

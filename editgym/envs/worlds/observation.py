@@ -66,7 +66,7 @@ def read_only_parameters(networks: Sequence[EditableNetwork], names: Sequence[st
     unedited networks.
 
     Args:
-        networks: Networks of one architecture.
+        networks: The task's networks, of one architecture.
         names: Names or globs of parameters, such as `fc3.weight`; observed in this order, each in C
             order.
 
