@@ -25,12 +25,12 @@ def descend(
     of sum and mean.
 
     Args:
-        parameters: Leaves; changed in place.
-        losses: Gives (n,), one loss per request.
-        steps: At most.
-        learning_rate: Of Adam.
-        stop_loss: Where to stop.
-        project: Called after every step; changes the parameters.
+        parameters: Leaves of the graph; changed in place.
+        losses: A function that gives (n,), one loss per request.
+        steps: Most steps of Adam.
+        learning_rate: Learning rate of Adam.
+        stop_loss: The loss at which to stop, in nats per token.
+        project: A function that is called after every step, and changes the parameters.
     """
     optimizer = torch.optim.Adam(parameters, learning_rate)
     for _ in range(steps):

@@ -32,7 +32,7 @@ def rank_one_updates(
         weight: W_0, (out, in), float64.
         keys: k as rows, (n, in), float64.
         values: v as rows, (n, out), float64.
-        factor: Of C (`inverse_factor`).
+        factor: Cholesky factor of C (`inverse_factor`).
 
     Returns:
         Their sum, of rank n.
@@ -56,7 +56,7 @@ def memit_update(
     Args:
         keys: K as rows, (n, in), float64.
         residuals: R as rows, (n, out), float64.
-        factor: Of C (`inverse_factor`).
+        factor: Cholesky factor of C (`inverse_factor`).
         covariance_weight: λ.
     """
     solved = torch.cholesky_solve(keys.mT, factor)  # C⁻¹K, (in, n)
@@ -174,8 +174,8 @@ class SpreadEditor(SubjectEditor):
         """The update of one site.
 
         Args:
-            step: Of the stream.
-            index: Of the site among `usable_sites`.
+            step: Number of the stream's step.
+            index: Place of the site among `usable_sites`.
             keys: K as rows, (n, in), float64.
             residuals: R as rows, (n, out), float64.
         """

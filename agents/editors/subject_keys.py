@@ -185,11 +185,11 @@ def read_states(
     subjects' last tokens.
 
     Args:
-        decoder: With the edits so far.
+        decoder: The model with the edits so far.
         batch: The requests.
-        site: Whose inputs are wanted.
+        site: The site whose inputs are wanted.
         last: The site that is edited last; h is what every layer up to its own has added up to.
-        updates: As in `EditableDecoder.logits`.
+        updates: Updates that are in effect too, one per site of the decoder, None for none.
     """
     seen: dict[str, Tensor] = {}
 

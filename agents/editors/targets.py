@@ -86,11 +86,11 @@ def target_shifts(
     alone.
 
     Args:
-        decoder: With the edits so far.
+        decoder: The model with the edits so far.
         batch: The requests.
-        site: Its output is added to.
+        site: The site whose output is added to.
         hidden: h, (n, width).
-        settings: Of the search.
+        settings: Settings of the search.
     """
     lengths = hidden.norm(dim=1, keepdim=True)
     shift = torch.zeros_like(hidden).requires_grad_()
