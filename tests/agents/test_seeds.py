@@ -31,17 +31,16 @@ DRAW_NOTHING = {
     "memit_seq",
 }
 WORLD = {"sites": ["fc3"], "rank": 1, "batch_size": 32}
-OFF_POLICY = {"num_envs": 8, "learning_starts": 8, "batch_size": 8, "buffer_size": 100}
+# The LoRA start is drawn too: without it, the seed decides by what the algorithm draws alone.
+ON_POLICY = {"num_envs": 8, "n_steps": 1, "start": 0}
+OFF_POLICY = {"start": 0, "num_envs": 8, "learning_starts": 8, "batch_size": 8, "buffer_size": 100}
 ON_WORLDS = {
     "random": {"num_envs": 8},
     "random_actions": {},
     "cmaes": {"population": 8},
     **{name: {"epochs": 1} for name in UNLEARNERS if name not in DRAW_NOTHING},
-    "a2c": {"num_envs": 8, "n_steps": 1},
-    **{
-        name: {"num_envs": 8, "n_steps": 1, "batch_size": 8}
-        for name in ("ppo", "trpo", "recurrent_ppo")
-    },
+    "a2c": ON_POLICY,
+    **{name: {**ON_POLICY, "batch_size": 8} for name in ("ppo", "trpo", "recurrent_ppo")},
     **dict.fromkeys(("sac", "td3", "ddpg", "tqc", "crossq"), OFF_POLICY),
     "ars": {"n_delta": 2},
 }

@@ -138,3 +138,29 @@ def test_a_custom_task_that_lacks_a_file_names_the_argument(custom_task, tmp_pat
     arguments = ["--env", "MaskWorld-v0", "--agent", "no_edit", *pairs]
     assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 2
     assert "nothing.npz" in capsys.readouterr().err
+
+
+TASK = '''
+"""A task in a folder of its own: the digits, with another class to forget."""
+
+from editgym.tasks import make_task
+
+
+def other_digits(device, digit=4):
+    return make_task("unlearning/digits", device=device, forget_class=digit)
+'''
+
+
+def test_a_task_in_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "strange_tasks.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "run"
+    chosen = ["--set", "task=strange_tasks:other_digits", "--set", "digit=5"]
+    arguments = ["--env", "MaskWorld-v0", "--agent", "random", "--reward-calls", "16", *chosen]
+    assert train.main([*arguments, "--out", str(folder)]) == 0
+    assert edit.main([str(folder)]) == 0
+    assert "forget_accuracy" in capsys.readouterr().out
+    wrong = ["--set", "task=strange_tasks:no_digits"]
+    arguments = ["--env", "MaskWorld-v0", "--agent", "random", *wrong]
+    assert train.main([*arguments, "--out", str(tmp_path / "other")]) == 2
+    assert "the module 'strange_tasks' has no 'no_digits'" in capsys.readouterr().err
