@@ -99,8 +99,8 @@ def custom(
     Args:
         device: Where the model lives.
         model: A Hugging Face folder, as it is or in the data folder, or a hub id.
-        requests: A file, absolute or in the data folder (`EDITGYM_DATA`).
-        test_requests: Another one.
+        requests: A file, from the current folder or in the data folder (`EDITGYM_DATA`).
+        test_requests: Another file, for the test split.
         format: A row of `FORMATS`, or the import path of one's own `FactFormat`; None finds out.
         dtype: Number format of the base weights.
         sites: What may be edited.
@@ -146,7 +146,8 @@ def custom(
 
 
 def _found(path: str) -> Path:
-    return data_folder() / path  # an absolute path stays as it is
+    own = Path(path).expanduser()
+    return own if own.is_file() else data_folder() / own  # an absolute path stays as it is
 
 
 def _split(
