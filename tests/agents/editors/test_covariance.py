@@ -1,0 +1,73 @@
+"""Covariances of keys over plain text: their numbers, where they are kept, and what the text is."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from agents.editors import covariance as module
+from agents.editors.covariance import covariances, inverse_factor, null_space, sentences
+from agents.editors.stream import stream_process
+from editgym.data.factworld import FactWorld
+
+
+def close(one, other, tolerance):
+    return float((one - other).norm() / other.norm()) < tolerance
+
+
+def test_covariance_is_the_mean_of_outer_products_of_inputs(process):
+    site, seen = process.sites[-1], []
+    language = process.task.language
+    handle = language.model.get_submodule(site.name).register_forward_pre_hook(
+        lambda _m, args: seen.append(args[0][0])
+    )
+    left = 300
+    for sentence in sentences(process.task.filler):
+        ids = language.prompt_ids(sentence)[:left]
+        language.model(input_ids=torch.tensor([ids]))
+        left -= len(ids)
+        if not left:
+            break
+    handle.remove()
+    keys = torch.cat(seen).double()
+    assert len(keys) == 300
+    assert close(covariances(process.task, [site], 300)[0], keys.mT @ keys / 300, 1e-5)
+
+
+def test_covariance_is_kept_in_memory_and_on_disk_by_model(
+    tokenizer,
+    process,
+    tmp_path,
+    monkeypatch,
+    environment,
+    llama,
+):
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "cache"))
+    site = [process.sites[0]]
+    found = covariances(process.task, site, 100)[0]
+    (path,) = (tmp_path / "cache" / "covariance").iterdir()
+    assert torch.equal(load_file(path)["covariance"], found)
+    monkeypatch.setattr(module, "_computed", lambda *_: pytest.fail("computed twice"))
+    assert covariances(process.task, site, 100)[0] is found
+    module._MEMORY.clear()
+    save_file({"covariance": 2 * found}, path)
+    assert torch.equal(covariances(process.task, site, 100)[0], 2 * found)
+    module._MEMORY.clear()
+    monkeypatch.undo()
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "cache"))
+    other = environment(llama(tokenizer, tmp_path / "other", seed=1))
+    assert not torch.equal(covariances(stream_process(other).task, site, 100)[0], 2 * found)
+    assert len(list((tmp_path / "cache" / "covariance").iterdir())) == 2
+
+
+def test_the_text_holds_nothing_that_metrics_ask_about(process):
+    world, read = FactWorld(), list(sentences(process.task.filler))
+    text = " | ".join(read)
+    assert not [p.name for p in world.people if p.split != "policy" and f"{p.name} " in text]
+    assert not set(read) & set(process.task.filler)
+
+
+def test_inverse_factor_of_a_singular_covariance_and_an_empty_null_space():
+    key = torch.randn(1, 6, dtype=torch.float64)
+    assert inverse_factor(key.mT @ key).isfinite().all()
+    with pytest.raises(ValueError, match="threshold"):
+        null_space(torch.eye(6, dtype=torch.float64), 0.5)

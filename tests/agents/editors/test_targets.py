@@ -1,0 +1,44 @@
+"""The search for hidden states that give new answers."""
+
+import torch
+
+from agents.editors.subject_keys import read_states
+from agents.editors.targets import TargetSettings, target_shifts
+from editgym.weights.site_pass import Injection
+
+
+def test_targets_of_a_batch_are_those_found_alone(
+    process,
+    editor,
+):
+    agent = editor("memit", contexts=2, kl_weight=0.1, decay=0.1)
+    agent.begin(process)
+    whole = process.requests
+
+    def shifts():
+        batch = agent.subject_batch(process, process.requests)
+        hidden = read_states(process.decoder, batch, agent._sites[-1], agent._sites[-1])[1]
+        return target_shifts(process.decoder, batch, agent._sites[-1], hidden, agent.settings)
+
+    together = shifts()
+    process.batch.requests = whole[1:2]
+    assert torch.allclose(shifts()[0], together[1], rtol=1e-3, atol=1e-3)
+
+
+def test_the_target_lowers_the_loss_within_its_limit(
+    process,
+    editor,
+):
+    agent = editor("memit", max_norm=0.5)
+    agent.begin(process)
+    batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
+    hidden = read_states(process.decoder, batch, site, site)[1]
+    shift = target_shifts(process.decoder, batch, site, hidden, agent.settings)
+    there = {site.name: Injection(batch.rows, batch.positions, shift)}
+    losses = process.decoder.losses
+    assert (losses(batch.texts, injected=there) < losses(batch.texts)).all()
+    assert (shift.norm(dim=1) <= 0.5001 * hidden.norm(dim=1)).all()
+
+
+def test_target_settings_default_to_one_context():
+    assert TargetSettings().contexts == 1
