@@ -1,7 +1,8 @@
 """Who is compared on streams of facts, and with what settings, as tables.
 
-Without a configuration an agent has its defaults. All settings were chosen on validation streams:
-those of editors by `benchmarks.tuning.editors`, those of agents that learn by hand.
+Without a configuration an agent has what is tuned for the environment (`agents.editors.settings`,
+`agents.hypernetworks.settings`, `agents.rl.presets`), and its defaults elsewhere. What is written
+here are variants, whose settings were chosen on validation streams too.
 """
 
 from __future__ import annotations
@@ -15,27 +16,22 @@ from editgym.tasks.knowledge import FACTLM_GPT2_SITES, FACTLM_SITES
 LIFELONG_SITES = list(FACTLM_SITES)
 GPT2_SITES = list(FACTLM_GPT2_SITES)
 LATE_OUTPUTS = [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 4, 5)]
-_FT_SITE = "model.layers.4.mlp.down_proj"
-
-_FT_M = {"learning_rate": 4e-3, "site": _FT_SITE}
-_FT_L = {"learning_rate": 5e-3, "epsilon": 0.8, "site": _FT_SITE}
 
 
 # By name, one or more configurations: of streams of 20 steps, and what is otherwise on streams of
-# 100, chosen at 50, which is as long as the validation split lasts (memit, rome and lora_merge have
-# their settings of 20 steps). UltraEdit's are: as published; at the sites where it works best;
-# looking at each batch several times; both.
+# 100, chosen at 50, which is as long as the validation split lasts. UltraEdit's are: as published;
+# at the sites where it works best; looking at each batch several times; both.
 Configurations = Mapping[str, tuple[Mapping[str, Any], ...]]
 SHORT: Configurations = {
     "no_edit": ({},),
     "random_actions": ({},),
     "in_context": ({},),
-    "ft_m": (_FT_M,),
-    "ft_l": (_FT_L,),
+    "ft_m": ({},),
+    "ft_l": ({},),
     "loc_ft_bf": ({},),
     "lora_merge": ({},),
     "grace": ({},),
-    "rome": ({"max_norm": 0.7},),
+    "rome": ({},),
     "memit": ({},),
     "memit_seq": ({},),
     "alphaedit": ({},),
@@ -44,15 +40,12 @@ SHORT: Configurations = {
 }
 LONG: Configurations = {
     **SHORT,
-    "ft_l": ({**_FT_L, "epsilon": 1.2},),
-    "memit_seq": ({"covariance_weight": 300.0},),
     "ultraedit": (
-        {"step_size": 1.4e-3},
+        {},
         {"sites": LATE_OUTPUTS, "step_size": 4e-3},
         {"passes": 6, "step_size": 2e-4},
         {"passes": 6, "step_size": 1e-3, "sites": LATE_OUTPUTS},
     ),
-    "ppo": ({"train_env": {"back_depth": 1, "locality_weight": 30.0}},),
 }
 
 
@@ -69,7 +62,6 @@ def choices(table: Configurations, without: Sequence[str] = ()) -> tuple[AgentCh
 # What Edit-GRPO refines: an editor, and which of its configurations (UltraEdit where it works
 # best).
 _REFINED_EDITORS = (("ft_l", 0), ("memit_seq", 0), ("ultraedit", 1))
-_HIEDIT: Mapping[str, Any] = {"sites_per_step": 3, "step_size": 3e-3}
 # One number per site learns in a few sequences with a rate at which a network would not learn at
 # all.
 _GATES: tuple[Mapping[str, Any], ...] = (
@@ -77,23 +69,18 @@ _GATES: tuple[Mapping[str, Any], ...] = (
     {"gate": "random"},
     {"gate": "static", "gate_learning_rate": 0.2},
 )
-_REFINED: Mapping[str, Any] = {"iterations": 6, "sites": [_FT_SITE]}
 
 
 def learned(
     table: Configurations,
-    learning: Mapping[str, Any],
     corrected: Mapping[str, Any],
-    gated: Mapping[str, Any],
     bonuses: Sequence[float] = (0.0,),
 ) -> tuple[AgentChoice, ...]:
     """The agents that learn through the reward, and what they are compared with.
 
     Args:
         table: Settings of the editors; Edit-GRPO refines what three of them find with these.
-        learning: How those learn that look at a batch once.
         corrected: Settings of RLEdit with several looks.
-        gated: How HiEdit learns.
         bonuses: Weights of Edit-GRPO's alignment bonus.
     """
     configured = tuple((name, table[name][place]) for name, place in _REFINED_EDITORS)
@@ -102,27 +89,22 @@ def learned(
         for name, config in configured
     )
     return (
-        ("mend", {"sequences": 300}),
-        ("malmen", {"sequences": 300}),
+        "mend",
+        "malmen",
         ("rledit", {"sequences": 0}),
         ("rledit", {"mode": "released", "step_size": 6e-5}),
-        ("rledit", learning),
+        "rledit",
         ("rledit", corrected),
-        *(("hiedit", {**gate, **_HIEDIT, **gated}) for gate in _GATES),
-        *(
-            ("edit_grpo", {**editor, "bonus": bonus, **_REFINED})
-            for editor in first
-            for bonus in bonuses
-        ),
+        *(("hiedit", gate) for gate in _GATES),
+        *(("edit_grpo", {**editor, "bonus": bonus}) for editor in first for bonus in bonuses),
     )
 
 
 # Settings of one agent that the headline rows of 20 steps do not vary. HiEdit takes three sites
 # there; five are the most that half of the eleven allows.
-_LEARNS: Mapping[str, Any] = {"sequences": 16}
 ABLATIONS: tuple[AgentChoice, ...] = (
     *(
-        ("rledit", {"sequences": 20, "train_env": train_env})
+        ("rledit", {"train_env": train_env})
         for train_env in (
             {"back_depth": 0},
             {"back_depth": 10},
@@ -131,15 +113,15 @@ ABLATIONS: tuple[AgentChoice, ...] = (
             {"locality_weight": 0.6},
         )
     ),
-    ("rledit", {"sequences": 20, "update_every": None}),
-    ("rledit", {"sequences": 20, "rule": "mend"}),
-    ("hiedit", {**_HIEDIT, "gate": "straight_through", **_LEARNS}),
+    ("rledit", {"update_every": None}),
+    ("rledit", {"rule": "mend"}),
+    ("hiedit", {"gate": "straight_through"}),
     *(
-        ("hiedit", {**_HIEDIT, **gate, "sites_per_step": 5, **_LEARNS})
+        ("hiedit", {**gate, "sites_per_step": 5})
         for gate in ({"gate": "straight_through"}, *_GATES)
     ),
-    ("hiedit", {**_HIEDIT, "gate": "straight_through", "adaptive": True, **_LEARNS}),
-    ("hiedit", {**_HIEDIT, "rule": "mend", **_LEARNS}),
+    ("hiedit", {"gate": "straight_through", "adaptive": True}),
+    ("hiedit", {"rule": "mend"}),
 )
 
 # One edit a step, a thousand times; training sequences are shorter, and rewards look back to about
@@ -184,7 +166,7 @@ ELSEWHERE: tuple[AgentChoice, ...] = (
 _LATE_GPT2 = [f"transformer.h.{layer}.mlp.c_proj" for layer in (3, 4, 5)]
 ON_GPT2: tuple[AgentChoice, ...] = (
     "no_edit",
-    ("ft_m", {**_FT_M, "site": _LATE_GPT2[1]}),
+    ("ft_m", {"learning_rate": 4e-3, "site": _LATE_GPT2[1]}),
     "memit_seq",
     "ultraedit",
     ("ultraedit", {"sites": _LATE_GPT2, "step_size": 6e-3}),
@@ -193,5 +175,8 @@ ON_GPT2: tuple[AgentChoice, ...] = (
     ("rledit", {"mode": "released", "step_size": 6e-5}),
     ("rledit", {"sequences": 20}),
     ("rledit", {"passes": 3, "sequences": 12, "step_size": 5e-4}),
-    *(("hiedit", {**gate, **_HIEDIT, **_LEARNS}) for gate in _GATES),
+    *(
+        ("hiedit", {**gate, "sites_per_step": 3, "step_size": 3e-3, "sequences": 16})
+        for gate in _GATES
+    ),
 )

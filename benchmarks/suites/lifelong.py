@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.suites.editors import (
@@ -20,13 +19,6 @@ from benchmarks.suites.editors import (
     learned,
 )
 from benchmarks.suites.entry import AgentChoice, Entry
-
-# For streams of 100 steps: training sequences are shorter, since an untrained network wears the
-# model out within 60.
-_LONGER: Mapping[str, Any] = {
-    "step_learning_rate": 0.05,
-    "train_env": {"horizon": 40, "locality_weight": 30.0},
-}
 
 
 def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
@@ -49,9 +41,7 @@ LIFELONG = (
             *choices(SHORT),
             *learned(
                 SHORT,
-                {"sequences": 20},
                 {"passes": 3, "sequences": 12, "step_size": 5e-4},
-                {"sequences": 16},
                 bonuses=(0.0, 0.5),
             ),
         ),
@@ -60,25 +50,19 @@ LIFELONG = (
     _lifelong(
         (
             *choices(LONG),
-            *learned(
-                LONG,
-                {"sequences": 12, **_LONGER},
-                {"passes": 6, "sequences": 4, "step_size": 2e-4, **_LONGER},
-                {"sequences": 8, **_LONGER},
-            ),
+            *learned(LONG, {"passes": 6, "sequences": 4, "step_size": 2e-4}),
         ),
         horizon=100,
     ),
 )
 _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
-_ONCE: AgentChoice = ("rledit", {"sequences": 20})
 ABLATION_STREAMS = (
     _lifelong(ABLATIONS, horizon=20),
-    _lifelong((_ONCE, *_ULTRAEDIT), horizon=2, edits_per_step=100),
+    _lifelong(("rledit", *_ULTRAEDIT), horizon=2, edits_per_step=100),
     _lifelong(ONE_BY_ONE, horizon=1_000, edits_per_step=1),
     _lifelong(ONE_BY_ONE_LATE, horizon=1_000, edits_per_step=1, sites=LATE_OUTPUTS),
     *(
-        _lifelong((_ONCE, "ultraedit"), horizon=20, sites=sites)
+        _lifelong(("rledit", "ultraedit"), horizon=20, sites=sites)
         for sites in (
             ["model.layers.[345].mlp.down_proj"],
             ["model.layers.[345].mlp.gate_proj", "model.layers.[345].mlp.up_proj"],
