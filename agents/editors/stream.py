@@ -73,7 +73,7 @@ class StreamEditor(ConfiguredAgent):
         identity = canonical(
             {
                 "agent": self.name,
-                "config": {**self.config, **self.settings.as_dict()},
+                "config": self.settings.as_dict(),
                 "learned": self.fingerprint(),
                 "seed": seed,
                 "sites": [site.name for site in process.sites],
