@@ -113,6 +113,11 @@ def test_an_interval_has_a_sign_where_it_leaves_zero_out(low, high, sign):
     assert statistics.Interval((low + high) / 2, low, high, 5).sign == sign
 
 
+@pytest.mark.parametrize("record", [statistics.Interval, statistics.Rank])
+def test_estimates_cannot_be_changed(record):
+    assert record.__dataclass_params__.frozen
+
+
 def test_interval_is_reproducible():
     assert iqm_interval(one_task([0.1, 0.5, 0.2, 0.9])) == iqm_interval(
         one_task([0.1, 0.5, 0.2, 0.9])

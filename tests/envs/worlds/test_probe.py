@@ -37,6 +37,36 @@ def test_it_is_linear_discriminant_analysis(monkeypatch):
     assert found.item() == pytest.approx(expected, abs=0.02)
 
 
+def probed(features, labels, forgotten):
+    """P in NumPy, a sample and a class at a time: standardised features, a softened posterior."""
+    spread = features.std(axis=0)
+    x = (features - features.mean(axis=0)) / (spread + 1e-6 * spread.mean() + 1e-12)
+    means = np.stack([x[labels == c].mean(axis=0) for c in range(10)])
+    residual = x - means[labels]
+    within = residual.T @ residual / len(x) + 1e-3 * np.eye(x.shape[1])
+    posterior = []
+    for row, own in zip(x, labels, strict=True):
+        distances = [(row - mean) @ np.linalg.solve(within, row - mean) for mean in means]
+        odds = np.exp(-0.3 * (np.array(distances) - distances[own]) / 2)
+        posterior.append(1 / odds.sum())
+    return np.mean(np.array(posterior)[np.isin(labels, forgotten)])
+
+
+def test_candidates_posteriors_are_the_formula_in_numpy():
+    task = make_task("unlearning/digits", goals=[3, [0, 7]])
+    (base,) = task.networks[0].base_weights
+    torch.manual_seed(0)
+    edited = torch.stack([base, 0.3 * base * (torch.rand_like(base) < 0.2), 0.01 * base])
+    found = FeatureProbe(task)(0, [edited], torch.tensor([0, 1, 1]))
+    (site,) = task.networks[0].sites
+    for k, forgotten in enumerate([[3], [0, 7], [0, 7]]):
+        model = task.networks[0].merged().requires_grad_(False)
+        model.get_parameter(site.parameter).copy_(site.to_stored(edited[k]))
+        features = features_before(model, "fc3", task.pool.inputs).double().numpy()
+        expected = probed(features, task.pool.labels.numpy(), forgotten)
+        assert found[k].item() == pytest.approx(expected, abs=2e-4)
+
+
 def test_reward_is_less_by_the_weight_times_the_probe():
     arguments = {"sites": ["fc2"], "goals": [3, 7], "networks": [0, 1]}
     plain, probed = (
