@@ -41,6 +41,7 @@ ROOMS = {
             "tests/envs/worlds/test_candidates.py",
             "tests/envs/worlds/test_probe.py",
             "tests/envs/lifelong",
+            "tests/envs/test_golden.py",
         ),
     ),
     "metrics": Room(("editgym/metrics",), ("tests/metrics",)),

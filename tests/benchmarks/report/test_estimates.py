@@ -147,6 +147,12 @@ def test_an_agent_with_one_seed_has_no_rank_among_agents_that_have():
     assert {name: place.rank for name, place in placed.items()} == {"good": 1, "poor": 2}
 
 
+def test_agents_that_share_no_seeds_have_no_ranks():
+    stratum = ("task", "environment")
+    agents = {"one": {stratum: {0: 0.5, 1: 0.6}}, "other": {stratum: {2: 0.1, 3: 0.2}}}
+    assert not ranks(agents, "higher")
+
+
 def test_empty_stratum_is_refused():
     with pytest.raises(ValueError, match="one score or more"):
         iqm_interval(tasks([0.5], []))

@@ -166,6 +166,17 @@ def test_candidates_on_several_networks_and_goals_equal_the_naive_ones(
 
 
 @pytest.mark.parametrize("batch_size", [GATHERED, WEIGHED])
+@pytest.mark.parametrize("count", [2, 3])
+def test_candidates_on_several_networks_share_the_batch_of_one_goal(candidates, batch_size, count):
+    made = candidates(count=count, batch_size=batch_size, networks=[0, 1, 2], shared_batch=True)
+    networks = [2, 0, 2][:count]
+    made.draws.network_index = torch.tensor(networks)
+    made.weights = [torch.stack([made.scorer.task.networks[i].base_weights[0] for i in networks])]
+    assert [tuple(rows.shape) for rows in made.scorer.draws(count).batch()] == [(1, batch_size)] * 2
+    assert_equals_naive(made)
+
+
+@pytest.mark.parametrize("batch_size", [GATHERED, WEIGHED])
 @pytest.mark.parametrize(
     "arguments", [{"forget_samples": 60}, {"rank": "full"}, {"rank": 1}, {"shared_batch": True}]
 )
