@@ -164,6 +164,16 @@ def test_discovered_transformer_sites_lie_in_the_middle_to_late_layers(n_layers)
     assert n_layers // 2 <= layers[0] <= layers[-1] < n_layers
 
 
+def test_a_kernel_of_two_by_two_is_larger_than_one_by_one():
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(16, 2))
+    assert [site.name for site in discover_sites(model)] == ["0"]
+
+
+def test_without_hidden_layers_and_larger_kernels_the_last_weight_is_left():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Flatten(), nn.Linear(5, 2))
+    assert [site.name for site in discover_sites(model)] == ["3"]
+
+
 def test_network_without_weights_to_edit_is_an_error():
     with pytest.raises(UnknownSiteError, match="no Linear, Conv1D or Conv2d"):
         discover_sites(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()))
