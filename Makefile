@@ -5,12 +5,15 @@ STAMP := .venv/.installed
 # One torch thread per process: processes with two threads each on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench mutants clean
+.PHONY: demo test test-all lint bench mutants clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
 
 test: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(STAMP)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.report.families import FAMILIES
 from benchmarks.results import Cell, Measurement, Row, build_row
 
 PROVENANCE = {
@@ -87,3 +88,12 @@ def unlearning_row(make_row: Callable[..., Row]) -> Callable[..., Row]:
         return make_row(*cell, metrics=values, **changes)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def families():
+    """Families that a test's modules have added are taken away again."""
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)
