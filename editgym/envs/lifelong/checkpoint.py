@@ -62,6 +62,11 @@ def check_restorable(
             f"state: it was saved after the journalled steps {state['journalled']}, the journal"
             f" has {journalled} of them: give the same journal_folder, or begin anew"
         )
+    if len(state.get("outcomes", ())) != state["step_index"]:
+        raise ValueError(
+            f"state: it holds what {len(state.get('outcomes', ()))} steps gave, and was saved after"
+            f" {state['step_index']}: it is damaged, or of another version; begin anew"
+        )
     if state["journalled"] and run not in (None, state.get("run")):
         raise ValueError(
             "state: the journal of its steps is gone, for another episode was begun here since:"
@@ -88,9 +93,10 @@ def check_resettable(journal: EditJournal) -> None:
     Raises:
         ValueError: A reset would delete them.
     """
-    if isinstance(journal, DiskJournal) and journal.steps:
+    steps = len({entry.step for entry in journal})  # also those that only left requests out
+    if isinstance(journal, DiskJournal) and steps:
         raise ValueError(
-            f"journal_folder: {journal.folder} holds {journal.steps} steps of an interrupted"
+            f"journal_folder: {journal.folder} holds {steps} steps of an interrupted"
             " stream, and a reset would delete them; go on with them by an editor's edit(env,"
             ' folder) or reset(options={"restore": state}), or delete the folder'
         )

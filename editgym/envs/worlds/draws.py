@@ -63,11 +63,13 @@ class Draws:
 
     def batch(self) -> list[Tensor]:
         """The next step's batch: per reward set rows of the pool, (K, batch_size), or
-        (1, batch_size) where all candidates share them.
+        (1, batch_size) where all candidates share them; the same until `advance`.
         """
-        rows = [self._rows(i, name) for i, name in enumerate(self._task.set_names)]
+        return [self._rows(i, name) for i, name in enumerate(self._task.set_names)]
+
+    def advance(self) -> None:
+        """Move on to the batch of the following step: this one's has been scored."""
         self._steps += 1
-        return rows
 
     def _rows(self, index: int, name: str) -> Tensor:
         members, sizes = self._members[name]

@@ -121,6 +121,7 @@ class Scorer:
         cost = self.probe_cost(weights, draws.network_index, draws.goal_index)
         reward = self.rewards.alpha * utility + self.rewards.beta * edit - cost
         is_success = self.task.is_success(accuracy, accuracy_before)
+        draws.advance()  # last: a step that is interrupted before it is made again, on its batch
         metering.record(len(weights[0]))
         return Scores(reward, utility, edit, accuracy, accuracy_before, is_success)
 

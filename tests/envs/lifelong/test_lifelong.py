@@ -28,6 +28,7 @@ from editgym.weights import (
     LowRankFactors,
     Shift,
     SiteEdit,
+    Skip,
     UnknownSiteError,
 )
 from editgym.weights.closed_form import UltraEdit
@@ -900,6 +901,21 @@ def test_a_checkpoint_of_another_stream_or_without_its_journal_is_refused(
     assert same_weights(twin.process.decoder, env.process.decoder)
 
 
+@pytest.mark.parametrize("steps", [None, 0, 2])
+def test_a_checkpoint_that_lacks_what_its_steps_gave_is_refused(make_env, steps):
+    env = make_env(split="test")
+    env.reset(seed=0)
+    env.step(env.training_free_action())
+    state, before = env.checkpoint(), [weight.clone() for weight in env.network.weights]
+    (outcome,) = state["process"].pop("outcomes")
+    if steps is not None:
+        state["process"]["outcomes"] = [outcome] * steps
+    with pytest.raises(ValueError, match=rf"holds what {steps or 0} steps gave, and was saved af"):
+        env.reset(options={"restore": state})
+    assert all(torch.equal(a, b) for a, b in zip(env.network.weights, before, strict=True))
+    assert env.process.step_index == 1
+
+
 def test_an_episode_is_taken_back_to_a_checkpoint_until_another_one_begins(make_env):
     env = make_env(split="test")
     with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before checkpoint\(\)"):
@@ -1204,6 +1220,17 @@ def test_settings_are_those_of_the_constructor(make_env):
         reference="previous",
     )
     assert env.episode_length == 3
+
+
+def test_a_reset_does_not_delete_a_step_that_left_every_request_out(make_env, tmp_path):
+    arguments = {"split": "test", "journal_folder": str(tmp_path / "steps")}
+    env = make_env(**arguments)
+    env.reset(seed=0)
+    env.process.advance([Skip(0, "no subject")])
+    files = sorted((tmp_path / "steps").iterdir())
+    with pytest.raises(ValueError, match="steps holds 1 steps of an interrupted stream"):
+        make_env(**arguments).reset(seed=0)
+    assert sorted((tmp_path / "steps").iterdir()) == files
 
 
 def test_a_reset_does_not_delete_the_steps_of_an_interrupted_stream(make_env, tmp_path):
