@@ -189,7 +189,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         return self._common.observe(weights, self._draws)[0]
 
     def _advance(self, action: Tensor, *, differentiable: bool) -> Scores:
-        """Edit the network and score it; where scoring fails or is interrupted, nothing has changed."""
+        """Edit the network and score it; where scoring is interrupted nothing has changed."""
         entries = [
             SiteEdit(site.name, self.operator, update, self._edit_step)
             for site, update in zip(self.sites, self.layout.unpack(action), strict=True)
