@@ -7,6 +7,7 @@ nothing.
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,14 +74,19 @@ def environment_spec(
     """The registered spec of `env_id` with arguments.
 
     Args:
-        env_id: Gymnasium id, of any environment.
+        env_id: Gymnasium id, of any environment; `package.module:Id-v0` is the id that the module
+            registers while it is imported.
         arguments: Keyword arguments of the environment.
         evaluation: Whether it is for edits that are evaluated: its row's `evaluation_kwargs` are
             added, and give way to `arguments`.
 
     Raises:
         gymnasium.error.Error: No environment has this id.
+        ImportError: There is no such module.
     """
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
     spec = copy.deepcopy(gym.spec(env_id))
     for row in ENVIRONMENTS:
         if evaluation and row.id == spec.id:

@@ -86,7 +86,7 @@ def _check_access(name: str, agent: Agent) -> None:
         )
 
 
-def make_agent(name: str, **config: Any) -> Agent:
+def make_agent(name: str, /, **config: Any) -> Agent:
     """The agent called `name`, with its configuration.
 
     Raises:

@@ -67,7 +67,7 @@ def env_spec(env_id: str, arguments: dict[str, Any], *, evaluation: bool = False
     """
     try:
         return environment_spec(env_id, arguments, evaluation=evaluation)
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:
         raise UsageError(f"--env: {error}") from error
 
 

@@ -84,7 +84,12 @@ def _train(options: argparse.Namespace) -> int:
     agent = make_agent(options.agent, **agent_config)
     budget = Budget(options.reward_calls, options.seconds)
     spec = env_spec(options.env, env_kwargs)
-    gym.make(spec).close()  # bad arguments fail here, before anything is written
+    try:
+        gym.make(spec).close()  # bad arguments fail here, before anything is written
+    except TypeError as error:  # a stranger's environment says so of an unknown argument
+        raise UsageError(
+            f"--set: {options.env} cannot be made with {env_kwargs}: {error}"
+        ) from error
     out = writable(options.out)
     config = {
         "env_id": options.env,

@@ -41,7 +41,10 @@ def check_takes(name: str, kind: type[BaseAlgorithm], given: Mapping[str, Any]) 
     Raises:
         ValueError: It does not take one of them.
     """
-    takes = inspect.signature(kind).parameters
+    # These are the agent's own to give: environment and policy, the environment's device, `learn`'s
+    # seed.
+    own = ("policy", "env", "device", "seed", "_init_setup_model")
+    takes = [one for one in inspect.signature(kind).parameters if one not in own]
     unknown = sorted(set(given) - set(takes))
     if unknown:
         raise ValueError(

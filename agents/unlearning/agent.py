@@ -19,6 +19,7 @@ from agents.unlearning.descent import Sets
 from agents.unlearning.episode import start, unlearning_task
 from agents.unlearning.settings import KINDS, NAMES, SITE, tuned_for
 from agents.unlearning.ssd import ssd
+from editgym.checks import is_whole, require
 from editgym.models.training import one_thread
 from editgym.weights import EditJournal
 
@@ -52,6 +53,7 @@ class UnlearningAlgorithm(ConfiguredAgent):
 
     def __init__(self, seed: int = 0, **config: Any) -> None:
         super().__init__(**config)
+        require(is_whole(seed), "seed", seed, "a whole number")
         self.seed = seed
 
     def forget(self, model: nn.Module, sets: Sets) -> None:
@@ -134,6 +136,7 @@ class Unlearner(UnlearningAlgorithm):
             raise ValueError(
                 f"algorithm: there is no {algorithm!r}; choose from {', '.join(NAMES)}"
             )
+        require(is_whole(seed), "seed", seed, "a whole number")
         self.name = algorithm  # type: ignore[misc]
         self.sites_only = algorithm.endswith(SITE)
         self.config = {"algorithm": algorithm, "seed": seed, **settings}

@@ -13,6 +13,8 @@ import hashlib
 import os
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -74,8 +76,10 @@ def _data(env: gym.Env) -> str | None:
     for known, digest in _latest:
         if known() is task:
             return digest
-    _latest[:] = [(weakref.ref(task), content_hash(splits))]
-    return _latest[0][1]
+    found = content_hash(splits)
+    with suppress(TypeError):  # a class with slots has no weak references
+        _latest[:] = [(weakref.ref(task), found)]
+    return found
 
 
 def _file(name: str) -> str | None:
@@ -103,6 +107,10 @@ def _update(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().contiguous()
         value = value.view(torch.uint8).numpy() if value.dtype == torch.bfloat16 else value.numpy()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        value = value.tolist()  # its bytes are addresses, which no two processes share
     if isinstance(value, np.ndarray):
         digest.update(f"array {value.dtype.str} {value.shape} ".encode())
         digest.update(np.ascontiguousarray(value).data if value.size else b"")
@@ -120,7 +128,7 @@ def _update(digest: Any, value: Any) -> None:
         digest.update(f"sequence {len(value)} ".encode())
         for entry in value:
             _update(digest, entry)
-    elif isinstance(value, str | int | float | bool | None):
+    elif isinstance(value, str | bytes | int | float | bool | Path | None):
         text = repr(value).encode()
         digest.update(f"{type(value).__name__} {len(text)} ".encode() + text)
     else:

@@ -30,11 +30,11 @@ from benchmarks.harness.machine import (
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.strangers import import_strangers
 from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json
-from benchmarks.results.resolved import spec_of
 from editgym.envs.metering import count_reward_calls
 from editgym.envs.protocol import edit_env
 from editgym.metrics.evaluation import Evaluation
 from editgym.weights.journal import EditJournal
+from envs_registry import environment_spec
 
 # Black box, but it asks for no reward, and so needs no budget.
 _SEARCHES_NOTHING = "no_edit"
@@ -65,7 +65,7 @@ def cell_spec(cell: Cell, *, evaluation: bool = False) -> EnvSpec:
     """The spec that makes the cell's environment: to learn in, or to edit, evaluate and validate
     in.
     """
-    return spec_of(cell.env_id, cell.env_kwargs, evaluation=evaluation)
+    return environment_spec(cell.env_id, cell.env_kwargs, evaluation=evaluation)
 
 
 def run_cell(cell: Cell) -> Outcome:
@@ -87,7 +87,7 @@ def run_cell(cell: Cell) -> Outcome:
             )
         try:
             row = build_row(cell, measurement, provenance(cell))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value
             measurement, trace = (
                 Measurement("failed", access, error=_one_line(error)),
                 traceback.format_exc(),

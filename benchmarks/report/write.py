@@ -4,15 +4,17 @@ figures.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report.aggregate import EntriesOf, Group, group_rows
 from benchmarks.report.page import bootstrap, drawn_sections, markdown, page
-from benchmarks.results import SCHEMA, Row, rows_in
+from benchmarks.results import SCHEMA, Cell, Row, rows_in
 from editgym.paths import whole_file
 
 
@@ -44,6 +46,7 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
         OSError: The folder cannot be written.
     """
     rows = rows_in(folder)
+    _import_strangers(rows)
     groups = group_rows(rows, entries_of)
     sections = drawn_sections(groups)
     failed = [row for row in rows if row["status"] == "failed"]
@@ -89,3 +92,11 @@ def _group_summary(group: Group) -> dict[str, Any]:
 
 def _failure(row: Row) -> dict[str, Any]:
     return {key: row[key] for key in ("cell", "suite", "env_id", "task", "agent", "seed", "error")}
+
+
+def _import_strangers(rows: Sequence[Row]) -> None:
+    """Import the modules of parts by import path: they register families of metrics."""
+    modules = {path.partition(":")[0] for row in rows for path in Cell.of(row).strangers}
+    for module in sorted(modules):
+        with suppress(Exception):  # whatever is not here is reported as it is
+            importlib.import_module(module)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from benchmarks.results.cell import Row
+from benchmarks.results.cell import Cell, Row
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
 from benchmarks.results.rows import SCHEMA
 
@@ -94,8 +94,16 @@ def _parse(line: bytes, where: str) -> Row:
             f"{where} is not JSON ({error}): delete that line and run its cell again"
         ) from error
     schema = row.get("schema") if isinstance(row, dict) else None
-    if schema == MIGRATED_SCHEMA:
-        return migrated(row)
+    try:
+        if schema == MIGRATED_SCHEMA:
+            return migrated(row)
+        if schema == SCHEMA:
+            Cell.of(row)
+            row["cell"]
+    except (KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{where} lacks a field of its schema, {error}: delete that line and run its cell again"
+        ) from error
     if schema != SCHEMA:
         raise ResultsError(
             f"{where} has schema {schema!r}, but this version reads schema {SCHEMA} and"

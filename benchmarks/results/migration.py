@@ -47,6 +47,7 @@ def migrated(row: Row) -> Row:
         "fingerprints": {"model": None, "data": None, "files": None},
         "modules": {},
         "row_sha256": None,
+        "migrated_from": MIGRATED_SCHEMA,
     }
 
 

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from gymnasium.envs.registration import EnvSpec
-
 from benchmarks.results.cell import canonical_json
 from envs_registry import environment_spec
-
-
-def spec_of(env_id: str, arguments: Mapping[str, Any], *, evaluation: bool = False) -> EnvSpec:
-    """`environment_spec`, also of a stranger's environment: `package.module:Id-v0` is the id that
-    the module registers while it is imported.
-
-    Raises:
-        ImportError: There is no such module.
-        gymnasium.error.Error: No environment has this id.
-    """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    return environment_spec(name, arguments, evaluation=evaluation)
 
 
 def resolved_settings(
@@ -41,7 +24,7 @@ def resolved_settings(
 
     try:
         made = make_agent(agent, **config)
-        found = made.resolved(spec_of(env_id, env_kwargs))  # type: ignore[attr-defined]
+        found = made.resolved(environment_spec(env_id, env_kwargs))  # type: ignore[attr-defined]
         settings = found if isinstance(found, Mapping) else found.as_dict()
         return dict(json.loads(canonical_json(settings)))
     except Exception:
