@@ -15,6 +15,7 @@ from benchmarks.harness.runner import Execution, run_cells
 from benchmarks.harness.validation import validate_row
 from benchmarks.report.aggregate import group_rows
 from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file, rows_agree
+from benchmarks.results.rows import row_hash
 from benchmarks.suites.cells import SUITES, cells, entries_of
 from benchmarks.suites.entry import Entry, Suite
 from envs_registry import Environment, environment_spec
@@ -138,7 +139,8 @@ def test_processes_write_the_same_records(tmp_path):
 def test_validate_compares_curves(tmp_path, curve, message):
     (row,) = run_cells(stream_cells(1), tmp_path)
     assert validate_row(row, tmp_path).problems == ()
-    other = {**row, "curves": {"retention": curve}, "row_sha256": None}
+    other = {**row, "curves": {"retention": curve}}
+    other["row_sha256"] = row_hash(other)
     (problem,) = validate_row(other, tmp_path).problems
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(problem)
