@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,3 +52,35 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Write a folder completely or not at all, whatever interrupts the writing.
+
+    Args:
+        path: The folder; the one that it lies in is made where it is missing.
+        replace: Whether it may take the place of what is there already; else only of an empty
+            folder.
+
+    Yields:
+        An empty folder on the same disk, of this process alone, to write to. When the block ends it
+        takes the folder's place; when the block raises it is deleted, and what was there stays.
+
+    Raises:
+        OSError: Something is at `path`, and may not be replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Inside the hidden folder, which is the owner's alone, lies one with the usual permissions.
+    hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    partial, before = hidden / "new", hidden / "before"
+    partial.mkdir()
+    try:
+        yield partial
+        if replace and os.path.lexists(path):
+            os.rename(path, before)
+        os.rename(partial, path)
+    finally:
+        if os.path.lexists(before) and not os.path.lexists(path):
+            os.rename(before, path)
+        shutil.rmtree(hidden)

@@ -15,6 +15,8 @@ os.environ.update(
     SDL_VIDEODRIVER="dummy",
     SDL_AUDIODRIVER="dummy",
 )
+# What was fetched before: the tests' own cache is empty.
+_CACHE = Path(os.environ.get("EDITGYM_CACHE") or "~/.cache/editgym").expanduser().absolute()
 # The tests change directory, so a relative EDITGYM_DATA would point elsewhere.
 _DATA = Path(os.environ.get("EDITGYM_DATA") or "~/.cache/editgym/data").expanduser().absolute()
 os.environ["EDITGYM_DATA"] = str(_DATA)
@@ -122,6 +124,15 @@ def factworld_tokenizer():
     from editgym.models.factlm import train_tokenizer
 
     return train_tokenizer(FactWorld())
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The folder of SmolLM2-135M-Instruct, if it was fetched before; else the test is skipped."""
+    folder = _CACHE / "models" / "smollm2-135m"
+    if not folder.is_dir():
+        pytest.skip("not there: python -m editgym.models.fetch smollm2-135m")
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

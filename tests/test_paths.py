@@ -1,8 +1,10 @@
-"""Files are written whole or not at all."""
+"""Files and folders are written whole or not at all."""
+
+import os
 
 import pytest
 
-from editgym.paths import whole_file
+from editgym.paths import whole_file, whole_folder
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -28,3 +30,67 @@ def test_an_interrupted_write_leaves_the_file_before(tmp_path, stop):
         write()
     assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def contents(folder):
+    """Every entry by its path, files with their text."""
+    return {
+        str(path.relative_to(folder)): path.read_text() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_takes_its_place_when_it_is_whole(tmp_path, empty):
+    path = tmp_path / "new" / "folder"
+    if empty:
+        path.mkdir(parents=True)
+    with whole_folder(path) as partial:
+        (partial / "file.txt").write_text("one")
+        assert not (path / "file.txt").exists()
+    assert contents(path.parent) == {"folder": None, "folder/file.txt": "one"}
+
+
+@pytest.mark.parametrize("stop", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_interrupted_write_leaves_the_folder_before(tmp_path, stop, replace):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file.txt").write_text("before")
+
+    def write():
+        with whole_folder(tmp_path / "folder", replace) as partial:
+            (partial / "file.txt").write_text("half")
+            raise stop
+
+    with pytest.raises(type(stop)):
+        write()
+    assert contents(tmp_path) == {"folder": None, "folder/file.txt": "before"}
+
+
+def test_a_folder_replaces_another_only_where_it_may(tmp_path):
+    def write(replace, text):
+        with whole_folder(tmp_path / "folder", replace) as partial:
+            (partial / "file.txt").write_text(text)
+
+    write(False, "one")
+    with pytest.raises(OSError, match="not empty"):
+        write(False, "two")
+    assert contents(tmp_path) == {"folder": None, "folder/file.txt": "one"}
+    write(True, "three")
+    assert contents(tmp_path) == {"folder": None, "folder/file.txt": "three"}
+
+
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file.txt").write_text("before")
+    rename = os.rename
+
+    def failing(source, target):
+        if str(source).endswith("new"):
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="no"), whole_folder(tmp_path / "folder", replace=True):
+        pass
+    assert contents(tmp_path) == {"folder": None, "folder/file.txt": "before"}

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from editgym.envs.protocol import OpenEnv, StreamEnv, Unsupported, open_env, stream_env
+from editgym.models.folders import gguf_file
 from editgym.paths import data_folder
 from editgym.weights import EditJournal
 
@@ -83,10 +84,10 @@ def _data(env: gym.Env) -> str | None:
 
 
 def _file(name: str) -> str | None:
-    """The hash of the file that an argument names, in the data folder where the path is relative;
-    None where it names none.
+    """The hash of the file that an argument names, in the data folder where the path is relative,
+    or of a GGUF file where a model's name finds it; None where it names none.
     """
-    path = data_folder() / os.path.expanduser(name)
+    path = gguf_file(name) or data_folder() / os.path.expanduser(name)
     if not path.is_file():
         return None
     state = path.stat()

@@ -34,6 +34,7 @@ _PACKAGES = (
     "cmaes",
     "peft",
     "accelerate",
+    "gguf",
 )
 
 

@@ -1,10 +1,11 @@
-"""Where language models lie: bundled ones, those made here, and a user's own."""
+"""Where language models lie: bundled ones, those made or fetched here, and a user's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from editgym.models.decoding import ModelError
+from editgym.models.known import fetch_command, fetched_folder
 from editgym.paths import cache_folder, data_folder
 
 BUNDLED = Path(__file__).parent / "weights" / "factlm"
@@ -19,28 +20,39 @@ def factlm_folder(size: str) -> Path:
     return _BUNDLED_SIZES.get(size, cache_folder() / "language" / f"factlm-{size}")
 
 
-def model_folder(name: str) -> str:
-    """Where the model called `name` lies: a folder, as it is or in the data folder, or a hub id.
+def is_gguf(name: str) -> bool:
+    """Whether a model's name or path is a GGUF file's."""
+    return name.lower().endswith(".gguf")
+
+
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file called `name`, as it is or in the data folder; None where there is none."""
+    given = Path(name).expanduser()
+    places = (given, data_folder() / given) if is_gguf(name) else ()
+    return next((place for place in places if place.is_file()), None)
+
+
+def model_path(name: str) -> str:
+    """Where the model called `name` lies: a folder, a GGUF file, or else a hub id, which is `name`.
+
+    Names that editgym gives come first (`factlm`, `factlm-10m`, `smollm2-135m`), then folders and
+    files, as they are and in the data folder.
 
     Raises:
-        ModelError: A bundled size was not made yet, or the folder is no Hugging Face folder with
-            safetensors.
+        ModelError: A model of editgym's was not made or fetched yet, there is no such GGUF file, or
+            the folder is no Hugging Face folder with safetensors.
     """
-    if name == "factlm":
-        return str(BUNDLED)
-    folder = (
-        factlm_folder(name.removeprefix("factlm-"))
-        if name.startswith("factlm-")
-        else Path(name).expanduser()
-    )
-    if name.startswith("factlm-") and not folder.is_dir():
-        raise ModelError(
-            f"model: {name!r} is not there yet; make it: python -m editgym.models.train_factlm"
-            f" --size {name.removeprefix('factlm-')}"
-        )
-    if not folder.is_dir():
-        folder = data_folder() / name
-    if not folder.is_dir():
+    if is_gguf(name):
+        file = gguf_file(name)
+        if file is None:
+            raise ModelError(f"model: there is no file {name!r}, nor in {data_folder()}")
+        return str(file)
+    own, how = _own(name)
+    folders = (*([own] if own else []), Path(name).expanduser(), data_folder() / name)
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None and how:
+        raise ModelError(f"model: {name!r} is not there yet; {how}")
+    if folder is None:
         return name
     if not (folder / "config.json").is_file():
         raise ModelError(f"model: {folder} is no Hugging Face folder: it has no config.json")
@@ -50,3 +62,15 @@ def model_folder(name: str) -> str:
             " Save the model with save_pretrained"
         )
     return str(folder)
+
+
+def _own(name: str) -> tuple[Path | None, str | None]:
+    """Where a model of editgym's lies or will lie, and what puts it there."""
+    if name == "factlm":
+        return BUNDLED, None
+    if name.startswith("factlm-"):
+        size = name.removeprefix("factlm-")
+        return factlm_folder(size), f"make it: python -m editgym.models.train_factlm --size {size}"
+    if command := fetch_command(name):
+        return fetched_folder(name), f"fetch it: {command}"
+    return None, None

@@ -11,17 +11,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editgym.models.decoding import Choice, Decoding, ModelError
-from editgym.models.folders import BUNDLED, factlm_folder, model_folder
+from editgym.models.folders import BUNDLED, factlm_folder, is_gguf, model_path
+from editgym.models.reading import read_folder, read_gguf
 from editgym.paths import FileStates, file_states
 
 _MOST_REMEMBERED = 100_000
@@ -72,38 +67,27 @@ class LanguageModel:
 
         Args:
             name: `factlm` (bundled, Llama's shape) or `factlm-gpt2` (bundled, GPT-2's),
-                `factlm-10m` and the like (made by `editgym.models.train_factlm`), the path of a
-                Hugging Face folder, or a hub id. No remote code is run, and only safetensors are
+                `factlm-10m` and the like (made by `editgym.models.train_factlm`), `smollm2-135m`
+                and what else `editgym.models.fetch` gets, the path of a Hugging Face folder or of
+                a GGUF file, or a hub id. No remote code is run, and only safetensors and GGUF are
                 read.
             device: `cpu`, `cuda` or `cuda:N`.
             dtype: Number format of the base weights: `float32`, `bfloat16`, `float16`, or `auto`:
-                on CPU float32, on a GPU the checkpoint's own.
+                on CPU float32, on a GPU the checkpoint's own (float32 of a GGUF file).
 
         Raises:
-            ModelError: There is no such model, it has no safetensors or tokenizer, or it is not
-                supported.
+            ModelError: There is no such model, it has no safetensors or tokenizer, it is not
+                supported, or the packages that read GGUF files are missing.
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ModelError(f'dtype must be "auto" or one of {", ".join(DTYPES)}, got {dtype!r}')
-        path = model_folder(name)
-        torch_dtype: Any = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False})
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=torch_dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-            model, loading = loaded
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model: cannot load {name!r}: {error}") from error
-        if missing := sorted(loading["missing_keys"]):
-            raise ModelError(
-                f"model: {name!r} lacks {len(missing)} of the weights that its config.json asks"
-                f" for, {', '.join(missing[:3])} among them; they would be random"
-            )
+        path = model_path(name)
+        model: Any
+        if is_gguf(path):
+            model, tokenizer = read_gguf(path, DTYPES.get(dtype, torch.float32))
+        else:
+            auto = torch.float32 if device == "cpu" else "auto"
+            model, tokenizer = read_folder(path, DTYPES.get(dtype, auto), name)
         model.to(device)
         return cls(model, tokenizer)
 
@@ -266,7 +250,7 @@ def shared_model(name: str, device: str = "cpu", dtype: str = "auto") -> Languag
     Its weights are never written to, so that tasks with other sites or requests need no copy of
     their own.
     """
-    path = model_folder(name)
+    path = model_path(name)
     key = (path, device, dtype, file_states(path))
     model = _shared.get(key)
     if model is None:

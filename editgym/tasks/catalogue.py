@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from editgym.imports import imported, is_import_path
+from editgym.models.known import fetched_folder
 from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 TASKS: dict[str, str] = {
@@ -112,7 +113,11 @@ def _state_of(arguments: Mapping[str, Any]) -> FileStates:
             path
             for value in arguments.values()
             if isinstance(value, str)
-            for path in (os.path.expanduser(value), os.path.join(data_folder(), value))
+            for path in (
+                os.path.expanduser(value),
+                os.path.join(data_folder(), value),
+                str(fetched_folder(value)),
+            )
         )
     )
 

@@ -98,7 +98,8 @@ def custom(
 
     Args:
         device: Where the model lives.
-        model: A Hugging Face folder, as it is or in the data folder, or a hub id.
+        model: Name of the model, as `LanguageModel.load` takes it: a Hugging Face folder or a GGUF
+            file, as they are or in the data folder, a fetched model's name, or a hub id.
         requests: A file, from the current folder or in the data folder (`EDITGYM_DATA`).
         test_requests: Another file, for the test split.
         format: A row of `FORMATS`, or the import path of one's own `FactFormat`; None finds out.
@@ -117,7 +118,7 @@ def custom(
             raise ValueError(
                 f"{argument} must be given for {name}: "
                 + (
-                    "a Hugging Face folder or hub id"
+                    "a Hugging Face folder or hub id, a GGUF file, or a fetched model's name"
                     if argument == "model"
                     else "a file of requests"
                 )
