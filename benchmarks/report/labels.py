@@ -64,7 +64,8 @@ def at_one_budget(rows: Sequence[Row]) -> list[Row]:
     """
     budgets: dict[str, Counter[int | None]] = {}
     for row in rows:
-        budgets.setdefault(_apart_from_budget(row), Counter())[row["budget"]["reward_calls"]] += 1
+        own = budgets.setdefault(_apart_from_budget(row), Counter())
+        own.update([row["budget"]["reward_calls"]])
     usual = {identity: counted.most_common(1)[0][0] for identity, counted in budgets.items()}
     return [row for row in rows if row["budget"]["reward_calls"] == usual[_apart_from_budget(row)]]
 

@@ -187,6 +187,6 @@ def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
             'model another dtype, "bfloat16" or "float32"'
         )
     values, vectors = torch.linalg.eigh(gram.cpu())
-    there = values > 1e-14 * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
+    there = values > 1e-14 * values[-1]
     roots = torch.where(there, values, 0.0).sqrt()
     return vectors * roots, vectors * torch.where(there, 1 / roots, 0.0)

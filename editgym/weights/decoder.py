@@ -273,11 +273,10 @@ class EditableDecoder(EditedWeights):
         return edited.float()
 
     def _journalled(self, entry: Entry) -> Entry:
-        if self._base_weights[0].device.type == "cpu" or not isinstance(entry, SiteEdit):
+        if not isinstance(entry, SiteEdit):
             return entry
-        return replace(
-            entry, update=entry.update.to(torch.device("cpu"))
-        )  # a stream's factors would fill a GPU
+        # A stream's factors would fill a GPU.
+        return replace(entry, update=entry.update.to(torch.device("cpu")))
 
     def _check_adapter(self, entry: Codebook | Prepend) -> None:
         if isinstance(entry, Prepend):

@@ -174,19 +174,18 @@ def _site_factors(site: EditSite, edits: Sequence[SiteEdit]) -> tuple[Tensor, Te
             )
         else:
             dense += operator.delta(update).cpu().double()
-    if bool(dense.any()) or sum(a.shape[1] for a, _ in factored) >= min(site.shape):
+    ranks = sum(a.shape[1] for a, _ in factored)
+    if not factored or bool(dense.any()) or ranks >= min(site.shape):
         for a, b in factored:
             dense += a @ b
         u, s, vt = torch.linalg.svd(dense, full_matrices=False)
-    elif factored:
+    else:
         # QR of both sides first: the SVD is then of a matrix as small as the summed ranks, not of
         # out × in.
         qa, ra = torch.linalg.qr(torch.cat([a for a, _ in factored], dim=1))
         qb, rb = torch.linalg.qr(torch.cat([b for _, b in factored], dim=0).mT)
         u, s, vt = torch.linalg.svd(ra @ rb.mT, full_matrices=False)
         u, vt = qa @ u, vt @ qb.mT
-    else:
-        return torch.zeros(site.shape[0], 1), torch.zeros(1, site.shape[1])
     rank = max(1, int((s > s.max() * 1e-9).sum()))
     root = s[:rank].sqrt()
     return (u[:, :rank] * root).float(), (root[:, None] * vt[:rank]).float()

@@ -46,9 +46,7 @@ class LowRankFactors:
             return (
                 LowRankFactors(self.a[0], self.b[0], self.scale, self.bound).matrix().unsqueeze(0)
             )
-        product = self.a @ self.b
-        if self.scale != 1.0:
-            product = product * self.scale
+        product = self.a @ self.b * self.scale
         return product if self.bound is None else product.clamp(-self.bound, self.bound)
 
     @property

@@ -33,21 +33,19 @@ def hooked(
         instead: Modules, and the forwards that they have inside the block. A forward that somebody
             else has replaced already is put back afterwards.
     """
+    before, after = list(before), list(after)
     with ExitStack() as undo:
-        hooks = 0
         for module, look in before:
             undo.callback(module.register_forward_pre_hook(_before(look)).remove)
-            hooks += 1
         for module, look_at in after:
             undo.callback(module.register_forward_hook(_after(look_at)).remove)
-            hooks += 1
         for module, forward in instead:
             undo.callback(_put_back, module, module.__dict__.get("forward"))
             module.forward = forward
         try:
             yield
         except Reached:
-            if not hooks:  # it belongs to a block around this one
+            if not (before or after):  # it belongs to a block around this one
                 raise
 
 

@@ -63,7 +63,7 @@ class LayerStack:
         layers = None if one is None else model.get_submodule(one)
         self._layers: Any = layers if isinstance(layers, nn.ModuleList) else None
         self._of = {name: layer.number for name, layer in found.items() if layer}
-        self._tuples = False  # whether layers give out tuples
+        self._tuples: bool  # whether layers give out tuples, known once a prefix was made
 
     def first(self, names: Iterable[str]) -> int:
         """The lowest layer with one of these sites; 0 where layers cannot be skipped."""

@@ -147,7 +147,7 @@ class EditableNetwork(EditedWeights):
                     [w[window] for w in weights], seen, own=rows is not None
                 )
             parts.append(function(logits, window))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return torch.cat(parts)
 
     def candidate_logits(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
         """Logits (K, n, classes) of K candidates whose matrices at the sites are `weights`, each

@@ -45,8 +45,7 @@ class Shift:
 
     def delta(self, update: Update) -> Tensor:
         """What is added to the weights, (..., out, in)."""
-        matrix = update.matrix()
-        return matrix if self.limit == 1.0 else self.limit * matrix
+        return self.limit * update.matrix()
 
 
 Operator = Mask | Shift

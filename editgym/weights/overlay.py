@@ -70,7 +70,7 @@ class EditedWeights:
         self.base = base
         self.sites = tuple(sites)
         self.base_hash = fingerprint(self.base)
-        tensors = dict(self.base.state_dict(keep_vars=False))
+        tensors = dict(self.base.state_dict())
         self._tensors: Mapping[str, Tensor] = tensors
         self._tied = _tied_names(tensors)
         self._by_name = {site.name: site for site in self.sites}
@@ -200,7 +200,7 @@ class EditedWeights:
         """A plain copy of the network with the edits in its weights, trainable like any other."""
         model = copy.deepcopy(self.base)
         model.load_state_dict(self.state_dict())
-        return model.requires_grad_(True)
+        return model.requires_grad_()
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -86,7 +86,6 @@ class EditedPasses:
             return self.model(input_ids=ids, use_cache=False).logits[rows, positions]
         return self.model.get_output_embeddings()(self.hidden(ids)[rows, positions])
 
-    @torch.no_grad()
     def prefix(self, state: EditedState, batch: TokenBatch, names: Iterable[str]) -> Prefix | None:
         """What goes into the first layer with one of the sites called `names`; None where that is
         the first layer of all.

@@ -184,8 +184,8 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     by_layer = _mlp_outputs_by_layer(available)
     if len(by_layer) >= 2:
         layers = sorted(by_layer)
-        first, last = len(layers) // 2, max(len(layers) // 2 + 1, (5 * len(layers) + 5) // 6)
-        return tuple(site for layer in layers[first:last] for site in by_layer[layer])
+        chosen = layers[len(layers) // 2 : (5 * len(layers) + 5) // 6]
+        return tuple(site for layer in chosen for site in by_layer[layer])
     if (
         len(
             {layer_number(site.name) for site in available if _ATTENTION_PATH.search(site.name)}

@@ -141,3 +141,15 @@ def test_what_has_no_samples_is_left_out_and_nothing_is_none():
     assert worst_group_accuracy([], [], []) is None
     assert equalized_odds_gap([], [], []) is None
     assert subgroup_auc([1, 1, 0], [1, 2, 0], list("aab")) is None
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1], []])
+def test_one_label_alone_has_no_area(labels):
+    assert auc(labels, np.arange(len(labels))) is None
+
+
+def test_a_power_mean_of_zero_is_zero_without_a_division():
+    with np.errstate(all="raise"):
+        assert power_mean([0, 1]) == 0
+        assert power_mean([0.0, 0.0]) == 0
+        assert power_mean([0, 4], power=0.5) == 1

@@ -263,3 +263,20 @@ def test_a_record_is_a_line_of_json():
         "locality_kl": None,
         "skipped": "no",
     }
+
+
+def test_the_first_hundred_are_the_first_unless_asked():
+    records = [record(edit, "Oslo" if edit < 99 else "Rome") for edit in range(101)]
+    found = knowledge_metrics(records, perplexity_ratio=1.0, capability=1.0, sites_per_edit=1.0)
+    assert found["first_k_reliability"] == 0.99
+
+
+@pytest.mark.parametrize("known", ["before", "after"])
+def test_leakage_needs_both_answers(known):
+    question = Asked("?", None, **{"before": None, "after": None, known: "Oslo"})
+    assert metrics(record(0, same_subject=(question,)))["leakage"] is None
+
+
+def test_one_point_is_enough_for_a_curve_and_one_edit_for_first_k():
+    assert retention_curve([record(0)], points=1) == [[0, 1]]
+    assert metrics(record(0), record(1, "Rome"), first_k=1)["first_k_reliability"] == 1

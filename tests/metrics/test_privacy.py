@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 from editgym.data.images import Labelled
@@ -248,3 +249,45 @@ def test_a_wrecked_network_is_measured_all_the_same():
     metrics = task.evaluate(network.journal)
     assert metrics["relearn_steps"] == privacy.RELEARN_CAP
     assert all(np.isfinite(metrics[key]) for key in CHECKS)
+
+
+def test_checks_run_on_one_thread(monkeypatch):
+    """Sums in another order end in other digits."""
+    threads = []
+
+    def note(*_):
+        threads.append([torch.get_num_threads(), *pools()])
+        return 0
+
+    def pools():
+        return [pool["num_threads"] for pool in threadpool_info()]
+
+    monkeypatch.setattr(privacy, "relearn_steps", note)
+    data = scores([[1.0, 0.0]])
+    with threadpool_limits(limits=2):
+        assert max(pools()) == 2
+        privacy.forgetting_checks(
+            nn.Identity(), privacy.Evidence(data, data, None, None, data), accuracy_before=1.0
+        )
+    assert threads == [[1] * len(threads[0])]
+
+
+def test_a_network_without_a_linear_head_has_no_probe(clusters):
+    assert privacy.probe_accuracy(nn.Identity(), *clusters) is None
+
+
+def test_relearning_goes_through_all_data_in_another_order_each_time(clusters, monkeypatch):
+    data, forget = clusters
+    monkeypatch.setattr(privacy, "RELEARN_CAP", 4)
+    model, by_hand = nn.Linear(2, 3), nn.Linear(2, 3)
+    by_hand.load_state_dict(model.state_dict())
+    assert privacy.relearn_steps(model, data, forget, 1.1) == 4
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):  # 64 and 26 samples, twice
+        for rows in torch.randperm(90, generator=generator).split(64):
+            by_hand.zero_grad()
+            F.cross_entropy(by_hand(data[rows].inputs), data[rows].labels).backward()
+            with torch.no_grad():
+                for parameter in by_hand.parameters():
+                    parameter -= 0.01 * parameter.grad
+    torch.testing.assert_close(model.weight, by_hand.weight)

@@ -39,7 +39,9 @@ ROOMS = {
         ),
         (
             "tests/envs/worlds/test_candidates.py",
+            "tests/envs/worlds/test_draws.py",
             "tests/envs/worlds/test_probe.py",
+            "tests/envs/worlds/test_reward.py",
             "tests/envs/lifelong",
             "tests/envs/test_golden.py",
         ),
@@ -134,9 +136,9 @@ def mutated_code(mutant: MutationSpec, root: Path) -> str:
 def irrelevant(source: str) -> list[Span]:
     """Find the spans of a module that tests of behaviour cannot or need not notice.
 
-    They are annotations and type aliases, imports and the question whether they are only for types,
-    all that is said in errors and warnings, and the `strict` of a `zip`, an assertion that always
-    holds.
+    They are annotations, type aliases and protocols, imports and the question whether they are only
+    for types, all that is said in errors and warnings, and the `strict` of a `zip`, an assertion
+    that always holds.
 
     Args:
         source: Text of the module.
@@ -182,6 +184,8 @@ def _irrelevant_nodes(tree: ast.Module) -> Iterator[ast.expr | ast.stmt]:
                 func=ast.Name("zip"), keywords=[ast.keyword("strict", ast.Constant(True))]
             ):
                 yield node.keywords[0].value
+            case ast.ClassDef(bases=[ast.Name("Protocol")]):
+                yield node
             case ast.arg(annotation=ast.expr() as annotation):
                 yield annotation
             case ast.AnnAssign(annotation=annotation):

@@ -13,12 +13,17 @@ MODULE = '''\
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Number = int | float
+
+
+class Halved(Protocol):
+    @property
+    def half(self, digits: int = 9) -> float: ...
 
 
 def half(x: Number | None = 4, *, rest: list[int] | None = None) -> float | None:

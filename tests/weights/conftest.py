@@ -106,6 +106,7 @@ KINDS = {
         SuffixNames, lambda n: torch.randn(n, 1, 6, 6), ("fc", "tail.fc", "conv", "tail.conv")
     ),
     "resnet": Kind(ResNet20, lambda n: torch.randn(n, 3, 32, 32), ("layer3.*.conv*",)),
+    "llama": Kind(tiny_llama, lambda n: torch.randint(50, (n, 7)), ("*.mlp.down_proj",)),
     "gpt2": Kind(
         lambda: LogitsOnly(tiny_gpt2()), lambda n: torch.randint(50, (n, 7)), ("*.mlp.c_proj",)
     ),

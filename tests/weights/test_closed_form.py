@@ -210,7 +210,7 @@ def test_directions_that_are_not_there_are_nothing():
 def test_all_directions_of_nothing_are_zero():
     found = principal_directions(LowRankFactors(torch.zeros(5, 6), torch.randn(6, 7)))
     assert not found.matrix().any()
-    assert torch.isfinite(found.b).all()
+    torch.testing.assert_close(found.b @ found.b.mT, torch.eye(5))
 
 
 def test_the_unit_of_gradients_changes_no_update_of_ultraedit():
@@ -234,3 +234,16 @@ def test_rows_that_are_not_finite_leave_the_statistics_as_they_were():
     spoilt.update(torch.full((2, 3), torch.nan))
     assert spoilt.count == 8
     assert torch.equal(clean(rows), spoilt(rows))
+
+
+def test_after_one_row_others_are_held_within_one():
+    standard = running(2)
+    standard.update(torch.zeros(1, 2, dtype=torch.float64))
+    found = standard(torch.tensor([[9.0, -9.0]], dtype=torch.float64))
+    assert found.tolist() == [pytest.approx([1.0, -1.0], rel=1e-5)]
+
+
+def test_directions_that_the_factors_do_not_span_have_no_rows_either():
+    a, b = doubles(8, 2, seed=7), doubles(2, 10, seed=8)
+    found = principal_directions(LowRankFactors(torch.cat([a, a, a], 1), torch.cat([b, b, b])))
+    assert found.b[2:].abs().max() < 1e-13, "not what rounding leaves of them, made large"

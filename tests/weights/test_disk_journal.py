@@ -244,3 +244,40 @@ def test_a_network_of_another_base_does_not_replay_it(both, build, inputs):
     other = EditableNetwork(model, find_sites(model, ["fc2"]), inputs("linear", 4))
     with pytest.raises(JournalError, match="belongs to the network"):
         other.replay(disk)
+
+
+def test_its_folder_is_made_however_deep(network, make_edit, tmp_path):
+    disk = DiskJournal(network.base_hash, tmp_path / "runs" / "one" / "journal")
+    disk.append(make_edit(network))
+    assert len(list(disk.folder.iterdir())) == 1
+
+
+def test_a_file_that_somebody_else_has_taken_away_is_no_hindrance(both):
+    memory, disk = both
+    (disk.folder / "00000005.safetensors").unlink()
+    assert content(disk.undo()) == content(memory.undo())
+    assert content(DiskJournal(disk.base_hash, disk.folder)) == content(memory)
+
+
+def test_steps_of_one_append_have_their_own_files(network, entries, tmp_path):
+    memory = EditJournal(network.base_hash, list(entries))
+    disk = DiskJournal(network.base_hash, tmp_path)
+    disk.append(*entries)
+    assert content(disk) == content(memory)
+    assert content(DiskJournal(network.base_hash, tmp_path)) == content(memory)
+    sizes = [len(EditJournal.load(file)) for file in sorted(tmp_path.iterdir())]
+    assert sizes == [2, 1, 1, 1, 1, 1]
+
+
+def test_entries_without_a_step_are_numbered_on_disk_too(network, make_edit, tmp_path):
+    disk = DiskJournal(network.base_hash, tmp_path)
+    for _ in range(3):
+        disk.append(make_edit(network, step=None))
+    assert [entry.step for entry in disk] == [0, 1, 2]
+
+
+def test_a_step_that_goes_back_is_refused_and_not_written(both):
+    memory, disk = both
+    with pytest.raises(ValueError, match="got step 4 after step 5"):
+        disk.append(Prepend(("late",), 4))
+    assert content(DiskJournal(disk.base_hash, disk.folder)) == content(disk) == content(memory)

@@ -202,3 +202,40 @@ def test_merged_checkpoint_is_single_precision_unless_asked(editable, tmp_path):
     half = load_file(export_merged(network, path, torch.float16))
     assert half["linear.weight"].dtype == torch.float16
     assert half["bn1.num_batches_tracked"].dtype == torch.int64
+
+
+def test_an_adapter_is_loaded_for_inference_and_drops_nothing(network, make_edit, tmp_path):
+    network.apply(make_edit(network, "dense_shift"))
+    folder = export_adapter(network, tmp_path / "adapters" / "one")
+    assert export_adapter(network, folder) == folder, "again, into the folder that is there"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["inference_mode"], config["lora_dropout"], config["bias"]) == (True, 0.0, "none")
+    assert config["fan_in_fan_out"] is False
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_an_edit_by_zero_is_an_adapter_of_rank_one_that_changes_nothing(
+    editable, inputs, with_adapter, tmp_path, kind, dense
+):
+    network, x = editable(kind), inputs(kind)
+    site = network.sites[0]
+    zero = LowRankFactors(torch.zeros(site.shape[0], 3), torch.zeros(3, site.shape[1]))
+    network.apply(SiteEdit(site.name, Shift(), DenseUpdate(zero.matrix()) if dense else zero))
+    torch.testing.assert_close(with_adapter(kind, network, x), network.logits(x))
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert {tuple(tensor.shape) for tensor in tensors.values()} == {
+        (1, site.shape[1]),
+        (site.shape[0], 1),
+    }
+
+
+def test_dense_and_low_rank_edits_of_one_site_add_up(
+    network, inputs, with_adapter, make_edit, tmp_path
+):
+    x, site = inputs("linear"), network.sites[0]
+    network.apply(make_edit(network, "dense_shift"), low_rank(site, 2, limit=2.0))
+    network.apply(low_rank(site, 1, bound=0.5, step=1))
+    torch.testing.assert_close(
+        with_adapter("linear", network, x), network.logits(x), atol=1e-4, rtol=1e-4
+    )

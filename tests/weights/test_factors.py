@@ -90,9 +90,16 @@ def test_candidate_outlives_its_batch(update):
     assert torch.equal(kept.matrix(), before)
 
 
-def test_factors_of_different_ranks_are_an_error():
+@pytest.mark.parametrize("ranks", [(2, 4), (4, 2)])
+def test_factors_of_different_ranks_are_an_error(ranks):
     with pytest.raises(ValueError, match="of one r"):
-        LowRankFactors(torch.ones(3, 2), torch.ones(4, 5))
+        LowRankFactors(torch.ones(3, ranks[0]), torch.ones(ranks[1], 5))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0, -0.5])
+def test_a_product_is_scaled(scale):
+    update = LowRankFactors(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0, 4.0]]), scale)
+    assert update.matrix().tolist() == [[2 * scale, 4 * scale], [6 * scale, 12 * scale]]
 
 
 def test_update_without_a_bound_is_not_clipped():

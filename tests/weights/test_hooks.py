@@ -43,13 +43,16 @@ def test_forwards_are_replaced_and_put_back(model):
     assert "forward" not in model[0].__dict__
 
 
-def test_a_pass_ends_where_a_hook_says_that_it_has_come_far_enough(model):
-    def stop(_inputs):
-        raise Reached
+def stop(*_):
+    raise Reached
 
-    with hooked(before=[(model[1], stop)]), hooked(instead=[(model[0], lambda x: x)]):
-        model(torch.ones(1, 2))
-        pytest.fail("the pass went on")
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_pass_ends_where_a_hook_says_that_it_has_come_far_enough(model, where):
+    with hooked(**{where: [(model[0], stop)]}):
+        with hooked(instead=[(model[1], lambda x: x)]):
+            model(torch.ones(1, 2))
+        pytest.fail("the block without hooks kept what was raised for the one around it")
     assert untouched(model)
 
 

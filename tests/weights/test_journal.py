@@ -305,3 +305,10 @@ def test_low_rank_updates_keep_their_factors(journal, tmp_path):
     assert after.scale == before.scale
     assert torch.equal(after.a, before.a)
     assert torch.equal(after.b, before.b)
+
+
+def test_the_description_in_a_file_is_sorted(journal, tmp_path):
+    """Equal journals are equal files, whatever order the code that wrote them has."""
+    with safe_open(str(journal.save(tmp_path / "edits.safetensors")), framework="pt") as file:
+        text = file.metadata()["editgym"]
+    assert text == json.dumps(json.loads(text), sort_keys=True)

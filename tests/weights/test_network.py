@@ -17,6 +17,7 @@ from editgym.weights import (
     find_sites,
     fingerprint,
 )
+from editgym.weights.overlay import EditedWeights
 
 ENTRY_KINDS = ("low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask", "replace_tensors")
 
@@ -53,6 +54,7 @@ def test_model_that_was_given_is_copied_and_left_as_it_was(build, inputs, make_e
     with torch.no_grad():
         model.fc2.weight.zero_()
     assert fingerprint(network.base) == network.base_hash
+    assert not any(parameter.requires_grad for parameter in network.base.parameters())
 
 
 def test_reset_after_a_thousand_edits_restores_every_weight_bitwise(network, inputs, make_edit):
@@ -448,6 +450,25 @@ def test_windows_of_candidates_cover_all_in_order(network, inputs, monkeypatch):
         torch.testing.assert_close(got[i], alone[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("cache", "windows"), [(0, [1] * 5), (4 * 128, [1] * 5), (2 * 4 * 128, [2, 2, 1]), (None, [5])]
+)
+def test_windows_of_candidates_with_rows_of_their_own(network, inputs, monkeypatch, cache, windows):
+    """As many candidates at a time as the numbers that they look at fit into the cache."""
+    if cache is not None:
+        monkeypatch.setattr("editgym.weights.network._NUMBERS_IN_CACHE", cache)
+    weights = [torch.randn(5, 32, 128), torch.randn(5, 10, 32)]
+    rows, sizes = torch.randint(9, (5, 4)), []
+
+    def note(logits, window):
+        sizes.append(len(logits))
+        return logits
+
+    got = network.map_candidates(note, weights, network.activations(inputs("linear")), rows)
+    assert sizes == windows
+    assert got.shape == (5, 4, 10)
+
+
 def test_gradients_reach_the_candidates_weights(network, inputs):
     weights = [
         torch.randn(2, 32, 128, requires_grad=True),
@@ -555,3 +576,17 @@ def test_low_rank_edit_of_a_hundred_is_what_it_is_by_hand(network):
     network.apply(SiteEdit("fc2", Shift(0.05), LowRankFactors(a, b, scale=2**-0.5, bound=1.0)))
     expected = network.base_weights[0] + 0.05 * (a @ b / 2**0.5).clamp(-1, 1)
     torch.testing.assert_close(network.weights[0], expected)
+
+
+@pytest.mark.parametrize(("dtype", "said"), [(torch.float16, True), (torch.float32, False)])
+def test_a_weight_that_overflows_in_half_precision_says_what_to_do(dtype, said):
+    model = nn.Linear(3, 2).to(dtype)
+    network = EditedWeights(model, find_sites(model, ["*"]))
+    huge = DenseUpdate(torch.full((2, 3), float("inf"), dtype=dtype))
+    with pytest.raises(ValueError, match="the edited weight is not finite") as error:
+        network.apply(SiteEdit(network.sites[0].name, Shift(), huge))
+    assert ("float16 overflows easily" in str(error.value)) is said
+
+
+def test_a_merged_network_is_trainable(network):
+    assert all(parameter.requires_grad for parameter in network.merged().parameters())

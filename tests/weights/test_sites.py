@@ -99,9 +99,17 @@ def test_no_patterns_at_all_is_an_error(model):
         find_sites(model, [])
 
 
-def test_bare_string_is_refused_with_what_to_write(model):
-    with pytest.raises(UnknownSiteError, match="must be a list of names or globs, got 'fc2'"):
-        find_sites(model, "fc2")
+@pytest.mark.parametrize("patterns", ["fc2", [3], ["fc2", None], {"fc2": 1}])
+def test_what_is_no_list_of_strings_is_refused_with_what_to_write(model, patterns):
+    with pytest.raises(UnknownSiteError, match="must be a list of names or globs, got"):
+        find_sites(model, patterns)
+
+
+def test_five_sites_are_near_enough_to_be_named():
+    model = nn.ModuleDict({f"layer{number}": nn.Linear(2, 2) for number in range(7)})
+    with pytest.raises(UnknownSiteError, match="7 editable weights") as error:
+        find_sites(model, ["unlike"])
+    assert str(error.value).count(", linear)") == 5
 
 
 def llama():
@@ -149,19 +157,65 @@ def test_discovered_sites_of_networks_never_seen_before(build, expected):
     assert names(discover_sites(build())) == expected
 
 
-@pytest.mark.parametrize("n_layers", [2, 3, 4, 12, 32])
-def test_discovered_transformer_sites_lie_in_the_middle_to_late_layers(n_layers):
+@pytest.mark.parametrize(
+    ("n_layers", "expected"),
+    [
+        (2, [1]),
+        (3, [1, 2]),
+        (4, [2, 3]),
+        (5, [2, 3, 4]),
+        (7, [3, 4, 5]),
+        (12, [6, 7, 8, 9]),
+        (32, list(range(16, 27))),
+    ],
+)
+def test_discovered_transformer_sites_lie_in_the_middle_to_late_layers(n_layers, expected):
     blocks = nn.ModuleList(
         nn.ModuleDict(
             {"mlp": nn.ModuleDict({"up_proj": nn.Linear(2, 2), "down_proj": nn.Linear(2, 2)})}
         )
         for _ in range(n_layers)
     )
-    layers = [
-        int(site.name.split(".")[1]) for site in discover_sites(nn.ModuleDict({"layers": blocks}))
-    ]
-    assert layers == list(range(layers[0], layers[-1] + 1))
-    assert n_layers // 2 <= layers[0] <= layers[-1] < n_layers
+    found = names(discover_sites(nn.ModuleDict({"layers": blocks})))
+    assert found == [f"layers.{layer}.mlp.down_proj" for layer in expected]
+
+
+def block(module, name="mlp", last="down_proj"):
+    return nn.ModuleDict({name: nn.ModuleDict({last: module})})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ([block(nn.Linear(2, 2))], "fc1"),  # one layer is no stack
+        ([block(nn.Linear(2, 2), "attn", "o_proj")], "fc1"),
+        ([block(nn.Conv2d(2, 2, 3)) for _ in range(2)], "fc1"),
+        ([block(nn.Linear(2, 2), "adapter") for _ in range(2)], "fc1"),
+        ([block(nn.Linear(2, 2), last="up_proj") for _ in range(2)], "fc1"),
+        ([block(nn.Linear(2, 2)) for _ in range(2)], "h.1.mlp.down_proj"),
+    ],
+)
+def test_only_a_stack_of_mlps_is_one(blocks, expected):
+    model = nn.ModuleDict(
+        {
+            "h": nn.ModuleList(blocks),
+            "mlp": nn.ModuleDict({"down_proj": nn.Linear(2, 2)}),  # in no layer
+            "fc1": nn.Linear(2, 2),
+            "fc3": nn.Linear(2, 2),
+        }
+    )
+    assert names(discover_sites(model)) == [expected]
+
+
+def test_the_last_hidden_layer_is_the_one_before_the_head():
+    assert names(discover_sites(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))) == ["0"]
+
+
+@pytest.mark.parametrize("kernel", [(3, 1), (1, 3)])
+def test_a_convolutional_networks_last_stage_is_as_wide_as_its_last_convolution(kernel):
+    convolutions = [nn.Conv2d(3, 8, kernel), nn.Conv2d(8, 4, kernel), nn.Conv2d(4, 4, kernel)]
+    model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(16, 2))
+    assert names(discover_sites(model)) == ["1", "2"]
 
 
 def test_a_kernel_of_two_by_two_is_larger_than_one_by_one():
@@ -238,5 +292,5 @@ def test_a_layer_is_the_first_number_inside_a_name(name, layer):
 def test_outputs_as_wide_as_the_model_are_added_to_the_residual_stream(name):
     site = EditSite(f"h.3.block.{name}", "linear", (16, 24))
     assert writes_to_residual(site, 16)
-    assert not writes_to_residual(site, 24), "another width"
+    assert not any(writes_to_residual(site, width) for width in (8, 24)), "another width"
     assert not writes_to_residual(EditSite(f"h.3.{name}.up_proj", "linear", (16, 24)), 16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,8 @@ class RewardSettings:
     beta: float
     signal: Signal
     batch_size: int
-    shared_batch: bool = False
-    probe_weight: float = 0.0
+    shared_batch: bool
+    probe_weight: float
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,7 @@ class Scorer:
         found = torch.zeros(len(weights[0]), device=self.task.device)
         if self._probe is None:
             return found
-        for index in network_index.unique().tolist():
-            own = (network_index == index).nonzero().flatten().to(self.task.device)
+        for index, own in self._by_network(network_index):
             found = found.index_put(
                 (own,), self._probe(index, [w[own] for w in weights], goal_index[own])
             )
@@ -155,12 +154,16 @@ class Scorer:
         if len(self.task.networks) == 1:
             return self._on_network(0, weights, rows)
         parts, order = [], []
-        for index in network_index.unique().tolist():
-            own = (network_index == index).nonzero().flatten().to(self.task.device)
+        for index, own in self._by_network(network_index):
             own_rows = [r if len(r) == 1 else r[own] for r in rows]
             parts.append(self._on_network(index, [w[own] for w in weights], own_rows))
             order.append(own)
         return torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
+
+    def _by_network(self, network_index: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Every network that a candidate edits, and those candidates' places, on the device."""
+        for index in network_index.unique().tolist():
+            yield index, (network_index == index).nonzero().flatten().to(self.task.device)
 
     def _on_network(self, index: int, weights: Sequence[Tensor], rows: list[Tensor]) -> Tensor:
         """The same of candidates on one network."""

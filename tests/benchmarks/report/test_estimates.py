@@ -229,3 +229,8 @@ def test_band_is_of_the_seeds_that_there_are():
     runs = {("task", "mask"): {0: 1.0, 1: 1.0}, ("task", "shift"): {1: 1.0}}
     _, low, high = performance_profile(runs, np.array([0.5]))
     assert (low.tolist(), high.tolist()) == ([1.0], [1.0])
+
+
+def test_interquartile_mean_of_one_agents_scores_leaves_out_what_there_is_not():
+    assert interquartile_mean([np.nan, 1.0, 2.0]) == 1.5
+    assert interquartile_mean([[[5.0, 1.0, np.nan, 2.0, 3.0]]]).tolist() == [[2.5]]

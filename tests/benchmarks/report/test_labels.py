@@ -1,5 +1,7 @@
 """Which rows belong to one agent: the settings in full say so, names are of what was typed."""
 
+import pytest
+
 from benchmarks.report.labels import at_one_budget, by_label
 
 
@@ -30,3 +32,52 @@ def test_a_default_that_changed_tells_old_rows_from_new_ones(make_row):
         "ft_l (epsilon=0.5)": 2,
         "ft_l (epsilon=0.8)": 2,
     }
+
+
+def of_seed(make_row, status, agent="ppo", seed=0, **changes):
+    return make_row(agent, seed, measured={"status": status, "error": "no"}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "kept"),
+    [
+        (("finished", "failed"), 0),
+        (("failed", "finished"), 1),
+        (("finished", "finished"), 1),
+        (("failed", "failed"), 1),
+        (("failed", "unsupported"), 1),
+        (("unsupported", "failed"), 1),
+        (("finished", "unsupported"), 0),
+    ],
+)
+def test_of_a_seeds_rows_the_last_is_kept_a_finished_one_if_there_is_any(make_row, statuses, kept):
+    rows = [of_seed(make_row, status) for status in statuses]
+    (own,) = by_label(rows).values()
+    assert own == [rows[kept]]
+    assert own[0] is rows[kept]
+
+
+def test_settings_that_are_null_are_not_in_a_name(make_row):
+    rows = [
+        make_row("rledit", 0, agent_config={"gate": gate}, settings={"gate": gate})
+        for gate in (None, 0, False)
+    ]
+    assert list(by_label(rows)) == ["rledit", "rledit (gate=0)", "rledit (gate=False)"]
+
+
+def test_a_budget_makes_a_difference_where_any_reward_is_asked_for(make_row):
+    rows = [
+        make_row("ppo", 0, reward_calls=10, measured={"reward_calls": 0}),
+        make_row("ppo", 0, reward_calls=20, measured={"reward_calls": 20}),
+    ]
+    assert list(by_label(rows)) == ["ppo (reward_calls=10)", "ppo (reward_calls=20)"]
+    assert list(by_label(rows, {"reward_calls"})) == ["ppo"]
+
+
+def test_the_budget_that_most_rows_have_is_kept_agent_by_agent(make_row):
+    rows = [
+        make_row(agent, seed, reward_calls=calls)
+        for agent, budgets in (("ppo", (10, 20, 20)), ("cmaes", (7, 7, 9)))
+        for seed, calls in enumerate(budgets)
+    ]
+    assert at_one_budget(rows) == [rows[1], rows[2], rows[3], rows[4]]

@@ -1,5 +1,8 @@
 """One agent's line: what is counted of its rows, and what is flagged."""
 
+import dataclasses
+import importlib
+
 import pytest
 
 from benchmarks.report import families
@@ -42,3 +45,78 @@ def test_a_score_needs_all_its_parts(missing):
     metrics = {"retain_accuracy": 0.9, "forget_accuracy": 0.0, "forget_accuracy_before": 0.9}
     assert families.score(metrics, "unlearning") == pytest.approx(0.9)
     assert families.score({**metrics, missing: None}, "unlearning") is None
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_only_finished_rows_are_a_groups_rows(unlearning_row, make_row, status):
+    """`failed` sorts before `finished`, and `unsupported` after it."""
+    finished = unlearning_row("ppo", 0, retain=0.9, forget=0.1)
+    rows = [finished, make_row("ppo", 1, measured={"status": status, "error": "no"}, metrics={})]
+    rows.append(make_row("cmaes", 0, measured={"status": status, "error": "no"}, metrics={}))
+    (group,) = group_rows(rows)
+    assert [row["seed"] for row in group.rows["ppo"]] == [0]
+    assert group.rows["cmaes"] == []
+    found = {one.agent: one for one in group.standings}
+    assert (found["ppo"].n, found["ppo"].provisional) == (1, True)
+    assert (found["cmaes"].n, found["cmaes"].provisional) == (0, False)
+    assert {one.failed for one in found.values()} == {int(status == "failed")}
+    assert {one.unsupported for one in found.values()} == {"no" if status != "failed" else None}
+    assert found["cmaes"].peak_memory_bytes is None
+    assert found["cmaes"].reward_calls is None
+
+
+@pytest.mark.parametrize(
+    ("forget", "shallow"), [(0.45, True), (0.46, False)], ids=["half", "less than half"]
+)
+def test_half_of_the_class_has_to_be_forgotten_to_be_so_shallowly(unlearning_row, forget, shallow):
+    rows = [unlearning_row("ppo", 0, retain=0.9, forget=forget, metrics={"relearn_steps": 0})]
+    assert standing(rows).shallow is shallow
+
+
+@pytest.mark.parametrize(
+    ("probe", "before", "shallow"),
+    [(0.81, 0.9, True), (0.80, 0.9, False), (None, 0.9, False), (0.9, None, False)],
+)
+def test_a_probe_that_finds_nine_tenths_sees_through(unlearning_row, probe, before, shallow):
+    metrics = {"probe_accuracy": probe, "probe_accuracy_before": before}
+    rows = [unlearning_row("ppo", 0, retain=0.9, forget=0.0, metrics=metrics)]
+    assert standing(rows).shallow is shallow
+
+
+@pytest.mark.parametrize("missing", ["forget_accuracy", "forget_accuracy_before"])
+def test_nothing_is_shallow_where_forgetting_was_not_measured(unlearning_row, missing):
+    metrics = {missing: None, "relearn_steps": 0}
+    rows = [unlearning_row("ppo", 0, retain=0.9, forget=0.0, metrics=metrics)]
+    assert standing(rows).shallow is False
+
+
+def test_costs_are_the_middle_seeds_and_the_largest_memory(unlearning_row):
+    rows = [
+        unlearning_row(
+            "ppo",
+            seed,
+            retain=0.9,
+            forget=0.1,
+            measured={
+                "reward_calls": calls,
+                "peak_memory_bytes": calls * 7,
+                "time": {"train_s": calls / 2, "edit_s": None, "eval_s": 1.0, "edits_per_s": 2.0},
+            },
+        )
+        for seed, calls in enumerate((10, 200, 31))
+    ]
+    found = standing(rows)
+    assert (found.reward_calls, found.peak_memory_bytes) == (31, 1400)
+    assert (found.time["train_s"], found.time["edit_s"]) == (15.5, None)
+
+
+@pytest.mark.parametrize("name", ["aggregate", "estimates", "families", "standings"])
+def test_records_of_a_report_cannot_be_changed(name):
+    module = importlib.import_module(f"benchmarks.report.{name}")
+    own = [
+        one
+        for one in vars(module).values()
+        if dataclasses.is_dataclass(one) and one.__module__ == module.__name__
+    ]
+    assert own
+    assert all(one.__dataclass_params__.frozen for one in own)

@@ -6,8 +6,23 @@ import pytest
 import torch
 
 from editgym.envs.lifelong import reward
-from editgym.envs.lifelong.reward import RewardWeights, floored, squared_norm, squared_norms
-from editgym.weights import Codebook, DenseUpdate, LowRankFactors, Mask, Shift, SiteEdit
+from editgym.envs.lifelong.reward import (
+    LookBack,
+    RewardWeights,
+    floored,
+    squared_norm,
+    squared_norms,
+)
+from editgym.weights import (
+    Codebook,
+    DenseUpdate,
+    LowRankFactors,
+    Mask,
+    Shift,
+    SiteEdit,
+    TokenBatch,
+)
+from editgym.weights.layers import Prefix
 
 
 def test_rewards_that_are_no_numbers_are_the_floor():
@@ -69,3 +84,117 @@ def test_as_many_texts_go_together_as_the_limit_allows(sizes, limit, expected):
     pieces = [SimpleNamespace(texts=range(size)) for size in sizes]
     groups = reward._grouped(pieces, limit)
     assert [[len(piece.texts) for piece in group] for group in groups] == expected
+
+
+# --- looking back, on a model that answers as it is told ------------------------------------------
+
+
+def texts(*pairs):
+    return TokenBatch.of([([7] * prompt, [label]) for prompt, label in pairs])
+
+
+def piece(batch, *, weight=1.0, reference=None, newest=False, prefix=None):
+    return reward._Piece(batch, prefix, weight, reference, newest)
+
+
+class Tells:
+    """A decoder whose logits favour label 1, at every answer token; it counts its passes."""
+
+    def __init__(self, candidates=None):
+        self.passes, self.candidates = [], candidates
+
+    def logits(self, batch, updates=None, prefix=None):
+        self.passes.append((len(batch), prefix))
+        logits = torch.tensor([0.0, 3.0, 0.0]).expand(len(batch.labels), 3)
+        return logits if self.candidates is None else logits.expand(self.candidates, -1, -1)
+
+
+def looking_back(**weights):
+    return LookBack(SimpleNamespace(device="cpu"), RewardWeights(**weights))
+
+
+def test_shares_are_of_the_newest_texts_alone():
+    newest, older = texts((1, 1), (2, 1), (1, 0), (3, 1)), texts((1, 0), (1, 0))
+    same = torch.tensor([0.0, 3.0, 0.0]).log_softmax(-1).expand(4, 3)
+    pieces = [
+        piece(newest, newest=True),
+        piece(newest, weight=0.6, reference=same, newest=True),
+        piece(older, weight=0.5),
+        piece(older, weight=0.3, reference=same[:2]),
+    ]
+    decoder = Tells()
+    costs = looking_back(micro_batch=6).costs(decoder, pieces)
+    likely, unlikely = (-same[0, label].item() for label in (1, 0))
+    expected = (3 * likely + unlikely) / 4 + 0.5 * unlikely
+    assert costs.total.item() == pytest.approx(expected, rel=1e-5)
+    assert (costs.generalization, costs.locality) == (0.75, 0.75)
+    assert [count for count, _ in decoder.passes] == [4, 6, 2], "and none for the locality"
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.6])
+def test_shares_of_candidates_are_not_told(weight):
+    batch, decoder = texts((1, 1)), Tells(candidates=5)
+    look = looking_back(locality_weight=weight)
+    look._judged.append(reward._Judged(batch, None, batch, None, None))
+    costs = look.costs(decoder, [piece(batch, newest=True)])
+    assert (costs.generalization, costs.locality) == (0.0, 0.0)
+    assert costs.total.shape == (5,)
+    assert len(decoder.passes) == 1
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_locality_without_a_weight_has_a_pass_of_its_own(local):
+    batch, decoder = texts((1, 1), (1, 0)), Tells()
+    look = looking_back(locality_weight=0.0)
+    look._judged.append(reward._Judged(batch, None, batch if local else None, None, None))
+    costs = look.costs(decoder, [piece(batch, newest=True)])
+    assert costs.locality == (0.5 if local else 0.0)
+    assert len(decoder.passes) == 1 + local
+
+
+def judged(reference=None, local=True):
+    batch = texts((1, 1))
+    prefix = Prefix(torch.zeros(1, 2, 4), 1)
+    return reward._Judged(batch, prefix, batch if local else None, prefix, reference)
+
+
+def test_pieces_are_weighed_by_their_age():
+    reference = torch.zeros(1, 3)
+    look, decoder = looking_back(decay=0.5, locality_weight=0.6, back_depth=2), Tells()
+    for one in (judged(reference), judged(reference, local=False), judged(reference)):
+        look._judged.append(one)
+    pieces = look.pieces(decoder)
+    assert [(one.weight, one.newest, one.reference is reference) for one in pieces] == [
+        (1.0, True, False),
+        (0.6, True, True),
+        (0.5, False, False),
+        (0.25, False, False),
+        (pytest.approx(0.15), False, True),
+    ]
+    assert all(one.prefix is not None for one in pieces)
+    assert not decoder.passes
+
+
+def test_the_model_before_the_step_is_asked_where_it_is_the_reference():
+    look, decoder = looking_back(reference="previous"), Tells()
+    one = judged()
+    look._judged.append(one)
+    _, local = look.pieces(decoder)
+    assert local.reference.exp().sum(-1).tolist() == pytest.approx([1.0])
+    assert decoder.passes == [(1, one.locality_prefix)]
+    assert [one.reference for one in looking_back(locality_weight=0.0).pieces(decoder)] == []
+    look.weights = RewardWeights(reference="previous", locality_weight=0.0)
+    assert len(look.pieces(decoder)) == 1
+
+
+def test_as_many_batches_are_looked_back_to_as_asked():
+    assert [looking_back(back_depth=depth)._judged.maxlen for depth in (0, 3)] == [1, 4]
+
+
+def test_prefixes_go_with_their_texts():
+    batch = texts((1, 1))
+    one, other = Prefix(torch.zeros(1, 2, 4), 1), Prefix(torch.ones(1, 3, 4), 1)
+    joined = reward._joined([piece(batch, prefix=one), piece(batch, prefix=other)])
+    assert joined.activations.shape == (2, 3, 4)
+    assert joined.activations[1].all()
+    assert reward._joined([piece(batch), piece(batch)]) is None

@@ -36,7 +36,7 @@ def candidates():
         task = make_task("unlearning/digits", device=device, **arguments)
         layout = ActionLayout(tuple(site.shape for site in task.networks[0].sites), rank)
         rewards = RewardSettings(
-            task.rewards.alpha, task.rewards.beta, signal, batch_size, shared_batch
+            task.rewards.alpha, task.rewards.beta, signal, batch_size, shared_batch, 0.0
         )
         made = Candidates(Scorer(task, rewards), OPERATORS[operator], layout, count)
         made.seed(KEYS[:count])

@@ -112,3 +112,15 @@ def test_where_there_is_nothing_to_probe_it_says_so(arguments, message):
 def test_weight_is_checked(weight):
     with pytest.raises(ValueError, match="probe_weight must be 0 or more"):
         gym.make("MaskWorld-v0", probe_weight=weight)
+
+
+def test_a_class_that_no_sample_has_is_no_hindrance():
+    task = make_task("unlearning/digits", forget_class=3)
+    one = FeatureProbe(task)
+    features = torch.randn(2, len(task.pool), 8)
+    whole = one._posteriors(features)
+    assert whole.isfinite().all()
+    labels = one._labels.clone()
+    labels[labels == 9] = 0
+    one._labels, one._one_hot = labels, torch.nn.functional.one_hot(labels, 10).float()
+    assert one._posteriors(features).isfinite().all()
