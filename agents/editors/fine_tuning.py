@@ -88,7 +88,7 @@ class FineTuneLimited(FineTuneMatrix):
         learning_rate: Learning rate of Adam, greater than 0; 5e-3 by default, which suits factlm:
             larger models want a smaller one.
         epsilon: ε, in units of the weights, greater than 0; the weights are put back into this box
-            after every step of Adam. 0.5 by default. Tuned for factlm: 0.8, and 1.2 from 50 steps
+            after every step of Adam. 0.5 by default. Tuned for factlm: 0.8, and 1.2 from 500 edits
             on.
         site: Name among the environment's sites; None (default) for the last that writes to the
             residual stream. Tuned for factlm: `model.layers.4.mlp.down_proj`.

@@ -41,20 +41,20 @@ class Tuned:
     Attributes:
         task: The environment's argument.
         model: The environment's argument.
-        steps: The least number of steps of a stream that this is for.
+        edits: The least number of edits of a stream that this is for.
         sites: What the environment opens unless it is told otherwise, names or globs.
         settings: By editor; an editor that is not here has its defaults.
     """
 
     task: str
     model: str
-    steps: int
+    edits: int
     sites: Sequence[str]
     settings: Table
 
 
 _FT_SITE = "model.layers.4.mlp.down_proj"
-# Chosen on streams of 20 steps.
+# Chosen on streams of 200 edits.
 _SHORT: Table = {
     "ft_m": {"site": _FT_SITE, "learning_rate": 4e-3},
     "ft_l": {"site": _FT_SITE, "learning_rate": 5e-3, "epsilon": 0.8},
@@ -62,7 +62,7 @@ _SHORT: Table = {
     "ultraedit": {"step_size": 1e-3},
     "edit_grpo": {"sites": [_FT_SITE], "iterations": 6},
 }
-# Chosen on streams of 50 steps, which is as long as the validation split lasts.
+# Chosen on streams of 500 edits, which is as long as the validation split lasts.
 _LONG: Table = {
     **_SHORT,
     "ft_l": {**_SHORT["ft_l"], "epsilon": 1.2},
@@ -71,7 +71,7 @@ _LONG: Table = {
 }
 TUNED: tuple[Tuned, ...] = (
     Tuned("knowledge/factworld", "factlm", 1, FACTLM_SITES, _SHORT),
-    Tuned("knowledge/factworld", "factlm", 50, FACTLM_SITES, _LONG),
+    Tuned("knowledge/factworld", "factlm", 500, FACTLM_SITES, _LONG),
 )
 
 
@@ -79,8 +79,9 @@ def tuned_settings(spec: EnvSpec, editor: str, table: Sequence[Tuned] = TUNED) -
     """What is tuned for an editor in an environment made from `spec`.
 
     Of several rows for a task and model the one for the longest streams that are no longer than the
-    environment's holds. A setting that names sites holds where all of them are open for edits, by
-    the environment's argument `sites`; elsewhere it is left out, and the editor's default chooses.
+    environment's, counted in edits, holds. A setting that names sites holds where all of them are
+    open for edits, by the environment's argument `sites`; elsewhere it is left out, and the
+    editor's default chooses.
 
     Args:
         spec: The environment's spec, with its kwargs.
@@ -88,17 +89,18 @@ def tuned_settings(spec: EnvSpec, editor: str, table: Sequence[Tuned] = TUNED) -
         table: What was tuned; `agents.hypernetworks.settings` has a table of its own.
     """
     arguments = spec_arguments(spec)
-    steps = arguments.get("horizon", 0)
+    steps, size = arguments.get("horizon", 0), arguments.get("edits_per_step", 0)
+    if not is_whole(steps) or not is_whole(size):
+        return {}
     rows = [
         row
         for row in table
         if (row.task, row.model) == (arguments.get("task"), arguments.get("model"))
-        and is_whole(steps)
-        and row.steps <= steps
+        and row.edits <= steps * size
     ]
     if not rows:
         return {}
-    row = max(rows, key=lambda one: one.steps)
+    row = max(rows, key=lambda one: one.edits)
     opened = arguments.get("sites") or row.sites
     return {
         name: value

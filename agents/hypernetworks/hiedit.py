@@ -61,7 +61,7 @@ class HiEdit(HypernetworkEditor):
 
     Where a setting is not given, an environment's tuned value stands before the default. Tuned for
     FactWorld in factlm: 16 `sequences`, and with the task's own sites 3 `sites_per_step` and
-    `step_size` 3e-3; on streams from 50 steps on 8 sequences, with `step_learning_rate` 0.05 and
+    `step_size` 3e-3; on streams from 500 edits on 8 sequences, with `step_learning_rate` 0.05 and
     `train_env` {"horizon": 40, "locality_weight": 30}.
 
     Args:

@@ -113,7 +113,7 @@ class RLEdit(HypernetworkEditor):
     sequence's end, as the paper), the weight of locality, and further passes.
 
     Where a setting is not given, an environment's tuned value stands before the default. Tuned for
-    FactWorld in factlm: 20 `sequences`; on streams from 50 steps on 12, with
+    FactWorld in factlm: 20 `sequences`; on streams from 500 edits on 12, with
     `step_learning_rate` 0.05 and `train_env` {"horizon": 40, "locality_weight": 30}.
 
     Args:

@@ -124,7 +124,7 @@ _LONG: Table = {
 }
 TUNED: tuple[Tuned, ...] = (
     Tuned("knowledge/factworld", "factlm", 1, FACTLM_SITES, _SHORT),
-    Tuned("knowledge/factworld", "factlm", 50, FACTLM_SITES, _LONG),
+    Tuned("knowledge/factworld", "factlm", 500, FACTLM_SITES, _LONG),
 )
 _OF_ALL_SITES = ("sites_per_step", "step_size")
 

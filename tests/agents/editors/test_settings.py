@@ -151,6 +151,9 @@ def test_the_suites_run_every_editor_with_these_settings(steps):
         ({"horizon": 1}, 0.8),
         ({"horizon": 49}, 0.8),
         ({"horizon": 50}, 1.2),
+        ({"horizon": 100, "edits_per_step": 1}, 0.8),
+        ({"horizon": 499, "edits_per_step": 1}, 0.8),
+        ({"horizon": 5, "edits_per_step": 100}, 1.2),
         ({"horizon": 1000, "edits_per_step": 1, "split": "test"}, 1.2),
         ({"horizon": 100, "model": "factlm", "task": "knowledge/factworld"}, 1.2),
     ],
@@ -225,7 +228,7 @@ def test_an_environment_that_gymnasium_did_not_make_has_no_tuned_settings():
     assert agent.settings.as_dict() == DEFAULTS["ultraedit"]
 
 
-@pytest.mark.parametrize("row", TUNED, ids=lambda row: f"{row.model} from {row.steps} steps on")
+@pytest.mark.parametrize("row", TUNED, ids=lambda row: f"{row.model} from {row.edits} edits on")
 def test_every_tuned_value_is_one_that_its_editor_takes(row):
     for name, values in row.settings.items():
         assert make_agent(name, **values).config == values

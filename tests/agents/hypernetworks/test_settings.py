@@ -130,6 +130,14 @@ def test_tuned_values_hold_for_the_task_they_were_tuned_on(name, horizon, expect
 
 
 @pytest.mark.parametrize(
+    ("horizon", "size", "sequences"), [(100, 1, 20), (499, 1, 20), (500, 1, 12), (5, 100, 12)]
+)
+def test_a_streams_length_is_its_number_of_edits(horizon, size, sequences):
+    resolved = make_agent("rledit").resolved(facts(horizon=horizon, edits_per_step=size))
+    assert resolved.as_dict()["sequences"] == sequences
+
+
+@pytest.mark.parametrize(
     ("given", "expected"),
     [
         ({"sequences": 3}, {"sequences": 3, "step_learning_rate": 0.05, "train_env": LONG}),
