@@ -118,8 +118,7 @@ def iqm_interval(runs: Runs) -> Interval:
     n = min(len(scores) for scores in runs.values())
     if n < 2:
         return Interval(estimate, None, None, n)
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(interquartile_mean(bootstrap(runs)), [tail, 100 - tail])
+    low, high = _limits(interquartile_mean(bootstrap(runs)))
     return Interval(estimate, float(low), float(high), n)
 
 
@@ -184,11 +183,15 @@ def performance_profile(
     share = 1 - np.searchsorted(pooled, thresholds, side="right") / pooled.size
     resampled = bootstrap(runs)  # (samples, n)
     known = (~np.isnan(resampled)).sum(axis=1)
-    tail = 50 * (1 - CONFIDENCE)
     # One threshold at a time: samples × runs × thresholds at once would take a hundred times the
     # memory.
     shares = np.stack(
         [(resampled > threshold).sum(axis=1) / known for threshold in thresholds], axis=1
     )
-    low, high = np.percentile(shares, [tail, 100 - tail], axis=0)
-    return share, low, high
+    return share, *_limits(shares)
+
+
+def _limits(resampled: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    """Both ends of the percentile interval of resampled estimates, (samples, ...): (2, ...)."""
+    tail = 50 * (1 - CONFIDENCE)
+    return np.percentile(resampled, [tail, 100 - tail], axis=0)

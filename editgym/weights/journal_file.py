@@ -61,7 +61,7 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[str, list[Entr
         raise JournalError(f"{path} is damaged or is not a safetensors file: {error}") from error
     try:
         content = json.loads(metadata["editgym"])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError) as error:
         raise JournalError(f"{path} is a safetensors file, but not an editgym journal") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:

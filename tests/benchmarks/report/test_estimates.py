@@ -94,6 +94,13 @@ def test_interquartile_mean_leaves_out_what_there_is_not():
     np.testing.assert_allclose(interquartile_mean(scores), expected, rtol=1e-12)
 
 
+def test_an_interval_leaves_out_a_fortieth_at_each_end():
+    scores = np.random.default_rng(4).normal(size=9)
+    interval = iqm_interval(one_task(scores))
+    expected = np.quantile(interquartile_mean(bootstrap(one_task(scores))), [0.025, 0.975])
+    assert [interval.low, interval.high] == pytest.approx(expected, rel=1e-12)
+
+
 def test_interval_of_two_scores_by_hand():
     interval = iqm_interval(one_task([0.0, 1.0]))  # resampled means: 0, 1/2, 1/2, 1 with 1/4 each
     assert (interval.estimate, interval.low, interval.high) == (0.5, 0.0, 1.0)
