@@ -149,25 +149,6 @@ def test_cmaes_learns_to_forget():
     assert metrics["retain_accuracy"] > metrics["retain_accuracy_before"] - 0.1
 
 
-def test_fine_tuning_and_retraining_use_no_reward_and_retraining_forgets():
-    spec = gym.spec("MaskWorld-v0")
-    for name, forget_at_most in (("fine_tune", 1.0), ("retrain", 0.0)):
-        agent, env = make_agent(name), gym.make(spec)
-        with count_reward_calls() as meter:
-            agent.learn(spec, Budget(), seed=0)
-            journal = agent.edit(env)
-        metrics = env.unwrapped.task.evaluate(journal)
-        assert meter.calls == 0
-        assert metrics["forget_accuracy"] <= forget_at_most
-        assert metrics["retain_accuracy"] > 0.85
-        assert [entry.kind for entry in journal] == ["replace_tensors"]
-
-
-def test_retraining_is_unsupported_where_the_network_came_from_a_file(custom_task):
-    with pytest.raises(Unsupported, match="trained elsewhere"):
-        make_agent("retrain").learn(gym.make("MaskWorld-v0", **custom_task).spec, Budget(), seed=0)
-
-
 def test_no_edit_leaves_the_weights_bitwise():
     spec, agent = gym.spec("ShiftWorld-v0"), make_agent("no_edit")
     agent.learn(spec, Budget(reward_calls=0), seed=0)
