@@ -84,6 +84,7 @@ def test_prefixes_are_joined_at_the_longest_texts_length():
     padded = torch.cat([one, torch.zeros(1, 1, 5)], dim=1)
     assert torch.equal(joined.activations, torch.cat([padded, other]))
     assert joined.layer == 4
+    assert torch.equal(Prefix.join([Prefix(one, 4)]).activations, one)
 
 
 def test_a_repeated_prefix_has_its_texts_one_after_the_other():
