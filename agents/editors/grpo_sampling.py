@@ -1,24 +1,24 @@
-"""How Edit-GRPO samples: groups of prompts for a step's facts, and what completions are worth."""
+"""How Edit-GRPO samples: groups of prompts for a step's facts, and their completions."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from agents.configured import Settings, setting
+from agents.editors.grpo_advantages import alignment, group_advantages
 from editgym.checks import above, at_least, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.metrics.knowledge import normalized
 from editgym.weights import EditableDecoder, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.layers import Prefix
-
-_EPSILON = 1e-6
+from editgym.weights.sites import EditSite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,51 @@ class Round:
     advantages: Tensor
     facts: Tensor
     reference: Tensor
+
+
+class _Asked(NamedTuple):
+    """A prompt of the step.
+
+    Attributes:
+        fact: Which request it asks for.
+        anchor: Whether it is the request's own prompt.
+        prompt: The prompt.
+    """
+
+    fact: int
+    anchor: bool
+    prompt: str
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """All completions that one round sampled, n of them, in order.
+
+    Attributes:
+        asked: Their prompts.
+        completions: Their tokens.
+        rewards: (n,), 1 for a right one and 0 for others.
+        facts: (n,), which request each answers.
+        anchors: (n,) bool, whether it answers the request's own prompt.
+    """
+
+    asked: Sequence[_Asked]
+    completions: Sequence[Sequence[int]]
+    rewards: Tensor
+    facts: Tensor
+    anchors: Tensor
+
+    def different(self, rows: Iterable[int]) -> Counter[int]:
+        """How often each different completion is among `rows`, by the row that stands for it."""
+        found = enumerate(zip(self.asked, self.completions, strict=True))
+        standing_for = {(one, tuple(ids)): row for row, (one, ids) in found}
+        return Counter(standing_for[self.asked[row], tuple(self.completions[row])] for row in rows)
+
+    def texts(self, process: LifelongProcess, rows: Sequence[int]) -> TokenBatch:
+        """Prompts with their completions, of these rows."""
+        prompt_ids = process.task.language.prompt_ids
+        pairs = [(prompt_ids(self.asked[row].prompt), self.completions[row]) for row in rows]
+        return TokenBatch.of(pairs, process.task.device)
 
 
 @dataclass(frozen=True)
@@ -103,71 +148,62 @@ class GroupSampler:
         """
         if not groups:
             return None
+        policy = _with_factors(edited, process.sites, factors)
+        drawn = self._completions(process, policy, groups)
+        for fact in list(groups):
+            if bool(drawn.rewards[drawn.facts == fact].all()):
+                del groups[fact]
+        advantages = group_advantages(drawn.rewards, drawn.facts, drawn.anchors)
+        counts = drawn.different(advantages.nonzero()[:, 0].tolist())
+        if not counts:
+            return None
+        texts, kept = drawn.texts(process, list(counts)), torch.tensor(list(counts))
+        facts, own = drawn.facts[kept], advantages[kept]
+        prefix = edited.prefix(texts, self.sites)
+        if self.settings.bonus:
+            own = own + self.settings.bonus * self._alignment(
+                policy, texts, prefix, factors, facts, drawn.anchors[kept], drawn.rewards[kept]
+            )
+        logits = edited.logits(texts, prefix=prefix)
+        return Round(
+            texts,
+            torch.tensor(list(counts.values()), device=process.task.device),
+            prefix,
+            own.to(process.task.device),
+            facts,
+            log_probabilities(logits, texts, self.settings.temperature),
+        )
+
+    def _completions(
+        self, process: LifelongProcess, policy: EditableDecoder, groups: dict[int, list[str]]
+    ) -> _Drawn:
+        """Let the policy complete every prompt, and see which completions are right."""
         language = process.task.language
         prompts = [
-            (fact, index == 0, prompt)
+            _Asked(fact, index == 0, prompt)
             for fact, own in groups.items()
             for index, prompt in enumerate(own)
         ]
-        asked = [one for one in prompts for _ in range(self.settings.samples)]
-        policy = edited.branch()
-        policy.apply(
-            *[
-                SiteEdit(site.name, Shift(), update)
-                for site, update in zip(process.sites, factors, strict=True)
-                if update is not None
-            ]
-        )
         with policy.active():
             completions = language.sampled(
-                [language.prompt_ids(prompt) for _, _, prompt in prompts],
+                [language.prompt_ids(one.prompt) for one in prompts],
                 self.generator,
                 self.settings.temperature,
                 answer_tokens(process),
                 self.settings.samples,
             )
+        asked = [one for one in prompts for _ in range(self.settings.samples)]
         targets = [normalized(request.target) for request in process.requests]
-        rewards = torch.tensor(
-            [
-                float(normalized(language.text(ids)) == targets[fact])
-                for (fact, _, _), ids in zip(asked, completions, strict=True)
-            ]
-        )
-        facts = torch.tensor([fact for fact, _, _ in asked])
-        anchors = torch.tensor([anchor for _, anchor, _ in asked])
-        for fact in list(groups):
-            if bool(rewards[facts == fact].all()):
-                del groups[fact]
-        advantages = group_advantages(rewards, facts, anchors)
-        drawn = Counter(
-            (asked[row], tuple(completions[row])) for row in advantages.nonzero()[:, 0].tolist()
-        )
-        if not drawn:
-            return None
-        row_of = {
-            (one, tuple(ids)): row
-            for row, (one, ids) in enumerate(zip(asked, completions, strict=True))
-        }
-        kept = torch.tensor([row_of[one] for one in drawn])
-        texts = TokenBatch.of(
-            [(language.prompt_ids(prompt), ids) for (_, _, prompt), ids in drawn],
-            process.task.device,
-        )
-        prefix, own = edited.prefix(texts, self.sites), advantages[kept]
-        if self.settings.bonus:
-            own = own + self.settings.bonus * self._alignment(
-                policy, texts, prefix, factors, facts[kept], anchors[kept], rewards[kept]
-            )
-        counts = torch.tensor(list(drawn.values()), device=process.task.device)
-        return Round(
-            texts,
-            counts,
-            prefix,
-            own.to(process.task.device),
-            facts[kept],
-            log_probabilities(
-                edited.logits(texts, prefix=prefix), texts, self.settings.temperature
-            ),
+        rewards = [
+            float(normalized(language.text(ids)) == targets[one.fact])
+            for one, ids in zip(asked, completions, strict=True)
+        ]
+        return _Drawn(
+            asked,
+            completions,
+            torch.tensor(rewards),
+            torch.tensor([one.fact for one in asked]),
+            torch.tensor([one.anchor for one in asked]),
         )
 
     def _alignment(
@@ -203,6 +239,21 @@ class GroupSampler:
         return alignment(g, facts.to(g.device), anchors.to(g.device), rewards.to(g.device)).cpu()
 
 
+def _with_factors(
+    edited: EditableDecoder, sites: Sequence[EditSite], factors: Sequence[LowRankFactors | None]
+) -> EditableDecoder:
+    """A branch of the edited model to which the factors are added."""
+    policy = edited.branch()
+    policy.apply(
+        *[
+            SiteEdit(site.name, Shift(), update)
+            for site, update in zip(sites, factors, strict=True)
+            if update is not None
+        ]
+    )
+    return policy
+
+
 def answer_tokens(process: LifelongProcess) -> int:
     """How far completions are sampled: as far as answers are decoded elsewhere, and to the end of
     every target.
@@ -218,45 +269,3 @@ def log_probabilities(logits: Tensor, texts: TokenBatch, temperature: float) -> 
     """Log-probabilities of the answer tokens by the distribution that is sampled from, (m,)."""
     logs = (logits.float() / temperature).log_softmax(-1)
     return logs.gather(-1, texts.labels[:, None])[:, 0]
-
-
-def group_advantages(rewards: Tensor, facts: Tensor, anchors: Tensor) -> Tensor:
-    """A_i = (r_i − mean) / (sd + ε), mean and sd over the completions of a fact's other prompts; 0
-    where sd is 0.
-
-    Args:
-        rewards: (n,).
-        facts: (n,), the group of every completion.
-        anchors: (n,) bool, whether it answers the fact's own prompt.
-    """
-    advantages = torch.zeros_like(rewards)
-    for fact in facts.unique().tolist():
-        own = facts == fact
-        others = rewards[own & ~anchors]
-        if len(others) > 1 and float(others.std()) > 0:
-            advantages[own] = (rewards[own] - others.mean()) / (others.std() + _EPSILON)
-    return advantages
-
-
-def alignment(gradients: Tensor, facts: Tensor, anchors: Tensor, rewards: Tensor) -> Tensor:
-    """cos(g_i, g_anchor), (n,), where g_anchor is the mean gradient of the anchor's rewarded
-    completions.
-
-    0 for the anchor's own completions, and in groups whose anchor was never answered rightly.
-
-    Args:
-        gradients: (n, d).
-        facts: (n,), the group of every completion.
-        anchors: (n,) bool.
-        rewards: (n,).
-    """
-    cosines = torch.zeros(len(gradients), device=gradients.device)
-    for fact in facts.unique().tolist():
-        own = facts == fact
-        right = own & anchors & (rewards > 0)
-        others = own & ~anchors
-        if bool(right.any()) and bool(others.any()):
-            cosines[others] = F.cosine_similarity(
-                gradients[others], gradients[right].mean(0, keepdim=True), dim=1
-            )
-    return cosines

@@ -70,32 +70,8 @@ class StreamEditor(ConfiguredAgent):
         process = stream_process(env)
         self.settings = self.resolved(env.spec)
         self.skipped = Counter()
-        identity = canonical(
-            {
-                "agent": self.name,
-                "config": self.settings.as_dict(),
-                "learned": self.fingerprint(),
-                "seed": seed,
-                "sites": [site.name for site in process.sites],
-                "step_size": process.step_size,
-            }
-        )
-        state = None
-        if folder is not None and (folder / CHECKPOINT).is_file():
-            state = torch.load(folder / CHECKPOINT, weights_only=True)
-            if different := first_difference(state.get("identity", {}), identity):
-                raise ValueError(
-                    f"folder: {folder} holds an interrupted edit that is another one: {different};"
-                    " go on with the same agent and seed, give another folder, or delete"
-                    f" {CHECKPOINT} there to begin anew"
-                )
-            env.reset(options={"restore": state["env"]})
-        else:
-            env.reset()
-        self.begin(process)
-        if state is not None:
-            self.load_state_dict(state["editor"])
-            torch.set_rng_state(state["torch"])
+        identity = self._identity(process, seed)
+        self._start(env, process, None if folder is None else _checkpoint(folder, identity))
         with tqdm(
             total=process.settings.horizon,
             initial=process.step_index,
@@ -112,6 +88,27 @@ class StreamEditor(ConfiguredAgent):
         journal = process.decoder.journal
         self.skipped = Counter(entry.reason for entry in journal if isinstance(entry, Skip))
         return journal
+
+    def _identity(self, process: LifelongProcess, seed: int | None) -> dict[str, Any]:
+        """Say which edit this is: no other one continues its checkpoint."""
+        return canonical(
+            {
+                "agent": self.name,
+                "config": self.settings.as_dict(),
+                "learned": self.fingerprint(),
+                "seed": seed,
+                "sites": [site.name for site in process.sites],
+                "step_size": process.step_size,
+            }
+        )
+
+    def _start(self, env: gym.Env, process: LifelongProcess, state: dict[str, Any] | None) -> None:
+        """Begin a stream, or go on where a checkpoint's state says that one has stopped."""
+        env.reset(options=None if state is None else {"restore": state["env"]})
+        self.begin(process)
+        if state is not None:
+            self.load_state_dict(state["editor"])
+            torch.set_rng_state(state["torch"])
 
     def begin(self, process: LifelongProcess) -> None:
         """Prepare for a stream on the unedited model.
@@ -146,6 +143,24 @@ class StreamEditor(ConfiguredAgent):
         }
         with whole_file(folder / CHECKPOINT) as partial:
             torch.save(state, partial)
+
+
+def _checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Read the checkpoint of an interrupted edit; None where there is none.
+
+    Raises:
+        ValueError: It is that of another edit.
+    """
+    if not (folder / CHECKPOINT).is_file():
+        return None
+    state: dict[str, Any] = torch.load(folder / CHECKPOINT, weights_only=True)
+    if different := first_difference(state.get("identity", {}), identity):
+        raise ValueError(
+            f"folder: {folder} holds an interrupted edit that is another one: {different};"
+            " go on with the same agent and seed, give another folder, or delete"
+            f" {CHECKPOINT} there to begin anew"
+        )
+    return state
 
 
 def stream_process(env: gym.Env) -> LifelongProcess:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import sys
@@ -84,10 +85,9 @@ def measure(agent: SB3Agent | None, world: str, network: int, digit: int) -> Row
     else:
         agent.edit(OneEpisode(env, 0))
         after = task.accuracies(open_env(env).network)
-    names = ("retain", "forget")
     return {
         f"{name}{suffix}": values[f"{name}_accuracy"]
-        for name in names
+        for name in ("retain", "forget")
         for suffix, values in (("", after), ("_before", before))
     }
 
@@ -216,8 +216,7 @@ def _cost(own: Sequence[Row], folder: Path) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.general_editor",
         description=__doc__,
@@ -243,53 +242,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--reward-calls", type=int, default=GENERAL_CALLS, help="(default: %(default)s)"
     )
-    options = parser.parse_args(arguments)
-    worlds, agents = options.worlds.split(","), options.agents.split(",")
+    return parser
+
+
+def _wrong(options: argparse.Namespace, worlds: list[str], agents: list[str]) -> str | None:
+    """What is wrong with the options; None where nothing is."""
     for what, given, offered in (("--worlds", worlds, WORLDS), ("--agents", agents, AGENTS)):
         if unknown := sorted(set(given) - set(offered)):
-            print(
-                f"error: {what}: there is no {', '.join(unknown)}; there are {', '.join(offered)}",
-                file=sys.stderr,
-            )
-            return 2
-    if not 0 < options.networks <= min(TRAIN_NETWORKS):
-        print(
-            f"error: --networks: must be 1 to {min(TRAIN_NETWORKS)}, got {options.networks}: those"
-            f" from {min(TRAIN_NETWORKS)} on are trained on",
-            file=sys.stderr,
+            return f"{what}: there is no {', '.join(unknown)}; there are {', '.join(offered)}"
+    first = min(TRAIN_NETWORKS)
+    if not 0 < options.networks <= first:
+        return (
+            f"--networks: must be 1 to {first}, got {options.networks}: those from {first} on are"
+            " trained on"
         )
-        return 2
     before = calls_before(options.out) if set(agents) & set(GENERAL) else set()
     if other := sorted(before - {options.reward_calls}):
-        print(
-            f"error: --reward-calls: {options.reward_calls}, but the agents and rows in"
-            f" {options.out} are of {', '.join(map(str, other))}; give that number, or another"
-            " folder",
-            file=sys.stderr,
+        return (
+            f"--reward-calls: {options.reward_calls}, but the agents and rows in {options.out} are"
+            f" of {', '.join(map(str, other))}; give that number, or another folder"
         )
-        return 2
-    options.out.mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def _measure_missing(options: argparse.Namespace, worlds: list[str], agents: list[str]) -> None:
+    """Append the rows that the folder does not have yet, each when it is measured."""
     path = options.out / ROWS_FILE
     known = {
         (row["agent"], row["world"], row["seed"], row["network"], row["class"])
         for row in finished(path)
     }
+    folder, calls = options.out, options.reward_calls
+    networks, single = range(options.networks), range(options.single)
     with single_thread(), tqdm(unit="edit", mininterval=1.0) as bar:
-        for seed in range(options.seeds):
-            for world in worlds:
-                for row in rows(
-                    agents,
-                    world,
-                    seed,
-                    range(options.networks),
-                    range(options.single),
-                    options.out,
-                    options.reward_calls,
-                    known,
-                ):
-                    append_row(path, row)
-                    bar.update()
-    text = table(finished(path), options.out)
+        for seed, world in itertools.product(range(options.seeds), worlds):
+            for row in rows(agents, world, seed, networks, single, folder, calls, known):
+                append_row(path, row)
+                bar.update()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    worlds, agents = options.worlds.split(","), options.agents.split(",")
+    if wrong := _wrong(options, worlds, agents):
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    _measure_missing(options, worlds, agents)
+    text = table(finished(options.out / ROWS_FILE), options.out)
     (options.out / "TABLE.md").write_text(text)
     print(text, end="")
     return 0

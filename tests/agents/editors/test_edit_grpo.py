@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from agents.catalogue import make_agent
 from agents.editors.edit_grpo import EditGRPO, EditGRPOSettings
-from agents.editors.grpo_sampling import alignment, group_advantages
+from agents.editors.grpo_advantages import alignment, group_advantages
 from agents.editors.stream import stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.metrics.knowledge import normalized
