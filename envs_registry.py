@@ -24,6 +24,8 @@ class Environment:
         id: Gymnasium id.
         entry_point: Class of one environment.
         vector_entry_point: Class of K candidates at once; None where there is none.
+        kwargs: Arguments, JSON values, that an id is registered with: an earlier version is the
+            same class with the choices of its time.
         evaluation_kwargs: Arguments, JSON values, of the environment that edits are made in to be
             evaluated, where they differ from those of the one that is learned in: another split of
             the data.
@@ -32,6 +34,7 @@ class Environment:
     id: str
     entry_point: str
     vector_entry_point: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     evaluation_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -49,6 +52,16 @@ ENVIRONMENTS = (
     Environment(
         "LifelongLLMEdit-v0",
         "editgym.envs.lifelong_llm_edit:LifelongLLMEditEnv",
+        kwargs={
+            "scorer": "exact",
+            "max_new_tokens": 8,
+            "text": "factworld",
+        },
+        evaluation_kwargs={"split": "test"},
+    ),
+    Environment(
+        "LifelongLLMEdit-v1",
+        "editgym.envs.lifelong_llm_edit:LifelongLLMEditEnv",
         evaluation_kwargs={"split": "test"},
     ),
 )
@@ -65,7 +78,12 @@ def register_all() -> None:
         raise ValueError(f"ENVIRONMENTS has an id twice: {sorted(ids)}")
     for row in ENVIRONMENTS:
         if row.id not in gym.registry:
-            gym.register(row.id, row.entry_point, vector_entry_point=row.vector_entry_point)
+            gym.register(
+                row.id,
+                row.entry_point,
+                vector_entry_point=row.vector_entry_point,
+                kwargs=dict(row.kwargs),
+            )
 
 
 def environment_spec(

@@ -51,7 +51,8 @@ class InContext(StreamEditor):
         return [Prepend(tuple(texts)), *skips]
 
     def _text(self, process: LifelongProcess, request: EditRequest) -> str:
-        text = f"{request.prompt} {request.target}."
+        separator = process.task.asking.separator(request.prompt, request.target)
+        text = f"{request.prompt}{separator}{request.target}."
         return text if process.task.fits(request, before=f"{text} ") else ""
 
 

@@ -15,7 +15,6 @@ from agents.configured import Settings, setting
 from agents.editors.grpo_advantages import alignment, group_advantages
 from editgym.checks import above, at_least, whole
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.metrics.knowledge import normalized
 from editgym.weights import EditableDecoder, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.layers import Prefix
 from editgym.weights.sites import EditSite
@@ -99,7 +98,7 @@ class _Drawn:
 
     def texts(self, process: LifelongProcess, rows: Sequence[int]) -> TokenBatch:
         """Prompts with their completions, of these rows."""
-        prompt_ids = process.task.language.prompt_ids
+        prompt_ids = process.task.prompt_ids
         pairs = [(prompt_ids(self.asked[row].prompt), self.completions[row]) for row in rows]
         return TokenBatch.of(pairs, process.task.device)
 
@@ -122,13 +121,13 @@ class GroupSampler:
 
     def groups(self, process: LifelongProcess) -> dict[int, list[str]]:
         """Per request its prompts that leave room for an answer, the anchor first."""
-        language, groups = process.task.language, {}
-        longest = language.context - answer_tokens(process)
+        task, groups = process.task, {}
+        longest = task.language.context - answer_tokens(process)
         for fact, request in enumerate(process.requests):
             rephrases = [text for text in request.rephrases if text not in request.test_rephrases]
             led = [f"{sentence} {request.prompt}" for sentence in self.sentences]
             others = (
-                text for text in (*rephrases, *led) if len(language.prompt_ids(text)) <= longest
+                text for text in (*rephrases, *led) if len(task.prompt_ids(text)) <= longest
             )
             groups[fact] = [request.prompt, *itertools.islice(others, self.settings.prompts - 1)]
         return groups
@@ -178,24 +177,25 @@ class GroupSampler:
         self, process: LifelongProcess, policy: EditableDecoder, groups: dict[int, list[str]]
     ) -> _Drawn:
         """Let the policy complete every prompt, and see which completions are right."""
-        language = process.task.language
+        task = process.task
         prompts = [
             _Asked(fact, index == 0, prompt)
             for fact, own in groups.items()
             for index, prompt in enumerate(own)
         ]
         with policy.active():
-            completions = language.sampled(
-                [language.prompt_ids(one.prompt) for one in prompts],
+            completions = task.language.sampled(
+                [task.prompt_ids(one.prompt) for one in prompts],
                 self.generator,
                 self.settings.temperature,
                 answer_tokens(process),
                 self.settings.samples,
+                stops=task.asking.stop_ids,
             )
         asked = [one for one in prompts for _ in range(self.settings.samples)]
-        targets = [normalized(request.target) for request in process.requests]
+        targets = [(request.target, request.names(request.target)) for request in process.requests]
         rewards = [
-            float(normalized(language.text(ids)) == targets[one.fact])
+            float(task.scorer.gives(task.asking.text(ids), *targets[one.fact]))
             for one, ids in zip(asked, completions, strict=True)
         ]
         return _Drawn(
@@ -258,7 +258,7 @@ def answer_tokens(process: LifelongProcess) -> int:
     """How far completions are sampled: as far as answers are decoded elsewhere, and to the end of
     every target.
     """
-    encode = process.task.language.encode
+    encode = process.task.encode
     return max(
         process.task.max_new_tokens,
         *(len(encode(r.prompt, r.target).answer) for r in process.requests),

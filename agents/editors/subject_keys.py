@@ -25,7 +25,7 @@ from editgym.checks import whole
 from editgym.data.facts import EditRequest
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.models.language import LanguageModel
+from editgym.models.asking import Asking
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Skip
 from editgym.weights.hooks import hooked
@@ -91,8 +91,9 @@ class SubjectEditor(StreamEditor):
         """The edits of the requests whose subject is in their prompt, and a `Skip` of each other
         one.
         """
-        language = process.task.language
-        found = [find_subject(language, one.prompt, one.subject) for one in process.requests]
+        found = [
+            find_subject(process.task.asking, one.prompt, one.subject) for one in process.requests
+        ]
         kept = [one for one, at in zip(process.requests, found, strict=True) if at is not None]
         edits = self.edits(process, self.subject_batch(process, kept)) if kept else []
         return edits + [Skip(i, NO_SUBJECT) for i, at in enumerate(found) if at is None]
@@ -105,7 +106,6 @@ class SubjectEditor(StreamEditor):
         self, process: LifelongProcess, requests: Sequence[EditRequest]
     ) -> SubjectBatch:
         """Requests of a step as tokens; each has its subject in its prompt."""
-        language = process.task.language
         asked = [
             (prompt, request.target, request.subject)
             for request in requests
@@ -117,7 +117,8 @@ class SubjectEditor(StreamEditor):
             else []
         )
         texts = process.task.batch([(prompt, answer) for prompt, answer, _ in asked + essence])
-        places = [find_subject(language, prompt, subject) for prompt, _, subject in asked + essence]
+        asking = process.task.asking
+        places = [find_subject(asking, prompt, subject) for prompt, _, subject in asked + essence]
         device = texts.ids.device
         numbers = torch.arange(len(requests), device=device)
         owners = torch.cat(
@@ -136,7 +137,7 @@ class SubjectEditor(StreamEditor):
         """The prompt, and the prompt after sentences about something else where those fit into the
         context.
         """
-        others, language = self.settings.contexts - 1, task.language
+        others = self.settings.contexts - 1
         before = (
             FactWorld().filler(others, random.Random(prompt), without=task.filler) if others else []
         )
@@ -144,34 +145,23 @@ class SubjectEditor(StreamEditor):
         return [
             prompt,
             *(
-                text if len(language.encode(text, target).ids) <= language.context else prompt
+                text if len(task.encode(text, target).ids) <= task.language.context else prompt
                 for text in longer
             ),
         ]
 
 
-def find_subject(language: LanguageModel, prompt: str, subject: str) -> int | None:
-    """Which token of a prompt is its subject's last; None if the subject is not in it.
-
-    Where a subject occurs twice the last one counts, because only there the model has read all
-    before it.
+def find_subject(asking: Asking, prompt: str, subject: str) -> int | None:
+    """Which token of a prompt, as the model is asked it, is its subject's last; None if the subject
+    is not in it.
 
     Raises:
         Unsupported: The tokenizer does not tell which characters a token stands for.
     """
-    start = prompt.rfind(subject)
-    if start < 0 or not subject:
-        return None
-    if not language.tokenizer.is_fast:
-        raise Unsupported(
-            f"{type(language.tokenizer).__name__} does not tell which characters a token stands"
-            " for: locating a subject needs a fast tokenizer"
-        )
-    last = start + len(subject) - 1
-    spans = language.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    return next(
-        index for index, (begin, end) in reversed(list(enumerate(spans))) if begin <= last < end
-    )
+    try:
+        return asking.subject_token(prompt, subject)
+    except ValueError as error:
+        raise Unsupported(str(error)) from error
 
 
 def read_states(

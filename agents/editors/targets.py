@@ -126,7 +126,7 @@ def _loss(batch: SubjectBatch, logits: Tensor, before: Tensor, kl_weight: float)
     0.
     """
     texts = batch.texts
-    surprise = texts.means(-logits.gather(-1, texts.labels[:, None])[:, 0])
+    surprise = texts.mean_costs(-logits.gather(-1, texts.labels[:, None])[:, 0])
     total = (
         surprise[: batch.asked]
         .unflatten(0, (-1, batch.asked // (int(batch.owners[-1]) + 1)))

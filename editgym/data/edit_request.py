@@ -23,7 +23,7 @@ class EditRequest:
     Attributes:
         subject: What the fact is about; occurs in `prompt` (editors that need it skip a record
             where it does not).
-        prompt: Text before the answer, without a trailing space.
+        prompt: Text before the answer, as the data has it: white space at its ends belongs to it.
         target: The new answer.
         truth: The old answer, where the data set tells it.
         rephrases: Other wordings of `prompt`.
@@ -36,6 +36,8 @@ class EditRequest:
         portability: What follows from the new fact: one hop, or by an alias of the subject.
         premises: Other facts that `portability` follows from as well: prompts and targets of edits.
             A stream that lacks one of them leaves `portability` out.
+        aliases: Groups of names of one thing: where an answer is in a group, every other name of
+            it is as good.
     """
 
     subject: str
@@ -50,3 +52,9 @@ class EditRequest:
     same_subject: tuple[str, ...] = ()
     portability: tuple[Question, ...] = ()
     premises: tuple[Question, ...] = ()
+    aliases: tuple[tuple[str, ...], ...] = ()
+
+    def names(self, answer: str | None) -> tuple[str, ...]:
+        """Other names of an answer, each as good."""
+        groups = [group for group in self.aliases if answer in group]
+        return tuple(dict.fromkeys(name for group in groups for name in group if name != answer))

@@ -51,6 +51,7 @@ class FactFormat:
         far: Unrelated questions.
         same_subject: Questions about other relations of the subject.
         portability: Questions whose answers follow from the new fact.
+        aliases: Paths of other names of the new answer, or of lists of them.
         several: Path of a list of facts that a record edits together; the other paths read it as if
             it held one.
         known_empty: Empty values are a known flaw of the published files: records without a
@@ -71,6 +72,7 @@ class FactFormat:
     far: Questions | None = None
     same_subject: Questions | None = None
     portability: Questions | None = None
+    aliases: tuple[str, ...] = ()
     several: str | None = None
     known_empty: bool = False
 
@@ -262,5 +264,6 @@ FORMATS: dict[str, FactFormat] = {
         far=Questions("far"),
         same_subject=Questions("same_subject"),
         portability=Questions("portability"),
+        aliases=("aliases",),
     ),
 }

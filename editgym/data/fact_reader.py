@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ class RecordReader:
 
     def __init__(self, row: FactFormat) -> None:
         self._row = row
+        self._aliases: list[tuple[str, ...]] = []
 
     def requests(self, record: object) -> tuple[EditRequest, ...]:
         """The requests of a record.
@@ -41,21 +42,26 @@ class RecordReader:
             )
         *others, last = (self._request(view) for view in views)
         premises = tuple(Question(request.prompt, request.target) for request in others)
-        return *others, replace(last, portability=self._portability(views[-1]), premises=premises)
+        portability = self._portability(views[-1])
+        whole = replace(last, portability=portability, premises=premises)
+        return *others, replace(whole, aliases=tuple(self._aliases))
 
     def _request(self, view: Mapping[str, Any]) -> EditRequest:
-        row = self._row
+        row, self._aliases = self._row, []
         for path in row.required:
             if lookup(view, path) is MISSING:
                 raise LeftOut(
                     "missing field", path, f"the format requires {', '.join(row.required)}"
                 )
         subject, target = self._text(view, row.subject), self._text(view, row.target)
+        self._name(
+            [target, *(name for path in row.aliases for name in _leaves(lookup(view, path), path))]
+        )
         near, far = self._questions(view, row.near), self._questions(view, row.far)
         rephrases = self._rephrases(view, row.rephrases, subject)
         return EditRequest(
             subject=subject,
-            prompt=self._text(view, row.prompt).replace("{}", subject),
+            prompt=self._text(view, row.prompt, strip=False).replace("{}", subject),
             target=target,
             truth=self._truth(view, target),
             rephrases=rephrases,
@@ -66,12 +72,19 @@ class RecordReader:
             same_subject=tuple(
                 question.prompt for question in self._questions(view, row.same_subject)
             ),
+            aliases=tuple(self._aliases),
         )
+
+    def _name(self, names: Sequence[str]) -> None:
+        """Keep several names of one answer."""
+        group = tuple(dict.fromkeys(name for name in names if name))
+        if len(group) > 1 and group not in self._aliases:
+            self._aliases.append(group)
 
     def _empty(self, path: str) -> LeftOut:
         return LeftOut("empty field", path, "must not be empty", known=self._row.known_empty)
 
-    def _text(self, view: Mapping[str, Any], path: str) -> str:
+    def _text(self, view: Mapping[str, Any], path: str, strip: bool = True) -> str:
         value = lookup(view, path)
         if value is MISSING:
             raise LeftOut("missing field", path, "must be a string")
@@ -79,7 +92,7 @@ class RecordReader:
             raise LeftOut("wrong type", path, f"must be a string, got {_kind(value)}")
         if value is None or not value.strip():
             raise self._empty(path)
-        return value.strip()
+        return value.strip() if strip else value
 
     def _truth(self, view: Mapping[str, Any], target: str) -> str | None:
         path = self._row.truth
@@ -92,6 +105,7 @@ class RecordReader:
                 "target among known answers" if isinstance(value, list) else "target equal to truth"
             )
             raise LeftOut(reason, self._row.target, known=True)
+        self._name(answers)
         return answers[0] if answers else None
 
     def _rephrases(
@@ -99,7 +113,7 @@ class RecordReader:
     ) -> tuple[str, ...]:
         found: list[str] = []
         for path in paths:
-            texts = [text for text in _leaves(lookup(view, path), path) if text]
+            texts = [text for text in _leaves(lookup(view, path), path, False) if text.strip()]
             if not texts and path in self._row.required:
                 raise self._empty(path)
             found += texts
@@ -118,16 +132,18 @@ class RecordReader:
         found: list[Question] = []
         for node in _nodes(view, where.at):
             if isinstance(node, str):
-                found.append(Question(node.strip()))
+                found.append(Question(node))
             elif isinstance(node, Mapping):
-                found += _asked(node, where)
+                for prompt, names in _asked(node, where):
+                    self._name(names)
+                    found.append(Question(prompt, next(iter(names), None)))
             else:
                 raise LeftOut(
                     "wrong type",
                     where.at,
                     f"a question must be an object or a string, got {_kind(node)}",
                 )
-        return tuple(question for question in found if question.prompt)
+        return tuple(question for question in found if question.prompt.strip())
 
 
 def _nodes(view: Mapping[str, Any], at: str) -> list[Any]:
@@ -144,13 +160,15 @@ def _nodes(view: Mapping[str, Any], at: str) -> list[Any]:
     ]
 
 
-def _asked(node: Mapping[str, Any], where: Questions) -> Iterator[Question]:
-    """The questions of one object: a prompt, or several with as many answers or one for all."""
+def _asked(node: Mapping[str, Any], where: Questions) -> Iterator[tuple[str, list[str]]]:
+    """The questions of one object, a prompt or several with as many answers or one for all: each
+    prompt with all names of its answer.
+    """
     field = f"{where.at}.{where.prompt}".lstrip(".")
     value = lookup(node, where.prompt)
     if value is MISSING and where.at:
         raise LeftOut("missing field", field, "every question must have a prompt")
-    prompts, answers = _leaves(value, field), lookup(node, where.answer)
+    prompts, answers = _leaves(value, field, strip=False), lookup(node, where.answer)
     answer_field = f"{where.at}.{where.answer}".lstrip(".")
     if len(prompts) > 1 and isinstance(answers, list):
         if len(answers) != len(prompts):
@@ -162,23 +180,23 @@ def _asked(node: Mapping[str, Any], where: Questions) -> Iterator[Question]:
     else:
         answers = [answers] * len(prompts)
     for prompt, answer in zip(prompts, answers, strict=True):
-        # A nested list holds other names of the same answer: the first one is asked for.
-        yield Question(prompt, next(filter(None, _leaves(answer, answer_field)), None))
+        # A nested list holds other names of the same answer: each is as good as the first.
+        yield prompt, [name for name in _leaves(answer, answer_field) if name]
 
 
-def _leaves(value: Any, field: str) -> list[str]:
-    """The strings in nested lists, white space around them taken off; none where there is no
-    value.
+def _leaves(value: Any, field: str, strip: bool = True) -> list[str]:
+    """The strings in nested lists; none where there is no value. White space around answers is
+    taken off, a prompt stays as it is.
     """
     if value is MISSING or value is None:
         return []
     if isinstance(value, list):
-        return [text for one in value for text in _leaves(one, field)]
+        return [text for one in value for text in _leaves(one, field, strip)]
     if not isinstance(value, str):
         raise LeftOut(
             "wrong type", field, f"must be a string or a list of strings, got {_kind(value)}"
         )
-    return [value.strip()]
+    return [value.strip() if strip else value]
 
 
 def _same(answer: str) -> str:

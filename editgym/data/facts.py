@@ -61,7 +61,8 @@ def load_requests(
 
     Published files have no prompts for metrics alone: `test_rephrases` are the `rephrases`,
     `locality` is `near` and `far` together, and only one's own format can tell them apart. White
-    space around prompts and answers is taken off, and `{}` in a prompt is filled with the subject.
+    space around subjects and answers is taken off, that around a prompt belongs to it, and `{}` in
+    a prompt is filled with the subject.
 
     Known flaws of published data are left out and counted, whatever `on_error` says: a target that
     is the truth or among the known answers (about 2.5% of ZsRE) and, where

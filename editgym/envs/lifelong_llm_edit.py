@@ -1,4 +1,4 @@
-"""LifelongLLMEdit-v0: a stream of facts into a language model."""
+"""LifelongLLMEdit: a stream of facts into a language model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.env import StreamEditing
 from editgym.envs.lifelong.reward import Reference, RewardWeights
 from editgym.envs.lifelong.settings import LifelongSettings
+from editgym.tasks.interview import EvaluateFormats, Interview, Texts
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
 from editgym.weights import Shift
 
@@ -87,6 +88,28 @@ class LifelongLLMEditEnv(StreamEditing):
             unless it restores a `checkpoint`. None keeps it in memory.
         render_mode: `rgb_array` or `ansi`.
         device: `cpu`, `cuda` or `cuda:N`.
+        prompt_format: How a prompt becomes the text that the model reads, and what ends an answer:
+            `bare` (the prompt, then the answer up to the end token or a line break), `qa` (two
+            solved questions before it), `completion` (two solved statements before it), `chat` (the
+            tokenizer's chat template), or a text with `{prompt}` in it. Edits, rewards and metrics
+            are asked so.
+        evaluate_formats: Further formats that metrics ask in: a list of names, or a dict from names
+            of one's own (a-z, 0-9, _) to formats; they give `reliability@chat` and the like.
+        format_edits: How many edits, evenly spread, are asked about in further formats.
+        scorer: What counts as an answer in metrics without a suffix: `exact`, `squad`, `contains`
+            or `prefix` (`editgym.metrics.answers`); None for the task's own, `exact` of FactWorld
+            and `squad` of files.
+        separator: What stands between prompt and answer; None for what the language needs: a space,
+            but nothing after white space, an opening bracket or quote, or before an answer in a
+            script that is written without spaces.
+        system: The system message of a chat; None for the template's own.
+        text: Plain text for perplexity, covariances and the contexts of targets: a file or a list
+            of them, or `factworld`; None for FactWorld's with a bundled model, and for the model's
+            own samples with any other.
+        known: Whether only requests are taken whose old answer the unedited model gives.
+        max_new_tokens: Where an answer without an end is cut; None for the task's own, 8 of
+            FactWorld and 32 of files.
+        end_weight: What an answer's ending counts among its tokens in losses and gradients, 0 to 1.
         **task_arguments: What the task takes: `model`, `sites`, `dtype`, `step_size`, ….
 
     Raises:
@@ -96,7 +119,7 @@ class LifelongLLMEditEnv(StreamEditing):
 
     Example:
         >>> import gymnasium as gym, editgym
-        >>> env = gym.make("LifelongLLMEdit-v0", horizon=2, edits_per_step=5, back_depth=1)
+        >>> env = gym.make("LifelongLLMEdit-v1", horizon=2, edits_per_step=5, back_depth=1)
         >>> observation, info = env.reset(seed=0)
         >>> action = env.unwrapped.training_free_action()
         >>> observation, reward, terminated, truncated, info = env.step(action)
@@ -104,7 +127,10 @@ class LifelongLLMEditEnv(StreamEditing):
         (False, 5.0)
 
     Version history:
-        v0: The first version.
+        v1: Answers are judged, and text is chosen, as suits any model and any file: `scorer`,
+            `max_new_tokens` and `text` have the defaults above.
+        v0: The first version: of every task answers are compared whole (`exact`) and have 8 new
+            tokens, and every model reads FactWorld's text.
     """
 
     def __init__(
@@ -129,8 +155,30 @@ class LifelongLLMEditEnv(StreamEditing):
         journal_folder: str | None = None,
         render_mode: str | None = None,
         device: str = "cpu",
+        prompt_format: str = "bare",
+        evaluate_formats: EvaluateFormats = None,
+        format_edits: int = 100,
+        scorer: str | None = None,
+        separator: str | None = None,
+        system: str | None = None,
+        text: Texts = None,
+        known: bool = False,
+        max_new_tokens: int | None = None,
+        end_weight: float = 1.0,
         **task_arguments: Any,
     ) -> None:
+        asked: dict[str, Any] = {
+            "prompt_format": prompt_format,
+            "evaluate_formats": evaluate_formats,
+            "format_edits": format_edits,
+            "scorer": scorer,
+            "separator": separator,
+            "system": system,
+            "text": text,
+            "known": known,
+            "max_new_tokens": max_new_tokens,
+            "end_weight": end_weight,
+        }
         arguments: dict[str, Any] = {
             "action": action,
             "edits_per_step": edits_per_step,
@@ -150,14 +198,16 @@ class LifelongLLMEditEnv(StreamEditing):
             "journal_folder": journal_folder,
             "render_mode": render_mode,
         }
-        EzPickle.__init__(self, task, device=device, **arguments, **task_arguments)
+        EzPickle.__init__(self, task, device=device, **arguments, **asked, **task_arguments)
         for name, check in CHECKS.items():
             check(name, arguments[name])
+        interview = Interview.of(**asked)
         weights = RewardWeights(
             back_depth, decay, locality_weight, norm_weight, reference, micro_batch
         )
+        knowledge = task_for(KnowledgeTask, task, device, task_arguments, type(self).__init__)
         super().__init__(
-            task_for(KnowledgeTask, task, device, task_arguments, type(self).__init__),
+            knowledge.asked(interview),
             LifelongSettings(edits_per_step, horizon, split, basis, weights),
             action,
             max_coefficient,

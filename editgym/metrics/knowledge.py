@@ -1,21 +1,23 @@
 """Metrics of a stream of edits of knowledge, from one record per edit: texts and numbers, no model.
 
 θ_0 is the unedited model, θ_i the model right after the step of edit i, θ_T the final one; ŷ is a
-greedy answer, y the target, n(·) is `normalized`.
+greedy answer, y the target.
 """
 
 from __future__ import annotations
 
 import statistics
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-_QUOTES = "\"'`´“”„‟‘’‚‛«»‹›"
-_PUNCTUATION = ".,;:!?。、"
+from editgym.metrics.answers import EXACT, SCORERS, Scorer
+from editgym.metrics.answers import normalized as normalized
+
+_IN_EVERY_FORMAT = ("reliability", "generalization", "locality", "harmonic_mean")
+_BY_EVERY_SCORER = frozenset({*_IN_EVERY_FORMAT, "reliability_now", "portability"})
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Asked:
         expected: The right answer, where there is one.
         before: Greedy answer of θ_0; None where it was not asked.
         after: Greedy answer of θ_T; None where it was not asked.
+        aliases: Other names of the right answer, each as good.
     """
 
     prompt: str
     expected: str | None
     before: str | None
     after: str | None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class EditRecord:
         subject: What the fact is about.
         prompt: The edited prompt x.
         target: The new answer y.
-        answer_now: Greedy answer to x of θ_i, right after the edit's step.
+        answer_now: Greedy answer to x of θ_i, right after the edit's step; None where it was not
+            asked then.
         answer: Greedy answer to x of θ_T.
         rephrases: Other wordings of x, with y expected.
         portability: What follows from the new fact.
@@ -59,6 +64,7 @@ class EditRecord:
             none.
         locality_kl: Mean token KL(p_θ0 ‖ p_θT) on near and far, nats; None where there is none.
         skipped: Why the editor did not make the edit; None if it did.
+        aliases: Other names of y, each as good.
     """
 
     edit: int
@@ -66,7 +72,7 @@ class EditRecord:
     subject: str
     prompt: str
     target: str
-    answer_now: str
+    answer_now: str | None
     answer: str
     rephrases: tuple[Asked, ...]
     portability: tuple[Asked, ...]
@@ -78,21 +84,11 @@ class EditRecord:
     tf_specificity: float | None
     locality_kl: float | None
     skipped: str | None = None
+    aliases: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object, its questions as nested objects."""
         return asdict(self)
-
-
-def normalized(text: str) -> str:
-    """n(·): what two answers are compared by.
-
-    Unicode NFKC, lower case, white space collapsed, then quotes on both sides and `.,;:!?。、` at
-    the end taken off, in whatever order they are nested. Other signs stay (`50%`, `C++`), and so
-    does a text that is nothing but these.
-    """
-    words = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-    return words.lstrip(f"{_QUOTES} ").rstrip(f"{_QUOTES}{_PUNCTUATION} ") or words
 
 
 def knowledge_metrics(
@@ -101,7 +97,9 @@ def knowledge_metrics(
     perplexity_ratio: float | None,
     capability: float | None,
     sites_per_edit: float | None,
+    known_kept: float | None = None,
     first_k: int = 100,
+    scorer: Scorer = EXACT,
 ) -> dict[str, float | None]:
     """The leaderboard's metrics of a stream of edits; None where no record has what a metric needs.
 
@@ -110,18 +108,84 @@ def knowledge_metrics(
     `locality` is not the mean of `locality_near` and `locality_far` where a request has more of one
     kind. A skipped request counts like any other: its fact is not edited.
 
-    - `reliability`: [n(ŷ_θT(x)) = n(y)]; `reliability_now`: the same of θ_i; `forgetting`: now −
-      final.
-    - `generalization`, `portability`: [n(ŷ_θT) = n(expected)] on rephrases and on what follows from
-      the fact.
-    - `locality`: [n(ŷ_θT(u)) = n(ŷ_θ0(u))] over near and far questions together; `locality_near`,
-      `locality_far`.
-    - `locality_truth`: [n(ŷ_θT(u)) = n(expected)] over near and far questions that θ_0 answered
-      rightly.
+    - What `answer_metrics` has, by the task's scorer; `reliability`, `reliability_now`,
+      `generalization`, `portability`, `locality` and `harmonic_mean` by every other scorer too,
+      with its name as a suffix: `reliability_contains`.
     - `leakage`: share of same-subject questions whose answer contains n(y) under θ_T, minus that
-      share under θ_0.
+      share under θ_0; n(·) is `normalized`.
     - `locality_kl`, `tf_efficacy`, `tf_generalization`, `tf_specificity`: means of the records'
       numbers.
+
+    Args:
+        records: One per request, in any order.
+        perplexity_ratio: Perplexity of θ_T over that of θ_0 on fixed text; passed on.
+        capability: Accuracy above chance of θ_T over that of θ_0; passed on.
+        sites_per_edit: Mean number of sites that an edit touched; passed on.
+        known_kept: Share of what θ_0 knows and nobody edits that θ_T still answers; passed on.
+        first_k: Number of edits of `first_k_reliability`.
+        scorer: The task's own.
+
+    Raises:
+        ValueError: `first_k` is not positive.
+    """
+    found = answer_metrics(records, scorer, first_k)
+    score = found.pop("harmonic_mean")
+    first = found.pop("first_k_reliability")
+    return {
+        **found,
+        "locality_kl": _mean(r.locality_kl for r in records),
+        "leakage": _mean(
+            _mean(_leaks(asked, r.target) for asked in r.same_subject) for r in records
+        ),
+        "perplexity_ratio": perplexity_ratio,
+        "capability": capability,
+        "known_kept": known_kept,
+        "tf_efficacy": _mean(r.tf_efficacy for r in records),
+        "tf_generalization": _mean(r.tf_generalization for r in records),
+        "tf_specificity": _mean(r.tf_specificity for r in records),
+        "first_k_reliability": first,
+        "sites_per_edit": sites_per_edit,
+        "harmonic_mean": score,
+        **{
+            f"{metric}_{other.name}": value
+            for other in SCORERS.values()
+            if other != scorer
+            for metric, value in answer_metrics(records, other).items()
+            if metric in _BY_EVERY_SCORER
+        },
+    }
+
+
+def format_metrics(
+    records: Sequence[EditRecord], name: str, scorer: Scorer
+) -> dict[str, float | None]:
+    """`reliability`, `generalization`, `locality` and `harmonic_mean` of edits in another prompt
+    format, with its name as a suffix: `reliability@chat`.
+
+    Args:
+        records: Of these edits, asked in this format.
+        name: The format's name.
+        scorer: The task's own.
+    """
+    found = answer_metrics(records, scorer)
+    return {f"{metric}@{name}": found[metric] for metric in _IN_EVERY_FORMAT}
+
+
+def answer_metrics(
+    records: Sequence[EditRecord], scorer: Scorer = EXACT, first_k: int = 100
+) -> dict[str, float | None]:
+    """Metrics of answers, as a scorer compares them; see `knowledge_metrics`.
+
+    "Gives" and "agree" are the scorer's.
+
+    - `reliability`: ŷ_θT(x) gives y; `reliability_now`: the same of θ_i; `forgetting`: now − final.
+    - `generalization`, `portability`: ŷ_θT gives what is expected, on rephrases and on what follows
+      from the fact.
+    - `locality`: ŷ_θT(u) and ŷ_θ0(u) agree, over near and far questions together; `locality_near`,
+      `locality_far`; `locality_known` and `locality_unknown`: of those that θ_0 answers rightly,
+      and of the rest.
+    - `locality_truth`: ŷ_θT(u) gives what is expected, over near and far questions that θ_0 answers
+      rightly.
     - `first_k_reliability`: `reliability` of the first `first_k` edits, or of all where there are
       fewer.
     - `harmonic_mean`: of reliability, generalization and locality; 0 if one of them is 0, None if
@@ -129,9 +193,7 @@ def knowledge_metrics(
 
     Args:
         records: One per request, in any order.
-        perplexity_ratio: Perplexity of θ_T over that of θ_0 on fixed text; passed on.
-        capability: Accuracy above chance of θ_T over that of θ_0; passed on.
-        sites_per_edit: Mean number of sites that an edit touched; passed on.
+        scorer: Compares answers.
         first_k: Number of edits of `first_k_reliability`.
 
     Raises:
@@ -139,39 +201,50 @@ def knowledge_metrics(
     """
     if first_k < 1:
         raise ValueError(f"first_k must be 1 or more, got {first_k}")
-    reliability, now = (
-        _mean(map(_is_reliable, records)),
-        _mean(_same(r.answer_now, r.target) for r in records),
-    )
-    generalization = _over_requests(records, lambda r: r.rephrases, _right)
-    locality = _over_requests(records, _preserved, _kept)
+
+    def right(asked: Asked) -> float | None:
+        return _gives(scorer, asked.after, asked.expected, asked.aliases)
+
+    def knew(asked: Asked) -> bool:
+        return bool(_gives(scorer, asked.before, asked.expected, asked.aliases))
+
+    def kept(asked: Asked) -> float | None:
+        if asked.after is None or asked.before is None:
+            return None
+        return float(scorer.agree(asked.after, asked.before, asked.expected))
+
+    def over(
+        questions: Callable[[EditRecord], Iterable[Asked]],
+        score: Callable[[Asked], float | None],
+    ) -> float | None:
+        """Mean over requests of the mean over the request's questions."""
+        return _mean(_mean(map(score, questions(record))) for record in records)
+
+    reliability = _mean(_reliable(scorer, r) for r in records)
+    now = _mean(_gives(scorer, r.answer_now, r.target, r.aliases) for r in records)
+    generalization = over(lambda r: r.rephrases, right)
+    locality = over(_preserved, kept)
     first = sorted(records, key=lambda r: r.edit)[:first_k]
     return {
         "reliability": reliability,
         "reliability_now": now,
         "forgetting": None if now is None or reliability is None else now - reliability,
         "generalization": generalization,
-        "portability": _over_requests(records, lambda r: r.portability, _right),
+        "portability": over(lambda r: r.portability, right),
         "locality": locality,
-        "locality_near": _over_requests(records, lambda r: r.near, _kept),
-        "locality_far": _over_requests(records, lambda r: r.far, _kept),
-        "locality_truth": _over_requests(records, _preserved, _still_right),
-        "locality_kl": _mean(r.locality_kl for r in records),
-        "leakage": _mean(
-            _mean(_leaks(asked, r.target) for asked in r.same_subject) for r in records
-        ),
-        "perplexity_ratio": perplexity_ratio,
-        "capability": capability,
-        "tf_efficacy": _mean(r.tf_efficacy for r in records),
-        "tf_generalization": _mean(r.tf_generalization for r in records),
-        "tf_specificity": _mean(r.tf_specificity for r in records),
-        "first_k_reliability": _mean(map(_is_reliable, first)),
-        "sites_per_edit": sites_per_edit,
+        "locality_near": over(lambda r: r.near, kept),
+        "locality_far": over(lambda r: r.far, kept),
+        "locality_truth": over(_preserved, lambda asked: right(asked) if knew(asked) else None),
+        "locality_known": over(_preserved, lambda asked: kept(asked) if knew(asked) else None),
+        "locality_unknown": over(_preserved, lambda asked: None if knew(asked) else kept(asked)),
+        "first_k_reliability": _mean(_reliable(scorer, r) for r in first),
         "harmonic_mean": _harmonic_mean(reliability, generalization, locality),
     }
 
 
-def retention_curve(records: Sequence[EditRecord], points: int = 20) -> list[list[float]]:
+def retention_curve(
+    records: Sequence[EditRecord], points: int = 20, scorer: Scorer = EXACT
+) -> list[list[float]]:
     """Mean final correctness of edits by age: pairs of (age, share answered rightly), youngest
     first.
 
@@ -188,30 +261,26 @@ def retention_curve(records: Sequence[EditRecord], points: int = 20) -> list[lis
         return []
     last = max(record.edit for record in records)
     pairs = np.array(
-        sorted((last - record.edit, _is_reliable(record)) for record in records), dtype=np.float64
+        sorted((last - record.edit, _reliable(scorer, record)) for record in records),
+        dtype=np.float64,
     )
     return [own.mean(axis=0).tolist() for own in np.array_split(pairs, min(points, len(pairs)))]
 
 
-def _is_reliable(record: EditRecord) -> float:
-    return float(normalized(record.answer) == normalized(record.target))
+def _reliable(scorer: Scorer, record: EditRecord) -> float:
+    return float(scorer.gives(record.answer, record.target, record.aliases))
+
+
+def _gives(
+    scorer: Scorer, answer: str | None, expected: str | None, aliases: Sequence[str]
+) -> float | None:
+    if answer is None or expected is None:
+        return None
+    return float(scorer.gives(answer, expected, aliases))
 
 
 def _preserved(record: EditRecord) -> tuple[Asked, ...]:
     return record.near + record.far
-
-
-def _right(asked: Asked) -> float | None:
-    return _same(asked.after, asked.expected)
-
-
-def _kept(asked: Asked) -> float | None:
-    return _same(asked.after, asked.before)
-
-
-def _still_right(asked: Asked) -> float | None:
-    """Only of questions that the unedited model answered rightly."""
-    return _right(asked) if _same(asked.before, asked.expected) else None
 
 
 def _leaks(asked: Asked, target: str) -> float | None:
@@ -222,23 +291,6 @@ def _leaks(asked: Asked, target: str) -> float | None:
         normalized(target) in normalized(answer) for answer in (asked.before, asked.after)
     )
     return float(after) - float(before)
-
-
-def _same(answer: str | None, expected: str | None) -> float | None:
-    return (
-        None
-        if answer is None or expected is None
-        else float(normalized(answer) == normalized(expected))
-    )
-
-
-def _over_requests(
-    records: Iterable[EditRecord],
-    questions: Callable[[EditRecord], Iterable[Asked]],
-    score: Callable[[Asked], float | None],
-) -> float | None:
-    """Mean over requests of the mean over the request's questions."""
-    return _mean(_mean(map(score, questions(record))) for record in records)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

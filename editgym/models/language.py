@@ -5,8 +5,7 @@ answers.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,26 +13,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from editgym.models.asking import Asking, Encoded
 from editgym.models.decoding import Choice, Decoding, ModelError
 from editgym.models.folders import BUNDLED, factlm_folder, is_gguf, model_path
+from editgym.models.prompt_formats import FORMATS, PromptFormat
 from editgym.models.reading import read_folder, read_gguf
 from editgym.paths import FileStates, file_states
 
-_MOST_REMEMBERED = 100_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of a prompt, and of the answer that follows it with its end token."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Prompt and answer."""
-        return self.prompt + self.answer
 
 
 class LanguageModel:
@@ -56,10 +43,10 @@ class LanguageModel:
             )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self._ids: dict[str, tuple[int, ...]] = {}  # streams ask the same things again and again
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._decoding = Decoding(self.model, self.pad_id)
+        self._askings: dict[tuple[PromptFormat, str | None, str | None], Asking] = {}
 
     @classmethod
     def load(cls, name: str, device: str = "cpu", dtype: str = "auto") -> LanguageModel:
@@ -115,53 +102,60 @@ class LanguageModel:
         return int(positions) - max(skipped, default=0)
 
     @cached_property
-    def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the end token, and every token with a line break in it."""
+    def end_ids(self) -> tuple[int, ...]:
+        """The model's end tokens, the tokenizer's first."""
         own = (
             self.model.generation_config.eos_token_id
             if self.model.generation_config is not None
             else None
         )
-        ends = {self.end_id, *(own if isinstance(own, list) else [] if own is None else [own])}
-        pieces = self.tokenizer.batch_decode([[index] for index in range(len(self.tokenizer))])
-        return frozenset(ends | {index for index, piece in enumerate(pieces) if "\n" in piece})
+        others = own if isinstance(own, list) else [] if own is None else [own]
+        return tuple(dict.fromkeys([self.end_id, *others]))
 
-    def encode(self, prompt: str, answer: str, end: bool = True) -> Encoded:
-        """Tokens of a prompt and of the answer after it, which a space separates.
+    def asking(
+        self,
+        form: PromptFormat = FORMATS["bare"],
+        separator: str | None = None,
+        system: str | None = None,
+    ) -> Asking:
+        """One way of asking this model, the same object every time.
 
         Args:
-            prompt: Without a trailing space.
-            answer: Not empty.
-            end: Whether the answer's tokens include the end token.
+            form: What stands around a prompt, and what ends an answer.
+            separator: What stands between prompt and answer; None for what the language needs.
+            system: The system message of a chat.
+
+        Raises:
+            PromptFormatError: The tokenizer has no chat template.
         """
-        asked = self.prompt_ids(prompt)
-        whole = self.prompt_ids(f"{prompt} {answer}")
-        # Some tokenizers merge across the border; then the answer's own tokens follow the prompt's.
-        said = (
-            whole[len(asked) :]
-            if whole[: len(asked)] == asked
-            else tuple(self.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"])
-        )
-        return Encoded(asked, (*said, self.end_id) if end else said)
+        key = (form, separator, system)
+        if key not in self._askings:
+            self._askings[key] = Asking(self.tokenizer, self.end_ids, *key)
+        return self._askings[key]
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer to a bare prompt: the end tokens, and every token with a line
+        break in it.
+        """
+        return self.asking().stop_ids
+
+    def encode(self, prompt: str, answer: str, end: bool = True) -> Encoded:
+        """Tokens of a bare prompt and of the answer after it (`Asking.encode`)."""
+        return self.asking().encode(prompt, answer, end)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """Tokens of a prompt with the tokenizer's own start token, if it uses one, and no end
-        token.
+        """Tokens of a bare prompt, or of any text, with the tokenizer's own start token, if it uses
+        one, and no end token.
         """
-        if prompt not in self._ids:
-            if len(self._ids) >= _MOST_REMEMBERED:
-                self._ids.clear()
-            ids: list[int] = self.tokenizer(prompt)["input_ids"]
-            self._ids[prompt] = tuple(ids[:-1] if ids and ids[-1] == self.end_id else ids)
-        return self._ids[prompt]
+        return self.asking().prompt_ids(prompt)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The answer that tokens spell, up to the first stop token, without surrounding space."""
-        kept = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
-        return str(self.tokenizer.decode(list(ids[:kept]), skip_special_tokens=True)).strip()
+        """The answer to a bare prompt that tokens spell, without surrounding space."""
+        return self.asking().text(ids)
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int = 8) -> list[str]:
-        """Greedy answers, up to the end token or a line break."""
+        """Greedy answers to bare prompts, up to the end token or a line break."""
         return [
             self.text(ids)
             for ids in self.greedy([self.prompt_ids(prompt) for prompt in prompts], max_new_tokens)
@@ -173,6 +167,7 @@ class LanguageModel:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int | Sequence[int] = 8,
         batch_tokens: int = 8_192,
+        stops: Collection[int] | None = None,
     ) -> list[list[int]]:
         """Greedily decoded tokens after each prompt, the stop token included, by batches with a KV
         cache.
@@ -182,8 +177,9 @@ class LanguageModel:
             max_new_tokens: Where an answer without an end is cut; one number for all prompts, or
                 one for each.
             batch_tokens: Prompt tokens, padding included, that are decoded at a time.
+            stops: Tokens after which nothing follows; None for those of bare prompts.
         """
-        return self._decoded(prompts, max_new_tokens, batch_tokens, lambda x: x.argmax(-1))
+        return self._decoded(prompts, max_new_tokens, batch_tokens, lambda x: x.argmax(-1), stops)
 
     @torch.no_grad()
     def sampled(
@@ -194,6 +190,7 @@ class LanguageModel:
         max_new_tokens: int = 8,
         samples: int = 1,
         batch_tokens: int = 8_192,
+        stops: Collection[int] | None = None,
     ) -> list[list[int]]:
         """Answers drawn from the model's distribution, `samples` for each prompt, by batches with a
         KV cache.
@@ -208,6 +205,7 @@ class LanguageModel:
             samples: Answers to each prompt, 1 or more.
             batch_tokens: Prompt tokens, padding included, that are decoded at a time, those of
                 every sample counted.
+            stops: Tokens after which nothing follows; None for those of bare prompts.
 
         Raises:
             ValueError: The temperature is not greater than 0, or `samples` less than 1.
@@ -221,7 +219,9 @@ class LanguageModel:
             chances = (logits.float() / temperature).softmax(-1).cpu()
             return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 
-        return self._decoded(prompts, max_new_tokens, batch_tokens // samples, drawn, samples)
+        return self._decoded(
+            prompts, max_new_tokens, batch_tokens // samples, drawn, stops, samples
+        )
 
     def _decoded(
         self,
@@ -229,11 +229,13 @@ class LanguageModel:
         most: int | Sequence[int],
         batch_tokens: int,
         choose: Choice,
+        stops: Collection[int] | None,
         samples: int = 1,
     ) -> list[list[int]]:
         limits = [most] * len(prompts) if isinstance(most, int) else most
+        ends = self.stop_ids if stops is None else stops
         return self._decoding.decode(
-            prompts, limits, self.context, self.stop_ids, batch_tokens, choose, samples
+            prompts, limits, self.context, ends, batch_tokens, choose, samples
         )
 
 

@@ -4,6 +4,7 @@ tokens.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections import Counter
@@ -11,24 +12,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
 from editgym.data.factworld import FactWorld
-from editgym.metrics.knowledge import normalized
 from editgym.models.language import LanguageModel, shared_model
+from editgym.tasks.asked_model import AS_ASKED, AskedModel
+from editgym.tasks.interview import Interview
 from editgym.tasks.stream import SPLITS, Stream, StreamSplit
 from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_sites
 
 TeacherForced = Literal["accuracy", "probability"]
-TOO_LONG, KNOWN, _REPEATED = (
+TOO_LONG, KNOWN, NOT_KNOWN, _REPEATED = (
     "longer than the context",
     "target equal to the current answer",
+    "old answer not the unedited model's",
     "subject taken",
 )
-_MAX_NEW_TOKENS = 8
 _FILLER_SENTENCES = 200
 # Of the six layers of the bundled models: where the published editors work, MLP outputs from the
 # second layer on for those that write to the residual stream, and the whole MLPs of the last three
@@ -39,7 +42,7 @@ _OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
 _FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams (benchmarks.tuning.editors)
 
 
-class KnowledgeTask:
+class KnowledgeTask(AskedModel):
     """A language model, requests in three splits that share no subject, and what the metrics need.
 
     Args:
@@ -53,12 +56,18 @@ class KnowledgeTask:
         step_size: UltraEdit's η for this model.
         teacher_forced: How `tf_*` metrics score an answer: `accuracy` of its tokens, or whether the
             new answer is more probable than the old one.
+        scorer: Name of the scorer, unless the interview names one.
+        max_new_tokens: Where an answer without an end is cut, unless the interview says.
+        interview: How the model is asked.
 
     Attributes:
         decoder: The unedited decoder; environments edit `fresh()` ones.
+        asking: Prompts and answers as tokens, in the interview's format.
+        scorer: What counts as an answer.
 
     Raises:
         ValueError: `step_size` is not positive.
+        PromptFormatError: The model has no chat template.
         UnknownSiteError: A site matches no weight of the model.
     """
 
@@ -72,12 +81,14 @@ class KnowledgeTask:
         known: tuple[Sequence[Question], float] | None = None,
         step_size: float | None = None,
         teacher_forced: TeacherForced = "accuracy",
+        scorer: str = "exact",
+        max_new_tokens: int = 8,
+        interview: Interview = AS_ASKED,
     ) -> None:
         if step_size is not None and not 0 < step_size < float("inf"):
             raise ValueError(f"step_size must be greater than 0 and finite, got {step_size!r}")
+        super().__init__(language, interview, scorer, max_new_tokens)
         self.name = name
-        self.language = language
-        self.device = language.device
         self.known = known
         self.teacher_forced = teacher_forced
         self._draw = draw
@@ -90,7 +101,29 @@ class KnowledgeTask:
         # inputs.
         scaled = 1e-6 * 14_336 / max(site.shape[1] for site in chosen)
         self.step_size = scaled if step_size is None else step_size
-        self._answers: dict[str, tuple[int, ...]] = {}
+        self._variants: WeakValueDictionary[Interview, KnowledgeTask] = WeakValueDictionary()
+        self._original: KnowledgeTask | None = None
+
+    # --- how it is asked --------------------------------------------------------------------------
+
+    def asked(self, interview: Interview) -> KnowledgeTask:
+        """The same model and requests, asked otherwise: one object for each interview, as long as
+        somebody has it.
+
+        Raises:
+            PromptFormatError: The model has no chat template.
+        """
+        if self._original is not None:
+            return self._original.asked(interview)
+        if interview == self.interview:
+            return self
+        variant = self._variants.get(interview)
+        if variant is None:
+            variant = copy.copy(self)
+            variant._original = self
+            variant.ask_as(interview)
+            self._variants[interview] = variant
+        return variant
 
     # --- streams ----------------------------------------------------------------------------------
 
@@ -133,9 +166,7 @@ class KnowledgeTask:
         """Why each of the requests cannot be used."""
         fits = [request.subject not in kept and self.fits(request) for request in requests]
         prompts = [request.prompt for request, own in zip(requests, fits, strict=True) if own]
-        current = dict(
-            zip(prompts, map(self.language.text, self.original_answers(prompts)), strict=True)
-        )
+        current = dict(zip(prompts, self.original_texts(prompts), strict=True))
         current |= self._long_answers(
             [request for request, own in zip(requests, fits, strict=True) if own]
         )
@@ -147,8 +178,12 @@ class KnowledgeTask:
                 reason = _REPEATED
             elif not own:
                 reason = TOO_LONG
-            elif normalized(current[request.prompt]) == normalized(request.target):
+            elif self.scorer.gives(
+                current[request.prompt], request.target, request.names(request.target)
+            ):
                 reason = KNOWN
+            elif self.interview.known and not self._knows(request):
+                reason = NOT_KNOWN
             reasons.append(reason)
             if reason is None:
                 taken.add(request.subject)
@@ -158,32 +193,27 @@ class KnowledgeTask:
         """What the unedited model answers where the target takes more tokens than are decoded by
         default.
         """
-        encoded = {r.prompt: self.language.encode(r.prompt, r.target) for r in requests}
-        long = {prompt: e for prompt, e in encoded.items() if len(e.answer) > self.max_new_tokens}
-        decoded = self.language.greedy(
-            [e.prompt for e in long.values()], [len(e.answer) for e in long.values()]
+        encoded = {r.prompt: (self.encode(r.prompt, r.target), r.target) for r in requests}
+        long = {
+            prompt: (e, target)
+            for prompt, (e, target) in encoded.items()
+            if len(e.answer) > self.max_new_tokens or "\n" in target
+        }
+        decoded = self.greedy(
+            [e.prompt for e, _ in long.values()],
+            [max(len(e.answer), self.max_new_tokens) for e, _ in long.values()],
+            [target for _, target in long.values()],
         )
-        return dict(zip(long, map(self.language.text, decoded), strict=True))
+        return dict(zip(long, decoded, strict=True))
+
+    def _knows(self, request: EditRequest) -> bool:
+        """Whether the unedited model gives the request's old answer."""
+        if request.truth is None:
+            return False
+        (answer,) = self.original_texts([request.prompt])
+        return self.scorer.gives(answer, request.truth, request.names(request.truth))
 
     # --- tokens -----------------------------------------------------------------------------------
-
-    def batch(self, questions: Sequence[tuple[str, str]], end: bool = True) -> TokenBatch:
-        """Prompts and their answers as tokens, with the end token after each answer unless `end` is
-        False.
-        """
-        encoded = [self.language.encode(prompt, answer, end) for prompt, answer in questions]
-        return TokenBatch.of([(e.prompt, e.answer) for e in encoded], self.device)
-
-    def unchanged(self, prompts: Sequence[str]) -> TokenBatch:
-        """Prompts and the unedited model's own greedy answers, as tokens."""
-        answers = self.original_answers(prompts)
-        return TokenBatch.of(
-            [
-                (self.language.prompt_ids(prompt), answer)
-                for prompt, answer in zip(prompts, answers, strict=True)
-            ],
-            self.device,
-        )
 
     def filler_batch(self, count: int) -> TokenBatch:
         """The first `count` sentences of the fixed text for perplexity; the first token of each is
@@ -194,28 +224,10 @@ class KnowledgeTask:
         ]
         return TokenBatch.of([(ids[:1], ids[1:]) for ids in texts], self.device)
 
-    def original_answers(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Greedy answers of the unedited model, as tokens with the stop token; each prompt is
-        decoded once.
-        """
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answers]
-        decoded = self.language.greedy(
-            [self.language.prompt_ids(prompt) for prompt in new], self.max_new_tokens
-        )
-        self._answers.update(zip(new, map(tuple, decoded), strict=True))
-        return [self._answers[prompt] for prompt in prompts]
-
     @torch.no_grad()
     def reference(self, batch: TokenBatch) -> Tensor:
         """Log-probabilities of the unedited model at the batch's answer tokens, (m, vocabulary)."""
         return self._unedited.logits(batch).float().log_softmax(-1)
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Where an answer that does not end is cut; one that is compared with a longer text, at the
-        end of that.
-        """
-        return _MAX_NEW_TOKENS
 
     @cached_property
     def _unedited(self) -> EditableDecoder:
@@ -245,9 +257,9 @@ class KnowledgeTask:
             ]
         others = [question.prompt for question in (*request.locality, *request.near, *request.far)]
         longest = max(
-            [len(self.language.encode(before + prompt, answer).ids) for prompt, answer in answers]
+            [len(self.encode(before + prompt, answer).ids) for prompt, answer in answers]
             + [
-                len(self.language.prompt_ids(before + prompt)) + self.max_new_tokens
+                len(self.prompt_ids(before + prompt)) + self.max_new_tokens
                 for prompt in (*others, *request.same_subject)
             ]
         )

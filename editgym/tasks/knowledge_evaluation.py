@@ -4,28 +4,19 @@ everything is asked.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-
-import torch
-import torch.nn.functional as F
+from collections.abc import Sequence
+from dataclasses import replace
 
 from editgym.data.facts import EditRequest, Question
 from editgym.metrics.evaluation import Evaluation
-from editgym.metrics.knowledge import (
-    Asked,
-    EditRecord,
-    knowledge_metrics,
-    normalized,
-    retention_curve,
-)
+from editgym.metrics.knowledge import format_metrics, knowledge_metrics, retention_curve
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.tasks.knowledge_exam import MOST_NATS, Exam, Result, average, per_request
-from editgym.tasks.knowledge_forced import teacher_forced
+from editgym.tasks.knowledge_exam import Exam
+from editgym.tasks.knowledge_general import capability, perplexity_ratio
+from editgym.tasks.knowledge_records import edit_records
 from editgym.weights import (
     Codebook,
-    EditableDecoder,
     EditJournal,
     Entry,
     JournalError,
@@ -73,6 +64,10 @@ def evaluate_stream(
             f"the journal has a step {max(by_step)}, but the stream ends after {len(steps)} steps"
         )
     exam = Exam(task, decoder)
+    others = [
+        (name, Exam(task.asked(task.interview.in_format(form)), decoder))
+        for name, form in task.interview.evaluate_formats
+    ]
     texts: list[str] = []
     now: list[str] = []
     skipped: dict[int, str] = {}
@@ -86,72 +81,40 @@ def evaluate_stream(
             for text, request in zip(texts[-len(batch) :], batch, strict=True)
         ]
         now += [result.answer for result in exam.expecting(asked)]
-    records = _records(exam, requests, texts, now, skipped, edits_per_step)
+    every = range(len(requests))
+    records = edit_records(exam, requests, texts, every, now, skipped, edits_per_step)
+    scorer = task.scorer
     metrics = knowledge_metrics(
         records,
-        perplexity_ratio=_perplexity_ratio(task, decoder),
-        capability=_capability(exam),
+        perplexity_ratio=perplexity_ratio(task, decoder),
+        capability=capability(exam),
         sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps),
         first_k=first_k,
+        scorer=scorer,
     )
-    return Evaluation(
-        metrics, {"retention": retention_curve(records)}, [record.to_json() for record in records]
-    )
-
-
-def _records(
-    exam: Exam,
-    requests: Sequence[EditRequest],
-    texts: Sequence[str],
-    now: Sequence[str],
-    skipped: Mapping[int, str],
-    edits_per_step: int,
-) -> list[EditRecord]:
-    """One record per request; every kind of question is asked for all requests at once."""
-    final = exam.expecting(
-        [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)]
-    )
-    rephrased = per_request(
-        exam, texts, [[Question(p, r.target) for p in r.test_rephrases] for r in requests]
-    )
-    led = per_request(exam, texts, [list(r.portability) for r in requests])
-    near = per_request(exam, texts, [list(r.near) for r in requests], stays=True)
-    far = per_request(exam, texts, [list(r.far) for r in requests], stays=True)
-    subject = per_request(
-        exam, texts, [[Question(p) for p in r.same_subject] for r in requests], stays=True
-    )
-    forced = teacher_forced(exam, requests, texts, final, rephrased, near, far)
-    records = []
-    for index, request in enumerate(requests):
-        efficacy, generalization, specificity = forced[index]
-        records.append(
-            EditRecord(
-                edit=index,
-                step=index // edits_per_step,
-                subject=request.subject,
-                prompt=request.prompt,
-                target=request.target,
-                answer_now=now[index],
-                answer=final[index].answer,
-                rephrases=_asked(rephrased[index]),
-                portability=_asked(led[index]),
-                near=_asked(near[index]),
-                far=_asked(far[index]),
-                same_subject=_asked(subject[index]),
-                tf_efficacy=efficacy,
-                tf_generalization=generalization,
-                tf_specificity=specificity,
-                locality_kl=average(
-                    [result.divergence for _, result in (*near[index], *far[index])]
-                ),
-                skipped=skipped.get(index),
-            )
+    lines = [record.to_json() for record in records]
+    for name, other in others:
+        count = min(task.interview.format_edits, len(requests))
+        chosen = [number * len(requests) // count for number in range(count)]
+        again = edit_records(
+            other,
+            [_what_formats_ask(requests[number]) for number in chosen],
+            [texts[number] for number in chosen],
+            chosen,
+            [None] * count,
+            skipped,
+            edits_per_step,
         )
-    return records
+        metrics |= format_metrics(again, name, scorer)
+        lines += [{"format": name, **record.to_json()} for record in again]
+    return Evaluation(metrics, {"retention": retention_curve(records, scorer=scorer)}, lines)
 
 
-def _asked(group: list[tuple[Asked, Result]]) -> tuple[Asked, ...]:
-    return tuple(asked for asked, _ in group)
+def _what_formats_ask(request: EditRequest) -> EditRequest:
+    """A request with what is asked in further formats: its prompt, its rephrases, what should
+    stay.
+    """
+    return replace(request, portability=(), same_subject=(), truth=None)
 
 
 def _prepended(entries: Sequence[Entry], count: int) -> list[str]:
@@ -197,39 +160,3 @@ def _changes(entry: SiteEdit | Codebook) -> bool:
         if isinstance(update, LowRankFactors)
         else bool(update.d.any())
     )
-
-
-def _perplexity_ratio(task: KnowledgeTask, decoder: EditableDecoder) -> float:
-    """Perplexity of the edited model on the fixed text over the unedited one's."""
-    text = task.filler_batch(len(task.filler))
-    with torch.no_grad():
-        now, before = (
-            F.cross_entropy(one.logits(text).float(), text.labels)
-            for one in (decoder, task.decoder)
-        )
-    nats = float(now - before)
-    return math.exp(min(nats, MOST_NATS) if math.isfinite(nats) else MOST_NATS)
-
-
-def _capability(exam: Exam) -> float | None:
-    """(accuracy − chance) / (accuracy of the unedited model − chance) on the task's known
-    questions.
-    """
-    task = exam.task
-    if task.known is None:
-        return None
-    questions, chance = task.known
-    original = [
-        task.language.text(ids) for ids in task.original_answers([q.prompt for q in questions])
-    ]
-    before = _accuracy(original, questions)
-    now = _accuracy([result.answer for result in exam.expecting(questions)], questions)
-    return None if before <= chance else (now - chance) / (before - chance)
-
-
-def _accuracy(answers: Sequence[str], questions: Sequence[Question]) -> float:
-    right = [
-        normalized(answer) == normalized(question.answer or "")
-        for answer, question in zip(answers, questions, strict=True)
-    ]
-    return sum(right) / len(right)

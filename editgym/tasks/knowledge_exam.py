@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,37 +40,58 @@ class Result:
 class Exam:
     """Asks an edited model.
 
-    Answers are greedy. Where an answer is expected, one teacher-forced pass comes first: greedy
-    decoding gives that answer if and only if every token of it is the most probable one. Only the
-    other questions are decoded.
+    Answers are greedy. Where an answer is expected, one teacher-forced pass comes first: where
+    every token of it is the most probable one and the next one ends it, greedy decoding gives that
+    answer, whatever the tokenizer makes of its tokens. Only the other questions are decoded.
+
+    Args:
+        task: The model and how it is asked.
+        decoder: The model with its edits.
+        forced_only: Nothing is decoded: an answer that is not the expected one is empty.
     """
 
-    def __init__(self, task: KnowledgeTask, decoder: EditableDecoder) -> None:
+    def __init__(
+        self, task: KnowledgeTask, decoder: EditableDecoder, forced_only: bool = False
+    ) -> None:
         self.task = task
         self.decoder = decoder
+        self._forced_only = forced_only
 
     def expecting(self, questions: Sequence[Question]) -> list[Result]:
         """Results for questions with an answer."""
-        encode = self.task.language.encode
-        encoded = [encode(question.prompt, question.answer or "") for question in questions]
-        return self._results([(e.prompt, e.answer) for e in encoded])
+        expected = [question.answer or "" for question in questions]
+        encoded = [
+            self.task.encode(question.prompt, answer)
+            for question, answer in zip(questions, expected, strict=True)
+        ]
+        return self._results([(e.prompt, e.answer) for e in encoded], expected, expected)
 
     def unchanged(self, prompts: Sequence[str], asked: Sequence[str]) -> list[Result]:
         """Results for `asked`, where the unedited model's answers to `prompts` are expected."""
-        prompt_ids = self.task.language.prompt_ids
+        prompt_ids = self.task.prompt_ids
         answers = self.task.original_answers(prompts)
         now, original = (
             [(prompt_ids(text), answer) for text, answer in zip(texts, answers, strict=True)]
             for texts in (asked, prompts)
         )
-        return self._results(now, original)
+        said = [self.task.asking.text(answer) for answer in answers]
+        return self._results(now, said, [""] * len(now), original)
 
     @torch.no_grad()
     def _results(
-        self, texts: Sequence[_Tokens], original: Sequence[_Tokens] | None = None
+        self,
+        texts: Sequence[_Tokens],
+        said: Sequence[str],
+        expected: Sequence[str],
+        original: Sequence[_Tokens] | None = None,
     ) -> list[Result]:
-        """Results for prompts and answers; the divergence is from the unedited model's view of
-        `original`.
+        """Results for prompts and answers.
+
+        Args:
+            texts: Tokens of prompts and answers.
+            said: What the answer's tokens say.
+            expected: The right answers; empty where none is known.
+            original: Whose answer tokens the divergence from the unedited model is taken at.
         """
         order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
         results: dict[int, Result] = {}
@@ -79,7 +100,7 @@ class Exam:
             rows = order[start : start + _TEXTS]
             batch = TokenBatch.of([texts[row] for row in rows], self.task.device)
             log_probabilities = self.decoder.logits(batch).float().log_softmax(-1)
-            right = log_probabilities.argmax(-1) == batch.labels
+            chosen = log_probabilities.argmax(-1)
             divergence = (
                 torch.zeros(len(rows))
                 if original is None
@@ -88,36 +109,43 @@ class Exam:
                     log_probabilities,
                 )
             )
-            content = batch.content(self.task.language.end_id)
-            chosen = log_probabilities.gather(-1, batch.labels[:, None])[:, 0]
+            content = self.task.content(batch)
+            logs = log_probabilities.gather(-1, batch.labels[:, None])[:, 0]
             columns = (
-                batch.all_of(right),
-                batch.means(right.double(), content),
-                batch.means(chosen.double(), content),
+                batch.all_of(self._given(batch, chosen)),
+                batch.means((chosen == batch.labels).double(), content),
+                batch.means(logs.double(), content),
                 divergence,
             )
             for row, whole, *numbers in zip(
                 rows, *(column.tolist() for column in columns), strict=True
             ):
-                results[row] = Result(self.task.language.text(texts[row][1]), *numbers)
+                results[row] = Result(said[row] if whole else "", *numbers)
                 if not whole:
                     wrong.append(row)
-        for row, answer in zip(wrong, self._decoded([texts[row] for row in wrong]), strict=True):
-            found = results[row]
-            results[row] = Result(answer, found.accuracy, found.log_probability, found.divergence)
+        if self._forced_only:
+            return [results[row] for row in range(len(texts))]
+        decoded = self._decoded([texts[row] for row in wrong], [expected[row] for row in wrong])
+        for row, answer in zip(wrong, decoded, strict=True):
+            results[row] = replace(results[row], answer=answer)
         return [results[row] for row in range(len(texts))]
 
-    def _decoded(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[str]:
+    def _given(self, batch: TokenBatch, chosen: Tensor) -> Tensor:
+        """Which answer tokens are as good as predicted, (m,) bool: where an answer is expected to
+        end, any token that ends it is.
+        """
+        stops = torch.tensor(sorted(self.task.asking.stop_ids), device=self.task.device)
+        last = torch.cat([batch.rows.diff() != 0, batch.rows.new_ones(1, dtype=torch.bool)])
+        ended = last & torch.isin(batch.labels, stops) & torch.isin(chosen, stops)
+        return (chosen == batch.labels) | ended
+
+    def _decoded(self, texts: Sequence[_Tokens], expected: Sequence[str]) -> list[str]:
         """Greedy answers, as far as the wanted ones reach, but at least as far as all are
         decoded.
         """
-        language = self.task.language
         lengths = [max(self.task.max_new_tokens, len(wanted)) for _, wanted in texts]
         with self.decoder.active():
-            return [
-                language.text(ids)
-                for ids in language.greedy([prompt for prompt, _ in texts], lengths)
-            ]
+            return self.task.greedy([prompt for prompt, _ in texts], lengths, expected)
 
     def _divergence(self, batch: TokenBatch, now: Tensor) -> Tensor:
         reference = self.task.reference(batch)
@@ -137,13 +165,10 @@ def per_request(
     ]
     if stays:
         results = exam.unchanged([q.prompt for _, q in flat], [text + q.prompt for text, q in flat])
-        before = [
-            exam.task.language.text(ids)
-            for ids in exam.task.original_answers([q.prompt for _, q in flat])
-        ]
+        before: Sequence[str | None] = exam.task.original_texts([q.prompt for _, q in flat])
     else:
         results = exam.expecting([Question(text + q.prompt, q.answer) for text, q in flat])
-        before = [None] * len(flat)  # type: ignore[list-item]
+        before = [None] * len(flat)
     asked = iter(
         [
             (Asked(q.prompt, q.answer, old, result.answer), result)

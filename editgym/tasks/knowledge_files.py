@@ -143,6 +143,8 @@ def custom(
         draw,
         step_size=step_size,
         teacher_forced=compared,
+        scorer="squad",
+        max_new_tokens=32,
     )
 
 

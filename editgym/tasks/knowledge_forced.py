@@ -29,7 +29,8 @@ def teacher_forced(
             for one, again, close, distant in zip(final, rephrased, near, far, strict=True)
         ]
     # CounterFact's: is the new answer more probable than the old one, and beside it the other way
-    # round?
+    # round? What the model would say instead is not asked.
+    exam = Exam(exam.task, exam.decoder, forced_only=True)
     old = exam.expecting(
         [Question(text + r.prompt, r.truth) for text, r in zip(texts, requests, strict=True)]
     )

@@ -160,12 +160,12 @@ class EditableDecoder(EditedWeights):
         prefix: Prefix | None = None,
         injected: Mapping[str, Injection] | None = None,
     ) -> Tensor:
-        """Mean cross-entropy over the answer tokens of every text: (n,), or (K, n) for K
-        candidates; as `logits`.
+        """Mean cross-entropy over the answer tokens of every text, by their weights: (n,), or
+        (K, n) for K candidates; as `logits`.
         """
         logits = self.logits(batch, updates, prefix, injected).float()
         labels = batch.labels.expand(logits.shape[:-1])
-        return batch.means(
+        return batch.mean_costs(
             F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(
                 labels
             )
@@ -185,7 +185,7 @@ class EditableDecoder(EditedWeights):
         run = SitePass(updates, inputs={})
         with torch.enable_grad(), self._passes.running(self._state, run, prefix):
             logits = self._passes.at(batch.ids, batch.rows, batch.positions).float()
-            loss = batch.means(F.cross_entropy(logits, batch.labels, reduction="none")).mean()
+            loss = batch.mean_costs(F.cross_entropy(logits, batch.labels, reduction="none")).mean()
             ran = [site for site in self.sites if site.name in run.outputs]
             gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
         assert run.inputs is not None

@@ -184,7 +184,8 @@ def check_inputs(
 
 
 def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:
-    """(m, width) of (n, length, width); the head's are (m, width) already, for it is asked at
-    answer tokens only.
+    """(m, width) of (n, length, width), without the tokens that weigh nothing; the head's are
+    (m, width) already, for it is asked at answer tokens only.
     """
-    return x if x.ndim == 2 else x[batch.rows, batch.positions]
+    at = x if x.ndim == 2 else x[batch.rows, batch.positions]
+    return at if batch.weights is None else at[batch.weights > 0]

@@ -19,20 +19,29 @@ class TokenBatch:
         rows: (m,), the text of every answer token.
         positions: (m,), where that token is predicted: one before it.
         labels: (m,), the token.
+        weights: (m,), what the token counts in losses and gradients; None where all count alike.
     """
 
     ids: Tensor
     rows: Tensor
     positions: Tensor
     labels: Tensor
+    weights: Tensor | None = None
 
     @classmethod
     def of(
         cls,
         texts: Sequence[tuple[Sequence[int], Sequence[int]]],
         device: torch.device | str = "cpu",
+        weights: Sequence[Sequence[float]] | None = None,
     ) -> TokenBatch:
         """A batch of (prompt tokens, answer tokens), neither empty.
+
+        Args:
+            texts: Prompts and answers.
+            device: Where the batch lives.
+            weights: What every answer token counts in losses and gradients, some of each text more
+                than 0; None for all alike.
 
         Raises:
             ValueError: A prompt or an answer is empty, or there is no text.
@@ -51,13 +60,26 @@ class TokenBatch:
             rows += [row] * len(answer)
             positions += range(len(prompt) - 1, len(prompt) - 1 + len(answer))
             labels += answer
+        flat = None if weights is None else [weight for own in weights for weight in own]
         return cls(
             ids.to(device),
-            *(torch.tensor(part, device=device) for part in (rows, positions, labels)),
+            torch.tensor(rows, device=device),
+            torch.tensor(positions, device=device),
+            torch.tensor(labels, device=device),
+            None if flat is None else torch.tensor(flat, device=device),
         )
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def token_weights(self) -> Tensor:
+        """What every answer token counts, (m,) float32."""
+        return (
+            torch.ones(len(self.labels), device=self.labels.device)
+            if self.weights is None
+            else self.weights
+        )
 
     def means(self, values: Tensor, kept: Tensor | None = None) -> Tensor:
         """Means over every text's answer tokens: (..., m) -> (..., n).
@@ -73,11 +95,20 @@ class TokenBatch:
         total = values.new_zeros(*values.shape[:-1], len(self)).index_add(-1, rows, values)
         return total / torch.bincount(rows, minlength=len(self)).to(values)
 
-    def content(self, end_id: int) -> Tensor:
-        """Which answer tokens say something, (m,) bool: all but the end token, unless it is the
-        only one.
+    def mean_costs(self, costs: Tensor) -> Tensor:
+        """Means over every text's answer tokens, each with its weight: (..., m) -> (..., n)."""
+        if self.weights is None:
+            return self.means(costs)
+        shape = (*costs.shape[:-1], len(self))
+        total = costs.new_zeros(shape).index_add(-1, self.rows, costs * self.weights)
+        count = self.weights.new_zeros(len(self)).index_add(-1, self.rows, self.weights)
+        return total / count.to(costs)
+
+    def content(self, ending: Sequence[int]) -> Tensor:
+        """Which answer tokens say something, (m,) bool: all but those of an ending, unless there
+        are no others.
         """
-        content = self.labels != end_id
+        content = ~torch.isin(self.labels, torch.tensor(list(ending), device=self.labels.device))
         empty = torch.bincount(self.rows[content], minlength=len(self)) == 0
         return content | empty[self.rows]
 
@@ -93,9 +124,11 @@ class TokenBatch:
         starts = [0]
         for batch in batches:
             starts.append(starts[-1] + len(batch))
+        weighted = any(batch.weights is not None for batch in batches)
         return TokenBatch(
             torch.cat([F.pad(b.ids, (0, longest - b.ids.shape[1])) for b in batches]),
             torch.cat([b.rows + start for b, start in zip(batches, starts, strict=False)]),
             torch.cat([b.positions for b in batches]),
             torch.cat([b.labels for b in batches]),
+            torch.cat([b.token_weights for b in batches]) if weighted else None,
         )

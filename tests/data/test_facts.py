@@ -213,8 +213,8 @@ EXPECTED = {
     ),
     "counterfact": request(
         truth="Rome",
-        rephrases=("Rain fell. Ada is at home in", "Ada's home is"),
-        near=(Question("Bob lives in", "Rome"), Question("Eve lives in", "Rome")),
+        rephrases=("Rain fell. Ada is at home in ", "Ada's home is"),
+        near=(Question("Bob lives in", "Rome"), Question("Eve lives in ", "Rome")),
     ),
     "counterfact_flat": request(
         truth="Rome", rephrases=("Ada's home is",), near=(Question("Bob lives in", "Rome"),)
@@ -246,6 +246,7 @@ EXPECTED = {
             Question("Countess Lovelace lives in", "Oslo"),
             Question("Is Ada homeless?", "no"),
         ),
+        aliases=(("Rome", "Roma"), ("Norway", "NO"), ("no", "false")),
     ),
     "qaedit": request(
         subject="ada",
@@ -352,9 +353,9 @@ def test_a_prompt_alone_in_a_list_may_have_many_names_of_one_answer(write):
             ]
         },
     )
-    assert load_requests(write(aliases)).requests[0].near == (
-        Question("Ada was born in", "London"),
-    )
+    (read,) = load_requests(write(aliases)).requests
+    assert read.near == (Question("Ada was born in", "London"),)
+    assert read.names("London") == ("the Big Smoke",)
 
 
 def test_wikibio_has_other_names_for_the_fields_of_knowedit(write):
@@ -386,7 +387,24 @@ def test_ones_own_file_needs_three_fields(write):
     (read,) = load_requests(
         write({"subject": "Ada", "prompt": "{} lives in ", "target": " Oslo", "id": 3})
     ).requests
-    assert read == EditRequest("Ada", "Ada lives in", "Oslo")
+    assert read == EditRequest("Ada", "Ada lives in ", "Oslo"), "a prompt is never stripped"
+
+
+def test_other_names_of_answers_are_read(write):
+    (read,) = load_requests(
+        write(
+            {
+                "subject": "Ada",
+                "prompt": "{} lives in",
+                "target": "Oslo",
+                "aliases": ["Christiania", "Oslo", " Kristiania "],
+                "near": [{"prompt": "Bob lives in", "answer": ["Rome", "Roma"]}],
+            }
+        )
+    ).requests
+    assert read.names("Oslo") == ("Christiania", "Kristiania")
+    assert read.names("Roma") == ("Rome",)
+    assert read.names("Bonn") == read.names(None) == ()
 
 
 def test_ones_own_near_and_far_serve_rewards_where_there_is_no_locality(write):

@@ -56,7 +56,7 @@ def stopping_often(language):
     """The same model with a quarter of its tokens ending an answer, so that answers are of any
     length."""
     model = LanguageModel(language.model, language.tokenizer)
-    model.stop_ids = language.stop_ids | set(range(0, len(language.tokenizer), 4))
+    model.asking().stop_ids = language.stop_ids | set(range(0, len(language.tokenizer), 4))
     return model
 
 
@@ -422,13 +422,13 @@ def test_tokens_that_merge_across_the_border_stay_on_their_side(language):
 
 
 def test_what_is_remembered_is_forgotten_before_it_fills_the_memory(language, monkeypatch):
-    from editgym.models import language as module
+    from editgym.models import asking as module
 
     own = LanguageModel(language.model, language.tokenizer)
     monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
     expected = [language.prompt_ids(prompt) for prompt in PROMPTS]
     assert [own.prompt_ids(prompt) for prompt in PROMPTS] == expected
-    assert len(own._ids) <= 3
+    assert len(own.asking()._ids) <= 3
 
 
 # --- loading --------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_a_stream_has_a_subject_once_and_is_drawn_by_its_seed(factworld, split):
 def test_what_cannot_be_used_is_left_out_and_counted(make, language, monkeypatch):
     first, second, *_ = language.greedy([language.prompt_ids("Ada lives in")])[0]
     monkeypatch.setitem(
-        vars(language), "stop_ids", language.stop_ids | {second}
+        vars(language.asking()), "stop_ids", language.stop_ids | {second}
     )  # or its answers would never end
     known = language.text([first])
     long = " ".join(["very"] * 130)
@@ -191,7 +191,7 @@ def test_tokens_of_a_task(make, language):
     batch = task.batch([("Ada lives in", "Oslo"), ("Eve", "a")])
     assert batch.labels[-1] == language.end_id
     assert (
-        len(task.batch([("Ada lives in", "Oslo")], end=False).labels)
+        len(task.encode("Ada lives in", "Oslo", end=False).answer)
         == len(batch.labels[batch.rows == 0]) - 1
     )
     own = task.unchanged(["Ada lives in"])

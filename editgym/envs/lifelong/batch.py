@@ -105,7 +105,7 @@ class Batch:
         prompts = self.prompts
         right = self._decoder.logits(prompts, prefix=self.prefix).argmax(-1) == prompts.labels
         answered = prompts.all_of(right)
-        content = prompts.content(self._task.language.end_id)
+        content = self._task.content(prompts)
         return answered, {
             "reliability": float(answered.float().mean()),
             "tf_efficacy": float(prompts.means(right.float(), content).mean()),

@@ -96,9 +96,9 @@ class _Piece:
             tokens = F.cross_entropy(
                 logits.flatten(0, -2), labels.flatten(), reduction="none"
             ).view_as(labels)
-        else:
-            now = logits.log_softmax(-1)
-            tokens = (self.reference.exp() * (self.reference - now)).sum(-1)
+            return self.weight * self.texts.mean_costs(tokens).mean(-1)
+        now = logits.log_softmax(-1)
+        tokens = (self.reference.exp() * (self.reference - now)).sum(-1)
         return self.weight * self.texts.means(tokens).mean(-1)
 
 

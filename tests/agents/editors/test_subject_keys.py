@@ -18,10 +18,10 @@ EDITS = 4  # in a step of the fixture `environment`
 def test_the_subjects_last_token(process):
     language = process.task.language
     for request in process.stream.requests:
-        index = find_subject(language, request.prompt, request.subject)
+        index = find_subject(language.asking(), request.prompt, request.subject)
         said = language.tokenizer.decode(language.prompt_ids(request.prompt)[1 : index + 1]).strip()
         assert said == request.prompt[: request.prompt.index(request.subject)] + request.subject
-    assert find_subject(language, "Nobody lives in", "Somebody") is None
+    assert find_subject(language.asking(), "Nobody lives in", "Somebody") is None
 
 
 def test_a_request_without_its_subject_is_skipped(

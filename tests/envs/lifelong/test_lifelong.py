@@ -20,7 +20,7 @@ from editgym.envs.lifelong.process import (
 )
 from editgym.envs.lifelong.reward import REWARD_FLOOR, RewardWeights
 from editgym.envs.metering import count_reward_calls
-from editgym.models.language import LanguageModel
+from editgym.models.asking import Asking
 from editgym.tasks import make_task
 from editgym.weights import (
     DenseUpdate,
@@ -384,10 +384,9 @@ def test_unusable_requests_are_skipped_and_counted(make_env, tmp_path, tiny_lm, 
     said = plain.greedy([plain.prompt_ids(f"{name} lives in") for name in names])
     stops = plain.stop_ids | ({answer[1] for answer in said} - {answer[0] for answer in said})
     names = [name for name, answer in zip(names, said, strict=True) if answer[1] in stops]
-    monkeypatch.setattr(
-        LanguageModel, "stop_ids", stops
-    )  # or the random model's answers would never end
-    monkeypatch.setitem(vars(plain), "stop_ids", stops)
+    # or the random model's answers would never end
+    monkeypatch.setattr(Asking, "stop_ids", stops)
+    monkeypatch.setitem(vars(plain.asking()), "stop_ids", stops)
     known = {name: plain.answers([f"{name} lives in"])[0] for name in names}
     assert len(names) > 30
     records = [

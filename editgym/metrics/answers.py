@@ -1,0 +1,131 @@
+"""What counts as an answer: the scorers of answers to questions about facts, on texts alone.
+
+A model's answer is one text, decoded greedily up to the end that its prompt's format has. Every
+scorer looks at that same text: it may cut it further, and says whether it gives the expected answer
+and whether two models' answers are the same.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+_QUOTES = "\"'`´“”„‟‘’‚‛«»‹›"
+_PUNCTUATION = ".,;:!?。、"
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# A full stop ends a sentence where white space or nothing follows it, "3.5" goes on; the full stop
+# of Chinese and Japanese needs no blank after it.
+_FULL_STOP = re.compile(r"\.(?=\s|$)|。")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One convention of comparing answers.
+
+    Attributes:
+        name: Its name, which metrics have as a suffix, `reliability_squad`, where it is not the
+            task's own.
+        words: What it compares, for tables and pages.
+        same: Whether a text gives an answer: (text, answer) -> bool.
+        one_sentence: Whether a text is cut at its first full stop first.
+    """
+
+    name: str
+    words: str
+    same: Callable[[str, str], bool]
+    one_sentence: bool = False
+
+    def gives(self, answer: str, expected: str, aliases: Sequence[str] = ()) -> bool:
+        """Whether an answer gives the expected one, or one of its other names.
+
+        Args:
+            answer: What a model says.
+            expected: What it should say.
+            aliases: Other names of `expected`, each as good.
+        """
+        return any(self.same(self.cut(answer, one), one) for one in (expected, *aliases))
+
+    def agree(self, now: str, before: str, expected: str | None = None) -> bool:
+        """Whether two models give the same answer; both are cut alike.
+
+        Args:
+            now: The edited model's answer.
+            before: The unedited model's.
+            expected: The right answer where it is known: neither is cut inside its length.
+        """
+        kept = expected or ""
+        return self.same(self.cut(now, kept), self.cut(before, kept))
+
+    def cut(self, answer: str, expected: str) -> str:
+        """The part of an answer that is compared.
+
+        An answer is cut at its first full stop that white space or the end follows, where this
+        scorer reads one sentence, but never inside the length of the expected answer: "St. Louis",
+        "U.S." and "3.5" survive. This is the convention of LocFT-BF's released scorer.
+        """
+        if not self.one_sentence:
+            return answer
+        answer = answer.lstrip()
+        stop = _FULL_STOP.search(answer, len(expected.strip()))
+        return answer if stop is None else answer[: stop.start()]
+
+
+def normalized(text: str) -> str:
+    """What `exact` compares two answers by.
+
+    Unicode NFKC, lower case, white space collapsed, then quotes on both sides and `.,;:!?。、` at
+    the end taken off, in whatever order they are nested. Other signs stay (`50%`, `C++`), and so
+    does a text that is nothing but these.
+    """
+    words = " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    return words.lstrip(f"{_QUOTES} ").rstrip(f"{_QUOTES}{_PUNCTUATION} ") or words
+
+
+def squad_normalized(text: str) -> str:
+    """SQuAD's normalisation (Rajpurkar et al. 2016): lower case, no punctuation of ASCII, no
+    articles, one space between words.
+    """
+    plain = _ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION))
+    return " ".join(plain.split())
+
+
+def _exact(text: str, answer: str) -> bool:
+    return normalized(text) == normalized(answer)
+
+
+def _squad(text: str, answer: str) -> bool:
+    """Equal after SQuAD's normalisation; as they stand where it leaves nothing of the answer."""
+    wanted = squad_normalized(answer)
+    return squad_normalized(text) == wanted if wanted else _exact(text, answer)
+
+
+def _words(text: str) -> list[str]:
+    return squad_normalized(text).split() or normalized(text).split()
+
+
+def _contains(text: str, answer: str) -> bool:
+    """Whether every word of the answer is a word of the text."""
+    wanted, said = _words(answer), _words(text)
+    return set(wanted) <= set(said) if wanted else not said
+
+
+def _prefix(text: str, answer: str) -> bool:
+    """Whether the text begins with the answer's words."""
+    wanted, said = _words(answer), _words(text)
+    return said[: len(wanted)] == wanted if wanted else not said
+
+
+SCORERS: Mapping[str, Scorer] = {
+    scorer.name: scorer
+    for scorer in (
+        Scorer("exact", "the whole answer, but for case, quotes and closing punctuation", _exact),
+        Scorer("squad", "the first sentence, normalised as SQuAD does", _squad, one_sentence=True),
+        Scorer("contains", "every word of the answer is in the text", _contains),
+        Scorer("prefix", "the text begins with the answer", _prefix),
+    )
+}
+EXACT = SCORERS["exact"]
