@@ -209,7 +209,11 @@ def request(near=(), far=(), rephrases=(), **fields):
 NOVEL = (Question("nq question: who wrote emma", "Jane Austen"),)
 EXPECTED = {
     "zsre": request(
-        prompt="Where does Ada live?", truth="Rome", rephrases=("Ada lives where?",), far=NOVEL
+        prompt="Where does Ada live?",
+        truth="Rome",
+        rephrases=("Ada lives where?",),
+        far=NOVEL,
+        aliases=(("Rome", "Roma"),),
     ),
     "counterfact": request(
         truth="Rome",
