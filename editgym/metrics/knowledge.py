@@ -163,7 +163,7 @@ def format_metrics(
     format, with its name as a suffix: `reliability@chat`.
 
     Args:
-        records: Of these edits, asked in this format.
+        records: One per edit that was asked about in this format.
         name: The format's name.
         scorer: The task's own.
     """

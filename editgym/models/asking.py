@@ -82,7 +82,7 @@ class Asking:
         """The text that the model reads, up to where its answer begins.
 
         Args:
-            prompt: As it stands in the data.
+            prompt: The prompt as the data has it.
             solved: Questions with answers that stand before it.
         """
         before = solved_questions(self.form, solved, self.separator)
@@ -100,7 +100,7 @@ class Asking:
         """Tokens of a prompt and of the answer after it.
 
         Args:
-            prompt: As it stands in the data.
+            prompt: The prompt as the data has it.
             answer: Not empty.
             end: Whether the answer's tokens include its ending.
             solved: Questions with answers that stand before the prompt.

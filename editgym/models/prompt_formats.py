@@ -41,7 +41,7 @@ class PromptFormat:
         """The text around a prompt.
 
         Args:
-            prompt: As it stands in the data: it is never stripped.
+            prompt: The prompt as the data has it; it is never stripped.
             solved: Questions with their answers, as `solved` writes them.
         """
         before, _, after = (self.template or PROMPT).partition(PROMPT)
