@@ -29,6 +29,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+# Imported before any test is: a folder of tests has a package's name, and may come first on the
+# path.
+import agents  # noqa: F401
+import benchmarks  # noqa: F401
 import editgym  # noqa: F401 - registers the environments
 from editgym.models.classifiers import SmallConvNet
 

@@ -126,9 +126,7 @@ class GroupSampler:
         for fact, request in enumerate(process.requests):
             rephrases = [text for text in request.rephrases if text not in request.test_rephrases]
             led = [f"{sentence} {request.prompt}" for sentence in self.sentences]
-            others = (
-                text for text in (*rephrases, *led) if len(task.prompt_ids(text)) <= longest
-            )
+            others = (text for text in (*rephrases, *led) if len(task.prompt_ids(text)) <= longest)
             groups[fact] = [request.prompt, *itertools.islice(others, self.settings.prompts - 1)]
         return groups
 

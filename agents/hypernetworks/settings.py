@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from agents.configured import Settings, setting, spec_arguments
 from agents.editors.settings import Table, Tuned, tuned_settings
 from editgym.checks import Check, above, at_least, optional, whole
-from editgym.tasks.knowledge import FACTLM_SITES
+from editgym.tasks.knowledge_factworld import FACTLM_SITES
 
 _INNER = "train_env"
 FLAG = Check(lambda value: isinstance(value, bool), "true or false")

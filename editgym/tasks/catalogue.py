@@ -28,7 +28,7 @@ TASKS: dict[str, str] = {
     "debiasing/templates": "editgym.tasks.texts:templates",
     "debiasing/toxicity": "editgym.tasks.texts:toxicity",
     "debiasing/transformer": "editgym.tasks.texts:transformer",
-    "knowledge/factworld": "editgym.tasks.knowledge:factworld",
+    "knowledge/factworld": "editgym.tasks.knowledge_factworld:factworld",
     "knowledge/zsre": "editgym.tasks.knowledge_files:zsre",
     "knowledge/counterfact": "editgym.tasks.knowledge_files:counterfact",
     "knowledge/custom": "editgym.tasks.knowledge_files:custom",

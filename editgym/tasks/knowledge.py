@@ -19,7 +19,7 @@ from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
 from editgym.data.factworld import FactWorld
-from editgym.models.language import LanguageModel, shared_model
+from editgym.models.language import LanguageModel
 from editgym.tasks.asked_model import AS_ASKED, AskedModel
 from editgym.tasks.interview import Interview
 from editgym.tasks.stream import SPLITS, Stream, StreamSplit
@@ -33,13 +33,6 @@ TOO_LONG, KNOWN, NOT_KNOWN, _REPEATED = (
     "subject taken",
 )
 _FILLER_SENTENCES = 200
-# Of the six layers of the bundled models: where the published editors work, MLP outputs from the
-# second layer on for those that write to the residual stream, and the whole MLPs of the last three
-# layers for those that follow gradients.
-FACTLM_SITES = ("model.layers.[12].mlp.down_proj", "model.layers.[345].mlp.*")
-FACTLM_GPT2_SITES = ("transformer.h.[12].mlp.c_proj", "transformer.h.[345].mlp.*")
-_OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
-_FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams (benchmarks.tuning.editors)
 
 
 class KnowledgeTask(AskedModel):
@@ -266,40 +259,7 @@ class KnowledgeTask(AskedModel):
         return longest <= self.language.context
 
 
-def factworld(
-    device: str,
-    model: str = "factlm",
-    dtype: str = "auto",
-    sites: Sequence[str] | None = None,
-    step_size: float | None = None,
-) -> KnowledgeTask:
-    """`knowledge/factworld`: facts of made-up people in a model that knows them
-    (`editgym.data.factworld`).
-
-    Args:
-        device: Where the model lives.
-        model: Name of the model, as `LanguageModel.load` takes it.
-        dtype: Number format of the base weights.
-        sites: What may be edited; None opens `FACTLM_SITES` of factlm and `FACTLM_GPT2_SITES` of
-            factlm-gpt2, and lets `discover_sites` choose for others.
-        step_size: UltraEdit's η; None takes the one tuned for factlm and `FACTLM_SITES`.
-    """
-    world = FactWorld()
-    language = shared_model(model, device, dtype)
-    own = _OWN_SITES.get(model) if sites is None else sites
-    return KnowledgeTask(
-        "knowledge/factworld",
-        language,
-        own,
-        world.requests,
-        known=(world.known_facts(), world.chance()),
-        step_size=_FACTLM_STEP if step_size is None else step_size,
-    )
-
-
 __all__ = [
-    "FACTLM_GPT2_SITES",
-    "FACTLM_SITES",
     "KNOWN",
     "SPLITS",
     "TOO_LONG",
@@ -307,5 +267,4 @@ __all__ = [
     "Stream",
     "StreamSplit",
     "TeacherForced",
-    "factworld",
 ]

@@ -148,7 +148,7 @@ def scripted_rewards(monkeypatch, process):
     """Every third completion is its fact's target, whatever the model says."""
     language, count = process.task.language, [0]
 
-    def sampled(prompts, generator, temperature, max_new_tokens, samples):
+    def sampled(prompts, generator, temperature, max_new_tokens, samples, stops):
         found = []
         for index in range(len(prompts) * samples):
             request = process.requests[index * len(process.requests) // (len(prompts) * samples)]
@@ -309,7 +309,7 @@ def test_groups_that_are_all_right_are_taken_out_and_those_without_variance_teac
     language = process.task.language
     answers = [list(language.encode(r.prompt, r.target).answer) for r in process.requests]
 
-    def sampled(prompts, _generator, _temperature, _max_new_tokens, samples):
+    def sampled(prompts, _generator, _temperature, _max_new_tokens, samples, stops):
         asked = len(prompts) * samples
         return [answers[0]] * (asked // 2) + [[11, language.end_id]] * (asked - asked // 2)
 
@@ -340,7 +340,7 @@ def test_a_step_is_the_first_editors_edit_and_a_low_rank_one_that_can_be_undone(
     count = [0]
     own = language.sampled
 
-    def sampled(prompts, *rest):
+    def sampled(prompts, *rest, stops):
         count[0] += 1
         return [
             list(language.encode("x", process.requests[0].target).answer) if i % 3 == 0 else ids
@@ -389,7 +389,7 @@ def test_what_the_first_editor_leaves_out_is_skipped_unless_its_answers_teach(
         monkeypatch.setattr(
             process.task.language,
             "sampled",
-            lambda prompts, _generator, _temperature, _length, samples: (
+            lambda prompts, _generator, _temperature, _length, samples, stops: (
                 [wrong] * (len(prompts) * samples)
             ),
         )
