@@ -152,4 +152,5 @@ def test_a_power_mean_of_zero_is_zero_without_a_division():
     with np.errstate(all="raise"):
         assert power_mean([0, 1]) == 0
         assert power_mean([0.0, 0.0]) == 0
+        assert power_mean([0, 1], power=-1) == 0
         assert power_mean([0, 4], power=0.5) == 1
