@@ -5,66 +5,34 @@ disturb.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from editgym.data.factworld import FactWorld
-from editgym.data.factworld_text import RELATIONS
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder
-from editgym.weights.hooks import hooked
+from editgym.weights.hooks import Reached, hooked
 from editgym.weights.sites import EditSite
 
-TEXT_VERSION = 2  # of `sentences`: a new number makes covariances on disk be computed again
-_STATEMENTS_PER_FILLER = 4
-_TEXTS_AT_ONCE = 64
+_TOKENS_AT_ONCE = 2_048  # padding counted
 _RIDGE = 1e-5  # of the mean eigenvalue: C has no inverse while there are fewer tokens than inputs
 
 _MEMORY: WeakKeyDictionary[EditableDecoder, dict[str, Tensor]] = WeakKeyDictionary()
 
 
-def sentences(without: Collection[str]) -> Iterator[str]:
-    """The bundled text: statements about people of FactWorld's policy split, and sentences about
-    nobody between them.
-
-    Nothing that a metric asks about is in it: no fact of a validation or test person or of a
-    bystander, no wording that is kept for `generalization`, and no sentence that perplexity is
-    measured on.
-
-    Args:
-        without: The sentences that perplexity is measured on.
-    """
-    world, rng = FactWorld(), random.Random("covariance 1")
-    told = [
-        f"{template.format(person.name)} {person.facts[relation.name]}"
-        for person in world.splits["policy"]
-        for relation in RELATIONS
-        for template in relation.templates[:-1]
-    ]
-    rng.shuffle(told)
-    for index, statement in enumerate(told):
-        yield statement
-        if (
-            index % _STATEMENTS_PER_FILLER == 0
-            and (sentence := world.filler(1, rng)[0]) not in without
-        ):
-            yield sentence
-
-
 def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
     """C = E[k kᵀ] of the unedited model's inputs k at every site, each (in, in), float64.
 
-    Meng et al. 2022 (ROME, section 3.1) take 100,000 samples of Wikipedia; here it is the bundled
-    text. Kept in memory with the task's decoder, and on disk by model, site and text.
+    Meng et al. 2022 (ROME, section 3.1) take 100,000 samples of Wikipedia; here it is the task's
+    plain text. Kept in memory with the task's decoder, and on disk by model, site and text.
 
     Args:
         task: Its model and tokenizer.
@@ -121,7 +89,7 @@ def _name(task: KnowledgeTask, site: EditSite, tokens: int) -> str:
         [
             task.decoder.base_hash,
             site.name,
-            TEXT_VERSION,
+            task.text.hash,
             tokens,
             task.language.prompt_ids("The text"),
         ]
@@ -135,46 +103,60 @@ def _path(name: str) -> Path:
 
 @torch.no_grad()
 def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
+    """The covariances, by one pass over the text that ends at the last of the sites."""
     sums = [
         torch.zeros(site.shape[1], site.shape[1], dtype=torch.float64, device=task.device)
         for site in sites
     ]
-    counted = 0
+    counted, reached = 0, 0
     model: nn.Module = task.decoder.base
     mask = torch.zeros(0)
 
     def count(index: int, inputs: Tensor) -> None:
-        keys = inputs[mask].double()  # (tokens, in)
-        sums[index] += keys.mT @ keys
+        nonlocal reached
+        keys = inputs[mask].float()  # (tokens, in)
+        sums[index] += (keys.mT @ keys).double()
+        reached += 1
+        if reached == len(sites):
+            raise Reached
 
     looks = [
         (model.get_submodule(site.name), lambda inputs, index=index: count(index, inputs[0]))
         for index, site in enumerate(sites)
     ]
-    with hooked(before=looks):
+    bar = tqdm(total=tokens, desc="covariances", unit="token", leave=False, mininterval=0.5)
+    with hooked(before=looks), bar:
         for texts in _batches(task, tokens):
             lengths = torch.tensor([len(ids) for ids in texts], device=task.device)
             padded = nn.utils.rnn.pad_sequence(
                 [torch.tensor(ids) for ids in texts], batch_first=True
             ).to(task.device)
             mask = torch.arange(padded.shape[1], device=task.device) < lengths[:, None]
-            model.base_model(input_ids=padded, use_cache=False)  # type: ignore[operator]
+            reached = 0
+            with suppress(Reached):
+                model.base_model(input_ids=padded, use_cache=False)  # type: ignore[operator]
             counted += int(mask.sum())
+            bar.update(int(mask.sum()))
     return [total / counted for total in sums]
 
 
 def _batches(task: KnowledgeTask, tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """The first `tokens` tokens of the text, a few sentences at once; the last one may be cut."""
-
-    def cut() -> Iterator[tuple[int, ...]]:
-        left = tokens
-        for sentence in sentences(task.filler):
-            if not left:
-                return
-            ids = task.language.prompt_ids(sentence)[: min(left, task.language.context)]
-            left -= len(ids)
-            yield ids
-
-    read = cut()
-    while batch := list(itertools.islice(read, _TEXTS_AT_ONCE)):
+    """The first `tokens` tokens of the text, a few passages of about one length at once; the last
+    passage may be cut.
+    """
+    read: list[tuple[int, ...]] = []
+    left = tokens
+    for passage in task.text.passages():
+        if not left:
+            break
+        read.append(task.language.prompt_ids(passage)[: min(left, task.language.context)])
+        left -= len(read[-1])
+    read.sort(key=len)
+    batch: list[tuple[int, ...]] = []
+    for ids in read:
+        if batch and (len(batch) + 1) * len(ids) > _TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
         yield batch

@@ -5,7 +5,6 @@ answers.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,7 +20,6 @@ from agents.editors.settings import SEED, SITES
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access
 from editgym.checks import Check, above, at_least, optional, require, whole
-from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, Skip
 
@@ -132,11 +130,7 @@ class EditGRPO(StreamEditor):
         seed, config = self.settings.seed, self.settings.editor_config or {}
         self.first.settings = self.first.settings_type.of(config)
         self.first.begin(process)
-        sentences = FactWorld().filler(
-            self.settings.prompts,
-            random.Random(f"edit_grpo {seed}"),
-            without=process.task.filler,
-        )
+        sentences = process.task.text.contexts(self.settings.prompts, f"edit_grpo {seed}")
         sites = {site.name for site in chosen_sites(process, self.settings.sites, self.name)}
         generator = torch.Generator().manual_seed(seed)
         self._sampler = GroupSampler(self.settings, sites, sentences, generator)

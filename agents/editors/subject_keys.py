@@ -8,7 +8,6 @@ give the new answer.
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from agents.editors.targets import SubjectBatch, TargetSettings
 from agents.protocol import Unsupported
 from editgym.checks import whole
 from editgym.data.facts import EditRequest
-from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.asking import Asking
 from editgym.tasks.knowledge import KnowledgeTask
@@ -138,9 +136,7 @@ class SubjectEditor(StreamEditor):
         context.
         """
         others = self.settings.contexts - 1
-        before = (
-            FactWorld().filler(others, random.Random(prompt), without=task.filler) if others else []
-        )
+        before = task.text.contexts(others, prompt) if others else []
         longer = [f"{sentence} {prompt}" for sentence in before]
         return [
             prompt,
@@ -200,7 +196,7 @@ def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
     """Whether a vector that is added to a site's output is added to the hidden state after its
     layer, as it is.
     """
-    decoder, batch = process.decoder, process.task.filler_batch(1)
+    decoder, batch = process.decoder, process.task.example
     rows, positions = batch.rows[-1:], batch.positions[-1:]
 
     def after(injected: Mapping[str, Injection]) -> Tensor:

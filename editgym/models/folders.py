@@ -20,6 +20,11 @@ def factlm_folder(size: str) -> Path:
     return _BUNDLED_SIZES.get(size, cache_folder() / "language" / f"factlm-{size}")
 
 
+def is_factlm(name: str) -> bool:
+    """Whether a model is one of factlm's, which know FactWorld."""
+    return name == "factlm" or name.startswith("factlm-")
+
+
 def is_gguf(name: str) -> bool:
     """Whether a model's name or path is a GGUF file's."""
     return name.lower().endswith(".gguf")

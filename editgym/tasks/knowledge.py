@@ -18,12 +18,21 @@ import torch
 from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
-from editgym.data.factworld import FactWorld
 from editgym.models.language import LanguageModel
 from editgym.tasks.asked_model import AS_ASKED, AskedModel
 from editgym.tasks.interview import Interview
+from editgym.tasks.own_samples import own_samples
+from editgym.tasks.plain_text import (
+    FACTWORLD,
+    SAMPLES,
+    FactWorldText,
+    FileText,
+    PlainText,
+    found_files,
+)
 from editgym.tasks.stream import SPLITS, Stream, StreamSplit
 from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_sites
+from editgym.weights.tokens import by_length
 
 TeacherForced = Literal["accuracy", "probability"]
 TOO_LONG, KNOWN, NOT_KNOWN, _REPEATED = (
@@ -32,7 +41,9 @@ TOO_LONG, KNOWN, NOT_KNOWN, _REPEATED = (
     "old answer not the unedited model's",
     "subject taken",
 )
-_FILLER_SENTENCES = 200
+
+
+_TOKENS_AT_ONCE = 8_192  # padding counted
 
 
 class KnowledgeTask(AskedModel):
@@ -46,14 +57,18 @@ class KnowledgeTask(AskedModel):
             a generator. Of several requests about one subject the first that can be used is taken.
         known: Questions for `capability`, and the accuracy of a guess; None where there is no such
             data set.
+        facts: Gives facts that the model may know, for `known_kept`; by default those of `known`.
         step_size: UltraEdit's η for this model.
         teacher_forced: How `tf_*` metrics score an answer: `accuracy` of its tokens, or whether the
             new answer is more probable than the old one.
         scorer: Name of the scorer, unless the interview names one.
         max_new_tokens: Where an answer without an end is cut, unless the interview says.
+        text: Which plain text is read, unless the interview names files: FactWorld's, or the
+            model's own samples.
         interview: How the model is asked.
 
     Attributes:
+        example: A few texts as tokens.
         decoder: The unedited decoder; environments edit `fresh()` ones.
         asking: Prompts and answers as tokens, in the interview's format.
         scorer: What counts as an answer.
@@ -72,10 +87,12 @@ class KnowledgeTask(AskedModel):
         draw: Callable[[StreamSplit, random.Random], Iterable[EditRequest]],
         *,
         known: tuple[Sequence[Question], float] | None = None,
+        facts: Callable[[], Iterable[Question]] | None = None,
         step_size: float | None = None,
         teacher_forced: TeacherForced = "accuracy",
         scorer: str = "exact",
         max_new_tokens: int = 8,
+        text: Literal["factworld", "samples"] = "factworld",
         interview: Interview = AS_ASKED,
     ) -> None:
         if step_size is not None and not 0 < step_size < float("inf"):
@@ -83,13 +100,17 @@ class KnowledgeTask(AskedModel):
         super().__init__(language, interview, scorer, max_new_tokens)
         self.name = name
         self.known = known
+        self.facts = facts or (lambda: known[0] if known else ())
         self.teacher_forced = teacher_forced
         self._draw = draw
         chosen = (
             discover_sites(language.model) if sites is None else find_sites(language.model, sites)
         )
-        self.filler = FactWorld().filler(_FILLER_SENTENCES, random.Random("perplexity"))
-        self.decoder = EditableDecoder(language.model, chosen, self.filler_batch(8))
+        self._own_text = text
+        self._texts: dict[tuple[str, ...], PlainText] = {}
+        self._remembered: dict[str, Tensor] = {}
+        self.example = self._text_batch(FactWorldText().held_out[:8])
+        self.decoder = EditableDecoder(language.model, chosen, self.example)
         # At Llama-3-8B's down_proj (14,336 inputs) 1e-6 is UltraEdit's own; ‖k̂‖² grows with the
         # inputs.
         scaled = 1e-6 * 14_336 / max(site.shape[1] for site in chosen)
@@ -208,14 +229,46 @@ class KnowledgeTask(AskedModel):
 
     # --- tokens -----------------------------------------------------------------------------------
 
-    def filler_batch(self, count: int) -> TokenBatch:
-        """The first `count` sentences of the fixed text for perplexity; the first token of each is
-        its prompt.
+    @property
+    def text(self) -> PlainText:
+        """The plain text that the model is read with; a model's own samples are drawn now, if they
+        never were.
+
+        Raises:
+            DataError: A file of the text is missing or too short.
         """
-        texts = [
-            self.language.prompt_ids(text)[: self.language.context] for text in self.filler[:count]
+        names = self.interview.text or (self._own_text,)
+        if names not in self._texts:
+            self._texts[names] = self._read(names)
+        return self._texts[names]
+
+    def _read(self, names: tuple[str, ...]) -> PlainText:
+        if names == (FACTWORLD,):
+            return FactWorldText()
+        if names == (SAMPLES,):
+            return FileText([own_samples(self.language, self.decoder.base_hash)], self.language)
+        return FileText(found_files(names), self.language)
+
+    def held_out_batches(self) -> list[TokenBatch]:
+        """The text that perplexity is measured on, passages of about one length together; the first
+        token of each passage is its prompt.
+        """
+        passages = self.text.held_out
+        lengths = [len(self.language.prompt_ids(passage)) for passage in passages]
+        return [
+            self._text_batch([passages[index] for index in group])
+            for group in by_length(lengths, _TOKENS_AT_ONCE)
         ]
-        return TokenBatch.of([(ids[:1], ids[1:]) for ids in texts], self.device)
+
+    def remembered(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """A number of the unedited model, computed once."""
+        if name not in self._remembered:
+            self._remembered[name] = compute()
+        return self._remembered[name]
+
+    def _text_batch(self, passages: Sequence[str]) -> TokenBatch:
+        texts = [self.language.prompt_ids(text)[: self.language.context] for text in passages]
+        return TokenBatch.of([(ids[:1], ids[1:]) for ids in texts if len(ids) > 1], self.device)
 
     @torch.no_grad()
     def reference(self, batch: TokenBatch) -> Tensor:

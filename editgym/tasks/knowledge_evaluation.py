@@ -13,7 +13,7 @@ from editgym.metrics.evaluation import Evaluation
 from editgym.metrics.knowledge import format_metrics, knowledge_metrics, retention_curve
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.tasks.knowledge_exam import Exam
-from editgym.tasks.knowledge_general import capability, perplexity_ratio
+from editgym.tasks.knowledge_general import general_knowledge, perplexity_ratio
 from editgym.tasks.knowledge_records import edit_records
 from editgym.weights import (
     Codebook,
@@ -84,10 +84,12 @@ def evaluate_stream(
     every = range(len(requests))
     records = edit_records(exam, requests, texts, every, now, skipped, edits_per_step)
     scorer = task.scorer
+    capability, known_kept = general_knowledge(exam, requests)
     metrics = knowledge_metrics(
         records,
         perplexity_ratio=perplexity_ratio(task, decoder),
-        capability=capability(exam),
+        capability=capability,
+        known_kept=known_kept,
         sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps),
         first_k=first_k,
         scorer=scorer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editgym.data.factworld import FactWorld
+from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
 from editgym.tasks.knowledge import KnowledgeTask
 
@@ -43,6 +44,7 @@ def factworld(
         language,
         own,
         world.requests,
+        text="factworld" if is_factlm(model) else "samples",
         known=(world.known_facts(), world.chance()),
         step_size=_FACTLM_STEP if step_size is None else step_size,
     )

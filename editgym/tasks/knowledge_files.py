@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from editgym.data.facts import EditRequest, load_requests
+from editgym.data.facts import EditRequest, Question, load_requests
+from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
 from editgym.paths import data_folder
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit, TeacherForced
@@ -145,7 +146,22 @@ def custom(
         teacher_forced=compared,
         scorer="squad",
         max_new_tokens=32,
+        text="factworld" if is_factlm(model) else "samples",
+        facts=lambda: _old_facts(splits),
     )
+
+
+def _old_facts(splits: Mapping[StreamSplit, Sequence[_Record]]) -> list[Question]:
+    """What the files say is true, in an order that is random and always the same."""
+    facts = [
+        Question(request.prompt, request.truth)
+        for records in splits.values()
+        for record in records
+        for request in record
+        if request.truth
+    ]
+    random.Random("known facts").shuffle(facts)
+    return facts
 
 
 def _found(path: str) -> Path:

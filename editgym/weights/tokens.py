@@ -132,3 +132,24 @@ class TokenBatch:
             torch.cat([b.labels for b in batches]),
             torch.cat([b.token_weights for b in batches]) if weighted else None,
         )
+
+
+def by_length(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Which texts go through a model together: those of about one length, so that little of a batch
+    is padding. Where all texts fit into one batch they are one, in their order.
+
+    Args:
+        lengths: Tokens of every text.
+        most: Tokens of a batch, padding counted; a longer text is a batch of its own.
+
+    Returns:
+        Places of the texts of every batch.
+    """
+    if max(lengths, default=0) * len(lengths) <= most:
+        return [list(range(len(lengths)))] if lengths else []
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not groups or (len(groups[-1]) + 1) * lengths[index] > most:
+            groups.append([])
+        groups[-1].append(index)
+    return groups

@@ -3,6 +3,7 @@ load again."""
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -306,6 +307,29 @@ def test_captured_keys_and_gradients_are_those_of_hooks_on_a_plain_model(decoder
             assert own_gradients.abs().max() > 0
             assert not own_keys.requires_grad
             assert not own_gradients.requires_grad
+
+
+def test_answer_tokens_of_no_weight_are_not_captured(decoder, batch):
+    weights = torch.ones(len(batch.labels))
+    weights[1::3] = 0.5
+    kept = torch.ones(len(batch.labels), dtype=torch.bool)
+    kept[0] = False  # its text has other answer tokens
+    weights[~kept] = 0
+    weighted = replace(batch, weights=weights)
+    logits = decoder.logits(batch).float()
+    costs = F.cross_entropy(logits, batch.labels, reduction="none")
+    expected = torch.stack(
+        [
+            (costs * weights)[batch.rows == row].sum() / weights[batch.rows == row].sum()
+            for row in range(len(batch))
+        ]
+    )
+    assert torch.allclose(decoder.losses(weighted), expected)
+    captured, plain = decoder.capture(weighted), decoder.capture(batch)
+    assert captured.loss == pytest.approx(float(expected.mean()))
+    for own, every in zip(captured.keys, plain.keys, strict=True):
+        assert torch.equal(own, every[kept])
+    assert all(len(gradient) == int(kept.sum()) for gradient in captured.gradients)
 
 
 def test_a_capture_with_updates_is_the_capture_once_they_are_applied(decoder, batch, kind):

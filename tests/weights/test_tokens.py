@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from editgym.weights import TokenBatch
+from editgym.weights.tokens import by_length
 
 END = 9
 
@@ -43,8 +44,41 @@ def test_means_are_over_a_texts_own_tokens(batch):
 
 
 def test_content_is_all_but_the_end_unless_there_is_nothing_else(batch):
-    assert batch.content(END).tolist() == [True, False, True, True, True, False]
-    assert batch.content(100).all()
+    assert batch.content([END]).tolist() == [True, False, True, True, True, False]
+    assert batch.content([100]).all()
+    assert batch.content([1, END]).tolist() == [True, True, True, True, False, False]
+    assert batch.content([]).all()
+
+
+def test_costs_are_means_by_the_weights_of_tokens(batch):
+    costs = torch.tensor([1.0, 3.0, 5.0, 1.0, 2.0, 6.0])
+    assert batch.weights is None
+    assert torch.equal(batch.mean_costs(costs), batch.means(costs))
+    assert batch.token_weights.tolist() == [1] * 6
+    texts = [([5, 6, 7], [1, END]), ([4], [END]), ([3, 2], [8, 1, END])]
+    weighted = TokenBatch.of(texts, weights=[[1.0, 0.5], [0.25], [1.0, 1.0, 0.0]])
+    assert weighted.weights is weighted.token_weights
+    assert weighted.weights.tolist() == [1, 0.5, 0.25, 1, 1, 0]
+    assert weighted.mean_costs(costs).tolist() == pytest.approx([2.5 / 1.5, 5, 1.5])
+    several = torch.stack([costs, -costs]).unsqueeze(0)
+    assert weighted.mean_costs(several)[0, 1].tolist() == pytest.approx([-2.5 / 1.5, -5, -1.5])
+    assert weighted.means(costs).tolist() == [2, 5, 3], "a mean of anything else has no weights"
+
+
+def test_joined_batches_keep_their_weights(batch):
+    weighted = TokenBatch.of([([7], [7, 8])], weights=[[1.0, 0.5]])
+    assert TokenBatch.join([batch, weighted]).weights.tolist() == [1] * 6 + [1, 0.5]
+    assert TokenBatch.join([weighted, batch]).weights.tolist() == [1, 0.5] + [1] * 6
+    assert TokenBatch.join([batch, batch]).weights is None
+
+
+def test_texts_of_about_one_length_go_together():
+    assert by_length([], 10) == []
+    assert by_length([3, 5, 2], 15) == [[0, 1, 2]], "all fit, in their order"
+    assert by_length([3, 5, 2], 14) == [[2, 0], [1]]
+    assert by_length([5, 1, 5, 1, 5], 10) == [[1, 3], [0, 2], [4]]
+    assert by_length([20, 1], 10) == [[1], [0]], "a text that is too long is alone"
+    assert by_length([4, 4, 4], 8) == [[0, 1], [2]]
 
 
 def test_all_of_holds_where_every_token_does(batch):

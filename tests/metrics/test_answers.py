@@ -1,0 +1,101 @@
+"""Scorers: hand-computed cases of what gives an answer, and what two models have in common."""
+
+import pytest
+
+from editgym.metrics.answers import EXACT, SCORERS, normalized, squad_normalized
+
+SQUAD, CONTAINS, PREFIX = (SCORERS[name] for name in ("squad", "contains", "prefix"))
+
+GIVES = [
+    # answer, expected, exact, squad, contains, prefix
+    ("Paris", "Paris", True, True, True, True),
+    ("paris.", "Paris", True, True, True, True),
+    ("Paris Hilton", "Paris", False, False, True, True),
+    ("Paris. It is large", "Paris", False, True, True, True),
+    ("It is Paris", "Paris", False, False, True, False),
+    ("the Paris", "Paris", False, True, True, True),
+    ("Parisian", "Paris", False, False, False, False),
+    ("St. Louis", "St. Louis", True, True, True, True),
+    ("St. Louis. A city", "St. Louis", False, True, True, True),
+    ("St. Paul", "St. Louis", False, False, False, False),
+    ("U.S.", "U.S.", True, True, True, True),
+    ("U.S. It is", "U.S.", False, False, True, True),
+    ("3.5", "3.5", True, True, True, True),
+    ("3.5 metres", "3.5", False, False, True, True),
+    ("3. It was", "3", False, True, True, True),
+    ("東京", "東京", True, True, True, True),
+    ("東京。首都です", "東京", False, True, False, False),
+    ("京都", "東京", False, False, False, False),
+    ("one\ntwo", "one\ntwo", True, True, True, True),
+    ("one", "one\ntwo", False, False, False, False),
+    ("", "Paris", False, False, False, False),
+    ("The", "The", True, True, True, True),
+    ("a", "The", False, False, False, False),
+    ("Who (band)", "The Who", False, False, True, True),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected", "exact", "squad", "contains", "prefix"), GIVES)
+def test_what_gives_an_answer(answer, expected, exact, squad, contains, prefix):
+    found = [scorer.gives(answer, expected) for scorer in (EXACT, SQUAD, CONTAINS, PREFIX)]
+    assert found == [exact, squad, contains, prefix]
+
+
+def test_other_names_are_as_good():
+    assert SQUAD.gives("Christiania. Long ago", "Oslo", ("Bergen", "Christiania"))
+    assert not SQUAD.gives("Christiania", "Oslo", ("Bergen",))
+    assert not EXACT.gives("", "Oslo")
+
+
+def test_two_answers_agree_after_the_same_cut():
+    assert SQUAD.agree("Rome. It is old", "Rome. It is in Italy")
+    assert not EXACT.agree("Rome. It is old", "Rome. It is in Italy")
+    assert not SQUAD.agree("St. Louis", "St. Paul", "St. Louis"), "the length of what is expected"
+    assert SQUAD.agree("St. Louis", "St. Paul"), "without it both end at the full stop"
+    for scorer in SCORERS.values():
+        assert scorer.agree("", "")
+        assert not scorer.agree("Rome", "")
+        assert not scorer.agree("", "Rome")
+
+
+def test_a_cut_is_at_the_first_full_stop_that_white_space_or_the_end_follows():
+    assert SQUAD.cut(" Oslo.", "") == "Oslo"
+    assert SQUAD.cut("Oslo.com is. It", "") == "Oslo.com is"
+    assert SQUAD.cut("A.\nB", "") == "A"
+    assert SQUAD.cut("U.S. army. It", "U.S.") == "U.S. army"
+    assert SQUAD.cut("U.S. army", " U.S ") == "U.S"
+    assert EXACT.cut(" Oslo. It", "") == " Oslo. It"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The Beatles", "beatles"),
+        ("A  b\tc\n", "b c"),
+        ("an apple a day", "apple day"),
+        ("It's", "its"),
+        ("U.S.A.", "usa"),
+        ("Theatre", "theatre"),
+        ("3.5%", "35"),
+        ("semi-final", "semifinal"),
+        ("“Quoted”", "“quoted”"),
+        ("the", ""),
+        ("Ünïcode Thé", "ünïcode thé"),
+        ("a.b", "ab"),
+        ("(the) [a] {an}", ""),
+        ("Don't stop, the end!", "dont stop end"),
+        ("1,000", "1000"),
+    ],
+)
+def test_squad_normalisation(text, expected):
+    assert squad_normalized(text) == expected
+    assert squad_normalized(squad_normalized(text)) == expected
+
+
+def test_scorers_are_found_by_their_names():
+    assert {name: scorer.name for name, scorer in SCORERS.items()} == {
+        name: name for name in ("exact", "squad", "contains", "prefix")
+    }
+    assert EXACT is SCORERS["exact"]
+    assert all(scorer.words for scorer in SCORERS.values())
+    assert normalized("'Oslo'.") == "oslo"
