@@ -55,6 +55,14 @@ class Golden(NamedTuple):
     within: float = 1e-5
 
 
+STREAM = Golden(
+    {"horizon": 2, "edits_per_step": 3},
+    FACTLM,
+    [-6.671391, -13.51879, -6.088082, -11.930625, -6.471248],
+    STREAM_INFO,
+    ["skipped"],
+    within=1e-4,
+)
 GOLDEN = {
     "MaskWorld-v0": Golden(
         {"episode_length": 2},
@@ -70,14 +78,8 @@ GOLDEN = {
         WORLD_INFO,
         ["network", "goal"],
     ),
-    "LifelongLLMEdit-v0": Golden(
-        {"horizon": 2, "edits_per_step": 3},
-        FACTLM,
-        [-6.671391, -13.51879, -6.088082, -11.930625, -6.471248],
-        STREAM_INFO,
-        ["skipped"],
-        within=1e-4,
-    ),
+    "LifelongLLMEdit-v0": STREAM,
+    "LifelongLLMEdit-v1": STREAM,
 }
 
 

@@ -670,7 +670,7 @@ def test_metrics_are_those_of_answers_by_generate(edited):
         (mean([same(after(q.prompt), q.answer) for q in known]) - chance) / (1 - chance)
     )
     assert metrics["perplexity_ratio"] == pytest.approx(
-        math.exp(after.surprise(task.filler) - before.surprise(task.filler)), rel=1e-3
+        math.exp(after.surprise(task.text.held_out) - before.surprise(task.text.held_out)), rel=1e-3
     )
     assert [row["answer"] for row in found.records] == [after(r.prompt) for r in requests]
     assert [row["answer_now"] for row in found.records] == [

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents.editors import covariance as module
-from agents.editors.covariance import covariances, inverse_factor, null_space, sentences
+from agents.editors.covariance import covariances, inverse_factor, null_space
 from agents.editors.stream import stream_process
 from editgym.data.factworld import FactWorld
 
@@ -21,7 +21,7 @@ def test_covariance_is_the_mean_of_outer_products_of_inputs(process):
         lambda _m, args: seen.append(args[0][0])
     )
     left = 300
-    for sentence in sentences(process.task.filler):
+    for sentence in process.task.text.passages():
         ids = language.prompt_ids(sentence)[:left]
         language.model(input_ids=torch.tensor([ids]))
         left -= len(ids)
@@ -60,10 +60,10 @@ def test_covariance_is_kept_in_memory_and_on_disk_by_model(
 
 
 def test_the_text_holds_nothing_that_metrics_ask_about(process):
-    world, read = FactWorld(), list(sentences(process.task.filler))
+    world, read = FactWorld(), list(process.task.text.passages())
     text = " | ".join(read)
     assert not [p.name for p in world.people if p.split != "policy" and f"{p.name} " in text]
-    assert not set(read) & set(process.task.filler)
+    assert not set(read) & set(process.task.text.held_out)
 
 
 def test_inverse_factor_of_a_singular_covariance_and_an_empty_null_space():

@@ -273,7 +273,7 @@ def test_no_sentence_before_a_prompt_is_one_that_perplexity_is_measured_on(make_
         agent = EditGRPO(**QUICK, seed=seed)
         agent.begin(process)
         assert len(agent._sampler.sentences) == agent.settings.prompts
-        assert not set(agent._sampler.sentences) & set(process.task.filler)
+        assert not set(agent._sampler.sentences) & set(process.task.text.held_out)
 
 
 def test_only_fields_for_rewards_are_looked_at(refined, stream_env):

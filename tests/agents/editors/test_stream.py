@@ -325,7 +325,7 @@ def test_grace_answers_every_edited_prompt_and_leaves_other_logits_bitwise_alone
     with process.decoder.active():
         answers = language.answers([r.prompt for r in requests])
     assert answers == [r.target for r in requests]
-    others = process.task.filler_batch(8)
+    others = process.task.example
     assert torch.equal(process.decoder.logits(others), process.task.decoder.logits(others))
 
 

@@ -87,7 +87,7 @@ def test_no_context_is_a_sentence_that_perplexity_is_measured_on(
         assert len(contexts) == 40
         read |= {text.removesuffix(f" {request.prompt}") for text in contexts}
     assert len(read) > 300
-    assert not read & set(process.task.filler)
+    assert not read & set(process.task.text.held_out)
 
 
 @pytest.mark.parametrize("name", NAMES)

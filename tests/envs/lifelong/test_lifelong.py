@@ -965,7 +965,7 @@ def test_rollback_to_a_step_equals_the_run_that_stopped_there(make_env):
             each.step(each.training_free_action())
     env.network.rollback(7)
     assert same_weights(env.network, short.network)
-    batch = env.task.filler_batch(6)
+    batch = env.task.example
     assert torch.equal(env.network.logits(batch), short.network.logits(batch))
 
 
