@@ -246,7 +246,7 @@ class SequentialMemit(RlsEditor):
 
     Args:
         covariance_weight: λ, how much the inputs of plain text count against the steps' keys;
-            greater than 0, 100 by default. Tuned for factlm: 300 from 50 steps on.
+            greater than 0, 100 by default. Tuned for factlm: 300 from 500 edits on.
         ridge: a, greater than 0; 0.01 by default.
         sites: Names among the environment's sites; None (default) for all that qualify: they write
             to the residual stream, and have two layers above them.

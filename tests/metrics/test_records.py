@@ -6,14 +6,15 @@ import importlib
 import pytest
 
 RECORDS = {
-    "knowledge": ("Asked", "EditRecord"),
+    "edit_record": ("Asked", "EditRecord"),
     "evaluation": ("Evaluation",),
     "privacy": ("Evidence",),
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["classification", "evaluation", "fairness", "knowledge", "privacy"]
+    "name",
+    ["answers", "classification", "edit_record", "evaluation", "fairness", "knowledge", "privacy"],
 )
 def test_records_cannot_be_changed(name):
     module = importlib.import_module(f"editgym.metrics.{name}")
