@@ -37,7 +37,8 @@ class UltraEditAgent(StreamEditor):
     Args:
         step_size: η, greater than 0. None (default) takes the environment's: its argument
             `step_size`, else what is tuned for its model, else 1e-6 at the inputs of Llama-3-8B's
-            `down_proj`, scaled to the model's. Tuned for factlm: 1e-3, and 1.4e-3 from 500 edits on.
+            `down_proj`, scaled to the model's. Tuned for factlm: 1e-3, and 1.4e-3 from 500 edits
+            on.
         sites: Names among the environment's sites; None (default) for all.
         passes: Updates per step, 1 or more; 1 (default) is UltraEdit.
 

@@ -21,7 +21,9 @@ def test_records_cannot_be_changed(name):
     own = [
         one
         for one in vars(module).values()
-        if dataclasses.is_dataclass(one) and one.__module__ == module.__name__
+        if isinstance(one, type)
+        and dataclasses.is_dataclass(one)
+        and one.__module__ == module.__name__
     ]
     assert all(one.__dataclass_params__.frozen for one in own)
     assert {one.__name__ for one in own} >= set(RECORDS.get(name, ()))
