@@ -6,8 +6,10 @@ benchmarks use them alike.
 
 from __future__ import annotations
 
+import difflib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,37 @@ def require(valid: bool, name: str, value: object, expected: str) -> None:
         ValueError: `valid` is False.
     """
     if not valid:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value as it stands in an error message."""
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return f"a value of type {type(value).__name__} that is too long to be written"
+
+
+def require_known(problem: str, given: Mapping[str, object], known: Collection[str]) -> None:
+    """Raise the error of names that nobody takes.
+
+    Args:
+        problem: What an error begins with, such as "ppo takes no setting".
+        given: What was given, by name.
+        known: The names that would be right.
+
+    Raises:
+        ValueError: Names are not among them; the message has their values and the nearest names.
+    """
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return
+    near = [found for name in unknown for found in difflib.get_close_matches(name, known, n=1)]
+    hint = f" (did you mean {' or '.join(dict.fromkeys(near))}?)" if near else ""
+    raise ValueError(
+        f"{problem} {', '.join(f'{name}={shown(given[name])}' for name in unknown)}{hint}; it takes"
+        f" {', '.join(known) or 'none'}"
+    )
 
 
 def is_whole(value: object) -> bool:
@@ -34,8 +66,13 @@ def is_whole(value: object) -> bool:
 
 
 def is_finite(value: object) -> bool:
-    """Whether `value` is a number that is neither nan nor infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a number that is neither nan nor infinite, and not beyond all floats."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float comes near to
+        return False
 
 
 @dataclass(frozen=True)
@@ -83,3 +120,51 @@ def one_of(*options: object) -> Check:
 def optional(inner: Check) -> Check:
     """The check that lets None pass and asks `inner` about everything else."""
     return Check(lambda v: v is None or inner.valid(v), f"{inner.expected}, or None")
+
+
+def as_json(value: object, name: str = "value") -> Any:
+    """`value` as it is once it was written as JSON and read back: keys are texts, tuples lists.
+
+    Args:
+        value: What is to be written.
+        name: What it is called in messages; a part of it is named by its place, `name.key[0]`.
+
+    Raises:
+        ValueError: JSON has no such value, or two keys become one; the message names the place.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value!r}, which is not JSON compliant")
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [as_json(one, f"{name}[{place}]") for place, one in enumerate(value)]
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{name} must be a JSON value (text, number, true, false, null, list, or object), got"
+            f" {shown(value)} of type {type(value).__name__}"
+        )
+    keys: dict[str, object] = {}
+    for key in value:
+        text = _as_key(key, name)
+        if text in keys:
+            raise ValueError(
+                f"{name} has the keys {keys[text]!r} and {key!r}, which are one key in JSON: rename"
+                " one of them"
+            )
+        keys[text] = key
+    return {text: as_json(value[key], f"{name}.{text}") for text, key in keys.items()}
+
+
+def _as_key(key: object, name: str) -> str:
+    """A key as JSON writes it."""
+    if isinstance(key, str):
+        return str.__str__(key)
+    if key is None or isinstance(key, bool | int | float):
+        return json.dumps(as_json(key, f"a key of {name}"))
+    raise ValueError(f"{name} has the key {key!r}, which must be a text, as JSON has no other")

@@ -13,6 +13,16 @@ def is_import_path(name: object) -> bool:
     return isinstance(name, str) and ":" in name
 
 
+def is_written_as_path(text: str) -> bool:
+    """Whether a text is an import path to the letter: dotted identifiers, a colon, an identifier.
+
+    Where any text may stand, such as among settings, a colon alone says nothing: `a: b`, a URL, a
+    drive's path and `cuda:0` have one too.
+    """
+    module, _, name = text.partition(":")
+    return name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
 def imported(path: str, argument: str, example: str = "package.module:name") -> Any:
     """What an import path leads to.
 

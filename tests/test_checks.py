@@ -1,11 +1,14 @@
 """Every check lets what it names pass, and its error says name, value and what is right."""
 
+import enum
+import json
 import math
 import re
 
+import numpy as np
 import pytest
 
-from editgym.checks import above, at_least, one_of, optional, whole, within
+from editgym.checks import above, as_json, at_least, one_of, optional, require_known, whole, within
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,47 @@ def test_a_check_tells_right_from_wrong(check, right, wrong, expected):
         message = f"argument must be {expected}, got {value!r}"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             check("argument", value)
+
+
+@pytest.mark.parametrize("digits", [400, 5_000])
+@pytest.mark.parametrize("check", [at_least(0), above(0), within(0, 1)])
+def test_an_integer_beyond_all_numbers_is_an_error_like_any_other(check, digits):
+    for value in (10**digits, -(10**digits)):
+        expected = rf"^argument must be {re.escape(check.expected)}, got "
+        with pytest.raises(ValueError, match=expected):
+            check("argument", value)
+        with pytest.raises(ValueError, match="or None, got "):
+            optional(check)("argument", value)
+
+
+def test_an_integer_that_cannot_be_written_is_said_to_be_one():
+    with pytest.raises(
+        ValueError, match=r"got a value of type int that is too long to be written$"
+    ):
+        whole(1)("argument", -(10**5_000))
+
+
+def test_names_that_nobody_takes_are_told_with_their_values_and_the_nearest():
+    require_known("x takes no argument", {"a": 1}, ["a", "b"])
+    message = (
+        r"^x takes no argument hights=\[1\] \(did you mean height\?\); it takes width, height$"
+    )
+    with pytest.raises(ValueError, match=message):
+        require_known("x takes no argument", {"hights": [1], "width": 2}, ["width", "height"])
+    with pytest.raises(ValueError, match=r"^x takes no argument a=1; it takes none$"):
+        require_known("x takes no argument", {"a": 1}, [])
+
+
+class Kind(enum.StrEnum):
+    """A text that is more than a text."""
+
+    FIRST = "first"
+
+
+def test_a_value_is_what_json_gives_back():
+    value = {1: (1, 2.5, None), "b": {Kind.FIRST: [True, Kind.FIRST]}, None: np.float64(0.1)}
+    found = as_json(value)
+    assert found == json.loads(json.dumps(value))
+    assert found == {"1": [1, 2.5, None], "b": {"first": [True, "first"]}, "null": 0.1}
+    assert type(found["null"]) is float
+    assert type(found["b"]["first"][1]) is str

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from editgym.imports import imported, is_import_path
+from editgym.imports import imported, is_import_path, is_written_as_path
 
 
 @pytest.fixture
@@ -47,3 +47,20 @@ def test_a_path_has_a_colon():
     assert is_import_path("package.module:name")
     assert not is_import_path("unlearning/digits")
     assert not is_import_path(7)
+
+
+@pytest.mark.parametrize("text", ["a:b", "package.module:Name", "_a.b2.c:_d"])
+def test_a_path_to_the_letter(text):
+    assert is_written_as_path(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":", "a:", ":b", "a", "a.b", "a: b", "a :b", "a:b ", "a..b:c", ".a:b", "a.:b"),
+        *("a:b:c", "a:b.c", "a:2", "2:a", "cuda:0", "layers.3.mlp:down", "a-b:c", "own:Own-v0"),
+        *("http://a.b/c", "https://a.b:80", "C:\\data", "C:/data", "C:data.csv", "12:30"),
+    ],
+)
+def test_other_texts_with_a_colon_are_no_paths(text):
+    assert not is_written_as_path(text)
