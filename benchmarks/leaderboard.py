@@ -16,7 +16,15 @@ from pathlib import Path
 
 from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.write import write_report
-from benchmarks.results import ROWS_FILE, SHIPPED_BYTES, Cell, read_rows
+from benchmarks.results import (
+    ROWS_FILE,
+    SHIPPED_BYTES,
+    Cell,
+    Row,
+    read_rows,
+    row_problem,
+    ships_by_hash_alone,
+)
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 from benchmarks.suites.given import read_given
 
@@ -82,10 +90,10 @@ def report(options: argparse.Namespace) -> int:
 
 
 def validate(options: argparse.Namespace) -> int:
-    """Replay some journals and say which rows are not reproduced."""
-    from benchmarks.harness.validation import sample_rows, ships_by_hash_alone, validate_row
+    """Replay some journals and say which rows are not reproduced, and which of all were changed."""
+    from benchmarks.harness.validation import sample_rows, validate_row
 
-    every = read_rows(options.folder / ROWS_FILE)
+    every = read_rows(options.folder / ROWS_FILE, refuse_changed=False)
     here = [
         row
         for row in every
@@ -101,11 +109,25 @@ def validate(options: argparse.Namespace) -> int:
     for row in rows:
         problems = validate_row(row, options.folder).problems
         differ += bool(problems)
-        print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}")
-        for problem in problems:
-            print(f"    {problem}")
+        _print_verdict(row, problems)
+    sampled = {row["cell"] for row in rows}
+    changed = [
+        (row, problem)
+        for row in every
+        if row["cell"] not in sampled and (problem := row_problem(row)) is not None
+    ]
+    for row, problem in changed:
+        _print_verdict(row, [problem])
     print(f"{len(rows) - differ} of {len(rows)} rows reproduced")
-    return 1 if differ else 0
+    if changed:
+        print(f"{len(changed)} of {len(every)} rows were changed, beside those that were replayed")
+    return 1 if differ or changed else 0
+
+
+def _print_verdict(row: Row, problems: Sequence[str]) -> None:
+    print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}")
+    for problem in problems:
+        print(f"    {problem}")
 
 
 def ship(options: argparse.Namespace) -> int:

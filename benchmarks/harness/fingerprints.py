@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from benchmarks.results import texts_in
 from editgym.envs.protocol import OpenEnv, StreamEnv, Unsupported, open_env, stream_env
 from editgym.models.folders import gguf_file
 from editgym.paths import data_folder
@@ -45,9 +46,7 @@ def fingerprints(
         "model": journal.base_hash,
         "data": _data(env),
         "files": {
-            str(value): digest
-            for value in env_kwargs.values()
-            if isinstance(value, str) and (digest := _file(value)) is not None
+            name: digest for name in texts_in(env_kwargs) if (digest := _file(name)) is not None
         },
     }
 
@@ -84,13 +83,16 @@ def _data(env: gym.Env) -> str | None:
 
 
 def _file(name: str) -> str | None:
-    """The hash of the file that an argument names, in the data folder where the path is relative,
-    or of a GGUF file where a model's name finds it; None where it names none.
+    """The hash of the file that a text among the arguments names, in the data folder where the path
+    is relative, or of a GGUF file where a model's name finds it; None where it names none.
     """
-    path = gguf_file(name) or data_folder() / os.path.expanduser(name)
-    if not path.is_file():
+    try:
+        path = gguf_file(name) or data_folder() / os.path.expanduser(name)
+        if not path.is_file():
+            return None
+        state = path.stat()
+    except (OSError, RuntimeError):  # a text too long for a name, a home that nobody has
         return None
-    state = path.stat()
     return _file_hash(str(path), state.st_mtime_ns, state.st_size)
 
 

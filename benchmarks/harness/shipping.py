@@ -8,10 +8,21 @@ and whoever runs the cell again compares.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import ROWS_FILE, SHIPPED_BYTES, Row, append_row, canonical_json, read_rows
+from benchmarks.results import (
+    ROWS_FILE,
+    SHIPPED_BYTES,
+    ResultsError,
+    Row,
+    append_row,
+    canonical_json,
+    journal_problem,
+    read_rows,
+    ships_by_hash_alone,
+)
 
 
 @dataclass(frozen=True)
@@ -32,9 +43,12 @@ class Shipped:
 def ship_rows(folder: Path, destination: Path) -> Shipped:
     """Copy the rows of `folder` that `destination` does not hold yet, and their small journals.
 
+    Everything is read and checked before anything is written.
+
     Raises:
         ValueError: `folder` has no rows, or both are the same folder.
-        FileNotFoundError: A journal that should be published is not there.
+        ResultsError: A row was changed, or a journal is missing or is not the one that was
+            measured.
         OSError: The destination cannot be written.
     """
     if folder.resolve() == destination.resolve():
@@ -42,18 +56,40 @@ def ship_rows(folder: Path, destination: Path) -> Shipped:
     rows = read_rows(folder / ROWS_FILE)
     if not rows:
         raise ValueError(f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first")
+    known = {canonical_json(row) for row in read_rows(destination / ROWS_FILE)}
+    _check_journals(rows, folder)
     small = [row for row in rows if 0 < _size(row, folder) <= SHIPPED_BYTES]
     for row in small:
         target = destination / row["edit_file"]
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / row["edit_file"], target)
     destination.mkdir(parents=True, exist_ok=True)
-    known = {canonical_json(row) for row in read_rows(destination / ROWS_FILE)}
     for row in rows:
         if canonical_json(row) not in known:
             append_row(destination / ROWS_FILE, row)
     with_edits = sum(row["edit_file"] is not None for row in rows)
     return Shipped(len(rows), len(small), with_edits - len(small))
+
+
+def _check_journals(rows: Sequence[Row], folder: Path) -> None:
+    """Refuse journals that are not the ones that were measured; one that is published by its hash
+    alone need not be here.
+    """
+    wrong = [
+        (row, problem)
+        for row in rows
+        if not (ships_by_hash_alone(row) and not (folder / row["edit_file"]).is_file())
+        and (problem := journal_problem(row, folder)) is not None
+    ]
+    if not wrong:
+        return
+    row, problem = wrong[0]
+    more = f", and {len(wrong) - 1} more journals" if len(wrong) > 1 else ""
+    old = " Rows of schema 1 came without journals." if "migrated_from" in row else ""
+    raise ResultsError(
+        f"{folder / ROWS_FILE}, cell {row['cell']}: {problem}{more}. Nothing was copied. Put"
+        f" the file back into {folder}, or delete the row's line and run its cell again.{old}"
+    )
 
 
 def _size(row: Row, folder: Path) -> int:

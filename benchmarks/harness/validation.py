@@ -4,7 +4,6 @@ rows say.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness.machine import single_thread
 from benchmarks.harness.measure import evaluate_journal
-from benchmarks.results import CURVE_KEYS, SHIPPED_BYTES, Cell, Row, row_hash
+from benchmarks.results import CURVE_KEYS, Cell, Row, journal_problem, row_problem
 
 # Sums on a GPU may be split differently from run to run; on the CPU with one thread they are the
 # same bits.
@@ -57,23 +56,14 @@ def validate_row(row: Row, folder: Path) -> Verdict:
     Where a row and its replay both know them, model, data and files must be the same, too; and the
     row must be the one that was written.
     """
-    # Rows of schema 1 have no hash of themselves.
-    written = "migrated_from" in row or row["row_sha256"] == row_hash(row)
-    changed = () if written else ("the row is not the one that was written: its SHA-256 differs",)
-    file = folder / row["edit_file"]
-    if not file.is_file():
-        return Verdict(row, (*changed, _missing(row)))
-    if hashlib.sha256(file.read_bytes()).hexdigest() != row["edit_sha256"]:
-        return Verdict(
-            row,
-            (
-                *changed,
-                f"{row['edit_file']} is not the file that was measured: its SHA-256 differs",
-            ),
-        )
+    problem = row_problem(row)
+    changed = () if problem is None else (problem,)
+    useless = journal_problem(row, folder) if row["edit_file"] else "it has no journal to replay"
+    if useless is not None:
+        return Verdict(row, (*changed, useless))
     try:
         with single_thread():
-            replay = evaluate_journal(Cell.of(row), file)
+            replay = evaluate_journal(Cell.of(row), folder / row["edit_file"])
     # Another network, or data or a stranger's module that are not here.
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         return Verdict(row, (*changed, f"cannot be replayed: {error}"))
@@ -86,20 +76,6 @@ def validate_row(row: Row, folder: Path) -> Verdict:
         + differences(row["metrics"], replay.evaluation.metrics, tolerance)
         + curve_differences(row["curves"], replay.evaluation.curves, tolerance),
     )
-
-
-def ships_by_hash_alone(row: Row) -> bool:
-    """Whether a row's journal is too large to be published beside it."""
-    return (row["edit_bytes"] or 0) > SHIPPED_BYTES
-
-
-def _missing(row: Row) -> str:
-    if ships_by_hash_alone(row):
-        return (
-            f"{row['edit_file']} is not here: its {row['edit_bytes']:,} bytes are published by"
-            " their SHA-256 alone; run the cell again to compare it"
-        )
-    return f"{row['edit_file']} is missing"
 
 
 def fingerprint_differences(

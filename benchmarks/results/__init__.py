@@ -1,6 +1,6 @@
 """What a cell of a leaderboard is, what its row holds, and the files that rows are kept in."""
 
-from benchmarks.results.cell import Cell, Row, canonical_json
+from benchmarks.results.cell import Cell, Row, canonical_json, texts_in
 from benchmarks.results.files import (
     ROWS_FILE,
     ResultsError,
@@ -10,6 +10,7 @@ from benchmarks.results.files import (
     records_file,
     rows_in,
 )
+from benchmarks.results.integrity import journal_problem, row_problem, ships_by_hash_alone
 from benchmarks.results.rows import (
     CURVE_KEYS,
     SCHEMA,
@@ -35,9 +36,13 @@ __all__ = [
     "build_row",
     "canonical_json",
     "finished",
+    "journal_problem",
     "read_rows",
     "records_file",
     "row_hash",
+    "row_problem",
     "rows_agree",
     "rows_in",
+    "ships_by_hash_alone",
+    "texts_in",
 ]

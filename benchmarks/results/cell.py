@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from editgym.checks import as_json
+from editgym.imports import is_written_as_path
 
 Row = dict[str, Any]
 
 
 def canonical_json(value: Any) -> str:
-    """JSON that is the same text for the same value: sorted keys, no blanks, strict numbers."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """JSON that is the same text for the same value, also once it was read back: sorted keys, no
+    blanks, strict numbers.
+
+    Raises:
+        ValueError: The value holds something that JSON does not have, see `as_json`.
+    """
+    return json.dumps(as_json(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, however deep; keys are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from texts_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from texts_in(part)
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run of one agent: the unit that is run, skipped, failed and validated.
+
+    Arguments and settings are kept as they are read back from its row, lists for tuples and texts
+    for the keys of objects: what is run is what `validate` runs again.
 
     Attributes:
         suite: Name of the suite, or its import path `package.module:SUITE`.
@@ -32,6 +55,9 @@ class Cell:
             searches there.
         settings: What the agent works with in this environment: its defaults, the tuned values of
             the task and what was typed, every one of them. None takes what was typed for it.
+
+    Raises:
+        ValueError: An argument or a setting is no JSON value; the message names it.
     """
 
     suite: str
@@ -42,6 +68,12 @@ class Cell:
     seed: int
     reward_calls: int | None = None
     settings: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        owners = {"env_kwargs": self.env_id, "agent_config": self.agent, "settings": self.agent}
+        for field, owner in owners.items():
+            kept = as_json(getattr(self, field), f"{field} of {owner}")
+            object.__setattr__(self, field, kept)
 
     @property
     def id(self) -> str:
@@ -70,13 +102,26 @@ class Cell:
         return self.env_kwargs.get("task")
 
     @property
-    def strangers(self) -> tuple[str, ...]:
+    def parts(self) -> tuple[str, ...]:
         """The parts that are import paths, `package.module:name`: environment, suite, task, agent.
 
         The environment comes first: importing its module registers it.
         """
         names = (self.env_id, self.suite, self.task, self.agent)
         return tuple(dict.fromkeys(name for name in names if name and ":" in name))
+
+    @property
+    def mentioned(self) -> tuple[str, ...]:
+        """The texts that are import paths to the letter, anywhere in the environment's arguments
+        and the agent's settings: models, rewards, oracles, loaders of data.
+        """
+        texts = texts_in([self.env_kwargs, self.agent_config, self.resolved])
+        return tuple(dict.fromkeys(text for text in texts if is_written_as_path(text)))
+
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        """Every import path that the cell names: its parts, and what they are given."""
+        return tuple(dict.fromkeys((*self.parts, *self.mentioned)))
 
     @classmethod
     def of(cls, row: Row) -> Cell:

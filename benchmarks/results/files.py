@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from benchmarks.results.cell import Cell, Row
+from benchmarks.results.integrity import row_problem
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
 from benchmarks.results.rows import SCHEMA
 
@@ -15,7 +16,9 @@ ROWS_FILE = "results.jsonl"
 
 
 class ResultsError(ValueError):
-    """A file of rows that cannot be used: another schema, or a damaged line."""
+    """A file of rows that cannot be used: another schema, a damaged line, a row that was changed
+    after it was written, or a journal that is not the row's.
+    """
 
 
 def records_file(cell_id: str) -> str:
@@ -25,21 +28,31 @@ def records_file(cell_id: str) -> str:
     return f"records/{cell_id}.jsonl"
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
     """The last row of every cell, in the order in which the cells first appear; no file is no rows.
 
     Rows of schema 1 are read as rows of schema 2 (`benchmarks.results.migration`). A last line
     without its line break was torn by a crash and is dropped.
 
+    Args:
+        path: The file.
+        refuse_changed: Whether a row that was changed after it was written is an error; False is
+            for who asks `row_problem` himself.
+
     Raises:
-        ResultsError: A row has another `schema`, or a line that is not the torn last one is no JSON
-            object.
+        ResultsError: A row has another `schema`, was changed, or a line that is not the torn last
+            one is no JSON object.
     """
     if not path.exists():
         return []
     rows: dict[str, Row] = {}
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         row = _parse(line, f"{path}, line {number}")
+        if refuse_changed and (problem := row_problem(row)):
+            raise ResultsError(
+                f"{path}, line {number}, cell {row['cell']}: {problem}. Put back the line as it was"
+                " written, or delete it and run its cell again"
+            )
         rows[row["cell"]] = row
     return list(rows.values())
 
@@ -88,7 +101,7 @@ def finished(path: Path) -> list[Row]:
 
 def _parse(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_no_number)
     except ValueError as error:
         raise ResultsError(
             f"{where} is not JSON ({error}): delete that line and run its cell again"
@@ -99,10 +112,14 @@ def _parse(line: bytes, where: str) -> Row:
             return migrated(row)
         if schema == SCHEMA:
             Cell.of(row)
-            row["cell"]
+            row["cell"], row["row_sha256"]
     except (KeyError, TypeError) as error:
         raise ResultsError(
             f"{where} lacks a field of its schema, {error}: delete that line and run its cell again"
+        ) from error
+    except ValueError as error:
+        raise ResultsError(
+            f"{where} is not as it was written ({error}): delete that line and run its cell again"
         ) from error
     if schema != SCHEMA:
         raise ResultsError(
@@ -111,6 +128,11 @@ def _parse(line: bytes, where: str) -> Row:
             " it"
         )
     return row
+
+
+def _no_number(text: str) -> None:
+    """Refuse NaN and infinities, which Python's reader takes for JSON."""
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _cut_torn_line(file: BinaryIO) -> None:

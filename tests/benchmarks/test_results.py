@@ -1,17 +1,21 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks.results import (
     SCHEMA,
     Cell,
+    Measurement,
     ResultsError,
     append_row,
+    build_row,
     read_rows,
     row_hash,
     rows_agree,
 )
 
+PROVENANCE = {"versions": {}, "hardware": {}, "git": None, "modules": {}}
 FIELDS = {
     "schema",
     "cell",
@@ -92,6 +96,41 @@ def test_cell_id_does_not_depend_on_the_order_of_arguments(make_cell):
     a = make_cell(agent_config={"x": 1, "y": 2})
     assert a.id == make_cell(agent_config={"y": 2, "x": 1}).id
     assert len(a.id) == 64
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {10: "ten", 9: "nine"},
+        {1: {2.5: None, True: 1, None: 2}},
+        {"sites": ("a", ("b", 1))},
+        {"deep": [{3: ()}]},
+    ],
+)
+@pytest.mark.parametrize("field", ["env_kwargs", "agent_config", "settings"])
+def test_cell_keeps_its_id_whatever_json_makes_of_its_values(make_cell, value, field):
+    cell = make_cell(**{field: value})
+    row = json.loads(json.dumps(build_row(cell, Measurement("failed", error="no"), PROVENANCE)))
+    assert Cell.of(row).id == row["cell"] == cell.id
+    assert row["row_sha256"] == row_hash(row)
+    assert getattr(Cell.of(row), field) == getattr(cell, field)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({1: "a", "1": "b"}, r"env_kwargs of MaskWorld-v0.x has the keys 1 and '1', .* one key"),
+        ({True: 1, "true": 2}, "has the keys True and 'true'"),
+        ({"y": [float("nan")]}, r"env_kwargs of MaskWorld-v0\.x\.y\[0\] must be finite, got nan"),
+        ({"y": {1, 2}}, r"x\.y must be a JSON value .* of type set"),
+        (Path("a"), "x must be a JSON value .* of type PosixPath"),
+        ({(1, 2): 3}, r"has the key \(1, 2\), which must be a text"),
+        ({float("inf"): 3}, "a key of env_kwargs of MaskWorld-v0.x must be finite"),
+    ],
+)
+def test_what_json_does_not_have_is_an_error_that_names_it(make_cell, value, message):
+    with pytest.raises(ValueError, match=message):
+        make_cell(env_kwargs={"task": "mine", "x": value})
 
 
 def test_settings_in_full_make_the_id_and_what_was_typed_does_not(make_cell):

@@ -4,12 +4,18 @@ import math
 
 import pytest
 
-from benchmarks.harness import validation
 from benchmarks.harness.fingerprints import content_hash
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.shipping import ship_rows
 from benchmarks.harness.validation import differences, validate_row
-from benchmarks.results import ROWS_FILE, SHIPPED_BYTES, append_row, read_rows, row_hash
+from benchmarks.results import (
+    ROWS_FILE,
+    SHIPPED_BYTES,
+    append_row,
+    read_rows,
+    row_hash,
+    ships_by_hash_alone,
+)
 from benchmarks.suites.cells import cells
 from benchmarks.suites.entry import Entry, Suite
 
@@ -81,6 +87,6 @@ def test_small_journals_are_shipped_and_large_ones_by_their_hash_alone(
     shipped = ship_rows(folder, tmp_path / "hashes")
     assert (shipped.rows, shipped.journals, shipped.by_hash) == (1, 0, 1)
     assert read_rows(tmp_path / "hashes" / ROWS_FILE) == [large]
-    assert validation.ships_by_hash_alone(large)
+    assert ships_by_hash_alone(large)
     (problem,) = validate_row(large, tmp_path / "hashes").problems
     assert "published by their SHA-256 alone" in problem

@@ -1,0 +1,56 @@
+"""Whether a row, and the journal beside it, are still the ones that were written.
+
+Everything that reads rows asks here: `read_rows` refuses rows that were changed, `validate` names
+them, and `ship` copies no journal but the one that was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from benchmarks.results.cell import Cell, Row
+from benchmarks.results.rows import SHIPPED_BYTES, row_hash
+
+
+def row_problem(row: Row) -> str | None:
+    """How a row differs from the one that was written; None where it does not.
+
+    A row that was migrated from schema 1 has no hash: of it the cell alone can be checked.
+    """
+    named, recorded = row["cell"], row["row_sha256"]
+    try:
+        made, found = Cell.of(row).id, row_hash(row)
+    except ValueError as error:
+        return f"the row is not the one that was written: {error}"
+    if recorded != found and not (recorded is None and "migrated_from" in row):
+        return "the row is not the one that was written: its SHA-256 differs"
+    if named != made:
+        return f"the row is not of its cell: what it says was run makes the cell {made}"
+    return None
+
+
+def journal_problem(row: Row, folder: Path) -> str | None:
+    """Why the journal of a row in `folder` cannot be used; None where it can, or there is none."""
+    if row["edit_file"] is None:
+        return None
+    file = folder / row["edit_file"]
+    if not file.is_file():
+        return _missing(row)
+    if hashlib.sha256(file.read_bytes()).hexdigest() != row["edit_sha256"]:
+        return f"{row['edit_file']} is not the file that was measured: its SHA-256 differs"
+    return None
+
+
+def ships_by_hash_alone(row: Row) -> bool:
+    """Whether a row's journal is too large to be published beside it."""
+    return (row["edit_bytes"] or 0) > SHIPPED_BYTES
+
+
+def _missing(row: Row) -> str:
+    if ships_by_hash_alone(row):
+        return (
+            f"{row['edit_file']} is not here: its {row['edit_bytes']:,} bytes are published by"
+            " their SHA-256 alone; run the cell again to compare it"
+        )
+    return f"{row['edit_file']} is missing"
