@@ -15,6 +15,7 @@ from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.labels import at_one_budget, by_label
 from benchmarks.report.standings import Estimate, Standing, standing_of
 from benchmarks.results import Row
+from editgym.checks import as_json
 
 _NOT_IN_TITLE = frozenset(
     {"task", "model_seed", "device"}
@@ -143,7 +144,10 @@ def _pooled(
     every one of them.
     """
     apart = {
-        _title(entry.env_id, entry.task, entry.env_kwargs) for entry in entries if not entry.pooled
+        # As rows have them: with lists for tuples.
+        _title(entry.env_id, entry.task, as_json(entry.env_kwargs))
+        for entry in entries
+        if not entry.pooled
     }
     for family in FAMILIES:
         members = [group for group in groups if group.family == family and group.title not in apart]
@@ -217,7 +221,7 @@ def _estimates(
     for key in keys:
         runs = {name: _runs(rows, key, family) for name, rows in finished.items()}
         runs = {name: own for name, own in runs.items() if own}
-        better = families.direction(key)
+        better = families.direction(key, family)
         placed = ranks(runs, better) if better else {}
         for name, own in runs.items():
             estimates[name][key] = _estimate(iqm_interval(own), placed.get(name))

@@ -85,7 +85,8 @@ def trade_off_figure(group: Group, looks: Palette) -> Figure | None:
         )
     if not axis.lines:
         return None
-    axis.set(xlabel=families.label(x_key), ylabel=families.label(y_key), title="Trade-off")
+    x_label, y_label = (families.label(key, group.family) for key in (x_key, y_key))
+    axis.set(xlabel=x_label, ylabel=y_label, title="Trade-off")
     axis.margins(0.08)
     legend(figure)
     return figure

@@ -6,7 +6,8 @@ in the prompt format `chat`, `reliability_squad` the one that the scorer `squad`
 better side.
 
 A family of one's own is one more row, `FAMILIES["name"] = Family(...)`, in the module of the suite
-or of the task that has such metrics.
+or of the task that has such metrics. It may share names with others: a row's family is the one that
+has the most of its metrics, and decides what is better.
 """
 
 from __future__ import annotations
@@ -142,36 +143,54 @@ KNOWLEDGE = Family(
 FAMILIES: dict[str, Family] = {family.name: family for family in (UNLEARNING, DEBIASING, KNOWLEDGE)}
 
 
-def parse(key: str) -> Key:
+def parse(key: str, family: str | None = None) -> Key:
     """A metric's key, `metric[_scorer][@format]`, taken apart; a key that no family knows is a
     metric of its own.
+
+    Args:
+        key: The key.
+        family: The family of its row, whose names go before those of the others.
     """
     name, _, form = key.partition("@")
-    known = {SCORE, *(metric for family in FAMILIES.values() for metric in family.directions)}
-    if name in known:
-        return Key(name, None, form or None)
-    starts = [metric for metric in known if name.startswith(f"{metric}_")]
-    if not starts:
-        return Key(name, None, form or None)
-    metric = max(starts, key=len)
-    return Key(metric, name[len(metric) + 1 :], form or None)
+    own = () if family is None else FAMILIES[family].directions
+    every = {SCORE, *(metric for other in FAMILIES.values() for metric in other.directions)}
+    for known in (own, every):
+        if name in known:
+            return Key(name, None, form or None)
+        starts = [metric for metric in known if name.startswith(f"{metric}_")]
+        if starts:
+            metric = max(starts, key=len)
+            return Key(metric, name[len(metric) + 1 :], form or None)
+    return Key(name, None, form or None)
 
 
-def direction(key: str) -> Direction | None:
-    """A metric's better side; None where it only describes."""
-    metric = parse(key).metric
+def direction(key: str, family: str | None = None) -> Direction | None:
+    """A metric's better side; None where it only describes.
+
+    Args:
+        key: The metric's key.
+        family: The family of its row, which decides where several have a metric of this name.
+    """
+    metric = parse(key, family).metric
     if metric == SCORE:
         return "higher"
-    found = (family.directions.get(metric) for family in FAMILIES.values())
+    if family is not None and metric in FAMILIES[family].directions:
+        return FAMILIES[family].directions[metric]
+    found = (other.directions.get(metric) for other in FAMILIES.values())
     return next((better for better in found if better is not None), None)
 
 
 def family_of(metrics: Iterable[str]) -> str | None:
-    """The family that has one of these metrics; a row has those of one."""
-    present = {parse(key).metric for key in metrics}
-    return next(
-        (name for name, family in FAMILIES.items() if present.intersection(family.directions)), None
-    )
+    """The family that has the most of a row's metrics, of several the first; None where none has
+    any. Families may share names.
+    """
+    keys = list(metrics)
+    counts = {
+        name: sum(parse(key, name).metric in family.directions for key in keys)
+        for name, family in FAMILIES.items()
+    }
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] else None
 
 
 def ordered(keys: Iterable[str], family: str | None) -> list[str]:
@@ -181,7 +200,7 @@ def ordered(keys: Iterable[str], family: str | None) -> list[str]:
     names = [] if family is None else list(FAMILIES[family].directions)
     own = [key for key in dict.fromkeys(keys) if key != SCORE]
     place = {name: index for index, name in enumerate(names)}
-    return [SCORE, *sorted(own, key=lambda key: place.get(parse(key).metric, len(names)))]
+    return [SCORE, *sorted(own, key=lambda key: place.get(parse(key, family).metric, len(names)))]
 
 
 def score(metrics: Metrics, family: str | None) -> float | None:
@@ -194,10 +213,15 @@ def is_before(key: str) -> bool:
     return parse(key).metric.endswith(BEFORE)
 
 
-def label(key: str) -> str:
-    """A metric's name in words, with an arrow towards the better values."""
-    metric, scorer, form = parse(key)
+def label(key: str, family: str | None = None) -> str:
+    """A metric's name in words, with an arrow towards the better values.
+
+    Args:
+        key: The metric's key.
+        family: The family of its row.
+    """
+    metric, scorer, form = parse(key, family)
     words = " ".join(_WRITTEN.get(word, word) for word in metric.split("_"))
     variant = ", ".join(part for part in (scorer, form) if part)
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(direction(key) or "", "")
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(direction(key, family) or "", "")
     return words + (f" ({variant})" if variant else "") + arrow

@@ -21,7 +21,11 @@ DEPTH = {"probe_accuracy": 1.0, "relearn_steps": 500.0, "mia_advantage": 1.0}
 
 def intervals_figure(group: Group, looks: Palette) -> Figure | None:
     """One panel for each metric that has a better side: point and 95% interval of every agent."""
-    keys = [key for key in group.metrics if families.direction(key) and not families.is_before(key)]
+    keys = [
+        key
+        for key in group.metrics
+        if families.direction(key, group.family) and not families.is_before(key)
+    ]
     agents = [standing for standing in group.standings if standing.metrics]
     if not keys:
         return None
@@ -34,7 +38,7 @@ def intervals_figure(group: Group, looks: Palette) -> Figure | None:
     for axis in axes.flat[len(keys) :]:
         axis.set_axis_off()
     for axis, key in zip(axes.flat, keys, strict=False):
-        axis.set_title(families.label(key))
+        axis.set_title(families.label(key, group.family))
         for y, standing in zip(places, agents, strict=True):
             estimate = standing.metrics.get(key)
             if estimate is not None:
@@ -80,7 +84,7 @@ def depth_figure(group: Group, looks: Palette) -> Figure | None:
             if key in standing.metrics:
                 _spread(first, y, standing.metrics[key], looks[standing.agent].color, face)
     for axis, (key, most) in zip(others, DEPTH.items(), strict=True):
-        axis.set(title=families.label(key), xlim=(-0.04 * most, 1.04 * most))
+        axis.set(title=families.label(key, group.family), xlim=(-0.04 * most, 1.04 * most))
         for y, standing in zip(places, agents, strict=True):
             if key in standing.metrics:
                 _spread(axis, y, standing.metrics[key], looks[standing.agent].color)

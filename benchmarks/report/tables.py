@@ -82,7 +82,7 @@ def group_table(group: Group) -> Table:
         Column("access", numeric=False),
         Column("reward calls"),
         Column("n"),
-        *(Column(families.label(key)) for key in keys),
+        *(Column(families.label(key, group.family)) for key in keys),
         *(Column(label) for label, _ in _COSTS),
     )
     lines = tuple(_line(standing, keys) for standing in group.standings)

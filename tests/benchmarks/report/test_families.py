@@ -126,3 +126,75 @@ def test_a_family_of_ones_own_is_one_row(make_row, monkeypatch):
     (group,) = group_rows(rows)
     assert (group.family, group.metrics) == ("driving", (SCORE, "speed", "crashes"))
     assert group.standings[0].metrics[SCORE].iqm == 0.4
+
+
+def shared(**directions):
+    """A family of one's own, some of whose names built-in families have."""
+    return Family("own", directions, lambda metrics: metrics.get("reliability"), "it", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "family"),
+    [
+        (["reliability", "speed", "leakage"], "own"),
+        (["reliability@chat", "speed_squad", "reliability"], "own"),
+        (["reliability", "locality", "portability", "speed"], "knowledge"),
+        (["reliability"], "knowledge"),
+        (["nobody's"], None),
+        ([], None),
+    ],
+)
+def test_a_row_is_of_the_family_that_has_most_of_its_metrics(monkeypatch, metrics, family):
+    own = shared(reliability="lower", speed="higher", leakage=None)
+    monkeypatch.setitem(FAMILIES, "own", own)
+    assert families.family_of(metrics) == family
+
+
+def test_the_family_of_a_row_says_what_is_better(make_row, monkeypatch):
+    own = shared(reliability="lower", speed="higher", leakage=None)
+    monkeypatch.setitem(FAMILIES, "own", own)
+    assert families.direction("reliability@chat", "own") == "lower"
+    assert families.direction("reliability", "knowledge") == "higher"
+    assert families.direction("reliability") == "higher"
+    assert families.direction("leakage", "own") is None
+    assert families.direction("flip_rate", "own") == "lower"
+    assert families.label("reliability", "own") == "reliability ↓"
+    metrics = {"reliability": 0.2, "speed": 3.0, "leakage": 0.5}
+    rows = [
+        make_row(agent, seed, "mine", metrics={**metrics, "reliability": value + seed / 1_000})
+        for seed in range(5)
+        for agent, value in (("ppo", 0.1), ("random", 0.9))
+    ]
+    (group,) = group_rows(rows)
+    assert group.family == "own"
+    ranks = {one.agent: one.metrics["reliability"].rank for one in group.standings}
+    assert ranks == {"ppo": 1, "random": 2}
+    assert all(one.metrics["leakage"].rank is None for one in group.standings)
+    labels = [column.label for column in group_table(group).columns]
+    assert {"reliability ↓", "leakage", "speed ↑"} <= set(labels)
+
+
+def test_a_familys_own_names_go_before_variants_of_others(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "own", shared(reliability_squad="higher"))
+    assert parse("reliability_squad", "own") == Key("reliability_squad")
+    assert parse("reliability_squad", "knowledge") == Key("reliability", "squad")
+
+
+def test_tuples_of_a_suite_are_the_lists_of_its_rows(make_row):
+    from benchmarks.suites.entry import Entry
+
+    tasks = ("unlearning/digits", "unlearning/mnist")
+    rows = [
+        make_row(
+            task=task,
+            env_kwargs={"task": task, "sites": ["fc1"], "device": "cpu"},
+            metrics={"retain_accuracy": 0.9, "forget_accuracy": 0.1},
+        )
+        for task in tasks
+    ]
+    entries = [
+        Entry("MaskWorld-v0", task, ("random",), env_kwargs={"sites": ("fc1",)}, pooled=False)
+        for task in tasks
+    ]
+    assert group_rows(rows)[0].title.startswith("All")
+    assert len(group_rows(rows, lambda suite: entries)) == 2
