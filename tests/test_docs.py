@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks.suites.cells import SUITES
 from editgym.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,3 +104,12 @@ def test_a_block_that_fails_names_its_line(tmp_path):
     with pytest.raises(NameError) as failure:
         run(page, tmp_path)
     assert failure.traceback[-1].lineno + 1 == 13
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_stands_in_the_table_of_suites(suite):
+    lines = (ROOT / "docs" / "worlds.md").read_text(encoding="utf-8").splitlines()
+    (header,) = [place for place, line in enumerate(lines) if line.startswith("| suite | what |")]
+    table = lines[header : lines.index("", header)]
+    (row,) = [line for line in table if line.startswith(f"| `{suite}` | ")]
+    assert row.endswith(f" | {SUITES[suite].seeds} |")
