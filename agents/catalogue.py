@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 from agents.protocol import Access, Agent
 from agents.rl.presets import CLASSES
 from agents.unlearning.settings import NAMES as UNLEARNERS
+from editgym.checks import shown
 from editgym.imports import imported, is_import_path
 
 AGENTS: dict[str, str] = {
@@ -45,6 +47,10 @@ ALGORITHMS: dict[str, str] = {
     **dict.fromkeys(UNLEARNERS, "agents.unlearning.agent:Unlearner"),
     **dict.fromkeys(SB3_ALGORITHMS, "agents.rl.agent:SB3Agent"),
 }
+
+
+class SettingsError(ValueError):
+    """A setting that an agent does not take, or a value that is not right for it."""
 
 
 def agent_names() -> list[str]:
@@ -90,21 +96,36 @@ def make_agent(name: str, /, **config: Any) -> Agent:
     """The agent called `name`, with its configuration.
 
     Raises:
-        ValueError: There is no such agent, it takes no such argument, or its `access` is none.
+        SettingsError: It takes no such argument, or a value is not right.
+        ValueError: There is no such agent, or its `access` is none.
     """
     cls = agent_class(name)
     if name in ALGORITHMS:
         if config.get("algorithm", name) != name:
-            raise ValueError(
+            raise SettingsError(
                 f"agent {name}: algorithm is {config['algorithm']!r}; that is an agent of its own"
                 " name"
             )
         config = {"algorithm": name, **config}
+    _check_arguments(name, cls, config)
+    try:
+        agent = cls(**config)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"agent {name}: {error}") from error
+    _check_access(name, agent)
+    return agent
+
+
+def _check_arguments(name: str, cls: type[Agent], config: Mapping[str, Any]) -> None:
+    """Refuse arguments that a class does not take, and too few of them."""
+    parameters = inspect.signature(cls).parameters
     try:
         inspect.signature(cls).bind(**config)
     except TypeError as error:
-        accepted = ", ".join(inspect.signature(cls).parameters) or "none"
-        raise ValueError(f"agent {name}: {error}; its arguments: {accepted}") from error
-    agent = cls(**config)
-    _check_access(name, agent)
-    return agent
+        unknown = [
+            f"{key}={shown(value)}" for key, value in config.items() if key not in parameters
+        ]
+        given = f" (given {', '.join(unknown)})" if unknown else ""
+        raise SettingsError(
+            f"agent {name}: {error}{given}; its arguments: {', '.join(parameters) or 'none'}"
+        ) from error

@@ -14,7 +14,8 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ import gymnasium as gym
 
 from agents.catalogue import agent_class
 from agents.checkpoints import CHECKPOINT
-from agents.command_line import AGENT_FOLDER, CONFIG_FILE, UsageError, env_spec, settings, writable
+from agents.command_line import (
+    AGENT_FOLDER,
+    CONFIG_FILE,
+    UsageError,
+    env_spec,
+    made_env,
+    settings,
+    writable,
+)
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Unsupported
@@ -77,7 +86,8 @@ def _edit(options: argparse.Namespace) -> int:
             f" {folder} …"
         )
     config = json.loads((folder / CONFIG_FILE).read_text())
-    spec = env_spec(config["env_id"], config["env_kwargs"] | settings(options.set), evaluation=True)
+    given = settings(options.set)
+    spec = env_spec(config["env_id"], config["env_kwargs"] | given, evaluation=True)
     agent = agent_class(config["agent"]).load(folder / AGENT_FOLDER)
     writable(folder)
     resumes = isinstance(agent, StreamEditor) and is_stream_of_facts(spec)
@@ -86,14 +96,15 @@ def _edit(options: argparse.Namespace) -> int:
         if not goes_on:
             shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
-    env = gym.make(spec)
-    if not goes_on:  # a reset would empty the journal that is gone on with
-        env.reset(seed=options.seed)  # closed streams stay what they are at the agent's own reset
-    journal = (
-        agent.edit(env, folder, options.seed)
-        if resumes and isinstance(agent, StreamEditor)
-        else agent.edit(env)
-    )
+    with _no_half_steps(folder):
+        env = made_env(spec, config["env_id"], given)
+        if not goes_on:  # a reset would empty the journal that is gone on with
+            env.reset(seed=options.seed)  # closed streams stay what they are at the agent's reset
+        journal = (
+            agent.edit(env, folder, options.seed)
+            if resumes and isinstance(agent, StreamEditor)
+            else agent.edit(env)
+        )
     evaluation: Evaluation = edit_env(env).evaluate(journal)
     written = [journal.save(folder / "journal.safetensors")]
     if options.export:
@@ -104,6 +115,17 @@ def _edit(options: argparse.Namespace) -> int:
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)
     return 0
+
+
+@contextmanager
+def _no_half_steps(folder: Path) -> Iterator[None]:
+    """Take away the steps of an edit that ends before there is a checkpoint to go on from."""
+    try:
+        yield
+    except BaseException:
+        if not (folder / CHECKPOINT).is_file():
+            shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)
+        raise
 
 
 def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path:

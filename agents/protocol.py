@@ -10,10 +10,13 @@ from typing import Literal, Protocol, Self, runtime_checkable
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from editgym.checks import at_least, optional
 from editgym.envs.protocol import Unsupported
 from editgym.weights import EditJournal
 
 Access = Literal["reward", "gradient", "data", "oracle"]
+
+_LIMIT = optional(at_least(0))
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("reward_calls", "seconds"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must be 0 or more, or None, got {value!r}")
+            _LIMIT(name, getattr(self, name))
 
 
 @dataclass

@@ -18,11 +18,11 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from agents import configured
 from agents.catalogue import make_agent
@@ -32,11 +32,13 @@ from agents.command_line import (
     CONFIG_FILE,
     UsageError,
     env_spec,
+    made_env,
     settings,
     settings_file,
     writable,
 )
 from agents.protocol import Agent, Budget, Unsupported
+from editgym.paths import whole_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,12 +86,10 @@ def _train(options: argparse.Namespace) -> int:
     agent = make_agent(options.agent, **agent_config)
     budget = Budget(options.reward_calls, options.seconds)
     spec = env_spec(options.env, env_kwargs)
-    try:
-        gym.make(spec).close()  # bad arguments fail here, before anything is written
-    except TypeError as error:  # a stranger's environment says so of an unknown argument
-        raise UsageError(
-            f"--set: {options.env} cannot be made with {env_kwargs}: {error}"
-        ) from error
+    # Bad arguments and settings fail here, before anything is written.
+    made_env(spec, options.env, env_kwargs).close()
+    _check_settings(options.agent, agent, spec)
+    made = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]
     out = writable(options.out)
     config = {
         "env_id": options.env,
@@ -101,7 +101,7 @@ def _train(options: argparse.Namespace) -> int:
         "seconds": options.seconds,
     }
     _check_edit_is_whole(out, config)
-    with _replacing(out, config):
+    with _replacing(out, config, made):
         try:
             agent.learn(spec, budget, options.seed, out / AGENT_FOLDER)
         except KeyboardInterrupt:
@@ -112,13 +112,28 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_settings(name: str, agent: Agent, spec: EnvSpec) -> None:
+    """Refuse settings that do not go with the environment, as `learn` would."""
+    resolved = getattr(agent, "resolved", None)  # an agent of one's own need not have it
+    try:
+        if resolved is not None:
+            resolved(spec)
+    except ValueError as error:
+        raise UsageError(f"agent {name} in {spec.id}: {error}") from error
+
+
 @contextmanager
-def _replacing(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def _replacing(out: Path, config: Mapping[str, Any], made: Sequence[Path]) -> Iterator[None]:
     """Write how the agent is trained, so that it never stands beside an agent that was trained
     otherwise.
 
     Another agent in `out` is set aside, and is back, with its own file, if nothing comes of the new
-    one.
+    one; where there was none, nothing is left behind.
+
+    Args:
+        out: The folder of the agent and of the file.
+        config: How it is trained.
+        made: Folders that were made for it, the innermost first.
     """
     agent, aside, file = out / AGENT_FOLDER, out / f"{AGENT_FOLDER}.replaced", out / CONFIG_FILE
     before = file.read_text() if file.is_file() else None
@@ -129,23 +144,33 @@ def _replacing(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
     if agent.is_dir():
         shutil.rmtree(aside, ignore_errors=True)
         agent.rename(aside)
-    file.write_text(after)
+    _write(file, after)
     # What is there before a checkpoint or a whole agent is.
     nothing = {"log", configured.CONFIG_FILE, configured.SETTINGS_FILE}
     try:
         yield
         nothing.remove(configured.CONFIG_FILE)  # of an agent that has nothing else
     finally:
-        made = {entry.name for entry in agent.iterdir()} if agent.is_dir() else set()
-        if any(name not in nothing and not name.endswith(".partial") for name in made):
+        names = {entry.name for entry in agent.iterdir()} if agent.is_dir() else set()
+        if any(name not in nothing and not name.endswith(".partial") for name in names):
             shutil.rmtree(aside, ignore_errors=True)
-        elif aside.is_dir():
+        else:
             shutil.rmtree(agent, ignore_errors=True)
-            aside.rename(agent)
-            if before is None:
-                file.unlink()
-            else:
-                file.write_text(before)
+            if aside.is_dir():
+                aside.rename(agent)
+            _write(file, before)
+            for folder in made:
+                with suppress(OSError):  # somebody else has put something there
+                    folder.rmdir()
+
+
+def _write(file: Path, text: str | None) -> None:
+    """Write a file, whole; None takes it away."""
+    if text is None:
+        file.unlink()
+        return
+    with whole_file(file) as partial:
+        partial.write_text(text)
 
 
 def _check_edit_is_whole(out: Path, config: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from agents.checkpoints import TRAINING
-from agents.configured import Settings, read_config, write_config
+from agents.configured import Settings, check_arguments, read_config, write_config
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.learning import SequenceLearner
 from agents.hypernetworks.network import check_sites
@@ -102,7 +102,10 @@ class LearnedEditor(StreamEditor):
         if spec is not None and not is_stream_of_facts(spec):
             return self.learning_in_worlds()
         tuned = {} if spec is None else self.tuned(spec)
-        return self._settings_of(layered(tuned, self.config))
+        settings = self._settings_of(layered(tuned, self.config))
+        if spec is not None:
+            check_arguments(spec, settings.train_env, "train_env")
+        return settings
 
     def _settings_of(self, given: Mapping[str, Any]) -> Learning:
         settings = self.settings_type.of(given)

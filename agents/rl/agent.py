@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from agents.configured import (
     ConfiguredAgent,
     Settings,
+    check_arguments,
     read_config,
     read_settings,
     spec_arguments,
@@ -28,7 +29,7 @@ from agents.configured import (
 )
 from agents.episodes import task_name
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
-from agents.rl.algorithms import algorithm_class, check_takes
+from agents.rl.algorithms import algorithm_class, check_settings
 from agents.rl.budget import (
     UNLIMITED,
     BudgetSpentError,
@@ -90,6 +91,7 @@ class SB3Agent(ConfiguredAgent):
     access: ClassVar[Access] = "reward"
     name = "sb3"
     settings_type: ClassVar[type[Settings]] = SB3Settings
+    policy_takes: ClassVar[Sequence[str] | None] = None  # of `policy_kwargs`; None for all of SB3's
     settings: SB3Settings
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,7 +107,7 @@ class SB3Agent(ConfiguredAgent):
         self.name = algorithm  # type: ignore[misc]
         self.config = {"algorithm": algorithm, **settings}
         self._given = settings
-        self.settings = self._of(settings)
+        self.settings = self._checked(settings)
         self.model: BaseAlgorithm | None = None
 
     def tuned(self, spec: EnvSpec) -> dict[str, Any]:
@@ -117,9 +119,15 @@ class SB3Agent(ConfiguredAgent):
         """The preset with what this agent was given instead.
 
         Raises:
-            ValueError: A setting is out of its range.
+            ValueError: Algorithm, policy or environment does not take a setting.
         """
-        return self._of({**({} if spec is None else self.tuned(spec)), **self._given})
+        settings = self._checked({**({} if spec is None else self.tuned(spec)), **self._given})
+        if spec is not None and spec.vector_entry_point is None:
+            check_arguments(spec, settings.train_env, "train_env")
+        return settings
+
+    def _checked(self, given: Mapping[str, Any]) -> SB3Settings:
+        return check_settings(self.name, self._of(given), self.policy, self.policy_takes)
 
     @classmethod
     def _of(cls, given: Mapping[str, Any]) -> Any:
@@ -235,25 +243,15 @@ class SB3Agent(ConfiguredAgent):
     def build(
         self, env: VecEnv, settings: SB3Settings, seed: int, device: str, watch: Stopwatch
     ) -> BaseAlgorithm:
-        """The untrained SB3 algorithm for an environment.
-
-        Raises:
-            ValueError: The algorithm does not take one of the hyperparameters, or there is no such
-                activation function.
-        """
+        """The untrained SB3 algorithm for an environment."""
         kind, hyperparameters = algorithm_class(self.name), settings.for_algorithm()
-        check_takes(self.name, kind, hyperparameters)
         if settings.linear_decay:
             hyperparameters["learning_rate"] = LinearDecay(hyperparameters["learning_rate"], watch)
         hyperparameters["policy_kwargs"] = self.policy_kwargs(settings)
         return kind(self.policy, env, seed=seed, device=device, **hyperparameters)
 
     def policy_kwargs(self, settings: SB3Settings) -> dict[str, Any]:
-        """The policy's arguments, as SB3 takes them.
-
-        Raises:
-            ValueError: There is no such activation function.
-        """
+        """The policy's arguments, as SB3 takes them."""
         return mlp_policy(settings.hyperparameters.get("policy_kwargs", {}), settings.sketch)
 
     def edit(self, env: gym.Env) -> EditJournal:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
+from agents.rl.policies import mlp_policy
 from agents.rl.presets import CLASSES
+from agents.rl.settings import SB3Settings
+from editgym.checks import require_known
+
+# What an agent gives an algorithm: environment and policy, the environment's device, `learn`'s
+# seed; and what it gives a policy.
+_GIVEN = ("policy", "env", "device", "seed", "_init_setup_model")
+_GIVEN_TO_POLICY = (
+    *("observation_space", "action_space", "lr_schedule"),
+    *("features_extractor_class", "features_extractor_kwargs"),
+)
 
 
 def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:
@@ -30,23 +42,56 @@ def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:
     return getattr(sb3_contrib, name)
 
 
-def check_takes(name: str, kind: type[BaseAlgorithm], given: Mapping[str, Any]) -> None:
+def check_settings(
+    name: str,
+    settings: SB3Settings,
+    policy: str | type[BasePolicy],
+    policy_takes: Collection[str] | None = None,
+) -> SB3Settings:
+    """Settings that an algorithm and its policy take, as they were.
+
+    Args:
+        name: The algorithm's name.
+        settings: What it is to learn with.
+        policy: The policy, or its name in SB3.
+        policy_takes: What the policy takes of `policy_kwargs`; None asks the policy.
+
+    Raises:
+        ValueError: One of them does not take a setting; the message names it, its value, and those
+            that would be right.
+    """
+    try:
+        kind = algorithm_class(name)
+    except ImportError:  # without sb3-contrib nobody learns with it, and learning says so
+        return settings
+    own = settings.as_dict().keys() - settings.hyperparameters.keys()
+    check_takes(name, kind, settings.hyperparameters, sorted(own))
+    given = settings.hyperparameters.get("policy_kwargs", {})
+    if policy_takes is None:
+        policy = kind.policy_aliases[policy] if isinstance(policy, str) else policy
+        policy_takes = _takes(policy, _GIVEN_TO_POLICY)
+        mlp_policy(given, 0)  # knows the activation functions
+    require_known(f"the policy of {name} takes no argument", given, policy_takes)
+    return settings
+
+
+def check_takes(
+    name: str, kind: type[BaseAlgorithm], given: Mapping[str, Any], own: Collection[str] = ()
+) -> None:
     """Refuse hyperparameters that an algorithm does not take.
 
     Args:
         name: The algorithm's name, for messages.
         kind: Its class.
         given: The hyperparameters.
+        own: Names of the agent's own settings, which an unknown name may be meant for.
 
     Raises:
         ValueError: It does not take one of them.
     """
-    # These are the agent's own to give: environment and policy, the environment's device, `learn`'s
-    # seed.
-    own = ("policy", "env", "device", "seed", "_init_setup_model")
-    takes = [one for one in inspect.signature(kind).parameters if one not in own]
-    unknown = sorted(set(given) - set(takes))
-    if unknown:
-        raise ValueError(
-            f"{name} takes no hyperparameter {', '.join(unknown)}; it takes {', '.join(takes)}"
-        )
+    require_known(f"{name} takes no hyperparameter", given, [*own, *_takes(kind, _GIVEN)])
+
+
+def _takes(kind: type, given: Collection[str]) -> list[str]:
+    """The arguments of a class, but for those that are given to it."""
+    return [one for one in inspect.signature(kind).parameters if one not in given]

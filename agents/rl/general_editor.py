@@ -6,6 +6,7 @@ after them (`observe_parameters`), and the goal (`observe_task`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -104,6 +105,7 @@ class GeneralEditor(SB3Agent):
     """
 
     settings_type: ClassVar[type[Settings]] = GeneralSettings
+    policy_takes: ClassVar[Sequence[str] | None] = ("log_std_init",)
     settings: GeneralSettings
     _shape: EditorShape
 

@@ -110,6 +110,8 @@ STREAMS: dict[str, dict[str, Any]] = {
         "policy_kwargs": {"net_arch": [], "log_std_init": -1.4},
         "final_log_std": -2.0,
     },
+    # It has no discount, and its policy no place for a sketch.
+    "ars": {"train_env": _STREAM["train_env"]},
 }
 # Edits add up: what a longer stream forgets is more than what its last steps are worth. Chosen at
 # 50 steps, which is as long as the validation split lasts.

@@ -9,11 +9,67 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from agents.configured import Settings, setting
-from editgym.checks import Check, at_least, is_finite, one_of, optional, whole
+from editgym.checks import Check, at_least, is_finite, is_whole, one_of, optional, whole, within
 
 REFINE = 0.2
 _DICT = Check(lambda v: isinstance(v, Mapping), "a dict")
-_SIZES = {"n_steps": optional(whole(1)), "batch_size": optional(whole(1)), "policy_kwargs": _DICT}
+_FINITE = Check(is_finite, "a finite number")
+_FLAG = Check(lambda v: isinstance(v, bool), "true or false")
+_OR_ALL = Check(lambda v: is_whole(v) and v >= -1, "-1 or more, a whole number")
+_OR_AUTO = Check(
+    lambda v: is_finite(v) or (isinstance(v, str) and v.startswith("auto")),
+    'a finite number, or "auto"',
+)
+_FREQUENCY = Check(
+    lambda v: (
+        whole(1).valid(v)
+        or (
+            isinstance(v, list | tuple)
+            and len(v) == 2
+            and whole(1).valid(v[0])
+            and v[1] in ("step", "episode")
+        )
+    ),
+    '1 or more, a whole number, or a pair of it with "step" or "episode"',
+)
+# Hyperparameters of all algorithms whose values are known; SB3 itself checks few, and those late.
+_CHECKS: Mapping[str, Check] = {
+    **dict.fromkeys(("n_steps", "batch_size", "n_top"), optional(whole(1))),
+    **dict.fromkeys(
+        (
+            *("n_epochs", "buffer_size", "n_delta", "policy_delay", "target_update_interval"),
+            *("cg_max_steps", "line_search_max_iter", "n_critic_updates", "sub_sampling_factor"),
+            *("n_eval_episodes", "stats_window_size"),
+        ),
+        whole(1),
+    ),
+    **dict.fromkeys(("learning_starts", "top_quantiles_to_drop_per_net", "verbose"), whole(0)),
+    **dict.fromkeys(("gradient_steps", "sde_sample_freq"), _OR_ALL),
+    **dict.fromkeys(("gamma", "gae_lambda", "tau", "line_search_shrinking_factor"), within(0, 1)),
+    **dict.fromkeys(
+        (
+            *("learning_rate", "clip_range", "vf_coef", "max_grad_norm", "delta_std"),
+            *("target_policy_noise", "target_noise_clip", "rms_prop_eps", "cg_damping"),
+        ),
+        at_least(0),
+    ),
+    **dict.fromkeys(("clip_range_vf", "target_kl"), optional(at_least(0))),
+    **dict.fromkeys(("ent_coef", "target_entropy"), _OR_AUTO),
+    **dict.fromkeys(
+        (
+            *("normalize_advantage", "use_sde", "use_sde_at_warmup", "use_rms_prop"),
+            *("optimize_memory_usage", "zero_policy"),
+        ),
+        _FLAG,
+    ),
+    "alive_bonus_offset": _FINITE,
+    "train_freq": _FREQUENCY,
+    "policy_kwargs": _DICT,
+}
+_POLICY_CHECKS: Mapping[str, Check] = {
+    "net_arch": Check(lambda v: isinstance(v, list | tuple | Mapping), "a list of widths"),
+    "log_std_init": _FINITE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +91,17 @@ class SB3Settings(Settings):
     )
     sketch: int = setting(64, whole(0))
     linear_decay: bool = setting(False, one_of(False, True))
-    final_log_std: float | None = setting(
-        None, optional(Check(lambda v: is_finite(v), "a finite number"))
-    )
+    final_log_std: float | None = setting(None, optional(_FINITE))
     hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, check in _SIZES.items():
-            if name in self.hyperparameters:
-                check(name, self.hyperparameters[name])
+        for checks, given in (
+            (_CHECKS, self.hyperparameters),
+            (_POLICY_CHECKS, self.hyperparameters.get("policy_kwargs", {})),
+        ):
+            for name in checks.keys() & given.keys():
+                checks[name](name, given[name])
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

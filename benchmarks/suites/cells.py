@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.results import Cell, canonical_json
-from benchmarks.results.resolved import resolved_settings
+from benchmarks.results.resolved import check_environment, resolved_settings
 from benchmarks.suites import lifelong, worlds
 from benchmarks.suites.entry import REWARD_CALLS, Entry, Suite
 from editgym.imports import imported_as, is_import_path
@@ -78,8 +78,8 @@ def cells(
         device: Torch device of the networks.
 
     Raises:
-        ValueError: A task, an environment or a name in `given` is not there, or `seeds` is not
-            positive.
+        ValueError: A task, an environment or a name in `given` is not there, an agent or an
+            environment does not take what it is given, or `seeds` is not positive.
     """
     count = suite.seeds if seeds is None else seeds
     if count < 1:
@@ -92,6 +92,10 @@ def cells(
     for name in given:
         if name not in named:
             raise ValueError(unknown("agent or task to set", name, sorted(named)))
+    for entry in entries:
+        if typed := given.get(entry.task):
+            arguments = {"task": entry.task, **entry.env_kwargs}
+            check_environment(entry.env_id, arguments, typed, entry.task)
     resolve = _Resolver()
     found = (
         resolve(_cell(suite, entry, agent, config, seed, device, given), entry)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from agents.command_line import UsageError, json_value, typed_value
 
 
 def read_given(file: Path | None, pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -17,7 +18,8 @@ def read_given(file: Path | None, pairs: Sequence[str]) -> dict[str, dict[str, A
             no JSON is text.
 
     Raises:
-        ValueError: The file holds something else, or a text has another form.
+        ValueError: The file holds something else, a text has another form, or a value is no number
+            that JSON has; the message names it.
         OSError: The file cannot be read.
     """
     given = {} if file is None else _from_file(file)
@@ -26,22 +28,17 @@ def read_given(file: Path | None, pairs: Sequence[str]) -> dict[str, dict[str, A
         name, dot, key = described.rpartition(".")
         if not (equals and dot and name and key):
             raise ValueError(f"--set must be NAME.KEY=VALUE, got {pair!r}")
-        given.setdefault(name, {})[key] = _value(value)
+        given.setdefault(name, {})[key] = typed_value(value, f"--set {described}")
     return given
 
 
 def _from_file(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json_value(file.read_text(encoding="utf-8"), f"--settings {file}")
+    except UsageError:
+        raise
     except ValueError as error:
         raise ValueError(f"--settings: {file} is not JSON: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(own, dict) for own in found.values()):
         raise ValueError(f"--settings: {file} must be {{NAME: {{KEY: VALUE}}}}")
     return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -133,6 +133,8 @@ class LifelongLLMEditEnv(StreamEditing):
             tokens, and every model reads FactWorld's text.
     """
 
+    checks = CHECKS  # what its arguments have to be, for who looks at them before it is made
+
     def __init__(
         self,
         task: str = "knowledge/factworld",

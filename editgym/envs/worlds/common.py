@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from editgym.tasks import Signal, Task
 from editgym.weights import ActionLayout, Operator, Rank
 
 _FINITE_OR_NONE = Check(lambda v: v is None or is_finite(v), "a finite number or None")
-_CHECKS = {
+CHECKS: Mapping[str, Check] = {
     "render_mode": Check(lambda v: v is None or v in RENDER_MODES, f"one of {RENDER_MODES}"),
     "signal": Check(lambda v: v in ("probability", "accuracy"), '"probability" or "accuracy"'),
     "episode_length": whole(1),
@@ -72,7 +72,7 @@ class WeightEditing:
         **task_arguments: Any,
     ) -> None:
         given = locals()
-        for name, check in _CHECKS.items():
+        for name, check in CHECKS.items():
             check(name, given[name])
         self.task: Task = task_for(
             Task,  # type: ignore[type-abstract]

@@ -12,7 +12,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.envs.worlds.common import WeightEditing
+from editgym.envs.worlds.common import CHECKS, WeightEditing
 from editgym.envs.worlds.gradient import CostGradient, CostGradients
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
 from editgym.envs.worlds.reward import Scores
@@ -30,12 +30,14 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         task: Networks, data, reward terms and metrics.
         layout: How a flat action holds an update for every site.
         network: The network under edit; every episode begins with a fresh one.
+        checks: What its arguments have to be, for who looks at them before it is made.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium's own form
         "render_modes": list(RENDER_MODES),
         "render_fps": 2,
     }
+    checks = CHECKS
 
     def __init__(self, operator: Operator, *, render_mode: str | None, **arguments: Any) -> None:
         self._common = WeightEditing(operator, False, render_mode=render_mode, **arguments)
