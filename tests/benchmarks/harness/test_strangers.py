@@ -192,7 +192,7 @@ def test_a_custom_task_takes_the_place_of_its_family():
         seeds=1,
     )
     assert sorted((cell.env_id, cell.task, cell.reward_calls) for cell in chosen) == [
-        (world, "unlearning/custom", 40_960) for world in ("MaskWorld-v0", "ShiftWorld-v0")
+        (world, "unlearning/custom", 10_240) for world in ("MaskWorld-v0", "ShiftWorld-v0")
     ]
     assert all(cell.env_kwargs["model"] == "mine.pt" for cell in chosen)
 
