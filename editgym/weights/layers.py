@@ -30,6 +30,10 @@ class Prefix(NamedTuple):
         """The same texts several times, one after the other."""
         return Prefix(self.activations.repeat(times, 1, 1), self.layer)
 
+    def take(self, texts: Sequence[int], length: int) -> Prefix:
+        """Some of the texts, as far as `length` tokens."""
+        return Prefix(self.activations[list(texts), :length], self.layer)
+
     @classmethod
     def join(cls, prefixes: Sequence[Prefix]) -> Prefix:
         """The joined batch's prefix from those of its parts, all at one layer: padded to one

@@ -112,6 +112,38 @@ class TokenBatch:
         empty = torch.bincount(self.rows[content], minlength=len(self)) == 0
         return content | empty[self.rows]
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every text, prompt and answer together."""
+        last = self.positions.new_zeros(len(self)).index_reduce_(
+            0, self.rows, self.positions, "amax"
+        )
+        return [int(position) + 2 for position in last.tolist()]
+
+    def tokens(self, texts: Sequence[int]) -> Tensor:
+        """Places of some texts' answer tokens among all, (k,), one text after the other."""
+        place = self.rows.new_full((len(self),), -1)
+        chosen = torch.tensor(texts, dtype=torch.long, device=place.device)
+        place[chosen] = torch.arange(len(texts), device=place.device)
+        own = place[self.rows]
+        found = (own >= 0).nonzero().flatten()
+        return found[own[found].argsort(stable=True)]
+
+    def take(self, texts: Sequence[int]) -> TokenBatch:
+        """Some of the texts, each at most once, padded as far as the longest of them."""
+        tokens = self.tokens(texts)
+        own = torch.tensor(texts, dtype=torch.long, device=self.ids.device)
+        place = self.rows.new_zeros(len(self))
+        place[own] = torch.arange(len(texts), device=place.device)
+        positions = self.positions[tokens]
+        return TokenBatch(
+            self.ids[own, : int(positions.max()) + 2],
+            place[self.rows[tokens]],
+            positions,
+            self.labels[tokens],
+            None if self.weights is None else self.weights[tokens],
+        )
+
     def all_of(self, values: Tensor) -> Tensor:
         """Whether a value holds at every answer token of a text: (..., m) -> (..., n), bool."""
         wrong = values.new_zeros(*values.shape[:-1], len(self), dtype=torch.long)

@@ -99,3 +99,17 @@ def test_joined_batches_are_the_batch_of_all_texts(batch):
     )
     for part in ("ids", "rows", "positions", "labels"):
         assert torch.equal(getattr(joined, part), getattr(expected, part))
+
+
+def test_some_texts_are_the_batch_of_them_alone(batch):
+    texts = [([5, 6, 7], [1, END]), ([4], [END]), ([3, 2], [8, 1, END])]
+    assert batch.lengths == [5, 2, 5]
+    for rows in ([0], [2, 1], [1, 0, 2], [1]):
+        taken, expected = batch.take(rows), TokenBatch.of([texts[row] for row in rows])
+        for part in ("ids", "rows", "positions", "labels"):
+            assert torch.equal(getattr(taken, part), getattr(expected, part))
+        assert torch.equal(batch.labels[batch.tokens(rows)], expected.labels)
+        assert taken.weights is None
+    weights = [[1.0, 0.5], [0.25], [1.0, 1.0, 0.0]]
+    weighted = TokenBatch.of(texts, weights=weights)
+    assert weighted.take([2, 1]).weights.tolist() == [1, 1, 0, 0.25]

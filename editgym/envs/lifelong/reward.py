@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from editgym.data.facts import EditRequest
+from editgym.envs.lifelong.terms import Term, agreement, grouped, joined
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.layers import Prefix
@@ -77,29 +77,6 @@ class _Judged:
     locality: TokenBatch | None
     locality_prefix: Prefix | None
     reference: Tensor | None
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """One term of the sum: cross-entropy, or KL from `reference` where there is one."""
-
-    texts: TokenBatch
-    prefix: Prefix | None
-    weight: float
-    reference: Tensor | None
-    newest: bool
-
-    def cost(self, logits: Tensor) -> Tensor:
-        """Weighted mean cost, (...), of logits (..., m, vocabulary)."""
-        if self.reference is None:
-            labels = self.texts.labels.expand(logits.shape[:-1])
-            tokens = F.cross_entropy(
-                logits.flatten(0, -2), labels.flatten(), reduction="none"
-            ).view_as(labels)
-            return self.weight * self.texts.mean_costs(tokens).mean(-1)
-        now = logits.log_softmax(-1)
-        tokens = (self.reference.exp() * (self.reference - now)).sum(-1)
-        return self.weight * self.texts.means(tokens).mean(-1)
 
 
 class _RewardedPrompts:
@@ -181,14 +158,14 @@ class LookBack:
             )
         )
 
-    def pieces(self, decoder: EditableDecoder) -> list[_Piece]:
+    def pieces(self, decoder: EditableDecoder) -> list[Term]:
         """The terms of the sum; call it before the step's update, which the `previous` model
         lacks.
         """
         pieces = []
         for age, one in enumerate(self._judged):
             weight = self.weights.decay**age
-            pieces.append(_Piece(one.rephrases, one.rephrases_prefix, weight, None, age == 0))
+            pieces.append(Term(one.rephrases, one.rephrases_prefix, weight, None, age == 0))
             if one.locality is not None and self.weights.locality_weight:
                 reference = one.reference
                 if reference is None:
@@ -199,7 +176,7 @@ class LookBack:
                             .log_softmax(-1)
                         )
                 pieces.append(
-                    _Piece(
+                    Term(
                         one.locality,
                         one.locality_prefix,
                         weight * self.weights.locality_weight,
@@ -212,7 +189,7 @@ class LookBack:
     def costs(
         self,
         decoder: EditableDecoder,
-        pieces: Sequence[_Piece],
+        pieces: Sequence[Term],
         updates: Sequence[LowRankFactors] | None = None,
         backward: bool = False,
     ) -> Costs:
@@ -222,9 +199,9 @@ class LookBack:
         total: Tensor = torch.zeros((), device=self.task.device)
         seen = {"generalization": 0.0, "locality": 0.0}
         with torch.set_grad_enabled(backward):
-            for group in _grouped(pieces, self.weights.micro_batch):
+            for group in grouped(pieces, self.weights.micro_batch):
                 texts = TokenBatch.join([piece.texts for piece in group])
-                logits = decoder.logits(texts, updates, _joined(group)).float()
+                logits = decoder.logits(texts, updates, joined(group)).float()
                 parts = logits.split([len(piece.texts.labels) for piece in group], dim=-2)
                 cost = torch.stack(
                     [piece.cost(part) for piece, part in zip(group, parts, strict=True)]
@@ -235,7 +212,7 @@ class LookBack:
                 for piece, part in zip(group, parts, strict=True):
                     if piece.newest and part.ndim == 2:
                         kind = "generalization" if piece.reference is None else "locality"
-                        seen[kind] = _agreement(piece.texts, part.detach())
+                        seen[kind] += piece.share * agreement(piece.texts, part.detach())
         if not self.weights.locality_weight and not total.ndim:
             seen["locality"] = self._locality(decoder, updates)
         return Costs(total, **seen)
@@ -248,33 +225,9 @@ class LookBack:
         newest = self._judged[0]
         if newest.locality is None:
             return 0.0
-        return _agreement(
+        return agreement(
             newest.locality, decoder.logits(newest.locality, updates, newest.locality_prefix)
         )
-
-
-def _agreement(texts: TokenBatch, logits: Tensor) -> float:
-    """Share of texts whose answer is decoded as it stands."""
-    return float(texts.all_of(logits.argmax(-1) == texts.labels).float().mean())
-
-
-def _grouped(pieces: Sequence[_Piece], limit: int) -> list[list[_Piece]]:
-    """Pieces in order, as many together as have at most `limit` texts, but at least one."""
-    groups: list[list[_Piece]] = []
-    count = limit + 1
-    for piece in pieces:
-        count += len(piece.texts)
-        if count > limit:
-            groups.append([])
-            count = len(piece.texts)
-        groups[-1].append(piece)
-    return groups
-
-
-def _joined(group: Sequence[_Piece]) -> Prefix | None:
-    """The prefixes of several pieces."""
-    prefixes = [piece.prefix for piece in group if piece.prefix is not None]
-    return Prefix.join(prefixes) if prefixes else None
 
 
 def floored(reward: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from editgym.envs.lifelong import reward
+from editgym.envs.lifelong import reward, terms
 from editgym.envs.lifelong.reward import (
     LookBack,
     RewardWeights,
@@ -13,6 +13,7 @@ from editgym.envs.lifelong.reward import (
     squared_norm,
     squared_norms,
 )
+from editgym.envs.lifelong.terms import Term
 from editgym.weights import (
     Codebook,
     DenseUpdate,
@@ -38,7 +39,7 @@ def test_weights_of_the_terms_are_rledits_unless_given():
     assert (weights.reference, weights.micro_batch) == ("original", 512)
 
 
-@pytest.mark.parametrize("record", [RewardWeights, reward.Costs, reward._Judged, reward._Piece])
+@pytest.mark.parametrize("record", [RewardWeights, reward.Costs, reward._Judged, Term])
 def test_records_cannot_be_changed(record):
     assert record.__dataclass_params__.frozen
 
@@ -81,8 +82,8 @@ def test_squared_norm_of_an_entry_by_hand():
     ],
 )
 def test_as_many_texts_go_together_as_the_limit_allows(sizes, limit, expected):
-    pieces = [SimpleNamespace(texts=range(size)) for size in sizes]
-    groups = reward._grouped(pieces, limit)
+    pieces = [piece(TokenBatch.of([([1], [2])] * size)) for size in sizes]
+    groups = terms.grouped(pieces, limit)
     assert [[len(piece.texts) for piece in group] for group in groups] == expected
 
 
@@ -94,7 +95,7 @@ def texts(*pairs):
 
 
 def piece(batch, *, weight=1.0, reference=None, newest=False, prefix=None):
-    return reward._Piece(batch, prefix, weight, reference, newest)
+    return terms.Term(batch, prefix, weight, reference, newest)
 
 
 class Tells:
@@ -194,7 +195,32 @@ def test_as_many_batches_are_looked_back_to_as_asked():
 def test_prefixes_go_with_their_texts():
     batch = texts((1, 1))
     one, other = Prefix(torch.zeros(1, 2, 4), 1), Prefix(torch.ones(1, 3, 4), 1)
-    joined = reward._joined([piece(batch, prefix=one), piece(batch, prefix=other)])
+    joined = terms.joined([piece(batch, prefix=one), piece(batch, prefix=other)])
     assert joined.activations.shape == (2, 3, 4)
     assert joined.activations[1].all()
-    assert reward._joined([piece(batch), piece(batch)]) is None
+    assert terms.joined([piece(batch), piece(batch)]) is None
+
+
+def test_long_terms_are_cut_into_texts_of_about_one_length(monkeypatch):
+    batch = TokenBatch.of([([1] * size, [2]) for size in (2, 9, 3, 8, 2)])
+    whole = [piece(batch, weight=0.5), piece(batch, weight=2.0)]
+    monkeypatch.setattr(terms, "_TOKENS_AT_ONCE", 24)
+    groups = terms.grouped(whole, 3)
+    sizes = [[length for term in group for length in term.texts.lengths] for group in groups]
+    assert sorted(size for own in sizes for size in own) == [3, 3, 3, 3, 4, 4, 9, 9, 10, 10]
+    assert all(max(own) * len(own) <= 24 and len(own) <= 3 for own in sizes)
+    assert [own for own in sizes if 10 in own] == [[10, 10]]
+    assert sum(term.share for group in groups for term in group) == pytest.approx(2)
+    assert len(terms.grouped(whole[:1], 10)) == 2
+
+
+def test_parts_of_a_term_cost_what_the_term_costs():
+    torch.manual_seed(1)
+    batch = TokenBatch.of([([1, 1], [2, 3]), ([1], [2]), ([1, 1, 1], [4, 3, 2])])
+    reference, logits = torch.randn(6, 5).log_softmax(-1), torch.randn(6, 5)
+    for term in (piece(batch, weight=2.0), piece(batch, weight=2.0, reference=reference)):
+        parts = [(rows, term.part(rows)) for rows in ([2, 0], [1])]
+        costs = [float(part.cost(logits[batch.tokens(rows)])) for rows, part in parts]
+        assert sum(costs) == pytest.approx(float(term.cost(logits)))
+        assert [part.share for _, part in parts] == pytest.approx([2 / 3, 1 / 3])
+        assert term.part([0, 1, 2]) is term
