@@ -208,6 +208,8 @@ class AlphaEdit(RlsEditor):
             default.
         contexts: Over how many prompts keys and loss are means, 1 or more: the prompt itself, and
             the prompt after sentences about something else. 1 by default.
+        stop_loss: Cross-entropy, in nats per token, at which the search for a request ends; 0
+            (default) makes all steps.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -262,6 +264,8 @@ class SequentialMemit(RlsEditor):
             default.
         contexts: Over how many prompts keys and loss are means, 1 or more: the prompt itself, and
             the prompt after sentences about something else. 1 by default.
+        stop_loss: Cross-entropy, in nats per token, at which the search for a request ends; 0
+            (default) makes all steps.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

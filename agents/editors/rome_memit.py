@@ -93,6 +93,8 @@ class Rome(SubjectEditor):
             default.
         contexts: Over how many prompts keys and loss are means, 1 or more: the prompt itself, and
             the prompt after sentences about something else. 1 by default.
+        stop_loss: Cross-entropy, in nats per token, at which the search for a request ends; 0
+            (default) makes all steps.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -212,6 +214,8 @@ class Memit(SpreadEditor):
             default.
         contexts: Over how many prompts keys and loss are means, 1 or more: the prompt itself, and
             the prompt after sentences about something else. 1 by default.
+        stop_loss: Cross-entropy, in nats per token, at which the search for a request ends; 0
+            (default) makes all steps.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from editgym.weights import EditableDecoder, TokenBatch
 from editgym.weights.layers import Prefix
 from editgym.weights.site_pass import Injection
 from editgym.weights.sites import EditSite
+from editgym.weights.tokens import by_length
+
+_TOKENS_AT_ONCE = 512  # padding counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class TargetSettings(Settings):
         decay: Weight of ‖δ‖² / ‖h‖².
         contexts: Over how many prompts keys and loss are means: the prompt itself, and the prompt
             after sentences about something else.
+        stop_loss: Mean CE, in nats per token, at which a request's search ends; 0 makes all steps.
     """
 
     steps: int = setting(40, whole(1))
@@ -42,6 +47,7 @@ class TargetSettings(Settings):
     kl_weight: float = setting(0.0, at_least(0))
     decay: float = setting(0.0, at_least(0))
     contexts: int = setting(1, whole(1))
+    stop_loss: float = setting(0.0, at_least(0))
 
 
 class SubjectBatch(NamedTuple):
@@ -82,8 +88,8 @@ def target_shifts(
     """δ (n, width): what has to be added to a site's output at the subject's last token; see
     `TargetSettings`.
 
-    All requests are one batch, and no two share a term of the loss, so each gets what it would get
-    alone.
+    Requests share no term of the loss, so each gets what it would get alone; one whose loss is
+    small enough leaves the batch. Texts of about one length go through the model together.
 
     Args:
         decoder: The model with the edits so far.
@@ -96,49 +102,127 @@ def target_shifts(
     shift = torch.zeros_like(hidden).requires_grad_()
     scale = lengths / math.sqrt(hidden.shape[1])
     adam = torch.optim.Adam([shift], lr=settings.learning_rate)
-    prefix = decoder.prefix(batch.texts, [site.name])
-    before = None
+    search = _Search(decoder, batch, site, settings)
     for _ in range(settings.steps):
-        with torch.enable_grad():
-            values = (scale * shift)[batch.owners]
-            logits = (
-                decoder.logits(
-                    batch.texts,
-                    prefix=prefix,
-                    injected={site.name: Injection(batch.rows, batch.positions, values)},
-                )
-                .float()
-                .log_softmax(-1)
-            )
-            before = logits.detach() if before is None else before
-            loss = _loss(batch, logits, before, settings.kl_weight)
-            loss = loss + settings.decay * (scale * shift / lengths).square().sum()
-        shift.grad = torch.autograd.grad(loss, shift)[0]
+        shift.grad, surprise = search.gradient(shift, scale, lengths)
+        going = surprise > settings.stop_loss
+        if not settings.stop_loss:
+            going = torch.ones_like(going)
+        if not bool(going.any()):
+            break
+        before = shift.detach().clone()
         adam.step()
         with torch.no_grad():  # ‖scale · shift‖ ≤ max_norm · ‖h‖
             limit = settings.max_norm * math.sqrt(hidden.shape[1])
             shift *= (limit / shift.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+            shift[~going] = before[~going]
+        search.keep(going)
     return (scale * shift).detach()
 
 
-def _loss(batch: SubjectBatch, logits: Tensor, before: Tensor, kl_weight: float) -> Tensor:
-    """The sum of all requests' losses, from log-probabilities at answer tokens now and with δ =
-    0.
+class _Part(NamedTuple):
+    """Texts of about one length.
+
+    Attributes:
+        texts: The texts.
+        prefix: Where a forward pass over them begins.
+        positions: The subject's last token of every text.
+        owners: Which request every text belongs to.
+        asked: Which of the texts have a target, (n,) bool; the others are there for the KL term.
+        before: Log-probabilities at answer tokens with δ = 0, once they are known.
     """
-    texts = batch.texts
-    surprise = texts.mean_costs(-logits.gather(-1, texts.labels[:, None])[:, 0])
-    total = (
-        surprise[: batch.asked]
-        .unflatten(0, (-1, batch.asked // (int(batch.owners[-1]) + 1)))
-        .mean(1)
-        .sum()
-    )
-    if len(texts) == batch.asked:
-        return total
-    # Of "{subject} is a" only the first predicted token counts: the target that stands after it is
-    # there as padding.
-    first = torch.cat([texts.rows.new_ones(1), texts.rows.diff()]).bool() & (
-        texts.rows >= batch.asked
-    )
-    kl = (before[first].exp() * (before[first] - logits[first])).sum()
-    return total + kl_weight * kl
+
+    texts: TokenBatch
+    prefix: Prefix | None
+    positions: Tensor
+    owners: Tensor
+    asked: Tensor
+    before: list[Tensor]
+
+    def take(self, rows: Sequence[int]) -> _Part:
+        """Some of the texts."""
+        texts, index = self.texts.take(rows), torch.tensor(rows, device=self.owners.device)
+        return _Part(
+            texts,
+            None if self.prefix is None else self.prefix.take(rows, texts.ids.shape[1]),
+            self.positions[index],
+            self.owners[index],
+            self.asked[index],
+            [logs[self.texts.tokens(rows)] for logs in self.before],
+        )
+
+    def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies of the texts with a target, and KL divergences of the others, (n,) each,
+        0 elsewhere; from log-probabilities at answer tokens.
+        """
+        texts = self.texts
+        surprise = texts.mean_costs(-logits.gather(-1, texts.labels[:, None])[:, 0])
+        kl = torch.zeros_like(surprise)
+        if not bool(self.asked.all()):
+            if not self.before:
+                self.before.append(logits.detach())
+            # Of "{subject} is a" only the first predicted token counts: the target that stands
+            # after it is there as padding.
+            first = torch.cat([texts.rows.new_ones(1), texts.rows.diff()]).bool()
+            first &= ~self.asked[texts.rows]
+            before, now = self.before[0][first], logits[first]
+            kl = kl.index_add(0, texts.rows[first], (before.exp() * (before - now)).sum(-1))
+        return torch.where(self.asked, surprise, 0.0), kl
+
+
+class _Search:
+    """The loss of δ and its gradient, over the requests that are still looked for."""
+
+    def __init__(
+        self,
+        decoder: EditableDecoder,
+        batch: SubjectBatch,
+        site: EditSite,
+        settings: TargetSettings,
+    ) -> None:
+        self._decoder, self._site, self._settings = decoder, site, settings
+        asked = torch.arange(len(batch.texts), device=batch.rows.device) < batch.asked
+        self._parts = []
+        for rows in by_length(batch.texts.lengths, _TOKENS_AT_ONCE):
+            texts = batch.texts.take(rows)
+            prefix, index = decoder.prefix(texts, [site.name]), torch.tensor(rows)
+            index = index.to(batch.rows.device)
+            self._parts.append(
+                _Part(texts, prefix, batch.positions[index], batch.owners[index], asked[index], [])
+            )
+
+    def gradient(self, shift: Tensor, scale: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of the loss by δ in units of `scale`, (n, width), and every request's mean
+        cross-entropy, (n,).
+        """
+        settings = self._settings
+        surprises = torch.zeros(len(shift), device=shift.device)
+        gradient: Tensor | None = None
+        for number, part in enumerate(self._parts):
+            with torch.enable_grad():
+                values = (scale * shift)[part.owners]
+                rows = torch.arange(len(part.texts), device=shift.device)
+                injected = {self._site.name: Injection(rows, part.positions, values)}
+                logits = self._decoder.logits(part.texts, prefix=part.prefix, injected=injected)
+                surprise, kl = part.losses(logits.float().log_softmax(-1))
+                own = surprises.new_zeros(len(shift)).index_add(0, part.owners, surprise)
+                own = own / settings.contexts
+                loss = own.sum()
+                if settings.kl_weight:
+                    loss = loss + settings.kl_weight * kl.sum()
+                if number == 0:
+                    loss = loss + settings.decay * (scale * shift / lengths).square().sum()
+            found = torch.autograd.grad(loss, shift)[0]
+            gradient = found if gradient is None else gradient + found
+            surprises = surprises + own.detach()
+        assert gradient is not None
+        return gradient, surprises
+
+    def keep(self, going: Tensor) -> None:
+        """Leave out the texts of requests that are done."""
+        parts = []
+        for part in self._parts:
+            kept = going[part.owners].nonzero().flatten().tolist()
+            if kept:
+                parts.append(part if len(kept) == len(part.texts) else part.take(kept))
+        self._parts = parts

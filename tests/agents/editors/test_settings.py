@@ -22,6 +22,7 @@ TARGET = {
     "kl_weight": 0.0,
     "decay": 0.0,
     "contexts": 1,
+    "stop_loss": 0.0,
 }
 # What an editor has by itself, and what it has on streams of 20 and of 100 steps.
 DEFAULTS = {

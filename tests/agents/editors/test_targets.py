@@ -1,7 +1,10 @@
 """The search for hidden states that give new answers."""
 
+from dataclasses import replace
+
 import torch
 
+from agents.editors import targets
 from agents.editors.subject_keys import read_states
 from agents.editors.targets import TargetSettings, target_shifts
 from editgym.weights.site_pass import Injection
@@ -42,3 +45,46 @@ def test_the_target_lowers_the_loss_within_its_limit(
 
 def test_target_settings_default_to_one_context():
     assert TargetSettings().contexts == 1
+
+
+def test_a_request_whose_loss_is_small_enough_is_done(process, editor, monkeypatch):
+    agent = editor("memit", contexts=2, steps=20)
+    agent.begin(process)
+    batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
+    hidden = read_states(process.decoder, batch, site, site)[1]
+
+    def losses(shift):
+        there = {site.name: Injection(batch.rows, batch.positions, shift[batch.owners])}
+        texts = process.decoder.losses(batch.texts, injected=there)
+        return batch.means(texts[:, None])[:, 0]
+
+    first = losses(torch.zeros_like(hidden))
+    last = losses(target_shifts(process.decoder, batch, site, hidden, agent.settings))
+    assert (last < first).all()
+    stop = float(last.max() + 0.1 * (first - last).min())
+    asked = []
+    logits = type(process.decoder).logits
+
+    def counted(self, texts, *rest, **named):
+        asked.append(len(texts))
+        return logits(self, texts, *rest, **named)
+
+    monkeypatch.setattr(type(process.decoder), "logits", counted)
+    settings = replace(agent.settings, stop_loss=stop)
+    shift = target_shifts(process.decoder, batch, site, hidden, settings)
+    monkeypatch.undo()
+    assert asked[0] == len(batch.texts)
+    assert asked == sorted(asked, reverse=True), "what is done leaves the batch"
+    assert sum(asked) < 20 * len(batch.texts)
+    assert (losses(shift) <= stop + 1e-4).all()
+
+
+def test_texts_go_together_by_length_and_find_the_same(process, editor, monkeypatch):
+    agent = editor("memit", contexts=3, kl_weight=0.1, decay=0.1, steps=5)
+    agent.begin(process)
+    batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
+    hidden = read_states(process.decoder, batch, site, site)[1]
+    together = target_shifts(process.decoder, batch, site, hidden, agent.settings)
+    monkeypatch.setattr(targets, "_TOKENS_AT_ONCE", 20)
+    apart = target_shifts(process.decoder, batch, site, hidden, agent.settings)
+    assert torch.allclose(apart, together, rtol=1e-3, atol=1e-4)
