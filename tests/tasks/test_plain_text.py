@@ -1,0 +1,173 @@
+"""Plain text: files, the model's own samples, FactWorld's; and what a model knows."""
+
+import random
+
+import pytest
+
+from editgym.data.errors import DataError
+from editgym.data.facts import EditRequest, Question
+from editgym.models.language import LanguageModel
+from editgym.tasks import known_facts as facts_module
+from editgym.tasks import own_samples as samples_module
+from editgym.tasks.interview import Interview
+from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge_exam import Exam
+from editgym.tasks.knowledge_general import general_knowledge, perplexity_ratio
+from editgym.tasks.known_facts import known_facts
+from editgym.tasks.own_samples import own_samples
+from editgym.tasks.plain_text import HELD_OUT_TOKENS, FactWorldText, FileText, found_files
+
+SITES = ["model.layers.[23].mlp.down_proj"]
+
+
+@pytest.fixture(scope="module")
+def language(tiny_lm):
+    return LanguageModel.load(tiny_lm)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """`write(passages, name)`: a text file of passages."""
+
+    def written(passages, name="own.txt"):
+        path = tmp_path / name
+        path.write_text("\n\n".join(passages), encoding="utf-8")
+        return path
+
+    return written
+
+
+def passages(count=500, seed=0):
+    words = ["rain", "falls", "on", "the", "hill", "and", "Ada", "sings", "home", "again"]
+    rng = random.Random(seed)
+    return [f"{index} " + " ".join(rng.choices(words, k=12)) for index in range(count)]
+
+
+def test_some_passages_are_held_out_and_the_same_ones_every_time(language, write):
+    path = write(passages())
+    text, again = (FileText([path], language) for _ in range(2))
+    rest = list(text.passages())
+    assert sorted([*text.held_out, *rest]) == sorted(passages())
+    assert not set(text.held_out) & set(rest)
+    counts = [len(language.prompt_ids(one)) for one in text.held_out]
+    assert sum(counts) >= HELD_OUT_TOKENS > sum(counts[:-1])
+    assert (again.held_out, again.hash) == (text.held_out, text.hash)
+    assert rest == [one for one in passages() if one in set(rest)], "in the file's order"
+    assert FileText([write(passages(501), "b.txt")], language).hash != text.hash
+
+
+def test_contexts_are_beginnings_of_what_is_not_held_out(language, write):
+    text = FileText([write(passages())], language)
+    found = text.contexts(20, "a seed")
+    assert found == text.contexts(20, "a seed") != text.contexts(20, "another")
+    starts = {" ".join(one.split()[:10]) + "." for one in text.passages()}
+    assert set(found) <= starts
+
+
+def test_long_passages_are_cut_and_several_files_are_one_text(language, write):
+    long = write([" ".join(f"w{index}" for index in range(300)), "", "  "], "long.txt")
+    text = FileText([long, write(passages())], language)
+    every = [*text.passages(), *text.held_out]
+    assert len(every) == 503
+    assert max(len(one.split()) for one in every) == 128
+
+
+def test_bad_texts_are_refused(language, write, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"own\.txt has \d+ tokens; 4,000 or more are needed"):
+        FileText([write(passages(5))], language)
+    binary = tmp_path / "binary.txt"
+    binary.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(DataError, match="is no plain text in UTF-8"):
+        FileText([binary], language)
+    monkeypatch.setenv("EDITGYM_DATA", str(tmp_path))
+    assert found_files(["own.txt"]) == [tmp_path / "own.txt"]
+    with pytest.raises(DataError, match=r"text: no file at missing\.txt nor at"):
+        found_files(["missing.txt"])
+
+
+def task_of(language, **named):
+    interview = named.pop("interview", {})
+    task = KnowledgeTask("mine", language, SITES, lambda split, rng: (), **named)
+    return task.asked(Interview.of(**interview))
+
+
+def test_a_task_reads_the_text_that_it_is_given(language, write):
+    path = write(passages())
+    task = task_of(language, interview={"text": str(path)})
+    assert task.text.hash == FileText([path], language).hash
+    assert task.text is task.text
+    assert isinstance(task_of(language).text, FactWorldText)
+    factworld = task_of(language, text="samples", interview={"text": "factworld"})
+    assert isinstance(factworld.text, FactWorldText)
+
+
+def test_a_models_own_samples_are_drawn_once(language, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
+    monkeypatch.setattr(samples_module, "SAMPLED_TOKENS", 6_000)
+    monkeypatch.setattr(samples_module, "_LONGEST", 40)
+    task = task_of(language, text="samples")
+    text = task.text
+    (path,) = (tmp_path / "text").iterdir()
+    count = sum(len(language.prompt_ids(one)) for one in [*text.passages(), *text.held_out])
+    assert count >= 4_000
+    monkeypatch.setattr(samples_module, "_drawn", lambda *_: pytest.fail("drawn twice"))
+    assert task_of(language, text="samples").text.hash == text.hash
+    assert own_samples(language, task.decoder.base_hash) == path
+
+
+def test_perplexity_is_that_of_the_held_out_text_and_the_unedited_models_is_kept(language):
+    task = task_of(language)
+    assert perplexity_ratio(task, task.decoder.fresh()) == pytest.approx(1)
+    (name,) = task._remembered
+    task._remembered[name] -= 1.0
+    assert perplexity_ratio(task, task.decoder.fresh()) == pytest.approx(2.718282, rel=1e-5)
+
+
+# --- what the model knows -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def knowing(language, monkeypatch, tmp_path):
+    """A task whose files tell 60 facts, of which the model knows every second."""
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
+    prompts = [f"Person{index} lives in" for index in range(60)]
+    said = language.greedy([language.prompt_ids(prompt) for prompt in prompts])
+    first = {ids[0] for ids in said}
+    # Or the random model's answers would never end.
+    stops = language.stop_ids | ({ids[1] for ids in said} - first)
+    monkeypatch.setitem(vars(language.asking()), "stop_ids", stops)
+    answers = task_of(language).original_texts(prompts)
+    told = [
+        Question(prompt, (answer or "x") if index % 2 else f"no {answer}")
+        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
+    return task_of(language, facts=lambda: told)
+
+
+def test_facts_that_the_model_knows_and_nobody_edits(knowing, monkeypatch):
+    found = known_facts(knowing, ())
+    assert [int(fact.prompt[6:8]) for fact in found] == list(range(1, 60, 2))
+    edited = EditRequest("Person11", "Person11 lives in", "Oslo", rephrases=("Person13 lives in",))
+    less = known_facts(knowing, [edited])
+    assert len(less) == len(found) - 2
+    monkeypatch.setattr(knowing, "original_texts", lambda *_: pytest.fail("asked twice"))
+    assert known_facts(knowing, ()) == found
+    several = [
+        EditRequest(f"Person{index}", f"Person{index} lives in", "x") for index in range(10, 60)
+    ]
+    assert known_facts(knowing, several) == [], "fewer than 20 tell nothing"
+    monkeypatch.setattr(facts_module, "MOST", 3)
+    assert known_facts(knowing, ()) == found[:3]
+
+
+def test_what_is_kept_of_what_was_known(knowing):
+    exam = Exam(knowing, knowing.decoder.fresh())
+    answers = [result.answer for result in exam.expecting(known_facts(knowing, ()))]
+    right = [
+        knowing.scorer.gives(answer, fact.answer)
+        for answer, fact in zip(answers, known_facts(knowing, ()), strict=True)
+    ]
+    assert sum(right) > 10
+    capability, kept = general_knowledge(exam, ())
+    assert capability is None
+    assert kept == sum(right) / len(right)
