@@ -1,110 +1,41 @@
-"""AlphaEdit and sequential MEMIT as recursive least squares: every step is solved with all steps
-before it.
-"""
+"""AlphaEdit and sequential MEMIT: every step is solved with all steps before it."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from agents.configured import Settings, setting
 from agents.editors.covariance import null_space
+from agents.editors.least_squares import Batch, RecursiveLeastSquares, eye
 from agents.editors.rome_memit import SpreadEditor, SpreadSettings, in_float32
 from agents.protocol import Unsupported
 from editgym.checks import above
+from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
-
-
-class RecursiveLeastSquares:
-    """Edits min ‖(W − W₀) S₀^(−½)‖² + Σ_t ‖W K_t − V_t‖² as the K_t and V_t come in, O(n d²) each.
-
-    With M = (I + KᵀSK)⁻¹ a batch changes W by R M KᵀS, R = V − WK, and S by −S K M Kᵀ S (Plackett
-    1950). S is (S₀⁻¹ + Σ K_t K_tᵀ)⁻¹, so the sum of all changes is the joint solution, and every
-    change equals the dense one of MEMIT's and AlphaEdit's equations with all earlier keys in it.
-
-    All is in float64, W too: while edits nearly interpolate, V − WK is a small difference, which
-    `remove` divides by another small one.
-
-    Args:
-        weight: W₀, (out, d).
-        covariance: S₀, (d, d), symmetric and positive semidefinite. W changes only in its range.
-
-    Attributes:
-        w: W, (out, d).
-        s: S, (d, d).
-    """
-
-    def __init__(self, weight: Tensor, covariance: Tensor) -> None:
-        self.w, self.s = weight.double().clone(), covariance.double().clone()
-
-    def update(self, keys: Tensor, values: Tensor) -> LowRankFactors:
-        """Take a batch in, and return W's change.
-
-        Args:
-            keys: K as rows, (n, d).
-            values: V as rows, (n, out).
-        """
-        keys = keys.double()
-        residuals = values.double() - keys @ self.w.mT
-        spread = keys @ self.s  # KᵀS, (n, d)
-        factor = torch.linalg.cholesky(_eye(keys) + spread @ keys.mT)
-        half = torch.linalg.solve_triangular(factor, spread, upper=False)
-        self.s -= half.mT @ half
-        return self._changed(LowRankFactors(torch.cholesky_solve(residuals, factor).mT, spread))
-
-    def remove(self, keys: Tensor, values: Tensor) -> LowRankFactors:
-        """Take a batch out again, as if it had never been among the K_t and V_t, and return W's
-        change.
-
-        W' = W − (V − WK) G KᵀS and S' = S + S K G Kᵀ S with G = (I − KᵀSK)⁻¹. Later keys stay what
-        they were, also where a stream that never saw the batch would have had others.
-
-        Args:
-            keys: K as rows, (n, d), as they were given to `update`; of several batches at once too.
-            values: V as rows, (n, out), likewise.
-
-        Raises:
-            ValueError: The keys were never taken in, or too much precision is lost to take them
-                out.
-        """
-        keys = keys.double()
-        residuals = values.double() - keys @ self.w.mT
-        spread = keys @ self.s  # (n, d)
-        factor, failed = torch.linalg.cholesky_ex(_eye(keys) - spread @ keys.mT)
-        if int(failed):
-            raise ValueError(
-                "these keys cannot be removed: they are not among those that were taken in"
-            )
-        half = torch.linalg.solve_triangular(factor, spread, upper=False)
-        self.s += half.mT @ half
-        return self._changed(LowRankFactors(-torch.cholesky_solve(residuals, factor).mT, spread))
-
-    def _changed(self, update: LowRankFactors) -> LowRankFactors:
-        self.w += update.matrix()
-        return update
-
-
-class Batch(NamedTuple):
-    """What a step asked of one site: keys K (n, in) and values V (n, out) as rows, float32."""
-
-    keys: Tensor
-    values: Tensor
 
 
 class RlsEditor(SpreadEditor):
     """MEMIT's residuals, solved together with all earlier steps; a subclass says what S₀ is.
 
-    What a step asked for is kept, so that `remove` can take any step back later.
+    What a step asked for is kept, so that `remove` can take any step back later. A rehearsed
+    request's new key and value take the place of those that it had: nothing counts twice, and the
+    weights are those that every request's latest key and value lead to.
     """
 
     @abstractmethod
     def prior(self, covariance: Tensor) -> Tensor:
         """S₀ (in, in) from the covariance C of plain text's keys, float64."""
+
+    def begin(self, process: LifelongProcess) -> None:
+        """Choose the sites and prepare them with the covariances of their keys."""
+        self._size = process.settings.edits_per_step
+        super().begin(process)
 
     def prepare(self, weights: list[Tensor], covariances: list[Tensor]) -> None:
         """Start from W₀ and S₀ at every site."""
@@ -113,20 +44,54 @@ class RlsEditor(SpreadEditor):
             for weight, covariance in zip(weights, covariances, strict=True)
         ]
         self._batches: dict[int, list[Batch]] = {}
+        self._places: dict[int, list[int]] = {}  # in the stream, of a step's rows
 
-    def solve(self, step: int, index: int, keys: Tensor, residuals: Tensor) -> LowRankFactors:
+    def rehearses(self, place: int) -> bool:
+        """Whether the request's step was edited and not removed since."""
+        return place in self._places.get(place // self._size, ())
+
+    def solve(
+        self, places: Sequence[int], index: int, keys: Tensor, residuals: Tensor
+    ) -> LowRankFactors:
         """The next recursive step of a site."""
         solver = self._solvers[index]
         batch = Batch(keys.float(), (keys @ solver.w.mT + residuals).float())
-        self._batches.setdefault(step, []).append(batch)
-        return solver.update(batch.keys, batch.values)
+        new = [row for row, place in enumerate(places) if not self._stored(place, index)]
+        again = [row for row, place in enumerate(places) if self._stored(place, index)]
+        if new:
+            step = places[new[0]] // self._size
+            self._batches.setdefault(step, []).append(batch.rows(new))
+            self._places[step] = [places[row] for row in new]
+        if not again:
+            return solver.update(batch.keys, batch.values)
+        before = self._replaced([places[row] for row in again], index, batch.rows(again))
+        removed = solver.remove(before.keys, before.values)
+        return removed.plus(solver.update(batch.keys, batch.values))
+
+    def _stored(self, place: int, index: int) -> bool:
+        """Whether a request has a key and a value at a site already."""
+        return len(self._batches.get(place // self._size, ())) > index
+
+    def _replaced(self, places: Sequence[int], index: int, latest: Batch) -> Batch:
+        """Put keys and values of earlier requests in the place of those that they had, and return
+        these.
+        """
+        before = []
+        for row, place in enumerate(places):
+            step = place // self._size
+            at = self._places[step].index(place)
+            stored = self._batches[step][index]
+            before.append(stored.rows([at]))
+            self._batches[step][index] = stored.with_row(at, latest.rows([row]))
+        return Batch(*(torch.cat(parts) for parts in zip(*before, strict=True)))
 
     def remove(self, steps: int | Sequence[int]) -> list[Entry]:
         """Entries that take steps of the stream back and leave all others, to be applied to the
         decoder at once.
 
         The weights become those that the other steps' keys and values lead to
-        (`RecursiveLeastSquares.remove`).
+        (`RecursiveLeastSquares.remove`). The requests of the removed steps are not rehearsed any
+        more.
 
         Args:
             steps: Numbers of steps from 0 on, each edited and not yet removed.
@@ -148,16 +113,17 @@ class RlsEditor(SpreadEditor):
             )
             entries.append(SiteEdit(site.name, Shift(), in_float32(update)))
         for step in wanted:
-            del self._batches[step]
+            del self._batches[step], self._places[step]
         return entries
 
     def state_dict(self) -> dict[str, Any]:
-        """W and S of every site, and the keys and values of every step."""
+        """W and S of every site, and the keys, values and requests of every step."""
         return {
             "solvers": [(solver.w, solver.s) for solver in self._solvers],
             "batches": {
                 step: [tuple(batch) for batch in batches] for step, batches in self._batches.items()
             },
+            "places": {step: list(places) for step, places in self._places.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,6 +138,7 @@ class RlsEditor(SpreadEditor):
             ]
             for step, batches in state["batches"].items()
         }
+        self._places = {step: list(places) for step, places in state["places"].items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,11 +244,5 @@ class SequentialMemit(RlsEditor):
 
     def prior(self, covariance: Tensor) -> Tensor:
         """(λC + aI)⁻¹."""
-        whole = self.settings.covariance_weight * covariance + self.settings.ridge * _eye(
-            covariance
-        )
+        whole = self.settings.covariance_weight * covariance + self.settings.ridge * eye(covariance)
         return torch.cholesky_inverse(torch.linalg.cholesky(whole))
-
-
-def _eye(like: Tensor) -> Tensor:
-    return torch.eye(len(like), dtype=torch.float64, device=like.device)

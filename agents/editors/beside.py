@@ -91,7 +91,8 @@ class Grace(StreamEditor):
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """A codebook of the new requests."""
-        batch, prefix = process.prompts, process.decoder.prefix(process.prompts, [self._site])
+        batch = process.batch.new_prompts
+        prefix = process.decoder.prefix(batch, [self._site])
         state = process.decoder.site_states(
             batch, [self._site], batch.rows, batch.positions, prefix
         )[self._site]

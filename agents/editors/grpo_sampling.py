@@ -120,10 +120,12 @@ class GroupSampler:
     generator: torch.Generator
 
     def groups(self, process: LifelongProcess) -> dict[int, list[str]]:
-        """Per request its prompts that leave room for an answer, the anchor first."""
+        """Per request, new or rehearsed, its prompts that leave room for an answer, the anchor
+        first.
+        """
         task, groups = process.task, {}
         longest = task.language.context - answer_tokens(process)
-        for fact, request in enumerate(process.requests):
+        for fact, request in enumerate(process.batch.taught):
             rephrases = [text for text in request.rephrases if text not in request.test_rephrases]
             led = [f"{sentence} {request.prompt}" for sentence in self.sentences]
             others = (text for text in (*rephrases, *led) if len(task.prompt_ids(text)) <= longest)
@@ -191,7 +193,7 @@ class GroupSampler:
                 stops=task.asking.stop_ids,
             )
         asked = [one for one in prompts for _ in range(self.settings.samples)]
-        targets = [(request.target, request.names(request.target)) for request in process.requests]
+        targets = [(one.target, one.names(one.target)) for one in process.batch.taught]
         rewards = [
             float(task.scorer.gives(task.asking.text(ids), *targets[one.fact]))
             for one, ids in zip(asked, completions, strict=True)
@@ -259,7 +261,7 @@ def answer_tokens(process: LifelongProcess) -> int:
     encode = process.task.encode
     return max(
         process.task.max_new_tokens,
-        *(len(encode(r.prompt, r.target).answer) for r in process.requests),
+        *(len(encode(r.prompt, r.target).answer) for r in process.batch.taught),
     )
 
 

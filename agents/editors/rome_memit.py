@@ -154,9 +154,7 @@ class SpreadEditor(SubjectEditor):
             if index:
                 keys, hidden = read_states(decoder, batch, site, last, updates)
             residuals = (wanted - hidden) / (len(self._sites) - index)
-            update = in_float32(
-                self.solve(process.step_index, index, keys.double(), residuals.double())
-            )
+            update = in_float32(self.solve(batch.places, index, keys.double(), residuals.double()))
             updates[decoder.sites.index(site)] = update
             entries.append(SiteEdit(site.name, Shift(), update))
         return entries
@@ -172,11 +170,13 @@ class SpreadEditor(SubjectEditor):
         """Make ready for a stream, from W (out, in) and C (in, in), float64, of every site."""
 
     @abstractmethod
-    def solve(self, step: int, index: int, keys: Tensor, residuals: Tensor) -> LowRankFactors:
+    def solve(
+        self, places: Sequence[int], index: int, keys: Tensor, residuals: Tensor
+    ) -> LowRankFactors:
         """The update of one site.
 
         Args:
-            step: Number of the stream's step.
+            places: Where the n requests stand in the stream, from 0.
             index: Place of the site among `usable_sites`.
             keys: K as rows, (n, in), float64.
             residuals: R as rows, (n, out), float64.
@@ -229,7 +229,9 @@ class Memit(SpreadEditor):
         """Factorise the covariances once."""
         self._factors = [inverse_factor(covariance) for covariance in covariances]
 
-    def solve(self, step: int, index: int, keys: Tensor, residuals: Tensor) -> LowRankFactors:
+    def solve(
+        self, places: Sequence[int], index: int, keys: Tensor, residuals: Tensor
+    ) -> LowRankFactors:
         """`memit_update`."""
         return memit_update(keys, residuals, self._factors[index], self.settings.covariance_weight)
 

@@ -86,15 +86,26 @@ class SubjectEditor(StreamEditor):
         )
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
-        """The edits of the requests whose subject is in their prompt, and a `Skip` of each other
-        one.
+        """The edits of new and rehearsed requests whose subject is in their prompt, and a `Skip` of
+        each other new one.
         """
-        found = [
-            find_subject(process.task.asking, one.prompt, one.subject) for one in process.requests
+        asking, (taught, places) = process.task.asking, (process.batch.taught, process.batch.places)
+        found = [find_subject(asking, one.prompt, one.subject) for one in taught]
+        new = found[: len(process.requests)]
+        kept = [
+            index
+            for index, at in enumerate(found)
+            if at is not None and (index < len(new) or self.rehearses(places[index]))
         ]
-        kept = [one for one, at in zip(process.requests, found, strict=True) if at is not None]
-        edits = self.edits(process, self.subject_batch(process, kept)) if kept else []
-        return edits + [Skip(i, NO_SUBJECT) for i, at in enumerate(found) if at is None]
+        edits: list[Entry] = []
+        if kept:
+            batch = self.subject_batch(process, [taught[index] for index in kept])
+            edits = self.edits(process, batch._replace(places=[places[index] for index in kept]))
+        return edits + [Skip(index, NO_SUBJECT) for index, at in enumerate(new) if at is None]
+
+    def rehearses(self, place: int) -> bool:
+        """Whether an earlier request, at this place of the stream, may be taught again."""
+        return True
 
     @abstractmethod
     def edits(self, process: LifelongProcess, batch: SubjectBatch) -> list[Entry]:

@@ -60,6 +60,7 @@ class SubjectBatch(NamedTuple):
         owners: (m,), which request a text belongs to.
         asked: How many of the texts have a target.
         prefix: `EditableDecoder.prefix` of the texts.
+        places: (n,), where the requests stand in the stream, from 0.
     """
 
     texts: TokenBatch
@@ -68,6 +69,7 @@ class SubjectBatch(NamedTuple):
     owners: Tensor
     asked: int
     prefix: Prefix | None
+    places: Sequence[int] = ()
 
     def means(self, values: Tensor) -> Tensor:
         """Means over every request's asked texts: (m, width) -> (n, width)."""

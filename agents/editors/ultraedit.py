@@ -67,9 +67,13 @@ class UltraEditAgent(StreamEditor):
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
         """One low-rank shift per site."""
-        total = self._updates(process, process.capture, observe=True)
+        new = process.capture.new
+        for site, keys, gradients in zip(process.sites, new.keys, new.gradients, strict=True):
+            if site.name in self._sites:
+                self._editors[site.name].observe(keys, gradients)
+        total = self._updates(process, process.capture)
         for _ in range(self.settings.passes - 1):
-            more = self._updates(process, process.captured_after(total), observe=False)
+            more = self._updates(process, process.captured_after(total))
             total = [update.plus(other) for update, other in zip(total, more, strict=True)]
         return [
             SiteEdit(site.name, Shift(), update)
@@ -77,9 +81,7 @@ class UltraEditAgent(StreamEditor):
             if site.name in self._sites
         ]
 
-    def _updates(
-        self, process: LifelongProcess, capture: Capture, observe: bool
-    ) -> list[LowRankFactors]:
+    def _updates(self, process: LifelongProcess, capture: Capture) -> list[LowRankFactors]:
         """One update per site of the process; of rank 0 where the editor does not edit."""
         step_size = self.settings.step_size or process.step_size
         updates = []
@@ -90,7 +92,7 @@ class UltraEditAgent(StreamEditor):
             updates.append(
                 LowRankFactors(gradients.mT[:, :0], keys[:0])
                 if editor is None
-                else editor.update(keys, gradients, step_size, observe)
+                else editor.update(keys, gradients, step_size, observe=False)
             )
         return updates
 

@@ -245,7 +245,7 @@ class HiEditPolicy(HypernetworkPolicy):
 
     def _observed(self, process: EditStream) -> Capture:
         capture = process.capture
-        self.network.observe(capture.keys, capture.gradients)
+        self.network.observe(capture.new.keys, capture.new.gradients)
         return capture
 
     def _gated(self, process: EditStream, capture: Capture, mask: Tensor) -> list[LowRankFactors]:

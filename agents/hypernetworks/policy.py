@@ -37,7 +37,9 @@ class SequencePolicy(nn.Module, ABC):
 
     @abstractmethod
     def entries(self, process: EditStream) -> list[Entry]:
-        """What the policy applies for `process.requests`; running statistics take the batch in."""
+        """What the policy applies for the stream's batch; running statistics take the new requests
+        in.
+        """
 
     @abstractmethod
     def statistics(self) -> dict[str, Any]:
@@ -102,13 +104,13 @@ class HypernetworkPolicy(SequencePolicy):
         ]
 
     def updates(self, process: EditStream) -> list[LowRankFactors]:
-        """One update per site; the running statistics take the batch in first.
+        """One update per site; the running statistics take the new requests in first.
 
         The graph goes through the network of every pass, not through the keys and gradients that a
         pass is given.
         """
         capture = process.capture
-        self.network.observe(capture.keys, capture.gradients)
+        self.network.observe(capture.new.keys, capture.new.gradients)
         total: list[LowRankFactors] = self.network(capture.keys, capture.gradients)
         for _ in range(self.passes - 1):
             capture = process.captured_after(total)

@@ -47,7 +47,7 @@ class EditStream(Protocol):
 
     @property
     def capture(self) -> Capture:
-        """Keys and gradients of the new batch."""
+        """Keys and gradients of the batch; its `new` has those of new requests alone."""
         ...
 
     def reset(self, seed: int) -> None:

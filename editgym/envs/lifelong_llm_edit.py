@@ -28,8 +28,9 @@ class LifelongLLMEditEnv(StreamEditing):
         numbers), of the mean key and of the mean output gradient of the new requests' answer tokens
         (8 each; keys are the module's inputs), the q = 4 largest singular values of the
         training-free update over ‖W₀‖, its length over ‖W₀‖, and ‖W − W₀‖ over ‖W₀‖; then the loss
-        of the new requests, the number of their answer tokens, and the progress of the episode. An
-        agent that wants the whole matrices reads `process.capture`.
+        of the new requests, the number of their answer tokens, and the progress of the episode. All
+        is of the new requests, and so is that update, also where others are rehearsed. An agent
+        that wants the whole matrices reads `process.capture`.
 
     Action:
         `Box(-1, 1)`, float32, of one of two forms.
@@ -37,7 +38,8 @@ class LifelongLLMEditEnv(StreamEditing):
         - `coefficients` (default): (sites × 4,). Of the training-free UltraEdit update ΔW = Σ_j σ_j
           u_j v_jᵀ of each site, c_max (a_l1 σ_1 u_1 v_1ᵀ + a_l2 σ_2 u_2 v_2ᵀ + a_l3 σ_3 u_3 v_3ᵀ +
           a_l4 Σ_{j≥4} σ_j u_j v_jᵀ) is applied, c_max = 3. Zeros leave a site alone; 1/c_max
-          everywhere is UltraEdit. `basis="gradient"` takes G·Kᵀ apart instead.
+          everywhere is UltraEdit. `basis="gradient"` takes G·Kᵀ apart instead. The update is of
+          new and rehearsed requests together.
         - `factors`: A (out × r) and B (r × in) of every site (`ActionLayout`); `shift_limit` ·
           clip(A·B/√r, −1, 1) is added.
 
@@ -71,6 +73,12 @@ class LifelongLLMEditEnv(StreamEditing):
         edits_per_step: Requests in a step.
         horizon: Steps in an episode.
         split: `policy`, `validation` or `test`.
+        rehearse: M, how many earlier requests every step teaches again (fewer while there are
+            fewer), drawn by the stream's seed anew at every step, without replacement, from all
+            before it. They join the new ones in `process.prompts` and `process.capture`, so that
+            the update of any agent serves both; of them too only subject, prompt and target are
+            seen. Observation, reward and infos stay of the new requests, and so do running
+            statistics of keys and gradients.
         back_depth: How many earlier batches the reward looks back to.
         decay: Weight of a batch one step further back.
         locality_weight: λ.
@@ -143,6 +151,7 @@ class LifelongLLMEditEnv(StreamEditing):
         edits_per_step: int = 10,
         horizon: int = 20,
         split: StreamSplit = "policy",
+        rehearse: int = 0,
         back_depth: int = 10,
         decay: float = 0.95,
         locality_weight: float = 0.6,
@@ -186,6 +195,7 @@ class LifelongLLMEditEnv(StreamEditing):
             "edits_per_step": edits_per_step,
             "horizon": horizon,
             "split": split,
+            "rehearse": rehearse,
             "back_depth": back_depth,
             "decay": decay,
             "locality_weight": locality_weight,
@@ -210,7 +220,7 @@ class LifelongLLMEditEnv(StreamEditing):
         knowledge = task_for(KnowledgeTask, task, device, task_arguments, type(self).__init__)
         super().__init__(
             knowledge.asked(interview),
-            LifelongSettings(edits_per_step, horizon, split, basis, weights),
+            LifelongSettings(edits_per_step, horizon, split, basis, weights, rehearse),
             action,
             max_coefficient,
             rank,

@@ -26,6 +26,7 @@ def knowledge_metrics(
     perplexity_ratio: float | None,
     capability: float | None,
     sites_per_edit: float | None,
+    texts_per_edit: float | None = None,
     known_kept: float | None = None,
     first_k: int = 100,
     scorer: Scorer = EXACT,
@@ -50,6 +51,7 @@ def knowledge_metrics(
         perplexity_ratio: Perplexity of θ_T over that of θ_0 on fixed text; passed on.
         capability: Accuracy above chance of θ_T over that of θ_0; passed on.
         sites_per_edit: Mean number of sites that an edit touched; passed on.
+        texts_per_edit: Mean number of requests that one edit was taught with; passed on.
         known_kept: Share of what θ_0 knows and nobody edits that θ_T still answers; passed on.
         first_k: Number of edits of `first_k_reliability`.
         scorer: The task's own.
@@ -74,6 +76,7 @@ def knowledge_metrics(
         "tf_specificity": _mean(r.tf_specificity for r in records),
         "first_k_reliability": first,
         "sites_per_edit": sites_per_edit,
+        "texts_per_edit": texts_per_edit,
         "harmonic_mean": score,
         **{
             f"{metric}_{other.name}": value

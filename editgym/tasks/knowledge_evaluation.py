@@ -5,7 +5,7 @@ everything is asked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from editgym.data.facts import EditRequest, Question
@@ -22,6 +22,7 @@ from editgym.weights import (
     JournalError,
     LowRankFactors,
     Prepend,
+    ReplaceTensors,
     SiteEdit,
     Skip,
 )
@@ -32,6 +33,7 @@ def evaluate_stream(
     journal: EditJournal,
     requests: Sequence[EditRequest],
     edits_per_step: int,
+    rehearse: int = 0,
     first_k: int = 100,
 ) -> Evaluation:
     """The leaderboard's metrics, the retention curve and the per-edit records of a journal.
@@ -41,6 +43,7 @@ def evaluate_stream(
         journal: Entry steps are the stream's steps, from 0.
         requests: The stream.
         edits_per_step: Requests in a step.
+        rehearse: Earlier requests that a step teaches again.
         first_k: Edits of `first_k_reliability`.
 
     Raises:
@@ -91,6 +94,7 @@ def evaluate_stream(
         capability=capability,
         known_kept=known_kept,
         sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps),
+        texts_per_edit=_texts_per_edit(by_step, steps, rehearse),
         first_k=first_k,
         scorer=scorer,
     )
@@ -110,6 +114,23 @@ def evaluate_stream(
         metrics |= format_metrics(again, name, scorer)
         lines += [{"format": name, **record.to_json()} for record in again]
     return Evaluation(metrics, {"retention": retention_curve(records, scorer=scorer)}, lines)
+
+
+def _texts_per_edit(
+    by_step: Mapping[int, Sequence[Entry]], steps: Sequence[Sequence[EditRequest]], rehearse: int
+) -> float:
+    """How many requests a step was taught with, rehearsed ones among them, for each that it edits:
+    the mean over the stream's requests.
+
+    A step that changes no weight rehearses nothing. How often an editor looks at a text is not
+    counted.
+    """
+    before, texts = 0, 0
+    for index, batch in enumerate(steps):
+        edited = any(isinstance(entry, SiteEdit | ReplaceTensors) for entry in by_step[index])
+        texts += len(batch) + (min(rehearse, before) if edited else 0)
+        before += len(batch)
+    return texts / before
 
 
 def _what_formats_ask(request: EditRequest) -> EditRequest:

@@ -126,6 +126,11 @@ class UltraEdit:
         self.gradients = RunningStandardization(shape[0], device)
         self.keys = RunningStandardization(shape[1], device)
 
+    def observe(self, keys: Tensor, gradients: Tensor) -> None:
+        """Take keys (n, in) and gradients (n, out) into the running statistics."""
+        self.keys.update(keys)
+        self.gradients.update(gradients)
+
     def update(
         self, keys: Tensor, gradients: Tensor, step_size: float, observe: bool = True
     ) -> LowRankFactors:
@@ -135,11 +140,11 @@ class UltraEdit:
             keys: (n, in).
             gradients: (n, out).
             step_size: η.
-            observe: Whether they do; not where the batch is looked at again.
+            observe: Whether they do; not where the batch is looked at again, or where `observe` has
+                taken in a part of it.
         """
         if observe:
-            self.keys.update(keys)
-            self.gradients.update(gradients)
+            self.observe(keys, gradients)
         return ultraedit(keys, self.keys(keys), self.gradients(gradients), step_size)
 
     def state_dict(self) -> dict[str, Any]:

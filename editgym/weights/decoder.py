@@ -28,6 +28,7 @@ from editgym.weights.site_pass import (
     at_answers,
     candidates_of,
     check_codebook,
+    counted_rows,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.tokens import TokenBatch
@@ -185,7 +186,8 @@ class EditableDecoder(EditedWeights):
         run = SitePass(updates, inputs={})
         with torch.enable_grad(), self._passes.running(self._state, run, prefix):
             logits = self._passes.at(batch.ids, batch.rows, batch.positions).float()
-            loss = batch.mean_costs(F.cross_entropy(logits, batch.labels, reduction="none")).mean()
+            losses = batch.mean_costs(F.cross_entropy(logits, batch.labels, reduction="none"))
+            loss = losses.mean()
             ran = [site for site in self.sites if site.name in run.outputs]
             gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
         assert run.inputs is not None
@@ -204,7 +206,13 @@ class EditableDecoder(EditedWeights):
             )
             for site in self.sites
         ]
-        return Capture([keys for keys, _ in pairs], [g for _, g in pairs], float(loss.detach()))
+        return Capture(
+            [keys for keys, _ in pairs],
+            [g for _, g in pairs],
+            float(loss.detach()),
+            counted_rows(batch),
+            losses.detach(),
+        )
 
     @torch.no_grad()
     def site_states(

@@ -22,6 +22,7 @@ CHECKS: Mapping[str, Check] = {
     "journal_folder": Check(lambda v: v is None or isinstance(v, str | Path), "a path or None"),
     "edits_per_step": whole(1),
     "horizon": whole(1),
+    "rehearse": whole(0),
     "back_depth": whole(0),
     "micro_batch": whole(1),
     "locality_weight": at_least(0),

@@ -54,7 +54,7 @@ def check_restorable(
     if state["stream"] != identity:
         raise ValueError(
             f"state: it is of the stream {state['stream']}, this one is {identity}: go"
-            " on with the same task, split, horizon and edits_per_step"
+            " on with the same task, split, horizon, edits_per_step and rehearse"
         )
     journalled = steps_before(journal, state["step_index"])
     if state["journalled"] != journalled:

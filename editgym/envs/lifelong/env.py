@@ -231,8 +231,8 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
             gymnasium.error.ResetNeeded: There was no reset.
         """
         self._check_begun("call reset() before evaluate(): it draws the stream")
-        stream, size = self.process.stream, self.process.settings.edits_per_step
-        return evaluate_stream(self.task, journal, stream.requests, size)
+        requests, own = self.process.stream.requests, self.process.settings
+        return evaluate_stream(self.task, journal, requests, own.edits_per_step, own.rehearse)
 
     def checkpoint(self) -> dict[str, Any]:
         """What `reset(options={"restore": state})` needs to go on with this episode, as tensors and

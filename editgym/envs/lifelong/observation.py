@@ -76,8 +76,9 @@ class StreamObserver:
             )
             parts.append(((weight.float() - base.float()).norm() / norm).reshape(1))
         done = process.step_index / process.settings.horizon
-        tokens = 0.0 if over else len(process.prompts.labels) / max(1, len(process.prompts))
-        loss = 0.0 if over else process.capture.loss
+        new = None if over else process.batch.new_prompts
+        tokens = 0.0 if new is None else len(new.labels) / max(1, len(new))
+        loss = 0.0 if over else process.capture.new.loss
         parts.append(
             torch.tensor(
                 [loss if math.isfinite(loss) else self._bound, tokens, done],
@@ -96,7 +97,7 @@ class StreamObserver:
         collapsed.
         """
         try:
-            return self._process.directions
+            return self._process.batch.new_directions
         except FloatingPointError:
             if self._process.step_index == 0:
                 raise
@@ -105,7 +106,7 @@ class StreamObserver:
     def _new(self, index: int, norm: float, directions: LowRankFactors | None) -> Tensor:
         """One site's keys, gradients and training-free update of the new requests."""
         _, keys, gradients = self._sketches[index]
-        capture = self._process.capture
+        capture = self._process.capture.new
         singular = (
             capture.gradients[index].new_zeros(1)
             if directions is None

@@ -32,8 +32,8 @@ from editgym.weights.site_pass import Capture
 class LifelongProcess:
     """A stream of batches into one decoder; the tensor API of `LifelongLLMEdit-v0`.
 
-    One step is: look at `requests` and `capture` (keys and gradients of the new requests), then
-    call one of `step`, `differentiable_step` and `advance`.
+    One step is: look at `requests` and `capture` (keys and gradients of the new requests, and of
+    those that are rehearsed), then call one of `step`, `differentiable_step` and `advance`.
 
     Args:
         task: Model and requests.
@@ -112,9 +112,9 @@ class LifelongProcess:
         self._batch = self._batch_of(0)
 
     def _batch_of(self, step: int) -> Batch:
-        start, size = step * self.settings.edits_per_step, self.settings.edits_per_step
-        requests = self.stream.requests[start : start + size]
-        return Batch(requests, self.task, self.decoder, self._ultraedit, self.settings.basis)
+        stream, settings = self.stream, self.settings
+        places = settings.places(self._seed, step, len(stream.requests))
+        return Batch(stream, *places, self.task, self.decoder, self._ultraedit, settings.basis)
 
     # --- what an editor may see -------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class LifelongProcess:
 
     @property
     def prompts(self) -> TokenBatch:
-        """The new requests' prompts and targets as tokens."""
+        """Prompts and targets of `batch.taught`, new and rehearsed requests, as tokens."""
         return self.batch.prompts
 
     @property
@@ -146,7 +146,7 @@ class LifelongProcess:
 
     @property
     def capture(self) -> Capture:
-        """Keys, output gradients and loss of the new requests' prompts and targets."""
+        """Keys, output gradients and loss of `prompts`; its `new` has those of new requests."""
         return self.batch.capture
 
     def captured_after(self, updates: Sequence[LowRankFactors]) -> Capture:

@@ -1,0 +1,247 @@
+"""Rehearsal: which earlier requests join a step, what of them is seen, and what stays of the new
+ones."""
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from editgym.data.facts import EditRequest
+from editgym.weights import LowRankFactors, Shift, SiteEdit
+from editgym.weights.closed_form import UltraEdit, principal_directions
+
+SITES = ["model.layers.[23].mlp.down_proj"]
+STREAM = {"edits_per_step": 3, "horizon": 4, "sites": SITES, "step_size": 1e-2}
+
+
+@pytest.fixture
+def make_env(tiny_lm):
+    """`make_env(**arguments)`: an unwrapped environment on the tiny model, just reset."""
+
+    def make(seed=0, version="v1", **arguments):
+        made = {"model": tiny_lm} | STREAM | arguments
+        env = gym.make(f"editgym:LifelongLLMEdit-{version}", **made).unwrapped
+        env.reset(seed=seed)
+        return env
+
+    return make
+
+
+def updates_for(process, seed=0, size=0.05):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        LowRankFactors(
+            size * torch.randn(site.shape[0], 2, generator=generator),
+            torch.randn(2, site.shape[1], generator=generator),
+        )
+        for site in process.sites
+    ]
+
+
+def edited(make_env, steps, **arguments):
+    """The process after the same few edits, whatever is rehearsed."""
+    process = make_env(**arguments).process
+    for step in range(steps):
+        process.step(updates_for(process, step))
+    return process
+
+
+def close(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+def drawn(process):
+    """Of every step of the stream, the places of what it rehearses."""
+    places = []
+    while not process.over:
+        new = len(process.requests)
+        assert process.batch.places[:new] == tuple(
+            range(process.step_index * 3, process.step_index * 3 + new)
+        )
+        places.append(process.batch.places[new:])
+        process.advance([])
+    return places
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_earlier_requests_are_drawn_anew_at_every_step_and_never_twice(make_env, version):
+    process = make_env(rehearse=4, version=version, horizon=6).process
+    found = drawn(process)
+    assert [len(own) for own in found] == [0, 3, 4, 4, 4, 4]
+    for step, own in enumerate(found):
+        assert len(set(own)) == len(own)
+        assert all(place < 3 * step for place in own)
+    assert len({frozenset(own) for own in found[2:]}) == 4
+    process.reset(process._seed)
+    assert drawn(process) == found, "the seed decides"
+    process.reset(process._seed + 1)
+    assert drawn(process) != found
+
+
+def test_every_earlier_request_is_as_likely(make_env):
+    settings = make_env(rehearse=2).process.settings
+    times = np.zeros(9)
+    for seed in range(3_000):
+        new, again = settings.places(seed, 3, 12)
+        assert list(new) == [9, 10, 11]
+        times[list(again)] += 1
+    assert times == pytest.approx(3_000 * 2 / 9, rel=0.12)
+
+
+def test_of_rehearsed_requests_only_subject_prompt_and_target_are_seen(make_env):
+    process = edited(make_env, 2, rehearse=4)
+    for place, request in zip(process.batch.places, process.batch.taught, strict=True):
+        whole = process.stream.requests[place]
+        assert whole.rephrases
+        if place < 6:
+            assert request == EditRequest(whole.subject, whole.prompt, whole.target)
+        else:
+            assert request is whole
+
+
+def test_a_checkpoint_goes_on_with_the_same_draws_and_no_others(make_env, tmp_path):
+    arguments = {"rehearse": 4, "split": "test", "journal_folder": str(tmp_path / "steps")}
+    env = make_env(**arguments)
+    for _ in range(2):
+        env.step(env.training_free_action())
+    state = env.checkpoint()
+    whole = make_env(rehearse=4, split="test")
+    for _ in range(2):
+        whole.step(whole.training_free_action())
+    other = gym.make("LifelongLLMEdit-v1", **env.spec.kwargs | {"rehearse": 3}).unwrapped
+    with pytest.raises(ValueError, match="edits_per_step and rehearse"):
+        other.reset(options={"restore": state})
+    again = gym.make(env.spec).unwrapped
+    again.reset(options={"restore": state})
+    assert again.process.batch.places == whole.process.batch.places
+    for _ in range(2):
+        again.step(again.training_free_action())
+        whole.step(whole.training_free_action())
+    assert all(map(torch.equal, again.network.weights, whole.network.weights))
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, "3", True, None])
+def test_how_many_is_a_whole_number(make_env, value):
+    with pytest.raises(ValueError, match=rf"^rehearse must be .*got {value!r}$"):
+        make_env(rehearse=value)
+
+
+# --- what is captured -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end_weight", [1.0, 0.5, 0.0])
+def test_new_requests_give_what_they_give_without_rehearsal(make_env, end_weight):
+    alone = edited(make_env, 2, end_weight=end_weight)
+    process = edited(make_env, 2, end_weight=end_weight, rehearse=5)
+    updates = updates_for(process, 7)
+    for mine, theirs in (
+        (process.capture, alone.capture),
+        (process.captured_after(updates), alone.captured_after(updates)),
+    ):
+        close(mine.new.keys, theirs.keys)
+        close(mine.new.gradients, theirs.gradients)
+        assert mine.new.loss == pytest.approx(theirs.loss, rel=1e-5)
+        assert theirs.new is theirs
+        for keys, gradients, own in zip(mine.keys, mine.gradients, theirs.keys, strict=True):
+            assert len(keys) == len(gradients) > len(own)
+
+
+def test_rehearsed_requests_count_as_much_as_new_ones(make_env):
+    process = edited(make_env, 2, rehearse=5)
+    task, capture = process.task, process.capture
+    asked = [(request.prompt, request.target) for request in process.batch.rehearsed]
+    alone = process.decoder.capture(task.batch(asked))
+    new = len(capture.new.keys[0])
+    close([keys[new:] for keys in capture.keys], alone.keys)
+    close([own[new:] for own in capture.gradients], [own * 5 / 3 for own in alone.gradients])
+    assert capture.loss == pytest.approx((3 * capture.new.loss + 5 * alone.loss) / 8, rel=1e-5)
+
+
+def test_the_training_free_update_is_of_both_by_statistics_of_the_new(make_env):
+    process = make_env(rehearse=4).process
+    editors = [UltraEdit(site.shape) for site in process.sites]
+    for step in range(3):
+        capture, expected, of_new = process.capture, [], []
+        for editor, site in zip(editors, range(len(editors)), strict=True):
+            editor.observe(capture.new.keys[site], capture.new.gradients[site])
+            expected.append(
+                editor.update(capture.keys[site], capture.gradients[site], 1e-2, observe=False)
+            )
+            new = capture.new
+            of_new.append(editor.update(new.keys[site], new.gradients[site], 1e-2, observe=False))
+        for ours, theirs in (
+            (process.directions, expected),
+            (process.batch.new_directions, of_new),
+        ):
+            close(
+                [one.a.norm(dim=0) for one in ours],
+                [principal_directions(one).a.norm(dim=0) for one in theirs],
+            )
+            for one, other in zip(ours, theirs, strict=True):
+                matrix = other.matrix()
+                torch.testing.assert_close(
+                    one.matrix(), matrix, rtol=1e-3, atol=1e-5 * float(matrix.norm())
+                )
+        process.step(updates_for(process, step))
+
+
+def test_by_default_nothing_is_rehearsed_and_nothing_is_computed_for_it(make_env):
+    process = edited(make_env, 2)
+    batch = process.batch
+    assert batch.taught == batch.requests == process.stream.requests[6:9]
+    assert batch.new_prompts is batch.prompts
+    assert batch.capture.new is batch.capture
+    assert batch.new_directions is batch.directions
+
+
+# --- what stays of the new requests ---------------------------------------------------------------
+
+
+def test_observation_reward_and_info_are_of_the_new_requests(make_env):
+    envs = make_env(action="factors"), make_env(action="factors", rehearse=5)
+    envs[0].action_space.seed(0)
+    for action in [envs[0].action_space.sample() for _ in range(4)]:
+        alone, both = (env.step(0.02 * action) for env in envs)
+        assert both[0] == pytest.approx(alone[0], rel=1e-3, abs=1e-4)
+        assert both[1] == pytest.approx(alone[1], abs=1e-4)
+        assert both[4] == pytest.approx(alone[4], abs=1e-5)
+    assert all(map(torch.equal, envs[0].network.weights, envs[1].network.weights))
+
+
+def test_coefficients_stretch_the_update_of_both(make_env):
+    deltas = []
+    for rehearse in (0, 5):
+        env = make_env(rehearse=rehearse)
+        env.step(np.zeros(env.action_space.shape, np.float32))
+        expected = [direction.matrix() for direction in env.process.directions]
+        env.step(env.training_free_action())
+        for delta, other in zip(env.network.deltas, expected, strict=True):
+            torch.testing.assert_close(delta, other, rtol=1e-3, atol=1e-5 * float(other.norm()))
+        deltas.append(env.network.deltas[0])
+    assert (deltas[0] - deltas[1]).norm() > 0.05 * deltas[0].norm()
+
+
+# --- the row --------------------------------------------------------------------------------------
+
+
+def test_the_row_says_with_how_many_texts_an_edit_was_taught(make_env):
+    env = make_env(rehearse=4, split="test")
+    site = env.process.sites[0]
+    for step in range(4):
+        update = updates_for(env.process)[0]
+        env.process.advance([] if step == 3 else [SiteEdit(site.name, Shift(), update)])
+    found = env.evaluate(env.journal).metrics["texts_per_edit"]
+    assert found == (12 + 0 + 3 + 4) / 12, "the last step changed nothing"
+    without = make_env(split="test")
+    assert without.evaluate(without.journal).metrics["texts_per_edit"] == 1
+
+
+def test_settings_are_those_of_the_constructor(make_env):
+    env, other = make_env(rehearse=7), make_env()
+    assert env.process.settings == replace(other.process.settings, rehearse=7)
