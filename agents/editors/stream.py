@@ -118,8 +118,9 @@ class StreamEditor(ConfiguredAgent):
         """
 
     def entries(self, process: LifelongProcess) -> list[Entry]:
-        """What to apply for `process.requests`, with a `Skip` for every request that is left out;
-        of a request it may look at subject, prompt and target.
+        """What to apply for the step: what teaches `process.batch.taught`, the new requests and
+        those that are rehearsed, with a `Skip` for every new one that is left out. Of a request it
+        may look at subject, prompt and target.
         """
         raise AssertionError(f"{type(self).__name__} does not say what to apply")
 

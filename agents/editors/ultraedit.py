@@ -32,7 +32,8 @@ class UltraEditAgent(StreamEditor):
 
     Sites are updated at once, each as if it were the only one, and so overshoot together. With
     `passes` above 1, which are ours, keys and gradients are taken again with the update so far in
-    effect, and the next update is added.
+    effect, and the next update is added. The running statistics take in the step's new requests,
+    once; rehearsed ones are standardised by them.
 
     Args:
         step_size: η, greater than 0. None (default) takes the environment's: its argument

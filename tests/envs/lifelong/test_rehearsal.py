@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from editgym.data.facts import EditRequest
-from editgym.weights import LowRankFactors, Shift, SiteEdit
+from editgym.weights import DenseUpdate, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit, principal_directions
 
 SITES = ["model.layers.[23].mlp.down_proj"]
@@ -212,6 +212,25 @@ def test_observation_reward_and_info_are_of_the_new_requests(make_env):
         assert both[1] == pytest.approx(alone[1], abs=1e-4)
         assert both[4] == pytest.approx(alone[4], abs=1e-5)
     assert all(map(torch.equal, envs[0].network.weights, envs[1].network.weights))
+
+
+def test_a_step_that_teaches_the_new_requests_alone_is_a_success(make_env):
+    process = make_env(rehearse=5).process
+    process.advance([])
+    new, d = process.batch.new_prompts, torch.zeros(process.sites[1].shape, requires_grad=True)
+    optimizer = torch.optim.Adam([d], lr=0.03)
+    for _ in range(40):
+        loss = process.decoder.losses(new, [None, DenseUpdate(d)]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    edit = SiteEdit(process.sites[1].name, Shift(), DenseUpdate(d.detach()))
+    earlier = process.task.batch([(r.prompt, r.target) for r in process.batch.rehearsed])
+    outcome = process.advance([edit])
+    assert outcome.answered.tolist() == [True] * 3
+    assert (outcome.metrics["reliability"], outcome.metrics["tf_efficacy"]) == (1, 1)
+    right = process.decoder.logits(earlier).argmax(-1) == earlier.labels
+    assert not earlier.all_of(right).all()
 
 
 def test_coefficients_stretch_the_update_of_both(make_env):
