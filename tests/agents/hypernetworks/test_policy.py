@@ -118,3 +118,18 @@ def test_no_system_larger_than_the_batchs_tokens_is_solved_in_a_training_step(
     agent.policy.losses(process).backward()
     assert set(solved) == {tokens}
     assert tokens < min(process.sites[0].shape)
+
+
+@pytest.mark.parametrize("name", ["rledit", "hiedit"])
+def test_statistics_take_in_new_requests_and_updates_are_of_rehearsed_ones_too(
+    name, trained, make_process
+):
+    agent = trained(name, sequences=0, step_size=0.1, env={"rehearse": 3})
+    process = make_process(rehearse=3)
+    process.advance([])
+    agent.begin(process)
+    edits = agent.entries(process)
+    tokens, new = len(process.capture.keys[0]), len(process.capture.new.keys[0])
+    assert tokens > new
+    assert agent.policy.network.keys[0].count == new
+    assert {edit.update.a.shape[1] for edit in edits} == {tokens}
