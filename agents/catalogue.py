@@ -30,6 +30,7 @@ AGENTS: dict[str, str] = {
     "loc_ft_bf": "agents.editors.loc_ft_bf:LocFTBF",
     "lora_merge": "agents.editors.lora:LoraMerge",
     "in_context": "agents.editors.beside:InContext",
+    "retrieve": "agents.editors.beside:Retrieve",
     "grace": "agents.editors.beside:Grace",
     "rome": "agents.editors.rome_memit:Rome",
     "memit": "agents.editors.rome_memit:Memit",

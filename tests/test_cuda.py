@@ -24,6 +24,7 @@ EDITORS = {
     "no_edit": {},
     "random_actions": {},
     "in_context": {},
+    "retrieve": {},
     "ft_m": {},
     "ft_l": {},
     "loc_ft_bf": {"epochs": 3},

@@ -1,4 +1,6 @@
-"""Editors that leave the weights alone: the fact in the prompt, and a codebook at one site."""
+"""Editors that leave the weights alone: the fact in the prompt, given or looked up, and a codebook
+at one site.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from agents.editors.descent import chosen_site, descend
 from agents.editors.settings import SITE
 from agents.editors.stream import StreamEditor
 from agents.protocol import Access
-from editgym.checks import above, at_least, whole
+from editgym.checks import above, at_least, whole, within
 from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.tasks.knowledge import TOO_LONG
-from editgym.weights import Codebook, Entry, Prepend, Skip
+from editgym.weights import Codebook, Entry, Prepend, Remember, Skip
 from editgym.weights.site_pass import Injection
 
 
@@ -29,6 +31,13 @@ class GraceSettings(Settings):
     steps: int = setting(50, whole(1))
     learning_rate: float = setting(0.3, above(0))
     stop_loss: float = setting(0.05, at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveSettings(Settings):
+    """What `Retrieve` takes."""
+
+    threshold: float = setting(0.5, within(0, 1))
 
 
 class InContext(StreamEditor):
@@ -54,6 +63,44 @@ class InContext(StreamEditor):
         separator = process.task.asking.separator(request.prompt, request.target)
         text = f"{request.prompt}{separator}{request.target}."
         return text if process.task.fits(request, before=f"{text} ") else ""
+
+
+class Retrieve(StreamEditor):
+    """Remembers the new facts; whoever asks a question looks up the nearest one, and puts it before
+    the question as a solved question. The weights do not change. A control beside the weights.
+
+    Every question goes through the same search, whatever it is asked for: prompts, rephrases, what
+    should stay as it is, in every prompt format. Nearness is the cosine of the TF-IDF vectors of
+    two prompts (`editgym.tasks.memory.Memory`), so a question in wholly other words finds nothing,
+    and one in the same words about somebody else may find the wrong fact. The solved question
+    stands where the prompt format has its own: a sentence before a bare prompt, one more question
+    and answer in `qa`. A fact that the context has no room for before its own prompt is skipped;
+    before another question it is left out, and counted as `facts_left_out`.
+
+    Args:
+        threshold: How near a question has to be to a fact's prompt, 0–1; 0.5 by default. 1 takes
+            the same words alone, 0 any question with a word in common.
+
+    Raises:
+        ValueError: An argument is out of range; the message names it.
+    """
+
+    name = "retrieve"
+    settings_type: ClassVar[type[Settings]] = RetrieveSettings
+    settings: RetrieveSettings
+
+    def entries(self, process: LifelongProcess) -> list[Entry]:
+        """The facts to remember, and a `Skip` of each that has no room before its own prompt."""
+        facts, entries = [], list[Entry]()
+        for place, request in enumerate(process.requests):
+            fact = (request.prompt, request.target)
+            if process.task.has_room(process.task.encode(*fact, solved=(fact,))):
+                facts.append(fact)
+            else:
+                entries.append(Skip(place, TOO_LONG))
+        if facts:
+            entries.insert(0, Remember(tuple(facts), self.settings.threshold))
+        return entries
 
 
 class Grace(StreamEditor):

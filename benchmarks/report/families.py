@@ -133,7 +133,7 @@ KNOWLEDGE = Family(
         **_measured("capability", "known_kept", better="higher"),
         **_measured("tf_efficacy", "tf_generalization", "tf_specificity", better="higher"),
         **_measured("first_k_reliability", better="higher"),
-        **_measured("sites_per_edit", "texts_per_edit", better=None),
+        **_measured("sites_per_edit", "texts_per_edit", "facts_left_out", better=None),
         **_measured(SCORE, better="higher"),
     },
     lambda metrics: metrics.get(SCORE),

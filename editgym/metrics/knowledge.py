@@ -27,6 +27,7 @@ def knowledge_metrics(
     capability: float | None,
     sites_per_edit: float | None,
     texts_per_edit: float | None = None,
+    facts_left_out: float | None = None,
     known_kept: float | None = None,
     first_k: int = 100,
     scorer: Scorer = EXACT,
@@ -52,6 +53,8 @@ def knowledge_metrics(
         capability: Accuracy above chance of θ_T over that of θ_0; passed on.
         sites_per_edit: Mean number of sites that an edit touched; passed on.
         texts_per_edit: Mean number of requests that one edit was taught with; passed on.
+        facts_left_out: Questions that were asked without the fact that is near to them, because the
+            context has no room for it; passed on.
         known_kept: Share of what θ_0 knows and nobody edits that θ_T still answers; passed on.
         first_k: Number of edits of `first_k_reliability`.
         scorer: The task's own.
@@ -77,6 +80,7 @@ def knowledge_metrics(
         "first_k_reliability": first,
         "sites_per_edit": sites_per_edit,
         "texts_per_edit": texts_per_edit,
+        "facts_left_out": facts_left_out,
         "harmonic_mean": score,
         **{
             f"{metric}_{other.name}": value

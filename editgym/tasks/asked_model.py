@@ -13,6 +13,7 @@ from editgym.models.prompt_formats import prompt_format
 from editgym.tasks.interview import Interview
 from editgym.weights import TokenBatch
 
+Solved = Sequence[tuple[str, str]]  # prompts and answers that stand before a question
 AS_ASKED = Interview()  # bare prompts, and the task's own scorer
 
 
@@ -66,13 +67,22 @@ class AskedModel:
 
     # --- tokens -----------------------------------------------------------------------------------
 
-    def encode(self, prompt: str, answer: str, end: bool = True) -> Encoded:
-        """Tokens of a prompt and its answer in the interview's format."""
-        return self.asking.encode(prompt, answer, end)
+    def encode(self, prompt: str, answer: str, end: bool = True, solved: Solved = ()) -> Encoded:
+        """Tokens of a prompt and its answer in the interview's format, after solved questions."""
+        return self.asking.encode(prompt, answer, end, solved)
 
-    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """Tokens of a prompt in the interview's format, up to where its answer begins."""
-        return self.asking.prompt_ids(prompt)
+    def prompt_ids(self, prompt: str, solved: Solved = ()) -> tuple[int, ...]:
+        """Tokens of a prompt in the interview's format, after solved questions, up to where its
+        answer begins.
+        """
+        return self.asking.prompt_ids(prompt, solved)
+
+    def has_room(self, asked: Encoded) -> bool:
+        """Whether a prompt and its answer are within the model's context, as far as answers are
+        decoded.
+        """
+        answer = max(len(asked.answer), self.max_new_tokens)
+        return len(asked.prompt) + answer <= self.language.context
 
     def batch(self, questions: Sequence[tuple[str, str]]) -> TokenBatch:
         """Prompts and their answers as tokens, each answer with its ending, which weighs

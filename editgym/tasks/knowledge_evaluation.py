@@ -113,6 +113,8 @@ def evaluate_stream(
         )
         metrics |= format_metrics(again, name, scorer)
         lines += [{"format": name, **record.to_json()} for record in again]
+    if decoder.remembered:
+        metrics["facts_left_out"] = float(sum(one.left_out for _, one in [("", exam), *others]))
     return Evaluation(metrics, {"retention": retention_curve(records, scorer=scorer)}, lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,8 +10,12 @@ from torch import Tensor
 
 from editgym.data.facts import Question
 from editgym.metrics.knowledge import Asked
+from editgym.models.asking import Encoded
+from editgym.tasks.asked_model import Solved
 from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.memory import Memory
 from editgym.weights import EditableDecoder, TokenBatch
+from editgym.weights.state import Remembered
 
 # What a collapsed model's numbers are held within, or stand for: they must stay numbers.
 MOST_NATS = 700.0
@@ -42,12 +46,17 @@ class Exam:
 
     Answers are greedy. Where an answer is expected, one teacher-forced pass comes first: where
     every token of it is the most probable one and the next one ends it, greedy decoding gives that
-    answer, whatever the tokenizer makes of its tokens. Only the other questions are decoded.
+    answer, whatever the tokenizer makes of its tokens. Only the other questions are decoded. Where
+    the decoder remembers facts, every question is asked after the one that is near (`Memory`), if
+    the context has room for it.
 
     Args:
         task: The model and how it is asked.
         decoder: The model with its edits.
         forced_only: Nothing is decoded: an answer that is not the expected one is empty.
+
+    Attributes:
+        left_out: How many questions were asked without the fact that is near, for want of room.
     """
 
     def __init__(
@@ -56,26 +65,55 @@ class Exam:
         self.task = task
         self.decoder = decoder
         self._forced_only = forced_only
+        self._remembered: Mapping[str, Remembered] = {}
+        self._memory: Memory | None = None
+        self.left_out = 0
 
     def expecting(self, questions: Sequence[Question]) -> list[Result]:
         """Results for questions with an answer."""
         expected = [question.answer or "" for question in questions]
-        encoded = [
-            self.task.encode(question.prompt, answer)
-            for question, answer in zip(questions, expected, strict=True)
-        ]
-        return self._results([(e.prompt, e.answer) for e in encoded], expected, expected)
+        prompts = [question.prompt for question in questions]
+        asked = self._asked(
+            prompts,
+            lambda index, fact: self.task.encode(prompts[index], expected[index], solved=fact),
+        )
+        return self._results(asked, expected, expected)
 
     def unchanged(self, prompts: Sequence[str], asked: Sequence[str]) -> list[Result]:
         """Results for `asked`, where the unedited model's answers to `prompts` are expected."""
         prompt_ids = self.task.prompt_ids
         answers = self.task.original_answers(prompts)
-        now, original = (
-            [(prompt_ids(text), answer) for text, answer in zip(texts, answers, strict=True)]
-            for texts in (asked, prompts)
+        original = [(prompt_ids(text), own) for text, own in zip(prompts, answers, strict=True)]
+        now = self._asked(
+            asked, lambda index, fact: Encoded(prompt_ids(asked[index], fact), answers[index])
         )
         said = [self.task.asking.text(answer) for answer in answers]
         return self._results(now, said, [""] * len(now), original)
+
+    def _asked(
+        self, prompts: Sequence[str], encode: Callable[[int, Solved], Encoded]
+    ) -> list[_Tokens]:
+        """Tokens of questions and answers, each question after the fact that is near.
+
+        Args:
+            prompts: The questions.
+            encode: Encodes one of them, by its place, after a fact or after none.
+        """
+        found = []
+        for index, fact in enumerate(self._facts(prompts)):
+            asked = encode(index, fact)
+            if fact and not self.task.has_room(asked):
+                self.left_out += 1
+                asked = encode(index, ())
+            found.append((asked.prompt, asked.answer))
+        return found
+
+    def _facts(self, prompts: Sequence[str]) -> Sequence[Solved]:
+        """The remembered facts that questions are asked after, as many as one each."""
+        if self.decoder.remembered is not self._remembered:
+            self._remembered = self.decoder.remembered
+            self._memory = Memory(self._remembered) if self._remembered else None
+        return [()] * len(prompts) if self._memory is None else self._memory.solved(prompts)
 
     @torch.no_grad()
     def _results(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from editgym.weights.factors import Update
 from editgym.weights.hooks import Reached, hooked
-from editgym.weights.journal import Codebook, Entry, Prepend, SiteEdit
+from editgym.weights.journal import Adapter, Codebook, Entry, SiteEdit
 from editgym.weights.layers import Prefix
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.passes import EditedPasses
@@ -286,8 +286,8 @@ class EditableDecoder(EditedWeights):
         # A stream's factors would fill a GPU.
         return replace(entry, update=entry.update.to(torch.device("cpu")))
 
-    def _check_adapter(self, entry: Codebook | Prepend) -> None:
-        if isinstance(entry, Prepend):
+    def _check_adapter(self, entry: Adapter) -> None:
+        if not isinstance(entry, Codebook):
             return
         if entry.site not in self._by_name:
             raise UnknownSiteError(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from editgym.checks import require, whole
+from editgym.checks import require, whole, within
 from editgym.weights.factors import LowRankFactors, Update
 from editgym.weights.operators import Operator, Shift
 
@@ -20,6 +20,7 @@ EntryKind = Literal[
     "replace_tensors",
     "codebook",
     "prepend",
+    "remember",
     "skip",
 ]
 
@@ -105,6 +106,37 @@ class Prepend:
 
 
 @dataclass(frozen=True)
+class Remember:
+    """Not an edit of weights but facts to be looked up: the nearest one to a question stands before
+    it, as a solved question.
+
+    Attributes:
+        facts: Prompts and their answers. Of two facts with one prompt the later one holds.
+        threshold: How near a question has to be to a prompt, 0–1, for its fact to be looked up.
+        step: The step that the entry belongs to, as in `SiteEdit`.
+
+    Raises:
+        ValueError: A prompt or an answer is no text, or an empty one, or the threshold is out of
+            range.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    threshold: float
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        for fact in self.facts:
+            texts = len(fact) == 2 and all(isinstance(text, str) and text for text in fact)
+            require(texts, "facts", fact, "a prompt and an answer each, none of them empty")
+        within(0, 1)("threshold", self.threshold)
+
+    @property
+    def kind(self) -> EntryKind:
+        """`remember`."""
+        return "remember"
+
+
+@dataclass(frozen=True)
 class Skip:
     """No edit at all: the editor has left out a request, and says why.
 
@@ -131,4 +163,5 @@ class Skip:
         return "skip"
 
 
-Entry = SiteEdit | ReplaceTensors | Codebook | Prepend | Skip
+Adapter = Codebook | Prepend | Remember  # beside the weights
+Entry = SiteEdit | ReplaceTensors | Adapter | Skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from editgym.weights.factors import LowRankFactors
-from editgym.weights.journal import Codebook, Prepend, SiteEdit, Skip
+from editgym.weights.journal import Adapter, SiteEdit, Skip
 from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
@@ -51,7 +51,8 @@ def export_pretrained(
         dtype: Precision of the written weights; float32 keeps the edits exactly.
 
     Raises:
-        ExportError: The journal holds adapters beside the weights (codebooks, prepended texts), or
+        ExportError: The journal holds adapters beside the weights (codebooks, prepended texts,
+            remembered facts), or
             the base is no `transformers` model.
     """
     _weights_only(network)
@@ -83,9 +84,7 @@ def _on_cpu(network: EditedWeights, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _weights_only(network: EditedWeights) -> None:
-    beside = sorted(
-        {entry.kind for entry in network.journal if isinstance(entry, Codebook | Prepend)}
-    )
+    beside = sorted({entry.kind for entry in network.journal if isinstance(entry, Adapter)})
     if beside:
         raise ExportError(
             f"the journal holds {', '.join(beside)}: adapters beside the weights, which no"

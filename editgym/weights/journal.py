@@ -14,10 +14,12 @@ import torch
 
 from editgym.weights import journal_file
 from editgym.weights.entries import (
+    Adapter,
     Codebook,
     Entry,
     EntryKind,
     Prepend,
+    Remember,
     ReplaceTensors,
     SiteEdit,
     Skip,
@@ -25,12 +27,14 @@ from editgym.weights.entries import (
 from editgym.weights.journal_file import JournalError
 
 __all__ = [
+    "Adapter",
     "Codebook",
     "EditJournal",
     "Entry",
     "EntryKind",
     "JournalError",
     "Prepend",
+    "Remember",
     "ReplaceTensors",
     "SiteEdit",
     "Skip",

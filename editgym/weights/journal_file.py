@@ -15,6 +15,7 @@ from editgym.weights.entries import (
     Codebook,
     Entry,
     Prepend,
+    Remember,
     ReplaceTensors,
     SiteEdit,
     Skip,
@@ -88,6 +89,8 @@ def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
         own, named = {"names": list(entry.tensors)}, entry.tensors
     elif isinstance(entry, Prepend):
         own = {"texts": list(entry.texts)}
+    elif isinstance(entry, Remember):
+        own = {"facts": [list(fact) for fact in entry.facts], "threshold": entry.threshold}
     elif isinstance(entry, Skip):
         own = {"request": entry.request, "reason": entry.reason}
     elif isinstance(entry, Codebook):
@@ -131,6 +134,9 @@ def _restore(index: int, row: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         return ReplaceTensors({name: tensors[f"{index}.{name}"] for name in row["names"]}, step)
     if kind == "prepend":
         return Prepend(tuple(row["texts"]), step)
+    if kind == "remember":
+        facts = tuple((prompt, answer) for prompt, answer in row["facts"])
+        return Remember(facts, float(row["threshold"]), step)
     if kind == "skip":
         return Skip(row["request"], str(row["reason"]), step)
     if kind == "codebook":

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 
 from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.journal import (
+    Adapter,
     Codebook,
     EditJournal,
     Entry,
     JournalError,
     Prepend,
+    Remember,
     ReplaceTensors,
     SiteEdit,
     Skip,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
-from editgym.weights.state import EditedState
+from editgym.weights.state import EditedState, Remembered
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -186,6 +188,11 @@ class EditedWeights:
         """(before, after) of every tensor under the overlay."""
         return {name: (self._tensors[name], tensor) for name, tensor in self._state.tensors.items()}
 
+    @property
+    def remembered(self) -> Mapping[str, Remembered]:
+        """Facts that are put before questions (`Remember`), by prompt, the latest last."""
+        return self._state.facts
+
     def current_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors of the edited network; read them only, unedited ones are the base's
         own.
@@ -209,10 +216,12 @@ class EditedWeights:
 
     def _edited(self, entry: Entry, state: EditedState) -> EditedState:
         """The state after one entry."""
-        if isinstance(entry, Codebook | Prepend):
+        if isinstance(entry, Adapter):
             self._check_adapter(entry)
         if isinstance(entry, Codebook):
             return state.with_codebook(entry, self._base_weights[0].device)
+        if isinstance(entry, Remember):
+            return state.with_facts(entry)
         if isinstance(entry, Prepend | Skip):
             return state
         if isinstance(entry, ReplaceTensors):
@@ -266,7 +275,7 @@ class EditedWeights:
             state = self._edited(entry, state)
         self._state = state
 
-    def _check_adapter(self, entry: Codebook | Prepend) -> None:
+    def _check_adapter(self, entry: Adapter) -> None:
         raise ValueError(
             f"an entry of kind {entry.kind} is an adapter of language models, and"
             f" {type(self).__name__} takes edits of weights only"

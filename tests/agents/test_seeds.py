@@ -24,6 +24,7 @@ DRAW_NOTHING = {
     "ft_m",
     "ft_l",
     "in_context",
+    "retrieve",
     "grace",
     "rome",
     "memit",

@@ -26,11 +26,17 @@ QUICK = {
     "edit_grpo": {"editor": "ultraedit", "iterations": 2, "rank": 2},
     "grace": {"steps": 20, "learning_rate": 1.0},
     "in_context": {},
+    "retrieve": {},
     "loc_ft_bf": {"epochs": 2, "learning_rate": 0.01, "batch_size": 4},
 }
 AT_SUBJECTS = ["rome", "memit", "alphaedit", "memit_seq"]
 SOLVED = ["alphaedit", "memit_seq"]
-ALONE = ["grace", "in_context", "loc_ft_bf"]  # they teach new requests, or the whole stream
+ALONE = [
+    "grace",
+    "in_context",
+    "retrieve",
+    "loc_ft_bf",
+]  # they teach new requests, or the whole stream
 
 
 @pytest.fixture

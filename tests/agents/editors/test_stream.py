@@ -11,7 +11,15 @@ from agents.protocol import Agent, Budget, Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.models.factlm import train_tokenizer
 from editgym.tasks.knowledge import TOO_LONG
-from editgym.weights import Codebook, EditJournal, LowRankFactors, Prepend, SiteEdit, Skip
+from editgym.weights import (
+    Codebook,
+    EditJournal,
+    LowRankFactors,
+    Prepend,
+    Remember,
+    SiteEdit,
+    Skip,
+)
 
 QUICK = {
     "ft_m": {"steps": 8, "learning_rate": 0.01},
@@ -19,6 +27,7 @@ QUICK = {
     "loc_ft_bf": {"epochs": 4, "learning_rate": 0.01, "batch_size": 4},
     "lora_merge": {"steps": 8, "learning_rate": 0.02, "rank": 2},
     "in_context": {},
+    "retrieve": {"threshold": 0.6},
     "grace": {"steps": 150, "learning_rate": 1.0},
     "ultraedit": {"step_size": 1e-3},
 }
@@ -107,7 +116,7 @@ def test_a_replayed_journal_gives_the_edited_weights_bitwise(name, make_env, tmp
     assert all(map(torch.equal, replayed.weights, edited.weights))
     batch = process.task.batch([(r.prompt, r.target) for r in process.stream.requests])
     assert torch.equal(replayed.logits(batch), edited.logits(batch))
-    beside = name in ("in_context", "grace")
+    beside = name in ("in_context", "retrieve", "grace")
     assert beside == all(map(torch.equal, edited.weights, edited.base_weights))
     assert {entry.step for entry in journal} == ({0} if name == "loc_ft_bf" else {0, 1, 2})
 
@@ -314,6 +323,41 @@ def test_in_context_leaves_out_facts_that_the_context_has_no_room_for_before_the
         del language.context
 
 
+def test_retrieve_remembers_every_fact_and_what_it_was_asked(make_env):
+    env = make_env()
+    agent = quick("retrieve")
+    journal = agent.edit(env)
+    assert agent.access == "data"
+    requests = stream_process(env).stream.requests
+    facts = [(request.prompt, request.target) for request in requests]
+    assert list(journal) == [
+        Remember(tuple(facts[3 * step : 3 * step + 3]), 0.6, step) for step in range(3)
+    ]
+    remembered = stream_process(env).decoder.remembered
+    assert [(prompt, fact.answer) for prompt, fact in remembered.items()] == facts
+
+
+def test_retrieve_skips_facts_that_have_no_room_before_their_own_prompts(make_env, tiny_gpt2):
+    env = make_env(model=tiny_gpt2, sites=["transformer.h.3.mlp.c_proj"])
+    process, agent = stream_process(env), quick("retrieve")
+    task, requests = process.task, process.stream.requests
+    needed = [
+        len(task.language.prompt_ids(f"{r.prompt} {r.target}. {r.prompt}")) + 8 for r in requests
+    ]
+    context, task.language.context = task.language.context, sorted(needed)[4]
+    kept = [length <= task.language.context for length in needed]
+    assert set(kept) == {True, False}
+    try:
+        journal = agent.edit(env)
+    finally:
+        task.language.context = context
+    facts = [fact for one in journal if isinstance(one, Remember) for fact in one.facts]
+    assert facts == [(r.prompt, r.target) for r, own in zip(requests, kept, strict=True) if own]
+    places = [3 * entry.step + entry.request for entry in journal if isinstance(entry, Skip)]
+    assert places == [index for index, own in enumerate(kept) if not own]
+    assert agent.skipped == {TOO_LONG: len(places)}
+
+
 def test_grace_answers_every_edited_prompt_and_leaves_other_logits_bitwise_alone(make_env):
     env = make_env()
     agent = make_agent("grace", **QUICK["grace"], radius=0.02)
@@ -342,6 +386,8 @@ def test_grace_answers_every_edited_prompt_and_leaves_other_logits_bitwise_alone
         ("loc_ft_bf", "seed", 0.5),
         ("lora_merge", "seed", "a"),
         ("lora_merge", "rank", True),
+        ("retrieve", "threshold", 1.1),
+        ("retrieve", "threshold", "near"),
         ("grace", "radius", -0.1),
         ("grace", "steps", "many"),
         ("ultraedit", "step_size", 0.0),
