@@ -37,7 +37,9 @@ class GraceSettings(Settings):
 class RetrieveSettings(Settings):
     """What `Retrieve` takes."""
 
-    threshold: float = setting(0.5, within(0, 1))
+    # On validation streams of 100 and 500 facts of FactWorld, ZsRE and CounterFact 0.6 is the best or
+    # next to it by the words alone: that rephrases find their own fact, and what should stay none.
+    threshold: float = setting(0.6, within(0, 1))
 
 
 class InContext(StreamEditor):
@@ -78,7 +80,7 @@ class Retrieve(StreamEditor):
     before another question it is left out, and counted as `facts_left_out`.
 
     Args:
-        threshold: How near a question has to be to a fact's prompt, 0–1; 0.5 by default. 1 takes
+        threshold: How near a question has to be to a fact's prompt, 0–1; 0.6 by default. 1 takes
             the same words alone, 0 any question with a word in common.
 
     Raises:
