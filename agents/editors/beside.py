@@ -37,8 +37,8 @@ class GraceSettings(Settings):
 class RetrieveSettings(Settings):
     """What `Retrieve` takes."""
 
-    # On validation streams of 100 and 500 facts of FactWorld, ZsRE and CounterFact 0.6 is the best or
-    # next to it by the words alone: that rephrases find their own fact, and what should stay none.
+    # On validation streams of 100 and 500 facts of FactWorld, ZsRE and CounterFact 0.6 is the best
+    # or next to it by the words alone: rephrases find their own fact, and what should stay none.
     threshold: float = setting(0.6, within(0, 1))
 
 
