@@ -90,19 +90,23 @@ def test_one_candidate_of_the_vector_environment_is_the_single_one_on_the_gpu(en
     assert several.step(action[None])[1][0] == pytest.approx(single.step(action)[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", EDITORS)
-def test_an_agents_edit_of_facts_on_the_gpu_holds_on_the_cpu(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "rehearse"),
+    [*((name, 0) for name in EDITORS), *((name, 2) for name in ("ft_l", "ultraedit", "memit_seq"))],
+)
+def test_an_agents_edit_of_facts_on_the_gpu_holds_on_the_cpu(name, rehearse, tmp_path):
     """Its journal, read again on the CPU, gives there what the GPU says of it."""
-    spec = environment_spec("LifelongLLMEdit-v0", {"device": DEVICE, **FACTS})
+    own = {"rehearse": rehearse}
+    spec = environment_spec("LifelongLLMEdit-v0", {"device": DEVICE, **FACTS, **own})
     torch.manual_seed(0)
     agent = make_agent(name, **EDITORS[name])
     agent.learn(spec, Budget(reward_calls=8), seed=0)
-    env = make("LifelongLLMEdit-v0", DEVICE, split="test")
+    env = make("LifelongLLMEdit-v0", DEVICE, split="test", **own)
     env.reset(seed=0)
     journal = agent.edit(env)
     journal.save(tmp_path / "journal.safetensors")
     on_gpu = env.unwrapped.evaluate(journal)
-    twin = make("LifelongLLMEdit-v0", "cpu", split="test")
+    twin = make("LifelongLLMEdit-v0", "cpu", split="test", **own)
     twin.reset(seed=0)
     loaded = EditJournal.load(tmp_path / "journal.safetensors")
     on_cpu = twin.unwrapped.evaluate(loaded)
