@@ -115,7 +115,7 @@ class TokenBatch:
     @property
     def lengths(self) -> list[int]:
         """Tokens of every text, prompt and answer together."""
-        last = self.positions.new_zeros(len(self)).index_reduce_(
+        last = self.positions.new_zeros(len(self)).scatter_reduce_(
             0, self.rows, self.positions, "amax"
         )
         return [int(position) + 2 for position in last.tolist()]

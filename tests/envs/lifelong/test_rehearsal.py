@@ -249,6 +249,7 @@ def test_coefficients_stretch_the_update_of_both(make_env):
 # --- the row --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_row_says_with_how_many_texts_an_edit_was_taught(make_env):
     env = make_env(rehearse=4, split="test")
     site = env.process.sites[0]
