@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from agents.tune.search import Search, Searches
 from editgym.checks import Check, require_known, shown
 from editgym.tasks import TASKS
 
@@ -25,9 +26,20 @@ CONFIG_FILE = "agent.json"
 SETTINGS_FILE = "settings.json"
 
 
-def setting(default: Any, check: Check | None = None) -> Any:
-    """A field of `Settings`: its default, and what its values have to be."""
-    metadata = {} if check is None else {"check": check}
+def setting(
+    default: Any, check: Check | None = None, search: Search | Searches | None = None
+) -> Any:
+    """A field of `Settings`.
+
+    Args:
+        default: Its default.
+        check: What its values have to be.
+        search: Where `agents.tune` looks for a better one; of a mapping, by its keys. None keeps
+            what an agent has by itself.
+    """
+    metadata: dict[str, Any] = {} if check is None else {"check": check}
+    if search is not None:
+        metadata["search"] = search
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -69,6 +81,19 @@ class Settings:
         """Every field's value, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def searches(self) -> dict[str, Search]:
+        """Where `agents.tune` looks for better values, by name; by `setting.key` inside a
+        mapping.
+        """
+        found: dict[str, Search] = {}
+        for field in dataclasses.fields(self):
+            search = field.metadata.get("search", {})
+            if isinstance(search, Mapping):
+                found |= {f"{field.name}.{key}": own for key, own in search.items()}
+            else:
+                found[field.name] = search
+        return found
+
 
 class ConfiguredAgent:
     """An agent that is wholly described by its settings.
@@ -77,6 +102,7 @@ class ConfiguredAgent:
     `tuned` where there are tuned values.
 
     Attributes:
+        env_searches: Arguments of the environment that `agents.tune` tunes beside the settings.
         config: The settings that were given, JSON values. Nothing changes it but `keep_seed`.
         settings: What the agent works with: defaults and what was given, and from `learn` or `edit`
             on also the tuned values of the environment's task.
@@ -84,6 +110,7 @@ class ConfiguredAgent:
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]] = Settings
+    env_searches: ClassVar[Searches] = {}
     config: dict[str, Any]
     settings: Settings
 
@@ -117,6 +144,11 @@ class ConfiguredAgent:
         """
         tuned = {} if spec is None else self.tuned(spec)
         return self.settings_type.of({**tuned, **self.config})
+
+    @property
+    def is_its_config(self) -> bool:
+        """Whether the configuration is all that the agent saves: it learns nothing."""
+        return type(self).load.__func__ is ConfiguredAgent.load.__func__  # type: ignore[attr-defined]
 
     def keep_seed(self, seed: int) -> None:
         """Count the seed of `learn` among what was given, where the agent has a setting `seed`."""

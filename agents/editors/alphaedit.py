@@ -15,6 +15,7 @@ from agents.editors.covariance import null_space
 from agents.editors.least_squares import Batch, RecursiveLeastSquares, eye
 from agents.editors.rome_memit import SpreadEditor, SpreadSettings, in_float32
 from agents.protocol import Unsupported
+from agents.tune.search import LogUniform
 from editgym.checks import above
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
@@ -145,8 +146,8 @@ class RlsEditor(SpreadEditor):
 class AlphaEditSettings(SpreadSettings):
     """What `AlphaEdit` takes."""
 
-    threshold: float = setting(3.0, above(0))
-    ridge: float = setting(100.0, above(0))
+    threshold: float = setting(3.0, above(0), search=LogUniform(0.03, 30))
+    ridge: float = setting(100.0, above(0), search=LogUniform(0.1, 1e4))
 
 
 class AlphaEdit(RlsEditor):
@@ -202,7 +203,7 @@ class AlphaEdit(RlsEditor):
 class SequentialMemitSettings(SpreadSettings):
     """What `SequentialMemit` takes."""
 
-    covariance_weight: float = setting(100.0, above(0))
+    covariance_weight: float = setting(100.0, above(0), search=LogUniform(1, 1e5))
     ridge: float = setting(0.01, above(0))
 
 

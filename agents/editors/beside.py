@@ -14,6 +14,7 @@ from agents.editors.descent import chosen_site, descend
 from agents.editors.settings import SITE
 from agents.editors.stream import StreamEditor
 from agents.protocol import Access
+from agents.tune.search import ONE_MLP_OUTPUT, LogUniform, Uniform, Whole
 from editgym.checks import above, at_least, whole, within
 from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
@@ -26,10 +27,10 @@ from editgym.weights.site_pass import Injection
 class GraceSettings(Settings):
     """What `Grace` takes."""
 
-    site: str | None = setting(None, SITE)
-    radius: float = setting(0.8, above(0))
-    steps: int = setting(50, whole(1))
-    learning_rate: float = setting(0.3, above(0))
+    site: str | None = setting(None, SITE, search=ONE_MLP_OUTPUT)
+    radius: float = setting(0.8, above(0), search=Uniform(0.1, 1.2))
+    steps: int = setting(50, whole(1), search=Whole(10, 80))
+    learning_rate: float = setting(0.3, above(0), search=LogUniform(0.03, 1))
     stop_loss: float = setting(0.05, at_least(0))
 
 

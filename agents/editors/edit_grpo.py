@@ -19,6 +19,7 @@ from agents.editors.grpo_sampling import GroupSampler, GroupSettings, Round, log
 from agents.editors.settings import SEED, SITES
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.protocol import Access
+from agents.tune.search import LogUniform, Whole
 from editgym.checks import Check, above, at_least, optional, require, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, Skip
@@ -33,12 +34,12 @@ class EditGRPOSettings(GroupSettings):
         None, optional(Check(lambda v: isinstance(v, Mapping), "settings by name"))
     )
     sites: Sequence[str] | None = setting(None, SITES)
-    iterations: int = setting(10, whole(1))
+    iterations: int = setting(10, whole(1), search=Whole(2, 20))
     updates: int = setting(2, whole(1))
-    learning_rate: float = setting(2e-3, above(0))
+    learning_rate: float = setting(2e-3, above(0), search=LogUniform(1e-5, 0.02))
     rank: int = setting(8, whole(1))
     clip: float = setting(0.2, above(0))
-    kl_weight: float = setting(1e-3, at_least(0))
+    kl_weight: float = setting(1e-3, at_least(0), search=LogUniform(1e-5, 0.1))
     seed: int = setting(0, SEED)
 
 

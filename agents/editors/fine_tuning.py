@@ -12,6 +12,7 @@ from agents.configured import Settings, setting
 from agents.editors.descent import chosen_site, descend, only, zeros
 from agents.editors.settings import SITE
 from agents.editors.stream import StreamEditor
+from agents.tune.search import ONE_MLP_OUTPUT, LogUniform, Whole
 from editgym.checks import above, at_least, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit
@@ -21,18 +22,18 @@ from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit
 class FineTuneSettings(Settings):
     """What `FineTuneMatrix` takes."""
 
-    site: str | None = setting(None, SITE)
-    steps: int = setting(25, whole(1))
-    learning_rate: float = setting(4e-3, above(0))
-    stop_loss: float = setting(0.1, at_least(0))
+    site: str | None = setting(None, SITE, search=ONE_MLP_OUTPUT)
+    steps: int = setting(25, whole(1), search=Whole(10, 60))
+    learning_rate: float = setting(4e-3, above(0), search=LogUniform(1e-5, 0.02))
+    stop_loss: float = setting(0.1, at_least(0), search=LogUniform(0.01, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LimitedSettings(FineTuneSettings):
     """What `FineTuneLimited` takes."""
 
-    learning_rate: float = setting(5e-3, above(0))
-    epsilon: float = setting(0.5, above(0))
+    learning_rate: float = setting(5e-3, above(0), search=LogUniform(1e-5, 0.02))
+    epsilon: float = setting(0.5, above(0), search=LogUniform(1e-4, 2))
 
 
 class FineTuneMatrix(StreamEditor):

@@ -14,6 +14,7 @@ from agents.editors.descent import chosen_site, only, zeros
 from agents.editors.settings import SEED, SITE
 from agents.editors.stream import StreamEditor
 from agents.protocol import Access
+from agents.tune.search import ONE_MLP_OUTPUT, Choice, LogUniform, Whole
 from editgym.checks import above, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit, TokenBatch
@@ -25,10 +26,10 @@ from editgym.weights.sites import EditSite
 class LocFTBFSettings(Settings):
     """What `LocFTBF` takes."""
 
-    site: str | None = setting(None, SITE)
-    epochs: int = setting(25, whole(1))
-    learning_rate: float = setting(1e-2, above(0))
-    batch_size: int = setting(32, whole(1))
+    site: str | None = setting(None, SITE, search=ONE_MLP_OUTPUT)
+    epochs: int = setting(25, whole(1), search=Whole(10, 50))
+    learning_rate: float = setting(1e-2, above(0), search=LogUniform(1e-5, 0.05))
+    batch_size: int = setting(32, whole(1), search=Choice((8, 16, 32)))
     seed: int = setting(0, SEED)
 
 

@@ -13,6 +13,7 @@ from agents.configured import Settings, setting
 from agents.editors.descent import descend
 from agents.editors.settings import SEED, SITES
 from agents.editors.stream import StreamEditor, chosen_sites
+from agents.tune.search import ANY_SITES, Choice, LogUniform, Whole
 from editgym.checks import above, at_least, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit, Update
@@ -22,11 +23,11 @@ from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit, Update
 class LoraSettings(Settings):
     """What `LoraMerge` takes."""
 
-    sites: Sequence[str] | None = setting(None, SITES)
-    rank: int = setting(4, whole(1))
-    steps: int = setting(50, whole(1))
-    learning_rate: float = setting(1.5e-3, above(0))
-    stop_loss: float = setting(0.1, at_least(0))
+    sites: Sequence[str] | None = setting(None, SITES, search=ANY_SITES)
+    rank: int = setting(4, whole(1), search=Choice((1, 2, 4, 8, 16)))
+    steps: int = setting(50, whole(1), search=Whole(10, 80))
+    learning_rate: float = setting(1.5e-3, above(0), search=LogUniform(1e-5, 0.02))
+    stop_loss: float = setting(0.1, at_least(0), search=LogUniform(0.01, 1))
     seed: int = setting(0, SEED)
 
 

@@ -15,6 +15,7 @@ from agents.editors.covariance import covariances, inverse_factor
 from agents.editors.settings import SITE, SITES
 from agents.editors.subject_keys import SubjectEditor, SubjectSettings, read_states
 from agents.editors.targets import SubjectBatch, target_shifts
+from agents.tune.search import MLP_OUTPUTS, ONE_MLP_OUTPUT, LogUniform
 from editgym.checks import above
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
@@ -68,7 +69,7 @@ def memit_update(
 class RomeSettings(SubjectSettings):
     """What `Rome` takes."""
 
-    site: str | None = setting(None, SITE)
+    site: str | None = setting(None, SITE, search=ONE_MLP_OUTPUT)
 
 
 class Rome(SubjectEditor):
@@ -131,7 +132,7 @@ class SpreadSettings(SubjectSettings):
         sites: Names among the environment's sites; None for all that qualify.
     """
 
-    sites: Sequence[str] | None = setting(None, SITES)
+    sites: Sequence[str] | None = setting(None, SITES, search=MLP_OUTPUTS)
 
 
 class SpreadEditor(SubjectEditor):
@@ -187,7 +188,7 @@ class SpreadEditor(SubjectEditor):
 class MemitSettings(SpreadSettings):
     """What `Memit` takes."""
 
-    covariance_weight: float = setting(10.0, above(0))
+    covariance_weight: float = setting(10.0, above(0), search=LogUniform(0.1, 1e5))
 
 
 class Memit(SpreadEditor):

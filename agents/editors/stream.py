@@ -19,7 +19,7 @@ from agents.configured import ConfiguredAgent
 from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.envs.protocol import stream_env
+from editgym.envs.protocol import is_stream, stream_env
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry, Skip, sites
 from editgym.weights.sites import EditSite
@@ -176,6 +176,13 @@ def stream_process(env: gym.Env) -> LifelongProcess:
         raise Unsupported(
             f"this agent edits streams of facts (LifelongLLMEdit-v0): {error}"
         ) from error
+
+
+def own_step_size(env: gym.Env) -> float | None:
+    """UltraEdit's step size for an environment's model, which counts where an agent's is None; None
+    where there is no stream of facts.
+    """
+    return stream_env(env).process.step_size if is_stream(env) else None
 
 
 def writes_to_residual(process: LifelongProcess, site: EditSite) -> bool:

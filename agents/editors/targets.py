@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.configured import Settings, setting
+from agents.tune.search import LogUniform, Whole
 from editgym.checks import above, at_least, whole
 from editgym.weights import EditableDecoder, TokenBatch
 from editgym.weights.layers import Prefix
@@ -41,9 +42,9 @@ class TargetSettings(Settings):
         stop_loss: Mean CE, in nats per token, at which a request's search ends; 0 makes all steps.
     """
 
-    steps: int = setting(40, whole(1))
-    learning_rate: float = setting(0.5, above(0))
-    max_norm: float = setting(0.8, above(0))
+    steps: int = setting(40, whole(1), search=Whole(10, 60))
+    learning_rate: float = setting(0.5, above(0), search=LogUniform(0.05, 1))
+    max_norm: float = setting(0.8, above(0), search=LogUniform(0.2, 8))
     kl_weight: float = setting(0.0, at_least(0))
     decay: float = setting(0.0, at_least(0))
     contexts: int = setting(1, whole(1))

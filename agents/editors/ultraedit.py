@@ -10,7 +10,8 @@ from gymnasium.envs.registration import EnvSpec
 
 from agents.configured import Settings, setting, spec_arguments
 from agents.editors.settings import SITES
-from agents.editors.stream import StreamEditor, chosen_sites
+from agents.editors.stream import StreamEditor, chosen_sites, own_step_size
+from agents.tune.search import ANY_SITES, LogUniform, Whole
 from editgym.checks import above, optional, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
@@ -22,9 +23,13 @@ from editgym.weights.site_pass import Capture
 class UltraEditSettings(Settings):
     """What `UltraEditAgent` takes."""
 
-    step_size: float | None = setting(None, optional(above(0)))
-    sites: Sequence[str] | None = setting(None, SITES)
-    passes: int = setting(1, whole(1))
+    step_size: float | None = setting(
+        None,
+        optional(above(0)),
+        search=LogUniform(0.1, 1_000, relative=True, where_none=own_step_size),
+    )
+    sites: Sequence[str] | None = setting(None, SITES, search=ANY_SITES)
+    passes: int = setting(1, whole(1), search=Whole(1, 6))
 
 
 class UltraEditAgent(StreamEditor):

@@ -24,6 +24,7 @@ from agents.hypernetworks.settings import Learning, layered, tuned_learning
 from agents.hypernetworks.stream import EditStream, is_stream_of_facts, learning_stream
 from agents.hypernetworks.worlds import WorldStream
 from agents.protocol import Access, Budget
+from agents.tune.search import ANY_SITES, Searches
 from editgym.checks import require
 from editgym.envs.protocol import edit_env, is_stream
 from editgym.paths import whole_file
@@ -46,6 +47,7 @@ class LearnedEditor(StreamEditor):
 
     access: ClassVar[Access] = "gradient"
     settings_type: ClassVar[type[Settings]] = Learning
+    env_searches: ClassVar[Searches] = {"sites": ANY_SITES}
     settings: Learning
 
     def __init__(self, **config: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from agents.configured import Settings, setting
 from agents.hypernetworks.network import Rule
 from agents.hypernetworks.rledit import HypernetworkEditor
-from agents.hypernetworks.settings import ARGUMENTS, REWARD, HypernetworkSettings
+from agents.hypernetworks.settings import ARGUMENTS, REWARD, REWARD_SEARCH, HypernetworkSettings
 from editgym.checks import whole
 
 
@@ -19,7 +19,9 @@ class SingleBatchSettings(HypernetworkSettings):
 
     sequences: int = setting(400, whole(0))
     validate_every: int = setting(50, whole(0))
-    train_env: Mapping[str, Any] = setting({**REWARD, "horizon": 1, "back_depth": 0}, ARGUMENTS)
+    train_env: Mapping[str, Any] = setting(
+        {**REWARD, "horizon": 1, "back_depth": 0}, ARGUMENTS, search=REWARD_SEARCH
+    )
 
 
 class Malmen(HypernetworkEditor):

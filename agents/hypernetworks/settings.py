@@ -10,6 +10,8 @@ from gymnasium.envs.registration import EnvSpec
 
 from agents.configured import Settings, setting, spec_arguments
 from agents.editors.settings import Table, Tuned, tuned_settings
+from agents.editors.stream import own_step_size
+from agents.tune.search import LogUniform, Searches
 from editgym.checks import Check, above, at_least, optional, whole
 from editgym.tasks.knowledge_factworld import FACTLM_SITES
 
@@ -45,8 +47,10 @@ class Learning(Settings):
     """
 
     sequences: int = setting(40, whole(0))
-    learning_rate: float = setting(1e-4, at_least(0))
-    step_learning_rate: float | None = setting(0.02, optional(at_least(0)))
+    learning_rate: float = setting(1e-4, at_least(0), search=LogUniform(1e-6, 1e-2))
+    step_learning_rate: float | None = setting(
+        0.02, optional(at_least(0)), search=LogUniform(2e-3, 0.2)
+    )
     update_every: int | None = setting(1, optional(whole(1)))
     linear_decay: bool = setting(True, FLAG)
     max_grad_norm: float | None = setting(1.0, optional(above(0)))
@@ -72,6 +76,7 @@ class Learning(Settings):
 # Chosen on validation streams of FactWorld. The environment's own weight of locality, the paper's
 # 0.6, lets the reward rise while locality is lost.
 REWARD: Mapping[str, Any] = {"back_depth": 5, "locality_weight": 8.0}
+REWARD_SEARCH: Searches = {"locality_weight": LogUniform(0.5, 50)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +92,15 @@ class HypernetworkSettings(Learning):
     """
 
     passes: int = setting(1, whole(1))
-    step_size: float | None = setting(None, optional(above(0)))
-    ridge: float = setting(1.0, above(0))
+    step_size: float | None = setting(
+        None,
+        optional(above(0)),
+        search=LogUniform(0.1, 1_000, relative=True, where_none=own_step_size),
+    )
+    ridge: float = setting(1.0, above(0), search=LogUniform(0.01, 100))
     blocks: int = setting(4, whole(1))
     rank: int | None = setting(None, optional(whole(1)))
-    train_env: Mapping[str, Any] = setting(dict(REWARD), ARGUMENTS)
+    train_env: Mapping[str, Any] = setting(dict(REWARD), ARGUMENTS, search=REWARD_SEARCH)
 
 
 def layered(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

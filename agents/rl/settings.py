@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from agents.configured import Settings, setting
+from agents.tune.search import LogUniform, Search, Searches, Uniform
 from editgym.checks import Check, at_least, is_finite, is_whole, one_of, optional, whole, within
 
 REFINE = 0.2
+_HYPERPARAMETERS: Searches = {"learning_rate": LogUniform(0.1, 10, relative=True)}
 _DICT = Check(lambda v: isinstance(v, Mapping), "a dict")
 _FINITE = Check(is_finite, "a finite number")
 _FLAG = Check(lambda v: isinstance(v, bool), "true or false")
@@ -84,14 +86,14 @@ class SB3Settings(Settings):
     num_envs: int | None = setting(None, optional(whole(1)))
     rollout: int | None = setting(None, optional(whole(1)))
     shared_batch: bool = setting(False, one_of(False, True))
-    start: float = setting(0.5, at_least(0))
+    start: float = setting(0.5, at_least(0), search=LogUniform(0.1, 2))
     refine: float = setting(REFINE, at_least(0))
-    train_env: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"check": _DICT}
+    train_env: Mapping[str, Any] = setting(
+        {}, _DICT, search={"locality_weight": LogUniform(0.5, 50)}
     )
     sketch: int = setting(64, whole(0))
     linear_decay: bool = setting(False, one_of(False, True))
-    final_log_std: float | None = setting(None, optional(_FINITE))
+    final_log_std: float | None = setting(None, optional(_FINITE), search=Uniform(-3, -1))
     hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,6 +124,10 @@ class SB3Settings(Settings):
         values = super().as_dict()
         hyperparameters = values.pop("hyperparameters")
         return {**values, **hyperparameters}
+
+    def searches(self) -> dict[str, Search]:
+        """Where `agents.tune` looks for better values, hyperparameters among them, by name."""
+        return {**super().searches(), **_HYPERPARAMETERS}
 
     def sized(self, episode_length: int) -> Self:
         """The same settings with `num_envs` and `n_steps` settled.

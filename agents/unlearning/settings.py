@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.configured import Settings, setting
+from agents.tune.search import Choice, LogUniform, Uniform, Whole
 from editgym.checks import Check, at_least, is_finite, whole, within
 
 
@@ -28,8 +29,8 @@ class DescentSettings(Settings):
         batch_size: Samples a step.
     """
 
-    epochs: int = setting(5, whole(0))
-    learning_rate: float = setting(0.01, at_least(0))
+    epochs: int = setting(5, whole(0), search=Whole(1, 10))
+    learning_rate: float = setting(0.01, at_least(0), search=LogUniform(1e-4, 0.1))
     momentum: float = setting(0.9, at_least(0))
     batch_size: int = setting(64, whole(1))
 
@@ -42,7 +43,7 @@ class NegGradSettings(DescentSettings):
         beta: β, the weight of the retained data's loss; 1 − β is that of the forgotten data's.
     """
 
-    beta: float = setting(0.95, within(0, 1))
+    beta: float = setting(0.95, within(0, 1), search=Uniform(0.8, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class RelabelSettings(DescentSettings):
         retain_weight: Weight of the retained data's loss.
     """
 
-    retain_weight: float = setting(1.0, at_least(0))
+    retain_weight: float = setting(1.0, at_least(0), search=Choice((0.0, 1.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,9 @@ class SalunSettings(RelabelSettings):
     """
 
     share: float = setting(
-        0.5, Check(lambda v: is_finite(v) and 0 < v <= 1, "greater than 0 and at most 1")
+        0.5,
+        Check(lambda v: is_finite(v) and 0 < v <= 1, "greater than 0 and at most 1"),
+        search=Uniform(0.1, 1),
     )
 
 
@@ -79,9 +82,9 @@ class ScrubSettings(DescentSettings):
         gamma: γ, the weight of the cross-entropy on D_r.
     """
 
-    ascent_epochs: int = setting(3, whole(0))
+    ascent_epochs: int = setting(3, whole(0), search=Whole(1, 3))
     alpha: float = setting(1.0, at_least(0))
-    gamma: float = setting(1.0, at_least(0))
+    gamma: float = setting(1.0, at_least(0), search=LogUniform(0.5, 10))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +97,8 @@ class SsdSettings(Settings):
         batch_size: Samples whose gradients are squared together.
     """
 
-    alpha: float = setting(10.0, at_least(0))
-    dampening: float = setting(1.0, at_least(0))
+    alpha: float = setting(10.0, at_least(0), search=LogUniform(1, 100))
+    dampening: float = setting(1.0, at_least(0), search=LogUniform(0.05, 1))
     batch_size: int = setting(64, whole(1))
 
 

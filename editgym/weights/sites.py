@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Kind = Literal["linear", "conv1d", "conv2d"]
+Role = Literal["mlp inputs", "mlp outputs", "attention inputs", "attention outputs"]
 
 MLP_OUTPUTS = ("down_proj", "c_proj", "fc_out", "fc2", "dense_4h_to_h", "wo", "w2")
 RESIDUAL_OUTPUTS = (*MLP_OUTPUTS, "o_proj", "out_proj", "dense")
@@ -161,6 +162,24 @@ def writes_to_residual(site: EditSite, width: int) -> bool:
         width: Numbers in a hidden state, which the site's output must be as many as.
     """
     return site.shape[0] == width and site.name.rsplit(".", 1)[-1] in RESIDUAL_OUTPUTS
+
+
+def role_of(site: EditSite, width: int) -> Role | None:
+    """What a site does in a transformer's layer, by its name: it reads the hidden state for an MLP
+    or for attention, or writes what these make of it back; None where the name does not tell.
+
+    Args:
+        site: The site.
+        width: Numbers in a hidden state.
+    """
+    if layer_of(site.name) is None or site.kind == "conv2d":
+        return None
+    writes = writes_to_residual(site, width)
+    if _ATTENTION_PATH.search(site.name):
+        return "attention outputs" if writes else "attention inputs"
+    if _MLP_PATH.search(site.name):
+        return "mlp outputs" if writes else "mlp inputs"
+    return None
 
 
 def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
