@@ -1,5 +1,5 @@
-"""What `agents.train` and `agents.edit` share: settings on the command line, and the folder between
-them.
+"""What `agents.train`, `agents.edit` and `agents.tune` share: settings on the command line and in
+files, and the folder between the first two.
 """
 
 from __future__ import annotations
@@ -8,17 +8,21 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
+from agents.configured import spec_arguments
+from agents.tune.settings_file import TunedSettings
 from editgym.checks import as_json
 from envs_registry import environment_spec
 
 CONFIG_FILE = "config.json"
 AGENT_FOLDER = "agent"
+_OF_AGENT = "agent."
+_FACTWORLD, _CUSTOM = "knowledge/factworld", "knowledge/custom"
 
 
 class UsageError(ValueError):
@@ -96,16 +100,70 @@ def settings_file(path: Path) -> dict[str, Any]:
     return found
 
 
+def divided(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `--set` gives, in two: arguments of the environment, and settings of the agent, whose
+    names begin with `agent.`.
+    """
+    env_kwargs: dict[str, Any] = {}
+    agent_config: dict[str, Any] = {}
+    for key, value in given.items():
+        name = key.removeprefix(_OF_AGENT)
+        (env_kwargs if name == key else agent_config)[name] = value
+    return env_kwargs, agent_config
+
+
+class GivenSettings(NamedTuple):
+    """What `--settings FILE` gives.
+
+    Attributes:
+        settings: Settings of the agent, by name.
+        env_kwargs: Arguments of the environment, by name.
+        tuned: What a study found, if the file is a study's.
+    """
+
+    settings: Mapping[str, Any]
+    env_kwargs: Mapping[str, Any]
+    tuned: TunedSettings | None
+
+    @classmethod
+    def read(cls, path: Path | None, agent: str) -> GivenSettings:
+        """The settings in a file, for an agent: those that a study found, or any by name.
+
+        Args:
+            path: The file; None for none.
+            agent: The agent's name.
+
+        Raises:
+            ValueError: There is no such file, or it holds no JSON object, or another agent's
+                settings.
+        """
+        if path is None:
+            return cls({}, {}, None)
+        found = settings_file(path)
+        tuned = TunedSettings.of(found)
+        if tuned is None:
+            return cls(found, {}, None)
+        tuned.check_agent(agent)
+        return cls(tuned.settings, tuned.env_kwargs, tuned)
+
+
 def env_spec(env_id: str, arguments: dict[str, Any], *, evaluation: bool = False) -> EnvSpec:
     """`environment_spec`, with the user's mistakes as such.
+
+    Requests without a task are those of `knowledge/custom`: FactWorld has its own.
 
     Raises:
         UsageError: No environment has this id.
     """
     try:
-        return environment_spec(env_id, arguments, evaluation=evaluation)
+        spec = environment_spec(env_id, arguments, evaluation=evaluation)
     except (gym.error.Error, ImportError) as error:
         raise UsageError(f"--env: {error}") from error
+    if "requests" in arguments and "task" not in arguments:
+        spec.kwargs.update(
+            {"task": _CUSTOM} if spec_arguments(spec).get("task") == _FACTWORLD else {}
+        )
+    return spec
 
 
 def made_env(spec: EnvSpec, env_id: str, arguments: Mapping[str, Any]) -> gym.Env:

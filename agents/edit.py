@@ -15,26 +15,28 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
-from agents.catalogue import agent_class
+from agents.catalogue import agent_class, make_agent
 from agents.checkpoints import CHECKPOINT
 from agents.command_line import (
     AGENT_FOLDER,
     CONFIG_FILE,
+    GivenSettings,
     UsageError,
     env_spec,
     made_env,
     settings,
     writable,
 )
+from agents.configured import ConfiguredAgent
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
-from agents.protocol import Unsupported
+from agents.protocol import Agent, Unsupported
 from editgym.envs.protocol import edit_env, open_env
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge import KnowledgeTask
@@ -62,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
     )
     parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="what agents.tune found, in place of what an agent that learns nothing was made with",
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=0,
@@ -86,9 +94,15 @@ def _edit(options: argparse.Namespace) -> int:
             f" {folder} …"
         )
     config = json.loads((folder / CONFIG_FILE).read_text())
-    given = settings(options.set)
+    from_file = GivenSettings.read(options.settings, config["agent"])
+    given = {**from_file.env_kwargs, **settings(options.set)}
     spec = env_spec(config["env_id"], config["env_kwargs"] | given, evaluation=True)
     agent = agent_class(config["agent"]).load(folder / AGENT_FOLDER)
+    if options.settings is not None:
+        agent = with_settings(config["agent"], agent, from_file.settings)
+    if from_file.tuned is not None:
+        with closing(made_env(spec, config["env_id"], given)) as env:
+            from_file.tuned.check_env(env)
     writable(folder)
     resumes = isinstance(agent, StreamEditor) and is_stream_of_facts(spec)
     goes_on = resumes and (folder / CHECKPOINT).is_file()
@@ -126,6 +140,20 @@ def _no_half_steps(folder: Path) -> Iterator[None]:
         if not (folder / CHECKPOINT).is_file():
             shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)
         raise
+
+
+def with_settings(name: str, agent: Agent, given: Mapping[str, Any]) -> Agent:
+    """An agent with other settings in place of its own.
+
+    Raises:
+        UsageError: It has learned with its own.
+    """
+    if not (isinstance(agent, ConfiguredAgent) and agent.is_its_config):
+        raise UsageError(
+            f"--settings: {name} has learned with the settings that it has; give the file to"
+            " python -m agents.train"
+        )
+    return make_agent(name, **{**agent.config, **given})
 
 
 def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from agents.configured import spec_arguments
 from agents.protocol import Unsupported
-from editgym.envs.protocol import open_env
+from editgym.envs.protocol import edit_env, open_env
 from editgym.weights import EditJournal, ReplaceTensors
 
 T = TypeVar("T")
@@ -20,6 +20,35 @@ T = TypeVar("T")
 def task_name(spec: EnvSpec) -> str:
     """The name of the task of environments made from `spec`; empty where they have none."""
     return str(spec_arguments(spec).get("task", ""))
+
+
+def validation_env(spec: EnvSpec, seed: int) -> gym.Env:
+    """An environment with validation streams of facts, just reset.
+
+    They are as long as those of `spec`, or, since the validation split is smaller than the others,
+    a half, a quarter, … of that: the longest that the split has requests for.
+
+    Args:
+        spec: An environment's spec with streams of facts.
+        seed: Draws the stream.
+
+    Raises:
+        ValueError: The split has too few requests for a single step, or an argument is out of
+            range.
+    """
+    own: dict[str, Any] = {"split": "validation", "journal_folder": None}
+    env = gym.make(spec, **own)
+    horizon = edit_env(env).episode_length
+    while True:
+        try:
+            env.reset(seed=seed)
+            return env
+        except ValueError as error:
+            env.close()
+            if horizon == 1:
+                raise ValueError(f"validation: {error}") from error
+        horizon //= 2
+        env = gym.make(spec, **own, horizon=horizon)
 
 
 def task_of(env: gym.Env, kind: type[T], what: str) -> T:

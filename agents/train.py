@@ -2,8 +2,8 @@
 
 Writes OUT/agent/ (what was learned) and OUT/config.json (how). `--set` gives arguments of the
 environment, and with the prefix `agent.` of the agent: `--set task=unlearning/mnist --set
-forget_class=3 --set agent.n_steps=32`. `--settings FILE` gives many of the agent's at once, as a
-JSON object; `--set` goes before it.
+forget_class=3 --set agent.n_steps=32`. `--settings FILE` gives what `agents.tune` found, or many of
+the agent's at once, as a JSON object; `--set` goes before it.
 
 An agent or a task of one's own is named by its import path, from the current folder, from
 `PYTHONPATH` or installed: `--agent my_agents:MyAgent --set task=my_tasks:my_task`. A network and
@@ -18,7 +18,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from agents.checkpoints import CHECKPOINT, TRAINING, first_difference
 from agents.command_line import (
     AGENT_FOLDER,
     CONFIG_FILE,
+    GivenSettings,
     UsageError,
+    divided,
     env_spec,
     made_env,
     settings,
-    settings_file,
     writable,
 )
 from agents.protocol import Agent, Budget, Unsupported
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
     )
     parser.add_argument(
-        "--settings", type=Path, metavar="FILE", help="JSON object of settings of the agent"
+        "--settings", type=Path, metavar="FILE", help="what agents.tune found; or a JSON object"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the agent (default: %(default)s)")
     parser.add_argument(
@@ -73,21 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    given = settings(options.set)
-    env_kwargs = {key: value for key, value in given.items() if not key.startswith("agent.")}
-    agent_config = {
-        **({} if options.settings is None else settings_file(options.settings)),
-        **{
-            key.removeprefix("agent."): value
-            for key, value in given.items()
-            if key.startswith("agent.")
-        },
-    }
+    env_kwargs, agent_config = divided(settings(options.set))
+    from_file = GivenSettings.read(options.settings, options.agent)
+    env_kwargs = {**from_file.env_kwargs, **env_kwargs}
+    agent_config = {**from_file.settings, **agent_config}
     agent = make_agent(options.agent, **agent_config)
     budget = Budget(options.reward_calls, options.seconds)
     spec = env_spec(options.env, env_kwargs)
     # Bad arguments and settings fail here, before anything is written.
-    made_env(spec, options.env, env_kwargs).close()
+    with closing(made_env(spec, options.env, env_kwargs)) as env:
+        if from_file.tuned is not None:
+            from_file.tuned.check_env(env)
     _check_settings(options.agent, agent, spec)
     made = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]
     out = writable(options.out)

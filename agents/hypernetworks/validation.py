@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import torch
 from gymnasium.envs.registration import EnvSpec
 
+from agents.episodes import validation_env
 from agents.hypernetworks.policy import SequencePolicy
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.protocol import stream_env
@@ -32,7 +32,10 @@ class Judge:
     """
 
     def __init__(self, env_spec: EnvSpec, seed: int) -> None:
-        self.env = _longest(env_spec)
+        try:
+            self.env = validation_env(env_spec, _VALIDATION_SEED)
+        except ValueError as error:
+            raise ValueError(f"{error}; learn with validate_every=0") from error
         self.env.reset(seed=_VALIDATION_SEED + seed)
 
     @torch.no_grad()
@@ -84,22 +87,3 @@ def _shares(
         )
     whole, tokens = (torch.stack(found).sum(0) / len(texts)).tolist()
     return whole, tokens
-
-
-def _longest(env_spec: EnvSpec) -> gym.Env:
-    """The validation environment of a spec, shortened to what the split has requests for: it is
-    smaller than the others.
-    """
-    own: dict[str, Any] = {"split": "validation", "journal_folder": None}
-    env = gym.make(env_spec, **own)
-    horizon = stream_env(env).episode_length
-    while True:
-        try:
-            env.reset(seed=_VALIDATION_SEED)
-            return env
-        except ValueError as error:
-            env.close()
-            if horizon == 1:
-                raise ValueError(f"validation: {error}; learn with validate_every=0") from error
-        horizon //= 2
-        env = gym.make(env_spec, **own, horizon=horizon)
