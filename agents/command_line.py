@@ -14,7 +14,6 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
-from agents.configured import spec_arguments
 from agents.tune.settings_file import TunedSettings
 from editgym.checks import as_json
 from envs_registry import environment_spec
@@ -160,9 +159,10 @@ def env_spec(env_id: str, arguments: dict[str, Any], *, evaluation: bool = False
     except (gym.error.Error, ImportError) as error:
         raise UsageError(f"--env: {error}") from error
     if "requests" in arguments and "task" not in arguments:
-        spec.kwargs.update(
-            {"task": _CUSTOM} if spec_arguments(spec).get("task") == _FACTWORLD else {}
-        )
+        from agents.configured import spec_arguments  # loads PyTorch
+
+        if spec_arguments(spec).get("task") == _FACTWORLD:
+            spec.kwargs["task"] = _CUSTOM
     return spec
 
 

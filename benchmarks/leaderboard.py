@@ -26,7 +26,7 @@ from benchmarks.results import (
     ships_by_hash_alone,
 )
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
-from benchmarks.suites.given import read_given
+from benchmarks.suites.given import read_given, read_tuned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,20 +51,23 @@ def run(options: argparse.Namespace) -> int:
     # Imported here: they load PyTorch, which a mistyped option or `report` should not wait for.
     from agents.catalogue import agent_class
     from benchmarks.harness.runner import Execution, run_cells
+    from benchmarks.harness.tuned import check_tuned
     from editgym.tasks.catalogue import checked_device
 
-    suite = find_suite(options.suite)
+    suite, tuned = find_suite(options.suite), read_tuned(options.settings)
     chosen = cells(
         suite,
         tasks=options.tasks,
         env_ids=options.envs,
         agents=options.agents,
         given=read_given(options.settings, options.set),
+        opened={one.agent: one.env_kwargs for one in tuned},
         seeds=options.seeds,
         device=options.device,
     )
     for agent in dict.fromkeys(cell.agent for cell in chosen):
         agent_class(agent)
+    check_tuned(tuned, chosen)
     if not options.ray:  # a cluster's nodes have devices of their own
         checked_device(options.device)
     execution = Execution(options.jobs, options.ray, options.gpus_per_cell)
@@ -200,7 +203,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a setting of the agent NAME, or an argument of the environments with the task NAME;"
         " VALUE is JSON, or text",
     )
-    add("--settings", type=Path, metavar="FILE", help="the same as JSON: {NAME: {KEY: VALUE}}")
+    add(
+        "--settings",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="what agents.tune found; or the same as --set, as JSON: {NAME: {KEY: VALUE}}",
+    )
     add(
         "--seeds",
         type=int,

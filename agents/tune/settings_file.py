@@ -12,8 +12,6 @@ from typing import Any, Self
 
 import gymnasium as gym
 
-from agents.configured import spec_arguments
-from editgym.envs.protocol import edit_env, is_stream
 from editgym.paths import whole_file
 
 FILE = "settings.json"
@@ -72,6 +70,10 @@ class TunedSettings:
         Raises:
             ValueError: The settings are another model's or task's.
         """
+        # These load PyTorch, for which who only reads a file does not wait.
+        from agents.configured import spec_arguments
+        from editgym.envs.protocol import edit_env, is_stream
+
         if self.model is not None:
             model = edit_env(env).journal.base_hash if is_stream(env) else None
             if model != self.model:

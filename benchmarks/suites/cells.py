@@ -58,6 +58,7 @@ def cells(
     env_ids: Sequence[str] | None = None,
     agents: Sequence[str] | None = None,
     given: Given | None = None,
+    opened: Given | None = None,
     seeds: int | None = None,
     device: str = "cpu",
 ) -> list[Cell]:
@@ -74,6 +75,8 @@ def cells(
             `package.module:Class`. Those that the suite has keep its configuration.
         given: By name of an agent or of a task, settings of the agent, or arguments of the
             environment, that are added to the suite's own and take their place.
+        opened: By name of an agent, arguments of the environment that were tuned with its settings,
+            such as `sites`; they give way to the suite's own.
         seeds: Number of seeds in place of the suite's own; an entry's `max_seeds` still holds.
         device: Torch device of the networks.
 
@@ -98,7 +101,10 @@ def cells(
             check_environment(entry.env_id, arguments, typed, entry.task)
     resolve = _Resolver()
     found = (
-        resolve(_cell(suite, entry, agent, config, seed, device, given), entry)
+        resolve(
+            _cell(suite, entry, agent, config, seed, device, given, (opened or {}).get(agent, {})),
+            entry,
+        )
         for seed in range(count)
         for entry in entries
         if entry.max_seeds is None or seed < entry.max_seeds
@@ -174,11 +180,12 @@ def _cell(
     seed: int,
     device: str,
     given: Given,
+    opened: Mapping[str, Any],
 ) -> Cell:
     # The environment's seed goes along with the agent's: the spread over networks belongs in the
     # interval.
     seeded = {} if entry.seed_kwarg is None else {entry.seed_kwarg: seed}
-    env_kwargs = {"task": entry.task, **seeded, "device": device, **entry.env_kwargs}
+    env_kwargs = {"task": entry.task, **seeded, "device": device, **opened, **entry.env_kwargs}
     return Cell(
         suite.name,
         entry.env_id,

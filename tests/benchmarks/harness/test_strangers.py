@@ -175,7 +175,7 @@ def test_mistakes_are_named(folder, capsys, arguments, message):
 def test_settings_from_file_and_command_line(tmp_path):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"ppo": {"rollout": 8, "gamma": 0.9}}))
-    given = read_given(file, ["ppo.rollout=16", "unlearning/custom.weights=a.b", "a.b:C.x=[1]"])
+    given = read_given([file], ["ppo.rollout=16", "unlearning/custom.weights=a.b", "a.b:C.x=[1]"])
     assert given == {
         "ppo": {"rollout": 16, "gamma": 0.9},
         "unlearning/custom": {"weights": "a.b"},
