@@ -95,8 +95,8 @@ def test_no_import_goes_in_a_circle():
         ("agents.editors", ("agents.hypernetworks", "agents.rl", "agents.unlearning")),
         ("agents.rl", ("agents.hypernetworks", "agents.unlearning", "agents.debiasing")),
         ("agents.unlearning", ("agents.editors", "agents.hypernetworks", "agents.rl")),
-        ("benchmarks.suites", ("benchmarks.harness", "benchmarks.studies", "benchmarks.tuning")),
-        ("benchmarks.report", ("benchmarks.harness", "benchmarks.studies", "benchmarks.tuning")),
+        ("benchmarks.suites", ("benchmarks.harness", "benchmarks.studies")),
+        ("benchmarks.report", ("benchmarks.harness", "benchmarks.studies")),
     ],
 )
 def test_walls_between_rooms(room, never):

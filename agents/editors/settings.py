@@ -3,8 +3,9 @@
 An editor works with the defaults of its own settings, over them with what is tuned here for the
 environment's task and model, and over both with what it is given. The defaults suit factlm too;
 larger models want smaller steps. What stands here was chosen on validation streams of FactWorld, in
-steps of ten edits, by the mean harmonic mean of reliability, generalization and locality
-(`benchmarks.tuning.editors`); Edit-GRPO's by hand.
+steps of ten edits, by the mean harmonic mean of reliability, generalization and locality, from
+grids (`docs/results/lifelong/tuning.jsonl`); Edit-GRPO's by hand. For other models and files
+`agents.tune` finds them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Settings of the unlearning algorithms as tables: what they take, and what was chosen for which
 task.
 
-`CHOSEN` is the best of the grids of `benchmarks.tuning.unlearning`, by the harmonic mean of retain
-accuracy and drop in forget accuracy on the validation split of networks that no report uses (model
-seeds from 10).
+`CHOSEN` is the best of grids, by the harmonic mean of retain accuracy and drop in forget accuracy
+on the validation split of networks that no report uses (model seeds from 10); by the same score
+`agents.tune` finds settings for other tasks.
 """
 
 from __future__ import annotations

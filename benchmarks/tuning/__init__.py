@@ -1,1 +1,0 @@
-"""Settings are chosen on validation data."""
