@@ -15,7 +15,7 @@ from editgym.tasks.knowledge import KnowledgeTask
 FACTLM_SITES = ("model.layers.[12].mlp.down_proj", "model.layers.[345].mlp.*")
 FACTLM_GPT2_SITES = ("transformer.h.[12].mlp.c_proj", "transformer.h.[345].mlp.*")
 _OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
-_FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams (benchmarks.tuning.editors)
+_FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams
 
 
 def factworld(

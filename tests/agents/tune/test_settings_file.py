@@ -240,4 +240,4 @@ def test_the_leaderboard_refuses_before_it_runs(tuned, tmp_path, capsys):
     assert not out.exists()
     missing = str(tmp_path / "missing.json")
     assert leaderboard.main([*arguments, "--settings", missing, "--out", str(out)]) == 2
-    assert "cannot read" in capsys.readouterr().err
+    assert "missing.json" in capsys.readouterr().err
