@@ -30,6 +30,7 @@ EDITORS = {
     "memit": {"sites.layers", "steps", "learning_rate", "max_norm", "covariance_weight"},
     "memit_seq": {"sites.layers", "steps", "learning_rate", "max_norm", "covariance_weight"},
     "alphaedit": {"sites.layers", "steps", "learning_rate", "max_norm", "threshold", "ridge"},
+    "retrieve": {"threshold"},
     "grace": {"site.layers", "radius", "steps", "learning_rate"},
     "edit_grpo": {"iterations", "learning_rate", "kl_weight"},
 }

@@ -45,6 +45,7 @@ def on_streams(tiny_lm):
     return make
 
 
+@pytest.mark.slow
 def test_unlearning_does_not_read_the_test_split(monkeypatch):
     networks = [
         open_env(gym.make("MaskWorld-v0", task="unlearning/digits", model_seed=seed)).task
