@@ -16,7 +16,7 @@ from editgym.tasks.knowledge import KnowledgeTask
 MOST, LEAST = 200, 20
 _KEPT = 400  # facts found for one model, so that enough remain whatever a stream asks
 _ASKED_AT_ONCE = 100
-_MOST_ASKED = 3_000
+_MOST_ASKED = 1_000
 
 
 def known_facts(task: KnowledgeTask, requests: Sequence[EditRequest]) -> list[Question]:

@@ -68,6 +68,7 @@ def test_train_writes_what_edit_needs(trained, capsys):
     assert all(torch.equal(merged[name], tensor) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_edit_takes_another_network(trained, capsys):
     assert edit.main([str(trained), "--set", "model_seed=1"]) == 0
     other = make_task("unlearning/digits", model_seed=1).networks[0]

@@ -69,6 +69,7 @@ def command(folder, module, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_an_agent_in_the_current_folder_learns_with_its_settings_and_edits(elsewhere):
     (elsewhere / "settings.json").write_text('{"level": 0.25, "sign": 1}')
     done = command(
@@ -151,6 +152,7 @@ def other_digits(device, digit=4):
 '''
 
 
+@pytest.mark.slow
 def test_a_task_in_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "strange_tasks.py").write_text(TASK)
     monkeypatch.syspath_prepend(tmp_path)

@@ -160,4 +160,4 @@ def test_hyperparameters_that_algorithms_do_take_are_taken():
 
 
 def test_a_text_in_quotes_is_a_text():
-    assert read_given(None, ['a.b="NaN"', "a.c=nan"]) == {"a": {"b": "NaN", "c": "nan"}}
+    assert read_given([], ['a.b="NaN"', "a.c=nan"]) == {"a": {"b": "NaN", "c": "nan"}}

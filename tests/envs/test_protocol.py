@@ -51,6 +51,7 @@ OFFERS = {
     "MaskWorld-v0": WORLD,
     "ShiftWorld-v0": WORLD,
     "LifelongLLMEdit-v0": Offer(SMALL_STREAM, OF_STREAMS, OF_WORLDS, {}),
+    "LifelongLLMEdit-v1": Offer(SMALL_STREAM, OF_STREAMS, OF_WORLDS, {}),
 }  # a new one needs a row
 
 of_every_environment = pytest.mark.parametrize("env_id", [row.id for row in ENVIRONMENTS])

@@ -31,7 +31,18 @@ from editgym.weights import fingerprint
 from envs_registry import ENVIRONMENTS, Environment, register_all
 
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
-pytestmark = pytest.mark.parametrize("env_id", [row.id for row in ENVIRONMENTS])
+
+
+def _ids():
+    """Every id; where a class has several, the tests of all but the first are slow ones."""
+    seen = set()
+    for row in ENVIRONMENTS:
+        again = row.entry_point in seen
+        seen.add(row.entry_point)
+        yield pytest.param(row.id, marks=pytest.mark.slow) if again else row.id
+
+
+pytestmark = pytest.mark.parametrize("env_id", _ids())
 
 
 # --- what differs between environments ------------------------------------------------------------

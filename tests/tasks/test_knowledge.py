@@ -863,10 +863,10 @@ def test_evaluation_leaves_the_task_as_it_was(factworld, edited):
     ("model", "name"),
     [
         ("stories260k", "knowledge/zsre"),
-        ("stories260k", "knowledge/counterfact"),
+        pytest.param("stories260k", "knowledge/counterfact", marks=pytest.mark.slow),
         ("stories260k", "knowledge/factworld"),
-        ("babyllama", "knowledge/zsre"),
-        ("babyllama", "knowledge/counterfact"),
+        pytest.param("babyllama", "knowledge/zsre", marks=pytest.mark.slow),
+        pytest.param("babyllama", "knowledge/counterfact", marks=pytest.mark.slow),
     ],
 )
 def test_real_models_and_files_go_through_a_stream(model, name):

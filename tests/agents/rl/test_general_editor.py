@@ -193,6 +193,7 @@ def test_unknown_parameters_are_named(given, message):
 # --- the comparison -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_comparison_is_resumed_and_tabulated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "TRAIN_NETWORKS", (3, 4, 5))
     monkeypatch.setattr(script, "TRAIN_CLASSES", (0,))

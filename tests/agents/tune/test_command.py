@@ -46,6 +46,7 @@ def command(custom_arguments, tmp_path):
     return arguments
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_and_gone_on_with_is_the_same(command, tmp_path, capsys):
     assert main(command("whole")) == 0
     printed = capsys.readouterr().out

@@ -162,6 +162,7 @@ def test_the_score_is_the_harmonic_mean_and_without_it_that_of_tokens():
     assert stream_score({}) == 0.0
 
 
+@pytest.mark.slow
 def test_the_score_of_unlearning_is_that_of_the_mean_accuracies(monkeypatch):
     # One network is lucky, the other is not: (retain, forget) before and after.
     accuracies = iter([(1.0, 1.0), (0.8, 0.0), (1.0, 0.9), (0.6, 0.9)])
