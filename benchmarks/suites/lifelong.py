@@ -88,7 +88,9 @@ CHECKPOINTS = (
 # A short stream, and the editors that take seconds: the demonstration ends within three minutes.
 QUICK = _lifelong(
     (
-        *choices(SHORT, without=("in_context", "loc_ft_bf", "lora_merge", "ppo")),
+        *choices(
+            SHORT, without=("in_context", "loc_ft_bf", "lora_merge", "ppo", "memit", "alphaedit")
+        ),
         ("rledit", {"passes": 3, "sequences": 3, "step_size": 5e-4}),
     ),
     horizon=3,
