@@ -13,9 +13,9 @@ from benchmarks.suites.cells import SUITES, cells
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 FOLDERS = ("worlds", "bias", "paper", "lifelong")
 # Cells of each suite, and how many of them no committed row finishes, as they were when rows still
-# had schema 1.
+# had schema 1. The quick suite, which has no committed rows, has been made shorter since.
 UNFINISHED = {
-    "quick": (75, 75),
+    "quick": (69, 69),
     "worlds": (1355, 9),
     "lifelong": (600, 41),
     "full": (1955, 1955),
