@@ -165,7 +165,7 @@ class StreamValidation(Validation):
         with closing(gym.make(spec)) as env:
             env.reset(seed=_STREAM_SEEDS + episode)
             journal = agent.edit(env)
-            return edit_env(env).evaluate(journal).metrics
+            return stream_env(env).evaluate(journal, general=False).metrics
 
 
 class UnlearningValidation(Validation):

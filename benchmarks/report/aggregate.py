@@ -49,6 +49,11 @@ class Compared(Protocol):
         ...
 
     @property
+    def along(self) -> Set[str]:
+        """The arguments of the environment that go along with agents."""
+        ...
+
+    @property
     def pooled(self) -> bool:
         """Whether the table over all tasks of a family takes it in."""
         ...
@@ -101,25 +106,33 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
     groups = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
         entries = entries_of(suite)
-        seeded = {entry.seed_kwarg for entry in entries}
+        along = _along(entries)
+        apart = {*along, *(entry.seed_kwarg for entry in entries)}
         strata: dict[str, list[Row]] = {}
         for row in rows:
             if row["suite"] == suite:
-                title = stratum(row, seeded)
+                title = stratum(row, apart)
                 strata.setdefault(title, []).append({**row, STRATUM: title})
-        single = [_group(suite, title, [by_label(own)]) for title, own in strata.items()]
+        single = [
+            _group(suite, title, [by_label(own, along=along)]) for title, own in strata.items()
+        ]
         groups += [*_pooled(suite, entries, strata, single), *single]
     return groups
 
 
-def stratum(row: Row, seeded: Set[str | None] = frozenset()) -> str:
+def stratum(row: Row, apart: Set[str | None] = frozenset()) -> str:
     """Environment and task of a row, and whatever else was asked of the environment, but for the
-    arguments that its suite seeds.
+    arguments that its suite seeds, and those that go along with agents.
     """
     extra = {
-        key: value for key, value in row["env_kwargs"].items() if key not in _NOT_IN_TITLE | seeded
+        key: value for key, value in row["env_kwargs"].items() if key not in _NOT_IN_TITLE | apart
     }
     return _title(row["env_id"], row["task"], extra)
+
+
+def _along(entries: Sequence[Compared]) -> frozenset[str]:
+    """The arguments of environments that go along with agents in some entry."""
+    return frozenset(name for entry in entries for name in entry.along)
 
 
 def _title(env_id: str, task: str | None, extra: Mapping[str, Any]) -> str:
@@ -143,6 +156,7 @@ def _pooled(
     """For each family with several strata to pool, a group of the agents that have a result in
     every one of them.
     """
+    along = _along(entries)
     apart = {
         # As rows have them: with lists for tuples.
         _title(entry.env_id, entry.task, as_json(entry.env_kwargs))
@@ -154,7 +168,7 @@ def _pooled(
         if len(members) < 2:
             continue
         labelled = [
-            by_label(at_one_budget(strata[group.title]), {"device", "reward_calls"})
+            by_label(at_one_budget(strata[group.title]), {"device", "reward_calls"}, along)
             for group in members
         ]
         names = dict.fromkeys(name for own in labelled for name in own)

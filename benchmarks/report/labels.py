@@ -10,13 +10,16 @@ from typing import Any
 from benchmarks.results import Row, canonical_json
 
 
-def by_label(rows: Sequence[Row], alike: Set[str] = frozenset()) -> dict[str, list[Row]]:
+def by_label(
+    rows: Sequence[Row], alike: Set[str] = frozenset(), along: Set[str] = frozenset()
+) -> dict[str, list[Row]]:
     """The rows of one stratum by agent; namesakes are told apart by the settings in which they
     differ, as they were typed where that tells them apart.
 
     Args:
         rows: Rows of one stratum.
         alike: Settings that make no difference. The budget never does where no reward is asked for.
+        along: Arguments of the environment that go along with agents, as if they were settings.
 
     Returns:
         label -> rows, one for each seed: the last one, a finished one if there is any.
@@ -25,10 +28,18 @@ def by_label(rows: Sequence[Row], alike: Set[str] = frozenset()) -> dict[str, li
     for agent in dict.fromkeys(row["agent"] for row in rows):
         own = [row for row in rows if row["agent"] == agent]
         ignored = alike if any(row["reward_calls"] for row in own) else alike | {"reward_calls"}
-        variants = [canonical_json(_described(row, "settings", ignored)) for row in own]
+        variants = [
+            canonical_json(
+                {
+                    **{f"env.{name}": row["env_kwargs"].get(name) for name in along},
+                    **_described(row, "settings", ignored),
+                }
+            )
+            for row in own
+        ]
         typed: dict[str, dict[str, Any]] = {}
         for variant, row in zip(variants, own, strict=True):
-            typed.setdefault(variant, _described(row, "agent_config", ignored))
+            typed.setdefault(variant, _described(row, "agent_config", ignored, along))
         suffixes = _suffixes(typed)
         if len(set(suffixes.values())) < len(typed):  # a default has changed between them
             suffixes = _suffixes({variant: json.loads(variant) for variant in typed})
@@ -70,9 +81,14 @@ def at_one_budget(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["budget"]["reward_calls"] == usual[_apart_from_budget(row)]]
 
 
-def _described(row: Row, settings: str, ignored: Set[str]) -> dict[str, Any]:
-    """A row's settings, by the name of their field, with its budget and its device."""
+def _described(
+    row: Row, settings: str, ignored: Set[str], along: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """A row's settings, by the name of their field, with its budget, its device, and the arguments
+    that go along with its agent.
+    """
     every = {
+        **{name: row["env_kwargs"].get(name) for name in along},
         **row[settings],
         "reward_calls": row["budget"]["reward_calls"],
         "device": row["env_kwargs"].get("device"),

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.results import Cell, canonical_json
 from benchmarks.results.resolved import check_environment, resolved_settings
 from benchmarks.suites import lifelong, worlds
-from benchmarks.suites.entry import REWARD_CALLS, Entry, Suite
+from benchmarks.suites.entry import REWARD_CALLS, Chosen, Entry, Suite
 from editgym.imports import imported_as, is_import_path
 
 SUITES = {
@@ -90,7 +90,7 @@ def cells(
     entries = _chosen(suite, tasks, env_ids)
     given = given or {}
     named = {entry.task for entry in entries} | {
-        agent for entry in entries for agent, _ in entry.chosen(agents)
+        agent for entry in entries for agent, _, _ in entry.chosen(agents)
     }
     for name in given:
         if name not in named:
@@ -102,13 +102,13 @@ def cells(
     resolve = _Resolver()
     found = (
         resolve(
-            _cell(suite, entry, agent, config, seed, device, given, (opened or {}).get(agent, {})),
+            _cell(suite, entry, choice, seed, device, given, (opened or {}).get(choice[0], {})),
             entry,
         )
         for seed in range(count)
         for entry in entries
         if entry.max_seeds is None or seed < entry.max_seeds
-        for agent, config in entry.chosen(agents)
+        for choice in entry.chosen(agents)
     )
     # A name that is given twice is run once.
     return list({cell.id: cell for cell in found}.values())
@@ -175,8 +175,7 @@ def _budget(entry: Entry) -> int | None:
 def _cell(
     suite: Suite,
     entry: Entry,
-    agent: str,
-    config: Mapping[str, Any],
+    choice: Chosen,
     seed: int,
     device: str,
     given: Given,
@@ -184,12 +183,13 @@ def _cell(
 ) -> Cell:
     # The environment's seed goes along with the agent's: the spread over networks belongs in the
     # interval.
+    agent, config, along = choice
     seeded = {} if entry.seed_kwarg is None else {entry.seed_kwarg: seed}
     env_kwargs = {"task": entry.task, **seeded, "device": device, **opened, **entry.env_kwargs}
     return Cell(
         suite.name,
         entry.env_id,
-        {**env_kwargs, **given.get(entry.task, {})},
+        {**env_kwargs, **along, **given.get(entry.task, {})},
         agent,
         {**config, **given.get(agent, {})},
         seed,

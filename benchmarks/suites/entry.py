@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# A catalogue name or an import path, with or without a configuration.
-AgentChoice = str | tuple[str, Mapping[str, Any]]
+# A catalogue name or an import path; with or without a configuration, and arguments of the
+# environment that go along with it.
+AgentChoice = str | tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
+
+Chosen = tuple[str, Mapping[str, Any], Mapping[str, Any]]
 
 # Reward evaluations that every agent gets for one task; agents that never ask for a reward spend
 # none of them. Where a task is not here there is no budget, and agents that search fail.
@@ -30,8 +33,10 @@ class Entry:
     Attributes:
         env_id: Gymnasium id.
         task: Name of the task.
-        agents: Catalogue names, or pairs of a name and the agent's configuration; a name may come
-            several times.
+        agents: Catalogue names, or tuples of a name, the agent's configuration, and arguments of
+            the environment that are a part of how this agent works, such as the sites that it was
+            tuned for, or `rehearse`: agents that differ in them stand in one table. A name may
+            come several times.
         max_seeds: Upper limit of the number of seeds, for tasks too slow for the suite's number.
         env_kwargs: Further arguments of the environment.
         seed_kwarg: The environment's argument that goes along with the agent's seed, such as the
@@ -51,14 +56,28 @@ class Entry:
     reward_calls: int | None = None
     pooled: bool = True
 
-    def chosen(self, names: Sequence[str] | None) -> list[tuple[str, Mapping[str, Any]]]:
-        """The agents called `names`, as configured here where they are here; all of them where
-        there are no names.
+    @property
+    def along(self) -> frozenset[str]:
+        """The arguments of the environment that go along with agents."""
+        return frozenset(name for _, _, own in self.chosen(None) for name in own)
+
+    def chosen(self, names: Sequence[str] | None) -> list[Chosen]:
+        """The agents called `names` with their configuration and their arguments of the
+        environment, as they are here where they are here; all of them where there are no names.
         """
-        own = [(agent, {}) if isinstance(agent, str) else agent for agent in self.agents]
+        own = [_chosen(agent) for agent in self.agents]
         if not names:
             return own
-        return [pair for name in names for pair in [p for p in own if p[0] == name] or [(name, {})]]
+        return [
+            one for name in names for one in [c for c in own if c[0] == name] or [(name, {}, {})]
+        ]
+
+
+def _chosen(agent: AgentChoice) -> Chosen:
+    if isinstance(agent, str):
+        return agent, {}, {}
+    name, config, *along = agent
+    return name, config, along[0] if along else {}
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,10 @@ class StreamEnv(OpenEnv, Protocol):
         """The stream's tensor API."""
         ...
 
+    def evaluate(self, journal: EditJournal, general: bool = True) -> Evaluation:
+        """`EditEnv.evaluate`; without `general`, of what was edited and near it alone."""
+        ...
+
     def checkpoint(self) -> dict[str, Any]:
         """What `reset(options={"restore": ...})` needs to go on after an interruption."""
         ...

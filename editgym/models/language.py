@@ -30,6 +30,11 @@ class LanguageModel:
         model: In evaluation mode from here on; its weights are never written to.
         tokenizer: With an end-of-text token.
 
+    Attributes:
+        said: Greedy answers of the unedited model as tokens, by the way of asking and by prompt:
+            kept for all tasks of the model, since their sites make no difference to them.
+        numbers: What was measured of the unedited model, by name, kept likewise.
+
     Raises:
         ModelError: The tokenizer has no end token, or the model's cache holds more than the keys
             and values of attention, as with linear attention, state spaces and recurrence.
@@ -45,6 +50,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.said: dict[tuple[object, ...], dict[str, tuple[int, ...]]] = {}
+        self.numbers: dict[str, Tensor] = {}
         self._decoding = Decoding(self.model, self.pad_id)
         self._askings: dict[tuple[PromptFormat, str | None, str | None], Asking] = {}
 

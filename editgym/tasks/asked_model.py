@@ -44,8 +44,7 @@ class AskedModel:
         self.language = language
         self.device = language.device
         self._own_scorer, self._own_max_new_tokens = scorer, max_new_tokens
-        # Of every way of asking; ways that differ in other things alone share them.
-        self._all_answers: dict[tuple[object, ...], dict[str, tuple[int, ...]]] = {}
+
         self.ask_as(interview)
 
     def ask_as(self, interview: Interview) -> None:
@@ -55,7 +54,8 @@ class AskedModel:
         self.asking: Asking = self.language.asking(form, interview.separator, interview.system)
         self.scorer: Scorer = SCORERS[interview.scorer or self._own_scorer]
         way = (form, interview.separator, interview.system, self.max_new_tokens)
-        self._answers = self._all_answers.setdefault(way, {})
+        # Ways that differ in other things alone share them.
+        self._answers = self.language.said.setdefault(way, {})
 
     @property
     def max_new_tokens(self) -> int:

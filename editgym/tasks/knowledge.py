@@ -108,7 +108,7 @@ class KnowledgeTask(AskedModel):
         )
         self._own_text = text
         self._texts: dict[tuple[str, ...], PlainText] = {}
-        self._remembered: dict[str, Tensor] = {}
+
         self.example = self._text_batch(FactWorldText().held_out[:8])
         self.decoder = EditableDecoder(language.model, chosen, self.example)
         # At Llama-3-8B's down_proj (14,336 inputs) 1e-6 is UltraEdit's own; ‖k̂‖² grows with the
@@ -259,12 +259,6 @@ class KnowledgeTask(AskedModel):
             self._text_batch([passages[index] for index in group])
             for group in by_length(lengths, _TOKENS_AT_ONCE)
         ]
-
-    def remembered(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """A number of the unedited model, computed once."""
-        if name not in self._remembered:
-            self._remembered[name] = compute()
-        return self._remembered[name]
 
     def _text_batch(self, passages: Sequence[str]) -> TokenBatch:
         texts = [self.language.prompt_ids(text)[: self.language.context] for text in passages]

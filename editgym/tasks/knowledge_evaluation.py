@@ -35,6 +35,7 @@ def evaluate_stream(
     edits_per_step: int,
     rehearse: int = 0,
     first_k: int = 100,
+    general: bool = True,
 ) -> Evaluation:
     """The leaderboard's metrics, the retention curve and the per-edit records of a journal.
 
@@ -45,6 +46,8 @@ def evaluate_stream(
         edits_per_step: Requests in a step.
         rehearse: Earlier requests that a step teaches again.
         first_k: Edits of `first_k_reliability`.
+        general: Whether to measure also what nobody edits near: `perplexity_ratio`, `capability`
+            and `known_kept`, which are None otherwise.
 
     Raises:
         JournalError: The journal belongs to another model, or has more steps than the stream.
@@ -87,10 +90,10 @@ def evaluate_stream(
     every = range(len(requests))
     records = edit_records(exam, requests, texts, every, now, skipped, edits_per_step)
     scorer = task.scorer
-    capability, known_kept = general_knowledge(exam, requests)
+    capability, known_kept = general_knowledge(exam, requests) if general else (None, None)
     metrics = knowledge_metrics(
         records,
-        perplexity_ratio=perplexity_ratio(task, decoder),
+        perplexity_ratio=perplexity_ratio(task, decoder) if general else None,
         capability=capability,
         known_kept=known_kept,
         sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
+from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.tasks.knowledge_exam import MOST_NATS, Exam
 from editgym.tasks.known_facts import known_facts
@@ -19,9 +23,33 @@ from editgym.weights import EditableDecoder, TokenBatch
 def perplexity_ratio(task: KnowledgeTask, decoder: EditableDecoder) -> float:
     """Perplexity of the edited model on the held-out text over the unedited one's."""
     batches = task.held_out_batches()
-    before = task.remembered(f"nats of {task.text.hash}", lambda: _nats(task.decoder, batches))
-    nats = float(_nats(decoder, batches) - before)
+    nats = float(_nats(decoder, batches) - _nats_unedited(task, batches))
     return math.exp(min(nats, MOST_NATS) if math.isfinite(nats) else MOST_NATS)
+
+
+def _nats_unedited(task: KnowledgeTask, batches: Sequence[TokenBatch]) -> Tensor:
+    """`_nats` of the unedited model, kept in memory with the model, and on disk by model, text and
+    all that decides about its last digits.
+    """
+    parts = [
+        task.decoder.base_hash,
+        task.text.hash,
+        task.language.prompt_ids("The text"),
+        str(task.device),
+        torch.get_num_threads(),
+        torch.__version__,
+    ]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    known = task.language.numbers
+    if name not in known:
+        path = cache_folder() / "perplexity" / f"{name}.json"
+        with suppress(OSError, ValueError):  # there is none, or it is torn
+            known[name] = torch.tensor(float(json.loads(path.read_text())), device=task.device)
+        if name not in known:
+            known[name] = _nats(task.decoder, batches)
+            with suppress(OSError), whole_file(path) as partial:  # it is only faster with it
+                partial.write_text(json.dumps(float(known[name])))
+    return known[name]
 
 
 @torch.no_grad()

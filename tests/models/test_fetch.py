@@ -250,8 +250,13 @@ def test_an_interrupted_fetch_leaves_nothing(index, capsys, tmp_path, monkeypatc
         monkeypatch.setattr(fetching, "_downloaded", interrupted)
     else:
         monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", interrupted)
+    # Whoever starts the tests in the background of a script has SIGINT ignored.
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
     handler = signal.getsignal(signal.SIGTERM)
-    assert main(["tiny"]) == 130
+    try:
+        assert main(["tiny"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, own)
     assert "interrupted; nothing was written" in capsys.readouterr().err
     assert everything(tmp_path / "cache") == ["models"]
     assert signal.getsignal(signal.SIGTERM) == handler

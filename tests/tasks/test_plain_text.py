@@ -115,12 +115,25 @@ def test_a_models_own_samples_are_drawn_once(language, monkeypatch, tmp_path):
     assert own_samples(language, task.decoder.base_hash) == path
 
 
-def test_perplexity_is_that_of_the_held_out_text_and_the_unedited_models_is_kept(language):
+def test_perplexity_is_that_of_the_held_out_text_and_the_unedited_models_is_kept(
+    language, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
+    monkeypatch.setattr(language, "numbers", {})
     task = task_of(language)
     assert perplexity_ratio(task, task.decoder.fresh()) == pytest.approx(1)
-    (name,) = task._remembered
-    task._remembered[name] -= 1.0
+    ((name, nats),) = language.numbers.items()
+    language.numbers[name] = nats - 1.0
     assert perplexity_ratio(task, task.decoder.fresh()) == pytest.approx(2.718282, rel=1e-5)
+    language.numbers.clear()
+    (file,) = (tmp_path / "perplexity").iterdir()
+    assert perplexity_ratio(task, task.decoder.fresh()) == pytest.approx(1)
+    assert language.numbers[name].dtype == nats.dtype
+    assert language.numbers[name] == nats, "not bitwise what was computed"
+    file.write_text("torn {")
+    language.numbers.clear()
+    assert perplexity_ratio(task, task.decoder.fresh()) == pytest.approx(1)
+    assert float(file.read_text()) == float(nats)
 
 
 # --- what the model knows -------------------------------------------------------------------------

@@ -129,6 +129,11 @@ class Batch:
         together = self.directions
         return self._directions(self.capture.new) if self.rehearsed else together
 
+    def forget(self) -> None:
+        """Let go of keys, gradients and updates: the step is made, and they were for it."""
+        for name in ("capture", "directions", "new_directions"):
+            self.__dict__.pop(name, None)
+
     @torch.no_grad()
     def graded(self) -> tuple[Tensor, dict[str, float]]:
         """What the new prompts come to with the edits now in effect.

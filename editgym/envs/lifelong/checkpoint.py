@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from editgym.envs.lifelong.episode import LifelongOutcome
+from editgym.envs.lifelong.grades import Grade
 from editgym.tasks.knowledge import Stream
 from editgym.weights import DiskJournal, EditJournal
 
@@ -100,3 +104,24 @@ def check_resettable(journal: EditJournal) -> None:
             " stream, and a reset would delete them; go on with them by an editor's edit(env,"
             ' folder) or reset(options={"restore": state}), or delete the folder'
         )
+
+
+def outcome_state(outcome: LifelongOutcome, grade: Grade | None) -> dict[str, Any]:
+    """What a step gave, as plain values.
+
+    Args:
+        outcome: The step's.
+        grade: What its prompts came to; None where nobody has looked.
+    """
+    return {
+        "reward": float(outcome.reward),
+        "answered": None if grade is None else grade[0].tolist(),
+        "metrics": {**(grade[1] if grade is not None else {}), **outcome.rewarded},
+    }
+
+
+def grade_of(state: Mapping[str, Any]) -> Grade | None:
+    """What a step's prompts came to, by `outcome_state`; None where nobody had looked."""
+    if state["answered"] is None:
+        return None
+    return torch.tensor(state["answered"]), dict(state["metrics"])

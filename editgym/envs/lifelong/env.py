@@ -222,9 +222,14 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         checked_action(action.detach().cpu().numpy(), self._action_shape, self.task.device)
         return self.process.differentiable_step(self._stretched(action))
 
-    def evaluate(self, journal: EditJournal) -> Evaluation:
+    def evaluate(self, journal: EditJournal, general: bool = True) -> Evaluation:
         """The leaderboard's metrics of a journal on the current episode's stream, its curve and
         per-edit records.
+
+        Args:
+            journal: The edits.
+            general: Whether to measure also what nobody edits near, which takes longest of a few
+                edits: `perplexity_ratio`, `capability` and `known_kept`, None otherwise.
 
         Raises:
             JournalError: The journal belongs to another model or stream.
@@ -232,7 +237,8 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         """
         self._check_begun("call reset() before evaluate(): it draws the stream")
         requests, own = self.process.stream.requests, self.process.settings
-        return evaluate_stream(self.task, journal, requests, own.edits_per_step, own.rehearse)
+        size, rehearse = own.edits_per_step, own.rehearse
+        return evaluate_stream(self.task, journal, requests, size, rehearse, general=general)
 
     def checkpoint(self) -> dict[str, Any]:
         """What `reset(options={"restore": state})` needs to go on with this episode, as tensors and

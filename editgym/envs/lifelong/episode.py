@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
-INFO_KEYS = ("reliability", "generalization", "locality", "tf_efficacy")
+from editgym.envs.lifelong.grades import Grade
+
+REWARDED = ("generalization", "locality")  # what a reward says of its batch
+INFO_KEYS = ("reliability", *REWARDED, "tf_efficacy")
 
 
 @dataclass(frozen=True)
@@ -19,35 +20,31 @@ class LifelongOutcome:
     Attributes:
         reward: Scalar; carries gradients to the factors when the step was asked to be
             differentiable. 0 on closed streams.
-        answered: Which of the batch's prompts the model answered exactly right after the step,
-            (edits_per_step,) bool.
-        metrics: What the batch came to: `reliability` and `tf_efficacy`, by prompts; where a reward
-            was computed also `generalization` and `locality`, by the rewarded rephrases and
-            locality prompts; `locality` is 0 where the batch has no such prompt.
+        rewarded: What the reward says of the batch: `generalization` and `locality`, by the
+            rewarded rephrases and locality prompts; `locality` is 0 where the batch has no such
+            prompt. Empty where no reward was computed.
+        grade: Computes what the batch's prompts came to, once.
     """
 
     reward: Tensor
-    answered: Tensor
-    metrics: dict[str, float]
+    rewarded: Mapping[str, float]
+    grade: Callable[[], Grade] = field(repr=False, compare=False)
+
+    @property
+    def answered(self) -> Tensor:
+        """Which of the batch's prompts the model answered exactly right after the step,
+        (edits_per_step,) bool.
+        """
+        return self.grade()[0]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the batch came to: `reliability` and `tf_efficacy`, by prompts, and `rewarded`."""
+        return {**self.grade()[1], **self.rewarded}
 
     def kept(self) -> LifelongOutcome:
         """The outcome without its reward's graph, which would keep the step's tensors alive."""
         return replace(self, reward=self.reward.detach())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The outcome as plain values."""
-        return {
-            "reward": float(self.reward),
-            "answered": self.answered.tolist(),
-            "metrics": dict(self.metrics),
-        }
-
-    @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> LifelongOutcome:
-        """The outcome that `state_dict` was asked of."""
-        return cls(
-            torch.tensor(state["reward"]), torch.tensor(state["answered"]), dict(state["metrics"])
-        )
 
 
 @dataclass(frozen=True)

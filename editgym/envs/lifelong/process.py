@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from editgym.data.facts import EditRequest
 from editgym.envs import metering
 from editgym.envs.lifelong import checkpoint
 from editgym.envs.lifelong.batch import Batch
+from editgym.envs.lifelong.episode import REWARDED
 from editgym.envs.lifelong.episode import LifelongOutcome as LifelongOutcome
+from editgym.envs.lifelong.grades import Grades
 from editgym.envs.lifelong.gradient import differentiable_reward
 from editgym.envs.lifelong.reward import Costs, LookBack, floored, squared_norm, squared_norms
 from editgym.envs.lifelong.settings import ClosedStreamError as ClosedStreamError
@@ -51,6 +54,7 @@ class LifelongProcess:
         self.sites = self.decoder.sites
         self._run: str | None = None
         self._look_back = LookBack(task, settings.reward)
+        self._grades = Grades(self.decoder, self._batch_of)
         self._begin(0, Stream(()))
 
     # --- episodes ---------------------------------------------------------------------------------
@@ -107,14 +111,16 @@ class LifelongProcess:
         self.stream = stream
         self._seed = seed
         self.outcomes: list[LifelongOutcome] = []
+        self._grades.close()
+        self._grades = Grades(self.decoder, self._batch_of)
         self._look_back.begin(stream.requests, self.settings.edits_per_step, seed)
         self._ultraedit = [UltraEdit(site.shape, self.task.device) for site in self.sites]
-        self._batch = self._batch_of(0)
+        self._batch = self._batch_of(0, self.decoder)
 
-    def _batch_of(self, step: int) -> Batch:
+    def _batch_of(self, step: int, decoder: EditableDecoder) -> Batch:
         stream, settings = self.stream, self.settings
         places = settings.places(self._seed, step, len(stream.requests))
-        return Batch(stream, *places, self.task, self.decoder, self._ultraedit, settings.basis)
+        return Batch(stream, *places, self.task, decoder, self._ultraedit, settings.basis)
 
     # --- what an editor may see -------------------------------------------------------------------
 
@@ -249,7 +255,10 @@ class LifelongProcess:
             "requests": self.stream.fingerprint,
             "journalled": checkpoint.steps_before(self.decoder.journal, self.step_index),
             "ultraedit": self._batch.before,  # whoever goes on from here looks at the batch again
-            "outcomes": [outcome.state_dict() for outcome in self.outcomes],
+            "outcomes": [
+                checkpoint.outcome_state(outcome, self._grades.known(step))
+                for step, outcome in enumerate(self.outcomes)
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -269,10 +278,13 @@ class LifelongProcess:
         checkpoint.check_same_requests(state, stream)
         self._begin(state["seed"], stream)
         self._run = state.get("run")
-        self.outcomes = [LifelongOutcome.of_state(one) for one in state["outcomes"]]
+        for step, own in enumerate(state["outcomes"]):
+            self._grades.restore(step, checkpoint.grade_of(own))
+            rewarded = {key: own["metrics"][key] for key in REWARDED if key in own["metrics"]}
+            self.outcomes.append(self._outcome(step, torch.tensor(own["reward"]), rewarded))
         for editor, own in zip(self._ultraedit, state["ultraedit"], strict=True):
             editor.load_state_dict(own)
-        self._batch = self._batch_of(self.step_index)
+        self._batch = self._batch_of(self.step_index, self.decoder)
         self.decoder.rollback(self.step_index)
 
     # --- inside -----------------------------------------------------------------------------------
@@ -289,11 +301,19 @@ class LifelongProcess:
             raise
 
     def _finish(self, reward: Tensor, costs: Costs | None) -> LifelongOutcome:
-        answered, metrics = self.batch.graded()
-        if costs is not None:
-            metrics |= {"generalization": costs.generalization, "locality": costs.locality}
-        outcome = LifelongOutcome(reward, answered, metrics)
-        following = self._batch_of(self.step_index + 1)
+        rewarded = (
+            {}
+            if costs is None
+            else dict(zip(REWARDED, (costs.generalization, costs.locality), strict=True))
+        )
+        step, batch = self.step_index, self.batch
+        outcome = self._outcome(step, reward, rewarded)
+        following = self._batch_of(step + 1, self.decoder)
+        batch.forget()
+        self._grades.add(step, batch)
         self.outcomes.append(outcome.kept())
         self._batch = following
         return outcome
+
+    def _outcome(self, step: int, reward: Tensor, rewarded: Mapping[str, float]) -> LifelongOutcome:
+        return LifelongOutcome(reward, rewarded, partial(self._grades.of, step))

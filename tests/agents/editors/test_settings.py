@@ -126,7 +126,7 @@ def test_an_editor_has_the_tuned_settings_of_its_stream_and_defaults_elsewhere(n
 def test_the_suites_run_every_editor_with_these_settings(steps):
     (entry,) = [one for one in SUITES["lifelong"].entries if one.env_kwargs.get("horizon") == steps]
     table, found = BY_STEPS[steps], {}
-    for name, config in entry.chosen(None):
+    for name, config, _ in entry.chosen(None):
         if name in (*DEFAULTS, "edit_grpo"):
             found.setdefault(name, []).append(
                 settings(make_agent(name, **config), task=entry.task, **entry.env_kwargs)

@@ -253,8 +253,8 @@ def test_what_edit_grpo_refines_stands_beside_it_with_the_same_settings():
     refined = 0
     for entry in SUITES["lifelong"].entries:
         own = entry.chosen(None)
-        for name, config in own:
+        for name, config, _ in own:
             if name == "edit_grpo":
-                assert (config["editor"], config.get("editor_config", {})) in own
+                assert (config["editor"], config.get("editor_config", {}), {}) in own
                 refined += 1
     assert refined == 9, "after three editors, at 20 steps with and without the bonus"

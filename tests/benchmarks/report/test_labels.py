@@ -22,6 +22,33 @@ def test_variants_are_named_by_what_was_typed(make_row):
     assert list(by_label(rows)) == ["rledit", "rledit (passes=3)"]
 
 
+def test_arguments_that_go_along_with_agents_name_them_as_settings_do(make_row):
+    common = {"env_kwargs": {"task": "knowledge/zsre", "horizon": 10}}
+    rows = [
+        make_row("ultraedit", seed, env_kwargs={**common["env_kwargs"], **own}, **settings)
+        for seed in range(2)
+        for own, settings in (
+            ({"sites": ["a"]}, {"agent_config": {"passes": 1}, "settings": {"passes": 1}}),
+            ({"sites": ["a"]}, {"agent_config": {}, "settings": {"passes": 6}}),
+            (
+                {"sites": ["a"], "rehearse": 30},
+                {"agent_config": {}, "settings": {"passes": 6}},
+            ),
+        )
+    ]
+    along = {"sites", "rehearse"}
+    assert {label: len(own) for label, own in by_label(rows, along=along).items()} == {
+        "ultraedit (passes=1)": 2,
+        "ultraedit": 2,
+        "ultraedit (rehearse=30)": 2,
+    }
+    with_sites = [
+        make_row("ft_l", 0, env_kwargs={"sites": [own]}, agent_config={}, settings={"site": None})
+        for own in "ab"
+    ]
+    assert list(by_label(with_sites, along=along)) == ["ft_l (sites=['a'])", "ft_l (sites=['b'])"]
+
+
 def test_a_default_that_changed_tells_old_rows_from_new_ones(make_row):
     rows = [
         make_row("ft_l", seed, agent_config={}, settings={"epsilon": epsilon, "steps": 25})
