@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     _check_writable(folder)
     rows = run_cells(chosen, folder, execution)
     report = write_report(folder, entries_of)
-    print(f"{report.markdown}\n{report.page.resolve()}")
+    print(f"{report.brief}\n{report.page.resolve()}")
     failed = sum(row["status"] == "failed" for row in rows)
     if failed:
         print(

@@ -38,6 +38,7 @@ class Family:
             is missing. It stands in tables and reports as `harmonic_mean`.
         score_words: What the score is the harmonic mean of.
         trade_off: What an agent gives up (x) for what it gains (y), or the other way round.
+        parts: The metrics that the score is made of, which stand beside it in short tables.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     score: Callable[[Metrics], float | None]
     score_words: str
     trade_off: tuple[str, str]
+    parts: tuple[str, ...] = ()
 
 
 class Key(NamedTuple):
@@ -105,6 +107,7 @@ UNLEARNING = Family(
     _unlearning_score,
     "retain accuracy and the drop in forget accuracy",
     ("forget_accuracy", "retain_accuracy"),
+    ("retain_accuracy", "forget_accuracy"),
 )
 DEBIASING = Family(
     "debiasing",
@@ -119,6 +122,7 @@ DEBIASING = Family(
         metrics.get(key) for key in ("general_accuracy", "unbiased_accuracy")
     ),
     "general and unbiased accuracy",
+    ("general_accuracy", "unbiased_accuracy"),
     ("general_accuracy", "unbiased_accuracy"),
 )
 KNOWLEDGE = Family(
@@ -139,6 +143,7 @@ KNOWLEDGE = Family(
     lambda metrics: metrics.get(SCORE),
     "reliability, generalization and locality",
     ("locality", "reliability"),
+    ("reliability", "generalization", "locality"),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in (UNLEARNING, DEBIASING, KNOWLEDGE)}
 

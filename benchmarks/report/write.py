@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.aggregate import EntriesOf, Group, group_rows
+from benchmarks.report.brief import brief
 from benchmarks.report.page import bootstrap, drawn_sections, markdown, page
 from benchmarks.results import SCHEMA, Cell, Row, rows_in
 from editgym.paths import whole_file
@@ -24,12 +25,12 @@ class Report:
 
     Attributes:
         page: The path of `index.html`.
-        markdown: The text of `LEADERBOARD.md`.
+        brief: Its tables in short, for a terminal.
         failed: Number of failed cells.
     """
 
     page: Path
-    markdown: str
+    brief: str
     failed: int
 
 
@@ -65,7 +66,7 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
     for file, content in files.items():
         with whole_file(file) as partial:
             partial.write_bytes(content)
-    return Report(page_file, text, len(failed))
+    return Report(page_file, brief(groups, len(failed)), len(failed))
 
 
 def summary(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
