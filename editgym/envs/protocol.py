@@ -7,10 +7,9 @@
 | `data`, `oracle` | `OpenEnv`: task, network | `OpenWorld`: operator | `StreamEnv`: process |
 
 Worlds are MaskWorld and ShiftWorld, streams LifelongLLMEdit. An environment of one's own fulfils a
-contract by having its attributes; it need not inherit. `edit_env`, `candidate_env`,
-`gradient_env`, `gradient_world`, `open_env`, `open_world` and `stream_env` are the ways from a
-`gym.Env`, through all its wrappers, to the contract; agents and harness ask nothing else of
-`unwrapped`. `is_stream` tells streams from worlds.
+contract by having its attributes; it need not inherit. `edit_env`, `stream_env` and so on are the
+ways from a `gym.Env`, through all its wrappers, to the contract; agents and harness ask nothing
+else of `unwrapped`. `is_stream` tells streams from worlds.
 """
 
 from __future__ import annotations
