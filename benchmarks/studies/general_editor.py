@@ -4,8 +4,8 @@ benchmarks.studies.general_editor --out DIR`.
 The general editor (`agents.rl.general_editor`) learns from rewards on some classes of some networks
 of `unlearning/digits` and then edits others, one episode each, without learning further. Beside it:
 the same PPO with an ordinary policy, trained on the same, PPO trained on the very class and
-network, and no edit. Finished rows are in DIR/results.jsonl, a JSON object per line, and are not
-measured again; trained agents are in DIR/agents; DIR/TABLE.md is the comparison.
+network, and no edit. Finished rows are in DIR/results.jsonl, and are not measured again; trained
+agents are in DIR/agents; DIR/TABLE.md is the comparison.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from editgym.envs.protocol import open_env
 from editgym.tasks.unlearning import UnlearningTask
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
-TRAIN_CLASSES, TEST_CLASSES = (0, 1, 2, 3, 4, 5, 6), (7, 8, 9)
-TRAIN_NETWORKS = tuple(range(10, 22))
+TRAIN_CLASSES, TEST_CLASSES, TRAIN_NETWORKS = tuple(range(7)), (7, 8, 9), tuple(range(10, 22))
 GENERAL_CALLS, SINGLE_CALLS = 102_400, 40_960
 GENERAL: Mapping[str, type[SB3Agent]] = {
     "general editor": GeneralEditor,

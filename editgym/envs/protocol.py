@@ -82,9 +82,8 @@ class EditEnv(Protocol):
     @property
     def choices(self) -> Mapping[str, int]:
         """How many there are of each thing that an episode is about, such as
-        `{"network": 1, "goal": 3}`; empty where nothing can be chosen.
-
-        `reset` draws one of each unless its `options` name it by index, and says in its info which.
+        `{"network": 1, "goal": 3}`; empty where nothing can be chosen. `reset` draws one of each
+        unless its `options` name it by index, and says in its info which.
         """
         ...
 
