@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from gymnasium.envs.registration import EnvSpec
 
@@ -12,11 +12,13 @@ from agents.configured import Settings, setting, spec_arguments
 from agents.editors.settings import SITES
 from agents.editors.stream import StreamEditor, chosen_sites, own_step_size
 from agents.tune.search import ANY_SITES, LogUniform, Whole
-from editgym.checks import above, optional, whole
+from editgym.checks import above, one_of, optional, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit
 from editgym.weights.site_pass import Capture
+
+Statistics = Literal["site", "shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class UltraEditSettings(Settings):
     )
     sites: Sequence[str] | None = setting(None, SITES, search=ANY_SITES)
     passes: int = setting(1, whole(1), search=Whole(1, 6))
+    statistics: Statistics = setting("site", one_of(*get_args(Statistics)))
 
 
 class UltraEditAgent(StreamEditor):
@@ -47,6 +50,8 @@ class UltraEditAgent(StreamEditor):
             on.
         sites: Names among the environment's sites; None (default) for all.
         passes: Updates per step, 1 or more; 1 (default) is UltraEdit.
+        statistics: Over what keys and gradients are standardised: those of one `site` (default), or
+            of all edited sites of one `shape` together, as in the released code.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -65,8 +70,12 @@ class UltraEditAgent(StreamEditor):
         """Start with empty running statistics."""
         chosen = chosen_sites(process, self.settings.sites, self.name)
         self._sites = {site.name for site in chosen}
+        pooled = self.settings.statistics == "shape"
+        by_key: dict[object, UltraEdit] = {}
         self._editors = {
-            site.name: UltraEdit(site.shape, process.task.device)
+            site.name: by_key.setdefault(
+                site.shape if pooled else site.name, UltraEdit(site.shape, process.task.device)
+            )
             for site in process.sites
             if site.name in self._sites
         }

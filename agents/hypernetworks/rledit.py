@@ -105,9 +105,12 @@ class RLEdit(HypernetworkEditor):
     `mode="paper"` is algorithm 1: trained until its sequences are spent (the best that validation
     streams saw is kept), with η learned by its logarithm, the norm of updates in the reward, and KL
     to the original model. `mode="released"` does what the released code does: back depth 9, one
-    step of Adam after one sequence, with a rate of ten times the first step size, so that η becomes
-    11 times itself or −9 times, KL to the model before the step, and no term for the norm; nothing
-    of it is tuned. `sequences=0` leaves the network untrained.
+    step of Adam after one sequence, KL to the model before the step, and no term for the norm;
+    nothing of it is tuned. Its rate for η can be read in two ways, which are one where the first
+    step size is the release's own, 1e-6: as ten times the first step size (the default,
+    `step_learning_rate=None`), so that η becomes 11 times itself or −9 times whatever it is; or as
+    the number that stands there (`step_learning_rate=1e-5`), which moves a larger first step size
+    by less. `sequences=0` leaves the network untrained.
 
     What is ours: every step's gradient makes an update (`update_every=None` waits for the
     sequence's end, as the paper), the weight of locality, and further passes.

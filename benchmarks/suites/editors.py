@@ -100,6 +100,27 @@ def learned(
     )
 
 
+def rehearsed(table: Configurations, ultraedit: int) -> tuple[AgentChoice, ...]:
+    """Editors that teach 30 earlier requests again in every step, with the settings that they have
+    without.
+
+    Args:
+        table: Settings of the editors.
+        ultraedit: Which of UltraEdit's configurations, one with several looks.
+    """
+    return tuple(
+        (name, table[name][place], {"rehearse": 30})
+        for name, place in (("ultraedit", ultraedit), ("memit_seq", 0), ("ft_l", 0))
+    )
+
+
+# What is left open by the methods' papers and codes, each beside the row without it.
+READINGS: tuple[AgentChoice, ...] = (
+    ("ultraedit", {"statistics": "shape"}),
+    ("rledit", {"mode": "released", "step_size": 6e-5, "step_learning_rate": 1e-5}),
+    *((name, {}, {"end_weight": 0.0}) for name in ("ft_m", "ultraedit")),
+)
+
 # Settings of one agent that the headline rows of 20 steps do not vary. HiEdit takes three sites
 # there; five are the most that half of the eleven allows.
 ABLATIONS: tuple[AgentChoice, ...] = (

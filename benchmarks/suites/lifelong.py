@@ -14,14 +14,18 @@ from benchmarks.suites.editors import (
     ON_GPT2,
     ONE_BY_ONE,
     ONE_BY_ONE_LATE,
+    READINGS,
     SHORT,
     choices,
     learned,
+    rehearsed,
 )
 from benchmarks.suites.entry import AgentChoice, Entry
 
 
-def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
+def _lifelong(
+    agents: tuple[AgentChoice, ...], max_seeds: int | None = None, **env_kwargs: Any
+) -> Entry:
     """A stream of FactWorld's; the agent's seed draws it. Ten edits a step unless `env_kwargs` says
     otherwise.
     """
@@ -29,6 +33,7 @@ def _lifelong(agents: tuple[AgentChoice, ...], **env_kwargs: Any) -> Entry:
         "LifelongLLMEdit-v0",
         "knowledge/factworld",
         agents,
+        max_seeds=max_seeds,
         seed_kwarg=None,
         pooled=False,
         env_kwargs={"sites": LIFELONG_SITES, "max_coefficient": 6.0, **env_kwargs},
@@ -54,6 +59,9 @@ LIFELONG = (
         ),
         horizon=100,
     ),
+    _lifelong(rehearsed(SHORT, ultraedit=2), horizon=20),
+    _lifelong(rehearsed(LONG, ultraedit=3), horizon=100),
+    _lifelong(READINGS, max_seeds=5, horizon=20),
 )
 _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
 ABLATION_STREAMS = (

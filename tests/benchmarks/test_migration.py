@@ -13,12 +13,13 @@ from benchmarks.suites.cells import SUITES, cells
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 FOLDERS = ("worlds", "bias", "paper", "lifelong")
 # Cells of each suite, and how many of them no committed row finishes, as they were when rows still
-# had schema 1. The quick suite, which has no committed rows, has been made shorter since.
+# had schema 1. Since then the quick suite, which has no committed rows, has been made shorter, and
+# lifelong has got 80 more cells.
 UNFINISHED = {
     "quick": (69, 69),
     "worlds": (1355, 9),
-    "lifelong": (600, 41),
-    "full": (1955, 1955),
+    "lifelong": (680, 121),
+    "full": (2035, 2035),
     "paper": (228, 0),
     "lifelong-ablations": (90, 18),
     "lifelong-checkpoints": (147, 72),
@@ -26,12 +27,20 @@ UNFINISHED = {
 
 
 def written(folder):
-    return [json.loads(line) for line in (RESULTS / folder / ROWS_FILE).read_text().splitlines()]
+    """The rows of schema 1, as they are in the file."""
+    rows = map(json.loads, (RESULTS / folder / ROWS_FILE).read_text().splitlines())
+    return [row for row in rows if row["schema"] == 1]
 
 
 @pytest.fixture(scope="module")
 def committed():
-    return {folder: read_rows(RESULTS / folder / ROWS_FILE) for folder in FOLDERS}
+    """The same rows, as they are read."""
+    found = {}
+    for folder in FOLDERS:
+        own = {row["cell"] for row in written(folder)}
+        rows = read_rows(RESULTS / folder / ROWS_FILE)
+        found[folder] = [row for row in rows if row["cell"] in own]
+    return found
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -47,7 +47,7 @@ DEFAULTS = {
     "memit": {"covariance_weight": 10.0, "sites": None, **TARGET},
     "memit_seq": {"covariance_weight": 100.0, "ridge": 0.01, "sites": None, **TARGET},
     "alphaedit": {"threshold": 3.0, "ridge": 100.0, "sites": None, **TARGET},
-    "ultraedit": {"step_size": None, "sites": None, "passes": 1},
+    "ultraedit": {"step_size": None, "sites": None, "passes": 1, "statistics": "site"},
     "grace": {
         "site": None,
         "radius": 0.8,
@@ -124,7 +124,8 @@ def test_an_editor_has_the_tuned_settings_of_its_stream_and_defaults_elsewhere(n
 
 @pytest.mark.parametrize("steps", BY_STEPS)
 def test_the_suites_run_every_editor_with_these_settings(steps):
-    (entry,) = [one for one in SUITES["lifelong"].entries if one.env_kwargs.get("horizon") == steps]
+    every = SUITES["lifelong"].entries
+    entry = next(one for one in every if one.env_kwargs.get("horizon") == steps)
     table, found = BY_STEPS[steps], {}
     for name, config, _ in entry.chosen(None):
         if name in (*DEFAULTS, "edit_grpo"):

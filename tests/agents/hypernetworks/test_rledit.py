@@ -118,6 +118,13 @@ def test_the_released_mode_leads_every_step_size_to_eleven_times_itself_or_minus
     assert all(min(abs(step - 11), abs(step + 9)) < 0.11 for step in steps.tolist()), steps
 
 
+@pytest.mark.parametrize("step_size", [1e-6, 0.003])
+def test_the_released_rate_may_be_the_number_that_stands_in_the_released_code(trained, step_size):
+    agent = trained(mode="released", step_size=step_size, step_learning_rate=1e-5, sequences=1)
+    moved = (agent.policy.network.steps.detach() - step_size).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-5), rtol=0.02, atol=0)
+
+
 def test_the_released_mode_is_what_the_released_code_does(stream_spec, monkeypatch):
     from agents.hypernetworks import editor as module
 
