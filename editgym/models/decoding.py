@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+
+from editgym.weights.kv_cache import cache_argument
 
 # Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another
 # layer's.
@@ -18,6 +22,7 @@ _KEYS_AND_VALUES = {
     "DynamicIndexedLayer",
     "DummyLayer",
 }
+_LEAST_SHARED = 8  # first tokens; to read fewer apart costs more than it saves
 Choice = Callable[[Tensor], Tensor]  # logits (n, vocabulary) -> the tokens that are taken, (n,)
 
 
@@ -119,19 +124,66 @@ class Decoding:
             .logits[0, -1]
             .float()
         )
-        tolerance = (1e-4 if self._model.dtype == torch.float32 else 2e-2) * max(
-            1.0, float(alone.abs().max())
-        )
-        return bool(((padded - alone).abs() <= tolerance).all())
+        return bool(((padded - alone).abs() <= self._tolerance(alone)).all())
 
     @cached_property
     def _cache_argument(self) -> str:
-        """What the model calls its KV cache; the name changed in `transformers` 5."""
-        return (
-            "cache"
-            if "cache" in inspect.signature(self._model.forward).parameters
-            else "past_key_values"
+        return cache_argument(self._model)
+
+    @cached_property
+    @torch.no_grad()
+    def continues(self) -> bool:
+        """Whether a prompt may go on from what a cache has seen of its beginning, padding between
+        them where prompts are padded.
+        """
+        ids = torch.arange(2 * _LEAST_SHARED, device=self._model.device)[None] + 1
+        whole = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        try:
+            cache = self._begun(ids[0, :_LEAST_SHARED].tolist(), 1)
+            rest, mask = ids[:, _LEAST_SHARED:], torch.ones_like(ids)
+            if self.pads:
+                rest = F.pad(rest, (1, 0), value=self._pad_id)
+                mask = torch.cat([mask, mask[:, :1]], dim=1)
+                mask[0, _LEAST_SHARED] = 0
+            parts = self._forward(rest, mask, cache)[0][0].float()
+        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+            return False
+        return bool(((parts - whole).abs() <= self._tolerance(whole)).all())
+
+    def _begun(self, tokens: Sequence[int], count: int) -> DynamicCache:
+        """A cache that has seen the same tokens in each of `count` texts."""
+        ids = torch.tensor([list(tokens)], device=self._model.device)
+        cache: DynamicCache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)[
+            self._cache_argument
+        ]
+        if count > 1:
+            cache.batch_repeat_interleave(count)
+        return cache
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor, cache: DynamicCache | None
+    ) -> tuple[Tensor, DynamicCache]:
+        """Logits after the last token of every text, and the cache with these tokens in it.
+
+        Args:
+            ids: (n, tokens), the new ones.
+            mask: (n, all tokens so far), 0 where padding is.
+            cache: What was seen before.
+        """
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        placed = {"attention_mask": mask, "position_ids": positions} if self.pads else {}
+        out = self._model(
+            input_ids=ids,
+            use_cache=True,
+            logits_to_keep=1,
+            **placed,
+            **{self._cache_argument: cache},
         )
+        return out.logits[:, -1], out[self._cache_argument]
+
+    def _tolerance(self, logits: Tensor) -> float:
+        exact = self._model.dtype == torch.float32
+        return (1e-4 if exact else 2e-2) * max(1.0, float(logits.abs().max()))
 
     @torch.no_grad()
     def _check_cache(self) -> None:
@@ -157,30 +209,23 @@ class Decoding:
         choose: Choice,
         samples: int,
     ) -> list[list[int]]:
-        longest, device = max(map(len, prompts)), self._model.device
-        padded = [[self._pad_id] * (longest - len(p)) + list(p) for p in prompts]
+        device = self._model.device
+        shared = self._shared(prompts)
+        rests = [prompt[shared:] for prompt in prompts]
+        longest = max(map(len, rests))
+        padded = [[self._pad_id] * (longest - len(p)) + list(p) for p in rests]
         ids = torch.tensor(padded, device=device)
-        seen = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+        seen = [[1] * shared + [0] * (longest - len(p)) + [1] * len(p) for p in rests]
         mask = torch.tensor(seen, device=device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = self._begun(prompts[0][:shared], len(prompts)) if shared else None
         ends = torch.tensor(sorted(stops), device=device)
         answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
-        alive, cache = list(range(len(answers))), None
+        alive = list(range(len(answers)))
         for step in range(most):
-            placed = {"attention_mask": mask, "position_ids": positions} if self.pads else {}
-            out = self._model(
-                input_ids=ids,
-                use_cache=True,
-                logits_to_keep=1,
-                **placed,
-                **{self._cache_argument: cache},
-            )
-            logits, cache = out.logits[:, -1], out[self._cache_argument]
+            logits, cache = self._forward(ids, mask, cache)
             if step == 0 and samples > 1:
                 cache.batch_repeat_interleave(samples)
-                logits, mask, positions = (
-                    x.repeat_interleave(samples, 0) for x in (logits, mask, positions)
-                )
+                logits, mask = (x.repeat_interleave(samples, 0) for x in (logits, mask))
             chosen: Tensor = choose(logits)
             for row, token in zip(alive, chosen.tolist(), strict=True):
                 answers[row].append(token)
@@ -190,8 +235,21 @@ class Decoding:
             if len(going) < len(alive):
                 cache.batch_select_indices(going)
                 alive = [alive[index] for index in going.tolist()]
-                mask, positions, chosen = mask[going], positions[going], chosen[going]
+                mask, chosen = mask[going], chosen[going]
             ids = chosen.unsqueeze(1)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = positions[:, -1:] + 1
         return answers
+
+    def _shared(self, prompts: Sequence[Sequence[int]]) -> int:
+        """How many first tokens of several prompts are worth being read once for all; at least one
+        token of each remains.
+        """
+        if len(prompts) < 2:
+            return 0
+        most = min(map(len, prompts)) - 1
+        alike = itertools.takewhile(
+            lambda tokens: len(set(tokens)) == 1,
+            itertools.islice(zip(*prompts, strict=False), most),
+        )
+        shared = sum(1 for _ in alike)
+        return shared if shared >= _LEAST_SHARED and self.continues else 0

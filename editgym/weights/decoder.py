@@ -42,8 +42,9 @@ class EditableDecoder(EditedWeights):
     subtracting the same update drifts, and an edit of relative size 1e-3 is mostly rounded away.
     The layers below the first site give the same activations whatever is edited, so they are
     computed once per batch (`prefix`); so are those below the sites of one update while it is being
-    looked for. Logits are computed at answer tokens only. Both shortcuts are checked against the
-    full forward pass on `example`; where one fails, it is not used, and a warning says so.
+    looked for. What all texts of a batch begin with is read once, and logits are computed at answer
+    tokens only. The shortcuts are checked against the full forward pass on `example`; where one
+    fails, it is not used, and a warning says so.
 
     Args:
         model: In evaluation mode, without gradients.
@@ -149,9 +150,16 @@ class EditableDecoder(EditedWeights):
             ).flatten()
             positions = positions.repeat(candidates)
             prefix = None if prefix is None else prefix.repeat(candidates)
-        everywhere = self._passes.head in (injected or {})
-        with self._passes.running(self._state, SitePass(updates, injected or {}), prefix):
-            logits = self._passes.at(ids, rows, positions, everywhere)
+        logits = self._passes.logits(
+            self._state,
+            SitePass(updates, injected or {}),
+            ids,
+            rows,
+            positions,
+            prefix,
+            self._passes.shared(batch, (injected or {}).values()),
+            candidates or 1,
+        )
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(
@@ -183,18 +191,21 @@ class EditableDecoder(EditedWeights):
 
         Sites below the layer where `prefix` begins have no rows.
         """
-        run = SitePass(updates, inputs={})
-        with torch.enable_grad(), self._passes.running(self._state, run, prefix):
-            logits = self._passes.at(batch.ids, batch.rows, batch.positions).float()
+        run, opening = SitePass(updates, inputs={}), self._passes.shared(batch)
+        with torch.enable_grad():
+            logits = self._passes.logits(
+                self._state, run, batch.ids, batch.rows, batch.positions, prefix, opening
+            ).float()
             losses = batch.mean_costs(F.cross_entropy(logits, batch.labels, reduction="none"))
             loss = losses.mean()
             ran = [site for site in self.sites if site.name in run.outputs]
             gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
         assert run.inputs is not None
+        rest = batch.after(opening)
         found = {
             site.name: (
-                at_answers(run.inputs[site.name], batch).detach().float(),
-                at_answers(g, batch).float(),
+                at_answers(run.inputs[site.name], rest).detach().float(),
+                at_answers(g, rest).float(),
             )
             for site, g in zip(ran, gradients, strict=True)
         }
@@ -251,7 +262,7 @@ class EditableDecoder(EditedWeights):
             if self._passes.head in names:
                 model(input_ids=batch.ids, use_cache=False)
             else:
-                self._passes.hidden(batch.ids)
+                self._passes.whole(batch.ids)
         return {name: found[name] for name in names}
 
     # --- inside -----------------------------------------------------------------------------------

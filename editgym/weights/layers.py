@@ -30,6 +30,10 @@ class Prefix(NamedTuple):
         """The same texts several times, one after the other."""
         return Prefix(self.activations.repeat(times, 1, 1), self.layer)
 
+    def part(self, every: int, start: int, stop: int | None) -> Prefix:
+        """Some tokens of every so many-th text."""
+        return Prefix(self.activations[::every, start:stop], self.layer)
+
     def take(self, texts: Sequence[int], length: int) -> Prefix:
         """Some of the texts, as far as `length` tokens."""
         return Prefix(self.activations[list(texts), :length], self.layer)

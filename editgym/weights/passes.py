@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from editgym.weights.hooks import hooked
+from editgym.weights.kv_cache import cache_argument, empty_cache, seem_to_have_seen
 from editgym.weights.layers import LayerStack, Prefix
 from editgym.weights.site_pass import (
+    Injection,
     SitePass,
     check_inputs,
     edited_output,
@@ -25,13 +28,16 @@ from editgym.weights.sites import EditSite
 from editgym.weights.state import EditedState
 from editgym.weights.tokens import TokenBatch
 
+_LEAST_SHARED = 8  # tokens; a second pass for fewer costs more than it saves
+_COMPARED = 3  # texts
+
 
 class EditedPasses:
     """Runs a causal LM with its sites' modules doing what an `EditedState` says.
 
-    Logits are computed at the tokens that are asked for, and layers below a prefix are skipped.
-    Both shortcuts are checked against the full forward pass on `example`; where one fails, it is
-    not used, and a warning says so.
+    Logits are computed at the tokens that are asked for, layers below a prefix are skipped, and an
+    opening that all texts share is read once. The shortcuts are checked against the full forward
+    pass on `example`; where one fails, it is not used, and a warning says so.
 
     Args:
         model: A causal LM of `transformers`.
@@ -52,7 +58,7 @@ class EditedPasses:
         self.layers = LayerStack(model, sites)
         self.head: str | None = None
         self._sites = {site.name: (index, site) for index, site in enumerate(sites)}
-        self._gathers = True
+        self._gathers = self._shares = True
         self._check_shortcuts(example)
 
     @contextmanager
@@ -73,19 +79,58 @@ class EditedPasses:
         with hooked(instead=instead), self.layers.starting_at(prefix):
             yield self.model
 
-    def at(self, ids: Tensor, rows: Tensor, positions: Tensor, everywhere: bool = False) -> Tensor:
-        """Logits (m, vocabulary) at the tokens (rows, positions) of texts `ids`, (n, length).
+    def logits(
+        self,
+        state: EditedState,
+        run: SitePass,
+        ids: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        prefix: Prefix | None = None,
+        opening: int = 0,
+        copies: int = 1,
+    ) -> Tensor:
+        """Logits (m, vocabulary) at the tokens (rows, positions) of texts.
 
         Args:
-            ids: The texts' tokens.
+            state: The edits.
+            run: What the sites do beyond them.
+            ids: The texts' tokens, (n, length).
             rows: (m,), the text of every token.
             positions: (m,), where it stands in the text.
-            everywhere: Whether the head has to run at every token, not at those alone.
+            prefix: Where the pass begins.
+            opening: How many tokens all texts begin with and are not asked about; they go through
+                the model once (`shared`).
+            copies: How many times `ids` has the same texts, one after the other, which updates tell
+                apart.
         """
-        if everywhere or not self._gathers:
-            return self.model(input_ids=ids, use_cache=False).logits[rows, positions]
-        return self.model.get_output_embeddings()(self.hidden(ids)[rows, positions])
+        everywhere = self.head in run.injected
+        if everywhere or not opening:
+            with self.running(state, run, prefix):
+                return self._at(ids, rows, positions, everywhere)
+        size = len(ids) // copies
+        cache = self._empty_cache()
+        first = None if prefix is None else prefix.part(size, 0, opening)
+        with self.running(state, run.before(), first):
+            self._hidden(ids[::size, :opening], cache)
+        cache.batch_repeat_interleave(size)
+        rest = None
+        if prefix is not None:
+            seem_to_have_seen(cache, opening, prefix.layer)
+            rest = prefix.part(1, opening, None)
+        with self.running(state, run.after(opening), rest):
+            return self._at(ids[:, opening:], rows, positions - opening, cache=cache)
 
+    def shared(self, batch: TokenBatch, injected: Iterable[Injection] = ()) -> int:
+        """How many first tokens of a batch's texts are worth going through the model once for all:
+        0 where they share few, or the model cannot go on in the middle of a text.
+        """
+        if not self._shares:
+            return 0
+        shared = min([batch.opening, *(int(one.positions.min()) for one in injected)])
+        return shared if shared >= _LEAST_SHARED else 0
+
+    @torch.no_grad()
     def prefix(self, state: EditedState, batch: TokenBatch, names: Iterable[str]) -> Prefix | None:
         """What goes into the first layer with one of the sites called `names`; None where that is
         the first layer of all.
@@ -93,13 +138,49 @@ class EditedPasses:
         first = self.layers.first(names)
         if not first:
             return None
+        opening = self.shared(batch)
         with self.running(state, SitePass()):
-            return self.layers.prefix(first, lambda: self.hidden(batch.ids))
+            if not opening:
+                return self.layers.prefix(first, lambda: self._hidden(batch.ids))
+            cache = self._empty_cache()
+            begun = self.layers.prefix(first, lambda: self._hidden(batch.ids[:1, :opening], cache))
+            cache.batch_repeat_interleave(len(batch))
+            rest = self.layers.prefix(first, lambda: self._hidden(batch.ids[:, opening:], cache))
+        begins = begun.activations.expand(len(batch), -1, -1)
+        return Prefix(torch.cat([begins, rest.activations], dim=1), first)
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def whole(self, ids: Tensor) -> None:
+        """Run the model on texts to where its head begins, for those who look inside."""
+        self._hidden(ids)
+
+    def _empty_cache(self) -> DynamicCache:
+        return empty_cache(self.model)
+
+    def _at(
+        self,
+        ids: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        everywhere: bool = False,
+        cache: DynamicCache | None = None,
+    ) -> Tensor:
+        """Logits at tokens of texts that go on after what a cache has seen; `everywhere` where the
+        head has to run at every token.
+        """
+        if everywhere or not self._gathers:
+            return self._called(self.model, ids, cache).logits[rows, positions]
+        hidden = self._hidden(ids, cache)
+        return self.model.get_output_embeddings()(hidden[rows, positions])
+
+    def _hidden(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """The last hidden states, (n, length, width)."""
-        hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False)[0]
+        hidden: Tensor = self._called(self.model.base_model, ids, cache)[0]
         return hidden
+
+    @staticmethod
+    def _called(module: Any, ids: Tensor, cache: DynamicCache | None) -> Any:
+        more = {} if cache is None else {cache_argument(module): cache}
+        return module(input_ids=ids, use_cache=cache is not None, **more)
 
     def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
         index, site = self._sites[name]
@@ -129,35 +210,55 @@ class EditedPasses:
     def _check_shortcuts(self, example: TokenBatch) -> None:
         output = self.model.get_output_embeddings()
         self.head = next((name for name, module in self.modules.items() if module is output), None)
-        full = (
-            self.model(input_ids=example.ids, use_cache=False)
-            .logits[example.rows, example.positions]
-            .float()
-        )
-        # Half precision rounds at every layer, and a product of other shape may round otherwise.
-        tolerance = (1e-5 if full.dtype == self.model.dtype else 2e-2) * max(
-            1.0, float(full.abs().max())
-        )
-
-        def differs(prefix: Prefix | None) -> bool:
-            with self.running(EditedState(), SitePass(), prefix):
-                logits = self.at(example.ids, example.rows, example.positions)
-            return not bool(((logits.float() - full).abs() <= tolerance).all())
-
         run = SitePass(inputs={})
         with self.running(EditedState(), run):
-            self.at(example.ids, example.rows, example.positions)
+            self._at(example.ids, example.rows, example.positions)
         check_inputs(self._sites, run.inputs or {}, example, self.head)
-        if differs(None):
+        few = example.take(range(min(_COMPARED, len(example))))
+        if self._differs(few, None):
             self._gathers = False
             self._warn(
                 "logits are computed at every token, because its head is more than a linear layer"
             )
-        if any(differs(self.prefix(EditedState(), example, [name])) for name in self.layers.ends):
+        if any(
+            self._differs(few, self.prefix(EditedState(), few, [name])) for name in self.layers.ends
+        ):
             self.layers.give_up()
             self._warn(
                 "every evaluation runs all layers: skipping the lower ones changes its logits"
             )
+        if not self._continues(few):
+            self._shares = False
+            self._warn("every text is read from its beginning: it does not go on from a cache")
+
+    def _differs(self, batch: TokenBatch, prefix: Prefix | None, opening: int = 0) -> bool:
+        """Whether a shortcut changes logits of the unedited model."""
+        full = self.model(input_ids=batch.ids, use_cache=False)
+        wanted = full.logits[batch.rows, batch.positions].float()
+        found = self.logits(
+            EditedState(), SitePass(), batch.ids, batch.rows, batch.positions, prefix, opening
+        )
+        # Half precision rounds at every layer, and a product of other shape may round otherwise.
+        exact = wanted.dtype == self.model.dtype
+        tolerance = (1e-5 if exact else 2e-2) * max(1.0, float(wanted.abs().max()))
+        return not bool(((found.float() - wanted).abs() <= tolerance).all())
+
+    def _continues(self, example: TokenBatch) -> bool:
+        """Whether texts that begin alike may go on from one cache, with all layers and without the
+        lowest.
+        """
+        few = example.ids[[0, -1], :_LEAST_SHARED]
+        begun = few[:1].expand(len(few), -1)
+        alike = TokenBatch.of(
+            [(first, rest) for first, rest in zip(begun.tolist(), few.tolist(), strict=True)],
+            few.device,
+        )
+        ends = [self.prefix(EditedState(), alike, [name]) for name in self.layers.ends]
+        opening = alike.opening
+        try:
+            return not any(self._differs(alike, one, opening) for one in (None, *ends[-1:]))
+        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+            return False  # its cache is of another kind
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{type(self.model).__name__}: {what}", stacklevel=5)

@@ -99,6 +99,18 @@ class SitePass:
     inputs: dict[str, Tensor] | None = None
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
+    def before(self) -> SitePass:
+        """What the same pass does at tokens that nothing is asked of."""
+        return SitePass(self.updates)
+
+    def after(self, opening: int) -> SitePass:
+        """The same, where so many first tokens of every text have gone through the model before."""
+        injected = {
+            name: replace(one, positions=one.positions - opening)
+            for name, one in self.injected.items()
+        }
+        return replace(self, injected=injected)
+
 
 def candidates_of(updates: Sequence[Update | None]) -> int | None:
     """K of updates with a leading dimension."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,20 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def opening(self) -> int:
+        """How many tokens all of several texts begin with, before the first one that is predicted
+        from: what stands around prompts is often the same.
+        """
+        if len(self) < 2:
+            return 0
+        alike = (self.ids == self.ids[:1]).all(0).long().cumprod(0).sum()
+        return int(torch.minimum(alike, self.positions.min()))
+
+    def after(self, opening: int) -> TokenBatch:
+        """The texts without so many of their first tokens, from which none is predicted."""
+        return replace(self, ids=self.ids[:, opening:], positions=self.positions - opening)
 
     @property
     def token_weights(self) -> Tensor:

@@ -638,3 +638,55 @@ def test_recall_counts_exact_answers(language):
     wrong = [factworld.Question(prompt, "no such answer") for prompt in PROMPTS[:3]]
     assert train_factlm.recall(language, asked) == 1
     assert train_factlm.recall(language, asked[:3] + wrong, batch_size=2) == 0.5
+
+
+# --- prompts that begin alike ---------------------------------------------------------------------
+
+OPENED = {
+    "llama": TINY | {"max_position_embeddings": 64},
+    "gemma2": TINY | {"sliding_window": 4, "max_position_embeddings": 64},
+    "gemma3_text": TINY
+    | {"num_hidden_layers": 6, "sliding_window": 4, "max_position_embeddings": 64},
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
+    "opt": TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 64},
+    "bart": BART | {"max_position_embeddings": 64},
+    "roberta": TINY | {"is_decoder": True, "max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("kind", OPENED)
+def test_prompts_that_begin_alike_are_answered_as_each_alone(factworld_tokenizer, kind, samples):
+    language = LanguageModel(tiny(factworld_tokenizer, kind, **OPENED[kind]), factworld_tokenizer)
+    opening = list(range(20, 32))
+    prompts = [[*opening, *range(40 + i, 41 + 2 * i)] for i in range(4)]
+    alone = [language.greedy([prompt], 6)[0] for prompt in prompts]
+    assert language.greedy(prompts, 6) == alone
+    assert len({tuple(answer) for answer in alone}) > 1
+    if samples > 1:
+        draws = [
+            language.sampled(
+                texts, torch.Generator().manual_seed(0), 1e-6, max_new_tokens=6, samples=samples
+            )
+            for texts in (prompts, *([prompt] for prompt in prompts))
+        ]
+        assert draws[0] == [answer for own in draws[1:] for answer in own]
+        assert draws[0] == [answer for answer in alone for _ in range(samples)]
+
+
+def test_what_prompts_share_is_read_once(factworld_tokenizer):
+    language = LanguageModel(
+        tiny(factworld_tokenizer, "llama", **OPENED["llama"]), factworld_tokenizer
+    )
+    assert language._decoding.continues
+    seen = []
+    language.model.register_forward_pre_hook(
+        lambda _model, _args, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    opening = list(range(20, 32))
+    language.greedy([[*opening, *range(40, 41 + i)] for i in range(3)], 1)
+    # Of the first prompt, the shortest, one token remains.
+    assert seen == [(1, 12), (3, 3)]
+    del seen[:]
+    language.greedy([[*opening[:7], *range(40 + i, 43 + i)] for i in range(3)], 1)
+    assert seen == [(3, 10)], "few tokens are not worth a pass of their own"

@@ -1,0 +1,39 @@
+"""The keys and values that attention has seen, of models of `transformers`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from transformers import DynamicCache
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What a model calls its cache, as an argument and in what it gives out; the name changed in
+    `transformers` 5.
+    """
+    own = inspect.signature(module.forward).parameters
+    return "cache" if "cache" in own else "past_key_values"
+
+
+def empty_cache(model: Any) -> DynamicCache:
+    """A cache that has seen nothing, for a causal LM or its base model."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int) -> None:
+    """Let the layers below a layer, which are skipped, look as if they had seen so many tokens: a
+    model takes that number from its lowest layers, and nothing else.
+
+    Args:
+        cache: One of a pass that began at the layer.
+        tokens: How many that pass has read.
+        below: The layer's number.
+    """
+    layer: Any = cache.layers[below]
+    keys, values = (
+        own.new_zeros(1, own.shape[1], tokens, own.shape[3]) for own in (layer.keys, layer.values)
+    )
+    for number in range(below):
+        cache.update(keys, values, number)
