@@ -1,11 +1,15 @@
 """Edit a network with a trained agent: `python -m agents.edit runs/ppo --export merged`.
 
-Reads what `agents.train` wrote into DIR; writes DIR/journal.safetensors and, with `--export`,
-DIR/adapter/ (PEFT LoRA) or DIR/merged.safetensors (DIR/merged/ for a language model, to load with
-`from_pretrained`); prints the metrics on test data before and after. `--set` changes arguments of
-the environment, for example `--set model_seed=1` for another network (an agent that learned on one
-network need not transfer; `networks` trains it on several). A stream of facts that was interrupted
-goes on where it stopped, with the same agent and seed.
+Reads what `agents.train` wrote into DIR, or puts an agent there that has nothing to learn, such as
+an editor of facts: `python -m agents.edit runs/facts --env LifelongLLMEdit-v1 --agent ft_m --set
+model=smollm2-135m --set requests=FILE --ask bare,chat`. Writes DIR/journal.safetensors and, with
+`--export`, DIR/adapter/ (PEFT LoRA) or DIR/merged.safetensors (DIR/merged/ for a language model, to
+load with `from_pretrained`); prints the metrics on test data before and after. `--set` changes
+arguments of the environment, for example `--set model_seed=1` for another network (an agent that
+learned on one network need not transfer; `networks` trains it on several). `--ask` shows what a
+language model answers before and after, in the prompt formats that it names, and undoes the edit to
+see that nothing of it is left. A stream of facts that was interrupted goes on where it stopped,
+with the same agent and seed.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 
+from agents import train
 from agents.catalogue import agent_class, make_agent
 from agents.checkpoints import CHECKPOINT
 from agents.command_line import (
@@ -28,6 +34,7 @@ from agents.command_line import (
     CONFIG_FILE,
     GivenSettings,
     UsageError,
+    divided,
     env_spec,
     made_env,
     settings,
@@ -37,9 +44,10 @@ from agents.configured import ConfiguredAgent
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Agent, Unsupported
-from editgym.envs.protocol import edit_env, open_env
+from editgym.envs.protocol import edit_env, open_env, stream_env
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge_exam import Exam
 from editgym.tasks.protocol import network_of
 from editgym.weights import (
     EditedWeights,
@@ -50,6 +58,7 @@ from editgym.weights import (
 )
 
 _STEPS_FOLDER = "steps"
+_LONGEST_ANSWER = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="what agents.train wrote")
+    parser.add_argument("--env", metavar="ID", help="with --agent: the environment")
+    parser.add_argument(
+        "--agent",
+        metavar="NAME",
+        help="an agent that has nothing to learn, which is put into DIR first; --set gives it what"
+        " agents.train would take",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
     )
@@ -78,12 +94,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--export", choices=("adapter", "merged"), help="also write the edit in this form"
     )
+    parser.add_argument(
+        "--ask",
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        default=[],
+        metavar="A,B",
+        help="prompt formats to show answers in, such as bare,qa,chat",
+    )
     options = parser.parse_args(arguments)
     try:
+        if (options.env is None) != (options.agent is None):
+            raise UsageError("--env and --agent go together: they say who is put into DIR")
+        if options.agent is not None and (code := _put(options)):
+            return code
         return _edit(options)
     except (UsageError, Unsupported, ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _put(options: argparse.Namespace) -> int:
+    """Put an agent into the folder as `agents.train` would; its arguments are used up then."""
+    _, agent_config = divided(settings(options.set))
+    agent = make_agent(options.agent, **agent_config)
+    if not (isinstance(agent, ConfiguredAgent) and agent.is_its_config):
+        raise UsageError(
+            f"--agent: {options.agent} has to learn first: python -m agents.train --agent"
+            f" {options.agent} --out {options.folder} …, then edit without --agent"
+        )
+    typed = [part for pair in options.set for part in ("--set", pair)]
+    if options.settings is not None:
+        typed += ["--settings", str(options.settings)]
+    named = ["--env", options.env, "--agent", options.agent, "--out", str(options.folder)]
+    code = train.main([*named, *typed, "--seed", str(options.seed)])
+    options.set, options.settings = [], None
+    return code
 
 
 def _edit(options: argparse.Namespace) -> int:
@@ -112,6 +157,7 @@ def _edit(options: argparse.Namespace) -> int:
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     with _no_half_steps(folder):
         env = made_env(spec, config["env_id"], given)
+        variants = _asked(env, options.ask)
         if not goes_on:  # a reset would empty the journal that is gone on with
             env.reset(seed=options.seed)  # closed streams stay what they are at the agent's reset
         journal = (
@@ -124,6 +170,8 @@ def _edit(options: argparse.Namespace) -> int:
     if options.export:
         written.append(_export(env, journal, options.export, folder))
     print(before_after(evaluation.metrics))
+    if variants:
+        print(f"\n{_answers(env, journal, variants)}")
     print("\n".join(f"wrote {path}" for path in written))
     # The stream is whole: another run begins anew.
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -156,6 +204,53 @@ def with_settings(name: str, agent: Agent, given: Mapping[str, Any]) -> Agent:
     return make_agent(name, **{**agent.config, **given})
 
 
+def _asked(env: gym.Env, formats: Sequence[str]) -> dict[str, KnowledgeTask]:
+    """The environment's task, asked in each of the formats.
+
+    Raises:
+        UsageError: The task has no language model.
+        ValueError: A format is not known, or the model has no chat template.
+    """
+    if not formats:
+        return {}
+    task = open_env(env).task
+    if not isinstance(task, KnowledgeTask):
+        raise UsageError(f"--ask: {task.name} has no language model to be asked")
+    return {form: task.asked(task.interview.in_format(form)) for form in formats}
+
+
+def _answers(env: gym.Env, journal: EditJournal, variants: Mapping[str, KnowledgeTask]) -> str:
+    """What the model answers to the stream's prompts before and after the edit, in each format;
+    and whether undoing it leaves nothing.
+    """
+    requests = stream_env(env).process.stream.requests
+    prompts = [request.prompt for request in requests]
+    decoder = next(iter(variants.values())).decoder.fresh()
+    decoder.replay(journal)
+    found = {
+        form: (task.original_texts(prompts), Exam(task, decoder).answers(prompts))
+        for form, task in variants.items()
+    }
+    width = max(map(len, found))
+    lines = []
+    for index, request in enumerate(requests):
+        lines.append(f"{request.prompt} … {request.target}")
+        for form, (before, after) in found.items():
+            lines.append(f"  {form:{width}}  {_short(before[index])}  ->  {_short(after[index])}")
+    decoder.rollback(0)
+    undone = all(map(torch.equal, decoder.weights, decoder.base_weights)) and all(
+        Exam(task, decoder).answers(prompts) == found[form][0] for form, task in variants.items()
+    )
+    if not undone:
+        raise AssertionError("undoing the edit does not give the weights and answers of before")
+    return "\n".join([*lines, "undone: every weight and every answer is what it was"])
+
+
+def _short(answer: str) -> str:
+    line = answer.replace("\n", " ")
+    return repr(line if len(line) <= _LONGEST_ANSWER else f"{line[: _LONGEST_ANSWER - 1]}…")
+
+
 def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path:
     """Write the edited network; a language model as a checkpoint with its tokenizer."""
     task: Any = open_env(env).task
@@ -178,9 +273,9 @@ def before_after(metrics: Mapping[str, float | None]) -> str:
     """The metrics as a table with a column before and one after."""
     lines = [f"{'':24}{'before':>10}{'after':>10}"]
     for name, value in metrics.items():
-        if name.endswith("_before"):
-            continue
         cells = [metrics.get(f"{name}_before"), value]
+        if name.endswith("_before") or cells == [None, None]:
+            continue
         lines.append(
             f"{name:24}"
             + "".join(f"{'' if cell is None else format(cell, '.4f'):>10}" for cell in cells)

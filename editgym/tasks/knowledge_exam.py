@@ -90,6 +90,14 @@ class Exam:
         said = [self.task.asking.text(answer) for answer in answers]
         return self._results(now, said, [""] * len(now), original)
 
+    @torch.no_grad()
+    def answers(self, prompts: Sequence[str]) -> list[str]:
+        """Greedy answers to questions whose answers nobody knows, cut where they end."""
+        asked = self._asked(
+            prompts, lambda index, fact: Encoded(self.task.prompt_ids(prompts[index], fact), ())
+        )
+        return self._decoded(asked, [""] * len(asked))
+
     def _asked(
         self, prompts: Sequence[str], encode: Callable[[int, Solved], Encoded]
     ) -> list[_Tokens]:

@@ -142,24 +142,8 @@ class EditableDecoder(EditedWeights):
         """
         candidates = candidates_of(updates or ())
         self._check_injected(injected or {}, candidates)
-        ids, rows, positions = batch.ids, batch.rows, batch.positions
-        if candidates is not None:
-            ids = ids.repeat(candidates, 1)
-            rows = (
-                torch.arange(candidates, device=rows.device)[:, None] * len(batch) + rows
-            ).flatten()
-            positions = positions.repeat(candidates)
-            prefix = None if prefix is None else prefix.repeat(candidates)
-        logits = self._passes.logits(
-            self._state,
-            SitePass(updates, injected or {}),
-            ids,
-            rows,
-            positions,
-            prefix,
-            self._passes.shared(batch, (injected or {}).values()),
-            candidates or 1,
-        )
+        run = SitePass(updates, injected or {})
+        logits = self._passes.logits(self._state, run, batch, prefix, candidates or 1)
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(
@@ -191,17 +175,15 @@ class EditableDecoder(EditedWeights):
 
         Sites below the layer where `prefix` begins have no rows.
         """
-        run, opening = SitePass(updates, inputs={}), self._passes.shared(batch)
+        run = SitePass(updates, inputs={})
         with torch.enable_grad():
-            logits = self._passes.logits(
-                self._state, run, batch.ids, batch.rows, batch.positions, prefix, opening
-            ).float()
+            logits = self._passes.logits(self._state, run, batch, prefix).float()
             losses = batch.mean_costs(F.cross_entropy(logits, batch.labels, reduction="none"))
             loss = losses.mean()
             ran = [site for site in self.sites if site.name in run.outputs]
             gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
         assert run.inputs is not None
-        rest = batch.after(opening)
+        rest = batch.after(self._passes.shared(batch))
         found = {
             site.name: (
                 at_answers(run.inputs[site.name], rest).detach().float(),

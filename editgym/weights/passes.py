@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from editgym.weights.state import EditedState
 from editgym.weights.tokens import TokenBatch
 
 _LEAST_SHARED = 8  # tokens; a second pass for fewer costs more than it saves
-_COMPARED = 3  # texts
+_COMPARED = 3  # texts, and tokens of each
 
 
 class EditedPasses:
@@ -58,7 +58,7 @@ class EditedPasses:
         self.layers = LayerStack(model, sites)
         self.head: str | None = None
         self._sites = {site.name: (index, site) for index, site in enumerate(sites)}
-        self._gathers = self._shares = True
+        self._gathers, self._shares = True, False
         self._check_shortcuts(example)
 
     @contextmanager
@@ -83,37 +83,35 @@ class EditedPasses:
         self,
         state: EditedState,
         run: SitePass,
-        ids: Tensor,
-        rows: Tensor,
-        positions: Tensor,
+        batch: TokenBatch,
         prefix: Prefix | None = None,
-        opening: int = 0,
-        copies: int = 1,
+        candidates: int = 1,
     ) -> Tensor:
-        """Logits (m, vocabulary) at the tokens (rows, positions) of texts.
+        """Logits at a batch's answer tokens, (candidates · m, vocabulary), one candidate after the
+        other.
 
         Args:
             state: The edits.
             run: What the sites do beyond them.
-            ids: The texts' tokens, (n, length).
-            rows: (m,), the text of every token.
-            positions: (m,), where it stands in the text.
+            batch: The texts.
             prefix: Where the pass begins.
-            opening: How many tokens all texts begin with and are not asked about; they go through
-                the model once (`shared`).
-            copies: How many times `ids` has the same texts, one after the other, which updates tell
-                apart.
+            candidates: How many updates `run` has that are alternatives.
         """
-        everywhere = self.head in run.injected
-        if everywhere or not opening:
+        opening = self.shared(batch, run.injected)
+        ids, rows, positions = batch.ids, batch.rows, batch.positions
+        if candidates > 1:
+            ids, positions = ids.repeat(candidates, 1), positions.repeat(candidates)
+            starts = torch.arange(candidates, device=rows.device)[:, None] * len(batch)
+            rows = (starts + rows).flatten()
+            prefix = None if prefix is None else prefix.repeat(candidates)
+        if not opening:
             with self.running(state, run, prefix):
-                return self._at(ids, rows, positions, everywhere)
-        size = len(ids) // copies
-        cache = self._empty_cache()
-        first = None if prefix is None else prefix.part(size, 0, opening)
+                return self._at(ids, rows, positions, self.head in run.injected)
+        cache = empty_cache(self.model)
+        first = None if prefix is None else prefix.part(len(batch), 0, opening)
         with self.running(state, run.before(), first):
-            self._hidden(ids[::size, :opening], cache)
-        cache.batch_repeat_interleave(size)
+            self._hidden(ids[:: len(batch), :opening], cache)
+        cache.batch_repeat_interleave(len(batch))
         rest = None
         if prefix is not None:
             seem_to_have_seen(cache, opening, prefix.layer)
@@ -121,13 +119,15 @@ class EditedPasses:
         with self.running(state, run.after(opening), rest):
             return self._at(ids[:, opening:], rows, positions - opening, cache=cache)
 
-    def shared(self, batch: TokenBatch, injected: Iterable[Injection] = ()) -> int:
-        """How many first tokens of a batch's texts are worth going through the model once for all:
-        0 where they share few, or the model cannot go on in the middle of a text.
+    def shared(self, batch: TokenBatch, injected: Mapping[str, Injection] | None = None) -> int:
+        """How many first tokens of a batch's texts go through the model once for all: those that
+        all begin with and nothing is asked of; 0 where they are few, the head is injected into, or
+        the model cannot go on in the middle of a text.
         """
-        if not self._shares:
+        injected = injected or {}
+        if not self._shares or self.head in injected:
             return 0
-        shared = min([batch.opening, *(int(one.positions.min()) for one in injected)])
+        shared = min([batch.opening, *(int(one.positions.min()) for one in injected.values())])
         return shared if shared >= _LEAST_SHARED else 0
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ class EditedPasses:
         with self.running(state, SitePass()):
             if not opening:
                 return self.layers.prefix(first, lambda: self._hidden(batch.ids))
-            cache = self._empty_cache()
+            cache = empty_cache(self.model)
             begun = self.layers.prefix(first, lambda: self._hidden(batch.ids[:1, :opening], cache))
             cache.batch_repeat_interleave(len(batch))
             rest = self.layers.prefix(first, lambda: self._hidden(batch.ids[:, opening:], cache))
@@ -152,9 +152,6 @@ class EditedPasses:
     def whole(self, ids: Tensor) -> None:
         """Run the model on texts to where its head begins, for those who look inside."""
         self._hidden(ids)
-
-    def _empty_cache(self) -> DynamicCache:
-        return empty_cache(self.model)
 
     def _at(
         self,
@@ -227,17 +224,16 @@ class EditedPasses:
             self._warn(
                 "every evaluation runs all layers: skipping the lower ones changes its logits"
             )
+        self._shares = True
         if not self._continues(few):
             self._shares = False
             self._warn("every text is read from its beginning: it does not go on from a cache")
 
-    def _differs(self, batch: TokenBatch, prefix: Prefix | None, opening: int = 0) -> bool:
+    def _differs(self, batch: TokenBatch, prefix: Prefix | None) -> bool:
         """Whether a shortcut changes logits of the unedited model."""
         full = self.model(input_ids=batch.ids, use_cache=False)
         wanted = full.logits[batch.rows, batch.positions].float()
-        found = self.logits(
-            EditedState(), SitePass(), batch.ids, batch.rows, batch.positions, prefix, opening
-        )
+        found = self.logits(EditedState(), SitePass(), batch, prefix)
         # Half precision rounds at every layer, and a product of other shape may round otherwise.
         exact = wanted.dtype == self.model.dtype
         tolerance = (1e-5 if exact else 2e-2) * max(1.0, float(wanted.abs().max()))
@@ -247,16 +243,17 @@ class EditedPasses:
         """Whether texts that begin alike may go on from one cache, with all layers and without the
         lowest.
         """
-        few = example.ids[[0, -1], :_LEAST_SHARED]
-        begun = few[:1].expand(len(few), -1)
-        alike = TokenBatch.of(
-            [(first, rest) for first, rest in zip(begun.tolist(), few.tolist(), strict=True)],
-            few.device,
-        )
-        ends = [self.prefix(EditedState(), alike, [name]) for name in self.layers.ends]
-        opening = alike.opening
+        few = example.ids[[0, -1], : _LEAST_SHARED + 1].tolist()
+        begun = (few[0] * (_LEAST_SHARED + 1))[: _LEAST_SHARED + 1]  # one token more than is shared
+        alike = TokenBatch.of([(begun, own[:_COMPARED]) for own in few], example.ids.device)
         try:
-            return not any(self._differs(alike, one, opening) for one in (None, *ends[-1:]))
+            return not any(
+                self._differs(alike, prefix)
+                for prefix in (
+                    None,
+                    *(self.prefix(EditedState(), alike, [name]) for name in self.layers.ends[-1:]),
+                )
+            )
         except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
             return False  # its cache is of another kind
 

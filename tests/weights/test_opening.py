@@ -227,3 +227,25 @@ def test_texts_that_share_little_are_read_at_once(decoder, monkeypatch):
     shapes = read(decoder, monkeypatch)
     decoder.logits(batch)
     assert shapes == [tuple(batch.ids.shape)]
+
+
+def test_a_model_that_does_not_go_on_from_its_cache_reads_every_text_whole(monkeypatch):
+    from editgym.weights import passes
+
+    def forgetful(model):
+        cache = real(model)
+        monkeypatch.setattr(cache, "batch_repeat_interleave", lambda count: cache.reset())
+        return cache
+
+    real = passes.empty_cache
+    monkeypatch.setattr(passes, "empty_cache", forgetful)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", initializer_range=0.3, **MODELS["llama"][0])
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    example = TokenBatch.of([([3], [4]), ([5, 6], [7])])
+    with pytest.warns(UserWarning, match="every text is read from its beginning"):
+        made = EditableDecoder(model, find_sites(model, ["model.layers.2.mlp.*"]), example)
+    batch = TokenBatch.of(texts())
+    shapes = read(made, monkeypatch)
+    made.logits(batch)
+    assert shapes == [tuple(batch.ids.shape)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from editgym.envs.lifelong.updates import DIRECTIONS, site_edits
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.tasks.knowledge_evaluation import evaluate_stream
+from editgym.tasks.knowledge_exam import Exam
 from editgym.weights import (
     ActionLayout,
     EditableDecoder,
@@ -239,6 +241,29 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         requests, own = self.process.stream.requests, self.process.settings
         size, rehearse = own.edits_per_step, own.rehearse
         return evaluate_stream(self.task, journal, requests, size, rehearse, general=general)
+
+    def ask(
+        self, prompts: Sequence[str], formats: Sequence[str] | None = None
+    ) -> dict[str, list[str]]:
+        """What the model as it is now answers, greedily.
+
+        Args:
+            prompts: What is asked, each a text before its answer.
+            formats: Prompt formats to ask in, names or texts with `{prompt}` in them; None for the
+                environment's own.
+
+        Returns:
+            The answers by format.
+
+        Raises:
+            ValueError: A format is not known, or the model has no chat template.
+        """
+        interview = self.task.interview
+        asked = [interview.in_format(form) for form in formats or [interview.prompt_format]]
+        return {
+            one.prompt_format: Exam(self.task.asked(one), self.network).answers(prompts)
+            for one in asked
+        }
 
     def checkpoint(self) -> dict[str, Any]:
         """What `reset(options={"restore": state})` needs to go on with this episode, as tensors and
