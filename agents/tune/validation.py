@@ -165,7 +165,7 @@ class StreamValidation(Validation):
         with closing(gym.make(spec)) as env:
             env.reset(seed=_STREAM_SEEDS + episode)
             journal = agent.edit(env)
-            return stream_env(env).evaluate(journal, general=False).metrics
+            return stream_env(env).evaluate(journal, thorough=False).metrics
 
 
 class UnlearningValidation(Validation):

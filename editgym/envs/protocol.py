@@ -201,8 +201,8 @@ class StreamEnv(OpenEnv, Protocol):
         """The stream's tensor API."""
         ...
 
-    def evaluate(self, journal: EditJournal, general: bool = True) -> Evaluation:
-        """`EditEnv.evaluate`; without `general`, of what was edited and near it alone."""
+    def evaluate(self, journal: EditJournal, thorough: bool = True) -> Evaluation:
+        """`EditEnv.evaluate`; not `thorough`, without what takes passes of its own."""
         ...
 
     def checkpoint(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def evaluate_stream(
     edits_per_step: int,
     rehearse: int = 0,
     first_k: int = 100,
-    general: bool = True,
+    thorough: bool = True,
 ) -> Evaluation:
     """The leaderboard's metrics, the retention curve and the per-edit records of a journal.
 
@@ -46,8 +46,9 @@ def evaluate_stream(
         edits_per_step: Requests in a step.
         rehearse: Earlier requests that a step teaches again.
         first_k: Edits of `first_k_reliability`.
-        general: Whether to measure also what nobody edits near: `perplexity_ratio`, `capability`
-            and `known_kept`, which are None otherwise.
+        thorough: Whether to measure also what takes passes of its own: `perplexity_ratio`,
+            `capability`, `known_kept` and `locality_kl`, which are None otherwise, and `tf_…` by
+            comparison with the old answers, which are shares of tokens otherwise.
 
     Raises:
         JournalError: The journal belongs to another model, or has more steps than the stream.
@@ -69,9 +70,9 @@ def evaluate_stream(
         raise JournalError(
             f"the journal has a step {max(by_step)}, but the stream ends after {len(steps)} steps"
         )
-    exam = Exam(task, decoder)
+    exam = Exam(task, decoder, thorough)
     others = [
-        (name, Exam(task.asked(task.interview.in_format(form)), decoder))
+        (name, Exam(task.asked(task.interview.in_format(form)), decoder, thorough))
         for name, form in task.interview.evaluate_formats
     ]
     texts: list[str] = []
@@ -90,10 +91,10 @@ def evaluate_stream(
     every = range(len(requests))
     records = edit_records(exam, requests, texts, every, now, skipped, edits_per_step)
     scorer = task.scorer
-    capability, known_kept = general_knowledge(exam, requests) if general else (None, None)
+    capability, known_kept = general_knowledge(exam, requests) if thorough else (None, None)
     metrics = knowledge_metrics(
         records,
-        perplexity_ratio=perplexity_ratio(task, decoder) if general else None,
+        perplexity_ratio=perplexity_ratio(task, decoder) if thorough else None,
         capability=capability,
         known_kept=known_kept,
         sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps),

@@ -31,14 +31,14 @@ class Result:
         answer: Its greedy answer.
         accuracy: Share of the expected tokens, without the end token, that it predicts.
         log_probability: Mean over those tokens.
-        divergence: KL(unedited ‖ edited), mean over the answer's tokens, at most 700; 0 where it
+        divergence: KL(unedited ‖ edited), mean over the answer's tokens, at most 700; None where it
             was not asked for.
     """
 
     answer: str
     accuracy: float
     log_probability: float
-    divergence: float = 0.0
+    divergence: float | None = None
 
 
 class Exam:
@@ -53,6 +53,8 @@ class Exam:
     Args:
         task: The model and how it is asked.
         decoder: The model with its edits.
+        thorough: Whether divergences from the unedited model are computed, and `tf_…` metrics may
+            take passes of their own.
         forced_only: Nothing is decoded: an answer that is not the expected one is empty.
 
     Attributes:
@@ -60,10 +62,15 @@ class Exam:
     """
 
     def __init__(
-        self, task: KnowledgeTask, decoder: EditableDecoder, forced_only: bool = False
+        self,
+        task: KnowledgeTask,
+        decoder: EditableDecoder,
+        thorough: bool = True,
+        forced_only: bool = False,
     ) -> None:
         self.task = task
         self.decoder = decoder
+        self.thorough = thorough
         self._forced_only = forced_only
         self._remembered: Mapping[str, Remembered] = {}
         self._memory: Memory | None = None
@@ -88,7 +95,7 @@ class Exam:
             asked, lambda index, fact: Encoded(prompt_ids(asked[index], fact), answers[index])
         )
         said = [self.task.asking.text(answer) for answer in answers]
-        return self._results(now, said, [""] * len(now), original)
+        return self._results(now, said, [""] * len(now), original if self.thorough else None)
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[str]) -> list[str]:
@@ -148,24 +155,22 @@ class Exam:
             log_probabilities = self.decoder.logits(batch).float().log_softmax(-1)
             chosen = log_probabilities.argmax(-1)
             divergence = (
-                torch.zeros(len(rows))
+                [None] * len(rows)
                 if original is None
                 else self._divergence(
                     TokenBatch.of([original[row] for row in rows], self.task.device),
                     log_probabilities,
-                )
+                ).tolist()
             )
             content = self.task.content(batch)
             logs = log_probabilities.gather(-1, batch.labels[:, None])[:, 0]
             columns = (
-                batch.all_of(self._given(batch, chosen)),
-                batch.means((chosen == batch.labels).double(), content),
-                batch.means(logs.double(), content),
+                batch.all_of(self._given(batch, chosen)).tolist(),
+                batch.means((chosen == batch.labels).double(), content).tolist(),
+                batch.means(logs.double(), content).tolist(),
                 divergence,
             )
-            for row, whole, *numbers in zip(
-                rows, *(column.tolist() for column in columns), strict=True
-            ):
+            for row, whole, *numbers in zip(rows, *columns, strict=True):
                 results[row] = Result(said[row] if whole else "", *numbers)
                 if not whole:
                     wrong.append(row)

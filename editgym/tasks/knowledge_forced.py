@@ -19,7 +19,8 @@ def teacher_forced(
     far: Answers,
 ) -> list[tuple[float, float | None, float | None]]:
     """Teacher-forced efficacy, generalization and specificity of every request."""
-    if exam.task.teacher_forced == "accuracy" or not all(request.truth for request in requests):
+    by_tokens = exam.task.teacher_forced == "accuracy" or not exam.thorough
+    if by_tokens or not all(request.truth for request in requests):
         return [
             (
                 one.accuracy,

@@ -68,7 +68,11 @@ def edit_records(
                 tf_generalization=generalization,
                 tf_specificity=specificity,
                 locality_kl=average(
-                    [result.divergence for _, result in (*near[index], *far[index])]
+                    [
+                        result.divergence
+                        for _, result in (*near[index], *far[index])
+                        if result.divergence is not None
+                    ]
                 ),
                 skipped=skipped.get(number),
                 aliases=request.names(request.target),

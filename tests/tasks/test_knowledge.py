@@ -1,6 +1,7 @@
 """Knowledge tasks: which requests a stream holds, and metrics of edits against answers by
 `generate`."""
 
+import functools
 import json
 import math
 import os
@@ -68,6 +69,7 @@ def test_answers_longer_than_eight_tokens_are_compared_whole(make, language, mon
         return [list(said[:limit]) for limit in limits]
 
     monkeypatch.setattr(language, "greedy", greedy)
+    monkeypatch.setattr(language, "said", {})
     task = make([ask("Ada", target), ask("Bob", f"{target} too"), ask("Eve")])
     assert len(said) > task.max_new_tokens
     stream = task.stream("test", 2, random.Random(0))
@@ -97,6 +99,7 @@ def test_a_stream_has_a_subject_once_and_is_drawn_by_its_seed(factworld, split):
 
 
 def test_what_cannot_be_used_is_left_out_and_counted(make, language, monkeypatch):
+    monkeypatch.setattr(language, "said", {})
     first, second, *_ = language.greedy([language.prompt_ids("Ada lives in")])[0]
     monkeypatch.setitem(
         vars(language.asking()), "stop_ids", language.stop_ids | {second}
@@ -893,3 +896,57 @@ def test_real_models_and_files_go_through_a_stream(model, name):
         )
         <= task.language.context
     )
+
+
+# --- less than everything -------------------------------------------------------------------------
+
+
+def test_what_takes_passes_of_its_own_can_be_left_out(edited, language, monkeypatch):
+    process, _, _ = edited
+    requests, journal = process.stream.requests, process.decoder.journal
+    task = KnowledgeTask(
+        "mine", language, SITES, lambda split, rng: requests, teacher_forced="probability"
+    )
+    whole = evaluate_stream(task, journal, requests, 2)
+    read = []
+    monkeypatch.setattr(
+        language.model.base_model,
+        "forward",
+        counted(read, language.model.base_model.forward),
+    )
+    evaluate_stream(task, journal, requests, 2)
+    everything = sum(read)
+    read.clear()
+    brief = evaluate_stream(task, journal, requests, 2, thorough=False)
+    assert sum(read) < 0.7 * everything
+    left_out = {"perplexity_ratio", "capability", "known_kept", "locality_kl"}
+    assert all(brief.metrics[name] is None for name in left_out)
+    by_tokens = evaluate_stream(process.task, journal, requests, 2).metrics
+    for name, value in whole.metrics.items():
+        if name.startswith("tf_"):
+            assert brief.metrics[name] == pytest.approx(by_tokens[name])
+        elif name not in left_out:
+            assert brief.metrics[name] == value, name
+    assert [row["answer"] for row in brief.records] == [row["answer"] for row in whole.records]
+
+
+def counted(tokens, forward):
+    """The forward, which notes how many tokens it reads."""
+
+    @functools.wraps(forward)
+    def look(*args, **named):
+        tokens.append(named["input_ids"].numel())
+        return forward(*args, **named)
+
+    return look
+
+
+def test_tasks_with_other_sites_share_what_the_unedited_model_says(language, monkeypatch):
+    prompts = [f"Nobody {index} lives in" for index in range(4)]
+    first, second = (
+        KnowledgeTask("mine", language, [site], lambda split, rng: ())
+        for site in ("model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj")
+    )
+    said = first.original_answers(prompts)
+    monkeypatch.setattr(language, "greedy", lambda prompts, *_, **__: [[]] * len(prompts[:0]))
+    assert second.original_answers(prompts) == said

@@ -224,14 +224,13 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         checked_action(action.detach().cpu().numpy(), self._action_shape, self.task.device)
         return self.process.differentiable_step(self._stretched(action))
 
-    def evaluate(self, journal: EditJournal, general: bool = True) -> Evaluation:
+    def evaluate(self, journal: EditJournal, thorough: bool = True) -> Evaluation:
         """The leaderboard's metrics of a journal on the current episode's stream, its curve and
         per-edit records.
 
         Args:
             journal: The edits.
-            general: Whether to measure also what nobody edits near, which takes longest of a few
-                edits: `perplexity_ratio`, `capability` and `known_kept`, None otherwise.
+            thorough: Whether to measure also what takes passes of its own (`evaluate_stream`).
 
         Raises:
             JournalError: The journal belongs to another model or stream.
@@ -240,7 +239,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         self._check_begun("call reset() before evaluate(): it draws the stream")
         requests, own = self.process.stream.requests, self.process.settings
         size, rehearse = own.edits_per_step, own.rehearse
-        return evaluate_stream(self.task, journal, requests, size, rehearse, general=general)
+        return evaluate_stream(self.task, journal, requests, size, rehearse, thorough=thorough)
 
     def ask(
         self, prompts: Sequence[str], formats: Sequence[str] | None = None
