@@ -47,22 +47,25 @@ class BarePasses:
 
     def run(self, differentiable: bool) -> None:
         """All passes of one step."""
-        self._pass(self._prompts, backward=True)
+        there_and_back(self._model, self._prompts)
         together = max(1, self._process.settings.reward.micro_batch // len(self._texts[0]))
         for start in range(0, len(self._texts), together):
-            self._pass(
-                TokenBatch.join(self._texts[start : start + together]), backward=differentiable
-            )
-        self._pass(self._prompts, backward=False)
+            texts = TokenBatch.join(self._texts[start : start + together])
+            there_and_back(self._model, texts, differentiable)
+        there_and_back(self._model, self._prompts, backward=False)
 
-    def _pass(self, batch: TokenBatch, backward: bool) -> None:
-        with torch.set_grad_enabled(backward):
-            hidden = self._model.get_input_embeddings()(batch.ids)
-            embedded = hidden.detach().requires_grad_(backward)
-            logits = self._model(inputs_embeds=embedded, use_cache=False).logits
-            loss = F.cross_entropy(logits[batch.rows, batch.positions], batch.labels)
-        if backward:
-            torch.autograd.grad(loss, embedded)
+
+def there_and_back(model: Any, batch: TokenBatch, backward: bool = True) -> None:
+    """One pass of the plain model over a batch, with gradients down to the embeddings or without
+    any.
+    """
+    with torch.set_grad_enabled(backward):
+        hidden = model.get_input_embeddings()(batch.ids)
+        embedded = hidden.detach().requires_grad_(backward)
+        logits = model(inputs_embeds=embedded, use_cache=False).logits
+        loss = F.cross_entropy(logits[batch.rows, batch.positions], batch.labels)
+    if backward:
+        torch.autograd.grad(loss, embedded)
 
 
 def beside_passes(
