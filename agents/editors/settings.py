@@ -4,8 +4,8 @@ An editor works with the defaults of its own settings, over them with what is tu
 environment's task and model, and over both with what it is given. The defaults suit factlm too;
 larger models want smaller steps. What stands here was chosen on validation streams of FactWorld, in
 steps of ten edits, by the mean harmonic mean of reliability, generalization and locality, from
-grids (`docs/results/lifelong/tuning.jsonl`); Edit-GRPO's by hand. For other models and files
-`agents.tune` finds them.
+grids (`docs/results/lifelong/tuning.jsonl`); Edit-GRPO's by hand. What stands here for SmolLM2 was
+found by `agents.tune` (`docs/results/smollm2/tuning`), as it is for any other model and file.
 """
 
 from __future__ import annotations
@@ -70,9 +70,30 @@ _LONG: Table = {
     "memit_seq": {"covariance_weight": 300.0},
     "ultraedit": {"step_size": 1.4e-3},
 }
+
+
+def _in_layers(first: int, last: int, module: str) -> list[str]:
+    """A module of some layers of a Llama, the last one included."""
+    return [f"model.layers.{layer}.{module}" for layer in range(first, last + 1)]
+
+
+# Found in 20 trials each on a validation stream of CounterFact, 10 steps of 10 edits, asked in the
+# format `completion`.
+SMOLLM2: Table = {
+    "ultraedit": {
+        "step_size": 9.91e-05,
+        "passes": 2,
+        "sites": _in_layers(20, 29, "self_attn.o_proj"),
+    },
+}
+_SMOLLM2_SITES = _in_layers(15, 24, "mlp.down_proj")  # what `discover_sites` opens
 TUNED: tuple[Tuned, ...] = (
     Tuned("knowledge/factworld", "factlm", 1, FACTLM_SITES, _SHORT),
     Tuned("knowledge/factworld", "factlm", 500, FACTLM_SITES, _LONG),
+    *(
+        Tuned(task, "smollm2-135m", 1, _SMOLLM2_SITES, SMOLLM2)
+        for task in ("knowledge/counterfact", "knowledge/zsre")
+    ),
 )
 
 

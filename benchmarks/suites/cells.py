@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.results import Cell, canonical_json
 from benchmarks.results.resolved import check_environment, resolved_settings
-from benchmarks.suites import lifelong, worlds
+from benchmarks.suites import lifelong, smollm2, worlds
 from benchmarks.suites.entry import REWARD_CALLS, Chosen, Entry, Suite
 from editgym.imports import imported_as, is_import_path
 
@@ -23,6 +23,7 @@ SUITES = {
         Suite("paper", 10, worlds.PAPER),
         Suite("lifelong-ablations", 3, lifelong.ABLATION_STREAMS),
         Suite("lifelong-checkpoints", 3, lifelong.CHECKPOINTS),
+        Suite("smollm2", 5, smollm2.STREAMS),
     )
 }
 Given = Mapping[str, Mapping[str, Any]]

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from benchmarks.costs import language_model
 
 
+@pytest.mark.slow
 def test_every_ratio_is_of_two_things_that_took_time(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(language_model, "_TOKENS", 3_000)
     monkeypatch.setattr(language_model, "_EPOCHS", 1)

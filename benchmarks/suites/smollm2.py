@@ -1,0 +1,63 @@
+"""The suite of a real language model: CounterFact and ZsRE into SmolLM2-135M-Instruct, which
+`python -m editgym.models.fetch smollm2-135m` gets.
+
+Who is compared has what `agents.tune` found in 20 trials on CounterFact's validation split
+(`agents.editors.settings.SMOLLM2`; the studies are in `docs/results/smollm2/tuning`), on ZsRE too.
+An environment opens the sites that its agent was tuned for: what lies below them is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents.editors.settings import SMOLLM2
+from benchmarks.suites.entry import AgentChoice, Entry
+
+# The model's own samples, drawn once: another processor would draw others. From the repository's
+# folder, or the data folder.
+TEXT = "docs/results/smollm2/text.txt"
+_FORMATS = {"knowledge/counterfact": "completion", "knowledge/zsre": "qa"}
+_ASKED_TOO = ("bare", "qa", "completion", "chat")
+_ONE_SITE = ["model.layers.29.mlp.down_proj"]  # for those that edit none
+
+
+def _choice(name: str, config: Mapping[str, Any] | None = None, **along: Any) -> AgentChoice:
+    """An agent with its tuned settings, others over them, and arguments of the environment beside
+    the sites of these; the environment's own sites where nothing is tuned.
+    """
+    settings = {**SMOLLM2.get(name, {}), **(config or {})}
+    one = settings.get("site")
+    sites = settings.get("sites") or ([one] if one else None)
+    return name, config or {}, {**({} if sites is None else {"sites": list(sites)}), **along}
+
+
+AGENTS: tuple[AgentChoice, ...] = (
+    *(_choice(name, sites=_ONE_SITE) for name in ("no_edit", "in_context", "retrieve")),
+    *map(_choice, ("ft_m", "ft_l", "loc_ft_bf", "lora_merge", "rome", "memit", "memit_seq")),
+    *map(_choice, ("alphaedit", "grace", "ultraedit")),
+    _choice("ultraedit", rehearse=30),
+)
+
+
+def _streams(task: str, horizon: int, streams: int) -> Entry:
+    """Streams of ten edits a step, one for each seed."""
+    form = _FORMATS[task]
+    return Entry(
+        "LifelongLLMEdit-v1",
+        task,
+        AGENTS,
+        max_seeds=streams,
+        seed_kwarg=None,
+        pooled=False,
+        env_kwargs={
+            "model": "smollm2-135m",
+            "text": TEXT,
+            "prompt_format": form,
+            "evaluate_formats": [one for one in _ASKED_TOO if one != form],
+            "horizon": horizon,
+        },
+    )
+
+
+STREAMS = (_streams("knowledge/counterfact", 20, 5), _streams("knowledge/zsre", 10, 3))
