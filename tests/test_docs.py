@@ -13,8 +13,10 @@ from benchmarks.suites.cells import SUITES
 from editgym.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 NOT_RUN = "<!-- not run -->"
+NEEDS_MODEL = "<!-- needs smollm2-135m -->"
 _BLOCK = re.compile(r"(?P<before>[^\n]*)\n```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE_NAME = re.compile(r"# (\w+\.py)\n")
 
@@ -32,7 +34,7 @@ def blocks(page: str) -> list[Block]:
         Block(
             found["code"],
             page.count("\n", 0, found.start("code")),
-            found["before"].strip() != NOT_RUN,
+            found["before"].strip() not in (NOT_RUN, NEEDS_MODEL),
         )
         for found in _BLOCK.finditer("\n" + page)
     ]
@@ -84,15 +86,32 @@ def test_blocks_are_found(page, least):
     assert sum(block.runs for block in blocks((ROOT / page).read_text(encoding="utf-8"))) >= least
 
 
-def test_only_blocks_with_the_readers_own_files_are_left_out():
+def test_only_blocks_that_need_what_is_not_here_are_left_out():
     left_out = [
-        block
+        block.code
         for page in PAGES
         for block in blocks(page.read_text(encoding="utf-8"))
         if not block.runs
     ]
-    assert len(left_out) == 1
-    assert 'task="unlearning/custom"' in left_out[0].code
+    reasons = ('task="unlearning/custom"', 'model="smollm2-135m"', "lambada_openai")
+    assert len(left_out) == len(reasons)
+    assert all(any(reason in code for code in left_out) for reason in reasons)
+
+
+@pytest.mark.slow
+def test_the_blocks_that_need_the_fetched_model_run_with_it(
+    smollm2, working_directory, monkeypatch, capsys
+):
+    (working_directory / "docs").mkdir()
+    facts = ROOT / "docs" / "facts.jsonl"
+    (working_directory / "docs" / facts.name).write_bytes(facts.read_bytes())
+    monkeypatch.setenv("EDITGYM_CACHE", str(Path(smollm2).parents[1]))
+    found = re.findall(rf"{NEEDS_MODEL}\n```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert found
+    for code in found:
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.count("'chat'") == 10
+    assert (working_directory / "runs/facts/adapter/adapter_config.json").is_file()
 
 
 def test_a_block_that_fails_names_its_line(tmp_path):

@@ -56,7 +56,7 @@ class StreamEditor(ConfiguredAgent):
         Every step belongs to the environment's episode: `render()` and the episode's infos have it.
 
         Args:
-            env: `LifelongLLMEdit-v0`; it is reset, unless `folder` holds a checkpoint.
+            env: `LifelongLLMEdit`; it is reset, unless `folder` holds a checkpoint.
             folder: Where a checkpoint is written after every step, and continued from. The
                 environment needs a `journal_folder` then.
             seed: The seed that `env` was reset with; a checkpoint of another one is not continued
@@ -174,7 +174,7 @@ def stream_process(env: gym.Env) -> LifelongProcess:
         return stream_env(env).process
     except Unsupported as error:
         raise Unsupported(
-            f"this agent edits streams of facts (LifelongLLMEdit-v0): {error}"
+            f"this agent edits streams of facts (LifelongLLMEdit): {error}"
         ) from error
 
 

@@ -75,7 +75,7 @@ def learning_stream(env_spec: EnvSpec, train_env: Mapping[str, Any]) -> tuple[gy
     """An environment to learn in, on data that rewards are open on, and its tensor API.
 
     Args:
-        env_spec: The spec of a `LifelongLLMEdit-v0` or `ShiftWorld-v0`.
+        env_spec: The spec of a `LifelongLLMEdit` or `ShiftWorld-v0`.
         train_env: Further arguments of a stream of facts.
 
     Raises:
@@ -105,7 +105,7 @@ def base_hashes(env: gym.Env) -> list[str]:
 
 
 def is_stream_of_facts(env_spec: EnvSpec) -> bool:
-    """Whether a spec is `LifelongLLMEdit-v0`'s."""
+    """Whether a spec is `LifelongLLMEdit`'s."""
     return env_spec.id.split(":")[-1].startswith("LifelongLLMEdit")
 
 

@@ -27,7 +27,7 @@ class Judge:
     may use. Test requests play no part.
 
     Args:
-        env_spec: A `LifelongLLMEdit-v0`'s spec.
+        env_spec: A `LifelongLLMEdit`'s spec.
         seed: Draws the stream.
     """
 

@@ -193,7 +193,7 @@ def _shift_world(env: gym.Env) -> GradientWorld:
 
 def _refusal(env: gym.Env) -> str:
     return (
-        "hypernetworks add to weights: LifelongLLMEdit-v0 and ShiftWorld-v0 take that, not"
+        "hypernetworks add to weights: LifelongLLMEdit and ShiftWorld-v0 take that, not"
         f" {'this environment' if env.spec is None else env.spec.id}"
     )
 

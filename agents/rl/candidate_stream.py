@@ -15,7 +15,7 @@ from editgym.envs.sb3 import SharedVecEnv
 
 
 class CandidateStream(SharedVecEnv):
-    """One `LifelongLLMEdit-v0` with K slots: each action is scored on the same state, and their
+    """One `LifelongLLMEdit` with K slots: each action is scored on the same state, and their
     mean is applied.
 
     K separate streams would cost as much, but their rewards would differ mostly by what was edited

@@ -1,5 +1,5 @@
 """Find an agent's settings for a model, on validation data: `python -m agents.tune --env
-LifelongLLMEdit-v0 --agent ultraedit --set model=FOLDER --set requests=own.jsonl --trials 30 --out
+LifelongLLMEdit-v1 --agent ultraedit --set model=FOLDER --set requests=own.jsonl --trials 30 --out
 DIR`.
 
 Trials are drawn by Optuna from what the agent declares next to its settings; the first one has the

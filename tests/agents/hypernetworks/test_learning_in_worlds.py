@@ -112,7 +112,7 @@ def test_two_looks_make_an_action_of_the_environments_rank():
 
 def test_mask_world_is_refused():
     env = gym.make("MaskWorld-v0")
-    with pytest.raises(Unsupported, match="LifelongLLMEdit-v0 and ShiftWorld-v0"):
+    with pytest.raises(Unsupported, match="LifelongLLMEdit and ShiftWorld-v0"):
         WorldStream(env)
-    with pytest.raises(Unsupported, match="LifelongLLMEdit-v0 and ShiftWorld-v0"):
+    with pytest.raises(Unsupported, match="LifelongLLMEdit and ShiftWorld-v0"):
         learning_stream(env.spec, {})
