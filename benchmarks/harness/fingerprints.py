@@ -2,7 +2,8 @@
 
 Models have a fingerprint of their own, the journal's `base_hash`. Data are fingerprinted as they
 are evaluated, so that it is the same wherever they lie: all splits of a world's task, or the
-requests of a stream with every question. Files are those that the environment's arguments name.
+requests of a stream with every question. The text is what a stream's model is read with. Files are
+those that the environment's arguments name.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _latest: list[tuple[weakref.ref[Any], str]] = []
 def fingerprints(
     env: gym.Env, env_kwargs: Mapping[str, Any], journal: EditJournal
 ) -> dict[str, Any]:
-    """SHA-256 (hexadecimal) of the `model`, the `data` and the `files` of an episode.
+    """SHA-256 (hexadecimal) of the `model`, the `data`, the `text` and the `files` of an episode.
 
     Args:
         env: The environment, after the reset that began the episode.
@@ -45,6 +46,7 @@ def fingerprints(
     return {
         "model": journal.base_hash,
         "data": _data(env),
+        "text": _text(env),
         "files": {
             name: digest for name in texts_in(env_kwargs) if (digest := _file(name)) is not None
         },
@@ -82,12 +84,24 @@ def _data(env: gym.Env) -> str | None:
     return found
 
 
+def _text(env: gym.Env) -> str | None:
+    """The hash of the plain text that a stream's model is read with; None where there is none."""
+    try:
+        found: str = stream_env(env).task.text.hash
+    except (Unsupported, AttributeError):
+        return None
+    return found
+
+
 def _file(name: str) -> str | None:
-    """The hash of the file that a text among the arguments names, in the data folder where the path
-    is relative, or of a GGUF file where a model's name finds it; None where it names none.
+    """The hash of the file that a text among the arguments names, from the current folder or in the
+    data folder, or of a GGUF file where a model's name finds it; None where it names none.
     """
     try:
-        path = gguf_file(name) or data_folder() / os.path.expanduser(name)
+        own = Path(os.path.expanduser(name)).absolute()
+        path = gguf_file(name) or (
+            own if own.is_file() else data_folder() / os.path.expanduser(name)
+        )
         if not path.is_file():
             return None
         state = path.stat()

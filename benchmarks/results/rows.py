@@ -96,7 +96,7 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
         "edit_sha256": None if journal is None else hashlib.sha256(journal).hexdigest(),
         "edit_bytes": None if journal is None else len(journal),
         "fingerprints": {
-            key: measurement.fingerprints.get(key) for key in ("model", "data", "files")
+            key: measurement.fingerprints.get(key) for key in ("model", "data", "text", "files")
         },
         **{key: provenance[key] for key in ("versions", "hardware", "git")},
         "modules": provenance.get("modules", {}),

@@ -254,7 +254,7 @@ def test_suites_as_promised():
 def test_command_line_from_run_to_validate(tmp_path, capsys):
     assert leaderboard.main(["run", "--suite", "toy", "--out", "out"]) == 0
     printed = capsys.readouterr().out
-    assert "# Leaderboard" in printed
+    assert "rank  agent" in printed
     assert printed.rstrip().endswith(str(tmp_path / "out" / "index.html"))
     assert leaderboard.main(["report", "out"]) == 0
     assert leaderboard.main(["validate", "out", "--sample", "2"]) == 0
