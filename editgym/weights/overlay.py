@@ -206,7 +206,10 @@ class EditedWeights:
     def merged(self) -> nn.Module:
         """A plain copy of the network with the edits in its weights, trainable like any other."""
         model = copy.deepcopy(self.base)
-        model.load_state_dict(self.state_dict())
+        own = model.state_dict()
+        with torch.no_grad():  # tensor by tensor: there is never more than this one copy
+            for name, tensor in self._state.tensors.items():
+                own[name].copy_(tensor)
         return model.requires_grad_()
 
     # --- inside -----------------------------------------------------------------------------------
