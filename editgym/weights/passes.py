@@ -207,55 +207,69 @@ class EditedPasses:
     def _check_shortcuts(self, example: TokenBatch) -> None:
         output = self.model.get_output_embeddings()
         self.head = next((name for name, module in self.modules.items() if module is output), None)
+        plain = self._plain(example)
         run = SitePass(inputs={})
         with self.running(EditedState(), run):
-            self._at(example.ids, example.rows, example.positions)
+            gathered = self._at(example.ids, example.rows, example.positions)
         check_inputs(self._sites, run.inputs or {}, example, self.head)
-        few = example.take(range(min(_COMPARED, len(example))))
-        if self._differs(few, None):
+        if self._differ(gathered, plain):
             self._gathers = False
             self._warn(
                 "logits are computed at every token, because its head is more than a linear layer"
             )
-        if any(
-            self._differs(few, self.prefix(EditedState(), few, [name])) for name in self.layers.ends
-        ):
+        count = min(_COMPARED, len(example))
+        if self._skipping_differs(example.take(range(count)), plain[example.rows < count]):
             self.layers.give_up()
             self._warn(
                 "every evaluation runs all layers: skipping the lower ones changes its logits"
             )
-        self._shares = True
-        if not self._continues(few):
-            self._shares = False
+        self._shares = self._continues(example)
+        if not self._shares:
             self._warn("every text is read from its beginning: it does not go on from a cache")
 
-    def _differs(self, batch: TokenBatch, prefix: Prefix | None) -> bool:
-        """Whether a shortcut changes logits of the unedited model."""
+    def _plain(self, batch: TokenBatch) -> Tensor:
+        """Logits of the unedited model without any shortcut."""
         full = self.model(input_ids=batch.ids, use_cache=False)
-        wanted = full.logits[batch.rows, batch.positions].float()
-        found = self.logits(EditedState(), SitePass(), batch, prefix)
+        logits: Tensor = full.logits[batch.rows, batch.positions]
+        return logits
+
+    def _differ(self, found: Tensor, wanted: Tensor) -> bool:
+        """Whether logits differ by more than rounding."""
         # Half precision rounds at every layer, and a product of other shape may round otherwise.
-        exact = wanted.dtype == self.model.dtype
+        exact = self.model.dtype == torch.float32
         tolerance = (1e-5 if exact else 2e-2) * max(1.0, float(wanted.abs().max()))
-        return not bool(((found.float() - wanted).abs() <= tolerance).all())
+        return not bool(((found.float() - wanted.float()).abs() <= tolerance).all())
+
+    def _skipping_differs(self, batch: TokenBatch, wanted: Tensor) -> bool:
+        """Whether logits are others where the layers below the first, or the last, site are
+        skipped.
+        """
+        ends = {self.layers.first([name]): name for name in self.layers.ends}
+        return any(
+            self._differ(
+                self.logits(
+                    EditedState(), SitePass(), batch, self.prefix(EditedState(), batch, [name])
+                ),
+                wanted,
+            )
+            for layer, name in ends.items()
+            if layer
+        )
 
     def _continues(self, example: TokenBatch) -> bool:
-        """Whether texts that begin alike may go on from one cache, with all layers and without the
-        lowest.
+        """Whether texts that begin alike may go on from one cache, without the lowest layers where
+        these can be skipped.
         """
         few = example.ids[[0, -1], : _LEAST_SHARED + 1].tolist()
         begun = (few[0] * (_LEAST_SHARED + 1))[: _LEAST_SHARED + 1]  # one token more than is shared
         alike = TokenBatch.of([(begun, own[:_COMPARED]) for own in few], example.ids.device)
+        self._shares = True
         try:
-            return not any(
-                self._differs(alike, prefix)
-                for prefix in (
-                    None,
-                    *(self.prefix(EditedState(), alike, [name]) for name in self.layers.ends[-1:]),
-                )
-            )
+            prefix = self.prefix(EditedState(), alike, self.layers.ends[-1:])
+            found = self.logits(EditedState(), SitePass(), alike, prefix)
         except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
             return False  # its cache is of another kind
+        return not self._differ(found, self._plain(alike))
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{type(self.model).__name__}: {what}", stacklevel=5)
