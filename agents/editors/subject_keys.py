@@ -100,7 +100,11 @@ class SubjectEditor(StreamEditor):
         edits: list[Entry] = []
         if kept:
             batch = self.subject_batch(process, [taught[index] for index in kept])
-            edits = self.edits(process, batch._replace(places=[places[index] for index in kept]))
+            batch = batch._replace(
+                places=[places[index] for index in kept],
+                new=sum(index < len(new) for index in kept),
+            )
+            edits = self.edits(process, batch)
         return edits + [Skip(index, NO_SUBJECT) for index, at in enumerate(new) if at is None]
 
     def rehearses(self, place: int) -> bool:

@@ -20,6 +20,7 @@ from editgym.weights.sites import EditSite
 from editgym.weights.tokens import by_length
 
 _TOKENS_AT_ONCE = 512  # padding counted
+_STILL_KNOWN = 0.05  # nats per token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class SubjectBatch(NamedTuple):
         asked: How many of the texts have a target.
         prefix: `EditableDecoder.prefix` of the texts.
         places: (n,), where the requests stand in the stream, from 0.
+        new: How many of them are new, the first ones; the others are rehearsed. None for all.
     """
 
     texts: TokenBatch
@@ -71,6 +73,7 @@ class SubjectBatch(NamedTuple):
     asked: int
     prefix: Prefix | None
     places: Sequence[int] = ()
+    new: int | None = None
 
     def means(self, values: Tensor) -> Tensor:
         """Means over every request's asked texts: (m, width) -> (n, width)."""
@@ -92,7 +95,9 @@ def target_shifts(
     `TargetSettings`.
 
     Requests share no term of the loss, so each gets what it would get alone; one whose loss is
-    small enough leaves the batch. Texts of about one length go through the model together.
+    small enough leaves the batch. A rehearsed one leaves it at 0.05 nats at the latest: the model
+    still knows it, and looking on, time after time, would drive its hidden state ever further out.
+    Texts of about one length go through the model together.
 
     Args:
         decoder: The model with the edits so far.
@@ -106,11 +111,13 @@ def target_shifts(
     scale = lengths / math.sqrt(hidden.shape[1])
     adam = torch.optim.Adam([shift], lr=settings.learning_rate)
     search = _Search(decoder, batch, site, settings)
+    # No loss is below 0, nor below this.
+    stops = torch.full((len(hidden),), settings.stop_loss or -1.0, device=hidden.device)
+    if batch.new is not None:
+        stops[batch.new :] = max(settings.stop_loss, _STILL_KNOWN)
     for _ in range(settings.steps):
         shift.grad, surprise = search.gradient(shift, scale, lengths)
-        going = surprise > settings.stop_loss
-        if not settings.stop_loss:
-            going = torch.ones_like(going)
+        going = surprise > stops
         if not bool(going.any()):
             break
         before = shift.detach().clone()

@@ -88,3 +88,26 @@ def test_texts_go_together_by_length_and_find_the_same(process, editor, monkeypa
     monkeypatch.setattr(targets, "_TOKENS_AT_ONCE", 20)
     apart = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     assert torch.allclose(apart, together, rtol=1e-3, atol=1e-4)
+
+
+def test_a_rehearsed_request_that_is_still_known_asks_for_nothing_more(
+    process, editor, monkeypatch
+):
+    agent = editor("memit", steps=20)
+    agent.begin(process)
+    batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
+    hidden = read_states(process.decoder, batch, site, site)[1]
+    losses = process.decoder.losses(batch.texts)
+    known = int(losses.argmin())
+    monkeypatch.setattr(targets, "_STILL_KNOWN", float(losses[known]) + 1e-4)
+
+    def shifts(new):
+        return target_shifts(process.decoder, batch._replace(new=new), site, hidden, agent.settings)
+
+    every = shifts(None)
+    assert torch.equal(every, shifts(len(hidden))), "none is rehearsed"
+    rehearsed = shifts(0)
+    assert not rehearsed[known].any()
+    others = [row for row in range(len(hidden)) if row != known]
+    assert rehearsed[others].any(dim=1).all(), "what is forgotten is looked for"
+    assert (rehearsed.norm(dim=1) <= every.norm(dim=1) + 1e-4).all()
