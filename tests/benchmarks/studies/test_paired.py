@@ -1,0 +1,57 @@
+"""Rows that differ in one thing are compared seed by seed."""
+
+import json
+
+import pytest
+
+from benchmarks.results import ROWS_FILE
+from benchmarks.studies import paired
+
+KNOWN = {"reliability": 0.5, "generalization": 0.4, "locality": 0.9, "harmonic_mean": 0.5}
+
+
+@pytest.fixture
+def rows(make_row):
+    """Three seeds of an editor with and without rehearsal, and others that are not their like."""
+
+    def row(seed, gain=0.0, agent="ft_l", steps=25, **env):
+        metrics = {name: value + gain + 0.01 * seed for name, value in KNOWN.items()}
+        return make_row(
+            agent,
+            seed,
+            env_kwargs={"task": "knowledge/factworld", "horizon": 20, **env},
+            agent_config={"steps": steps},
+            settings={"steps": steps},
+            metrics=metrics,
+        )
+
+    return [
+        *(row(seed) for seed in range(3)),
+        *(row(seed, 0.1 + 0.01 * seed, rehearse=30) for seed in (2, 1, 0)),
+        row(7, 0.3, rehearse=30),
+        row(0, 0.2, steps=60),
+        row(0, 0.3, agent="ft_m", rehearse=30),
+    ]
+
+
+def test_seeds_are_paired_and_the_rest_is_left_out(rows):
+    (header, _, line) = paired.table(rows, "rehearse").split("\n")
+    assert header.startswith("| agent | environment | rehearse | n | score | Δ score | Δ relia")
+    agent, environment, values, n, score, change, *_ = line.strip("| ").split(" | ")
+    assert (agent, environment, values, n) == ("`ft_l`, steps=25", "horizon=20", "— → 30", "3")
+    assert score.startswith("0.510 [")
+    assert change.startswith("0.110 [0.100, 0.120")
+
+
+def test_a_setting_is_compared_like_an_argument(rows):
+    (_, _, line) = paired.table(rows, "steps").split("\n")
+    assert "| 25 → 60 | 1 | 0.500 | 0.200 |" in line
+
+
+def test_nothing_to_compare_is_an_error(rows, tmp_path, capsys):
+    (tmp_path / ROWS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert paired.main([str(tmp_path), "--by", "rehearse"]) == 0
+    assert "— → 30" in capsys.readouterr().out
+    assert paired.main([str(tmp_path), "--by", "rehearsal"]) == 2
+    assert "--by: no two rows of one seed differ in 'rehearsal' alone" in capsys.readouterr().err
+    assert paired.main([str(tmp_path / "no"), "--by", "rehearse"]) == 2
