@@ -35,15 +35,14 @@ def palette(groups: Sequence[Group]) -> Palette:
     markers.
     """
     agents = sorted({standing.agent for group in groups for standing in group.standings})
+    return {agent: look(index) for index, agent in enumerate(agents)}
+
+
+def look(index: int) -> Look:
+    """Another look for every index."""
     colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    return {
-        agent: Look(
-            colors[i % len(colors)],
-            _line(i // len(colors)),
-            _MARKERS[i // len(colors) % len(_MARKERS)],
-        )
-        for i, agent in enumerate(agents)
-    }
+    around = index // len(colors)
+    return Look(colors[index % len(colors)], _line(around), _MARKERS[around % len(_MARKERS)])
 
 
 def wrapped(name: str) -> str:
