@@ -70,6 +70,7 @@ class EditableDecoder(EditedWeights):
                     f"site {site} shares its weight with {', '.join(shared)}: an edit would not be "
                     "of this module alone; untie them, or leave it out"
                 )
+        self._example = example
         self._passes = EditedPasses(model, self.sites, example)
 
     # --- reading ----------------------------------------------------------------------------------
@@ -96,6 +97,15 @@ class EditableDecoder(EditedWeights):
         """
         with self._passes.running(self._state, SitePass()) as model:
             yield model
+
+    @torch.no_grad()
+    def probe(self, model: nn.Module | None = None) -> Tensor:
+        """Logits (m, vocabulary) at the example's answer tokens."""
+        if model is None:
+            return self.logits(self._example)
+        own = self._example
+        logits: Tensor = model(input_ids=own.ids, use_cache=False).logits[own.rows, own.positions]
+        return logits
 
     @torch.no_grad()
     def prefix(self, batch: TokenBatch, names: Iterable[str] | None = None) -> Prefix | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import re
+import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from editgym.weights.factors import LowRankFactors
 from editgym.weights.journal import Adapter, SiteEdit, Skip
@@ -21,6 +24,8 @@ from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
 from editgym.weights.tensor_file import write_tensors
+
+_ADAPTER = "adapter_model.safetensors"
 
 
 class ExportError(ValueError):
@@ -98,11 +103,15 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
 
     Additive edits are LoRA: a site's edits add up to one ΔW, refactored to its numerical rank,
     which is at most min(out, in). `alpha_pattern` equals `rank_pattern`, so PEFT's scaling alpha/r
-    is 1.
+    is 1. Of a causal language model the adapter names task and base, so that
+    `AutoPeftModelForCausalLM` loads it by itself. What was written is loaded into a copy of the
+    base, on its device, and has to give the edited network's logits on a few inputs.
 
     Raises:
         ExportError: The journal is empty, holds edits that are not additive (masks, replaced
-            tensors), or edits a convolution with groups, whose weight is no LoRA product in PEFT.
+            tensors), or edits a convolution with groups, whose weight is no LoRA product in PEFT;
+            or PEFT makes another network of the adapter, as where it renames modules. Nothing is
+            written then.
         ImportError: PEFT is not installed.
     """
     try:
@@ -131,11 +140,52 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
         bias="none",
         inference_mode=True,
         fan_in_fan_out=all(site.kind == "conv1d" for site, _, _ in factors.values()),
+        task_type="CAUSAL_LM" if _is_causal(network.base) else None,
+        base_model_name_or_path=getattr(network.base, "name_or_path", None) or None,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory(prefix=".adapter-", dir=folder) as partial:
+        config.save_pretrained(partial)
+        save_file(tensors, Path(partial) / _ADAPTER, metadata={"format": "pt"})
+        _prove(network, partial)
+        for file in sorted(Path(partial).iterdir(), reverse=True):  # the configuration comes last
+            os.replace(file, folder / file.name)
     return folder
+
+
+def _is_causal(model: nn.Module) -> bool:
+    """Whether a model is a causal language model of `transformers`."""
+    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+@torch.no_grad()
+def _prove(network: EditedWeights, folder: str) -> None:
+    """Load an adapter with PEFT, and compare its logits with the network's.
+
+    Raises:
+        ExportError: PEFT cannot load it, or its logits are others.
+    """
+    from peft import PeftModel
+
+    base = copy.deepcopy(network.base)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of keys that it does not find, as said below
+            adapted = PeftModel.from_pretrained(base, folder).eval()
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise ExportError(
+            f"PEFT cannot load the adapter into {type(network.base).__name__}: {error}; export the"
+            " merged weights instead"
+        ) from error
+    wanted, found = network.probe(), network.probe(adapted)
+    difference = float((found - wanted).abs().max())
+    half = next(network.base.parameters()).dtype in (torch.float16, torch.bfloat16)
+    if not difference <= (0.1 if half else 1e-3) * max(1.0, float(wanted.abs().max())):
+        raise ExportError(
+            f"PEFT makes another network of the adapter: logits of {type(network.base).__name__}"
+            f" differ by {difference:.3g} from the edited ones (it renames modules of some models,"
+            " such as mixtures of experts); export the merged weights instead"
+        )
 
 
 def _shifts_by_site(network: EditedWeights) -> dict[EditSite, list[SiteEdit]]:

@@ -58,6 +58,7 @@ class EditableNetwork(EditedWeights):
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
         super().__init__(frozen_copy(model), sites)
+        self._example = example
         with torch.no_grad(), full_precision():
             self._split: SplitNetwork = split(self.base, self.sites, example)
         if not self._split.reuses_prefix:
@@ -101,6 +102,15 @@ class EditableNetwork(EditedWeights):
             return torch.cat(
                 [functional_call(self.base, edited, (part,)) for part in inputs.split(batch_size)]
             )
+
+    @torch.no_grad()
+    def probe(self, model: nn.Module | None = None) -> Tensor:
+        """Logits (n, classes) on the example."""
+        if model is None:
+            return self.logits(self._example)
+        with full_precision():
+            logits: Tensor = model(self._example)
+        return logits
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
         """The activations, batch first, that no edit of the sites can change; for

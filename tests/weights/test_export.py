@@ -7,15 +7,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from editgym.weights import (
     DenseUpdate,
+    EditableDecoder,
     EditableNetwork,
     ExportError,
     LowRankFactors,
     Shift,
     SiteEdit,
     Skip,
+    TokenBatch,
     export_adapter,
     export_merged,
     find_sites,
@@ -239,3 +242,75 @@ def test_dense_and_low_rank_edits_of_one_site_add_up(
     torch.testing.assert_close(
         with_adapter("linear", network, x), network.logits(x), atol=1e-4, rtol=1e-4
     )
+
+
+# --- what was written is proved -------------------------------------------------------------------
+
+
+def small_lm(kind, **settings):
+    common = {
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.3,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **common | settings)
+    return AutoModelForCausalLM.from_config(config).float().eval().requires_grad_(False)
+
+
+def edited_lm(model, sites):
+    example = TokenBatch.of([([3, 4, 5], [6, 7]), ([8], [9])])
+    decoder = EditableDecoder(model, find_sites(model, sites), example)
+    decoder.apply(*(low_rank(site, 2, 0.5) for site in decoder.sites))
+    return decoder
+
+
+def test_an_adapter_is_loaded_by_itself(tmp_path):
+    model = small_lm("llama")
+    model.save_pretrained(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").requires_grad_(False)
+    decoder = edited_lm(model, ["model.layers.1.mlp.*"])
+    export_adapter(decoder, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["task_type"] == "CAUSAL_LM"
+    assert config["base_model_name_or_path"] == str(tmp_path / "model")
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    torch.testing.assert_close(decoder.probe(loaded), decoder.probe(), rtol=1e-4, atol=1e-4)
+    assert float((decoder.probe(model) - decoder.probe()).abs().max()) > 0.01
+
+
+MOE = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
+def test_an_adapter_that_peft_makes_something_else_of_is_refused(tmp_path):
+    decoder = edited_lm(small_lm("glm4_moe", **MOE), ["model.layers.*.mlp.shared_experts.*"])
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("an earlier one")
+    with pytest.raises(
+        ExportError, match=r"makes another network of the adapter: .*Glm4Moe.*merge"
+    ):
+        export_adapter(decoder, tmp_path / "adapter")
+    assert [file.name for file in (tmp_path / "adapter").iterdir()] == ["adapter_config.json"]
+    assert (tmp_path / "adapter" / "adapter_config.json").read_text() == "an earlier one"
+
+
+def test_exporting_leaves_the_network_as_it_was(editable, make_edit, tmp_path):
+    network = editable("linear")
+    network.apply(make_edit(network))
+    before, modules = network.probe(), [name for name, _ in network.base.named_modules()]
+    export_adapter(network, tmp_path / "a")
+    assert torch.equal(network.probe(), before)
+    assert [name for name, _ in network.base.named_modules()] == modules
