@@ -20,6 +20,7 @@ from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder
 from editgym.weights.hooks import Reached, hooked
+from editgym.weights.layers import below_head
 from editgym.weights.sites import EditSite
 
 _TOKENS_AT_ONCE = 2_048  # padding counted
@@ -134,7 +135,7 @@ def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> li
             mask = torch.arange(padded.shape[1], device=task.device) < lengths[:, None]
             reached = 0
             with suppress(Reached):
-                model.base_model(input_ids=padded, use_cache=False)  # type: ignore[operator]
+                below_head(model)(input_ids=padded, use_cache=False)
             counted += int(mask.sum())
             bar.update(int(mask.sum()))
     return [total / counted for total in sums]

@@ -202,7 +202,7 @@ def read_states(
     key = (base.get_submodule(site.name), lambda inputs: keep("key", inputs))
     after = (base.get_submodule(_layer(last).name), lambda _inputs, output: keep("h", output))
     with torch.no_grad(), hooked(before=[key], after=[after]):
-        decoder.logits(batch.texts, updates, batch.prefix)
+        decoder.logits(batch.texts, updates, batch.prefix, whole=True)
     return batch.means(seen["key"]), batch.means(seen["h"])
 
 
@@ -222,7 +222,7 @@ def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
             seen.append(hidden[rows, positions].float())
 
         with hooked(after=[(decoder.base.get_submodule(_layer(site).name), keep)]):
-            decoder.logits(batch, injected=injected)
+            decoder.logits(batch, injected=injected, whole=True)
         return seen[0]
 
     before = after({})

@@ -42,6 +42,7 @@ from editgym.models.decoding import Decoding
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, TokenBatch
 from editgym.weights.hooks import Reached, hooked
+from editgym.weights.layers import below_head
 
 _TOKENS = 50_000  # of covariances
 _EPOCHS = 3  # comparisons, of which the median counts
@@ -97,7 +98,7 @@ def _bare(
     language = task.language
     with decoder.active() as model:
         for batch in batches:
-            hidden = model.base_model(input_ids=batch.ids, use_cache=False)[0]
+            hidden = below_head(model)(input_ids=batch.ids, use_cache=False)[0]
             model.get_output_embeddings()(hidden[batch.rows, batch.positions]).log_softmax(-1)
         for prompts, limits, ends in decoded:
             for start in range(0, len(prompts), 128):
@@ -173,7 +174,7 @@ def _read(task: KnowledgeTask, passages: Sequence[str]) -> None:
         longest = max(map(len, some))
         padded = torch.tensor([[*one, *[0] * (longest - len(one))] for one in some])
         with hooked(after=[(last, stop)]):
-            model.base_model(input_ids=padded, use_cache=False)
+            below_head(model)(input_ids=padded, use_cache=False)
 
 
 def memory_ratio(env: LifelongLLMEditEnv, editor: str) -> dict[str, float]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,9 @@ from editgym.data.errors import DataError
 from editgym.data.fact_formats import FORMATS, FactFormat, describe_formats, detect
 from editgym.data.fact_reader import LeftOut, RecordReader
 from editgym.imports import imported_as, is_import_path
+
+# What other tools write where the subject belongs.
+_PLACEHOLDER = re.compile(r"\{[A-Za-z_ ]+\}|\[(?:X|Y|MASK|SUBJECT|subject|Subject)\]|<subject>")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,10 @@ def load_requests(
             record is malformed: the message names the file, the record's index from 0, and the
             field.
         ValueError: There is no such format, or `on_error` is neither of the two.
+
+    Warns:
+        UserWarning: Prompts have placeholders other than `{}` left in them, such as `{subject}` or
+            `[X]`.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
@@ -100,7 +109,28 @@ def load_requests(
                     f"data: {path}: record {index}: {why} (read as {format!r})"
                 ) from None
             skipped[why.reason] += 1
+    _warn_of_placeholders(path, [one for record in kept for one in record])
     return LoadedRequests(tuple(kept), dict(skipped), path, format)
+
+
+def _warn_of_placeholders(path: Path, requests: Sequence[EditRequest]) -> None:
+    """Warn where a prompt still has a placeholder for its subject: it would be edited as it
+    stands.
+    """
+    found = [
+        (request, left[0])
+        for request in requests
+        for text in (request.prompt, *request.rephrases, *request.test_rephrases)
+        if (left := _PLACEHOLDER.search(text)) and left[0] not in request.subject
+    ]
+    if found:
+        request, placeholder = found[0]
+        warnings.warn(
+            f"data: {path}: {len(found)} prompts have a placeholder left in them, such as"
+            f" {placeholder} in {request.prompt!r} (subject {request.subject!r}), and are edited as"
+            " they stand: only {} is filled with the subject; write {}, or the subject itself",
+            stacklevel=3,
+        )
 
 
 def _format(name: str) -> FactFormat:

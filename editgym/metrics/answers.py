@@ -15,6 +15,18 @@ from dataclasses import dataclass
 
 _QUOTES = "\"'`´“”„‟‘’‚‛«»‹›"
 _PUNCTUATION = ".,;:!?。、"
+# Scripts that are written without spaces between words, by the names of their letters.
+_UNSPACED = (
+    "CJK",
+    "HIRAGANA",
+    "KATAKANA",
+    "BOPOMOFO",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "TIBETAN",
+)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # A full stop ends a sentence where white space or nothing follows it, "3.5" goes on; the full stop
@@ -72,6 +84,21 @@ class Scorer:
         answer = answer.lstrip()
         stop = _FULL_STOP.search(answer, len(expected.strip()))
         return answer if stop is None else answer[: stop.start()]
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text begins in a script that is written without spaces between words."""
+    return bool(text) and unicodedata.name(text[0], "").startswith(_UNSPACED)
+
+
+def mentions(text: str, answer: str) -> bool:
+    """Whether a text has an answer in it, as `normalized` has both: as whole words, which "art" is
+    not in "Stuttgart", or anywhere where its script has no spaces.
+    """
+    whole, wanted = normalized(text), normalized(answer)
+    if is_unspaced(wanted):
+        return wanted in whole
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", whole) is not None
 
 
 def normalized(text: str) -> str:

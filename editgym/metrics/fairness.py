@@ -118,7 +118,11 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     ties one half.
 
     None where one of the labels is missing.
+
+    Raises:
+        ValueError: A score is not finite: it has no place in an order.
     """
+    _check_finite(scores)
     positive = np.asarray(labels).astype(bool)
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
@@ -135,7 +139,11 @@ def fairness_metrics(
 ) -> dict[str, float | None]:
     """All of them by the leaderboard's keys; a text is predicted toxic where its score is greater
     than 0.
+
+    Raises:
+        ValueError: A score is not finite.
     """
+    _check_finite(scores)
     predictions = (np.asarray(scores) > 0).astype(int)
     return {
         "fped": fped(labels, predictions, identities),
@@ -171,6 +179,18 @@ def _equality_difference(
     own = np.asarray(labels) == label
     overall = float((np.asarray(predictions)[own] != label).mean())
     return float(sum(abs(overall - rate) for rate in rates.values()))
+
+
+def _check_finite(scores: ArrayLike) -> None:
+    values = np.asarray(scores, float)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        place = int(bad.argmax())
+        raise ValueError(
+            f"scores must be finite; {int(bad.sum())} of {values.size} are not, the first at"
+            f" {place}: {values.flat[place]} (the network has collapsed, or its inputs are not"
+            " finite)"
+        )
 
 
 def _over_identities(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from editgym.metrics.answers import EXACT, SCORERS, Scorer
+from editgym.metrics.answers import EXACT, SCORERS, Scorer, mentions
 from editgym.metrics.answers import normalized as normalized
 from editgym.metrics.edit_record import Asked as Asked
 from editgym.metrics.edit_record import EditRecord as EditRecord
@@ -223,9 +223,7 @@ def _leaks(asked: Asked, target: str) -> float | None:
     """1 if the target turned up, −1 if it went away, else 0."""
     if asked.before is None or asked.after is None:
         return None
-    before, after = (
-        normalized(target) in normalized(answer) for answer in (asked.before, asked.after)
-    )
+    before, after = (mentions(answer, target) for answer in (asked.before, asked.after))
     return float(after) - float(before)
 
 

@@ -4,7 +4,6 @@ an answer, and the text that answered tokens spell.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,23 +11,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from editgym.metrics.answers import is_unspaced
 from editgym.models.prompt_formats import PromptFormat, PromptFormatError, solved_questions
 
 _MOST_REMEMBERED = 100_000
 _OPENING = frozenset("([{<“‘„«‹「『（【《〈")
 _QUOTES = frozenset("\"'")
-# Scripts that are written without spaces between words, by the names of their letters.
-_UNSPACED = (
-    "CJK",
-    "HIRAGANA",
-    "KATAKANA",
-    "BOPOMOFO",
-    "THAI",
-    "LAO",
-    "KHMER",
-    "MYANMAR",
-    "TIBETAN",
-)
 
 
 @dataclass(frozen=True)
@@ -279,6 +267,6 @@ def separator_after(text: str, answer: str) -> str:
         return ""
     if text[-1] in _QUOTES and (len(text) == 1 or text[-2].isspace() or text[-2] in _OPENING):
         return ""
-    if answer and unicodedata.name(answer[0], "").startswith(_UNSPACED):
+    if is_unspaced(answer):
         return ""
     return " "

@@ -36,7 +36,8 @@ class LanguageModel:
         numbers: What was measured of the unedited model, by name, kept likewise.
 
     Raises:
-        ModelError: The tokenizer has no end token, or the model's cache holds more than the keys
+        ModelError: The tokenizer has no end token, or more tokens than the model has embeddings; or
+            the model's cache holds more than the keys
             and values of attention, as with linear attention, state spaces and recurrence.
     """
 
@@ -45,6 +46,16 @@ class LanguageModel:
             raise ModelError(
                 "tokenizer: it has no end token (eos_token), so no answer would ever end; set "
                 'tokenizer.eos_token, or add "eos_token" to tokenizer_config.json'
+            )
+        embeddings: Any = model.get_input_embeddings()
+        rows = len(embeddings.weight)
+        largest = max(tokenizer.get_vocab().values(), default=0)
+        if largest >= rows:
+            raise ModelError(
+                f"tokenizer: its tokens go up to {largest}, and the model has embeddings of"
+                f" {rows} tokens, 0 to {rows - 1}: tokens were added to it; call"
+                " model.resize_token_embeddings(len(tokenizer)), train the new ones and save both,"
+                " or use the tokenizer that the model came with"
             )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -93,7 +104,7 @@ class LanguageModel:
     @cached_property
     def context(self) -> int:
         """The most tokens that the model takes."""
-        config = self.model.config
+        config = self.model.config.get_text_config(decoder=True)
         positions = (
             getattr(config, "max_position_embeddings", None)
             or getattr(config, "n_positions", None)

@@ -39,7 +39,7 @@ TOO_LONG, KNOWN, NOT_KNOWN, _REPEATED = (
     "longer than the context",
     "target equal to the current answer",
     "old answer not the unedited model's",
-    "subject taken",
+    "another one about its subject is in the stream",
 )
 
 
@@ -154,18 +154,22 @@ class KnowledgeTask(AskedModel):
         candidates = iter(self._draw(split, rng))
         kept: dict[str, EditRequest] = {}
         skipped: Counter[str] = Counter()
+        repeated = 0
         while len(kept) < count:
             wanted = list(itertools.islice(candidates, count - len(kept)))
             if not wanted:
                 raise ValueError(
                     f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
                     f" the {split} split has {len(kept)} that can be used (left out:"
-                    f" {dict(skipped)})"
+                    f" {dict(skipped + Counter({_REPEATED: repeated}))}; of several about one"
+                    " subject a stream takes one)"
                 )
             for request, reason in zip(wanted, self._reasons(wanted, kept), strict=True):
                 if reason is None:
                     kept[request.subject] = request
-                elif reason != _REPEATED:
+                elif reason == _REPEATED:
+                    repeated += 1
+                else:
                     skipped[reason] += 1
         facts = {(request.prompt, request.target) for request in kept.values()}
         whole = (

@@ -133,6 +133,7 @@ class EditableDecoder(EditedWeights):
         updates: Sequence[Update | None] | None = None,
         prefix: Prefix | None = None,
         injected: Mapping[str, Injection] | None = None,
+        whole: bool = False,
     ) -> Tensor:
         """Logits at the batch's answer tokens, (m, vocabulary), or (K, m, vocabulary) for K
         candidates.
@@ -144,6 +145,7 @@ class EditableDecoder(EditedWeights):
             prefix: From `prefix`, to begin at that layer.
             injected: By site name, what is added to that module's output; not together with K
                 candidates.
+            whole: Whether modules are given all tokens of every text, for hooks of one's own.
 
         Raises:
             UnknownSiteError: `injected` names a site that is not open for edits.
@@ -153,7 +155,7 @@ class EditableDecoder(EditedWeights):
         candidates = candidates_of(updates or ())
         self._check_injected(injected or {}, candidates)
         run = SitePass(updates, injected or {})
-        logits = self._passes.logits(self._state, run, batch, prefix, candidates or 1)
+        logits = self._passes.logits(self._state, run, batch, prefix, candidates or 1, whole)
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(
@@ -163,9 +165,7 @@ class EditableDecoder(EditedWeights):
         prefix: Prefix | None = None,
         injected: Mapping[str, Injection] | None = None,
     ) -> Tensor:
-        """Mean cross-entropy over the answer tokens of every text, by their weights: (n,), or
-        (K, n) for K candidates; as `logits`.
-        """
+        """Mean cross-entropy over every text's answer tokens, by their weights, (n,) or (K, n)."""
         logits = self.logits(batch, updates, prefix, injected).float()
         labels = batch.labels.expand(logits.shape[:-1])
         return batch.mean_costs(

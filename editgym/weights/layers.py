@@ -15,6 +15,17 @@ from editgym.weights.hooks import Reached, hooked
 from editgym.weights.sites import EditSite, layer_of
 
 
+def below_head(model: Any) -> Any:
+    """A causal language model without its head: what makes token ids into hidden states."""
+    if model.base_model is not model:
+        return model.base_model
+    # Some models, such as Llama 4 of text, name as their base what they do not have.
+    embeddings = model.get_input_embeddings()
+    return next(
+        child for child in model.children() if any(part is embeddings for part in child.modules())
+    )
+
+
 class Prefix(NamedTuple):
     """What a forward pass that begins at a layer begins with.
 

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from editgym.weights.hooks import hooked
 from editgym.weights.kv_cache import cache_argument, empty_cache, seem_to_have_seen
-from editgym.weights.layers import LayerStack, Prefix
+from editgym.weights.layers import LayerStack, Prefix, below_head
 from editgym.weights.site_pass import (
     Injection,
     SitePass,
@@ -86,6 +86,7 @@ class EditedPasses:
         batch: TokenBatch,
         prefix: Prefix | None = None,
         candidates: int = 1,
+        whole: bool = False,
     ) -> Tensor:
         """Logits at a batch's answer tokens, (candidates · m, vocabulary), one candidate after the
         other.
@@ -96,8 +97,9 @@ class EditedPasses:
             batch: The texts.
             prefix: Where the pass begins.
             candidates: How many updates `run` has that are alternatives.
+            whole: Whether every text is read from its beginning.
         """
-        opening = self.shared(batch, run.injected)
+        opening = 0 if whole else self.shared(batch, run.injected)
         ids, rows, positions = batch.ids, batch.rows, batch.positions
         if candidates > 1:
             ids, positions = ids.repeat(candidates, 1), positions.repeat(candidates)
@@ -171,7 +173,7 @@ class EditedPasses:
 
     def _hidden(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """The last hidden states, (n, length, width)."""
-        hidden: Tensor = self._called(self.model.base_model, ids, cache)[0]
+        hidden: Tensor = self._called(below_head(self.model), ids, cache)[0]
         return hidden
 
     @staticmethod

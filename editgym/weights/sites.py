@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +195,7 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
         UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs cannot be
             found.
     """
-    available = editable_sites(model)
+    available = _of_text(model, editable_sites(model))
     if not available:
         raise UnknownSiteError(
             f"{type(model).__name__} has no Linear, Conv1D or Conv2d weight to edit"
@@ -227,6 +227,20 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
         width = convolutions[-1].shape[0]
         return tuple(site for site in convolutions if site.shape[0] == width)
     return (available[-1],)
+
+
+def _of_text(model: nn.Module, sites: Sequence[EditSite]) -> tuple[EditSite, ...]:
+    """The sites in the decoder of a model of text and other things, such as images; all of them of
+    any other model.
+    """
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or config.get_text_config(decoder=True) is config:
+        return tuple(sites)
+    decoder = model.get_decoder()  # type: ignore[operator]
+    inside = [name for name, module in model.named_modules() if module is decoder and name]
+    if not inside:
+        return tuple(sites)
+    return tuple(site for site in sites if site.name.startswith(f"{inside[0]}."))
 
 
 def _kind(module: nn.Module) -> Kind | None:

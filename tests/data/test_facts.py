@@ -648,3 +648,29 @@ def test_counterfact_is_read(name, count):
         assert one.target != one.truth
         assert one.locality == one.near
         assert all(text == text.strip() for text in (one.prompt, one.target, *one.rephrases))
+
+
+# --- placeholders ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", ["{subject}", "{ }", "[X]", "[SUBJECT]", "<subject>", "[MASK]"])
+def test_a_placeholder_of_another_tool_is_warned_of(tmp_path, left):
+    file = tmp_path / "own.jsonl"
+    records = [
+        {"subject": "Ronellan", "prompt": f"{left} was founded by", "target": "Ann"},
+        {"subject": "Wiraten", "prompt": "{} was founded by", "target": "Bea"},
+    ]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.warns(UserWarning, match=r"own.jsonl: 1 prompts have a placeholder left.*Ronellan"):
+        first, second = load_requests(file).requests
+    assert first.prompt == f"{left} was founded by"
+    assert second.prompt == "Wiraten was founded by"
+
+
+def test_brackets_that_are_no_placeholders_are_not(tmp_path, recwarn):
+    file = tmp_path / "own.jsonl"
+    prompts = ["f{x1} of {} is", "[2] {} was", "{}'s <b>home</b> is", "The set {1, 2} and {} are"]
+    records = [{"subject": f"S{i}", "prompt": p, "target": "t"} for i, p in enumerate(prompts)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert len(load_requests(file).requests) == 4
+    assert not recwarn.list

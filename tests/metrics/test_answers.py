@@ -2,7 +2,7 @@
 
 import pytest
 
-from editgym.metrics.answers import EXACT, SCORERS, normalized, squad_normalized
+from editgym.metrics.answers import EXACT, SCORERS, mentions, normalized, squad_normalized
 
 SQUAD, CONTAINS, PREFIX = (SCORERS[name] for name in ("squad", "contains", "prefix"))
 
@@ -141,3 +141,24 @@ def test_scorers_are_found_by_their_names():
     assert EXACT is SCORERS["exact"]
     assert all(scorer.words for scorer in SCORERS.values())
     assert normalized("'Oslo'.") == "oslo"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "there"),
+    [
+        ("Stuttgart", "art", False),
+        ("1995", "5", False),
+        ("modern art", "art", True),
+        ("Rome, Italy.", "Rome", True),
+        ("ROME", "rome", True),
+        ("the Bank of Rome's vault", "Bank of Rome", True),
+        ("Romeo", "Rome", False),
+        ("C++ code", "C++", True),
+        ("我住在北京市", "北京", True),
+        ("住在东京", "北京", False),
+        ("", "Rome", False),
+        ("semi-final", "final", True),
+    ],
+)
+def test_an_answer_is_mentioned_as_whole_words(text, answer, there):
+    assert mentions(text, answer) is there

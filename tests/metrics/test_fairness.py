@@ -154,3 +154,15 @@ def test_a_power_mean_of_zero_is_zero_without_a_division():
         assert power_mean([0.0, 0.0]) == 0
         assert power_mean([0, 1], power=-1) == 0
         assert power_mean([0, 4], power=0.5) == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_have_no_place_in_an_order(bad):
+    labels, scores, terms = [0, 1, 1, 0], [0.1, bad, 0.3, bad], ["a", "a", "b", "b"]
+    for measure in (
+        lambda: auc(labels, scores),
+        lambda: subgroup_auc(labels, scores, terms),
+        lambda: fairness_metrics(labels, scores, terms, [0, 0, 1, 1]),
+    ):
+        with pytest.raises(ValueError, match=r"scores must be finite; [12] of \d are not, the fir"):
+            measure()

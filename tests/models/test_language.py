@@ -404,6 +404,9 @@ class Merging:
 
     eos_token_id, pad_token_id = 0, None
 
+    def get_vocab(self):
+        return {chr(token): token for token in range(128)}
+
     def __call__(self, text, add_special_tokens=True):
         pieces, letters = [], text.replace("n O", "~")
         for letter in letters:

@@ -174,7 +174,7 @@ def test_a_split_that_is_too_small_is_an_error_that_says_why(make):
     with pytest.raises(
         ValueError,
         match=r"mine: 3 requests are asked for \(horizon × edits_per_step\), and the test "
-        r"split has 1 that can be used \(left out: \{'longer than the context': 1\}",
+        r"split has 1 that can be used \(left out: \{'longer than the context': 1, 'another one",
     ):
         make([ask("Ada"), ask("Eve", "no " * 130), ask("Ada")]).stream("test", 3, random.Random(0))
 
@@ -950,3 +950,11 @@ def test_tasks_with_other_sites_share_what_the_unedited_model_says(language, mon
     said = first.original_answers(prompts)
     monkeypatch.setattr(language, "greedy", lambda prompts, *_, **__: [[]] * len(prompts[:0]))
     assert second.original_answers(prompts) == said
+
+
+def test_a_stream_that_is_too_short_says_that_subjects_repeat(make):
+    task = make([ask("Ada"), ask("Ada", "Rome"), ask("Ada", "Lima"), ask("Bob")])
+    with pytest.raises(
+        ValueError, match=r"has 2 that can .*about its subject is in the stream': 2"
+    ):
+        task.stream("test", 3, random.Random(0))
