@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch
 
 from agents import train
+from agents.answers import asked_in, before_and_after, formats
 from agents.catalogue import agent_class, make_agent
 from agents.checkpoints import CHECKPOINT
 from agents.command_line import (
@@ -44,10 +44,9 @@ from agents.configured import ConfiguredAgent
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Agent, Unsupported
-from editgym.envs.protocol import edit_env, open_env, stream_env
+from editgym.envs.protocol import edit_env, open_env
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.tasks.knowledge_exam import Exam
 from editgym.tasks.protocol import network_of
 from editgym.weights import (
     EditedWeights,
@@ -58,7 +57,6 @@ from editgym.weights import (
 )
 
 _STEPS_FOLDER = "steps"
-_LONGEST_ANSWER = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--ask",
-        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        type=formats,
         default=[],
         metavar="A,B",
         help="prompt formats to show answers in, such as bare,qa,chat",
@@ -111,22 +109,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, Unsupported, ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        whole = (options.folder / CHECKPOINT).is_file()
+        left = "the same command goes on from the last whole step" if whole else "nothing was kept"
+        print(f"\ninterrupted; {left}", file=sys.stderr)
+        return 130
 
 
 def _put(options: argparse.Namespace) -> int:
-    """Put an agent into the folder as `agents.train` would; its arguments are used up then."""
-    _, agent_config = divided(settings(options.set))
+    """Put an agent into the folder as `agents.train` would; its arguments are used up then.
+
+    What the edit will need is looked at first: the stream's facts, and the formats to ask in.
+    """
+    env_kwargs, agent_config = divided(settings(options.set))
     agent = make_agent(options.agent, **agent_config)
     if not (isinstance(agent, ConfiguredAgent) and agent.is_its_config):
         raise UsageError(
             f"--agent: {options.agent} has to learn first: python -m agents.train --agent"
             f" {options.agent} --out {options.folder} …, then edit without --agent"
         )
+    with closing(
+        made_env(env_spec(options.env, env_kwargs, evaluation=True), options.env, env_kwargs)
+    ) as env:
+        asked_in(env, options.ask)
+        env.reset(seed=options.seed)
+    file = options.folder / CONFIG_FILE
+    before = json.loads(file.read_text()) if file.is_file() else {}
     typed = [part for pair in options.set for part in ("--set", pair)]
     if options.settings is not None:
         typed += ["--settings", str(options.settings)]
     named = ["--env", options.env, "--agent", options.agent, "--out", str(options.folder)]
-    code = train.main([*named, *typed, "--seed", str(options.seed)])
+    try:
+        code = train.train(train.parser().parse_args([*named, *typed, "--seed", str(options.seed)]))
+    except UsageError as error:
+        raise UsageError(str(error).replace("--out:", "DIR:")) from None
+    if before and before != json.loads(file.read_text()):
+        print(f"{options.folder} held {before['agent']} with other settings: it is replaced")
     options.set, options.settings = [], None
     return code
 
@@ -157,7 +175,7 @@ def _edit(options: argparse.Namespace) -> int:
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     with _no_half_steps(folder):
         env = made_env(spec, config["env_id"], given)
-        variants = _asked(env, options.ask)
+        variants = asked_in(env, options.ask)
         if not goes_on:  # a reset would empty the journal that is gone on with
             env.reset(seed=options.seed)  # closed streams stay what they are at the agent's reset
         journal = (
@@ -170,8 +188,10 @@ def _edit(options: argparse.Namespace) -> int:
     if options.export:
         written.append(_export(env, journal, options.export, folder))
     print(before_after(evaluation.metrics))
+    for reason, count in getattr(agent, "skipped", {}).items():
+        print(f"left out: {count} requests: {reason}")
     if variants:
-        print(f"\n{_answers(env, journal, variants)}")
+        print(f"\n{before_and_after(env, journal, variants)}")
     print("\n".join(f"wrote {path}" for path in written))
     # The stream is whole: another run begins anew.
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -202,53 +222,6 @@ def with_settings(name: str, agent: Agent, given: Mapping[str, Any]) -> Agent:
             " python -m agents.train"
         )
     return make_agent(name, **{**agent.config, **given})
-
-
-def _asked(env: gym.Env, formats: Sequence[str]) -> dict[str, KnowledgeTask]:
-    """The environment's task, asked in each of the formats.
-
-    Raises:
-        UsageError: The task has no language model.
-        ValueError: A format is not known, or the model has no chat template.
-    """
-    if not formats:
-        return {}
-    task = open_env(env).task
-    if not isinstance(task, KnowledgeTask):
-        raise UsageError(f"--ask: {task.name} has no language model to be asked")
-    return {form: task.asked(task.interview.in_format(form)) for form in formats}
-
-
-def _answers(env: gym.Env, journal: EditJournal, variants: Mapping[str, KnowledgeTask]) -> str:
-    """What the model answers to the stream's prompts before and after the edit, in each format;
-    and whether undoing it leaves nothing.
-    """
-    requests = stream_env(env).process.stream.requests
-    prompts = [request.prompt for request in requests]
-    decoder = next(iter(variants.values())).decoder.fresh()
-    decoder.replay(journal)
-    found = {
-        form: (task.original_texts(prompts), Exam(task, decoder).answers(prompts))
-        for form, task in variants.items()
-    }
-    width = max(map(len, found))
-    lines = []
-    for index, request in enumerate(requests):
-        lines.append(f"{request.prompt} … {request.target}")
-        for form, (before, after) in found.items():
-            lines.append(f"  {form:{width}}  {_short(before[index])}  ->  {_short(after[index])}")
-    decoder.rollback(0)
-    undone = all(map(torch.equal, decoder.weights, decoder.base_weights)) and all(
-        Exam(task, decoder).answers(prompts) == found[form][0] for form, task in variants.items()
-    )
-    if not undone:
-        raise AssertionError("undoing the edit does not give the weights and answers of before")
-    return "\n".join([*lines, "undone: every weight and every answer is what it was"])
-
-
-def _short(answer: str) -> str:
-    line = answer.replace("\n", " ")
-    return repr(line if len(line) <= _LONGEST_ANSWER else f"{line[: _LONGEST_ANSWER - 1]}…")
 
 
 def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path:

@@ -42,8 +42,8 @@ from agents.protocol import Agent, Budget, Unsupported
 from editgym.paths import whole_file
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+def parser() -> argparse.ArgumentParser:
+    """The command line's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m agents.train",
         description=__doc__,
@@ -65,15 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, help="budget in wall-clock time")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = parser().parse_args(arguments)
     try:
-        return _train(options)
+        code = train(options)
     except (UsageError, Unsupported, ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not code:
+        name, out = options.agent, options.out
+        print(f"trained {name} on {options.env}; edit with: python -m agents.edit {out}")
+    return code
 
 
-def _train(options: argparse.Namespace) -> int:
+def train(options: argparse.Namespace) -> int:
+    """Train as the command line says; returns the exit code.
+
+    Raises:
+        UsageError, Unsupported, ValueError, ImportError, FileNotFoundError: The options are at
+            odds with themselves or with what is there; nothing has been written then.
+    """
     env_kwargs, agent_config = divided(settings(options.set))
     from_file = GivenSettings.read(options.settings, options.agent)
     env_kwargs = {**from_file.env_kwargs, **env_kwargs}
@@ -105,7 +120,6 @@ def _train(options: argparse.Namespace) -> int:
             print(f"\nstopped; {_left_behind(agent, out)}", file=sys.stderr)
             return 130
         agent.save(out / AGENT_FOLDER)
-    print(f"trained {options.agent} on {options.env}; edit with: python -m agents.edit {out}")
     return 0
 
 
@@ -177,7 +191,7 @@ def _check_edit_is_whole(out: Path, config: Mapping[str, Any]) -> None:
     before = json.loads((out / CONFIG_FILE).read_text()) if (out / CONFIG_FILE).is_file() else {}
     if different := first_difference(before, config):
         raise UsageError(
-            f"--out: {out} holds an interrupted edit by another agent: {different}; finish it with"
+            f"--out: {out} holds another interrupted edit: {different}; finish it with"
             f" python -m agents.edit {out}, give another folder, or delete {CHECKPOINT} there to"
             " give it up"
         )

@@ -104,8 +104,8 @@ def validate(options: argparse.Namespace) -> int:
     ]
     if len(here) < len(every):
         print(
-            f"{len(every) - len(here)} rows have journals above {SHIPPED_BYTES:,} bytes, which are"
-            " published by their SHA-256 alone: they cannot be replayed here"
+            f"not replayed: {len(every) - len(here)} of {len(every)} rows, whose journals are above"
+            f" {SHIPPED_BYTES:,} bytes and not here (lost, or published by their SHA-256 alone)"
         )
     rows = sample_rows(here, options.sample)
     differ = 0

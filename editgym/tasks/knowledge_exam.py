@@ -99,10 +99,21 @@ class Exam:
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[str]) -> list[str]:
-        """Greedy answers to questions whose answers nobody knows, cut where they end."""
+        """Greedy answers to questions whose answers nobody knows, cut where they end.
+
+        Raises:
+            ValueError: A prompt is longer than the model's context.
+        """
         asked = self._asked(
             prompts, lambda index, fact: Encoded(self.task.prompt_ids(prompts[index], fact), ())
         )
+        context = self.task.language.context
+        for prompt, (ids, _) in zip(prompts, asked, strict=True):
+            if len(ids) >= context:
+                raise ValueError(
+                    f"prompts: one is {len(ids)} tokens long, and the model takes {context},"
+                    f" answer and all: {prompt[:60]!r}…"
+                )
         return self._decoded(asked, [""] * len(asked))
 
     def _asked(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
+from editgym.data.errors import DataError
 from editgym.data.facts import EditRequest, Question, load_requests
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
@@ -126,8 +127,12 @@ def custom(
             )
     assert model is not None
     assert requests is not None
-    train = load_requests(_found(requests), format)
-    test = None if test_requests is None else load_requests(_found(test_requests), format)
+    train = load_requests(_found(requests, "requests"), format)
+    test = (
+        None
+        if test_requests is None
+        else load_requests(_found(test_requests, "test_requests"), format)
+    )
     splits = _split(train.records, None if test is None else test.records)
 
     def draw(split: StreamSplit, rng: random.Random) -> Iterable[EditRequest]:
@@ -148,6 +153,16 @@ def custom(
         max_new_tokens=32,
         text="factworld" if is_factlm(model) else "samples",
         facts=lambda: _old_facts(splits),
+        divided=_division(requests, splits) if test is None else "",
+    )
+
+
+def _division(name: str, splits: Mapping[StreamSplit, Sequence[_Record]]) -> str:
+    """What is said of one file that holds everything, where a split has too few requests."""
+    counts = ", ".join(f"{split} {len(records)}" for split, records in splits.items())
+    return (
+        f"; {name} is divided by subject into {counts} records: test_requests=FILE gives test a"
+        " file of its own, which may be the same one"
     )
 
 
@@ -164,9 +179,12 @@ def _old_facts(splits: Mapping[StreamSplit, Sequence[_Record]]) -> list[Question
     return facts
 
 
-def _found(path: str) -> Path:
+def _found(path: str, argument: str) -> Path:
     own = Path(path).expanduser()
-    return own if own.is_file() else data_folder() / own  # an absolute path stays as it is
+    file = own if own.is_file() else data_folder() / own  # an absolute path stays as it is
+    if not file.is_file():
+        raise DataError(f"{argument}: no file {path!r} here, nor at {file}")
+    return file
 
 
 def _split(

@@ -62,7 +62,7 @@ def _found(task: KnowledgeTask) -> list[Question]:
                 if task.scorer.gives(answer, fact.answer or "")
             ]
             found += right
-            bar.update(len(right))
+            bar.update(min(len(right), _KEPT - bar.n))
             if len(found) >= _KEPT:
                 break
     with whole_file(path) as partial:

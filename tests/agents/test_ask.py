@@ -48,7 +48,6 @@ def test_metrics_without_a_value_are_not_shown():
         (["--env", "LifelongLLMEdit-v1"], "--env and --agent go together"),
         (["--env", "ShiftWorld-v0", "--agent", "ppo"], "ppo has to learn first: python -m agents"),
         ([*EDIT, "--ask", "chat"], "tokenizer has no chat template"),
-        ([*EDIT, "--ask", "pirate"], "must be one of bare, qa, completion, chat"),
         ([*EDIT, "--set", "agent.stepz=3"], "unexpected keyword argument 'stepz'"),
         (
             ["--env", "ShiftWorld-v0", "--agent", "ssd-site", "--ask", "bare"],
@@ -60,6 +59,52 @@ def test_bad_input(tmp_path, capsys, arguments, message):
     assert edit.main([str(tmp_path / "run"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("run/*.safetensors"))
+
+
+@pytest.mark.parametrize("formats", ["bare,pirate", "", " , "])
+def test_formats_that_there_are_not_are_refused_at_once(tmp_path, capsys, formats):
+    with pytest.raises(SystemExit, match="2"):
+        edit.main([str(tmp_path / "run"), *EDIT, "--ask", formats])
+    assert "argument --ask: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_left_out_is_said(tmp_path, capsys):
+    facts = tmp_path / "own.jsonl"
+    facts.write_text(
+        '{"subject": "Bill", "prompt": "He founded the company", "target": "Sony"}\n'
+        '{"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo"}\n'
+    )
+    more = ["--set", "model=factlm", "--set", f"requests={facts}"]
+    named = ["--env", "LifelongLLMEdit-v1", "--agent", "memit_seq", "--set", "agent.tokens=600"]
+    size = ["--set", "horizon=1", "--set", "edits_per_step=2", "--set", "agent.steps=3"]
+    folder = tmp_path / "run"
+    assert edit.main([str(folder), *named, *more, *size]) == 2
+    said = capsys.readouterr().err
+    assert "own.jsonl is divided by subject into policy" in said
+    assert "test_requests=FILE" in said
+    assert not folder.exists(), "nothing half-done is left"
+    assert edit.main([str(folder), *named, *more, *size, "--set", f"test_requests={facts}"]) == 0
+    assert "left out: 1 requests: subject not in its prompt" in capsys.readouterr().out
+    assert edit.main([str(folder), *EDIT]) == 0
+    assert f"{folder} held memit_seq with other settings: it is replaced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("prompts", "formats", "message"),
+    [
+        ("The capital", None, "prompts must be a list of texts"),
+        ([1], None, "prompts must be a list of texts"),
+        (["x"], "bare", "formats must be a list of texts"),
+        (["x"], ["pirate"], "must be one of bare"),
+        (["word " * 400], None, r"one is \d+ tokens long, and the model takes 128"),
+    ],
+)
+def test_bad_questions_are_refused(prompts, formats, message):
+    env = gym.make("LifelongLLMEdit-v1", horizon=1, edits_per_step=2).unwrapped
+    with pytest.raises(ValueError, match=message):
+        env.ask(prompts, formats)
+    assert env.ask([]) == {"bare": []}
 
 
 def test_the_environment_is_asked_as_it_is_now():

@@ -256,8 +256,7 @@ def stop_after_two(monkeypatch):
     def stopped(folder):
         with monkeypatch.context() as patch:
             patch.setattr(StreamEditor, "_save_checkpoint", stopping)
-            with pytest.raises(KeyboardInterrupt):
-                edit.main([str(folder), "--seed", "3"])
+            assert edit.main([str(folder), "--seed", "3"]) == 130
 
     return stopped
 

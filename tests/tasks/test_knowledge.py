@@ -499,7 +499,7 @@ def test_a_malformed_record_is_named_by_file_index_and_field(tiny_lm, tmp_path, 
         (
             "knowledge/custom",
             {"model": "x", "requests": "/nowhere.json"},
-            r"no file at /nowhere\.json",
+            r"requests: no file '/nowhere\.json' here",
         ),
         ("knowledge/factworld", {"requests": "x"}, "takes no argument 'requests'"),
     ],

@@ -14,6 +14,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
+from editgym.checks import require
 from editgym.envs.arguments import checked_action
 from editgym.envs.lifelong import checkpoint
 from editgym.envs.lifelong.arguments import ActionForm
@@ -255,8 +256,12 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
             The answers by format.
 
         Raises:
-            ValueError: A format is not known, or the model has no chat template.
+            ValueError: The prompts or the formats are no list of texts, a format is not known, the
+                model has no chat template, or a prompt is longer than its context.
         """
+        for name, given in (("prompts", prompts), ("formats", formats or [])):
+            texts = not isinstance(given, str) and all(isinstance(one, str) for one in given)
+            require(texts, name, given, "a list of texts")
         interview = self.task.interview
         asked = [interview.in_format(form) for form in formats or [interview.prompt_format]]
         return {
