@@ -150,6 +150,14 @@ def npz(
             raise DataError(
                 f"data: {path}: y_{split} has the label {y.min()}; labels are 0 … C - 1"
             )
+        _check_pixels(path, f"x_{split}", x)
+    _check_alike(path, arrays["x_train"], arrays["x_test"])
+    labels = np.unique(arrays["y_train"])
+    if labels[0] == 1 and labels[-1] == len(labels):
+        raise DataError(
+            f"data: {path}: y_train has the labels 1 … {labels[-1]} and no 0; labels are 0 … C - 1:"
+            " subtract 1 from y_train and y_test"
+        )
     last = arrays["y_train"].max()
     if arrays["y_test"].max() > last:
         raise DataError(
@@ -161,6 +169,38 @@ def npz(
         for split in ("train", "test")
     )
     return ImageData(train, test, int(train.labels.max()) + 1)
+
+
+def _check_pixels(path: Path, name: str, x: np.ndarray) -> None:
+    """Refuse images that no network could be trained on as they are."""
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3, 4):
+        raise DataError(
+            f"data: {path}: {name} has the shape {x.shape}, channels first; give (n, h, w, c):"
+            f" {name}.transpose(0, 2, 3, 1)"
+        )
+    if np.issubdtype(x.dtype, np.floating):
+        bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
+        if bad.any():
+            raise DataError(
+                f"data: {path}: {name} has pixels that are not finite, in {int(bad.sum())} of"
+                f" {len(x)} images, the first at {int(bad.argmax())}"
+            )
+
+
+def _check_alike(path: Path, train: np.ndarray, test: np.ndarray) -> None:
+    """Refuse test images that are not made as the training ones are."""
+    if train.dtype != test.dtype or train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"data: {path}: x_train is {train.dtype} of {train.shape[1:]}, x_test {test.dtype} of"
+            f" {test.shape[1:]}: make them alike"
+        )
+    if np.issubdtype(train.dtype, np.floating):
+        most, other = float(np.abs(train).max()), float(np.abs(test).max())
+        if max(most, other) > 16 * min(most, other):
+            raise DataError(
+                f"data: {path}: the largest pixel of x_train is {most:.4g} and of x_test"
+                f" {other:.4g}: scale both alike, such as to 0 … 1"
+            )
 
 
 def image_folder(
@@ -191,13 +231,26 @@ def image_folder(
         raise DataError(
             f"data: {path} has classes {parts[0].classes} in train but {parts[1].classes} in test"
         )
-    stacked = [
-        (torch.stack([image for image, _ in part]), np.asarray(part.targets)) for part in parts
-    ]
+    stacked = [(_stacked(part), np.asarray(part.targets)) for part in parts]
     train, test = (
         _from_arrays(images.permute(0, 2, 3, 1).numpy(), y, mean, std) for images, y in stacked
     )
     return ImageData(train, test, len(parts[0].classes))
+
+
+def _stacked(part: torchvision.datasets.ImageFolder) -> torch.Tensor:
+    """All images of a folder, (n, 3, size, size).
+
+    Raises:
+        DataError: An image cannot be read; the message names it.
+    """
+    images = []
+    for index, (file, _) in enumerate(part.samples):
+        try:
+            images.append(part[index][0])
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow says of a torn file
+            raise DataError(f"data: {file} is no image that can be read: {error}") from error
+    return torch.stack(images)
 
 
 def _torchvision(

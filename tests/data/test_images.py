@@ -139,7 +139,8 @@ def test_grey_bytes_become_one_channel_in_0_to_1(save, small_images):
 
 def test_channels_come_first_and_floats_are_taken_as_they_are(save):
     x = np.random.default_rng(0).normal(size=(40, 5, 6, 3))
-    data = images.npz(save(x_test=x))
+    y = np.arange(40) % 2
+    data = images.npz(save(x_train=x, y_train=y, x_test=x, y_test=y))
     np.testing.assert_allclose(data.test.inputs.numpy(), x.transpose(0, 3, 1, 2), rtol=1e-6)
 
 
@@ -221,6 +222,38 @@ def test_file_that_is_no_npz_is_an_error(tmp_path, write):
 def test_missing_file_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no file at"):
         images.npz(tmp_path / "nothing.npz")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_named(save, bad):
+    x = np.random.default_rng(0).random((6, 4, 4)).astype(np.float32)
+    x[3, 1, 2] = x[5, 0, 0] = bad
+    fine = np.ones((6, 4, 4), np.float32)
+    y = np.array([0, 1, 0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"x_test has pixels .* in 2 of 6 .* first at 3"):
+        images.npz(save(x_train=fine, y_train=y, x_test=x, y_test=y))
+
+
+def test_test_images_are_made_as_training_images_are(save, small_images):
+    floats = small_images["x_test"] / np.float32(255)
+    with pytest.raises(DataError, match=r"x_train is uint8 of .*, x_test float"):
+        images.npz(save(x_test=floats))
+    both = {"x_train": small_images["x_train"] / np.float32(1), "x_test": floats}
+    with pytest.raises(DataError, match=r"the largest pixel of x_train is .* and of x_test"):
+        images.npz(save(**both))
+
+
+def test_channels_first_are_refused_with_what_to_do(save):
+    x = np.zeros((6, 3, 8, 8), np.uint8)
+    y = np.array([0, 1, 0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"channels first; .*x_train.transpose\(0, 2, 3, 1\)"):
+        images.npz(save(x_train=x, y_train=y, x_test=x, y_test=y))
+
+
+def test_labels_from_one_are_refused_with_what_to_do(save, small_images):
+    ones = {key: small_images[key] + 1 for key in ("y_train", "y_test")}
+    with pytest.raises(DataError, match=r"labels 1 … \d and no 0.*subtract 1"):
+        images.npz(save(**ones))
 
 
 # --- folders of images ----------------------------------------------------------------------------
@@ -310,4 +343,12 @@ def test_a_normalisation_that_does_not_fit_is_an_error(save, arguments, message)
 
 def test_whole_numbers_that_are_no_bytes_are_no_images(save, small_images):
     with pytest.raises(images.DataError, match="must be uint8 or floating point"):
-        images.npz(save(x_train=small_images["x_train"].astype(np.int64)))
+        whole = {name: small_images[name].astype(np.int64) for name in ("x_train", "x_test")}
+        images.npz(save(**whole))
+
+
+def test_an_image_that_is_torn_is_named(image_folder):
+    file = image_folder / "train" / "red" / "1.png"
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"train.red.1\.png is no image that can be read"):
+        images.image_folder(image_folder, 8)

@@ -330,5 +330,6 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
             raise gym.error.ResetNeeded(remedy)
 
     def _check_running(self) -> None:
-        if self.process.over or not self.process.begun:
+        self._check_begun("no episode has begun: call reset() before step()")
+        if self.process.over:
             raise gym.error.ResetNeeded("the episode is over: call reset() before step()")

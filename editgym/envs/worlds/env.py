@@ -184,7 +184,9 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
 
     def _check_running(self, method: str) -> None:
         if self._over:
-            raise gym.error.ResetNeeded(f"the episode is over: call reset() before {method}()")
+            raise gym.error.ResetNeeded(
+                f"no episode has begun, or it is over: call reset() before {method}()"
+            )
 
     def _observe(self) -> NDArray[np.float32]:
         weights = [weight.unsqueeze(0) for weight in self.network.weights]

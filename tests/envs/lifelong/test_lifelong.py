@@ -1,6 +1,7 @@
 """LifelongLLMEdit: its rewards against their formula on plain models, its streams, and what
 survives a crash."""
 
+import copy
 import json
 import random
 from dataclasses import replace
@@ -1249,3 +1250,17 @@ def test_a_reset_does_not_delete_the_steps_of_an_interrupted_stream(make_env, tm
     assert not list((tmp_path / "steps").iterdir()), (
         "an episode of one's own is over when another begins"
     )
+
+
+def test_a_copy_of_an_environment_says_that_it_has_no_episode(make_env):
+    env = make_env()
+    env.reset(seed=0)
+    env.step(env.training_free_action())
+    fork = copy.deepcopy(env)
+    with pytest.raises(gym.error.ResetNeeded, match="no episode has begun: call reset"):
+        fork.step(env.training_free_action())
+    env.reset(seed=0)
+    for _ in range(env.episode_length):
+        env.step(env.training_free_action())
+    with pytest.raises(gym.error.ResetNeeded, match="the episode is over: call reset"):
+        env.step(env.training_free_action())
