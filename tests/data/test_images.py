@@ -342,8 +342,8 @@ def test_a_normalisation_that_does_not_fit_is_an_error(save, arguments, message)
 
 
 def test_whole_numbers_that_are_no_bytes_are_no_images(save, small_images):
+    whole = {name: small_images[name].astype(np.int64) for name in ("x_train", "x_test")}
     with pytest.raises(images.DataError, match="must be uint8 or floating point"):
-        whole = {name: small_images[name].astype(np.int64) for name in ("x_train", "x_test")}
         images.npz(save(**whole))
 
 
