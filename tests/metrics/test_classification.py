@@ -47,3 +47,11 @@ def test_right_class_by_hand():
     alone = right_class(logits[0], torch.tensor([1, 0]))
     torch.testing.assert_close(alone[0], torch.tensor([3 / 5, 6 / 8]))
     assert alone[1].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("predicted", [0, 1, 2])
+def test_only_the_class_itself_is_right_neither_one_below_nor_one_above(predicted):
+    logits, labels = torch.eye(3)[[predicted] * 3], torch.arange(3)
+    assert accuracy(logits, labels) == pytest.approx(1 / 3)
+    correct = right_class(logits, labels)[1]
+    assert correct.tolist() == [float(label == predicted) for label in range(3)]
