@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from agents.tune.settings_file import FILE, TunedSettings
+from agents.tune.settings_file import FILE, TABLE, TunedSettings
 from agents.tune.space import Parameter, Range, Space
 from agents.tune.study import best_trial
 from agents.tune.validation import Subject, Validation
 from editgym.paths import whole_file
 from editgym.version import __version__
 
-TABLE, PICTURE = "trials.csv", "trials.png"
+PICTURE = "trials.png"
 _COLUMNS = 3  # panels side by side
 _REDRAWN = 20.0  # seconds between two drawings, while trials go on
 _LOOKS = (

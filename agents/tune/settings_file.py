@@ -15,6 +15,7 @@ import gymnasium as gym
 from editgym.paths import whole_file
 
 FILE = "settings.json"
+TABLE = "trials.csv"  # of the same study, beside it
 _NEEDED = ("agent", "env_id", "task", "model", "settings", "env_kwargs")
 
 

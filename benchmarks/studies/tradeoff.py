@@ -17,7 +17,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from agents.tune.report import TABLE
+from agents.tune.settings_file import TABLE
 from benchmarks.report.looks import look
 from editgym.paths import whole_file
 

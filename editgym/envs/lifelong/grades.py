@@ -31,20 +31,19 @@ class Grades:
         self._decoder = decoder
         self._batch_of = batch_of
         self._known: dict[int, Grade] = {}
-        self._waiting: list[int] = []
+        self._steps = 0  # made so far
         self._now: tuple[int, Batch, int] | None = None  # a step, and the journal's length after it
         self._closed = False
 
     def add(self, step: int, batch: Batch) -> None:
         """A step was made just now."""
-        self._waiting.append(step)
+        self._steps = step + 1
         self._now = step, batch, len(self._decoder.journal)
 
     def restore(self, step: int, grade: Grade | None) -> None:
         """A step was made before an interruption; its grade may be known."""
-        if grade is None:
-            self._waiting.append(step)
-        else:
+        self._steps = step + 1
+        if grade is not None:
             self._known[step] = grade
 
     def close(self) -> None:
@@ -72,15 +71,10 @@ class Grades:
         if self._now is not None:
             made, batch, length = self._now
             if made == step and length == len(self._decoder.journal):
-                self._keep(step, batch.graded())
+                self._known[step] = batch.graded()
                 return self._known[step]
-        for waiting, grade in self._replayed(self._waiting):
-            self._keep(waiting, grade)
+        self._known.update(self._replayed([s for s in range(self._steps) if s not in self._known]))
         return self._known[step]
-
-    def _keep(self, step: int, grade: Grade) -> None:
-        self._known[step] = grade
-        self._waiting = [other for other in self._waiting if other != step]
 
     def _replayed(self, steps: Sequence[int]) -> Iterator[tuple[int, Grade]]:
         """The grades of steps, by the journal."""
