@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ class RlsEditor(SpreadEditor):
         self._size = process.settings.edits_per_step
         super().begin(process)
 
-    def prepare(self, weights: list[Tensor], covariances: list[Tensor]) -> None:
+    def prepare(self, weights: list[Tensor], covariances: Iterable[Tensor]) -> None:
         """Start from W₀ and S₀ at every site."""
         self._solvers = [
             RecursiveLeastSquares(weight, self.prior(covariance))

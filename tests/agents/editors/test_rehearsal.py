@@ -219,7 +219,7 @@ def test_a_stream_with_rehearsal_equals_the_solve_from_scratch_with_the_latest_k
     env.reset(seed=0)
     agent.edit(env)
     process = stream_process(env)
-    covered = covariances(process.task, agent._sites, agent.settings.tokens)
+    covered = list(covariances(process.task, agent._sites, agent.settings.tokens))
     stored = {step: list(batches) for step, batches in agent._batches.items()}
     assert [len(batches[0].keys) for batches in stored.values()] == [EDITS] * STEPS
     for wanted in (range(STEPS), (0, 2)):
