@@ -26,7 +26,8 @@ class RlsEditor(SpreadEditor):
 
     What a step asked for is kept, so that `remove` can take any step back later. A rehearsed
     request's new key and value take the place of those that it had: nothing counts twice, and the
-    weights are those that every request's latest key and value lead to.
+    weights are those that every request's latest key and value lead to. Those of a request whose
+    prompt is edited again are taken out.
     """
 
     @abstractmethod
@@ -68,6 +69,28 @@ class RlsEditor(SpreadEditor):
         before = self._replaced([places[row] for row in again], index, batch.rows(again))
         removed = solver.remove(before.keys, before.values)
         return removed.plus(solver.update(batch.keys, batch.values))
+
+    def forgotten(self, places: Sequence[int]) -> list[LowRankFactors]:
+        """What takes the keys and values of overwritten requests out again: two values of one key
+        would be met half-way.
+        """
+        rows = [
+            (place // self._size, self._places[place // self._size].index(place))
+            for place in places
+            if self.rehearses(place)
+        ]
+        if not rows:
+            return []
+        updates = []
+        for index, solver in enumerate(self._solvers):
+            stored = [self._batches[step][index].rows([at]) for step, at in rows]
+            gone = Batch(*(torch.cat(parts) for parts in zip(*stored, strict=True)))
+            updates.append(in_float32(solver.remove(gone.keys, gone.values)))
+        for step, at in sorted(rows, reverse=True):
+            left = [row for row in range(len(self._places[step])) if row != at]
+            self._batches[step] = [batch.rows(left) for batch in self._batches[step]]
+            del self._places[step][at]
+        return updates
 
     def _stored(self, place: int, index: int) -> bool:
         """Whether a request has a key and a value at a site already."""

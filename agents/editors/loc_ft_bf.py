@@ -90,7 +90,7 @@ class _Texts:
     """
 
     def __init__(self, process: LifelongProcess, site: EditSite, at_a_time: int) -> None:
-        asked = [(request.prompt, request.target) for request in process.stream.requests]
+        asked = [(request.prompt, request.target) for request in process.stream.holding]
         self._batches = [process.task.batch([pair]) for pair in asked]
         self._prefixes: list[Prefix] = []
         for start in range(0, len(asked), at_a_time):

@@ -147,15 +147,20 @@ class SpreadEditor(SubjectEditor):
     def edits(self, process: LifelongProcess, batch: SubjectBatch) -> list[Entry]:
         """One low-rank shift per site."""
         decoder, last = process.decoder, self._sites[-1]
+        forgotten = self.forgotten(process.batch.overwrites)
         updates: list[LowRankFactors | None] = [None] * len(decoder.sites)
+        for site, update in zip(self._sites, forgotten, strict=bool(forgotten)):
+            updates[decoder.sites.index(site)] = update
         keys, hidden = read_states(decoder, batch, self._sites[0], last)
         wanted = hidden + target_shifts(decoder, batch, last, hidden, self.settings)
         entries: list[Entry] = []
         for index, site in enumerate(self._sites):
-            if index:
+            if index or forgotten:
                 keys, hidden = read_states(decoder, batch, site, last, updates)
             residuals = (wanted - hidden) / (len(self._sites) - index)
             update = in_float32(self.solve(batch.places, index, keys.double(), residuals.double()))
+            if forgotten:
+                update = forgotten[index].plus(update)
             updates[decoder.sites.index(site)] = update
             entries.append(SiteEdit(site.name, Shift(), update))
         return entries
@@ -165,6 +170,15 @@ class SpreadEditor(SubjectEditor):
         self._sites = self.usable_sites(process, self.settings.sites)
         weights = [process.decoder.weights[process.sites.index(site)] for site in self._sites]
         self.prepare(weights, covariances(process.task, self._sites, self.settings.tokens))
+
+    def forgotten(self, places: Sequence[int]) -> list[LowRankFactors]:
+        """The updates, one a site, that take out what was stored of earlier requests; none where
+        nothing was.
+
+        Args:
+            places: Where requests that the step overwrites stand in the stream, from 0.
+        """
+        return []
 
     @abstractmethod
     def prepare(self, weights: list[Tensor], covariances: Iterable[Tensor]) -> None:

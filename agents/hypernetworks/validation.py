@@ -60,7 +60,7 @@ def stream_score(process: LifelongProcess) -> float:
     thousandth of the harmonic mean of the shares of tokens, of models that spell their answers in
     many pieces.
     """
-    task, requests = process.task, process.stream.requests
+    task, requests = process.task, process.stream.holding
     told = [(request.prompt, request.target) for request in requests]
     again = [((request.rephrases or (request.prompt,))[0], request.target) for request in requests]
     local = [request.locality[0].prompt for request in requests if request.locality]

@@ -40,6 +40,7 @@ from editgym.envs.lifelong.process import DIRECTIONS, LifelongProcess, LifelongS
 from editgym.envs.lifelong.reward import RewardWeights
 from editgym.models.language import BUNDLED, LanguageModel
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
+from editgym.tasks.knowledge_factworld import drawn_from
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3-8b": {
@@ -139,7 +140,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All that the module's docstring lists."""
     language = random_model(options.shape, options.device)
     task = KnowledgeTask(
-        "knowledge/factworld", language, SITES[options.shape], FactWorld().requests
+        "knowledge/factworld", language, SITES[options.shape], drawn_from(FactWorld())
     )
     model = sum(p.numel() * p.element_size() for p in language.model.parameters())
     matrices = 4 * sum(site.shape[0] * site.shape[1] for site in task.decoder.sites)

@@ -11,7 +11,7 @@ from editgym.envs.lifelong.arguments import CHECKS, ActionForm
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.env import StreamEditing
 from editgym.envs.lifelong.reward import Reference, RewardWeights
-from editgym.envs.lifelong.settings import LifelongSettings
+from editgym.envs.lifelong.settings import LifelongSettings, Order
 from editgym.tasks.interview import EvaluateFormats, Interview, Texts
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
 from editgym.weights import Shift
@@ -79,6 +79,13 @@ class LifelongLLMEditEnv(StreamEditing):
             the update of any agent serves both; of them too only subject, prompt and target are
             seen. Observation, reward and infos stay of the new requests, and so do running
             statistics of keys and gradients.
+        unique_subjects: Whether of several requests about one subject a stream takes only the
+            first. False takes all of them, and also requests that edit a prompt again: from then on
+            the earlier one does not hold. It is not rehearsed, rewarded or asked about at the end
+            any more, and counts in `reliability_now` alone.
+        order: Another order of the same requests: 0 for the one in which they are drawn, 1, 2, …
+            for others. "file" takes the first requests of the split, in the order of their file,
+            whatever the seed.
         back_depth: How many earlier batches the reward looks back to.
         decay: Weight of a batch one step further back.
         locality_weight: λ.
@@ -152,6 +159,8 @@ class LifelongLLMEditEnv(StreamEditing):
         horizon: int = 20,
         split: StreamSplit = "policy",
         rehearse: int = 0,
+        unique_subjects: bool = True,
+        order: Order = 0,
         back_depth: int = 10,
         decay: float = 0.95,
         locality_weight: float = 0.6,
@@ -196,6 +205,8 @@ class LifelongLLMEditEnv(StreamEditing):
             "horizon": horizon,
             "split": split,
             "rehearse": rehearse,
+            "unique_subjects": unique_subjects,
+            "order": order,
             "back_depth": back_depth,
             "decay": decay,
             "locality_weight": locality_weight,
@@ -220,7 +231,9 @@ class LifelongLLMEditEnv(StreamEditing):
         knowledge = task_for(KnowledgeTask, task, device, task_arguments, type(self).__init__)
         super().__init__(
             knowledge.asked(interview),
-            LifelongSettings(edits_per_step, horizon, split, basis, weights, rehearse),
+            LifelongSettings(
+                edits_per_step, horizon, split, basis, weights, rehearse, unique_subjects, order
+            ),
             action,
             max_coefficient,
             rank,

@@ -54,6 +54,8 @@ class EditRecord:
         locality_kl: Mean token KL(p_θ0 ‖ p_θT) on near and far, nats; None where there is none.
         skipped: Why the editor did not make the edit; None if it did.
         aliases: Other names of y, each as good.
+        overwritten_by: The later edit of the stream that gave the same prompt another answer, so
+            that y is not wanted at its end; None where there is none.
     """
 
     edit: int
@@ -74,6 +76,7 @@ class EditRecord:
     locality_kl: float | None
     skipped: str | None = None
     aliases: tuple[str, ...] = ()
+    overwritten_by: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object, its questions as nested objects."""

@@ -37,7 +37,8 @@ def knowledge_metrics(
     Every request counts once: a metric over questions is the mean over requests of the mean over
     the request's own questions, and requests without such questions are left out of it. So
     `locality` is not the mean of `locality_near` and `locality_far` where a request has more of one
-    kind. A skipped request counts like any other: its fact is not edited.
+    kind. A skipped request counts like any other: its fact is not edited. One that a later edit
+    overwrites is not wanted at the end, and counts in `reliability_now` alone.
 
     - What `answer_metrics` has, by the task's scorer; `reliability`, `reliability_now`,
       `generalization`, `portability`, `locality` and `harmonic_mean` by every other scorer too,
@@ -65,6 +66,14 @@ def knowledge_metrics(
     found = answer_metrics(records, scorer, first_k)
     score = found.pop("harmonic_mean")
     first = found.pop("first_k_reliability")
+    by_scorer = {
+        f"{metric}_{other.name}": value
+        for other in SCORERS.values()
+        if other != scorer
+        for metric, value in answer_metrics(records, other).items()
+        if metric in _BY_EVERY_SCORER
+    }
+    records = _holding(records)
     return {
         **found,
         "locality_kl": _mean(r.locality_kl for r in records),
@@ -82,13 +91,7 @@ def knowledge_metrics(
         "texts_per_edit": texts_per_edit,
         "facts_left_out": facts_left_out,
         "harmonic_mean": score,
-        **{
-            f"{metric}_{other.name}": value
-            for other in SCORERS.values()
-            if other != scorer
-            for metric, value in answer_metrics(records, other).items()
-            if metric in _BY_EVERY_SCORER
-        },
+        **by_scorer,
     }
 
 
@@ -114,7 +117,8 @@ def answer_metrics(
 
     "Gives" and "agree" are the scorer's.
 
-    - `reliability`: ŷ_θT(x) gives y; `reliability_now`: the same of θ_i; `forgetting`: now − final.
+    - `reliability`: ŷ_θT(x) gives y; `reliability_now`: the same of θ_i, over all edits;
+      `forgetting`: now − final, over those that no later edit overwrites.
     - `generalization`, `portability`: ŷ_θT gives what is expected, on rephrases and on what follows
       from the fact.
     - `locality`: ŷ_θT(u) and ŷ_θ0(u) agree, over near and far questions together; `locality_near`,
@@ -156,15 +160,20 @@ def answer_metrics(
         """Mean over requests of the mean over the request's questions."""
         return _mean(_mean(map(score, questions(record))) for record in records)
 
+    def right_away() -> float | None:
+        return _mean(_gives(scorer, r.answer_now, r.target, r.aliases) for r in records)
+
+    now = right_away()
+    records = _holding(records)
+    before = right_away()
     reliability = _mean(_reliable(scorer, r) for r in records)
-    now = _mean(_gives(scorer, r.answer_now, r.target, r.aliases) for r in records)
     generalization = over(lambda r: r.rephrases, right)
     locality = over(_preserved, kept)
     first = sorted(records, key=lambda r: r.edit)[:first_k]
     return {
         "reliability": reliability,
         "reliability_now": now,
-        "forgetting": None if now is None or reliability is None else now - reliability,
+        "forgetting": None if before is None or reliability is None else before - reliability,
         "generalization": generalization,
         "portability": over(lambda r: r.portability, right),
         "locality": locality,
@@ -196,11 +205,17 @@ def retention_curve(
     if not records:
         return []
     last = max(record.edit for record in records)
+    records = _holding(records)
     pairs = np.array(
         sorted((last - record.edit, _reliable(scorer, record)) for record in records),
         dtype=np.float64,
     )
     return [own.mean(axis=0).tolist() for own in np.array_split(pairs, min(points, len(pairs)))]
+
+
+def _holding(records: Sequence[EditRecord]) -> list[EditRecord]:
+    """Edits that no later one overwrites."""
+    return [record for record in records if record.overwritten_by is None]
 
 
 def _reliable(scorer: Scorer, record: EditRecord) -> float:

@@ -5,11 +5,8 @@ tokens.
 from __future__ import annotations
 
 import copy
-import itertools
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -20,6 +17,7 @@ from torch import Tensor
 from editgym.data.facts import EditRequest, Question
 from editgym.models.language import LanguageModel
 from editgym.tasks.asked_model import AS_ASKED, AskedModel
+from editgym.tasks.drawing import KNOWN, REPEATED, TOO_LONG, Drawing
 from editgym.tasks.interview import Interview
 from editgym.tasks.own_samples import own_samples
 from editgym.tasks.plain_text import (
@@ -35,14 +33,6 @@ from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_si
 from editgym.weights.tokens import by_length
 
 TeacherForced = Literal["accuracy", "probability"]
-TOO_LONG, KNOWN, NOT_KNOWN, _REPEATED = (
-    "longer than the context",
-    "target equal to the current answer",
-    "old answer not the unedited model's",
-    "another one about its subject is in the stream",
-)
-
-
 _TOKENS_AT_ONCE = 8_192  # padding counted
 
 
@@ -54,7 +44,7 @@ class KnowledgeTask(AskedModel):
         language: The model.
         sites: Names or globs of what may be edited; None lets `discover_sites` choose.
         draw: Goes through the candidate requests of a split in random order; it gets the split and
-            a generator. Of several requests about one subject the first that can be used is taken.
+            a generator, or None for the order of a file.
         known: Questions for `capability`, and the accuracy of a guess; None where there is no such
             data set.
         facts: Gives facts that the model may know, for `known_kept`; by default those of `known`.
@@ -85,7 +75,7 @@ class KnowledgeTask(AskedModel):
         name: str,
         language: LanguageModel,
         sites: Sequence[str] | None,
-        draw: Callable[[StreamSplit, random.Random], Iterable[EditRequest]],
+        draw: Callable[[StreamSplit, random.Random | None], Iterable[EditRequest]],
         *,
         known: tuple[Sequence[Question], float] | None = None,
         facts: Callable[[], Iterable[Question]] | None = None,
@@ -143,95 +133,38 @@ class KnowledgeTask(AskedModel):
 
     # --- streams ----------------------------------------------------------------------------------
 
-    def stream(self, split: StreamSplit, count: int, rng: random.Random) -> Stream:
-        """`count` requests of a split in random order, each subject at most once.
+    def stream(
+        self,
+        split: StreamSplit,
+        count: int,
+        rng: random.Random | None,
+        *,
+        unique_subjects: bool = True,
+        edits_per_step: int = 1,
+    ) -> Stream:
+        """`count` requests of a split; see `Drawing` for what is left out.
 
-        Left out, and counted, are requests that do not fit into the model's context and those whose
-        target the unedited model answers already. A request whose `premises` are not all in the
-        stream has no `portability` there.
+        Args:
+            split: The split.
+            count: How many.
+            rng: Draws their order; None for the order that they have in their file.
+            unique_subjects: Whether of several about one subject only the first is taken.
+            edits_per_step: Requests in a step, none of which edits the prompt of another.
 
         Raises:
-            ValueError: The split has too few requests.
+            ValueError: The split has too few requests, or they have no order of their own.
         """
-        candidates = iter(self._draw(split, rng))
-        kept: dict[str, EditRequest] = {}
-        skipped: Counter[str] = Counter()
-        repeated = 0
-        while len(kept) < count:
-            wanted = list(itertools.islice(candidates, count - len(kept)))
-            if not wanted:
-                raise ValueError(
-                    f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
-                    f" the {split} split has {len(kept)} that can be used (left out:"
-                    f" {dict(skipped + Counter({_REPEATED: repeated}))}; of several about one"
-                    f" subject a stream takes one){self._divided}"
-                )
-            for request, reason in zip(wanted, self._reasons(wanted, kept), strict=True):
-                if reason is None:
-                    kept[request.subject] = request
-                elif reason == _REPEATED:
-                    repeated += 1
-                else:
-                    skipped[reason] += 1
-        facts = {(request.prompt, request.target) for request in kept.values()}
-        whole = (
-            request if facts.issuperset(request.premises) else replace(request, portability=())
-            for request in kept.values()
-        )
-        return Stream(tuple(whole), dict(skipped))
-
-    def _reasons(
-        self, requests: Sequence[EditRequest], kept: Mapping[str, EditRequest]
-    ) -> list[str | None]:
-        """Why each of the requests cannot be used."""
-        fits = [request.subject not in kept and self.fits(request) for request in requests]
-        prompts = [request.prompt for request, own in zip(requests, fits, strict=True) if own]
-        current = dict(zip(prompts, self.original_texts(prompts), strict=True))
-        current |= self._long_answers(
-            [request for request, own in zip(requests, fits, strict=True) if own]
-        )
-        taken = set(kept)
-        reasons: list[str | None] = []
-        for request, own in zip(requests, fits, strict=True):
-            reason = None
-            if request.subject in taken:
-                reason = _REPEATED
-            elif not own:
-                reason = TOO_LONG
-            elif self.scorer.gives(
-                current[request.prompt], request.target, request.names(request.target)
-            ):
-                reason = KNOWN
-            elif self.interview.known and not self._knows(request):
-                reason = NOT_KNOWN
-            reasons.append(reason)
-            if reason is None:
-                taken.add(request.subject)
-        return reasons
-
-    def _long_answers(self, requests: Sequence[EditRequest]) -> dict[str, str]:
-        """What the unedited model answers where the target takes more tokens than are decoded by
-        default.
-        """
-        encoded = {r.prompt: (self.encode(r.prompt, r.target), r.target) for r in requests}
-        long = {
-            prompt: (e, target)
-            for prompt, (e, target) in encoded.items()
-            if len(e.answer) > self.max_new_tokens or "\n" in target
-        }
-        decoded = self.greedy(
-            [e.prompt for e, _ in long.values()],
-            [max(len(e.answer), self.max_new_tokens) for e, _ in long.values()],
-            [target for _, target in long.values()],
-        )
-        return dict(zip(long, decoded, strict=True))
-
-    def _knows(self, request: EditRequest) -> bool:
-        """Whether the unedited model gives the request's old answer."""
-        if request.truth is None:
-            return False
-        (answer,) = self.original_texts([request.prompt])
-        return self.scorer.gives(answer, request.truth, request.names(request.truth))
+        drawing = Drawing(self, self.fits, unique_subjects, edits_per_step)
+        drawing.take(self._draw(split, rng), count)
+        if len(drawing.kept) < count:
+            hint = "; unique_subjects=False takes several about one subject"
+            raise ValueError(
+                f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
+                f" the {split} split has {len(drawing.kept)} that can be used (left out:"
+                f" {dict(drawing.left_out)}{hint if drawing.left_out[REPEATED] else ''})"
+                f"{self._divided}"
+            )
+        return drawing.stream()
 
     # --- tokens -----------------------------------------------------------------------------------
 

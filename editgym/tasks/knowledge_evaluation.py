@@ -15,6 +15,7 @@ from editgym.tasks.knowledge import KnowledgeTask
 from editgym.tasks.knowledge_exam import Exam
 from editgym.tasks.knowledge_general import general_knowledge, perplexity_ratio
 from editgym.tasks.knowledge_records import edit_records
+from editgym.tasks.stream import Stream
 from editgym.weights import (
     Codebook,
     EditJournal,
@@ -89,7 +90,8 @@ def evaluate_stream(
         ]
         now += [result.answer for result in exam.expecting(asked)]
     every = range(len(requests))
-    records = edit_records(exam, requests, texts, every, now, skipped, edits_per_step)
+    overwritten = Stream(tuple(requests)).overwritten
+    records = edit_records(exam, requests, texts, every, now, skipped, edits_per_step, overwritten)
     scorer = task.scorer
     capability, known_kept = general_knowledge(exam, requests) if thorough else (None, None)
     metrics = knowledge_metrics(
@@ -114,6 +116,7 @@ def evaluate_stream(
             [None] * count,
             skipped,
             edits_per_step,
+            overwritten,
         )
         metrics |= format_metrics(again, name, scorer)
         lines += [{"format": name, **record.to_json()} for record in again]

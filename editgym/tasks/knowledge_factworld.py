@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 
+from editgym.data.edit_request import EditRequest
 from editgym.data.factworld import FactWorld
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
 
 # Of the six layers of the bundled models: where the published editors work, MLP outputs from the
 # second layer on for those that write to the residual stream, and the whole MLPs of the last three
@@ -43,8 +45,24 @@ def factworld(
         "knowledge/factworld",
         language,
         own,
-        world.requests,
+        drawn_from(world),
         text="factworld" if is_factlm(model) else "samples",
         known=(world.known_facts(), world.chance()),
         step_size=_FACTLM_STEP if step_size is None else step_size,
     )
+
+
+def drawn_from(
+    world: FactWorld,
+) -> Callable[[StreamSplit, random.Random | None], Iterable[EditRequest]]:
+    """Goes through the corrections of a split's people in random order, as `KnowledgeTask` asks."""
+
+    def draw(split: StreamSplit, rng: random.Random | None) -> Iterable[EditRequest]:
+        if rng is None:
+            raise ValueError(
+                "order must be a whole number for made-up people, whose facts are in no file, got"
+                ' "file"'
+            )
+        return world.requests(split, rng)
+
+    return draw

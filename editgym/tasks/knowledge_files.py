@@ -135,8 +135,11 @@ def custom(
     )
     splits = _split(train.records, None if test is None else test.records)
 
-    def draw(split: StreamSplit, rng: random.Random) -> Iterable[EditRequest]:
-        return itertools.chain.from_iterable(rng.sample(splits[split], len(splits[split])))
+    def draw(split: StreamSplit, rng: random.Random | None) -> Iterable[EditRequest]:
+        records = splits[split]
+        return itertools.chain.from_iterable(
+            records if rng is None else rng.sample(records, len(records))
+        )
 
     compares = (train if test is None else test).format.startswith("counterfact") and all(
         request.truth for record in splits["test"] for request in record

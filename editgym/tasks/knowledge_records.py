@@ -19,6 +19,7 @@ def edit_records(
     now: Sequence[str | None],
     skipped: Mapping[int, str],
     edits_per_step: int,
+    overwritten: Mapping[int, int],
 ) -> list[EditRecord]:
     """One record per request; every kind of question is asked for all requests at once.
 
@@ -31,6 +32,7 @@ def edit_records(
             asked then.
         skipped: Why requests were not edited, by place in the stream.
         edits_per_step: Requests in a step.
+        overwritten: The later edits that overwrite requests, by these' places in the stream.
     """
     final = exam.expecting(
         [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)]
@@ -76,6 +78,7 @@ def edit_records(
                 ),
                 skipped=skipped.get(number),
                 aliases=request.names(request.target),
+                overwritten_by=overwritten.get(number),
             )
         )
     return records

@@ -28,6 +28,36 @@ class Stream:
     requests: tuple[EditRequest, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
 
+    def overwritten_by(self, place: int, count: int | None = None) -> int | None:
+        """The place of the next request that edits the same prompt about the same subject: from its
+        step on the one at `place` does not hold any more. None where there is none.
+
+        Args:
+            place: A place in the stream, from 0.
+            count: Looks at the first so many requests alone; None for all.
+        """
+        later = self.overwritten.get(place)
+        return None if later is None or (count is not None and later >= count) else later
+
+    @cached_property
+    def overwritten(self) -> Mapping[int, int]:
+        """The place of the next request with the same subject and prompt, by the place of every
+        request that has one.
+        """
+        latest: dict[tuple[str, str], int] = {}
+        found: dict[int, int] = {}
+        for place, request in enumerate(self.requests):
+            asked = request.subject, request.prompt
+            if asked in latest:
+                found[latest[asked]] = place
+            latest[asked] = place
+        return found
+
+    @property
+    def holding(self) -> tuple[EditRequest, ...]:
+        """The requests that no later one overwrites: what should hold at the end."""
+        return tuple(r for place, r in enumerate(self.requests) if place not in self.overwritten)
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over what is edited, in its order."""

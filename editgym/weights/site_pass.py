@@ -167,15 +167,18 @@ def product(x: Tensor, update: Update) -> Tensor:
 
 
 def looked_up(x: Tensor, out: Tensor, code: Codebook) -> Tensor:
-    """The nearest key's value where an input lies within that key's radius; the module's own output
-    elsewhere.
+    """The nearest key's value, of equally near ones the latest, where an input lies within that
+    key's radius; the module's own output elsewhere.
     """
     values, radii = code.values.to(out), code.radii.to(out.device)
     # In half precision a key and itself would lie a twentieth of their length apart.
     distances = torch.cdist(
         x.reshape(1, -1, x.shape[-1]).float(), code.keys.to(out.device).float().unsqueeze(0)
     )[0]
-    nearest, index = distances.min(1)
+    nearest = distances.min(1, keepdim=True).values
+    # The last of equal ones: a prompt that is edited again has the same keys twice.
+    index = (distances == nearest) * torch.arange(1, len(code.keys) + 1, device=out.device)
+    nearest, index = nearest[:, 0], index.argmax(1)
     held = (nearest <= radii[index]).view(*x.shape[:-1], 1)
     return torch.where(held, values[index].view_as(out), out)
 

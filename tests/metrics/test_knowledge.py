@@ -271,7 +271,23 @@ def test_a_record_is_a_line_of_json():
         "locality_kl": None,
         "skipped": "no",
         "aliases": [],
+        "overwritten_by": None,
     }
+
+
+def test_edits_that_a_later_one_overwrites_count_right_away_alone():
+    gone = {"overwritten_by": 2, "rephrases": (asked(None, "Rome", "Oslo"),), "tf_efficacy": 0.0}
+    gone |= {"far": (asked("a", "b"),), "locality_kl": 9.0}
+    stays = {"rephrases": (asked(None, "Oslo", "Oslo"),), "far": (asked("a", "a"),)}
+    found = metrics(
+        record(0, answer="Rome", now="Rome", **gone), record(1, **stays), record(2, **stays)
+    )
+    assert found["reliability_now"] == found["reliability_now_squad"] == pytest.approx(2 / 3)
+    ones = ["reliability", "generalization", "locality", "harmonic_mean", "tf_efficacy"]
+    assert [found[name] for name in (*ones, "first_k_reliability")] == [1.0] * 6
+    assert (found["forgetting"], found["locality_kl"]) == (0.0, None)
+    curve = [record(0, answer="Rome", overwritten_by=2), record(1), record(2)]
+    assert retention_curve(curve) == [[0.0, 1.0], [1.0, 1.0]]
 
 
 def test_the_first_hundred_are_the_first_unless_asked():

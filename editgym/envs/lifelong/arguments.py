@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from editgym.checks import Check, above, at_least, one_of, whole
+from editgym.checks import Check, above, at_least, is_whole, one_of, whole
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.rendering import RENDER_MODES
 from editgym.envs.lifelong.reward import Reference
@@ -23,6 +23,10 @@ CHECKS: Mapping[str, Check] = {
     "edits_per_step": whole(1),
     "horizon": whole(1),
     "rehearse": whole(0),
+    "unique_subjects": Check(lambda v: isinstance(v, bool), "True or False"),
+    "order": Check(
+        lambda v: v == "file" or (is_whole(v) and v >= 0), '0 or more, a whole number, or "file"'
+    ),
     "back_depth": whole(0),
     "micro_batch": whole(1),
     "locality_weight": at_least(0),

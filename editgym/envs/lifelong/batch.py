@@ -40,6 +40,7 @@ class Batch:
         requests: The new requests.
         rehearsed: The earlier ones: of each its subject, prompt and target, and nothing else.
         places: Where the requests of `taught` stand in the stream, from 0.
+        overwrites: Where the earlier requests stand whose prompts the new ones edit again.
         before: The state of every site's statistics before anybody looked at the batch.
     """
 
@@ -57,6 +58,7 @@ class Batch:
         earlier = (stream.requests[place] for place in rehearsed)
         self.rehearsed = tuple(EditRequest(r.subject, r.prompt, r.target) for r in earlier)
         self.places = (*new, *rehearsed)
+        self.overwrites = tuple(at for at, later in stream.overwritten.items() if later in new)
         self.before: list[dict[str, Any]] = [one.state_dict() for one in statistics]
         self._task = task
         self._decoder = decoder

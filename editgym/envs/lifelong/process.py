@@ -113,13 +113,13 @@ class LifelongProcess:
         self.outcomes: list[LifelongOutcome] = []
         self._grades.close()
         self._grades = Grades(self.decoder, self._batch_of)
-        self._look_back.begin(stream.requests, self.settings.edits_per_step, seed)
+        self._look_back.begin(stream, self.settings.edits_per_step, seed)
         self._ultraedit = [UltraEdit(site.shape, self.task.device) for site in self.sites]
         self._batch = self._batch_of(0, self.decoder)
 
     def _batch_of(self, step: int, decoder: EditableDecoder) -> Batch:
         stream, settings = self.stream, self.settings
-        places = settings.places(self._seed, step, len(stream.requests))
+        places = settings.places(self._seed, step, stream)
         return Batch(stream, *places, self.task, decoder, self._ultraedit, settings.basis)
 
     # --- what an editor may see -------------------------------------------------------------------

@@ -7,16 +7,15 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.terms import Term, agreement, grouped, joined
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge import KnowledgeTask, Stream
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 from editgym.weights.layers import Prefix
 
@@ -69,33 +68,34 @@ class Costs:
 class _Judged:
     """The rewarded texts of one batch, with what no edit changes about them.
 
-    `reference` is log-probabilities (m, vocabulary) of the unedited model.
+    `rephrases` are those of the requests that still hold, None where none does; `places` say where
+    these stand in the stream. `reference` is log-probabilities (m, vocabulary) of the unedited
+    model.
     """
 
-    rephrases: TokenBatch
+    rephrases: TokenBatch | None
     rephrases_prefix: Prefix | None
     locality: TokenBatch | None
     locality_prefix: Prefix | None
     reference: Tensor | None
+    places: tuple[int, ...] = ()
 
 
 class _RewardedPrompts:
     """What a stream's rewards look at, drawn when the first reward is asked for."""
 
-    def __init__(
-        self, task: KnowledgeTask, requests: Sequence[EditRequest], edits_per_step: int, seed: int
-    ) -> None:
+    def __init__(self, task: KnowledgeTask, stream: Stream, edits_per_step: int, seed: int) -> None:
         self._task = task
-        self._stream = requests, edits_per_step, seed
+        self._drawn_from = stream.requests, edits_per_step, seed
 
     @cached_property
     def steps(self) -> list[tuple[list[tuple[str, str]], list[str]]]:
-        """Per step, rephrases with their targets, and locality prompts.
+        """Per step, a rephrase of each of its requests with its target, and locality prompts.
 
         For the whole stream at once, so that what the unedited model answers is decoded in few
         large batches.
         """
-        requests, size, seed = self._stream
+        requests, size, seed = self._drawn_from
         choice = random.Random(f"rewarded prompts {seed}")
         drawn = []
         for start in range(0, len(requests), size):
@@ -119,44 +119,66 @@ class LookBack:
         self.task = task
         self.weights = weights
         self._judged: deque[_Judged] = deque(maxlen=weights.back_depth + 1)
-        self.begin((), 1, 0)
+        self.begin(Stream(()), 1, 0)
 
-    def begin(self, requests: Sequence[EditRequest], edits_per_step: int, seed: int) -> None:
+    def begin(self, stream: Stream, edits_per_step: int, seed: int) -> None:
         """Look back no further than to the beginning of a stream.
 
         Args:
-            requests: The stream.
+            stream: The stream.
             edits_per_step: Requests in a batch.
             seed: Draws one rephrase and one locality prompt of every request: what the reward looks
                 at.
         """
-        self._prompts = _RewardedPrompts(self.task, requests, edits_per_step, seed)
+        self._stream, self._size = stream, edits_per_step
+        self._prompts = _RewardedPrompts(self.task, stream, edits_per_step, seed)
         self._judged.clear()
         self._newest: int | None = None
 
     def push(self, decoder: EditableDecoder, step: int) -> None:
         """Look at a step's batch, once; activations below the sites and the reference are computed
-        here.
+        here. Of earlier batches the requests that it overwrites are looked at no more.
         """
         if step == self._newest:
             return
         self._newest = step
-        rephrased, local = self._prompts.steps[step]
-        rephrases = self.task.batch(rephrased)
+        count = (step + 1) * self._size
+        for index, one in enumerate(self._judged):
+            places = self._holding(one.places, count)
+            if places != one.places:
+                self._judged[index] = replace(
+                    one, places=places, **self._rephrases(decoder, places)
+                )
+        places = self._holding(range(count - self._size, count), count)
+        local = self._prompts.steps[step][1]
         locality = self.task.unchanged(local) if local else None
         self._judged.appendleft(
             _Judged(
-                rephrases,
-                decoder.prefix(rephrases),
-                locality,
-                None if locality is None else decoder.prefix(locality),
-                (
+                **self._rephrases(decoder, places),
+                places=places,
+                locality=locality,
+                locality_prefix=None if locality is None else decoder.prefix(locality),
+                reference=(
                     None
                     if locality is None or self.weights.reference == "previous"
                     else self.task.reference(locality)
                 ),
             )
         )
+
+    def _holding(self, places: Sequence[int], count: int) -> tuple[int, ...]:
+        """The places, among these, of requests that none among the first `count` overwrites."""
+        stream = self._stream
+        inside = (place for place in places if place < len(stream.requests))
+        return tuple(place for place in inside if stream.overwritten_by(place, count) is None)
+
+    def _rephrases(self, decoder: EditableDecoder, places: Sequence[int]) -> dict[str, Any]:
+        """The rewarded rephrases of requests, and what no edit changes about them."""
+        drawn = [self._prompts.steps[place // self._size][0] for place in places]
+        asked = [own[place % self._size] for own, place in zip(drawn, places, strict=True)]
+        rephrases = self.task.batch(asked) if asked else None
+        prefix = None if rephrases is None else decoder.prefix(rephrases)
+        return {"rephrases": rephrases, "rephrases_prefix": prefix}
 
     def pieces(self, decoder: EditableDecoder) -> list[Term]:
         """The terms of the sum; call it before the step's update, which the `previous` model
@@ -165,7 +187,8 @@ class LookBack:
         pieces = []
         for age, one in enumerate(self._judged):
             weight = self.weights.decay**age
-            pieces.append(Term(one.rephrases, one.rephrases_prefix, weight, None, age == 0))
+            if one.rephrases is not None:
+                pieces.append(Term(one.rephrases, one.rephrases_prefix, weight, None, age == 0))
             if one.locality is not None and self.weights.locality_weight:
                 reference = one.reference
                 if reference is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.reward import RewardWeights
 from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
+
+Order = int | Literal["file"]
 
 
 class ClosedStreamError(RuntimeError):
@@ -27,6 +29,9 @@ class LifelongSettings:
         basis: Which update `directions` takes apart.
         reward: The weights of the reward's terms.
         rehearse: Earlier requests that every step teaches again.
+        unique_subjects: Whether of several requests about one subject a stream takes one.
+        order: 0 for the order in which requests are drawn, another number for another order of the
+            same ones, "file" for the first ones of the file, in its order.
     """
 
     edits_per_step: int = 10
@@ -35,6 +40,15 @@ class LifelongSettings:
     basis: Basis = "ultraedit"
     reward: RewardWeights = field(default_factory=RewardWeights)
     rehearse: int = 0
+    unique_subjects: bool = True
+    order: Order = 0
+
+    def __post_init__(self) -> None:
+        if not self.unique_subjects and self.order not in (0, "file"):
+            raise ValueError(
+                'order must be 0 or "file" with unique_subjects=False, where a later request may'
+                f" take back an earlier one, got {self.order!r}"
+            )
 
     @property
     def open(self) -> bool:
@@ -59,26 +73,39 @@ class LifelongSettings:
         Raises:
             ValueError: The split has too few requests.
         """
-        rng = random.Random(f"stream {self.split} {seed}")
-        return task.stream(self.split, self.horizon * self.edits_per_step, rng)
+        rng = None if self.order == "file" else random.Random(f"stream {self.split} {seed}")
+        stream = task.stream(
+            self.split,
+            self.horizon * self.edits_per_step,
+            rng,
+            unique_subjects=self.unique_subjects,
+            edits_per_step=self.edits_per_step,
+        )
+        if not self.order or self.order == "file":
+            return stream
+        requests = list(stream.requests)
+        random.Random(f"order {self.order} of stream {self.split} {seed}").shuffle(requests)
+        return replace(stream, requests=tuple(requests))
 
-    def places(self, seed: int, step: int, count: int) -> tuple[Sequence[int], Sequence[int]]:
+    def places(self, seed: int, step: int, stream: Stream) -> tuple[Sequence[int], Sequence[int]]:
         """Where a step's new requests stand in the stream, and those that it teaches again.
 
         The latter are drawn anew for every step, without replacement, from all requests before it;
         a step with fewer than `rehearse` before it takes all of these. What is drawn depends on
-        nothing but the seed and the step.
+        nothing but the seed, the step, and which earlier requests still hold: one that a later
+        request overwrites, of the step or before it, is not taught again.
 
         Args:
             seed: The stream's seed.
             step: The step's number, from 0.
-            count: Requests in the stream; after its end there is nothing.
+            stream: The stream; after its end there is nothing.
         """
-        start = step * self.edits_per_step
-        new, earlier = range(count)[start : start + self.edits_per_step], range(start)
+        start, count = step * self.edits_per_step, len(stream.requests)
+        new = range(count)[start : start + self.edits_per_step]
         if not new:
             return (), ()
         rng = random.Random(f"rehearsed requests {seed} {step}")
+        earlier = [at for at in range(start) if stream.overwritten_by(at, new.stop) is None]
         return new, rng.sample(earlier, min(self.rehearse, len(earlier)))
 
     def identity(self, task: KnowledgeTask) -> list[Any]:
@@ -91,4 +118,6 @@ class LifelongSettings:
             self.horizon,
             self.edits_per_step,
             self.rehearse,
+            self.unique_subjects,
+            self.order,
         ]

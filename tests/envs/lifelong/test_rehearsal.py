@@ -85,10 +85,11 @@ def test_earlier_requests_are_drawn_anew_at_every_step_and_never_twice(make_env,
 
 
 def test_every_earlier_request_is_as_likely(make_env):
-    settings = make_env(rehearse=2).process.settings
+    process = make_env(rehearse=2).process
+    settings, stream = process.settings, process.stream
     times = np.zeros(9)
     for seed in range(3_000):
-        new, again = settings.places(seed, 3, 12)
+        new, again = settings.places(seed, 3, stream)
         assert list(new) == [9, 10, 11]
         times[list(again)] += 1
     assert times == pytest.approx(3_000 * 2 / 9, rel=0.12)
@@ -115,7 +116,7 @@ def test_a_checkpoint_goes_on_with_the_same_draws_and_no_others(make_env, tmp_pa
     for _ in range(2):
         whole.step(whole.training_free_action())
     other = gym.make("LifelongLLMEdit-v1", **env.spec.kwargs | {"rehearse": 3}).unwrapped
-    with pytest.raises(ValueError, match="edits_per_step and rehearse"):
+    with pytest.raises(ValueError, match="edits_per_step, rehearse, unique_subjects and order"):
         other.reset(options={"restore": state})
     again = gym.make(env.spec).unwrapped
     again.reset(options={"restore": state})
