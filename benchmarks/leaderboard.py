@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from benchmarks.results import (
     SHIPPED_BYTES,
     Cell,
     Row,
-    read_rows,
+    read_what_can_be,
     row_problem,
     ships_by_hash_alone,
 )
@@ -93,44 +94,75 @@ def report(options: argparse.Namespace) -> int:
 
 
 def validate(options: argparse.Namespace) -> int:
-    """Replay some journals and say which rows are not reproduced, and which of all were changed."""
-    from benchmarks.harness.validation import sample_rows, validate_row
+    """Replay journals of some rows, or of all, and say which are not reproduced, and which of all
+    rows were changed.
+    """
+    from benchmarks.harness.validation import (
+        finished_rows,
+        named_rows,
+        rerun_row,
+        sample_rows,
+        validate_row,
+    )
 
-    every = read_rows(options.folder / ROWS_FILE, refuse_changed=False)
-    here = [
-        row
-        for row in every
-        if not ships_by_hash_alone(row) or (options.folder / row["edit_file"]).is_file()
-    ]
+    every, damaged = read_what_can_be(options.folder / ROWS_FILE)
+    here = [row for row in every if not _is_elsewhere(row, options.folder)]
     if len(here) < len(every):
         print(
             f"not replayed: {len(every) - len(here)} of {len(every)} rows, whose journals are above"
             f" {SHIPPED_BYTES:,} bytes and not here (lost, or published by their SHA-256 alone)"
         )
-    rows = sample_rows(here, options.sample)
-    differ = 0
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    if options.rows:
+        rows = named_rows(every, options.rows)
+    else:
+        rows = finished_rows(here) if options.all else sample_rows(here, options.sample, seed)
+    again = sample_rows(rows, options.rerun, seed) if options.rerun else []
+    differ = set()
     for row in rows:
         problems = validate_row(row, options.folder).problems
-        differ += bool(problems)
+        if row in again:
+            problems += rerun_row(row).problems
+        if problems:
+            differ.add(row["cell"])
         _print_verdict(row, problems)
-    sampled = {row["cell"] for row in rows}
+    checked = {row["cell"] for row in rows}
     changed = [
         (row, problem)
         for row in every
-        if row["cell"] not in sampled and (problem := row_problem(row)) is not None
+        if row["cell"] not in checked and (problem := row_problem(row)) is not None
     ]
     for row, problem in changed:
         _print_verdict(row, [problem])
-    print(f"{len(rows) - differ} of {len(rows)} rows reproduced")
-    if changed:
-        print(f"{len(changed)} of {len(every)} rows were changed, beside those that were replayed")
-    return 1 if differ or changed else 0
+    for problem in damaged:
+        print(f"DIFFERS  {problem}")
+    drawn = "" if options.rows or options.all else f", drawn by --seed {seed}"
+    print(
+        f"{len(rows)} of {len(every) + len(damaged)} rows checked{drawn}"
+        + (f"; {len(again)} run again" if again else "")
+    )
+    print(f"{len(rows) - len(differ)} of {len(rows)} rows reproduced")
+    if changed or damaged:
+        print(
+            f"{len(changed) + len(damaged)} of {len(every) + len(damaged)} rows were changed,"
+            " beside those that were replayed"
+        )
+    return 1 if differ or changed or damaged else 0
+
+
+def _is_elsewhere(row: Row, folder: Path) -> bool:
+    """Whether a row's journal is published by its hash alone, and not here."""
+    return (
+        row_problem(row) is None
+        and ships_by_hash_alone(row)
+        and not (folder / row["edit_file"]).is_file()
+    )
 
 
 def _print_verdict(row: Row, problems: Sequence[str]) -> None:
-    print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}")
+    print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}", flush=True)
     for problem in problems:
-        print(f"    {problem}")
+        print(f"    {problem}", flush=True)
 
 
 def ship(options: argparse.Namespace) -> int:
@@ -163,8 +195,23 @@ def _parser() -> argparse.ArgumentParser:
     redraw.set_defaults(command=report)
     replay = commands.add_parser("validate", help=validate.__doc__)
     replay.add_argument("folder", metavar="DIR", type=Path)
+    which = replay.add_mutually_exclusive_group()
+    which.add_argument(
+        "--sample", metavar="K", type=int, default=5, help="number of rows to draw (default 5)"
+    )
+    which.add_argument("--all", action="store_true", help="every finished row")
+    which.add_argument(
+        "--rows", metavar="CELL,CELL", type=_names, help="these rows, by the beginnings of cells"
+    )
     replay.add_argument(
-        "--sample", metavar="K", type=int, default=5, help="number of rows (default 5)"
+        "--seed", metavar="N", type=int, help="of the draw (default: a random one, printed)"
+    )
+    replay.add_argument(
+        "--rerun",
+        metavar="K",
+        type=int,
+        default=0,
+        help="of these rows, how many are learned and edited again, and compared (default 0)",
     )
     replay.set_defaults(command=validate)
     shipped = commands.add_parser("ship", help=ship.__doc__)

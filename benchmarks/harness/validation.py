@@ -1,9 +1,10 @@
-"""Replays journals of finished rows on fresh networks and compares metrics and curves with what the
-rows say.
+"""Replays journals of finished rows on fresh networks, or runs their cells again, and compares what
+comes out with what the rows say.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.machine import single_thread
-from benchmarks.harness.measure import evaluate_journal
-from benchmarks.results import CURVE_KEYS, Cell, Row, journal_problem, row_problem
+from benchmarks.harness.measure import evaluate_journal, run_cell
+from benchmarks.results import (
+    CURVE_KEYS,
+    Cell,
+    Row,
+    differing_fields,
+    journal_problem,
+    records_file,
+    records_problem,
+    row_problem,
+)
 
 # Sums on a GPU may be split differently from run to run; on the CPU with one thread they are the
 # same bits.
@@ -33,6 +43,18 @@ class Verdict:
     problems: tuple[str, ...]
 
 
+def finished_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have a result.
+
+    Raises:
+        ValueError: There is none.
+    """
+    finished = [row for row in rows if row.get("status") == "finished"]
+    if not finished:
+        raise ValueError("there is no finished row to validate: run a suite first")
+    return finished
+
+
 def sample_rows(rows: Sequence[Row], count: int, seed: int = 0) -> list[Row]:
     """`count` finished rows drawn without replacement, or all of them if there are fewer.
 
@@ -41,41 +63,91 @@ def sample_rows(rows: Sequence[Row], count: int, seed: int = 0) -> list[Row]:
     """
     if count < 1:
         raise ValueError(f"sample must be 1 or more, got {count}")
-    finished = [row for row in rows if row["status"] == "finished"]
-    if not finished:
-        raise ValueError("there is no finished row to validate: run a suite first")
+    finished = finished_rows(rows)
     chosen = np.random.default_rng(seed).choice(
         len(finished), size=min(count, len(finished)), replace=False
     )
     return [finished[i] for i in sorted(chosen)]
 
 
+def named_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The finished rows whose cells begin with one of the names.
+
+    Raises:
+        ValueError: A name is no finished row's, or that of several.
+    """
+    finished = finished_rows(rows)
+    chosen = []
+    for name in names:
+        found = [row for row in finished if row["cell"].startswith(name)]
+        if len(found) != 1:
+            raise ValueError(
+                f"rows: {name!r} begins {len(found)} of {len(finished)} finished rows' cells; give"
+                " the cell of one, or as much of it as tells it from the others"
+            )
+        chosen += found
+    return chosen
+
+
 def validate_row(row: Row, folder: Path) -> Verdict:
     """Replay one finished row: bitwise on the CPU, to `CUDA_TOLERANCE` on a GPU.
 
-    Where a row and its replay both know them, model, data and files must be the same, too; and the
-    row must be the one that was written.
+    Where a row and its replay both know them, model, data and files must be the same, too; per-edit
+    records that lie beside the row must be those of the replay; and the row must be the one that
+    was written. Whatever else is wrong with a row is a problem of that row.
     """
-    problem = row_problem(row)
-    changed = () if problem is None else (problem,)
+    try:
+        return Verdict(row, tuple(_problems(row, folder)))
+    except Exception as error:  # a row may hold anything at all
+        return Verdict(row, (f"cannot be replayed: {type(error).__name__}: {error}",))
+
+
+def rerun_row(row: Row) -> Verdict:
+    """Let the agent of one finished row learn and edit again, and compare the new row with it: all
+    that `rows_agree` compares on the CPU, metrics to `CUDA_TOLERANCE` on a GPU.
+    """
+    try:
+        found = run_cell(Cell.of(row)).row
+        if found["status"] != "finished":
+            return Verdict(row, (f"run again it is {found['status']}: {found['error']}",))
+        if _on_cuda(row):
+            return Verdict(row, differences(row["metrics"], found["metrics"], CUDA_TOLERANCE))
+        fields = differing_fields(row, found)
+        metrics = differences(row["metrics"], found["metrics"], 0.0) if "metrics" in fields else ()
+        others = tuple(
+            f"run again, its {field} is {found.get(field)!r}, recorded {row.get(field)!r}"
+            for field in fields
+            if field != "metrics" or not metrics
+        )
+        return Verdict(row, (*metrics, *others))
+    except Exception as error:  # a row may hold anything at all
+        return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
+
+
+def _problems(row: Row, folder: Path) -> list[str]:
+    beside = (row_problem(row), records_problem(row, folder))
+    changed = [problem for problem in beside if problem is not None]
     useless = journal_problem(row, folder) if row["edit_file"] else "it has no journal to replay"
     if useless is not None:
-        return Verdict(row, (*changed, useless))
+        return [*changed, useless]
     try:
         with single_thread():
             replay = evaluate_journal(Cell.of(row), folder / row["edit_file"])
     # Another network, or data or a stranger's module that are not here.
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        return Verdict(row, (*changed, f"cannot be replayed: {error}"))
-    cuda = str(row["env_kwargs"].get("device", "cpu")).startswith("cuda")
-    tolerance = CUDA_TOLERANCE if cuda else 0.0
-    return Verdict(
-        row,
-        changed
-        + fingerprint_differences(row["fingerprints"], replay.fingerprints)
-        + differences(row["metrics"], replay.evaluation.metrics, tolerance)
-        + curve_differences(row["curves"], replay.evaluation.curves, tolerance),
-    )
+        return [*changed, f"cannot be replayed: {error}"]
+    tolerance = CUDA_TOLERANCE if _on_cuda(row) else 0.0
+    return [
+        *changed,
+        *fingerprint_differences(row["fingerprints"], replay.fingerprints),
+        *differences(row["metrics"], replay.evaluation.metrics, tolerance),
+        *curve_differences(row["curves"], replay.evaluation.curves, tolerance),
+        *record_differences(folder / records_file(row["cell"]), replay.evaluation.records),
+    ]
+
+
+def _on_cuda(row: Row) -> bool:
+    return str(row["env_kwargs"].get("device", "cpu")).startswith("cuda")
 
 
 def fingerprint_differences(
@@ -127,3 +199,29 @@ def curve_differences(
                 if not np.all(np.abs(np.subtract(p, q)) <= tolerance)
             ]
     return tuple(lines)
+
+
+def record_differences(file: Path, replayed: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """One line for the first per-edit record that is not the replay's, and how many are not; none
+    where the file is not here. Fields that a record lacks, of an earlier version, are no
+    difference.
+    """
+    if not file.is_file():
+        return ()
+    recorded = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if len(recorded) != len(replayed):
+        return (f"{file.name}: {len(recorded)} records, replayed {len(replayed)}",)
+    again = [json.loads(json.dumps(record)) for record in replayed]
+    wrong = [
+        (number, key)
+        for number, (one, other) in enumerate(zip(recorded, again, strict=True))
+        for key in one
+        if one[key] != other.get(key)
+    ]
+    if not wrong:
+        return ()
+    (number, key), lines = wrong[0], len({number for number, _ in wrong})
+    return (
+        f"{file.name}: {lines} of {len(recorded)} records differ; the {key} of record {number} is"
+        f" {recorded[number][key]!r}, replayed {again[number].get(key)!r}",
+    )

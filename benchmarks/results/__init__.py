@@ -7,10 +7,15 @@ from benchmarks.results.files import (
     append_row,
     finished,
     read_rows,
-    records_file,
+    read_what_can_be,
     rows_in,
 )
-from benchmarks.results.integrity import journal_problem, row_problem, ships_by_hash_alone
+from benchmarks.results.integrity import (
+    journal_problem,
+    records_problem,
+    row_problem,
+    ships_by_hash_alone,
+)
 from benchmarks.results.rows import (
     CURVE_KEYS,
     SCHEMA,
@@ -18,6 +23,8 @@ from benchmarks.results.rows import (
     TIME_KEYS,
     Measurement,
     build_row,
+    differing_fields,
+    records_file,
     row_hash,
     rows_agree,
 )
@@ -35,10 +42,13 @@ __all__ = [
     "append_row",
     "build_row",
     "canonical_json",
+    "differing_fields",
     "finished",
     "journal_problem",
     "read_rows",
+    "read_what_can_be",
     "records_file",
+    "records_problem",
     "row_hash",
     "row_problem",
     "rows_agree",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from benchmarks.results.cell import Cell, Row
 from benchmarks.results.integrity import row_problem
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
-from benchmarks.results.rows import SCHEMA
+from benchmarks.results.rows import FIELDS, SCHEMA
 
 ROWS_FILE = "results.jsonl"
 
@@ -19,13 +20,6 @@ class ResultsError(ValueError):
     """A file of rows that cannot be used: another schema, a damaged line, a row that was changed
     after it was written, or a journal that is not the row's.
     """
-
-
-def records_file(cell_id: str) -> str:
-    """Where a cell's per-edit records lie beside its row, one JSON object a line; not every task
-    has such records.
-    """
-    return f"records/{cell_id}.jsonl"
 
 
 def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
@@ -43,18 +37,31 @@ def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
         ResultsError: A row has another `schema`, was changed, or a line that is not the torn last
             one is no JSON object.
     """
-    if not path.exists():
-        return []
     rows: dict[str, Row] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        row = _parse(line, f"{path}, line {number}")
+    for where, line in _lines(path):
+        row = _parse(line, where)
         if refuse_changed and (problem := row_problem(row)):
             raise ResultsError(
-                f"{path}, line {number}, cell {row['cell']}: {problem}. Put back the line as it was"
-                " written, or delete it and run its cell again"
+                f"{where}, cell {row['cell']}: {problem}. Put back the line as it was written, or"
+                " delete it and run its cell again"
             )
         rows[row["cell"]] = row
     return list(rows.values())
+
+
+def read_what_can_be(path: Path) -> tuple[list[Row], list[str]]:
+    """The last row of every cell, whether or not it was changed, and why other lines cannot be
+    read.
+    """
+    rows: dict[str, Row] = {}
+    problems = []
+    for where, line in _lines(path):
+        try:
+            row = _parse(line, where)
+            rows[row["cell"]] = row
+        except ResultsError as error:
+            problems.append(str(error))
+    return list(rows.values()), problems
 
 
 def rows_in(*folders: Path) -> list[Row]:
@@ -99,6 +106,13 @@ def finished(path: Path) -> list[Row]:
     )
 
 
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Where every line stands, and the line; a torn last one is dropped."""
+    if path.exists():
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            yield f"{path}, line {number}", line
+
+
 def _parse(line: bytes, where: str) -> Row:
     try:
         row = json.loads(line, parse_constant=_no_number)
@@ -112,7 +126,8 @@ def _parse(line: bytes, where: str) -> Row:
             return migrated(row)
         if schema == SCHEMA:
             Cell.of(row)
-            row["cell"], row["row_sha256"]
+            for field in FIELDS:
+                row[field]
     except (KeyError, TypeError) as error:
         raise ResultsError(
             f"{where} lacks a field of its schema, {error}: delete that line and run its cell again"

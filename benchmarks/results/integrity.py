@@ -7,10 +7,14 @@ them, and `ship` copies no journal but the one that was measured.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from benchmarks.results.cell import Cell, Row
-from benchmarks.results.rows import SHIPPED_BYTES, row_hash
+from benchmarks.results.rows import SHIPPED_BYTES, records_file, row_hash
+
+# Of rows of schema 1 the file has the name that their cell had then.
+_JOURNAL = re.compile(r"edits/[0-9a-f]{64}\.safetensors")
 
 
 def row_problem(row: Row) -> str | None:
@@ -27,6 +31,8 @@ def row_problem(row: Row) -> str | None:
         return "the row is not the one that was written: its SHA-256 differs"
     if named != made:
         return f"the row is not of its cell: what it says was run makes the cell {made}"
+    if row["edit_file"] is not None and not _JOURNAL.fullmatch(str(row["edit_file"])):
+        return f"its edit_file is {row['edit_file']!r}, and journals lie at edits/CELL.safetensors"
     return None
 
 
@@ -37,8 +43,23 @@ def journal_problem(row: Row, folder: Path) -> str | None:
     file = folder / row["edit_file"]
     if not file.is_file():
         return _missing(row)
+    if not file.resolve().is_relative_to(folder.resolve()):
+        return f"{row['edit_file']} leads out of {folder}"
     if hashlib.sha256(file.read_bytes()).hexdigest() != row["edit_sha256"]:
         return f"{row['edit_file']} is not the file that was measured: its SHA-256 differs"
+    return None
+
+
+def records_problem(row: Row, folder: Path) -> str | None:
+    """How the per-edit records of a row in `folder` differ from those that were measured; None
+    where they do not, are not here, or the row is of a version that kept no hash of them.
+    """
+    name, recorded = records_file(row["cell"]), row.get("records_sha256")
+    file = folder / name
+    if recorded is None or not file.is_file():
+        return None
+    if hashlib.sha256(file.read_bytes()).hexdigest() != recorded:
+        return f"{name} is not the file that was measured: its SHA-256 differs"
     return None
 
 

@@ -17,6 +17,25 @@ TIME_KEYS = ("train_s", "edit_s", "eval_s", "edits_per_s")
 # low-rank edit takes kilobytes, a whole network megabytes.
 SHIPPED_BYTES = 64 * 1024
 
+# What every row has that was ever written; later versions have `records_sha256` and `modules` too.
+FIELDS = (
+    "cell",
+    "access",
+    "status",
+    "error",
+    "metrics",
+    "curves",
+    "time",
+    "reward_calls",
+    "edit_file",
+    "edit_sha256",
+    "edit_bytes",
+    "fingerprints",
+    "versions",
+    "hardware",
+    "row_sha256",
+)
+
 Status = Literal["finished", "failed", "unsupported"]
 
 # What depends on the machine and the checkout, not on the cell; and the hash over it.
@@ -95,6 +114,9 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
         "edit_file": None if journal is None else f"edits/{cell.id}.safetensors",
         "edit_sha256": None if journal is None else hashlib.sha256(journal).hexdigest(),
         "edit_bytes": None if journal is None else len(journal),
+        "records_sha256": (
+            None if measurement.records is None else hashlib.sha256(measurement.records).hexdigest()
+        ),
         "fingerprints": {
             key: measurement.fingerprints.get(key) for key in ("model", "data", "text", "files")
         },
@@ -102,6 +124,13 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
         "modules": provenance.get("modules", {}),
     }
     return {**row, "row_sha256": row_hash(row)}
+
+
+def records_file(cell_id: str) -> str:
+    """Where a cell's per-edit records lie beside its row, one JSON object a line; not every task
+    has such records.
+    """
+    return f"records/{cell_id}.jsonl"
 
 
 def row_hash(row: Row) -> str:
@@ -114,11 +143,20 @@ def rows_agree(a: Row, b: Row) -> bool:
     """Whether two rows say the same: all but `time`, `hardware`, `versions`, `git`, `modules`,
     `peak_memory_bytes`, and the hash over these.
     """
-    return canonical_json(_compared(a)) == canonical_json(_compared(b))
+    return not differing_fields(a, b)
 
 
-def _compared(row: Row) -> Row:
-    return {key: value for key, value in row.items() if key not in _NOT_COMPARED}
+def differing_fields(a: Row, b: Row) -> list[str]:
+    """The fields in which two rows do not say the same; see `rows_agree`. A hash of records that
+    one of them lacks, as rows of earlier versions do, is no difference.
+    """
+    missing = {"records_sha256"} - (a.keys() & b.keys())
+    return [
+        key
+        for key in dict.fromkeys((*a, *b))
+        if key not in _NOT_COMPARED | missing
+        and (key not in a or key not in b or canonical_json(a[key]) != canonical_json(b[key]))
+    ]
 
 
 def _finite(what: str, values: Mapping[str, Any]) -> dict[str, Any]:

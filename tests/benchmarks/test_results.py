@@ -39,6 +39,7 @@ FIELDS = {
     "edit_file",
     "edit_sha256",
     "edit_bytes",
+    "records_sha256",
     "fingerprints",
     "modules",
     "row_sha256",

@@ -1,0 +1,245 @@
+"""Whatever is changed in a folder of results, `validate --all` names it, and exits with 1."""
+
+import hashlib
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import envs_registry
+from benchmarks import leaderboard
+from benchmarks.harness.runner import run_cells
+from benchmarks.harness.validation import record_differences
+from benchmarks.results import ROWS_FILE, Cell, append_row, read_rows, records_file, row_hash
+from benchmarks.suites.cells import SUITES, cells
+from benchmarks.suites.entry import Entry, Suite
+from envs_registry import Environment
+
+HERE = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """The toy stream, where it can be imported from."""
+    monkeypatch.syspath_prepend(HERE)
+    row = Environment(
+        "ToyStream-v0", "toy_editing:ToyStreamEnv", evaluation_kwargs={"split": "test"}
+    )
+    monkeypatch.setattr(envs_registry, "ENVIRONMENTS", (*envs_registry.ENVIRONMENTS, row))
+    importlib.import_module("toy_editing")
+    agents = ("toy_editing:StreamEditor",)
+    entry = Entry("ToyStream-v0", "toy stream", agents, seed_kwarg="stream_seed")
+    monkeypatch.setitem(SUITES, "stream", Suite("stream", 40, (entry,)))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder with four rows, and the rows."""
+    folder = tmp_path / "results"
+    rows = run_cells(cells(SUITES["stream"], seeds=4), folder)
+    assert [row["status"] for row in rows] == ["finished"] * 4
+    return folder, rows
+
+
+def write(folder, rows, *lines):
+    (folder / ROWS_FILE).unlink()
+    for row in rows:
+        append_row(folder / ROWS_FILE, row)
+    with (folder / ROWS_FILE).open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def again(row, **changes):
+    """A row that was changed and hashed again."""
+    row = {**row, **changes}
+    return {**row, "row_sha256": row_hash(row)}
+
+
+def of_its_cell(row, **changes):
+    """A row whose cell was changed, named and hashed again."""
+    row = {**row, **changes}
+    return again(row, cell=Cell.of(row).id)
+
+
+def better(row):
+    return {**row["metrics"], "reliability": 1.0}
+
+
+def told(folder, row):
+    """Let the journal tell other facts in its last step."""
+    tensors = load_file(folder / row["edit_file"])
+    name = max(name for name in tensors if tensors[name].numel() == 2)
+    with (folder / row["edit_file"]).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        metadata = json.loads(file.read(size)).get("__metadata__")
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, folder / row["edit_file"], metadata)
+    return hashlib.sha256((folder / row["edit_file"]).read_bytes()).hexdigest()
+
+
+def records_of(folder, row):
+    file = folder / records_file(row["cell"])
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[3]["answer"] = lines[3]["target"] + "!"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def outside(folder, row):
+    shutil.copy(folder / row["edit_file"], folder.parent / "elsewhere.safetensors")
+    return again(row, edit_file="../elsewhere.safetensors")
+
+
+def link_outside(folder, row):
+    away = folder.parent / "elsewhere.safetensors"
+    shutil.move(folder / row["edit_file"], away)
+    (folder / row["edit_file"]).symlink_to(away)
+    return row
+
+
+def swapped(folder, row):
+    other = read_rows(folder / ROWS_FILE)[1]
+    shutil.copy(folder / other["edit_file"], folder / row["edit_file"])
+    return row
+
+
+TAMPERINGS = {
+    "its SHA-256 differs": {
+        "a metric": lambda _, row: {**row, "metrics": better(row)},
+        "the time": lambda _, row: {**row, "time": {**row["time"], "edit_s": 1e-9}},
+        "the hash": lambda _, row: {**row, "row_sha256": "0" * 64},
+        "no hash": lambda _, row: {**row, "row_sha256": None},
+        "the journal": lambda folder, row: told(folder, row) and row,
+        "another row's journal": swapped,
+        "the records": lambda folder, row: records_of(folder, row) and row,
+    },
+    "reliability: recorded": {
+        "a metric, hashed again": lambda _, row: again(row, metrics=better(row)),
+        "the journal, hashed again": lambda folder, row: again(row, edit_sha256=told(folder, row)),
+        "another seed, named again": lambda _, row: of_its_cell(
+            row, env_kwargs={**row["env_kwargs"], "stream_seed": 11}, seed=11
+        ),
+    },
+    "curve retention": {
+        "a curve, hashed again": lambda _, row: again(row, curves={"retention": [[0, 1.0]]}),
+    },
+    "records differ": {
+        "records, hashed again": lambda folder, row: again(
+            row, records_sha256=records_of(folder, row)
+        ),
+    },
+    "is not of its cell": {
+        "the seed, hashed again": lambda _, row: again(row, seed=9),
+        "the settings, hashed again": lambda _, row: again(row, settings={"told": 7}),
+    },
+    "journals lie at edits/CELL": {"a path outside": outside},
+    "leads out of": {"a link outside": link_outside},
+    "is missing": {
+        "no journal": lambda folder, row: (folder / row["edit_file"]).unlink() or row,
+    },
+    "cannot be replayed": {
+        "another type, hashed again": lambda _, row: again(row, metrics=[1]),
+        "another agent's environment": lambda _, row: of_its_cell(row, env_id="Nowhere-v0"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "how"),
+    [
+        pytest.param(message, how, id=name)
+        for message, ways in TAMPERINGS.items()
+        for name, how in ways.items()
+    ],
+)
+def test_every_tampering_is_named(results, message, how, capsys):
+    folder, rows = results
+    write(folder, [how(folder, rows[0]), *rows[1:]])
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 1
+    printed = capsys.readouterr().out
+    assert message in printed
+    assert printed.count("DIFFERS") == 1
+    assert "4 of 4 rows checked\n3 of 4 rows reproduced" in printed
+
+
+def test_rows_are_checked_as_asked(results, capsys):
+    folder, rows = results
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 0
+    assert "4 of 4 rows checked\n4 of 4 rows reproduced" in capsys.readouterr().out
+    named = ",".join(row["cell"][:16] for row in rows[:2])
+    assert leaderboard.main(["validate", str(folder), "--rows", named]) == 0
+    assert "2 of 4 rows checked\n2 of 2" in capsys.readouterr().out
+    assert leaderboard.main(["validate", str(folder), "--rows", "zz"]) == 2
+    assert "rows: 'zz' begins 0 of 4 finished rows' cells" in capsys.readouterr().err
+    drawn = []
+    for _ in range(2):
+        arguments = ["validate", str(folder), "--sample", "2", "--seed", "3"]
+        assert leaderboard.main(arguments) == 0
+        drawn.append(capsys.readouterr().out)
+    assert drawn[0] == drawn[1]
+    assert "2 of 4 rows checked, drawn by --seed 3" in drawn[0]
+
+
+def test_without_a_seed_another_draw_is_made_each_time_and_its_seed_is_told(
+    results, capsys, monkeypatch
+):
+    folder, _ = results
+    for seed in (5, 6):
+        monkeypatch.setattr(leaderboard.secrets, "randbelow", lambda _, seed=seed: seed)
+        assert leaderboard.main(["validate", str(folder), "--sample", "1"]) == 0
+        assert f"drawn by --seed {seed}" in capsys.readouterr().out
+
+
+def test_only_learning_again_tells_what_a_replay_cannot(results, capsys):
+    folder, rows = results
+    liar = again(rows[0], reward_calls=0, access="data")
+    write(folder, [liar, *rows[1:]])
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 0
+    capsys.readouterr()
+    assert leaderboard.main(["validate", str(folder), "--all", "--rerun", "4"]) == 1
+    printed = capsys.readouterr().out
+    assert f"run again, its access is {rows[0]['access']!r}, recorded 'data'" in printed
+    assert "4 of 4 rows checked; 4 run again\n3 of 4 rows reproduced" in printed
+
+
+def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys):
+    folder, rows = results
+    lacking = {key: value for key, value in rows[0].items() if key != "curves"}
+    write(folder, rows[1:], "{no json", json.dumps(lacking), json.dumps({"schema": 99}))
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("DIFFERS") == 3
+    for message in ("line 4 is not JSON", "lacks a field of its schema, 'curves'", "schema 99"):
+        assert message in printed
+    assert "3 of 6 rows checked\n3 of 3 rows reproduced\n3 of 6 rows were changed" in printed
+
+
+def test_of_forty_rows_the_changed_ones_are_all_named(tmp_path, capsys):
+    folder = tmp_path / "many"
+    rows = run_cells(cells(SUITES["stream"], seeds=40), folder)
+    tampered = [
+        (lambda row: {**row, "metrics": better(row)}, lambda row: again(row, metrics=better(row)))[
+            place % 2
+        ](row)
+        for place, row in enumerate(rows[:35])
+    ]
+    write(folder, [*tampered, *rows[35:]])
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 1
+    printed = capsys.readouterr().out
+    assert "40 of 40 rows checked\n5 of 40 rows reproduced" in printed
+    for row in rows[:35]:
+        assert any(
+            line.startswith("DIFFERS") and row["cell"][:12] in line for line in printed.splitlines()
+        )
+
+
+def test_records_of_an_earlier_version_may_lack_a_field(tmp_path):
+    file = tmp_path / "records.jsonl"
+    file.write_text('{"edit": 0}\n{"edit": 1}\n')
+    assert record_differences(file, [{"edit": 0, "new": None}, {"edit": 1, "new": None}]) == ()
+    (problem,) = record_differences(file, [{"edit": 0}])
+    assert problem == "records.jsonl: 2 records, replayed 1"
+    assert record_differences(tmp_path / "none.jsonl", []) == ()
