@@ -113,7 +113,7 @@ def _state_of(arguments: Mapping[str, Any]) -> FileStates:
             path
             for given in arguments.values()
             for value in (given if isinstance(given, list | tuple) else [given])
-            if isinstance(value, str)
+            if isinstance(value, str) and value
             for path in (
                 os.path.expanduser(value),
                 os.path.join(data_folder(), value),
