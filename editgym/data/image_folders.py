@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from editgym.checks import one_of, optional, whole
 from editgym.data.errors import DataError
@@ -76,12 +77,33 @@ def image_folder(
 
 def _listed(folder: Path) -> torchvision.datasets.ImageFolder:
     """The files of a part, by class."""
+    _check_none_is_left_out(folder)
     try:
         return torchvision.datasets.ImageFolder(str(folder), loader=Image.open)
     except FileNotFoundError as error:
         raise DataError(
             f"data: {folder} must hold one folder of images per class: {error}"
         ) from error
+
+
+def _check_none_is_left_out(folder: Path) -> None:
+    """Refuse pictures that ImageFolder would pass over, for their place or the ending of their
+    names.
+    """
+    pictures = Image.registered_extensions()
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            file = Path(inside) / name
+            suffix = file.suffix.lower()
+            if suffix in pictures and suffix not in IMG_EXTENSIONS:
+                raise DataError(
+                    f"data: {file} is of a kind that is not read; the kinds are"
+                    f" {' '.join(IMG_EXTENSIONS)}"
+                )
+            if suffix in IMG_EXTENSIONS and file.parent == folder:
+                raise DataError(
+                    f"data: {file} lies beside the folders of the classes; move it into one"
+                )
 
 
 def _channels(path: Path, parts: dict[str, torchvision.datasets.ImageFolder]) -> int:

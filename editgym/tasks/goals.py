@@ -159,6 +159,13 @@ def given_samples(
 def _number(argument: str, one: object, classes: Sequence[str]) -> Any:
     """A class's number, by its name where it has one."""
     if not isinstance(one, str):
+        # Folders 0 to 11 are sorted as texts: the third is "10", and "2" comes after it.
+        if is_whole(one) and str(one) in classes and classes.index(str(one)) != one:
+            raise ValueError(
+                f"{argument}: {one} could be class number {one}, or the class with the name"
+                f" {str(one)!r}, which is number {classes.index(str(one))}; give the name, as a"
+                " text"
+            )
         return one
     if one in classes:
         return classes.index(one)
