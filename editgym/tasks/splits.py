@@ -47,7 +47,7 @@ class Rows:
         Args:
             data: The images.
             seed: Decides which rows go where.
-            shares: Those of the model and of the policy split.
+            shares: The shares of the model and of the policy split.
             stratified: Whether every class is divided by itself, so that each part has one sample
                 of every class of three samples or more.
             members: The rows of the model split, where they are known; only the others are divided.
