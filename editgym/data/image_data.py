@@ -134,7 +134,8 @@ def check_own(data: ImageData, where: str) -> None:
 
     Raises:
         DataError: A part is empty, or its inputs and labels are of unequal number; inputs are not
-            finite; labels are not int64 from 0 to C − 1. The message names part and row.
+            finite, or not made alike in all parts; labels are not int64 from 0 to C − 1. The
+            message names part and row.
     """
     for name, part in data.parts.items():
         place = f"data: {where}: the part {name!r}"
@@ -153,6 +154,8 @@ def check_own(data: ImageData, where: str) -> None:
                 f" {data.n_classes} labels are 0 … {data.n_classes - 1}"
             )
         check_finite(part.inputs, place)
+    parts = {name: part.inputs.cpu().numpy() for name, part in data.parts.items()}
+    check_alike(parts, f"data: {where}")
     if data.classes:
         check_class_names(data.classes, data.n_classes, f"data: {where}")
 
@@ -206,6 +209,8 @@ def check_alike(parts: Mapping[str, np.ndarray], place: str) -> None:
                 f"{place}: {first} is {train.dtype} of {train.shape[1:]}, {name} {part.dtype} of"
                 f" {part.shape[1:]}: make them alike"
             )
+        if train.dtype.kind != "f" and train.dtype != np.uint8:
+            continue  # no pixels, but numbers of words
         own_low, own_high = float(part.min()), float(part.max())
         most, other = max(abs(low), abs(high)), max(abs(own_low), abs(own_high))
         if max(most, other) > 16 * min(most, other):

@@ -216,6 +216,11 @@ def test_data_of_ones_own_are_taken():
         ({"test": Labelled(torch.zeros(0, 1, 4, 4), torch.zeros(0).long())}, "at least one"),
         ({"test": Labelled(torch.zeros(2, 1, 4, 4), torch.zeros(2))}, "labels of torch.float32"),
         ({"classes": ("a", "b", "c")}, "classes has 3 names"),
+        (
+            {"test": Labelled(torch.ones(2, 1, 5, 4), torch.arange(2))},
+            r"train is float32 of \(1, 4, 4\), test float32 of \(1, 5, 4\)",
+        ),
+        ({"test": Labelled(255 * own().test.inputs, own().test.labels)}, "the largest pixel of tr"),
     ],
 )
 def test_data_of_ones_own_that_are_wrong_are_named(changes, message):
