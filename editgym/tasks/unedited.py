@@ -47,7 +47,7 @@ def unedited_lines(task: Task) -> list[str]:
 
 @torch.no_grad()
 def _right(task: Task, network: int) -> Tensor:
-    """Whether the unedited network is right about each sample of the reward data, (n,) as 0 or 1."""
+    """Whether an unedited network is right about each sample of the reward data, (n,), 0 or 1."""
     return right_class(task.networks[network].logits(task.pool.inputs), task.pool.labels)[1]
 
 
