@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ _GREY, _DEEP = ("1", "L", "LA"), ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 def image_folder(
     path: str | os.PathLike[str],
     image_size: int,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     channels: int | None = None,
 ) -> ImageData:
     """`path/train/CLASS/*` and `path/test/CLASS/*` as torchvision's ImageFolder reads them,
@@ -47,7 +48,7 @@ def image_folder(
     path = Path(path).expanduser()
     whole(1)("image_size", image_size)
     optional(one_of(1, 3))("channels", channels)
-    mean, std = checked_normalisation(mean, std)
+    shift, scale = checked_normalisation(mean, std)
     names = ["train", "test", *(part for part in OPTIONAL_PARTS if (path / part).is_dir())]
     parts = {name: _listed(path / name) for name in names}
     classes = parts["train"].classes
@@ -58,7 +59,7 @@ def image_folder(
             )
     channels = channels or _channels(path, parts)
     read = {
-        name: labelled(_stacked(part, image_size, channels), np.asarray(part.targets), mean, std)
+        name: labelled(_stacked(part, image_size, channels), np.asarray(part.targets), shift, scale)
         for name, part in parts.items()
     }
     files = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ _OPTIONAL_KEYS = (
 
 def npz(
     path: str | os.PathLike[str],
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> ImageData:
     """An npz with `x_train y_train x_test y_test`; images (n, h, w) or (n, h, w, c), uint8 or
     float, labels 0 … C−1.
@@ -46,7 +47,7 @@ def npz(
             names array and row.
     """
     path = Path(path).expanduser()
-    mean, std = checked_normalisation(mean, std)
+    shift, scale = checked_normalisation(mean, std)
     arrays = _arrays(path)
     place = f"data: {path}"
     names = ["train", "test", *(part for part in OPTIONAL_PARTS if f"x_{part}" in arrays)]
@@ -58,7 +59,9 @@ def npz(
     if classes:
         n_classes = max(n_classes, len(classes))
         check_class_names(classes, n_classes, place)
-    parts = {name: labelled(arrays[f"x_{name}"], arrays[f"y_{name}"], mean, std) for name in names}
+    parts = {
+        name: labelled(arrays[f"x_{name}"], arrays[f"y_{name}"], shift, scale) for name in names
+    }
     return ImageData(
         parts["train"],
         parts["test"],

@@ -40,11 +40,20 @@ BUNDLED = resources.files("editgym.models") / "weights"
 
 @dataclass(frozen=True)
 class Request:
-    """What every image task is asked: what to forget, where the network may be edited, and on which
-    device.
+    """What every image task is asked.
+
+    Attributes:
+        forget_class: The class, or set of classes, to forget; None leaves it to the data's own
+            `forget`, or to `default_class`.
+        goals: Several of those.
+        forget_samples: How many random samples to forget instead.
+        sites: Where the network may be edited; None leaves it to `discover_sites`.
+        device: Where networks and data live.
+        forget_indices: The samples to forget instead.
+        default_class: The class that is forgotten when nothing else is said.
     """
 
-    forget_class: Forget | None  # None: what the data say, or `default_class`
+    forget_class: Forget | None
     goals: Sequence[Forget] | None
     forget_samples: int | None
     sites: Sequence[str] | None
@@ -67,7 +76,11 @@ class Request:
             if data.forget is None or not unsaid or self.forget_samples is not None:
                 return None
             return checked_rows("data: forget", data.forget, len(data.train))
-        others = {"goals": self.goals, "forget_samples": self.forget_samples}
+        others = {
+            "forget_class": self.forget_class,
+            "goals": self.goals,
+            "forget_samples": self.forget_samples,
+        }
         if given := [name for name, value in others.items() if value is not None]:
             raise ValueError(
                 f"forget_indices: {given[0]} is given too; say one of them, what is to be forgotten"

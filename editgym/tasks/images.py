@@ -22,6 +22,7 @@ from editgym.tasks.image_networks import (
 from editgym.tasks.splits import PAPER_SHARES, Splits
 from editgym.tasks.unlearning import UnlearningTask
 
+SEVEN = 7  # the class that is forgotten unless something else is said
 MNIST_RECIPE = Recipe(epochs=12, learning_rate=3e-3)
 UNDERTRAINED = Recipe(epochs=12, stop_at=0.925)
 # Of 1,347 digits the paper's 15% would leave some 20 images of a class to score its forgetting on.
@@ -30,7 +31,7 @@ DIGITS_SHARES = (0.55, 0.35)
 
 def digits(
     *,
-    forget_class: Forget = 7,
+    forget_class: Forget | None = None,
     goals: Sequence[Forget] | None = None,
     forget_samples: int | None = None,
     forget_indices: Sequence[Sample] | None = None,
@@ -41,7 +42,7 @@ def digits(
     device: str = "cpu",
 ) -> UnlearningTask:
     """`unlearning/digits`: scikit-learn's 8×8 digits and the paper's network; weights of seeds 0–9
-    ship.
+    ship. Unless something else is said, the 7 is forgotten.
 
     The training data are divided 55/35/10 into model, policy and validation split; with several
     `networks`, by the first one's seed, so that the others were trained on some of the reward data
@@ -54,7 +55,7 @@ def digits(
         8,
         DIGITS_SHARES,
         recipe,
-        Request(forget_class, goals, forget_samples, sites, device, forget_indices),
+        Request(forget_class, goals, forget_samples, sites, device, forget_indices, SEVEN),
         networks,
         model_seed,
     )
@@ -62,7 +63,7 @@ def digits(
 
 def mnist(
     *,
-    forget_class: Forget = 7,
+    forget_class: Forget | None = None,
     goals: Sequence[Forget] | None = None,
     forget_samples: int | None = None,
     forget_indices: Sequence[Sample] | None = None,
@@ -80,7 +81,7 @@ def mnist(
         28,
         PAPER_SHARES,
         recipe,
-        Request(forget_class, goals, forget_samples, sites, device, forget_indices),
+        Request(forget_class, goals, forget_samples, sites, device, forget_indices, SEVEN),
         networks,
         model_seed,
     )
@@ -126,9 +127,7 @@ def cifar10(
     if data:
         loaded = images.named_cifar10(images.npz(data, images.CIFAR_MEAN, images.CIFAR_STD))
     model = load_weights(ResNet20(loaded.n_classes), path)
-    request = Request(
-        forget_class, goals, forget_samples, sites, device, forget_indices, default_class=7
-    )
+    request = Request(forget_class, goals, forget_samples, sites, device, forget_indices, SEVEN)
     rows = drawn_rows(loaded, request, model_seed, members=loaded.members)
     return task_of("unlearning/cifar10", loaded, [model], request, rows, model_seed)
 

@@ -115,15 +115,28 @@ def _loaded(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> images.ImageData:
-    """The images, from where `data` says."""
-    shift, scale = (None if mean is None else tuple(mean)), (None if std is None else tuple(std))
-    if is_import_path(data):
-        loaded = loaded_as(images.ImageData, data, "data")
-        check_own(loaded, data)
-        return loaded
-    if Path(data).expanduser().is_dir():
-        return images.image_folder(data, image_size, shift, scale, channels)
-    return images.npz(data, shift, scale)
+    """The images, from where `data` says.
+
+    Raises:
+        ValueError: They are malformed, or an argument is given that says nothing of such data.
+    """
+    if not is_import_path(data) and Path(data).expanduser().is_dir():
+        return images.image_folder(data, image_size, mean, std, channels)
+    if channels is not None:
+        raise ValueError(
+            f"channels: {channels} says how the images of a folder are read, and {data} is none;"
+            " leave it out"
+        )
+    if not is_import_path(data):
+        return images.npz(data, mean, std)
+    if mean is not None or std is not None:
+        raise ValueError(
+            f"mean, std: what {data} returns is taken as it is, pixels as the network takes them;"
+            " leave them out"
+        )
+    loaded = loaded_as(images.ImageData, data, "data")
+    check_own(loaded, data)
+    return loaded
 
 
 def _member_rows(

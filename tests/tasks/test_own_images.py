@@ -62,7 +62,7 @@ def test_by_default_class_0_is_forgotten(own):
     assert own().goals[0].label == "forget 0"
 
 
-@pytest.mark.parametrize("other", [{"goals": [1]}, {"forget_samples": 3}])
+@pytest.mark.parametrize("other", [{"forget_class": 0}, {"goals": [1]}, {"forget_samples": 3}])
 def test_samples_beside_another_thing_to_forget_are_an_error(own, other):
     with pytest.raises(ValueError, match=f"forget_indices: {next(iter(other))} is given too"):
         own(forget_indices=[1], **other)
@@ -112,6 +112,19 @@ def test_stratified_splits_have_what_random_ones_lack(own, small_images):
     task = own(rare, forget_class=3, model_seed=1, stratified=True)
     parts = (task.splits.model, task.splits.policy, task.splits.validation)
     assert [int((part.labels == 3).sum()) for part in parts] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": 3}, "channels: 3 says how the images of a folder are read"),
+        ({"mean": 0.5, "std": 0.5}, "mean must be a list of finite numbers"),
+        ({"data": "nowhere:load", "mean": [0.5], "std": [0.5]}, "mean, std: what nowhere:load ret"),
+    ],
+)
+def test_arguments_that_say_nothing_of_the_data_are_an_error(own, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        own(**arguments)
 
 
 # --- what is known of the training ----------------------------------------------------------------
