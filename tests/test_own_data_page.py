@@ -63,9 +63,10 @@ def test_the_page_is_followed_word_for_word(tmp_path, monkeypatch, capsys):
         namespace, done = follow(PAGE.read_text(encoding="utf-8"), tmp_path, monkeypatch)
     finally:
         sys.modules.pop("my_nets", None)
-    assert done == {"python": 8, "bash": 5}
+    assert done == {"python": 8, "bash": 7}
     printed = capsys.readouterr().out
-    assert "unedited, on the reward data, forget 0: retain_accuracy 100.00%" in printed
+    assert "unedited, on the reward data, forget circle: retain_accuracy 100.00%" in printed
+    assert "1 of 1 rows reproduced" in printed
     assert "broken.npz" in printed
     assert "one-hot: give y_train.argmax(1)" in printed
     report = namespace["report"]

@@ -234,4 +234,5 @@ def task_of(
         retrain,
         native,
         members_known,
+        data.classes,
     )

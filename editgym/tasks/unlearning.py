@@ -46,6 +46,7 @@ class UnlearningTask:
             divisions of their own, and have neither oracle nor members here.
         members_known: Whether the native networks are known to have been trained on the model
             split; else nothing is said of membership.
+        class_names: The classes' names, by their numbers; empty where they have none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class UnlearningTask:
     retrain: Callable[[int, Labelled, str], nn.Module] | None = None
     native: tuple[int, ...] = (0,)
     members_known: bool = True
+    class_names: tuple[str, ...] = ()
     pool: Labelled = field(init=False)
     goals: tuple[Goal, ...] = field(init=False)
     # What does not depend on the edit: measures of the unedited and of the retrained network, by
@@ -240,7 +242,8 @@ class UnlearningTask:
             "retain": (~forgotten).nonzero().flatten(),
             "forget": forgotten.nonzero().flatten(),
         }
-        return Goal("forget " + ", ".join(map(str, classes)), features, members)
+        named = [self.class_names[c] if self.class_names else str(c) for c in classes]
+        return Goal("forget " + ", ".join(named), features, members)
 
     def _sample_goal(self, samples: int | GivenSamples) -> Goal:
         total = len(self.splits.model)

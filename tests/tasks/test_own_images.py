@@ -91,6 +91,7 @@ def test_samples_of_a_trained_task_are_those_of_its_model_split():
 def test_classes_are_forgotten_by_name(own):
     named = own({"classes": np.array(["ant", "bee", "cow", "dog"])}, forget_class="cow")
     assert named.forget == ((2,),)
+    assert named.goals[0].label == "forget cow"
     with pytest.raises(ValueError, match="there is no class 'cwo'"):
         own({"classes": np.array(["ant", "bee", "cow", "dog"])}, forget_class="cwo")
 
