@@ -61,6 +61,16 @@ class Request:
     forget_indices: Sequence[Sample] | None = None
     default_class: int = 0
 
+    @property
+    def by_name(self) -> bool:
+        """Whether a class is asked for by its name."""
+        asked = self.goals if self.goals is not None else [self.forget_class]
+        return any(
+            isinstance(one, str)
+            for item in asked
+            for one in (item if isinstance(item, list | tuple) else [item])
+        )
+
     def forgets_samples(self, data: ImageData) -> bool:
         """Whether samples are to be forgotten, and not classes."""
         return self.forget_samples is not None or self.rows(data) is not None
@@ -234,5 +244,5 @@ def task_of(
         retrain,
         native,
         members_known,
-        data.classes,
+        data.classes if request.by_name else (),
     )

@@ -46,7 +46,7 @@ class UnlearningTask:
             divisions of their own, and have neither oracle nor members here.
         members_known: Whether the native networks are known to have been trained on the model
             split; else nothing is said of membership.
-        class_names: The classes' names, by their numbers; empty where they have none.
+        class_names: The classes' names, by their numbers, where goals are called by them.
     """
 
     name: str

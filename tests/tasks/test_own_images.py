@@ -92,6 +92,10 @@ def test_classes_are_forgotten_by_name(own):
     named = own({"classes": np.array(["ant", "bee", "cow", "dog"])}, forget_class="cow")
     assert named.forget == ((2,),)
     assert named.goals[0].label == "forget cow"
+    numbered = own({"classes": np.array(["ant", "bee", "cow", "dog"])}, goals=[2, [0, 1]])
+    assert [goal.label for goal in numbered.goals] == ["forget 2", "forget 0, 1"]
+    mixed = own({"classes": np.array(["ant", "bee", "cow", "dog"])}, goals=[2, ["bee", 0]])
+    assert [goal.label for goal in mixed.goals] == ["forget cow", "forget ant, bee"]
     with pytest.raises(ValueError, match="there is no class 'cwo'"):
         own({"classes": np.array(["ant", "bee", "cow", "dog"])}, forget_class="cwo")
 
