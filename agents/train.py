@@ -22,6 +22,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from agents import configured
@@ -39,7 +40,10 @@ from agents.command_line import (
     writable,
 )
 from agents.protocol import Agent, Budget, Unsupported
+from editgym.envs.protocol import open_env
 from editgym.paths import whole_file
+from editgym.tasks.protocol import Task
+from editgym.tasks.unedited import unedited_lines
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,6 +104,7 @@ def train(options: argparse.Namespace) -> int:
     with closing(made_env(spec, options.env, env_kwargs)) as env:
         if from_file.tuned is not None:
             from_file.tuned.check_env(env)
+        unedited = _unedited(env)
     _check_settings(options.agent, agent, spec)
     made = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]
     out = writable(options.out)
@@ -113,6 +118,8 @@ def train(options: argparse.Namespace) -> int:
         "seconds": options.seconds,
     }
     _check_edit_is_whole(out, config)
+    for line in unedited:
+        print(line, flush=True)
     with _replacing(out, config, made):
         try:
             agent.learn(spec, budget, options.seed, out / AGENT_FOLDER)
@@ -121,6 +128,17 @@ def train(options: argparse.Namespace) -> int:
             return 130
         agent.save(out / AGENT_FOLDER)
     return 0
+
+
+def _unedited(env: gym.Env) -> list[str]:
+    """What the networks of a world are like before the edit; nothing where there are no classes to
+    be right about, as in a stream of facts.
+    """
+    try:
+        task = open_env(env).task
+    except Unsupported:  # an environment of one's own need not show its task
+        return []
+    return unedited_lines(task) if isinstance(task, Task) else []
 
 
 def _check_settings(name: str, agent: Agent, spec: EnvSpec) -> None:

@@ -25,10 +25,15 @@ def cache_folder() -> Path:
 
 
 def file_states(*paths: str) -> FileStates:
-    """The states of the files among `paths` and in the folders among them; what is missing has
-    none.
+    """The states of the files among `paths` and in the folders among them, at any depth; what is
+    missing has none.
     """
-    inside = [entry.path for path in paths if os.path.isdir(path) for entry in os.scandir(path)]
+    inside = [
+        os.path.join(folder, name)
+        for path in paths
+        for folder, _, names in os.walk(path)
+        for name in names
+    ]
     files = (os.stat(path) for path in (*paths, *sorted(inside)) if os.path.isfile(path))
     return tuple((file.st_mtime_ns, file.st_size) for file in files)
 

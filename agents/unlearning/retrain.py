@@ -19,7 +19,8 @@ from editgym.weights import EditJournal
 class Retrain(ConfiguredAgent):
     """The oracle: the same recipe and seed on the training data without what is to be forgotten.
 
-    It takes no arguments. The retrained network is the task's own, and is made once.
+    It takes no arguments. The retrained network is the task's own, and is made once: for a network
+    of one's own by the function that is given as `retrain=` (`editgym.tasks.own_oracle`).
     """
 
     name = "retrain"
@@ -37,7 +38,8 @@ class Retrain(ConfiguredAgent):
         if task.retrain is None:
             raise Unsupported(
                 f"{task.name}: the network was trained elsewhere, so it cannot be retrained without"
-                " the forgotten data"
+                " the forgotten data; a function that trains it is given as retrain=, where the"
+                " task takes that (unlearning/custom)"
             )
 
     def edit(self, env: gym.Env) -> EditJournal:

@@ -58,6 +58,7 @@ class MaskWorldEnv(WeightEditingEnv):
         reward sets), `utility` (U), `edit` (O), `edit_step`, `is_success` (forget ≤ 1%, or unbiased
         above before, and retain or general ≥ before − 1 point). `reset` returns `network` and
         `goal`, the indices that were drawn, or that `options={"network": i, "goal": j}` asked for.
+        The unedited network's accuracies over all reward data are in `env.unwrapped.unedited`.
 
     Arguments:
         task: A name of `editgym.tasks.TASKS`.
@@ -77,10 +78,11 @@ class MaskWorldEnv(WeightEditingEnv):
         max_raw_observation: Up to this many weights are observed as they are.
         projection_size: Size of the projection above that.
         device: `"cpu"`, `"cuda"` or `"cuda:N"`: where weights, data and rewards live.
-        **task_arguments: The task's own (`editgym.tasks.images`, `editgym.tasks.texts`):
-            `forget_class` (a class or a set of classes), `goals` (several of those; an episode
-            draws one), `forget_samples`, `sites` (names or globs), `model_seed`, `networks`
-            (several model seeds; an episode draws one), `undertrained`, …
+        **task_arguments: The task's own (`editgym.tasks.images`, `editgym.tasks.own_images`,
+            `editgym.tasks.texts`): `forget_class` (a class or a set of classes), `goals` (several
+            of those; an episode draws one), `forget_samples`, `forget_indices`, `sites` (names or
+            globs), `model_seed`, `networks` (several model seeds; an episode draws one),
+            `undertrained`, …
 
     Raises:
         ValueError: An argument is unknown or out of range; the message names it and what would be

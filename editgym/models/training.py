@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from editgym.data.images import Labelled
+from editgym.models.state_files import state_dict
 from editgym.paths import cache_folder
 
 
@@ -140,14 +140,14 @@ def save_weights(model: nn.Module, path: Path, key: Mapping[str, object]) -> Non
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Load a safetensors state dict into `model` and put it in evaluation mode.
+    """Load a state dict (`editgym.models.state_files`) into `model` and put it in evaluation mode.
 
     Raises:
-        ValueError: The file does not hold the weights of this network.
+        ValueError: The file does not hold the weights of this network, or some are not finite.
     """
     try:
-        model.load_state_dict(load_file(path))
-    except (RuntimeError, OSError, SafetensorError) as error:
+        model.load_state_dict(state_dict(path))
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"weights: {path} does not fit {type(model).__name__}: {error}") from error
     return model.eval().requires_grad_(False)
 

@@ -24,7 +24,7 @@ TASKS: dict[str, str] = {
     "unlearning/digits": "editgym.tasks.images:digits",
     "unlearning/mnist": "editgym.tasks.images:mnist",
     "unlearning/cifar10": "editgym.tasks.images:cifar10",
-    "unlearning/custom": "editgym.tasks.images:custom",
+    "unlearning/custom": "editgym.tasks.own_images:custom",
     "debiasing/templates": "editgym.tasks.texts:templates",
     "debiasing/toxicity": "editgym.tasks.texts:toxicity",
     "debiasing/transformer": "editgym.tasks.texts:transformer",
@@ -111,8 +111,9 @@ def _state_of(arguments: Mapping[str, Any]) -> FileStates:
     return file_states(
         *(
             path
-            for value in arguments.values()
-            if isinstance(value, str)
+            for given in arguments.values()
+            for value in (given if isinstance(given, list | tuple) else [given])
+            if isinstance(value, str) and value
             for path in (
                 os.path.expanduser(value),
                 os.path.join(data_folder(), value),

@@ -1,17 +1,47 @@
-"""What can be forgotten: classes, sets of classes, or random samples."""
+"""What can be forgotten: classes, sets of classes, given samples, or random samples."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-Forget = int | Sequence[int]  # a class, or a set of classes
+from editgym.checks import is_whole, shown
+
+# A class, or a set of classes; a class is its number or, where classes have names, its name.
+Forget = int | str | Sequence[int | str]
+Sample = int | str  # a row of the training data, or the name of its file
+_NAMED_IN_LABEL = 8
+
+
+@dataclass(frozen=True)
+class GivenSamples:
+    """Samples that are to be forgotten, and what a goal that forgets them is called.
+
+    Attributes:
+        rows: Their rows in the model split.
+        label: What tells them from all others, such as `forget samples 3, 17`.
+    """
+
+    rows: tuple[int, ...]
+    label: str
 
 
 def checked_goals(
-    forget_class: Forget, goals: Sequence[Forget] | None, n_classes: int
+    forget_class: Forget,
+    goals: Sequence[Forget] | None,
+    n_classes: int,
+    classes: Sequence[str] = (),
 ) -> tuple[tuple[int, ...], ...]:
     """`forget_class` or `goals` as one tuple of classes per goal.
+
+    Args:
+        forget_class: One goal.
+        goals: Several goals; they go before `forget_class`.
+        n_classes: The number of classes.
+        classes: The classes' names, by their numbers; empty where they have none.
 
     Raises:
         ValueError: A class does not exist, is named twice, or nothing would be left to retain.
@@ -21,24 +51,23 @@ def checked_goals(
     wanted: list[Any] = [forget_class] if goals is None else list(goals)
     if not wanted:
         raise ValueError("goals is empty: name at least one class, or leave it out")
+    argument = "forget_class" if goals is None else "goals"
     checked = []
     for item in wanted:
-        classes = list(item) if isinstance(item, list | tuple) else [item]
-        valid = all(
-            isinstance(c, int) and not isinstance(c, bool) and 0 <= c < n_classes for c in classes
-        )
+        given = list(item) if isinstance(item, list | tuple) else [item]
+        numbers = [_number(argument, one, classes) for one in given]
+        valid = all(is_whole(c) and 0 <= c < n_classes for c in numbers)
         if (
             not valid
-            or not classes
-            or len(set(classes)) != len(classes)
-            or len(classes) >= n_classes
+            or not numbers
+            or len(set(numbers)) != len(numbers)
+            or len(numbers) >= n_classes
         ):
-            argument = "forget_class" if goals is None else "goals"
             raise ValueError(
                 f"{argument}: {item!r} is not a class or a set of different classes from 0 to "
                 f"{n_classes - 1} that leaves one to retain"
             )
-        checked.append(tuple(sorted(classes)))
+        checked.append(tuple(sorted(numbers)))
     return tuple(checked)
 
 
@@ -56,3 +85,102 @@ def checked_samples(samples: int | None, available: int) -> int | None:
             f" one), got {samples!r}"
         )
     return samples
+
+
+def checked_rows(
+    argument: str, given: object, total: int, files: Sequence[str] = (), other: str = ""
+) -> tuple[int, ...]:
+    """Rows of the training data, in their order.
+
+    Args:
+        argument: What they were given for, for messages.
+        given: Whole numbers, or names of files.
+        total: How many rows there are.
+        files: The rows' files, where the data are files.
+        other: What else would be right, for messages.
+
+    Raises:
+        ValueError: There is none, one is no row or no file of the training data, or one is named
+            twice.
+    """
+    listed = list(given) if isinstance(given, list | tuple) else None
+    if not listed:
+        raise ValueError(
+            f"{argument} must be {other}a list of training samples, got {shown(given)}"
+        )
+    by_name = {file: row for row, file in enumerate(files)}
+    rows: dict[int, object] = {}
+    for one in listed:
+        row = by_name.get(one, -1) if isinstance(one, str) else one
+        if not is_whole(row) or not 0 <= row < total:
+            near = difflib.get_close_matches(one, by_name, n=1) if isinstance(one, str) else []
+            named = f", or a file of it, such as {(near or files[:1])[0]!r}" if files else ""
+            raise ValueError(
+                f"{argument}: {one!r} is no row of the training data, 0 to {total - 1}{named}"
+            )
+        if row in rows:
+            raise ValueError(f"{argument}: {rows[row]!r} and {one!r} are the same sample twice")
+        rows[row] = one
+    return tuple(sorted(rows))
+
+
+def given_samples(
+    argument: str, wanted: tuple[int, ...], model_rows: Sequence[int]
+) -> GivenSamples:
+    """Rows of the training data as samples of the model split.
+
+    Args:
+        argument: What they were given for, for messages.
+        wanted: Rows of the training data.
+        model_rows: The rows that the model split has, in its order.
+
+    Raises:
+        ValueError: One is not in the model split, or nothing would be left to retain.
+    """
+    places = {row: place for place, row in enumerate(model_rows)}
+    if outside := [row for row in wanted if row not in places]:
+        raise ValueError(
+            f"{argument}: {_listed(outside)} of the training data are not in the model split, so"
+            f" the network was not trained on them; its {len(places)} rows are, for example,"
+            f" {_listed(sorted(places))}"
+        )
+    if len(wanted) >= len(places):
+        raise ValueError(
+            f"{argument}: {len(wanted)} samples are all of the {len(places)} that the network was"
+            " trained on; leave one to retain"
+        )
+    label = f"forget samples {', '.join(map(str, wanted))}"
+    if len(wanted) > _NAMED_IN_LABEL:
+        digest = hashlib.sha256(repr(wanted).encode()).hexdigest()[:12]
+        label = f"forget {len(wanted)} samples, {wanted[0]} to {wanted[-1]} [{digest}]"
+    return GivenSamples(tuple(places[row] for row in wanted), label)
+
+
+def _number(argument: str, one: object, classes: Sequence[str]) -> Any:
+    """A class's number, by its name where it has one."""
+    if not isinstance(one, str):
+        # Folders 0 to 11 are sorted as texts: the third is "10", and "2" comes after it.
+        if is_whole(one) and str(one) in classes and classes.index(str(one)) != one:
+            raise ValueError(
+                f"{argument}: {one} could be class number {one}, or the class with the name"
+                f" {str(one)!r}, which is number {classes.index(str(one))}; give the name, as a"
+                " text"
+            )
+        return one
+    if one in classes:
+        return classes.index(one)
+    if not classes:
+        raise ValueError(
+            f"{argument}: {one!r} is a name, and the classes of these data have none; give its"
+            " number"
+        )
+    near = difflib.get_close_matches(one, classes, n=1, cutoff=0.0)
+    raise ValueError(
+        f"{argument}: there is no class {one!r} (did you mean {near[0]!r}?); the classes are"
+        f" {', '.join(classes)}"
+    )
+
+
+def _listed(rows: Sequence[int]) -> str:
+    shown_rows = ", ".join(map(str, rows[:_NAMED_IN_LABEL]))
+    return f"rows {shown_rows}" + (" …" if len(rows) > _NAMED_IN_LABEL else "")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy, weights_changed
 from editgym.metrics.privacy import Evidence, forgetting_checks, oracle_gap
+from editgym.tasks.goals import GivenSamples
 from editgym.tasks.protocol import Goal, RewardDefaults, network_of
 from editgym.tasks.splits import Splits
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
@@ -20,7 +21,7 @@ _Measures = dict[str, float | None]
 
 @dataclass
 class UnlearningTask:
-    """Forget one class, a set of classes, or random training samples.
+    """Forget one class, a set of classes, or training samples.
 
     Classes: the reward sets are the policy split's samples of the forgotten classes (`forget`) and
     of the others (`retain`); U is the score on retain, O the score on forget, alpha 3, beta −2
@@ -37,10 +38,15 @@ class UnlearningTask:
         splits: The data, on the task's device.
         n_classes: Number of classes.
         forget: The classes of every goal; empty when samples are forgotten.
-        samples: How many random samples to forget, instead of classes.
-        sample_seed: Draws those samples.
+        samples: The samples to forget instead of classes, or how many random ones.
+        sample_seed: Draws the random ones.
         retrain: Trains, for the network of the given index, its twin on the given part of the model
             split: the oracle. None where no such network can be made.
+        native: Indices of the networks that belong to these splits; others were trained on
+            divisions of their own, and have neither oracle nor members here.
+        members_known: Whether the native networks are known to have been trained on the model
+            split; else nothing is said of membership.
+        class_names: The classes' names, by their numbers, where goals are called by them.
     """
 
     name: str
@@ -48,9 +54,12 @@ class UnlearningTask:
     splits: Splits
     n_classes: int
     forget: tuple[tuple[int, ...], ...]
-    samples: int | None = None
+    samples: int | GivenSamples | None = None
     sample_seed: int = 0
     retrain: Callable[[int, Labelled, str], nn.Module] | None = None
+    native: tuple[int, ...] = (0,)
+    members_known: bool = True
+    class_names: tuple[str, ...] = ()
     pool: Labelled = field(init=False)
     goals: tuple[Goal, ...] = field(init=False)
     # What does not depend on the edit: measures of the unedited and of the retrained network, by
@@ -149,8 +158,8 @@ class UnlearningTask:
         forgotten data, do the features still tell the forgotten class, in how many steps is it
         relearned, and how far is all that from the network that never saw it. That network is
         trained at first use. None: the probe where samples are forgotten; the gap where nothing can
-        be retrained; gap and membership for all but the first of several networks, whose training
-        data are not this task's.
+        be retrained; membership where it is not known what a network was trained on; gap and
+        membership for networks that are not `native`.
 
         Raises:
             JournalError: The journal belongs to none of the task's networks.
@@ -182,7 +191,7 @@ class UnlearningTask:
                 unedited, goal, self.accuracies(unedited, goal)["forget_accuracy"]
             )
             oracle = None
-            if index == 0 and (retrained := self.oracle(index, goal)) is not None:
+            if index in self.native and (retrained := self.oracle(index, goal)) is not None:
                 twin = unedited.fresh()
                 twin.apply(ReplaceTensors(retrained.state_dict()))
                 oracle = self._measures(twin, goal, before["forget_accuracy"])
@@ -195,7 +204,8 @@ class UnlearningTask:
         """Accuracies and checks of one network."""
         assert forget_before is not None
         sets, members = self.test_sets(goal), self.goals[goal].members
-        own = network.base_hash == self.networks[0].base_hash
+        native = {self.networks[index].base_hash for index in self.native}
+        own = self.members_known and network.base_hash in native
         evidence = Evidence(
             forget=sets["forget"],
             relearn=self.pool[torch.cat([members["forget"], members["retain"]])],
@@ -222,7 +232,8 @@ class UnlearningTask:
                 if not found:
                     raise ValueError(
                         f"{self.name}: the {split} split has no {name} sample when classes "
-                        f"{list(classes)} are forgotten; give more data, or forget other classes"
+                        f"{list(classes)} are forgotten; give more data, divide them with"
+                        " stratified=true where the task takes it, or forget other classes"
                     )
         forgotten = self._is_forgotten(self.pool.labels, classes)
         features = torch.zeros(self.n_classes)
@@ -231,17 +242,21 @@ class UnlearningTask:
             "retain": (~forgotten).nonzero().flatten(),
             "forget": forgotten.nonzero().flatten(),
         }
-        return Goal("forget " + ", ".join(map(str, classes)), features, members)
+        named = [self.class_names[c] if self.class_names else str(c) for c in classes]
+        return Goal("forget " + ", ".join(named), features, members)
 
-    def _sample_goal(self, samples: int) -> Goal:
+    def _sample_goal(self, samples: int | GivenSamples) -> Goal:
         total = len(self.splits.model)
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.sample_seed)).to(
-            self.device
-        )
-        unseen = torch.arange(total, len(self.pool), device=self.device)
+        if isinstance(samples, GivenSamples):
+            chosen, label = torch.tensor(samples.rows), samples.label
+        else:
+            generator = torch.Generator().manual_seed(self.sample_seed)
+            chosen = torch.randperm(total, generator=generator)[:samples]
+            label = f"forget {samples} samples"
+        forgotten = torch.zeros(total, dtype=torch.bool).index_fill_(0, chosen, True)
         members = {
-            "retain": order[samples:].sort().values,
-            "forget": order[:samples].sort().values,
-            "unseen": unseen,
+            "retain": (~forgotten).nonzero().flatten().to(self.device),
+            "forget": forgotten.nonzero().flatten().to(self.device),
+            "unseen": torch.arange(total, len(self.pool), device=self.device),
         }
-        return Goal(f"forget {samples} samples", torch.zeros(self.n_classes), members)
+        return Goal(label, torch.zeros(self.n_classes), members)

@@ -227,7 +227,7 @@ def test_forgotten_samples_have_no_class_to_probe_for():
 
 
 def test_networks_trained_elsewhere_have_no_oracle(custom_arguments):
-    task = make_task("unlearning/custom", forget_class=1, **custom_arguments)
+    task = make_task("unlearning/custom", forget_class=1, members="train", **custom_arguments)
     metrics = task.evaluate(task.networks[0].journal)
     assert metrics["oracle_gap"] is None
     assert all(metrics[key] is not None for key in CHECKS[:3])

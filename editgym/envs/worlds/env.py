@@ -17,6 +17,7 @@ from editgym.envs.worlds.gradient import CostGradient, CostGradients
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
 from editgym.envs.worlds.reward import Scores
 from editgym.metrics.evaluation import Evaluation
+from editgym.tasks.unedited import unedited_accuracies
 from editgym.weights import EditableNetwork, EditJournal, EditSite, Operator, SiteEdit
 
 
@@ -81,6 +82,18 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
     def journal(self) -> EditJournal:
         """The edits of the current episode."""
         return self.network.journal
+
+    @property
+    def unedited(self) -> dict[str, float]:
+        """The accuracies that the episode's network had before the edit, by reward set and over all
+        of its data, such as `retain_accuracy`.
+
+        Raises:
+            gymnasium.error.ResetNeeded: There was no reset, and so there is no episode.
+        """
+        if self._episode is None:
+            raise gym.error.ResetNeeded("call reset() before asking for unedited")
+        return unedited_accuracies(self.task, *self._drawn())
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

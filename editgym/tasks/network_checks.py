@@ -1,0 +1,90 @@
+"""Whether a classifier of one's own can be judged on images: what it takes, and what it returns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from editgym.data.errors import DataError
+from editgym.weights import EditableNetwork
+
+_LOOKED_AT = 64  # images
+
+
+@torch.no_grad()
+def check_takes(model: nn.Module, inputs: Tensor) -> None:
+    """Refuse images that a network cannot take.
+
+    Args:
+        model: In evaluation mode, on the images' device.
+        inputs: Images, (n, ...).
+
+    Raises:
+        DataError: Its forward pass fails; the message says what the images are, and what its first
+            layer takes.
+    """
+    try:
+        model(inputs[:2])
+    except Exception as error:  # a stranger's network may raise anything
+        raise DataError(
+            f"data: {type(model).__name__} cannot take images of shape {tuple(inputs.shape[1:])}"
+            f" (channels, height, width){_first_layer(model, inputs)}: {type(error).__name__}:"
+            f" {error}"
+        ) from error
+
+
+def check_outputs(
+    network: EditableNetwork, inputs: Tensor, n_classes: int, without_zero: bool
+) -> None:
+    """Refuse a network whose outputs are not logits of the data's classes.
+
+    Args:
+        network: The unedited network.
+        inputs: Images, (n, ...); a few are looked at.
+        n_classes: How many classes the data have.
+        without_zero: Whether no training image has the label 0.
+
+    Raises:
+        DataError: The outputs are not (n, outputs), are fewer than the classes, are not finite, or
+            are probabilities.
+    """
+    name, inputs = type(network.base).__name__, inputs[:_LOOKED_AT]
+    logits = network.logits(inputs)
+    if logits.ndim != 2 or len(logits) != len(inputs):
+        raise DataError(
+            f"model: {name} returns {tuple(logits.shape)} for {len(inputs)} images; it must return"
+            " logits (n, classes)"
+        )
+    if logits.shape[1] < n_classes:
+        hint = "; no image has the label 0: labels are 0 … C - 1" if without_zero else ""
+        raise DataError(
+            f"data: has labels up to {n_classes - 1}, but {name} has only {logits.shape[1]}"
+            f" outputs{hint}"
+        )
+    if not bool(logits.isfinite().all()):
+        row = int((~logits.isfinite()).any(1).nonzero()[0])
+        raise DataError(
+            f"model: {name} returns what is not finite for image {row} of the policy split; are"
+            " its weights those of this network, and the pixels as it was trained on them (mean=,"
+            " std=)?"
+        )
+    sums = logits.sum(1)
+    if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        raise DataError(
+            f"model: {name} returns probabilities, which sum to 1 for every image; it must return"
+            " logits: leave its softmax out"
+        )
+
+
+def _first_layer(model: nn.Module, inputs: Tensor) -> str:
+    """What the first layer takes, where images have another number of channels."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            if inputs.ndim == 4 and layer.in_channels != inputs.shape[1]:
+                return (
+                    f"; its first convolution, {name!r}, takes {layer.in_channels} channels, and"
+                    f" these have {inputs.shape[1]} (channels={layer.in_channels} reads the images"
+                    " of a folder so, where that is 1 or 3)"
+                )
+            return ""
+    return ""

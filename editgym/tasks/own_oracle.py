@@ -1,0 +1,115 @@
+"""The oracle of one's own: a function that trains a network without what is to be forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from editgym.data.images import Labelled
+from editgym.imports import imported
+from editgym.models.training import cached_classifier
+
+EXAMPLE = "package.module:function"
+
+
+def own_oracle(
+    path: str,
+    model: str,
+    model_kwargs: Mapping[str, Any],
+    build: Callable[[], nn.Module],
+    seed: int,
+) -> Callable[[int, Labelled, str], nn.Module]:
+    """`UnlearningTask.retrain` by a function of one's own.
+
+    The function is called as `function(network, images, labels)`: an untrained network of the
+    task's kind, in training mode, the images to train it on, as the network takes them, and their
+    labels; both on the task's device. It returns the trained network. What it draws from torch's
+    generator is the same every time. A network is trained once and kept in the cache of networks;
+    another file of the function or of the model, or other images, train it anew.
+
+    Args:
+        path: The function's import path, `package.module:function`.
+        model: The import path of what makes the network.
+        model_kwargs: Arguments of `model`.
+        build: Makes an untrained network.
+        seed: The network of index i is initialised with seed + i.
+
+    Raises:
+        ValueError: The path leads to no function; or, when it is called, the function returns
+            something else than such a network with finite weights.
+    """
+    function = imported(path, "retrain", EXAMPLE)
+    if not callable(function):
+        raise ValueError(
+            f"retrain: {path!r} is a {type(function).__name__}, and must be a function of a"
+            " network, images and labels that returns the trained network"
+        )
+
+    def retrain(index: int, part: Labelled, label: str) -> nn.Module:
+        key = {
+            "task": "unlearning/custom",
+            "retrain": [path, _code(path)],
+            "model": [model, dict(model_kwargs), _code(model)],
+            "seed": seed + index,
+            "part": _content(part),
+            "format": 1,
+        }
+        return cached_classifier(key, build, lambda: trained(index, part))
+
+    def trained(index: int, part: Labelled) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed + index)
+            network = build().requires_grad_(True).train().to(part.labels.device)
+            found = function(network, part.inputs, part.labels)
+        return _checked(path, found, build())
+
+    return retrain
+
+
+def _checked(path: str, found: object, expected: nn.Module) -> nn.Module:
+    """What the function returned, if it is a trained network of the task's kind."""
+    if not isinstance(found, nn.Module):
+        raise ValueError(
+            f"retrain: {path!r} returned a {type(found).__name__}, and must return the trained"
+            " network, an nn.Module"
+        )
+    shapes, right = (
+        {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        for network in (found, expected)
+    )
+    if shapes != right:
+        other = sorted(set(shapes.items()) ^ set(right.items()))[0][0]
+        raise ValueError(
+            f"retrain: {path!r} returned a network whose tensor {other!r} is not that of model=:"
+            f" {shapes.get(other)} beside {right.get(other)}"
+        )
+    for name, tensor in found.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"retrain: {path!r} returned a network whose tensor {name!r} is not finite: its"
+                " training diverged"
+            )
+    return found.eval()
+
+
+def _code(path: str) -> str | None:
+    """SHA-256 of the file that an import path leads to; None where there is none."""
+    file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
+    if file is None or not Path(file).is_file():
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _content(part: Labelled) -> str:
+    digest = hashlib.sha256()
+    for tensor in (part.inputs, part.labels):
+        array = tensor.cpu().contiguous().numpy()
+        digest.update(f"{array.dtype.str} {array.shape} ".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
