@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from benchmarks.report import families
-from benchmarks.report.estimates import Interval, Rank, Stratum, iqm_interval, ranks
+from benchmarks.report.comparisons import Rank, ranks
+from benchmarks.report.estimates import Interval, Stratum, iqm_interval
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.labels import at_one_budget, by_label
 from benchmarks.report.standings import Estimate, Standing, standing_of
@@ -256,11 +257,7 @@ def _runs(rows: Iterable[Row], key: str, family: str | None) -> dict[Stratum, di
     return runs
 
 
-def _order(standing: Standing) -> tuple[float, float, str]:
-    """By rank, then by score; agents without a rank come after all others, those without a result
-    last.
-    """
+def _order(standing: Standing) -> tuple[float, str]:
+    """By score, the best first; agents without a result come last."""
     score = standing.metrics.get(SCORE)
-    if score is None:
-        return float("inf"), float("inf"), standing.agent
-    return float("inf") if score.rank is None else score.rank, -score.iqm, standing.agent
+    return float("inf") if score is None else -score.iqm, standing.agent

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
+from benchmarks.report.comparisons import RANKED_FROM
+from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.standings import Estimate, Standing
 from benchmarks.report.tables import MISSING, number
@@ -13,8 +15,9 @@ from benchmarks.report.tables import MISSING, number
 _LONGEST_NAME = 48
 _LONGEST_TITLE = 100
 READING = (
-    "A number is the mean of the middle half of the seeds, in brackets its 95% interval; agents of"
-    " one rank cannot be told apart."
+    "A number is the mean of the middle half of the seeds, in brackets its 95% interval (from"
+    f" {PROVISIONAL_BELOW} seeds on); a rank is 1 + the agents that are significantly better (from"
+    f" {RANKED_FROM} seeds on)."
 )
 
 

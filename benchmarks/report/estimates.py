@@ -1,5 +1,4 @@
-"""Estimates from rows: interquartile means, bootstrap intervals over seeds, and ranks that respect
-them.
+"""Estimates from rows: interquartile means, and bootstrap intervals over seeds.
 
 The method is that of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
 Statistical Precipice" (arXiv 2108.13264): interquartile mean (sect. 4.3), percentile intervals of a
@@ -16,12 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.report.families import Direction
-
 BOOTSTRAP_SEED = 0
 BOOTSTRAP_SAMPLES = 5_000
 CONFIDENCE = 0.95
-PROVISIONAL_BELOW = 5  # three seeds of one task give a nominal 95% interval a coverage of about 75%
+# Three seeds of one task give a nominal 95% interval a coverage of about 75%.
+PROVISIONAL_BELOW = 5
 
 Stratum = tuple[str, str]  # task and environment
 Runs = Mapping[Stratum, Mapping[int, float]]  # stratum -> seed -> score
@@ -33,8 +31,8 @@ class Interval:
 
     Attributes:
         estimate: Interquartile mean.
-        low: Lower end; None for a single score, which tells nothing about the spread.
-        high: Upper end; None for a single score.
+        low: Lower end; None with fewer seeds than tell anything about the spread, five.
+        high: Upper end; None likewise.
         n: Seeds of the stratum that has the fewest.
     """
 
@@ -49,14 +47,6 @@ class Interval:
         if self.low is None or self.high is None:
             return 0
         return int(self.low > 0) - int(self.high < 0)
-
-
-@dataclass(frozen=True)
-class Rank:
-    """An agent's place: 1 + the number of agents that are significantly better."""
-
-    rank: int
-    beaten_by: tuple[str, ...]
 
 
 def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64] | np.float64:
@@ -103,7 +93,7 @@ def bootstrap(runs: Runs) -> NDArray[np.float64]:
 
 
 def iqm_interval(runs: Runs) -> Interval:
-    """Interquartile mean over all strata, with its percentile interval.
+    """Interquartile mean over all strata, with its percentile interval from five seeds on.
 
     Raises:
         ValueError: There is no score, or a stratum has none.
@@ -116,7 +106,7 @@ def iqm_interval(runs: Runs) -> Interval:
         interquartile_mean([score for scores in runs.values() for score in scores.values()])
     )
     n = min(len(scores) for scores in runs.values())
-    if n < 2:
+    if n < PROVISIONAL_BELOW:
         return Interval(estimate, None, None, n)
     low, high = _limits(interquartile_mean(bootstrap(runs)))
     return Interval(estimate, float(low), float(high), n)
@@ -137,33 +127,6 @@ def paired_difference(a: Runs, b: Runs) -> Interval | None:
     }
     paired = {stratum: scores for stratum, scores in differences.items() if scores}
     return iqm_interval(paired) if paired else None
-
-
-def ranks(agents: Mapping[str, Runs], direction: Direction) -> dict[str, Rank]:
-    """Rank of every agent: 1 + the number of agents that are apart from it on the better side; ties
-    share a rank.
-
-    An agent that shares too few seeds with every other to be told apart from any, such as one with
-    a single seed, has no place here: nothing would ever be better than it.
-    """
-    names = list(agents)
-    beaten_by: dict[str, list[str]] = {name: [] for name in names}
-    compared = set(names) if len(names) == 1 else set()
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            difference = paired_difference(agents[first], agents[second])
-            if difference is None or difference.low is None:
-                continue
-            compared |= {first, second}
-            if difference.sign:
-                first_is_better = (difference.sign > 0) == (direction == "higher")
-                winner, loser = (first, second) if first_is_better else (second, first)
-                beaten_by[loser].append(winner)
-    return {
-        name: Rank(1 + len(winners), tuple(winners))
-        for name, winners in beaten_by.items()
-        if name in compared
-    }
 
 
 def performance_profile(

@@ -21,8 +21,8 @@ class Estimate:
 
     Attributes:
         iqm: Interquartile mean.
-        low: Lower end of its interval; None for a single score.
-        high: Upper end of its interval; None for a single score.
+        low: Lower end of its interval; None with fewer than five seeds.
+        high: Upper end of its interval; None likewise.
         n: Seeds.
         rank: None where a metric only describes, or seeds are too few to compare.
         beaten_by: Agents that are significantly better.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
+from benchmarks.report.comparisons import RANKED_FROM
 from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.standings import SHALLOW_PROBE, SHALLOW_STEPS, Estimate, Standing
@@ -165,7 +166,7 @@ def _reading(group: Group) -> str:
     order = (
         "Lines are sorted by name, since no family of metrics says what agents are ranked by."
         if group.family is None
-        else f"Lines are sorted by the rank of the {SCORE.replace('_', ' ')} of"
+        else f"Lines are sorted by the {SCORE.replace('_', ' ')} of"
         f" {FAMILIES[group.family].score_words}."
     )
     pooled = (
@@ -175,12 +176,12 @@ def _reading(group: Group) -> str:
     )
     return (
         "How to read this: a number is the interquartile mean over seeds (the mean of the middle"
-        f" half), in brackets its 95% bootstrap interval over seeds.{pooled} Two agents are apart"
-        " when the 95% interval of their per-seed difference excludes 0; #k is 1 + the number of"
-        " agents that are apart on the better side, so agents that cannot be told apart may share"
-        f" a rank, and one with a single seed has none. {order} ↑ higher is better, ↓ lower is"
-        " better, no arrow: a description. Times are medians of wall-clock time. Compare agents of"
-        " one kind of access."
+        f" half), in brackets its 95% bootstrap interval over seeds, from {PROVISIONAL_BELOW} seeds"
+        f" on.{pooled} #k, from {RANKED_FROM} seeds on, is 1 + the number of agents that are better"
+        " by a paired t-test over seeds, at a chance of 5% that any two agents of a column are told"
+        " apart falsely (Holm's procedure over all pairs); agents that cannot be told apart may"
+        f" share a rank. {order} ↑ higher is better, ↓ lower is better, no arrow: a description."
+        " Times are medians of wall-clock time. Compare agents of one kind of access."
     )
 
 
@@ -198,7 +199,7 @@ def _notes(group: Group) -> tuple[str, ...]:
         )
     if any(standing.provisional for standing in standings):
         notes.append(
-            f"provisional: fewer than {PROVISIONAL_BELOW} seeds. With 3 seeds of one task the"
+            f"provisional: fewer than {PROVISIONAL_BELOW} seeds, and so no interval: of 3 seeds a"
             " nominal 95% interval covers about 75%."
         )
     if any(standing.shallow for standing in standings):

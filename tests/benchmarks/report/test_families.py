@@ -93,7 +93,7 @@ def test_variants_and_unknown_metrics_are_reported(make_row):
                 "speed": 3.0,
             },
         )
-        for seed in range(5)
+        for seed in range(10)
         for agent, lost in (("ppo", 0.0), ("random", 0.2))
     ]
     (group,) = group_rows(rows)
@@ -164,7 +164,7 @@ def test_the_family_of_a_row_says_what_is_better(make_row, monkeypatch):
     metrics = {"reliability": 0.2, "speed": 3.0, "leakage": 0.5}
     rows = [
         make_row(agent, seed, "mine", metrics={**metrics, "reliability": value + seed / 1_000})
-        for seed in range(5)
+        for seed in range(10)
         for agent, value in (("ppo", 0.1), ("random", 0.9))
     ]
     (group,) = group_rows(rows)
