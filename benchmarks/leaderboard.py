@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.strangers import find_modules_in
+from benchmarks.report.beside import beside
 from benchmarks.report.write import write_report
 from benchmarks.results import (
     ROWS_FILE,
@@ -88,8 +89,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Redraw everything from the rows."""
-    print(write_report(options.folder, entries_of).page.resolve())
+    """Redraw everything from the rows, and print every agent beside a chosen one."""
+    drawn = write_report(options.folder, entries_of)
+    if options.against is not None:
+        print(f"{beside(drawn.groups, options.against)}\n")
+    print(drawn.page.resolve())
     return 0
 
 
@@ -192,6 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help=run.__doc__))
     redraw = commands.add_parser("report", help=report.__doc__)
     redraw.add_argument("folder", metavar="DIR", type=Path)
+    redraw.add_argument(
+        "--against", metavar="AGENT", help="print every agent beside this one, by the score"
+    )
     redraw.set_defaults(command=report)
     replay = commands.add_parser("validate", help=validate.__doc__)
     replay.add_argument("folder", metavar="DIR", type=Path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
@@ -41,22 +41,32 @@ def _table(group: Group) -> str:
         return ""
     head = ["rank", "agent", "n", *(families.label(key, group.family) for key in keys)]
     lines = [head, *(_line(standing, keys) for standing in shown)]
+    return "\n".join([cut(group.title, _LONGEST_TITLE), *aligned(lines, left={1})])
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Set[int]) -> list[str]:
+    """Lines of a table with their columns below each other: to the left the columns in `left`,
+    names, and all others, numbers, to the right.
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = {1}  # names; numbers stand to the right
-    rows = [
+    return [
         "  ".join(
             cell.ljust(width) if place in left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([_cut(group.title, _LONGEST_TITLE), *rows])
+
+
+def cut(text: str, longest: int) -> str:
+    """A text, or as much of it as fits, and an ellipsis."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _line(standing: Standing, keys: Sequence[str]) -> list[str]:
     return [
         MISSING if standing.rank is None else str(standing.rank),
-        _cut(standing.agent, _LONGEST_NAME),
+        cut(standing.agent, _LONGEST_NAME),
         str(standing.n),
         *(_value(standing.metrics.get(key), interval=key == SCORE) for key in keys),
     ]
@@ -69,7 +79,3 @@ def _value(estimate: Estimate | None, interval: bool) -> str:
     if not interval or estimate.low is None or estimate.high is None:
         return text
     return f"{text} [{number(estimate.low, estimate.iqm)}, {number(estimate.high, estimate.iqm)}]"
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -27,11 +27,13 @@ class Report:
         page: The path of `index.html`.
         brief: Its tables in short, for a terminal.
         failed: Number of failed cells.
+        groups: The groups that it is of.
     """
 
     page: Path
     brief: str
     failed: int
+    groups: Sequence[Group]
 
 
 def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Report:
@@ -66,7 +68,7 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
     for file, content in files.items():
         with whole_file(file) as partial:
             partial.write_bytes(content)
-    return Report(page_file, brief(groups, len(failed)), len(failed))
+    return Report(page_file, brief(groups, len(failed)), len(failed), groups)
 
 
 def summary(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:

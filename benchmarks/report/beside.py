@@ -1,0 +1,86 @@
+"""Every agent of a group beside one chosen agent: `leaderboard report DIR --against AGENT`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.report import families
+from benchmarks.report.aggregate import Group
+from benchmarks.report.brief import aligned, cut
+from benchmarks.report.comparisons import FALSE_CALLS, RANKED_FROM, against
+from benchmarks.report.families import SCORE
+from benchmarks.report.tables import MISSING, number
+
+_LONGEST_NAME = 48
+
+
+def beside(groups: Sequence[Group], chosen: str) -> str:
+    """Tables of all groups that have the chosen agent, and a sentence on how to read them.
+
+    Args:
+        groups: The groups.
+        chosen: The agent as its table names it, or the beginning of one name alone.
+
+    Raises:
+        ValueError: No group has such an agent with a score, or a group has several.
+    """
+    texts = [text for group in groups if (text := _table(group, chosen))]
+    if not texts:
+        names = sorted({name for group in groups for name in group.rows})
+        raise ValueError(f"against: no agent {chosen!r} has a score; there are {', '.join(names)}")
+    return "\n\n".join([*texts, _READING])
+
+
+_READING = (
+    "Δ is the interquartile mean of the per-seed differences, with the 95% interval of this pair"
+    " alone; P(better) is the probability that a run is better than one of the chosen agent. apart:"
+    f" by paired t-tests from {RANKED_FROM} seeds on, with a chance of {FALSE_CALLS:.0%} that any"
+    " agent of the table is called so falsely (Holm)."
+)
+
+
+def _table(group: Group, chosen: str) -> str:
+    name = _named(group, chosen)
+    better = families.direction(SCORE, group.family)
+    if name is None or better is None:
+        return ""
+    runs = {agent: own for agent in group.rows if (own := group.runs(agent, SCORE))}
+    if name not in runs:
+        return ""
+    found = against(runs, name, better)
+    lines = [
+        [
+            cut(agent, _LONGEST_NAME),
+            str(one.difference.n),
+            _difference(one.difference.estimate, one.difference.low, one.difference.high),
+            f"{one.better:.2f}",
+            MISSING if one.p is None else ("yes" if one.apart else "no"),
+        ]
+        for agent, one in sorted(found.items(), key=lambda item: -item[1].difference.estimate)
+    ]
+    head = ["agent", "n", "Δ score", "P(better)", "apart"]
+    return "\n".join([f"{group.title}, against {name}", *aligned([head, *lines], left={0})])
+
+
+def _named(group: Group, chosen: str) -> str | None:
+    """The label of the chosen agent in a group; None where it has none.
+
+    Raises:
+        ValueError: Several labels begin so.
+    """
+    if chosen in group.rows:
+        return chosen
+    named = [name for name in group.rows if name.startswith(chosen)]
+    if len(named) > 1:
+        raise ValueError(
+            f"against: {chosen!r} begins the names of {len(named)} agents of {group.title}:"
+            f" {', '.join(named)}; give one in full"
+        )
+    return named[0] if named else None
+
+
+def _difference(estimate: float, low: float | None, high: float | None) -> str:
+    text = f"{'+' if estimate > 0 else ''}{number(estimate)}"
+    if low is None or high is None:
+        return text
+    return f"{text} [{number(low, estimate)}, {number(high, estimate)}]"

@@ -1,0 +1,46 @@
+"""Every agent beside a chosen one, as the terminal shows it."""
+
+import re
+
+import pytest
+
+from benchmarks import leaderboard
+from benchmarks.report.aggregate import group_rows
+from benchmarks.report.beside import beside
+from benchmarks.results import ROWS_FILE, append_row
+
+
+@pytest.fixture
+def rows(unlearning_row):
+    return [
+        unlearning_row(name, seed, retain=retain + seed / 100 + (seed % 2) * wobble, forget=0.0)
+        for name, retain, wobble in (("ppo", 0.7, 0), ("cmaes", 0.6, 0.01), ("random", 0.7, 0.03))
+        for seed in range(10)
+    ]
+
+
+def test_differences_chances_and_who_is_apart(rows):
+    title, head, first, second, _, reading = beside(group_rows(rows), "pp").split("\n")
+    assert title.endswith("unlearning/digits, against ppo")
+    assert head.split() == ["agent", "n", "Δ", "score", "P(better)", "apart"]
+    assert re.fullmatch(r"random +10 +\+0\.\d+ \[0\.\d+, 0\.\d+\] +0\.\d\d +(yes|no)", first)
+    assert re.fullmatch(r"cmaes +10 +-0\.\d+ \[-0\.\d+, -0\.\d+\] +0\.\d\d +yes", second)
+    assert "10 seeds on" in reading
+
+
+def test_few_seeds_are_described_and_not_tested(rows):
+    few = [row for row in rows if row["seed"] < 3]
+    _, _, first, *_ = beside(group_rows(few), "ppo").split("\n")
+    assert re.fullmatch(r"random +3 +\+0\.\d+ +0\.\d\d +—", first)
+
+
+def test_the_command_names_agents_that_it_does_not_know(rows, tmp_path, capsys):
+    for row in rows:
+        append_row(tmp_path / ROWS_FILE, row)
+    assert leaderboard.main(["report", str(tmp_path), "--against", "ppo"]) == 0
+    assert "against ppo" in capsys.readouterr().out
+    assert leaderboard.main(["report", str(tmp_path), "--against", "sac"]) == 2
+    error = capsys.readouterr().err
+    assert "against: no agent 'sac' has a score; there are cmaes, ppo, random" in error
+    assert leaderboard.main(["report", str(tmp_path), "--against", ""]) == 2
+    assert "begins the names of 3 agents" in capsys.readouterr().err
