@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One torch thread per process: processes with two threads each on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint bench mutants clean
+.PHONY: demo test test-all lint bench mutants package clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
@@ -30,8 +30,20 @@ mutants: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[dev,mutants]"
 	$(BIN)/python tests/mutation/run.py --seed $(SEED) --sample 400 --jobs 2
 
+# Does what is published work in an empty environment? Wheel and source archive, with any gymnasium.
+GYMNASIUM ?= gymnasium
+package: $(STAMP)
+	rm -rf build dist .package
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv .package
+	.package/bin/python -m pip install --quiet dist/*.whl "$(GYMNASIUM)"
+	cd .package && bin/python ../tests/packaging/check.py
+	.package/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.tar.gz
+	cd .package && bin/python ../tests/packaging/check.py
+
 clean:
-	rm -rf .venv build *.egg-info runs
+	rm -rf .venv .package build dist *.egg-info runs
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
