@@ -20,6 +20,7 @@ from editgym.data.text import Comments
 
 K = TypeVar("K", bound=Hashable)
 BLANK = "[identity]"
+COLUMNS_HINT = "; identities_format= names the columns of another file"
 _SHARED_STEM = 5
 _WORD = re.compile(r"[^\W_]+")
 _GENERIC = {"people", "person", "community", "and", "or", "of", "other"}  # no sign of kinship
@@ -97,7 +98,8 @@ def dixon_templates(path: str | os.PathLike[str], encoding: str = UTF8) -> Ident
             names row and column.
     """
     found: list[tuple[str, int, str, str, str]] = []
-    for where, row in table(path, ("Text", "Label", "Template"), encoding=encoding):
+    columns = ("Text", "Label", "Template")
+    for where, row in table(path, columns, encoding=encoding, hint=COLUMNS_HINT):
         text, kind = row["Text"], row["Template"]
         if row["Label"] not in _LABELS:
             raise DataError(

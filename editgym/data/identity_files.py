@@ -13,7 +13,7 @@ from typing import Any
 
 from editgym.checks import Check, is_finite, optional, require_known
 from editgym.data.errors import DataError
-from editgym.data.identity import BLANK, IdentityTexts, dixon_templates
+from editgym.data.identity import BLANK, COLUMNS_HINT, IdentityTexts, dixon_templates
 from editgym.data.labels import LabelReader, toxic_values_check
 from editgym.data.table import UTF8, table
 from editgym.data.text import checked_text
@@ -121,8 +121,9 @@ class IdentityFormat:
         found: list[tuple[str, int, str | tuple[str, ...], str, str]] = []
         met: set[str] = set()
         known = bool(self.columns or self.shares or self.terms)
+        codec = self.encoding or encoding
         for where, row in table(
-            path, (self.text,), optional=others, encoding=self.encoding or encoding
+            path, (self.text,), optional=others, encoding=codec, hint=COLUMNS_HINT
         ):
             text = checked_text(row[self.text], f"{where}, column {self.text}")
             label = label_of(row[self.label], where) if text else None

@@ -27,6 +27,7 @@ def table(
     *,
     optional: Sequence[str] = (),
     encoding: str = UTF8,
+    hint: str = "",
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a table, each with where it stands.
 
@@ -38,6 +39,7 @@ def table(
         needed: Columns that must be there, with a value in every row.
         optional: Columns that must be there too, whose values may be missing (None).
         encoding: A codec of Python's; a byte order mark is no part of UTF-8 text.
+        hint: What the message of a missing column says last: how columns are named.
 
     Raises:
         DataError: The file is missing, damaged or in another encoding, lacks a column, or has a
@@ -46,15 +48,15 @@ def table(
     path = Path(path).expanduser()
     if not path.is_file():
         raise DataError(f"data: no file at {path}")
-    codec = _codec(encoding)
+    codec, columns = _codec(encoding), (*needed, *optional)
     ending = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     try:
         with _opened(path, codec) as file:
             if ending in _JSON:
-                rows = _json_rows(file, path, (*needed, *optional))
+                rows = _json_rows(file, path, columns, hint)
             else:
                 delimiter = "\t" if ending == ".tsv" else ","
-                rows = _csv_rows(file, path, delimiter, (*needed, *optional))
+                rows = _csv_rows(file, path, delimiter, columns, hint)
             for number, row in rows:
                 where = f"data: {path}, row {number}"
                 for column in needed:
@@ -104,7 +106,9 @@ def _undecoded(path: Path, codec: str, error: UnicodeError) -> str:
     )
 
 
-def _csv_rows(file: IO[str], path: Path, delimiter: str, columns: Sequence[str]) -> _Rows:
+def _csv_rows(
+    file: IO[str], path: Path, delimiter: str, columns: Sequence[str], hint: str
+) -> _Rows:
     csv.field_size_limit(_LONGEST_FIELD)
     # Without `strict` a quote that is never closed swallows the rest of the file in silence.
     reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -113,7 +117,7 @@ def _csv_rows(file: IO[str], path: Path, delimiter: str, columns: Sequence[str])
         header = next(filled, None)
         if header is None:
             raise DataError(f"data: {path} is empty")
-        _check_header(header, path, columns)
+        _check_header(header, path, columns, hint)
         for number, cells in enumerate(filled, start=1):
             if len(cells) > len(header):
                 raise DataError(
@@ -128,16 +132,17 @@ def _csv_rows(file: IO[str], path: Path, delimiter: str, columns: Sequence[str])
         ) from error
 
 
-def _check_header(header: Sequence[str], path: Path, columns: Sequence[str]) -> None:
+def _check_header(header: Sequence[str], path: Path, columns: Sequence[str], hint: str) -> None:
     for column in columns:
         if header.count(column) != 1:
             found = "is no" if column not in header else "is more than one"
             raise DataError(
                 f"data: {path}: there {found} column {column!r}; there are {', '.join(header)}"
+                f"{hint}"
             )
 
 
-def _json_rows(file: IO[str], path: Path, columns: Sequence[str]) -> _Rows:
+def _json_rows(file: IO[str], path: Path, columns: Sequence[str], hint: str) -> _Rows:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -153,6 +158,6 @@ def _json_rows(file: IO[str], path: Path, columns: Sequence[str]) -> _Rows:
         for column in columns:
             if column not in row:
                 raise DataError(
-                    f"{where}: there is no column {column!r}; there are {', '.join(row)}"
+                    f"{where}: there is no column {column!r}; there are {', '.join(row)}{hint}"
                 )
         yield number, row

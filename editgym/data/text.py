@@ -194,7 +194,10 @@ def read_comments(
     """
     texts, labels = [], []
     label_of = LabelReader(columns.label, columns.is_toxic, toxic_values, columns.unlabelled)
-    for where, row in table(path, (columns.text,), optional=(columns.label,), encoding=encoding):
+    hint = "; text_column= and label_column= name those of the text and of the label"
+    for where, row in table(
+        path, (columns.text,), optional=(columns.label,), encoding=encoding, hint=hint
+    ):
         text = checked_text(row[columns.text], f"{where}, column {columns.text}")
         label = label_of(row[columns.label], where) if text else None
         if label is not None:

@@ -27,7 +27,7 @@ C = TypeVar("C", bound=Comments)
 _CHECKS: Mapping[str, Check] = {
     "max_comments": whole(1),
     "max_identities": optional(whole(1)),
-    "max_identity_texts": optional(whole(1)),
+    "max_identity_texts": whole(1),
     "hold_out_identities": one_of(True, False),
     "hold_out_words": one_of(True, False),
 }
@@ -50,7 +50,7 @@ class TextFiles:
     identities: str | None = None
     identities_format: str | Mapping[str, Any] = "dixon"
     max_identities: int | None = None
-    max_identity_texts: int | None = None
+    max_identity_texts: int = 100_000
     hold_out_identities: bool = True
     hold_out_words: bool = False
 
@@ -199,7 +199,7 @@ def _identities(files: TextFiles) -> IdentityTexts:
             raise DataError("identities_format says how to read a file: give identities= its path")
     if files.max_identities is not None:
         found = found.about_most_frequent(files.max_identities)
-    return found if files.max_identity_texts is None else found.sampled(files.max_identity_texts)
+    return found.sampled(files.max_identity_texts)
 
 
 def _checked(found: C, name: str) -> C:
