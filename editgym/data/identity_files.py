@@ -14,7 +14,7 @@ from typing import Any
 from editgym.checks import Check, is_finite, optional, require_known
 from editgym.data.errors import DataError
 from editgym.data.identity import BLANK, COLUMNS_HINT, IdentityTexts, dixon_templates
-from editgym.data.labels import LabelReader, toxic_values_check
+from editgym.data.labels import TOXIC_VALUES, LabelReader
 from editgym.data.table import UTF8, table
 from editgym.data.text import checked_text
 from editgym.imports import imported_as, is_import_path
@@ -43,7 +43,7 @@ _CHECKS: Mapping[str, Check] = {
     ),
     "threshold": Check(lambda v: is_finite(v) and 0 < v <= 1, "above 0 and at most 1"),
     "crossed": Check(lambda v: isinstance(v, bool), "true or false"),
-    "toxic_values": toxic_values_check,
+    "toxic_values": TOXIC_VALUES,
     "encoding": optional(_TEXT),
 }
 
@@ -180,7 +180,7 @@ class IdentityFormat:
             raise DataError(f"data: {path} has no labelled text about an identity, by {where}")
 
 
-# HateCheck (Röttger et al. 2021) and, in its columns, Multilingual HateCheck (2022).
+# HateCheck (Röttger et al. 2021): test cases, a group in a column, and the template of each.
 # CivilComments with identities (Borkan et al. 2019): shares of raters; the second is Kaggle's file.
 _CIVIL = (
     *("male", "female", "transgender", "other_gender"),
@@ -221,7 +221,7 @@ def identity_reader(given: str | Mapping[str, Any]) -> IdentityReader:
         return IdentityFormat(**given).read
     if is_import_path(given):
         return imported_as(IdentityFormat, given, "identities_format").read
-    if given not in IDENTITY_FORMATS:
+    if not isinstance(given, str) or given not in IDENTITY_FORMATS:
         raise DataError(
             f"identities_format: there is no {given!r}; the formats are"
             f" {', '.join(IDENTITY_FORMATS)}; for other files give an object with their columns,"

@@ -14,7 +14,7 @@ from editgym.data.errors import DataError
 UNLABELLED = -1.0
 # Words of published files and of common exports, without case, spaces and punctuation.
 _TOXIC = ("true", "yes", "bad", "toxic", "hate", "hateful", "hatespeech", "offensive", "abusive")
-_OTHER = ("false", "no", "notbad", "normal", "neutral", "neither", "none", "clean", "benign")
+_OTHER = ("false", "no", "notbad", "normal", "neutral", "neither", "clean", "benign")
 _WORDS = (
     dict.fromkeys(_OTHER, 0)
     | {f"{no}{word}": 0 for no in ("no", "non", "not") for word in _TOXIC[3:]}
@@ -23,14 +23,15 @@ _WORDS = (
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _SHOWN = 10  # values in a message
 
-toxic_values_check = Check(
-    lambda v: v is None or (isinstance(v, list | tuple) and bool(v) and all(map(_is_value, v))),
-    "a list of label values (texts, numbers, true or false), or None",
-)
-
 
 def _is_value(value: object) -> bool:
     return isinstance(value, str | int | float)
+
+
+TOXIC_VALUES = Check(
+    lambda v: v is None or (isinstance(v, list | tuple) and bool(v) and all(map(_is_value, v))),
+    "a list of label values (texts, numbers, true or false), or None",
+)
 
 
 def at_least_half(value: float) -> bool:
@@ -62,7 +63,7 @@ class LabelReader:
         toxic_values: Sequence[str | float | bool] | None = None,
         unlabelled: float | None = UNLABELLED,
     ) -> None:
-        toxic_values_check("toxic_values", toxic_values)
+        TOXIC_VALUES("toxic_values", toxic_values)
         self._column, self._is_toxic, self._unlabelled = column, is_toxic, unlabelled
         self._given = None if toxic_values is None else {_key(one): one for one in toxic_values}
         self._seen: Counter[str | float] = Counter()

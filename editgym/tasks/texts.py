@@ -48,7 +48,8 @@ def templates(
         sites: Names or globs; the paper's last layer by default.
         networks: Several model seeds; an episode draws one. The splits are the first one's.
         model_seed: Seed of the network and of the splits.
-        edit_terms: The terms of O and their weights, as in `toxicity`.
+        edit_terms: The terms of O and their weights (`editgym.tasks.edit_terms.TERMS`); by default
+            the score on unbiased alone.
         device: Where networks and data live.
     """
     data, encode = templates_data()
@@ -195,7 +196,7 @@ def transformer(
         max_identity_texts: How many texts about identities are drawn of a larger file.
         hold_out_identities: Whether the splits share no identity term.
         hold_out_words: Whether the splits share no polar word.
-        edit_terms: What O is made of, by weight.
+        edit_terms: The terms of O and their weights.
         device: Where network and data live.
 
     Raises:

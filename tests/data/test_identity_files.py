@@ -140,6 +140,7 @@ def test_a_format_of_ones_own_is_named_by_its_import_path(tmp_path, monkeypatch)
     ("given", "message"),
     [
         ("hatechek", r"there is no 'hatechek'; the formats are dixon, hatecheck.*\"identity\""),
+        (["said", "rude"], r"there is no \['said', 'rude'\]; the formats are"),
         ({"label": "rude"}, "identities_format: text must be a text, got None"),
         ({"text": "said"}, "identities_format: label must be a text, got None"),
         ({**PLAIN, "identitys": "who"}, r"there is no identitys='who' \(did you mean identity\?\)"),
