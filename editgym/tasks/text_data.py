@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +60,17 @@ class TextFiles:
         line.
         """
         return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+
+    def require_unused(self, names: Iterable[str], why: str) -> None:
+        """Raise the DataError of attributes that were given and that nobody would look at.
+
+        Args:
+            names: The attributes.
+            why: What the message ends with.
+        """
+        given = [name for name in names if getattr(self, name) != getattr(TextFiles(), name)]
+        if given:
+            raise DataError(f"{', '.join(given)}: {why}")
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,12 @@ def toxicity_data(files: TextFiles) -> TextData:
     """
     for name, check in _CHECKS.items():
         check(name, getattr(files, name))
+    sources = [files.comments, files.test_comments or files.comments]
+    if all(map(is_import_path, sources)):
+        files.require_unused(
+            ("comments_format", "text_column", "label_column", "toxic_values"),
+            f"these are for files, and {sources[0]!r} is a function",
+        )
     read = _comments(files, files.comments, "comments")
     unbiased = _identities(files)
     read = read.shuffled(0).take(range(min(files.max_comments, len(read))))
@@ -188,6 +205,9 @@ def _comments(files: TextFiles, given: str | None, argument: str) -> Comments:
 def _identities(files: TextFiles) -> IdentityTexts:
     given = files.identities
     if given is not None and is_import_path(given):
+        files.require_unused(
+            ("identities_format",), f"it is for files, and {given!r} is a function"
+        )
         found = _checked(loaded_as(IdentityTexts, given, "identities"), f"identities: {given}")
     else:
         read = identity_reader(files.identities_format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,9 @@ def transformer(
     files = TextFiles.of(locals())
     if data not in ("toxicity", "templates"):
         raise DataError(f'data: there is no {data!r}; use "toxicity" or "templates"')
+    if data == "templates":
+        names = [field.name for field in fields(TextFiles)]
+        files.require_unused(names, 'these are for data="toxicity"; the templates are bundled')
     texts = templates_data()[0] if data == "templates" else toxicity_data(files)
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
     splits = texts.splits(model_seed)

@@ -255,5 +255,24 @@ def test_loaders_are_checked(files, tmp_path, monkeypatch, argument, name, messa
     (tmp_path / "loaders_of_texts.py").write_text(LOADERS)
     monkeypatch.syspath_prepend(str(tmp_path))
     given = arguments(files, "crossed") | {argument: f"loaders_of_texts:{name}"}
+    for unused in {"comments": OWN, "identities": ["identities_format"]}.get(argument, ()):
+        del given[unused]
     with pytest.raises(DataError, match=message):
         toxicity_data(TextFiles(**given))
+
+
+def test_arguments_that_nobody_would_look_at_are_refused(files, tmp_path, monkeypatch):
+    (tmp_path / "loaders_of_texts.py").write_text(LOADERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loader = "loaders_of_texts:uneven"
+    given = arguments(files, "crossed", comments=loader)
+    with pytest.raises(DataError, match="text_column, label_column: these are for files, and 'loa"):
+        toxicity_data(TextFiles(**given))
+    with pytest.raises(DataError, match="uneven returned 2 texts and 1 labels"):
+        toxicity_data(TextFiles(**given | {"test_comments": files["comments"]}))
+    with pytest.raises(DataError, match="identities_format: it is for files, and 'loaders"):
+        toxicity_data(TextFiles(**arguments(files, "crossed", identities=loader)))
+    with pytest.raises(DataError, match=r'comments, max_comments: these are for data="toxicity"'):
+        make_task(
+            "debiasing/transformer", model="no", data="templates", comments="a", max_comments=3
+        )
