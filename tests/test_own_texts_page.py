@@ -20,9 +20,9 @@ _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re
 
 
 def typed(line, monkeypatch):
-    """Do what a command line does, in this process: `python -m MODULE ARGUMENTS`."""
+    """Do what a command line does, in this process: `.venv/bin/python -m MODULE ARGUMENTS`."""
     python, option, module, *arguments = shlex.split(line)
-    assert (python, option) == ("python", "-m"), line
+    assert (python, option) == (".venv/bin/python", "-m"), line
     with monkeypatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", [module, *arguments])
         # The module was imported before, in this process.

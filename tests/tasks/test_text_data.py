@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from agents.catalogue import make_agent
+from agents.protocol import Budget
 from editgym.data.errors import DataError
 from editgym.tasks import make_task
 from editgym.tasks.text_data import TextFiles, toxicity_data
@@ -276,3 +278,18 @@ def test_arguments_that_nobody_would_look_at_are_refused(files, tmp_path, monkey
         make_task(
             "debiasing/transformer", model="no", data="templates", comments="a", max_comments=3
         )
+
+
+@pytest.mark.parametrize(
+    "name", ["leace", "cda_reweight", "last_layer_fine_tune", "linear_frontier"]
+)
+@pytest.mark.parametrize("shape", ["civil", "nobody"])
+def test_agents_that_look_at_data_take_texts_with_several_identities_or_none(files, shape, name):
+    given = arguments(files, "civil")
+    if shape == "nobody":
+        given["identities_format"] = COLUMNS
+    env = gym.make("editgym:ShiftWorld-v0", task="debiasing/toxicity", **given)
+    agent = make_agent(name)
+    agent.learn(env.spec, Budget(), 0)
+    metrics = env.unwrapped.task.evaluate(agent.edit(env))
+    assert (metrics["fped"] is None) == (shape == "nobody")
