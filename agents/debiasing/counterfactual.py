@@ -80,7 +80,7 @@ class CdaReweight(DebiasingAgent):
     def edit(self, env: gym.Env) -> EditJournal:
         """Fine-tune the network of a fresh episode."""
         task, network = start(env)
-        terms = sorted(set(task.splits.policy.unbiased.identities))
+        terms = task.splits.policy.unbiased.terms
         texts, named = counterfactuals(
             task.splits.model, terms, self.settings.copies, self.settings.seed
         )

@@ -17,6 +17,7 @@ from agents.debiasing.last_layer import Head, HeadOfNetwork
 from agents.protocol import Unsupported
 from editgym.checks import one_of
 from editgym.envs.protocol import open_world
+from editgym.metrics.fairness import memberships
 from editgym.weights import DenseUpdate, EditJournal, Mask, Operator, SiteEdit
 
 _ROUNDING = 1e-4
@@ -126,13 +127,19 @@ def erasure(x: Tensor, concept: Tensor) -> Erasure:
     return Erasure(matrix.to(x), mean.to(x))
 
 
-def leaning(head: Head, x: Tensor, identities: Sequence[str]) -> Tensor:
-    """Mean margin towards toxic over all texts of a text's identity, (n, 1)."""
+def leaning(head: Head, x: Tensor, identities: Sequence[str | tuple[str, ...]]) -> Tensor:
+    """Mean margin towards toxic over all texts of a text's identity, (n, 1): of several identities
+    the mean, of none that over all texts.
+    """
     logits = head.logits(x)
     margin = logits[:, 1] - logits[:, 0]
-    index = torch.tensor(np.unique(identities, return_inverse=True)[1], device=x.device)
-    total = margin.new_zeros(int(index.max()) + 1).index_add(0, index, margin)
-    return (total / torch.bincount(index))[index].unsqueeze(1)
+    about = np.array([own for _, own in memberships(identities)], bool).reshape(-1, len(margin))
+    identity, row = (index.to(x.device) for index in torch.from_numpy(about).nonzero(as_tuple=True))
+    mean = margin.new_zeros(len(about)).index_add(0, identity, margin[row])
+    mean = mean / torch.bincount(identity, minlength=len(about))
+    total = torch.zeros_like(margin).index_add(0, row, mean[identity])
+    count = torch.bincount(row, minlength=len(margin))
+    return torch.where(count > 0, total / count.clamp_min(1), margin.mean()).unsqueeze(1)
 
 
 def towards(operator: Operator, weight: Tensor, target: Tensor) -> DenseUpdate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ ACCESS = {
     "oracle": "more than an editor may have, such as retraining from scratch",
 }
 
+_LONGEST_SLUG = 160  # file systems take names of 255 bytes, and endings are to come
 _ROUNDING = 1e-12  # what a mean of numbers that cancel may be off from 0
 
 
@@ -70,8 +72,13 @@ class Table:
 
 
 def slug(text: str) -> str:
-    """`text` in lower case, with single hyphens between its words."""
-    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
+    """`text` in lower case, with single hyphens between its words; a long one is cut, with a hash
+    of the whole at its end.
+    """
+    whole = "-".join(re.findall(r"[a-z0-9]+", text.lower()))
+    if len(whole) <= _LONGEST_SLUG:
+        return whole
+    return f"{whole[:_LONGEST_SLUG]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def group_table(group: Group) -> Table:

@@ -1,23 +1,29 @@
-"""Texts about identities whose label the identity has no part in, divided so that no near copy
-leaks.
+"""Texts about identities, whose label the identity has no part in, and their division, by which no
+near copy leaks.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Self, TypeVar
 
 import numpy as np
 
 from editgym.data.errors import DataError
-from editgym.data.text import Comments, table
+from editgym.data.table import UTF8, table
+from editgym.data.text import Comments
 
 K = TypeVar("K", bound=Hashable)
 BLANK = "[identity]"
+COLUMNS_HINT = "; identities_format= names the columns of another file"
 _SHARED_STEM = 5
+_WORD = re.compile(r"[^\W_]+")
+_GENERIC = {"people", "person", "community", "and", "or", "of", "other"}  # no sign of kinship
 
 # The six kinds of sentence of Dixon et al. (2018); occupations are no identities.
 _DIXON = {
@@ -33,20 +39,54 @@ _LABELS = {"BAD": 1, "NOT_BAD": 0}
 
 @dataclass(frozen=True)
 class IdentityTexts(Comments):
-    """Texts, each with one identity term.
+    """Texts about identities.
 
     Attributes:
-        identities: n identity terms.
-        templates: n texts without their term: those of one template differ by the term alone.
-        polar_words: n words, each the one that decides the label.
+        identities: n identity terms; of a text with several, or with none, all as a tuple.
+        templates: n texts without their terms: those of one template differ by the terms alone. A
+            text that is like no other is its own template.
+        polar_words: n words, each the one that decides the label; empty where none is known.
     """
 
-    identities: tuple[str, ...]
+    identities: tuple[str | tuple[str, ...], ...]
     templates: tuple[str, ...]
     polar_words: tuple[str, ...]
 
+    @property
+    def identity_sets(self) -> tuple[tuple[str, ...], ...]:
+        """Every text's identity terms."""
+        return tuple((own,) if isinstance(own, str) else own for own in self.identities)
 
-def dixon_templates(path: str | os.PathLike[str]) -> IdentityTexts:
+    @property
+    def terms(self) -> list[str]:
+        """All identity terms, sorted."""
+        return sorted({term for own in self.identity_sets for term in own})
+
+    def about_most_frequent(self, most: int) -> Self:
+        """The texts about the `most` identities that have the most texts; of equal ones the first
+        in alphabetical order. The other identities of these texts count no longer.
+        """
+        counts = Counter(term for own in self.identity_sets for term in own)
+        kept = set(sorted(counts, key=lambda term: (-counts[term], term))[:most])
+        left = [tuple(term for term in own if term in kept) for own in self.identity_sets]
+        one_each = replace(self, identities=tuple(own[0] if len(own) == 1 else own for own in left))
+        return one_each.take([row for row, own in enumerate(left) if own])
+
+    def sampled(self, most: int) -> Self:
+        """At most so many texts, in order: whole templates, drawn at random, always the same."""
+        sizes = Counter(self.templates)
+        if len(self) <= most:
+            return self
+        kept, count = set(), 0
+        names = sorted(sizes)
+        for place in np.random.default_rng(0).permutation(len(names)):
+            if count + sizes[names[place]] <= most:
+                kept.add(names[place])
+                count += sizes[names[place]]
+        return self.take([row for row, name in enumerate(self.templates) if name in kept])
+
+
+def dixon_templates(path: str | os.PathLike[str], encoding: str = UTF8) -> IdentityTexts:
     """`bias_madlibs_77k.csv` of Dixon et al. (2018), "Measuring and Mitigating Unintended Bias in
     Text Classification".
 
@@ -58,7 +98,8 @@ def dixon_templates(path: str | os.PathLike[str]) -> IdentityTexts:
             names row and column.
     """
     found: list[tuple[str, int, str, str, str]] = []
-    for where, row in table(path, ("Text", "Label", "Template")):
+    columns = ("Text", "Label", "Template")
+    for where, row in table(path, columns, encoding=encoding, hint=COLUMNS_HINT):
         text, kind = row["Text"], row["Template"]
         if row["Label"] not in _LABELS:
             raise DataError(
@@ -107,12 +148,14 @@ class IdentitySplits:
         seed: int,
         *,
         hold_out_words: bool = False,
+        hold_out_identities: bool = True,
         alike: Callable[[str], Hashable] = lambda term: "",
+        decided: Mapping[str, int] = MappingProxyType({}),
     ) -> IdentitySplits:
         """Divide terms and templates 40/20/40 into policy, validation and test.
 
         Terms that are forms of one another (`related_terms`) stay together. Templates are divided
-        by label.
+        by label. A text whose terms are of several parts is left out.
 
         Args:
             data: The texts.
@@ -120,29 +163,68 @@ class IdentitySplits:
                 seed.
             hold_out_words: Whether the words that decide the label are divided in place of the
                 templates: then no word that a reward was given for is in the test.
+            hold_out_identities: Whether the terms are divided; otherwise every part may have all of
+                them, and the templates alone differ.
             alike: Kinds of terms of which every part is to have its share.
+            decided: The parts of texts that were divided before, by text: 0 policy, 1 validation, 2
+                test, any other number for none. Such a text goes there, with its template.
 
         Raises:
-            DataError: There are too few terms or templates for three parts with both labels.
+            DataError: There are too few terms or templates for three parts with both labels, or no
+                words to hold out.
         """
+        if hold_out_words and not all(data.polar_words):
+            raise DataError(
+                "hold_out_words: the words that decide the labels are not known of these texts"
+            )
         keys = data.polar_words if hold_out_words else data.templates
         labels = dict(zip(keys, data.labels, strict=True))
-        groups = related_terms(data.identities)
+        part_of_key = _divided(sorted(labels), seed, labels.__getitem__)
+        if not hold_out_words:
+            part_of_key |= _decided_templates(data, decided)
+        groups = related_terms(data.terms) if hold_out_identities else []
         part_of_group = _divided(groups, seed, lambda group: alike(group[0]))
         part_of_term = {term: part for group, part in part_of_group.items() for term in group}
-        part_of_key = _divided(sorted(labels), seed, labels.__getitem__)
         rows: tuple[list[int], ...] = ([], [], [])
-        for row, (term, key) in enumerate(zip(data.identities, keys, strict=True)):
-            if part_of_term[term] == part_of_key[key]:
-                rows[part_of_term[term]].append(row)
-        parts = [data.take(own) for own in rows]
-        if any(len(set(part.labels)) < 2 or len(set(part.identities)) < 2 for part in parts):
-            raise DataError(
-                f"data: {len(part_of_term)} identity terms in {len(labels)}"
-                f" {'words' if hold_out_words else 'templates'} are too few for policy, validation"
-                " and test with two terms and both labels each"
-            )
-        return cls(*parts)
+        for row, (text, own, key) in enumerate(
+            zip(data.texts, data.identity_sets, keys, strict=True)
+        ):
+            part = part_of_key[key]
+            parts = {part, decided.get(text, part)}
+            parts.update(part_of_term[term] for term in own if term in part_of_term)
+            if parts in ({0}, {1}, {2}):
+                rows[part].append(row)
+        divided = [data.take(own) for own in rows]
+        _check_parts(divided, groups, len(labels), "words" if hold_out_words else "templates")
+        return cls(*divided)
+
+
+def _decided_templates(data: IdentityTexts, decided: Mapping[str, int]) -> dict[str, int]:
+    """The parts of the templates that have a text whose part is decided; −1 where they disagree."""
+    found: dict[str, int] = {}
+    for text, template in zip(data.texts, data.templates, strict=True):
+        if text in decided:
+            agrees = found.get(template, decided[text]) == decided[text]
+            found[template] = decided[text] if agrees else -1
+    return found
+
+
+def _check_parts(
+    parts: Sequence[IdentityTexts], groups: Sequence[tuple[str, ...]], keys: int, kind: str
+) -> None:
+    fewest = 2 if groups else 0  # terms in a part, where terms are divided
+    if all(len(set(part.labels)) == 2 and len(part.terms) >= fewest for part in parts):
+        return
+    terms = sum(map(len, groups))
+    what = f"{terms} identity terms in {keys} {kind}" if groups else f"{keys} {kind}"
+    advice = (
+        f"; terms that share a word stay together, which leaves {len(groups)} groups;"
+        " hold_out_identities=False lets every part have all terms"
+    )
+    raise DataError(
+        f"data: {what} are too few for policy, validation and test with"
+        f" {'two terms and ' if groups else ''}both labels each{advice if groups else ''}"
+    )
 
 
 def related_terms(terms: Iterable[str]) -> list[tuple[str, ...]]:
@@ -159,9 +241,13 @@ def related_terms(terms: Iterable[str]) -> list[tuple[str, ...]]:
 def _related(one: str, other: str) -> bool:
     return any(
         a.startswith(b) or b.startswith(a) or a[:_SHARED_STEM] == b[:_SHARED_STEM]
-        for a in one.split()
-        for b in other.split()
+        for a in _telling_words(one)
+        for b in _telling_words(other)
     )
+
+
+def _telling_words(term: str) -> list[str]:
+    return [word for word in _WORD.findall(term.lower()) if word not in _GENERIC]
 
 
 def _divided(items: Sequence[K], seed: int, kind: Callable[[K], Hashable]) -> dict[K, int]:

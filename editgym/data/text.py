@@ -4,28 +4,26 @@ a bag of words.
 
 from __future__ import annotations
 
-import csv
 import html
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from editgym.data.errors import DataError
+from editgym.data.labels import UNLABELLED, LabelReader, at_least_half
+from editgym.data.table import UTF8, table
 from editgym.imports import imported_as, is_import_path
 
 _NOISE = re.compile(r"https?://\S+|@\w+")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_LONGEST_FIELD = 2**24
 
 
 @dataclass(frozen=True)
@@ -126,11 +124,13 @@ class CommentFormat:
         text: Column of the text.
         label: Column of the label.
         is_toxic: Whether a number in that column means toxic.
+        unlabelled: The number of texts that nobody labelled; None where there is none.
     """
 
     text: str
     label: str
-    is_toxic: Callable[[float], bool] = lambda value: value >= 0.5
+    is_toxic: Callable[[float], bool] = at_least_half
+    unlabelled: float | None = UNLABELLED
 
 
 # Davidson et al. 2017: class 0 hate speech, 1 offensive language, 2 neither. Jigsaw 2018: 0 or 1.
@@ -149,7 +149,7 @@ def comment_format(
 ) -> CommentFormat:
     """A format by name or import path, or two columns of a file of one's own.
 
-    The label's column then holds a number that is 0.5 or more for toxic.
+    The label's column then holds a number from 0 to 1 that is 0.5 or more for toxic, or a word.
 
     Raises:
         DataError: There is no such format, or only one of the columns is given.
@@ -170,90 +170,49 @@ def comment_format(
     return FORMATS[name]
 
 
-def read_comments(path: str | os.PathLike[str], columns: CommentFormat) -> Comments:
-    """The comments of a CSV, TSV or JSON Lines file, told apart by its ending; blank texts are left
-    out.
+def read_comments(
+    path: str | os.PathLike[str],
+    columns: CommentFormat,
+    *,
+    encoding: str = UTF8,
+    toxic_values: Sequence[str | float | bool] | None = None,
+) -> Comments:
+    """The comments of a CSV, TSV or JSON Lines file, plain or gzipped, told apart by its ending.
+
+    Blank texts and texts that nobody labelled are left out.
+
+    Args:
+        path: The file.
+        columns: Where text and label stand.
+        encoding: A codec of Python's.
+        toxic_values: The label's values that mean toxic, where all others do not; by default the
+            format decides about numbers, and words such as true, hateful or non-hateful are known.
 
     Raises:
-        DataError: The file is missing, no table, lacks a column, or has a label that is no number;
-            the message names file, row and column.
+        DataError: The file is missing, no table, or lacks a column or a value; a label says nothing
+            that is known, or all say the same. The message names file, row and column.
     """
     texts, labels = [], []
-    for where, row in table(path, (columns.text, columns.label)):
-        text = row[columns.text]
-        if not isinstance(text, str):
-            raise DataError(f"{where}, column {columns.text}: expected a text, got {text!r}")
-        if text.strip():
+    label_of = LabelReader(columns.label, columns.is_toxic, toxic_values, columns.unlabelled)
+    hint = "; text_column= and label_column= name those of the text and of the label"
+    for where, row in table(
+        path, (columns.text,), optional=(columns.label,), encoding=encoding, hint=hint
+    ):
+        text = checked_text(row[columns.text], f"{where}, column {columns.text}")
+        label = label_of(row[columns.label], where) if text else None
+        if label is not None:
             texts.append(text)
-            labels.append(
-                int(
-                    columns.is_toxic(
-                        _number(row[columns.label], f"{where}, column {columns.label}")
-                    )
-                )
-            )
-    if len(set(labels)) < 2:
-        raise DataError(
-            f"data: {path}: every text has the same label; toxic and other comments are needed"
-        )
+            labels.append(label)
+    label_of.check(path)
     return Comments(tuple(texts), tuple(labels))
 
 
-def table(
-    path: str | os.PathLike[str], columns: Sequence[str]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a CSV, TSV or JSON Lines file that has at least `columns`, each with where it
-    stands.
+def checked_text(value: object, where: str) -> str:
+    """A text of a table, empty where it is blank.
 
     Raises:
-        DataError: The file is missing, damaged, or lacks a column.
+        DataError: It is no text; the message begins with `where`.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(f"data: no file at {path}")
-    read = _json_rows if path.suffix in (".jsonl", ".json") else _csv_rows
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in read(file, path):
-                where = f"data: {path}, row {number}"
-                for column in columns:
-                    if row.get(column) is None:
-                        raise DataError(
-                            f"{where}: there is no column {column!r}; there are "
-                            f"{', '.join(str(key) for key in row if key is not None)}"
-                        )
-                yield where, row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"data: {path} is not a readable table of UTF-8 text: {error}") from error
-
-
-def _csv_rows(file: Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    yield from enumerate(
-        csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), start=1
-    )
-
-
-def _json_rows(file: Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"data: {path}, row {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f"data: {path}, row {number} must be a JSON object, got {type(row).__name__}"
-            )
-        yield number, row
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not np.isfinite(number):
-        raise DataError(f"{where}: expected a number, got {value!r}")
-    return number
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected a text, got {value!r}")
+    return value if value.strip() else ""

@@ -1,14 +1,16 @@
-"""How differently a binary classifier treats identities: n texts, each about one identity, label 1
-for toxic.
+"""How differently a binary classifier treats identities: n texts about them, label 1 for toxic.
 
 Every function takes arrays of length n: `labels` and `predictions` (0 or 1), `scores` (larger is
-more toxic), `identities` and `templates` (anything NumPy compares). An identity without the samples
-that a metric needs is left out of it; the result is None where no identity has them.
+more toxic), `identities` and `templates` (anything NumPy compares). A text with several identities,
+or with none, has a tuple, list or set of them, and counts for each. An identity without the samples
+that a metric needs is left out of it; the result is None where no identity has them, and where a
+comparison finds nothing to compare with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,37 +18,64 @@ from numpy.typing import ArrayLike, NDArray
 POWER = -5.0
 
 
-def fped(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike) -> float | None:
+Identities = ArrayLike | Sequence[Any]
+
+
+def memberships(identities: Identities) -> list[tuple[Any, NDArray[np.bool_]]]:
+    """Every identity, sorted, and which texts are about it, (n,).
+
+    Args:
+        identities: n identities; a tuple, list or set of them for a text with several or none.
+    """
+    own = list(identities)  # type: ignore[arg-type]
+    if not any(isinstance(one, tuple | list | set | frozenset) for one in own):
+        terms = np.asarray(identities)
+        return [(term, terms == term) for term in np.unique(terms)]
+    rows: dict[Any, list[int]] = {}
+    for row, one in enumerate(own):
+        for term in one if isinstance(one, tuple | list | set | frozenset) else (one,):
+            rows.setdefault(term, []).append(row)
+    found = []
+    for term in sorted(rows):
+        about = np.zeros(len(own), bool)
+        about[rows[term]] = True
+        found.append((term, about))
+    return found
+
+
+def fped(labels: ArrayLike, predictions: ArrayLike, identities: Identities) -> float | None:
     """False positive equality difference, Σ_i |FPR − FPR_i| (Dixon et al. 2018, sect. 4.1): 0 is
     equal treatment.
 
-    FPR is the share of predicted 1 among label 0, over all texts and over those of identity i.
+    FPR is the share of predicted 1 among label 0, over all texts and over those of identity i. None
+    where every identity has all of these texts.
     """
     return _equality_difference(labels, predictions, identities, label=0)
 
 
-def fned(labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike) -> float | None:
+def fned(labels: ArrayLike, predictions: ArrayLike, identities: Identities) -> float | None:
     """False negative equality difference, Σ_i |FNR − FNR_i| (Dixon et al. 2018, sect. 4.1)."""
     return _equality_difference(labels, predictions, identities, label=1)
 
 
 def equalized_odds_gap(
-    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike
+    labels: ArrayLike, predictions: ArrayLike, identities: Identities
 ) -> float | None:
     """The larger of max_i FPR_i − min_i FPR_i and max_i TPR_i − min_i TPR_i.
 
-    Equalized odds (Hardt et al. 2016) hold at 0; this is fairlearn's `equalized_odds_difference`.
+    Equalized odds (Hardt et al. 2016) hold at 0; this is fairlearn's `equalized_odds_difference`. A
+    label that fewer than two identities have is left out.
     """
     gaps = [
         float(np.ptp(rates))
         for label in (0, 1)
-        if len(rates := list(_error_rates(labels, predictions, identities, label).values()))
+        if len(rates := list(_error_rates(labels, predictions, identities, label).values())) > 1
     ]
     return max(gaps, default=None)
 
 
 def worst_group_accuracy(
-    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike
+    labels: ArrayLike, predictions: ArrayLike, identities: Identities
 ) -> float | None:
     """Smallest accuracy of all pairs of identity and label, the groups of Sagawa et al. (2020,
     sect. 2).
@@ -74,14 +103,14 @@ def flip_rate(predictions: ArrayLike, templates: ArrayLike) -> float | None:
     return float((positive * (size - positive)).sum() / pairs.sum()) if pairs.sum() else None
 
 
-def subgroup_auc(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike) -> float | None:
+def subgroup_auc(labels: ArrayLike, scores: ArrayLike, identities: Identities) -> float | None:
     """AUC within the texts of an identity (Borkan et al. 2019, sect. 3), as `power_mean` over
     identities.
     """
     return _over_identities(labels, scores, identities, lambda own, toxic: own)
 
 
-def bpsn_auc(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike) -> float | None:
+def bpsn_auc(labels: ArrayLike, scores: ArrayLike, identities: Identities) -> float | None:
     """AUC of background positive, subgroup negative (Borkan et al. 2019, sect. 3), as `power_mean`
     over identities.
 
@@ -91,7 +120,7 @@ def bpsn_auc(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike) -> flo
     return _over_identities(labels, scores, identities, lambda own, toxic: own != toxic)
 
 
-def bnsp_auc(labels: ArrayLike, scores: ArrayLike, identities: ArrayLike) -> float | None:
+def bnsp_auc(labels: ArrayLike, scores: ArrayLike, identities: Identities) -> float | None:
     """AUC of background negative, subgroup positive (Borkan et al. 2019, sect. 3), as `power_mean`
     over identities.
 
@@ -135,7 +164,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def fairness_metrics(
-    labels: ArrayLike, scores: ArrayLike, identities: ArrayLike, templates: ArrayLike
+    labels: ArrayLike, scores: ArrayLike, identities: Identities, templates: ArrayLike
 ) -> dict[str, float | None]:
     """All of them by the leaderboard's keys; a text is predicted toxic where its score is greater
     than 0.
@@ -158,25 +187,25 @@ def fairness_metrics(
 
 
 def _error_rates(
-    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike, label: int
-) -> dict[object, float]:
+    labels: ArrayLike, predictions: ArrayLike, identities: Identities, label: int
+) -> dict[Any, float]:
     """Share of wrong predictions among the texts with this label, per identity that has some."""
-    truth, terms = np.asarray(labels), np.asarray(identities)
+    truth = np.asarray(labels)
     wrong = np.asarray(predictions) != truth
     return {
         term: float(wrong[own].mean())
-        for term in np.unique(terms)
-        if (own := (terms == term) & (truth == label)).any()
+        for term, about in memberships(identities)
+        if (own := about & (truth == label)).any()
     }
 
 
 def _equality_difference(
-    labels: ArrayLike, predictions: ArrayLike, identities: ArrayLike, label: int
+    labels: ArrayLike, predictions: ArrayLike, identities: Identities, label: int
 ) -> float | None:
     rates = _error_rates(labels, predictions, identities, label)
-    if not rates:
-        return None
     own = np.asarray(labels) == label
+    if all(about[own].all() for _, about in memberships(identities) if about[own].any()):
+        return None
     overall = float((np.asarray(predictions)[own] != label).mean())
     return float(sum(abs(overall - rate) for rate in rates.values()))
 
@@ -196,20 +225,16 @@ def _check_finite(scores: ArrayLike) -> None:
 def _over_identities(
     labels: ArrayLike,
     scores: ArrayLike,
-    identities: ArrayLike,
+    identities: Identities,
     chosen: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]],
 ) -> float | None:
     """Power mean over identities of the AUC on the texts that are chosen by (is about the identity,
     is toxic).
     """
-    toxic, values, terms = (
-        np.asarray(labels).astype(bool),
-        np.asarray(scores),
-        np.asarray(identities),
-    )
+    toxic, values = np.asarray(labels).astype(bool), np.asarray(scores)
     areas = []
-    for term in np.unique(terms):
-        rows = chosen(terms == term, toxic)
+    for _, about in memberships(identities):
+        rows = chosen(about, toxic)
         area = auc(toxic[rows], values[rows])
         if area is not None:
             areas.append(area)

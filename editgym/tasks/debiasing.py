@@ -17,6 +17,7 @@ from editgym.data.images import Labelled
 from editgym.data.text import Comments
 from editgym.metrics.classification import accuracy
 from editgym.metrics.fairness import fairness_metrics
+from editgym.tasks.edit_terms import EditTerms
 from editgym.tasks.protocol import Goal, RewardDefaults, network_of
 from editgym.weights import EditableNetwork, EditJournal
 
@@ -59,7 +60,8 @@ class DebiasingTask:
 
     The reward sets are comments as the network knows them (`general`) and templates in which the
     label is independent of the identity (`unbiased`); U is the score on general, O on unbiased,
-    alpha 1, beta 3, batch 256 (Malik 2026).
+    alpha 1, beta 3, batch 256 (Malik 2026). With other `edit_terms` O holds how differently
+    identities are treated, and every identity's texts with each label are reward sets too.
 
     Attributes:
         name: The task's name in the catalogue.
@@ -68,6 +70,8 @@ class DebiasingTask:
         splits: The texts.
         encode: Texts -> inputs of the networks.
         device: Where networks and data live.
+        edit_terms: The terms of O and their weights (`editgym.tasks.edit_terms.TERMS`); None for
+            the score on unbiased alone.
     """
 
     name: str
@@ -75,25 +79,25 @@ class DebiasingTask:
     splits: DebiasingSplits
     encode: Encoder
     device: torch.device
+    edit_terms: Mapping[str, float] | None = None
     pool: Labelled = field(init=False)
     goals: tuple[Goal, ...] = field(init=False)
+    _terms: EditTerms = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._terms = EditTerms(self.edit_terms, self.splits.policy.unbiased)
         general, unbiased = self.labelled("policy")
         rows = torch.arange(len(general) + len(unbiased), device=self.device)
         self.pool = Labelled.join(general, unbiased)
-        self.goals = (
-            Goal(
-                "mitigate bias",
-                torch.ones(1),
-                {"general": rows[: len(general)], "unbiased": rows[len(general) :]},
-            ),
-        )
+        members = {"general": rows[: len(general)], "unbiased": rows[len(general) :]}
+        for name, own in self._terms.members.items():
+            members[name] = members["unbiased"][own.to(self.device)]
+        self.goals = (Goal("mitigate bias", torch.ones(1), members),)
 
     @property
     def set_names(self) -> tuple[str, ...]:
         """The reward sets."""
-        return ("general", "unbiased")
+        return tuple(self.goals[0].members)
 
     @property
     def rewards(self) -> RewardDefaults:
@@ -111,12 +115,12 @@ class DebiasingTask:
         return scores["general"]
 
     def edit(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """O: the score on unbiased."""
-        return scores["unbiased"]
+        """O: the score on unbiased, or the terms that the task was given."""
+        return self._terms(scores)
 
     def is_success(self, accuracy: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
-        """Unbiased above before, and general ≥ before − 1 point."""
-        return (accuracy["unbiased"] > before["unbiased"]) & (
+        """O of the accuracies above before, and general ≥ before − 1 point."""
+        return (self.edit(accuracy) > self.edit(before)) & (
             accuracy["general"] >= before["general"] - 0.01
         )
 

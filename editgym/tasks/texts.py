@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,16 +15,11 @@ from editgym.data.errors import DataError
 from editgym.data.text import BagOfWords
 from editgym.models.classifiers import BagOfWordsNet
 from editgym.models.sequence_classifiers import load_sequence_classifier
-from editgym.models.training import (
-    Recipe,
-    cached_classifier,
-    load_weights,
-    recipe_key,
-    train_classifier,
-)
-from editgym.tasks.debiasing import DebiasingSplits, DebiasingTask, Encoder, encoded
+from editgym.models.training import Recipe, load_weights
+from editgym.tasks.debiasing import DebiasingSplits, DebiasingTask, Encoder
 from editgym.tasks.seeds import checked_seeds
-from editgym.tasks.text_data import TextData, templates_data, toxicity_data
+from editgym.tasks.text_data import TextFiles, templates_data, toxicity_data
+from editgym.tasks.text_networks import fitted, trained
 from editgym.weights import EditableNetwork, discover_sites, find_sites
 
 TEMPLATES_RECIPE = Recipe(epochs=6)
@@ -41,6 +37,7 @@ def templates(
     sites: Sequence[str] = ("fc4",),
     networks: Sequence[int] | None = None,
     model_seed: int = 0,
+    edit_terms: Mapping[str, float] | None = None,
     device: str = "cpu",
 ) -> DebiasingTask:
     """`debiasing/templates`: made-up comments in which some identities come with toxic words;
@@ -52,6 +49,8 @@ def templates(
         sites: Names or globs; the paper's last layer by default.
         networks: Several model seeds; an episode draws one. The splits are the first one's.
         model_seed: Seed of the network and of the splits.
+        edit_terms: The terms of O and their weights (`editgym.tasks.edit_terms.TERMS`); by default
+            the score on unbiased alone.
         device: Where networks and data live.
     """
     data, encode = templates_data()
@@ -60,11 +59,13 @@ def templates(
         (
             load_weights(BagOfWordsNet(len(encode.vocabulary)), bundled_file(seed))
             if bundled_file(seed).is_file()
-            else _fitted("debiasing/templates", data, encode, TEMPLATES_RECIPE, seed)
+            else fitted("debiasing/templates", data, encode, TEMPLATES_RECIPE, seed)
         )
         for seed in seeds
     ]
-    return _task("debiasing/templates", models, sites, data.splits(seeds[0]), encode, device)
+    return _task(
+        "debiasing/templates", models, sites, data.splits(seeds[0]), encode, edit_terms, device
+    )
 
 
 def toxicity(
@@ -76,10 +77,18 @@ def toxicity(
     comments_format: str = "davidson",
     text_column: str | None = None,
     label_column: str | None = None,
+    toxic_values: Sequence[str | float | bool] | None = None,
+    encoding: str = "utf-8",
+    test_comments: str | None = None,
     max_comments: int = 30_000,
     identities: str | None = None,
+    identities_format: str | Mapping[str, Any] = "dixon",
+    max_identities: int | None = None,
+    max_identity_texts: int = 100_000,
+    hold_out_identities: bool = True,
     vocabulary: int = 4_000,
     hold_out_words: bool = False,
+    edit_terms: Mapping[str, float] | None = None,
     device: str = "cpu",
 ) -> DebiasingTask:
     """`debiasing/toxicity`: real comments, and the identity-term templates of Dixon et al. (2018),
@@ -92,42 +101,51 @@ def toxicity(
         sites: Names or globs; the paper's last layer by default.
         networks: Several model seeds; an episode draws one. The splits are the first one's.
         model_seed: Seed of the network and of the splits.
-        comments: CSV, TSV or JSON Lines, or the import path of a function that returns
-            `editgym.data.text.Comments`; by default
-            `EDITGYM_DATA/text/davidson_labeled_data.csv`.
+        comments: CSV, TSV or JSON Lines, also with `.gz`, or the import path of a function that
+            returns `editgym.data.text.Comments`; by default
+            `EDITGYM_DATA/text/davidson_labeled_data.csv`. Blank texts and the label −1, that nobody
+            gave, are left out.
         comments_format: A row of `editgym.data.text.FORMATS`, or the import path of a
             `CommentFormat`.
-        text_column: With `label_column`, the columns of a file of one's own; a label from 0.5 on
-            means toxic.
+        text_column: With `label_column`, the columns of a file of one's own. A label is a number
+            from 0 to 1, toxic from 0.5 on, or a word such as true, toxic, or non-hateful.
         label_column: See `text_column`.
+        toxic_values: The label's values that mean toxic, where all others do not.
+        encoding: The files' encoding, a codec of Python's.
+        test_comments: A file like `comments` that reports are made on; by default a fifth of the
+            comments.
         max_comments: How many comments are drawn of a larger file.
-        identities: The templates' file, or the import path of a function that returns
+        identities: Texts about identities, a file, or the import path of a function that returns
             `editgym.data.identity.IdentityTexts`; by default
-            `EDITGYM_DATA/text/bias_madlibs_77k.csv`.
-        vocabulary: The most frequent words that are counted.
+            `EDITGYM_DATA/text/bias_madlibs_77k.csv`. A text that is a comment too is rewarded or
+            reported in that comment's split alone.
+        identities_format: A row of `editgym.data.identity_files.IDENTITY_FORMATS`, the import path
+            of an `IdentityFormat`, or its attributes, such as `{"text": "said", "label": "rude",
+            "identity": "who"}`.
+        max_identities: Keep the identities with the most texts, so many.
+        max_identity_texts: How many texts about identities are drawn of a larger file, whole
+            templates.
+        hold_out_identities: Whether the splits share no identity term; False where a file has too
+            few for that, or the very identities of the reports are to be rewarded.
         hold_out_words: Whether the words that decide a template's label are also disjoint between
-            the splits.
+            the splits; they are known of Dixon's templates.
+        edit_terms: What O is made of, by weight: terms of `editgym.tasks.edit_terms.TERMS`, such as
+            `{"unbiased_accuracy": 1, "equalized_odds_gap": 1}` or `{"fped": 0.2, "fned": 0.2}`; by
+            default the score on unbiased alone.
+        vocabulary: The most frequent words that are counted.
         device: Where networks and data live.
 
     Raises:
         DataError: A file is missing or malformed.
     """
-    data = toxicity_data(
-        comments,
-        comments_format,
-        text_column,
-        label_column,
-        max_comments,
-        identities,
-        hold_out_words,
-    )
+    data = toxicity_data(TextFiles.of(locals()))
     encode = BagOfWords.of(data.train.texts, vocabulary)
-    known = set(encode.vocabulary)
-    rows = [row for row, word in enumerate(data.unbiased.polar_words) if word.lower() in known]
-    data = TextData(data.train, data.test, data.unbiased.take(rows), data.alike, hold_out_words)
+    data = data.readable_with(encode)
     seeds = checked_seeds(networks, model_seed)
-    models = [_fitted("debiasing/toxicity", data, encode, TOXICITY_RECIPE, seed) for seed in seeds]
-    return _task("debiasing/toxicity", models, sites, data.splits(seeds[0]), encode, device)
+    models = [fitted("debiasing/toxicity", data, encode, TOXICITY_RECIPE, seed) for seed in seeds]
+    return _task(
+        "debiasing/toxicity", models, sites, data.splits(seeds[0]), encode, edit_terms, device
+    )
 
 
 def transformer(
@@ -142,9 +160,17 @@ def transformer(
     comments_format: str = "davidson",
     text_column: str | None = None,
     label_column: str | None = None,
+    toxic_values: Sequence[str | float | bool] | None = None,
+    encoding: str = "utf-8",
+    test_comments: str | None = None,
     max_comments: int = 30_000,
     identities: str | None = None,
+    identities_format: str | Mapping[str, Any] = "dixon",
+    max_identities: int | None = None,
+    max_identity_texts: int = 100_000,
+    hold_out_identities: bool = True,
     hold_out_words: bool = False,
+    edit_terms: Mapping[str, float] | None = None,
     device: str = "cpu",
 ) -> DebiasingTask:
     """`debiasing/transformer`: any sequence classifier of `transformers`.
@@ -157,41 +183,37 @@ def transformer(
         toxic_output: Index of the classifier's output that means toxic.
         max_length: Tokens per text.
         model_seed: Seed of the splits: there is one network.
-        comments: CSV, TSV or JSON Lines, or the import path of a function that returns
-            `editgym.data.text.Comments`; by default
-            `EDITGYM_DATA/text/davidson_labeled_data.csv`.
-        comments_format: A row of `editgym.data.text.FORMATS`, or the import path of a
-            `CommentFormat`.
+        comments: The comments, a file or a loader; for this and what follows `toxicity` says more.
+        comments_format: The name of a published file's format, or an import path.
         text_column: Column of the text in a file of one's own.
         label_column: Column of its label.
+        toxic_values: The label's values that mean toxic.
+        encoding: The files' encoding.
+        test_comments: The comments of reports; by default a fifth of `comments`.
         max_comments: How many comments are drawn of a larger file.
-        identities: The templates.
+        identities: Texts about identities, a file or a loader.
+        identities_format: The name of that file's format, an import path, or its columns.
+        max_identities: How many identities are kept, those with the most texts.
+        max_identity_texts: How many texts about identities are drawn of a larger file.
+        hold_out_identities: Whether the splits share no identity term.
         hold_out_words: Whether the splits share no polar word.
+        edit_terms: The terms of O and their weights.
         device: Where network and data live.
 
     Raises:
         ModelError: The model cannot be loaded, or does not fit the arguments.
         DataError: A file is missing or malformed, or there is no such `data`.
     """
+    files = TextFiles.of(locals())
     if data not in ("toxicity", "templates"):
         raise DataError(f'data: there is no {data!r}; use "toxicity" or "templates"')
-    texts = (
-        templates_data()[0]
-        if data == "templates"
-        else toxicity_data(
-            comments,
-            comments_format,
-            text_column,
-            label_column,
-            max_comments,
-            identities,
-            hold_out_words,
-        )
-    )
+    if data == "templates":
+        names = [field.name for field in fields(TextFiles)]
+        files.require_unused(names, 'these are for data="toxicity"; the templates are bundled')
+    texts = templates_data()[0] if data == "templates" else toxicity_data(files)
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
-    return _task(
-        "debiasing/transformer", [network], sites, texts.splits(model_seed), encode, device
-    )
+    splits = texts.splits(model_seed)
+    return _task("debiasing/transformer", [network], sites, splits, encode, edit_terms, device)
 
 
 def train_templates(model_seed: int) -> nn.Module:
@@ -199,33 +221,7 @@ def train_templates(model_seed: int) -> nn.Module:
     its file.
     """
     data, encode = templates_data()
-    return _trained(data, encode, TEMPLATES_RECIPE, model_seed, "debiasing/templates")
-
-
-def _fitted(name: str, data: TextData, encode: BagOfWords, recipe: Recipe, seed: int) -> nn.Module:
-    model = data.splits(seed).model
-    digest = hashlib.sha256(
-        repr((model.texts, model.labels, encode.vocabulary)).encode()
-    ).hexdigest()
-    key = {"task": name, "recipe": recipe_key(recipe), "seed": seed, "data": digest, "format": 1}
-    return cached_classifier(
-        key,
-        lambda: BagOfWordsNet(len(encode.vocabulary)),
-        lambda: _trained(data, encode, recipe, seed, name),
-    )
-
-
-def _trained(data: TextData, encode: BagOfWords, recipe: Recipe, seed: int, name: str) -> nn.Module:
-    splits = data.splits(seed)
-    parts = [encoded(part, encode) for part in (splits.model, splits.validation.general)]
-    return train_classifier(
-        lambda: BagOfWordsNet(len(encode.vocabulary)),
-        parts[0],
-        parts[1],
-        recipe,
-        seed,
-        f"{name} network {seed}",
-    )
+    return trained(data, encode, TEMPLATES_RECIPE, model_seed, "debiasing/templates")
 
 
 def _task(
@@ -234,6 +230,7 @@ def _task(
     sites: Sequence[str] | None,
     splits: DebiasingSplits,
     encode: Encoder,
+    edit_terms: Mapping[str, float] | None,
     device: str,
 ) -> DebiasingTask:
     example = encode(splits.policy.general.texts[:8]).to(device)
@@ -242,4 +239,4 @@ def _task(
         model = model.to(device)
         chosen = discover_sites(model) if sites is None else find_sites(model, sites)
         networks.append(EditableNetwork(model, chosen, example))
-    return DebiasingTask(name, tuple(networks), splits, encode, torch.device(device))
+    return DebiasingTask(name, tuple(networks), splits, encode, torch.device(device), edit_terms)

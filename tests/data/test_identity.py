@@ -13,7 +13,13 @@ from editgym.data.bias_templates import (
     is_targeted,
 )
 from editgym.data.errors import DataError
-from editgym.data.identity import BLANK, IdentitySplits, dixon_templates, related_terms
+from editgym.data.identity import (
+    BLANK,
+    IdentitySplits,
+    IdentityTexts,
+    dixon_templates,
+    related_terms,
+)
 from editgym.data.text import words
 from editgym.paths import data_folder
 
@@ -81,6 +87,97 @@ def test_forms_of_one_term_are_one_group():
         ("old", "older"),
         ("trans", "transgender"),
     ]
+
+
+def test_words_that_many_names_have_make_no_kin():
+    terms = [
+        "gay people",
+        "trans people",
+        "other_gender",
+        "other religion",
+        "ann & bea",
+        "cid & dan",
+    ]
+    assert related_terms(terms) == sorted((term,) for term in terms)
+    assert related_terms(["Black man", "black woman"]) == [("Black man", "black woman")]
+
+
+def own_texts(identities, templates, labels=None):
+    """Texts whose words that decide are not known, with labels 0 and 1 in turn."""
+    texts = tuple(f"{template} {own}" for own, template in zip(identities, templates, strict=True))
+    labels = tuple(i % 2 for i in range(len(texts))) if labels is None else labels
+    return IdentityTexts(texts, labels, tuple(identities), tuple(templates), ("",) * len(texts))
+
+
+def test_a_text_of_several_identities_goes_where_all_of_them_go():
+    names = [f"{letter * 3}" for letter in "abcdefghijkl"]
+    owns = [(a, b) for a in names for b in names if a < b] + names
+    data = own_texts(
+        [own for own in owns for _ in range(20)], [str(i) for i in range(20)] * len(owns)
+    )
+    splits = IdentitySplits.of(data, 0)
+    seen = [set(getattr(splits, part).terms) for part in PARTS]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+    assert set.union(*seen) == set(names)
+    for part, own in zip(PARTS, seen, strict=True):
+        expected = {pair for pair in owns[: -len(names)] if set(pair) <= own} | own
+        assert set(getattr(splits, part).identities) == expected
+
+
+def test_few_identities_can_be_in_every_part():
+    data = own_texts(["ann", "bea"] * 60, [str(i // 4) for i in range(120)], (0, 0, 1, 1) * 30)
+    with pytest.raises(DataError, match=r"2 identity terms in 30 .* hold_out_identities=False"):
+        IdentitySplits.of(data, 0)
+    splits = IdentitySplits.of(data, 0, hold_out_identities=False)
+    assert [getattr(splits, part).terms for part in PARTS] == [["ann", "bea"]] * 3
+    assert sum(len(getattr(splits, part)) for part in PARTS) == len(data)
+    templates = pairs(splits, "templates")
+    assert not templates["policy"] & templates["test"]
+    assert not templates["policy"] & templates["validation"]
+
+
+def test_texts_without_identities_are_divided_by_template_alone():
+    data = own_texts([()] * 30, [str(i) for i in range(30)])
+    assert sum(len(getattr(IdentitySplits.of(data, 0), part)) for part in PARTS) == 30
+    with pytest.raises(DataError, match=r"3 templates are too few .* with both labels each$"):
+        IdentitySplits.of(data.take(range(3)), 0)
+
+
+def test_words_that_are_not_known_cannot_be_held_out():
+    data = own_texts(["ann", "bea"] * 30, [str(i) for i in range(60)])
+    with pytest.raises(DataError, match="hold_out_words: the words that decide"):
+        IdentitySplits.of(data, 0, hold_out_words=True)
+
+
+def test_texts_that_were_divided_before_stay_where_they_are_with_their_templates():
+    data = own_texts(["ann", "bea"] * 60, [str(i // 4) for i in range(120)], (0, 0, 1, 1) * 30)
+    decided = {data.texts[0]: 2, data.texts[4]: 0, data.texts[8]: 3, data.texts[12]: -1}
+    decided |= {data.texts[16]: 0, data.texts[17]: 1}
+    splits = IdentitySplits.of(data, 0, hold_out_identities=False, decided=decided)
+    assert set(data.texts[:4]) <= set(splits.test.texts)
+    assert set(data.texts[4:8]) <= set(splits.policy.texts)
+    left_out = set(data.texts) - {t for part in PARTS for t in getattr(splits, part).texts}
+    assert left_out == set(data.texts[8:20])
+
+
+def test_the_most_frequent_identities_are_kept():
+    data = own_texts(["a", "b", ("a", "c"), "c", "d", ("c", "d"), "a"], list("1234567"))
+    kept = data.about_most_frequent(2)
+    assert kept.identities == ("a", ("a", "c"), "c", "c", "a")
+    assert kept.templates == ("1", "3", "4", "6", "7")
+    assert data.about_most_frequent(9) == data
+
+
+def test_whole_templates_are_drawn():
+    data = own_texts(list("abab") * 25, [str(i // 4) for i in range(100)])
+    drawn = data.sampled(30)
+    assert drawn == data.sampled(30)
+    assert set(Counter(drawn.templates).values()) == {4}
+    assert len(drawn) == 28
+    assert list(drawn.texts) == [text for text in data.texts if text in drawn.texts]
+    assert data.sampled(100) is data
 
 
 def pairs(data, column):

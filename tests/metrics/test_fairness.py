@@ -166,3 +166,65 @@ def test_scores_that_are_not_finite_have_no_place_in_an_order(bad):
     ):
         with pytest.raises(ValueError, match=r"scores must be finite; [12] of \d are not, the fir"):
             measure()
+
+
+def test_a_text_counts_for_each_of_its_identities(sample):
+    labels, scores, _, templates = sample
+    random = np.random.default_rng(1)
+    about = random.random((len(labels), 3)) < (0.5, 0.2, 0.4)
+    terms = [tuple(np.array(list("abc"))[own]) for own in about]
+    predicted = (scores > 0).astype(int)
+    rates = {
+        label: [(predicted != labels)[own & (labels == label)].mean() for own in about.T]
+        for label in (0, 1)
+    }
+    for metric, label in ((fped, 0), (fned, 1)):
+        overall = (predicted != labels)[labels == label].mean()
+        assert metric(labels, predicted, terms) == pytest.approx(
+            np.abs(overall - np.array(rates[label])).sum()
+        )
+    assert equalized_odds_gap(labels, predicted, terms) == pytest.approx(
+        max(np.ptp(rates[0]), np.ptp(rates[1]))
+    )
+    assert worst_group_accuracy(labels, predicted, terms) == pytest.approx(
+        1 - max(*rates[0], *rates[1])
+    )
+    areas = [
+        roc_auc_score(labels[rows], scores[rows])
+        for own in about.T
+        for rows in ((own & (labels == 0)) | (~own & (labels == 1)),)
+    ]
+    assert bpsn_auc(labels, scores, terms) == pytest.approx(power_mean(areas))
+    assert fairness_metrics(labels, scores, terms, templates) == fairness_metrics(
+        labels, scores, [set(own) for own in terms], templates
+    )
+
+
+def test_names_alone_and_in_tuples_are_the_same(sample):
+    labels, scores, identities, templates = sample
+    names = [f"n{own}" for own in identities]
+    tuples = [(name,) if i % 2 else name for i, name in enumerate(names)]
+    assert fairness_metrics(labels, scores, names, templates) == fairness_metrics(
+        labels, scores, tuples, templates
+    )
+
+
+@pytest.mark.parametrize("identities", [["a"] * 4, [("a",)] * 4, [()] * 4])
+def test_one_identity_or_none_leaves_nothing_to_compare(identities):
+    labels, scores = [0, 1, 0, 1], [1.0, 1.0, -1.0, -1.0]
+    values = fairness_metrics(labels, scores, identities, list("wxyz"))
+    compared = ("fped", "fned", "equalized_odds_gap", "flip_rate", "bpsn_auc", "bnsp_auc")
+    assert [values[name] for name in compared] == [None] * 6
+    assert values["worst_group_accuracy"] == (None if identities == [()] * 4 else 0.5)
+
+
+def test_an_identity_is_compared_with_texts_about_nobody():
+    labels, predicted, terms = [0, 0, 0, 0], [1, 0, 0, 0], [("a",), ("a",), (), ()]
+    assert fped(labels, predicted, terms) == pytest.approx(0.25)
+    assert equalized_odds_gap(labels, predicted, terms) is None
+
+
+def test_a_label_that_one_identity_alone_has_is_no_gap():
+    assert equalized_odds_gap([0, 0, 1], [1, 0, 0], list("aba")) == 1
+    assert equalized_odds_gap([0, 1, 1], [0, 1, 0], list("aab")) == 1
+    assert equalized_odds_gap([0, 1], [0, 1], list("ab")) is None

@@ -82,6 +82,13 @@ def test_leaning_is_the_mean_margin_of_an_identity():
     assert leaning(head, x, ["a", "b", "a", "b"]).tolist() == [[3], [4.5], [3], [4.5]]
 
 
+def test_leaning_of_several_identities_is_their_mean_and_of_none_that_of_all():
+    head = Head(torch.tensor([[0.0], [1.0]]), torch.zeros(2))
+    x = torch.tensor([[1.0], [2], [5], [7]])
+    assert leaning(head, x, [("a", "b"), "b", "a", ()]).tolist() == [[2.25], [1.5], [3], [3.75]]
+    assert leaning(head, x, [()] * 4).tolist() == [[3.75]] * 4
+
+
 def test_leace_makes_the_leaning_unpredictable_in_the_network(env):
     agent = make_agent("leace")
     agent.learn(env.unwrapped.spec, Budget(), 0)

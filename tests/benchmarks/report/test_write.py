@@ -8,7 +8,7 @@ from benchmarks.report.aggregate import group_rows, metric_value
 from benchmarks.report.brief import brief
 from benchmarks.report.estimates import BOOTSTRAP_SEED
 from benchmarks.report.looks import palette
-from benchmarks.report.tables import duration, group_table, number
+from benchmarks.report.tables import duration, group_table, number, slug
 from benchmarks.report.write import write_report
 from benchmarks.results import ROWS_FILE, append_row
 from benchmarks.suites.cells import SUITES, cells, entries_of
@@ -447,3 +447,11 @@ def test_the_budget_of_an_agent_that_spends_none_is_not_in_its_name(unlearning_r
     ]
     ((name, standing),) = standings(rows).items()
     assert (name, standing.n) == ("no_edit", 3)
+
+
+def test_figures_of_long_arguments_have_names_that_a_file_can_have(tmp_path):
+    assert slug("Worlds: ShiftWorld-v0 / a") == "worlds-shiftworld-v0-a"
+    one, other = (slug(f"worlds {'x' * 300} {end}") for end in "ab")
+    assert one != other
+    for name in (one, other):
+        (tmp_path / f"{name}-intervals.svg.12345.partial").touch()
