@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from editgym.weights.factors import Update
+from editgym.weights.given import at_answers, by_text, counted_rows
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.journal import Adapter, Codebook, Entry, SiteEdit
 from editgym.weights.layers import Prefix
@@ -25,10 +26,8 @@ from editgym.weights.site_pass import (
     Injection,
     SitePass,
     SiteState,
-    at_answers,
     candidates_of,
     check_codebook,
-    counted_rows,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.tokens import TokenBatch
@@ -53,7 +52,8 @@ class EditableDecoder(EditedWeights):
 
     Raises:
         UnknownSiteError: A site is a convolution, its weight is used by another module as well, or
-            it is not given all tokens of every text, as experts of a mixture are not.
+            it is not given all tokens of every text, as experts of a mixture are not, or runs
+            several times in one pass.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
@@ -243,9 +243,8 @@ class EditableDecoder(EditedWeights):
         found: dict[str, SiteState] = {}
 
         def keep(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            found[name] = SiteState(
-                inputs[0][rows, positions].float(), output[rows, positions].float()
-            )
+            x, out = (by_text(own, batch.ids.shape) for own in (inputs[0], output))
+            found[name] = SiteState(x[rows, positions].float(), out[rows, positions].float())
             if len(found) == len(set(names)):
                 raise Reached
 
