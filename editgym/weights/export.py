@@ -130,7 +130,7 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
         tensors[f"base_model.model.{name}.lora_A.weight"] = b.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = a.contiguous()
     ranks = {name: a.shape[1] for name, (_, a, _) in factors.items()}
-    common = {
+    common: dict[str, Any] = {
         "r": max(ranks.values()),
         "lora_alpha": max(ranks.values()),
         "lora_dropout": 0.0,
@@ -172,7 +172,10 @@ def _as_parameters(ranks: Mapping[str, int]) -> dict[str, Any]:
     PEFT takes any `down_proj` for one of the experts', also that of a shared expert (its pull
     request 3232).
     """
-    patterns = {f"^{re.escape(name)}\\.weight": rank for name, rank in ranks.items()}
+    most = max(ranks.values())
+    patterns = {  # of a weight's pattern PEFT says in vain that it matches no module
+        f"^{re.escape(name)}\\.weight": rank for name, rank in ranks.items() if rank < most
+    }
     return {
         "target_modules": [],
         "target_parameters": [f"{name}.weight" for name in ranks],
@@ -200,7 +203,7 @@ def _difference(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of keys that it does not find, as said below
-            adapted = PeftModel.from_pretrained(base, folder).eval()
+            adapted: Any = PeftModel.from_pretrained(base, folder).eval()
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         return f"PEFT cannot load the adapter into {kind}: {error}"
     held = {
@@ -212,8 +215,8 @@ def _difference(
         own = held.pop(name, None)
         if own is None or not (torch.equal(own[0].cpu(), b) and torch.equal(own[1].cpu(), a)):
             return f"PEFT does not load the update of {name} into {kind}"
-    if others := [name for name, (_, out) in held.items() if bool(out.any())]:
-        return f"PEFT loads an update into {others[0]} of {kind}, which was not edited"
+    if held:
+        return f"PEFT puts an update into {next(iter(held))} of {kind}, which was not edited"
     wanted, found = network.probe(), network.probe(adapted)
     difference = float((found - wanted).abs().max())
     half = next(network.base.parameters()).dtype in (torch.float16, torch.bfloat16)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from editgym.weights.sites import UnknownSiteError
 from editgym.weights.tokens import TokenBatch
 
 
-def by_text(x: Tensor, texts: torch.Size) -> Tensor:
+def by_text(x: Tensor, texts: tuple[int, ...]) -> Tensor:
     """What a module is given or gives out at every token, (n, length, width), also where the model
     flattens a batch's tokens before it, as OPT's MLP does, or has another dimension between.
 
@@ -76,7 +75,7 @@ def _in_order(x: Tensor, alone: Tensor | None, batch: TokenBatch) -> bool:
         return False
     if alone.shape[:-1].numel() != length:
         return False
-    own = by_text(alone, torch.Size((1, length)))[0]
+    own = by_text(alone, (1, length))[0]
     seen = by_text(x, batch.ids.shape)[-1, :length]
     return not bool((seen - own).norm() > 0.1 * own.norm())  # half precision rounds
 

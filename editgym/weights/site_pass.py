@@ -104,7 +104,7 @@ class SitePass:
 
     updates: Sequence[Update | None] | None = None
     injected: Mapping[str, Injection] = field(default_factory=dict)
-    texts: torch.Size = torch.Size()
+    texts: tuple[int, ...] = ()
     inputs: dict[str, Tensor] | None = None
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
@@ -148,9 +148,7 @@ def candidates_of(updates: Sequence[Update | None]) -> int | None:
     return several[0].shape[0] if several else None
 
 
-def with_injection(
-    out: Tensor, injection: Injection, texts: torch.Size
-) -> Tensor:
+def with_injection(out: Tensor, injection: Injection, texts: tuple[int, ...]) -> Tensor:
     """The output with the values added at their tokens.
 
     Args:

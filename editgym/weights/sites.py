@@ -247,18 +247,16 @@ def _kind(module: nn.Module) -> Kind | None:
     return None
 
 
-def _by_layer(
-    sites: Sequence[EditSite], wanted: Callable[[str], object]
-) -> dict[int, list[str]]:
+def _by_layer(sites: Sequence[EditSite], wanted: Callable[[str], object]) -> dict[int, list[str]]:
     """Names of the matrices that are given every token and are wanted, by the number of the
     layer.
     """
     found: dict[int, list[str]] = defaultdict(list)
     for site in sites:
         layer = layer_number(site.name)
-        if site.kind != "conv2d" and layer is not None and reads_every_token(site.name):
-            if wanted(site.name):
-                found[layer].append(site.name)
+        usable = site.kind != "conv2d" and reads_every_token(site.name)
+        if layer is not None and usable and wanted(site.name):
+            found[layer].append(site.name)
     return found
 
 

@@ -38,7 +38,9 @@ def test_order_is_seen_by_a_text_alone():
     by_place = x.transpose(0, 1).reshape(6, 3)  # the first tokens of all texts, then the second
     wrong = [(by_place, x[1]), (x.view(6, 3), x[0]), (x.view(6, 3), x[1, :2]), (x.view(6, 3), None)]
     for every, last in (*wrong, (x[1], x[1]), (x.transpose(0, 1), x[1])):
-        with pytest.raises(UnknownSiteError, match=r"site: it is given tokens .* \(2, 3\), and not"):
+        with pytest.raises(
+            UnknownSiteError, match=r"site: it is given tokens .* \(2, 3\), and not"
+        ):
             check(every, last)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editgym.weights import Codebook, DenseUpdate, EditSite, LowRankFactors, TokenBatch
+from editgym.weights import Codebook, DenseUpdate, EditSite, LowRankFactors
 from editgym.weights.site_pass import (
     Injection,
     candidates_of,
@@ -87,7 +87,7 @@ def test_injected_values_are_added_in_the_finer_precision():
     out = torch.ones(1, 2, 3, dtype=torch.bfloat16)
     values = torch.full((1, 3), 2**-12)
     injection = Injection(torch.tensor([0]), torch.tensor([1]), values)
-    found = with_injection(out, injection, torch.Size((1, 2)))
+    found = with_injection(out, injection, (1, 2))
     assert found.dtype == torch.float32
     assert found.tolist() == [[[1.0] * 3, [1 + 2**-12] * 3]]
 
@@ -96,7 +96,7 @@ def test_values_are_injected_at_their_tokens_also_where_these_are_in_one_row():
     places = torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])
     injection = Injection(*places, torch.arange(1.0, 4.0)[:, None])
     for shape in ((2, 3, 1), (6, 1), (2, 1, 3, 1)):
-        found = with_injection(torch.zeros(shape), injection, torch.Size((2, 3)))
+        found = with_injection(torch.zeros(shape), injection, (2, 3))
         assert found.shape == shape
         assert found.flatten().tolist() == [0, 0, 1, 2, 3, 0]
 
