@@ -108,7 +108,7 @@ def _summed(
 
     def count(index: int, inputs: Tensor) -> None:
         nonlocal reached
-        keys = by_text(inputs, mask.shape)[mask].float()  # (tokens, in)
+        keys = by_text(inputs, mask.shape).to(mask.device)[mask].float()  # (tokens, in)
         sums[index] += (keys.mT @ keys).double()
         reached += 1
         if reached == len(sites):

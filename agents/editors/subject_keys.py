@@ -26,7 +26,7 @@ from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.asking import Asking
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Skip
-from editgym.weights.given import by_text
+from editgym.weights.given import at_tokens
 from editgym.weights.hooks import hooked
 from editgym.weights.site_pass import Injection
 from editgym.weights.sites import EditSite, Layer, layer_of
@@ -196,8 +196,8 @@ def read_states(
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, value: Any) -> None:
-        tensor = by_text(value[0] if isinstance(value, tuple) else value, batch.texts.ids.shape)
-        seen[name] = tensor[batch.rows, batch.positions].float()
+        x = value[0] if isinstance(value, tuple) else value
+        seen[name] = at_tokens(x, batch.texts.ids.shape, batch.rows, batch.positions).float()
 
     base = decoder.base
     key = (base.get_submodule(site.name), lambda inputs: keep("key", inputs))
@@ -221,7 +221,7 @@ def _changed_before_it_is_added(process: LifelongProcess, site: EditSite) -> str
 
         def keep(_inputs: tuple[Any, ...], output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            seen.append(hidden[rows, positions].float())
+            seen.append(at_tokens(hidden, batch.ids.shape, rows, positions).float())
 
         with hooked(after=[(decoder.base.get_submodule(_layer(site).name), keep)]):
             decoder.logits(batch, injected=injected, whole=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from editgym.weights.factors import Update
-from editgym.weights.given import at_answers, by_text, counted_rows
+from editgym.weights.given import at_answers, at_tokens, counted_rows
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.journal import Adapter, Codebook, Entry, SiteEdit
 from editgym.weights.layers import Prefix
@@ -71,7 +71,7 @@ class EditableDecoder(EditedWeights):
                     "of this module alone; untie them, or leave it out"
                 )
         self._example = example
-        self._passes = EditedPasses(model, self.sites, example)
+        self._passes = EditedPasses(model, self.sites, example, self._tensors)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -104,8 +104,9 @@ class EditableDecoder(EditedWeights):
         if model is None:
             return self.logits(self._example)
         own = self._example
-        logits: Tensor = model(input_ids=own.ids, use_cache=False).logits[own.rows, own.positions]
-        return logits
+        there = next(model.parameters()).device
+        logits = model(input_ids=own.ids.to(there), use_cache=False).logits
+        return at_tokens(logits, own.ids.shape, own.rows, own.positions)
 
     @torch.no_grad()
     def prefix(self, batch: TokenBatch, names: Iterable[str] | None = None) -> Prefix | None:
@@ -242,9 +243,10 @@ class EditableDecoder(EditedWeights):
         self._check_names(names)
         found: dict[str, SiteState] = {}
 
+        read = partial(at_tokens, texts=batch.ids.shape, rows=rows, positions=positions)
+
         def keep(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x, out = (by_text(own, batch.ids.shape) for own in (inputs[0], output))
-            found[name] = SiteState(x[rows, positions].float(), out[rows, positions].float())
+            found[name] = SiteState(read(inputs[0]).float(), read(output).float())
             if len(found) == len(set(names)):
                 raise Reached
 

@@ -23,6 +23,7 @@ from editgym.weights.journal import Adapter, SiteEdit, Skip
 from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
+from editgym.weights.stored import plain_copy
 from editgym.weights.tensor_file import write_tensors
 
 _ADAPTER = "adapter_model.safetensors"
@@ -199,7 +200,7 @@ def _difference(
     from peft import PeftModel
 
     kind = type(network.base).__name__
-    base = copy.deepcopy(network.base)
+    base = plain_copy(network.base)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of keys that it does not find, as said below

@@ -31,6 +31,20 @@ def by_text(x: Tensor, texts: tuple[int, ...]) -> Tensor:
     return x.reshape(*texts, x.shape[-1])
 
 
+def at_tokens(x: Tensor, texts: tuple[int, ...], rows: Tensor, positions: Tensor) -> Tensor:
+    """(m, width) of what a module is given or gives out, at the tokens (rows, positions), on the
+    device of these.
+
+    Args:
+        x: (..., width), of all tokens, on the module's device.
+        texts: (n, length), the shape of the batch's token ids.
+        rows: (m,), the text of every token.
+        positions: (m,), where it stands in the text.
+    """
+    at = by_text(x, texts)[rows.to(x.device), positions.to(x.device)]
+    return at.to(rows.device)
+
+
 def check_inputs(
     names: Iterable[str],
     inputs: Mapping[str, Tensor],
@@ -86,7 +100,11 @@ def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:
     only, which are fewer than all.
     """
     asked = x.ndim == 2 and len(x) == len(batch.rows)
-    at = x if asked else by_text(x, batch.ids.shape)[batch.rows, batch.positions]
+    at = (
+        x.to(batch.ids.device)
+        if asked
+        else at_tokens(x, batch.ids.shape, batch.rows, batch.positions)
+    )
     return at if batch.weights is None else at[batch.weights > 0]
 
 

@@ -46,6 +46,7 @@ class EditedPasses:
         model: A causal LM of `transformers`.
         sites: Where it may be edited.
         example: A few texts.
+        tensors: The model's, by name.
 
     Attributes:
         layers: The layers that can be skipped.
@@ -55,9 +56,19 @@ class EditedPasses:
         UnknownSiteError: A site is not given all tokens of every text.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[EditSite],
+        example: TokenBatch,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
         self.model: Any = model
         self.modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in sites}
+        self._base = {
+            site.name: (site.to_matrix(tensors[site.parameter]), tensors.get(f"{site.name}.bias"))
+            for site in sites
+        }
         self.layers = LayerStack(model, sites)
         self.head: str | None = None
         self._sites = {site.name: (index, site) for index, site in enumerate(sites)}
@@ -173,7 +184,9 @@ class EditedPasses:
         if everywhere or not self._gathers:
             return self._called(self.model, ids, cache).logits[rows, positions]
         hidden = self._hidden(ids, cache)
-        return self.model.get_output_embeddings()(hidden[rows, positions])
+        asked = hidden[rows.to(hidden.device), positions.to(hidden.device)]
+        logits: Tensor = self.model.get_output_embeddings()(asked)
+        return logits.to(ids.device)
 
     def _hidden(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """The last hidden states, (n, length, width)."""
@@ -187,17 +200,13 @@ class EditedPasses:
 
     def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
         index, site = self._sites[name]
-        module = self.modules[name]
+        base, bias = self._base[name]
+        x = x.to(base.device)
         edited = state.tensors.get(site.parameter)
-        out = edited_output(
-            x,
-            site.to_matrix(module.weight),
-            None if edited is None else site.to_matrix(edited),
-            module.bias,
-        )
+        out = edited_output(x, base, None if edited is None else site.to_matrix(edited), bias)
         update = None if run.updates is None else run.updates[index]
         if update is not None:
-            out = out + product(x, update)
+            out = out + product(x, update.to(x.device))
         if name in state.codebooks:
             out = looked_up(x, out, state.codebooks[name])
         if name in run.injected:

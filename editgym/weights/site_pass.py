@@ -157,8 +157,9 @@ def with_injection(out: Tensor, injection: Injection, texts: tuple[int, ...]) ->
         texts: (n, length), the shape of the batch's token ids.
     """
     dtype = torch.promote_types(out.dtype, injection.values.dtype)
+    rows, positions = injection.rows.to(out.device), injection.positions.to(out.device)
     added = by_text(out.to(dtype), texts).index_put(
-        (injection.rows, injection.positions), injection.values.to(dtype), accumulate=True
+        (rows, positions), injection.values.to(out.device, dtype), accumulate=True
     )
     return added.view_as(out)
 
