@@ -84,7 +84,7 @@ class LanguageModel:
             device: `cpu`, `cuda` or `cuda:N`.
             dtype: Number format of the base weights: `float32`, `bfloat16`, `float16`, or `auto`:
                 on CPU float32, on a GPU the checkpoint's own (float32 of a GGUF file).
-            device_map: Of a model that is larger than one device, where its parts go: `auto`, or a
+            device_map: Where the parts of a model go that is larger than one device: `auto`, or a
                 device, `cpu` or `disk` by the names of modules, as accelerate takes it.
 
         Raises:

@@ -50,10 +50,10 @@ def read_model(
     """A causal LM and its tokenizer, on its device or devices.
 
     Args:
-        name: As in `LanguageModel.load`, and so are the others.
+        name: The model's name or path (`LanguageModel.load`).
         device: Where all of the model goes, unless there is a map.
-        dtype: Number format of the weights.
-        device_map: Where its parts go.
+        dtype: Number format of the weights, or `auto`.
+        device_map: Where the model's parts go.
 
     Raises:
         ModelError: The model cannot be loaded, or not so.

@@ -51,9 +51,8 @@ class EditableDecoder(EditedWeights):
         example: A few texts.
 
     Raises:
-        UnknownSiteError: A site is a convolution, its weight is used by another module as well, or
-            it is not given all tokens of every text, as experts of a mixture are not, or runs
-            several times in one pass.
+        UnknownSiteError: A site is a convolution, shares its weight with another module, is not
+            given all tokens of every text, as experts are not, or runs several times in a pass.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
