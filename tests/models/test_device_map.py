@@ -292,16 +292,23 @@ def test_without_accelerate_the_error_says_what_to_install(tiny_lm, monkeypatch)
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "layers", [[0, 0, 1, 1], [1, 0, 1, 0], [0, "cpu", "disk", 1]], ids=["halves", "turns", "disk"]
+    ("layers", "gpus"),
+    [
+        pytest.param([0, "cpu", "disk", 0], 1, id="memory and disk"),
+        pytest.param([0, 0, 1, 1], 2, id="halves"),
+        pytest.param([1, 0, 1, 0], 2, id="in turn"),
+    ],
 )
-def test_on_two_gpus_the_same_is_computed(tiny_lm, plain, wanted, layers):
-    if torch.cuda.device_count() < 2:
-        pytest.skip("one GPU")
-    language = LanguageModel.load(tiny_lm, dtype="float32", device_map=spread(layers, 1))
+def test_on_gpus_the_same_is_computed(tiny_lm, plain, wanted, layers, gpus):
+    if torch.cuda.device_count() < gpus:
+        pytest.skip(f"fewer than {gpus} GPUs")
+    language = LanguageModel.load(tiny_lm, dtype="float32", device_map=spread(layers, 0))
     for ours, theirs in zip(computed(language), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     decoder = decoder_of(language)
-    places = [torch.device("cuda", to if isinstance(to, int) else 1) for to in layers]
+    places = [torch.device("cuda", to if isinstance(to, int) else 0) for to in layers]
+    apply(decoder)
     assert [weight.device for weight in decoder.weights[:3]] == places[1:]
+    assert fingerprint(language.model) == fingerprint(plain.model)
     prompts = [prompt for prompt, _ in (*TEXTS, *SHARED)]
     assert language.greedy(prompts) == plain.greedy(prompts)
