@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge import KnowledgeTask
+from editgym.weights.given import by_text
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.layers import below_head
 from editgym.weights.sites import EditSite
@@ -107,7 +108,7 @@ def _summed(
 
     def count(index: int, inputs: Tensor) -> None:
         nonlocal reached
-        keys = inputs[mask].float()  # (tokens, in)
+        keys = by_text(inputs, mask.shape).to(mask.device)[mask].float()  # (tokens, in)
         sums[index] += (keys.mT @ keys).double()
         reached += 1
         if reached == len(sites):

@@ -118,8 +118,8 @@ class Rome(SubjectEditor):
         decoder, site = process.decoder, self._site
         keys, hidden = read_states(decoder, batch, site, site)
         shifts = target_shifts(decoder, batch, site, hidden, self.settings)
-        weight = decoder.weights[decoder.sites.index(site)].double()
         keys = keys.double()
+        weight = decoder.weights[decoder.sites.index(site)].to(keys)
         update = rank_one_updates(weight, keys, keys @ weight.mT + shifts, self._factor)
         return [SiteEdit(site.name, Shift(), in_float32(update))]
 
@@ -168,7 +168,8 @@ class SpreadEditor(SubjectEditor):
     def begin(self, process: LifelongProcess) -> None:
         """Choose the sites and prepare them with the covariances of their keys."""
         self._sites = self.usable_sites(process, self.settings.sites)
-        weights = [process.decoder.weights[process.sites.index(site)] for site in self._sites]
+        every, device = process.decoder.weights, process.task.device
+        weights = [every[process.sites.index(site)].to(device) for site in self._sites]
         self.prepare(weights, covariances(process.task, self._sites, self.settings.tokens))
 
     def forgotten(self, places: Sequence[int]) -> list[LowRankFactors]:

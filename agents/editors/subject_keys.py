@@ -26,6 +26,7 @@ from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.asking import Asking
 from editgym.tasks.knowledge import KnowledgeTask
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Skip
+from editgym.weights.given import at_tokens
 from editgym.weights.hooks import hooked
 from editgym.weights.site_pass import Injection
 from editgym.weights.sites import EditSite, Layer, layer_of
@@ -73,12 +74,12 @@ class SubjectEditor(StreamEditor):
                 f"{self.name}: {bad} are in the last layer, and after it no attention carries what"
                 " is written at the subject on to the answer; open a lower layer (sites=...)"
             )
-        if changed := [site.name for site in read if not _adds_as_it_is(process, site)]:
-            raise Unsupported(
-                f"{self.name}: what is added to the output of {changed} is not what their layers"
-                " add to the residual stream, as in models that normalise it there (Gemma 2, OLMo"
-                " 2), and the wanted hidden states would be missed"
-            )
+        for site in read:
+            if reason := _changed_before_it_is_added(process, site):
+                raise Unsupported(
+                    f"{self.name}: what {site.name} gives out is not added to the residual stream"
+                    f" as it is: {reason}, and the wanted hidden states would be missed"
+                )
         well_read = [site for site in read if _layers_above(process.decoder, site) >= 2]
         return sorted(
             read if names is not None else well_read or read,
@@ -195,8 +196,8 @@ def read_states(
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, value: Any) -> None:
-        tensor = value[0] if isinstance(value, tuple) else value
-        seen[name] = tensor[batch.rows, batch.positions].float()
+        x = value[0] if isinstance(value, tuple) else value
+        seen[name] = at_tokens(x, batch.texts.ids.shape, batch.rows, batch.positions).float()
 
     base = decoder.base
     key = (base.get_submodule(site.name), lambda inputs: keep("key", inputs))
@@ -207,19 +208,20 @@ def read_states(
 
 
 @torch.no_grad()
-def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
-    """Whether a vector that is added to a site's output is added to the hidden state after its
-    layer, as it is.
+def _changed_before_it_is_added(process: LifelongProcess, site: EditSite) -> str | None:
+    """What a layer does to a site's output before it adds it to the hidden state; None where a
+    vector that is added to the output is added to the hidden state after the layer, as it is.
     """
     decoder, batch = process.decoder, process.task.example
-    rows, positions = batch.rows[-1:], batch.positions[-1:]
+    rows = torch.arange(len(batch), device=batch.ids.device)
+    positions = torch.tensor(batch.lengths, device=batch.ids.device) - 2
 
     def after(injected: Mapping[str, Injection]) -> Tensor:
         seen: list[Tensor] = []
 
         def keep(_inputs: tuple[Any, ...], output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            seen.append(hidden[rows, positions].float())
+            seen.append(at_tokens(hidden, batch.ids.shape, rows, positions).float())
 
         with hooked(after=[(decoder.base.get_submodule(_layer(site).name), keep)]):
             decoder.logits(batch, injected=injected, whole=True)
@@ -227,9 +229,20 @@ def _adds_as_it_is(process: LifelongProcess, site: EditSite) -> bool:
 
     before = after({})
     added = torch.randn(before.shape, generator=torch.Generator().manual_seed(0)).to(before.device)
-    added *= before.norm() / added.norm()
+    added *= before.norm(dim=1, keepdim=True) / added.norm(dim=1, keepdim=True)
     moved = after({site.name: Injection(rows, positions, added)}) - before
-    return bool((moved - added).norm() < 0.1 * added.norm())  # half precision rounds
+    if (moved - added).norm() < 0.1 * added.norm():  # half precision rounds
+        return None
+    factors = (moved * added).sum(1, keepdim=True) / added.square().sum(1, keepdim=True)
+    if (moved - factors * added).norm() >= 0.1 * moved.norm():
+        return "its layer changes it, as models do that normalise it there (Gemma 2, OLMo 2)"
+    if float(factors.max() - factors.min()) < 0.1 * float(factors.abs().max()):
+        factor = float(factors.mean())
+        return f"its layer multiplies it by {factor:.3g}, as Granite does by residual_multiplier"
+    return (
+        "its layer multiplies it by a number of each token's own, as Qwen2-MoE gates its shared"
+        " expert"
+    )
 
 
 def _layer(site: EditSite) -> Layer:

@@ -29,7 +29,7 @@ from editgym.checks import require
 from editgym.envs.protocol import edit_env, is_stream
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry
-from editgym.weights.overlay import fingerprint
+from editgym.weights.stored import fingerprint
 
 POLICY_FILE = "policy.pt"
 _EPISODES = 1_000

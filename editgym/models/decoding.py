@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from editgym.weights.kv_cache import cache_argument
+from editgym.weights.stored import input_device, is_spread
 
 # Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another
 # layer's.
@@ -111,7 +112,7 @@ class Decoding:
         """
         if "position_ids" not in inspect.signature(self._model.forward).parameters:
             return False
-        ids = torch.arange(4, device=self._model.device)[None] + 1
+        ids = torch.arange(4, device=self._device)[None] + 1
         alone = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
         mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
         padded = (
@@ -126,6 +127,10 @@ class Decoding:
         )
         return bool(((padded - alone).abs() <= self._tolerance(alone)).all())
 
+    @property
+    def _device(self) -> torch.device:
+        return input_device(self._model)
+
     @cached_property
     def _cache_argument(self) -> str:
         return cache_argument(self._model)
@@ -136,7 +141,7 @@ class Decoding:
         """Whether a prompt may go on from what a cache has seen of its beginning, padding between
         them where prompts are padded.
         """
-        ids = torch.arange(2 * _LEAST_SHARED, device=self._model.device)[None] + 1
+        ids = torch.arange(2 * _LEAST_SHARED, device=self._device)[None] + 1
         whole = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
         try:
             cache = self._begun(ids[0, :_LEAST_SHARED].tolist(), 1)
@@ -152,7 +157,7 @@ class Decoding:
 
     def _begun(self, tokens: Sequence[int], count: int) -> DynamicCache:
         """A cache that has seen the same tokens in each of `count` texts."""
-        ids = torch.tensor([list(tokens)], device=self._model.device)
+        ids = torch.tensor([list(tokens)], device=self._device)
         cache: DynamicCache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)[
             self._cache_argument
         ]
@@ -190,7 +195,7 @@ class Decoding:
         """Refuse a model whose cache has more than keys and values: decoding could not drop or
         repeat its rows.
         """
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self._model.device)
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self._device)
         cache = getattr(self._model(input_ids=ids, use_cache=True), self._cache_argument, None)
         kinds = {type(layer).__name__ for layer in getattr(cache, "layers", ())}
         if type(cache) is not DynamicCache or not kinds <= _KEYS_AND_VALUES:
@@ -209,7 +214,7 @@ class Decoding:
         choose: Choice,
         samples: int,
     ) -> list[list[int]]:
-        device = self._model.device
+        device = self._device
         shared = self._shared(prompts)
         rests = [prompt[shared:] for prompt in prompts]
         longest = max(map(len, rests))
@@ -233,7 +238,8 @@ class Decoding:
             if not len(going):
                 break
             if len(going) < len(alive):
-                cache.batch_select_indices(going)
+                # A model that is spread has keys and values on several devices.
+                cache.batch_select_indices(going.cpu() if is_spread(self._model) else going)
                 alive = [alive[index] for index in going.tolist()]
                 mask, chosen = mask[going], chosen[going]
             ids = chosen.unsqueeze(1)

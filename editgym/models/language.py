@@ -15,12 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editgym.models.asking import Asking, Encoded
 from editgym.models.decoding import Choice, Decoding, ModelError
-from editgym.models.folders import BUNDLED, factlm_folder, is_gguf, model_path
+from editgym.models.folders import BUNDLED, factlm_folder, model_path
 from editgym.models.prompt_formats import FORMATS, PromptFormat
-from editgym.models.reading import read_folder, read_gguf
-from editgym.paths import FileStates, file_states
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from editgym.models.reading import DTYPES, DeviceMap, read_model
+from editgym.paths import file_states
+from editgym.weights.stored import input_device
 
 
 class LanguageModel:
@@ -67,7 +66,13 @@ class LanguageModel:
         self._askings: dict[tuple[PromptFormat, str | None, str | None], Asking] = {}
 
     @classmethod
-    def load(cls, name: str, device: str = "cpu", dtype: str = "auto") -> LanguageModel:
+    def load(
+        cls,
+        name: str,
+        device: str = "cpu",
+        dtype: str = "auto",
+        device_map: DeviceMap | None = None,
+    ) -> LanguageModel:
         """The model called `name`.
 
         Args:
@@ -79,27 +84,20 @@ class LanguageModel:
             device: `cpu`, `cuda` or `cuda:N`.
             dtype: Number format of the base weights: `float32`, `bfloat16`, `float16`, or `auto`:
                 on CPU float32, on a GPU the checkpoint's own (float32 of a GGUF file).
+            device_map: Where the parts of a model go that is larger than one device: `auto`, or a
+                device, `cpu` or `disk` by the names of modules, as accelerate takes it.
 
         Raises:
             ModelError: There is no such model, it has no safetensors or tokenizer, it is not
-                supported, or the packages that read GGUF files are missing.
+                supported, the packages that read it are missing, or it cannot be spread over
+                devices.
         """
-        if dtype != "auto" and dtype not in DTYPES:
-            raise ModelError(f'dtype must be "auto" or one of {", ".join(DTYPES)}, got {dtype!r}')
-        path = model_path(name)
-        model: Any
-        if is_gguf(path):
-            model, tokenizer = read_gguf(path, DTYPES.get(dtype, torch.float32))
-        else:
-            auto = torch.float32 if device == "cpu" else "auto"
-            model, tokenizer = read_folder(path, DTYPES.get(dtype, auto), name)
-        model.to(device)
-        return cls(model, tokenizer)
+        return cls(*read_model(name, device, dtype, device_map))
 
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.model.device
+        return input_device(self.model)
 
     @cached_property
     def context(self) -> int:
@@ -257,12 +255,14 @@ class LanguageModel:
         )
 
 
-_shared: weakref.WeakValueDictionary[tuple[str, str, str, FileStates], LanguageModel] = (
+_shared: weakref.WeakValueDictionary[tuple[object, ...], LanguageModel] = (
     weakref.WeakValueDictionary()
 )
 
 
-def shared_model(name: str, device: str = "cpu", dtype: str = "auto") -> LanguageModel:
+def shared_model(
+    name: str, device: str = "cpu", dtype: str = "auto", device_map: DeviceMap | None = None
+) -> LanguageModel:
     """The model that `LanguageModel.load` gives, one object for everybody.
 
     It is loaded again when nobody has it any more, or when its files have changed.
@@ -271,10 +271,11 @@ def shared_model(name: str, device: str = "cpu", dtype: str = "auto") -> Languag
     their own.
     """
     path = model_path(name)
-    key = (path, device, dtype, file_states(path))
+    places = device_map if isinstance(device_map, str | None) else tuple(device_map.items())
+    key = (path, device, dtype, places, file_states(path))
     model = _shared.get(key)
     if model is None:
-        model = _shared[key] = LanguageModel.load(name, device, dtype)
+        model = _shared[key] = LanguageModel.load(name, device, dtype, device_map)
     return model
 
 

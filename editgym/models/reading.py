@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ from transformers import (
 )
 
 from editgym.models.decoding import ModelError
+from editgym.models.folders import is_gguf, model_path
 from editgym.models.known import KNOWN
+from editgym.paths import cache_folder
 
 # Kinds of splitting that llama.cpp has and `transformers` (5.24) lacks: every digit by itself, then
 # GPT-2's. By GPT-2's alone, spaces and line breaks before a number become other tokens.
@@ -33,10 +39,66 @@ _DIGIT_BY_DIGIT = (
     "minerva-7b",
 )
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Read = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+DeviceMap = str | Mapping[str, int | str]
 
 
-def read_folder(path: str, dtype: torch.dtype | str, name: str | None = None) -> Read:
+def read_model(
+    name: str, device: str = "cpu", dtype: str = "auto", device_map: DeviceMap | None = None
+) -> Read:
+    """A causal LM and its tokenizer, on its device or devices.
+
+    Args:
+        name: The model's name or path (`LanguageModel.load`).
+        device: Where all of the model goes, unless there is a map.
+        dtype: Number format of the weights, or `auto`.
+        device_map: Where the model's parts go.
+
+    Raises:
+        ModelError: The model cannot be loaded, or not so.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelError(f'dtype must be "auto" or one of {", ".join(DTYPES)}, got {dtype!r}')
+    path = model_path(name)
+    if device_map is not None:
+        _check_device_map(name, path, device)
+        auto = "auto" if torch.cuda.is_available() else torch.float32
+        return read_folder(path, DTYPES.get(dtype, auto), name, device_map)
+    model: Any
+    if is_gguf(path):
+        model, tokenizer = read_gguf(path, DTYPES.get(dtype, torch.float32))
+    else:
+        auto = torch.float32 if device == "cpu" else "auto"
+        model, tokenizer = read_folder(path, DTYPES.get(dtype, auto), name)
+    return model.to(device), tokenizer
+
+
+def _check_device_map(name: str, path: str, device: str) -> None:
+    """Refuse to spread a model over devices where that cannot be done."""
+    if is_gguf(path):
+        raise ModelError(
+            f"device_map: {name!r} is a GGUF file, which is read as a whole; save it as a folder"
+            " first (python -m editgym.models.fetch, or save_pretrained), or leave device_map out"
+        )
+    if device != "cpu":
+        raise ModelError(
+            f"device_map: it says where the model's parts go, and device={device!r} where all of"
+            " it does; leave one of them out"
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModelError(
+            "device_map: a model is spread over devices with the package accelerate, which this"
+            ' Python lacks: pip install "editgym[llm]"'
+        )
+
+
+def read_folder(
+    path: str,
+    dtype: torch.dtype | str,
+    name: str | None = None,
+    device_map: DeviceMap | None = None,
+) -> Read:
     """A causal LM of a Hugging Face folder or hub id, and its tokenizer.
 
     No remote code is run, and only safetensors are read.
@@ -45,13 +107,15 @@ def read_folder(path: str, dtype: torch.dtype | str, name: str | None = None) ->
         path: The folder, or the hub id.
         dtype: Number format of the weights; "auto" for the checkpoint's own.
         name: What messages call the model, by default its path.
+        device_map: Where its parts go, as accelerate takes it; None for the CPU.
 
     Raises:
-        ModelError: There is no such model, or it lacks safetensors, a tokenizer, or weights that
-            its config.json asks for.
+        ModelError: There is no such model, the map does not fit it, or it lacks safetensors, a
+            tokenizer, or weights that its config.json asks for.
     """
     name = name or path
     number_format: Any = dtype
+    places: dict[str, Any] = {} if device_map is None else _placed(device_map)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False})
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -60,8 +124,12 @@ def read_folder(path: str, dtype: torch.dtype | str, name: str | None = None) ->
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
+            **places,
         )
+        if places:
+            weakref.finalize(loaded[0], shutil.rmtree, places["offload_folder"], True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(places.get("offload_folder", ""), ignore_errors=True)
         raise ModelError(
             f"model: cannot load {name!r}, which is no model of editgym's (factlm,"
             f" {', '.join(KNOWN)}, …), no folder and no GGUF file, as a hub id: {error}"
@@ -71,6 +139,18 @@ def read_folder(path: str, dtype: torch.dtype | str, name: str | None = None) ->
     model, loading = loaded
     _check_whole(name, loading)
     return model, tokenizer
+
+
+def _placed(device_map: DeviceMap) -> dict[str, Any]:
+    """What `from_pretrained` is told of a map of devices.
+
+    Of what is put off to disk, weights whose number format is not the checkpoint's are written
+    there anew, into a folder that is the model's own.
+    """
+    (cache_folder() / "offloaded").mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(dir=cache_folder() / "offloaded")
+    own = device_map if isinstance(device_map, str) else dict(device_map)
+    return {"device_map": own, "offload_folder": folder}
 
 
 def read_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> Read:

@@ -9,6 +9,7 @@ from editgym.data.edit_request import EditRequest
 from editgym.data.factworld import FactWorld
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
+from editgym.models.reading import DeviceMap
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
 
 # Of the six layers of the bundled models: where the published editors work, MLP outputs from the
@@ -26,6 +27,7 @@ def factworld(
     dtype: str = "auto",
     sites: Sequence[str] | None = None,
     step_size: float | None = None,
+    device_map: DeviceMap | None = None,
 ) -> KnowledgeTask:
     """`knowledge/factworld`: facts of made-up people in a model that knows them
     (`editgym.data.factworld`).
@@ -37,9 +39,11 @@ def factworld(
         sites: What may be edited; None opens `FACTLM_SITES` of factlm and `FACTLM_GPT2_SITES` of
             factlm-gpt2, and lets `discover_sites` choose for others.
         step_size: UltraEdit's η; None takes the one tuned for factlm and `FACTLM_SITES`.
+        device_map: Where a model's parts go that is larger than one device
+            (`LanguageModel.load`).
     """
     world = FactWorld()
-    language = shared_model(model, device, dtype)
+    language = shared_model(model, device, dtype, device_map)
     own = _OWN_SITES.get(model) if sites is None else sites
     return KnowledgeTask(
         "knowledge/factworld",

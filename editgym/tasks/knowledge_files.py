@@ -14,6 +14,7 @@ from editgym.data.errors import DataError
 from editgym.data.facts import EditRequest, Question, load_requests
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
+from editgym.models.reading import DeviceMap
 from editgym.paths import data_folder
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit, TeacherForced
 
@@ -37,6 +38,7 @@ def zsre(
     dtype: str = "auto",
     sites: Sequence[str] | None = None,
     step_size: float | None = None,
+    device_map: DeviceMap | None = None,
 ) -> KnowledgeTask:
     """`knowledge/zsre`: ZsRE (Levy et al. 2017) in MEND's format; see `custom`."""
     return custom(
@@ -49,6 +51,7 @@ def zsre(
         sites,
         step_size,
         name="knowledge/zsre",
+        device_map=device_map,
     )
 
 
@@ -61,6 +64,7 @@ def counterfact(
     dtype: str = "auto",
     sites: Sequence[str] | None = None,
     step_size: float | None = None,
+    device_map: DeviceMap | None = None,
 ) -> KnowledgeTask:
     """`knowledge/counterfact`: CounterFact (Meng et al. 2022), nested or flat; see `custom`."""
     return custom(
@@ -73,6 +77,7 @@ def counterfact(
         sites,
         step_size,
         name="knowledge/counterfact",
+        device_map=device_map,
     )
 
 
@@ -86,6 +91,7 @@ def custom(
     sites: Sequence[str] | None = None,
     step_size: float | None = None,
     name: str = "knowledge/custom",
+    device_map: DeviceMap | None = None,
 ) -> KnowledgeTask:
     """`knowledge/custom`: one's own requests, in any format of `editgym.data.fact_formats`.
 
@@ -109,6 +115,8 @@ def custom(
         sites: What may be edited.
         step_size: UltraEdit's η.
         name: The task's name in the catalogue.
+        device_map: Where a model's parts go that is larger than one device
+            (`LanguageModel.load`).
 
     Raises:
         ValueError: `model` or `requests` is missing.
@@ -147,7 +155,7 @@ def custom(
     compared: TeacherForced = "probability" if compares else "accuracy"
     return KnowledgeTask(
         name,
-        shared_model(model, device, dtype),
+        shared_model(model, device, dtype, device_map),
         sites,
         draw,
         step_size=step_size,

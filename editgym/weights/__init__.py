@@ -19,7 +19,7 @@ from editgym.weights.journal import (
 )
 from editgym.weights.network import EditableNetwork, full_precision
 from editgym.weights.operators import Mask, Operator, Shift
-from editgym.weights.overlay import EditedWeights, fingerprint
+from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import (
     EditSite,
     UnknownSiteError,
@@ -27,6 +27,7 @@ from editgym.weights.sites import (
     editable_sites,
     find_sites,
 )
+from editgym.weights.stored import fingerprint
 from editgym.weights.tokens import TokenBatch
 
 __all__ = [

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from editgym.weights.factors import Update
+from editgym.weights.given import at_answers, at_tokens, counted_rows
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.journal import Adapter, Codebook, Entry, SiteEdit
 from editgym.weights.layers import Prefix
@@ -25,10 +26,8 @@ from editgym.weights.site_pass import (
     Injection,
     SitePass,
     SiteState,
-    at_answers,
     candidates_of,
     check_codebook,
-    counted_rows,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.tokens import TokenBatch
@@ -52,8 +51,8 @@ class EditableDecoder(EditedWeights):
         example: A few texts.
 
     Raises:
-        UnknownSiteError: A site is a convolution, its weight is used by another module as well, or
-            it is not given all tokens of every text, as experts of a mixture are not.
+        UnknownSiteError: A site is a convolution, shares its weight with another module, is not
+            given all tokens of every text, as experts are not, or runs several times in a pass.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
@@ -71,7 +70,7 @@ class EditableDecoder(EditedWeights):
                     "of this module alone; untie them, or leave it out"
                 )
         self._example = example
-        self._passes = EditedPasses(model, self.sites, example)
+        self._passes = EditedPasses(model, self.sites, example, self._tensors)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -104,8 +103,9 @@ class EditableDecoder(EditedWeights):
         if model is None:
             return self.logits(self._example)
         own = self._example
-        logits: Tensor = model(input_ids=own.ids, use_cache=False).logits[own.rows, own.positions]
-        return logits
+        there = next(model.parameters()).device
+        logits = model(input_ids=own.ids.to(there), use_cache=False).logits
+        return at_tokens(logits, own.ids.shape, own.rows, own.positions)
 
     @torch.no_grad()
     def prefix(self, batch: TokenBatch, names: Iterable[str] | None = None) -> Prefix | None:
@@ -242,10 +242,10 @@ class EditableDecoder(EditedWeights):
         self._check_names(names)
         found: dict[str, SiteState] = {}
 
+        read = partial(at_tokens, texts=batch.ids.shape, rows=rows, positions=positions)
+
         def keep(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            found[name] = SiteState(
-                inputs[0][rows, positions].float(), output[rows, positions].float()
-            )
+            found[name] = SiteState(read(inputs[0]).float(), read(output).float())
             if len(found) == len(set(names)):
                 raise Reached
 

@@ -8,7 +8,7 @@ import re
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from editgym.weights.journal import Adapter, SiteEdit, Skip
 from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
+from editgym.weights.stored import plain_copy
 from editgym.weights.tensor_file import write_tensors
 
 _ADAPTER = "adapter_model.safetensors"
@@ -110,8 +111,8 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
     Raises:
         ExportError: The journal is empty, holds edits that are not additive (masks, replaced
             tensors), or edits a convolution with groups, whose weight is no LoRA product in PEFT;
-            or PEFT makes another network of the adapter, as where it renames modules. Nothing is
-            written then.
+            or PEFT makes another network of the adapter, as where it renames modules, whether the
+            adapter names modules or their weights. Nothing is written then.
         ImportError: PEFT is not installed.
     """
     try:
@@ -123,34 +124,65 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
         site.name: (site, *_site_factors(site, edits))
         for site, edits in _shifts_by_site(network).items()
     }
-    ranks = {f"^{re.escape(name)}": a.shape[1] for name, (_, a, _) in factors.items()}
     tensors: dict[str, Tensor] = {}
     for name, (site, a, b) in factors.items():
         if site.kind == "conv2d":
             a, b = a[:, :, None, None], b.reshape(-1, *site.stored_shape[1:])
         tensors[f"base_model.model.{name}.lora_A.weight"] = b.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = a.contiguous()
-    config = LoraConfig(
-        target_modules="|".join(re.escape(name) for name in factors),
-        r=max(ranks.values()),
-        lora_alpha=max(ranks.values()),
-        rank_pattern=ranks,
-        alpha_pattern=dict(ranks),
-        lora_dropout=0.0,
-        bias="none",
-        inference_mode=True,
-        fan_in_fan_out=all(site.kind == "conv1d" for site, _, _ in factors.values()),
-        task_type="CAUSAL_LM" if _is_causal(network.base) else None,
-        base_model_name_or_path=getattr(network.base, "name_or_path", None) or None,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".adapter-", dir=folder) as partial:
-        config.save_pretrained(partial)
+    ranks = {name: a.shape[1] for name, (_, a, _) in factors.items()}
+    common: dict[str, Any] = {
+        "r": max(ranks.values()),
+        "lora_alpha": max(ranks.values()),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+        "fan_in_fan_out": all(site.kind == "conv1d" for site, _, _ in factors.values()),
+        "task_type": "CAUSAL_LM" if _is_causal(network.base) else None,
+        "base_model_name_or_path": getattr(network.base, "name_or_path", None) or None,
+    }
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".adapter-", dir=there) as partial:
         save_file(tensors, Path(partial) / _ADAPTER, metadata={"format": "pt"})
-        _prove(network, partial)
+        reasons = []
+        for targets in (_as_modules(ranks), _as_parameters(ranks)):
+            LoraConfig(**common, **targets).save_pretrained(partial)
+            if (reason := _difference(network, partial, factors)) is None:
+                break
+            reasons.append(reason)
+        else:
+            raise ExportError(f"{reasons[0]}; export the merged weights instead")
+        folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(Path(partial).iterdir(), reverse=True):  # the configuration comes last
             os.replace(file, folder / file.name)
     return folder
+
+
+def _as_modules(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """What an adapter's configuration says of modules and the ranks of their updates."""
+    patterns = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
+    return {
+        "target_modules": "|".join(re.escape(name) for name in ranks),
+        "rank_pattern": patterns,
+        "alpha_pattern": dict(patterns),
+    }
+
+
+def _as_parameters(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The same, where the modules' weights are named and not the modules: of mixtures of experts
+    PEFT takes any `down_proj` for one of the experts', also that of a shared expert (its pull
+    request 3232).
+    """
+    most = max(ranks.values())
+    patterns = {  # of a weight's pattern PEFT says in vain that it matches no module
+        f"^{re.escape(name)}\\.weight": rank for name, rank in ranks.items() if rank < most
+    }
+    return {
+        "target_modules": [],
+        "target_parameters": [f"{name}.weight" for name in ranks],
+        "rank_pattern": patterns,
+        "alpha_pattern": dict(patterns),
+    }
 
 
 def _is_causal(model: nn.Module) -> bool:
@@ -159,33 +191,42 @@ def _is_causal(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _prove(network: EditedWeights, folder: str) -> None:
-    """Load an adapter with PEFT, and compare its logits with the network's.
-
-    Raises:
-        ExportError: PEFT cannot load it, or its logits are others.
+def _difference(
+    network: EditedWeights, folder: str, factors: Mapping[str, tuple[EditSite, Tensor, Tensor]]
+) -> str | None:
+    """Why PEFT does not make the edited network of an adapter; None where it loads every update,
+    and no other, and the logits of what it makes are the network's.
     """
     from peft import PeftModel
 
-    base = copy.deepcopy(network.base)
+    kind = type(network.base).__name__
+    base = plain_copy(network.base)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of keys that it does not find, as said below
-            adapted = PeftModel.from_pretrained(base, folder).eval()
+            adapted: Any = PeftModel.from_pretrained(base, folder).eval()
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise ExportError(
-            f"PEFT cannot load the adapter into {type(network.base).__name__}: {error}; export the"
-            " merged weights instead"
-        ) from error
+        return f"PEFT cannot load the adapter into {kind}: {error}"
+    held = {
+        name: (one.lora_A["default"].weight.flatten(1), one.lora_B["default"].weight.flatten(1))
+        for name, one in adapted.base_model.model.named_modules()
+        if len(getattr(one, "lora_B", ()))
+    }
+    for name, (_, a, b) in factors.items():
+        own = held.pop(name, None)
+        if own is None or not (torch.equal(own[0].cpu(), b) and torch.equal(own[1].cpu(), a)):
+            return f"PEFT does not load the update of {name} into {kind}"
+    if held:
+        return f"PEFT puts an update into {next(iter(held))} of {kind}, which was not edited"
     wanted, found = network.probe(), network.probe(adapted)
     difference = float((found - wanted).abs().max())
     half = next(network.base.parameters()).dtype in (torch.float16, torch.bfloat16)
-    if not difference <= (0.1 if half else 1e-3) * max(1.0, float(wanted.abs().max())):
-        raise ExportError(
-            f"PEFT makes another network of the adapter: logits of {type(network.base).__name__}"
-            f" differ by {difference:.3g} from the edited ones (it renames modules of some models,"
-            " such as mixtures of experts); export the merged weights instead"
-        )
+    if difference <= (0.1 if half else 1e-3) * max(1.0, float(wanted.abs().max())):
+        return None
+    return (
+        f"PEFT makes another network of the adapter: logits of {kind} differ by {difference:.3g}"
+        " from the edited ones"
+    )
 
 
 def _shifts_by_site(network: EditedWeights) -> dict[EditSite, list[SiteEdit]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -27,31 +25,7 @@ from editgym.weights.journal import (
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.state import EditedState, Remembered
-
-
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over the names, types, shapes and bytes of a model's parameters and persistent
-    buffers.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()
-
-
-def _tied_names(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Per name of a state dict, all names of the same tensor: an edit under one name is an edit
-    under all.
-    """
-    groups: dict[object, list[str]] = defaultdict(list)
-    for name, tensor in tensors.items():
-        groups[
-            (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
-        ].append(name)
-    return {name: names for names in groups.values() for name in names}
+from editgym.weights.stored import fingerprint, plain_copy, stored_tensors, tied_names
 
 
 class EditedWeights:
@@ -72,9 +46,11 @@ class EditedWeights:
         self.base = base
         self.sites = tuple(sites)
         self.base_hash = fingerprint(self.base)
-        tensors = dict(self.base.state_dict())
+        # Of a model that is put off to disk the sites' modules stay where they are used.
+        held = [f"{site.name}.{part}" for site in self.sites for part in ("weight", "bias")]
+        tensors = stored_tensors(self.base, held)
         self._tensors: Mapping[str, Tensor] = tensors
-        self._tied = _tied_names(tensors)
+        self._tied = tied_names(self.base)
         self._by_name = {site.name: site for site in self.sites}
         self._base_weights = tuple(site.to_matrix(tensors[site.parameter]) for site in self.sites)
         self._state = self._root = EditedState()  # the root is what the journal begins on
@@ -208,13 +184,10 @@ class EditedWeights:
         raise AssertionError(f"{type(self).__name__} was made with no inputs")
 
     def merged(self) -> nn.Module:
-        """A plain copy of the network with the edits in its weights, trainable like any other."""
-        model = copy.deepcopy(self.base)
-        own = model.state_dict()
-        with torch.no_grad():  # tensor by tensor: there is never more than this one copy
-            for name, tensor in self._state.tensors.items():
-                own[name].copy_(tensor)
-        return model.requires_grad_()
+        """A plain copy of the network with the edits in its weights, trainable like any other; of a
+        model that is spread over devices, in the CPU's memory.
+        """
+        return plain_copy(self.base, self._state.tensors.items()).requires_grad_()
 
     # --- inside -----------------------------------------------------------------------------------
 

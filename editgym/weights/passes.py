@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from editgym.weights.given import check_inputs
 from editgym.weights.hooks import hooked
 from editgym.weights.kv_cache import cache_argument, empty_cache, seem_to_have_seen
 from editgym.weights.layers import LayerStack, Prefix, below_head
 from editgym.weights.site_pass import (
     Injection,
     SitePass,
-    check_inputs,
     edited_output,
     looked_up,
     product,
@@ -30,6 +31,8 @@ from editgym.weights.tokens import TokenBatch
 
 _LEAST_SHARED = 8  # tokens; a second pass for fewer costs more than it saves
 _COMPARED = 3  # texts, and tokens of each
+# What models raise that cannot go on in the middle of a text, or of their layers.
+_CANNOT = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
 
 
 class EditedPasses:
@@ -43,6 +46,7 @@ class EditedPasses:
         model: A causal LM of `transformers`.
         sites: Where it may be edited.
         example: A few texts.
+        tensors: The model's, by name.
 
     Attributes:
         layers: The layers that can be skipped.
@@ -52,9 +56,19 @@ class EditedPasses:
         UnknownSiteError: A site is not given all tokens of every text.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[EditSite],
+        example: TokenBatch,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
         self.model: Any = model
         self.modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in sites}
+        self._base = {
+            site.name: (site.to_matrix(tensors[site.parameter]), tensors.get(f"{site.name}.bias"))
+            for site in sites
+        }
         self.layers = LayerStack(model, sites)
         self.head: str | None = None
         self._sites = {site.name: (index, site) for index, site in enumerate(sites)}
@@ -107,7 +121,7 @@ class EditedPasses:
             rows = (starts + rows).flatten()
             prefix = None if prefix is None else prefix.repeat(candidates)
         if not opening:
-            with self.running(state, run, prefix):
+            with self.running(state, replace(run, texts=ids.shape), prefix):
                 return self._at(ids, rows, positions, self.head in run.injected)
         cache = empty_cache(self.model)
         first = None if prefix is None else prefix.part(len(batch), 0, opening)
@@ -118,8 +132,9 @@ class EditedPasses:
         if prefix is not None:
             seem_to_have_seen(cache, opening, prefix.layer)
             rest = prefix.part(1, opening, None)
-        with self.running(state, run.after(opening), rest):
-            return self._at(ids[:, opening:], rows, positions - opening, cache=cache)
+        ids = ids[:, opening:]
+        with self.running(state, replace(run.after(opening), texts=ids.shape), rest):
+            return self._at(ids, rows, positions - opening, cache=cache)
 
     def shared(self, batch: TokenBatch, injected: Mapping[str, Injection] | None = None) -> int:
         """How many first tokens of a batch's texts go through the model once for all: those that
@@ -169,7 +184,9 @@ class EditedPasses:
         if everywhere or not self._gathers:
             return self._called(self.model, ids, cache).logits[rows, positions]
         hidden = self._hidden(ids, cache)
-        return self.model.get_output_embeddings()(hidden[rows, positions])
+        asked = hidden[rows.to(hidden.device), positions.to(hidden.device)]
+        logits: Tensor = self.model.get_output_embeddings()(asked)
+        return logits.to(ids.device)
 
     def _hidden(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """The last hidden states, (n, length, width)."""
@@ -183,25 +200,21 @@ class EditedPasses:
 
     def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
         index, site = self._sites[name]
-        module = self.modules[name]
+        base, bias = self._base[name]
+        x = x.to(base.device)
         edited = state.tensors.get(site.parameter)
-        out = edited_output(
-            x,
-            site.to_matrix(module.weight),
-            None if edited is None else site.to_matrix(edited),
-            module.bias,
-        )
+        out = edited_output(x, base, None if edited is None else site.to_matrix(edited), bias)
         update = None if run.updates is None else run.updates[index]
         if update is not None:
-            out = out + product(x, update)
+            out = out + product(x, update.to(x.device))
         if name in state.codebooks:
             out = looked_up(x, out, state.codebooks[name])
         if name in run.injected:
-            out = with_injection(out, run.injected[name])
+            out = with_injection(out, run.injected[name], run.texts)
         out = out.to(x.dtype)
         if run.inputs is not None:
             out = out if out.requires_grad else out.detach().requires_grad_()
-            run.inputs[name], run.outputs[name] = x, out
+            run.keep(name, x, out)
             return out.clone()  # some models add to a module's output in place
         return out
 
@@ -213,7 +226,10 @@ class EditedPasses:
         run = SitePass(inputs={})
         with self.running(EditedState(), run):
             gathered = self._at(example.ids, example.rows, example.positions)
-        check_inputs(self._sites, run.inputs or {}, example, self.head)
+        alone = SitePass(inputs={})
+        with self.running(EditedState(), alone):
+            self._hidden(example.ids[-1:, : example.lengths[-1]])
+        check_inputs(self._sites, run.inputs or {}, alone.inputs or {}, example, self.head)
         if self._differ(gathered, plain):
             self._gathers = False
             self._warn(
@@ -247,16 +263,19 @@ class EditedPasses:
         skipped.
         """
         ends = {self.layers.first([name]): name for name in self.layers.ends}
-        return any(
-            self._differ(
-                self.logits(
-                    EditedState(), SitePass(), batch, self.prefix(EditedState(), batch, [name])
-                ),
-                wanted,
+        try:
+            return any(
+                self._differ(
+                    self.logits(
+                        EditedState(), SitePass(), batch, self.prefix(EditedState(), batch, [name])
+                    ),
+                    wanted,
+                )
+                for layer, name in ends.items()
+                if layer
             )
-            for layer, name in ends.items()
-            if layer
-        )
+        except _CANNOT:
+            return True  # its layers hand on more than hidden states
 
     def _continues(self, example: TokenBatch) -> bool:
         """Whether texts that begin alike may go on from one cache, without the lowest layers where
@@ -269,7 +288,7 @@ class EditedPasses:
         try:
             prefix = self.prefix(EditedState(), alike, self.layers.ends[-1:])
             found = self.logits(EditedState(), SitePass(), alike, prefix)
-        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+        except _CANNOT:
             return False  # its cache is of another kind
         return not self._differ(found, self._plain(alike))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editgym.weights.factors import DenseUpdate, Update
+from editgym.weights.given import by_text
 from editgym.weights.journal import Codebook
 from editgym.weights.sites import EditSite, UnknownSiteError
-from editgym.weights.tokens import TokenBatch
 
 
 @dataclass
@@ -92,12 +92,35 @@ class SiteState(NamedTuple):
 
 @dataclass
 class SitePass:
-    """What one forward pass does at the sites beyond the edited weights."""
+    """What one forward pass does at the sites beyond the edited weights.
+
+    Attributes:
+        updates: Further updates, one per site.
+        injected: By site name, what is added to outputs.
+        texts: Shape of the token ids that go in, (n, length), where something is injected.
+        inputs: By site name, what its module was given; None where nobody asks.
+        outputs: By site name, what it gave out, where inputs are kept.
+    """
 
     updates: Sequence[Update | None] | None = None
     injected: Mapping[str, Injection] = field(default_factory=dict)
+    texts: tuple[int, ...] = ()
     inputs: dict[str, Tensor] | None = None
     outputs: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, name: str, x: Tensor, out: Tensor) -> None:
+        """Keep a site's input and output.
+
+        Raises:
+            UnknownSiteError: The site has run before in this pass.
+        """
+        assert self.inputs is not None
+        if name in self.inputs:
+            raise UnknownSiteError(
+                f"site {name}: the model runs it several times in one pass, as where layers are"
+                " gone through again, and such sites are not supported; open others"
+            )
+        self.inputs[name], self.outputs[name] = x, out
 
     def before(self) -> SitePass:
         """What the same pass does at tokens that nothing is asked of."""
@@ -125,12 +148,20 @@ def candidates_of(updates: Sequence[Update | None]) -> int | None:
     return several[0].shape[0] if several else None
 
 
-def with_injection(out: Tensor, injection: Injection) -> Tensor:
-    """The output with the values added at their tokens."""
+def with_injection(out: Tensor, injection: Injection, texts: tuple[int, ...]) -> Tensor:
+    """The output with the values added at their tokens.
+
+    Args:
+        out: (..., out), of all tokens.
+        injection: The values.
+        texts: (n, length), the shape of the batch's token ids.
+    """
     dtype = torch.promote_types(out.dtype, injection.values.dtype)
-    return out.to(dtype).index_put(
-        (injection.rows, injection.positions), injection.values.to(dtype), accumulate=True
+    rows, positions = injection.rows.to(out.device), injection.positions.to(out.device)
+    added = by_text(out.to(dtype), texts).index_put(
+        (rows, positions), injection.values.to(out.device, dtype), accumulate=True
     )
+    return added.view_as(out)
 
 
 def edited_output(x: Tensor, base: Tensor, edited: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -199,47 +230,3 @@ def check_codebook(code: Codebook, site: EditSite) -> None:
             f"codebook: {code.site} takes keys (n, {columns}), values (n, {rows}) and radii (n,),"
             f" got {tuple(code.keys.shape)}, {tuple(code.values.shape)}, {tuple(code.radii.shape)}"
         )
-
-
-def check_inputs(
-    names: Iterable[str], inputs: Mapping[str, Tensor], batch: TokenBatch, head: str | None
-) -> None:
-    """Refuse sites that are not given all tokens of every text: nobody could tell whose those are
-    that they are given.
-
-    Args:
-        names: The sites' names.
-        inputs: By site name, what its module was given, if it ran.
-        batch: The texts.
-        head: Name of the output embedding, which is asked at answer tokens only.
-
-    Raises:
-        UnknownSiteError: There is such a site.
-    """
-    for name in names:
-        if name not in inputs:
-            raise UnknownSiteError(
-                f"site {name}: no token of the example reaches it, as may be with an expert of a "
-                "mixture, and such sites are not supported; open others"
-            )
-        expected = (len(batch.rows),) if name == head else tuple(batch.ids.shape)
-        if (found := tuple(inputs[name].shape[:-1])) != expected:
-            raise UnknownSiteError(
-                f"site {name}: it is given tokens {found} of a batch {tuple(batch.ids.shape)}: this"
-                " model flattens a batch's tokens before it, as OPT's MLP does, or picks some of"
-                " them, as for an expert of a mixture, and such sites are not supported; open"
-                " others"
-            )
-
-
-def at_answers(x: Tensor, batch: TokenBatch) -> Tensor:
-    """(m, width) of (n, length, width), without the tokens that weigh nothing; the head's are
-    (m, width) already, for it is asked at answer tokens only.
-    """
-    at = x if x.ndim == 2 else x[batch.rows, batch.positions]
-    return at if batch.weights is None else at[batch.weights > 0]
-
-
-def counted_rows(batch: TokenBatch) -> Tensor:
-    """The text of every row that `at_answers` gives, (m,)."""
-    return batch.rows if batch.weights is None else batch.rows[batch.weights > 0]

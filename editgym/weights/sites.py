@@ -8,25 +8,37 @@ import difflib
 import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from editgym.weights.text_layers import middle_to_late, of_text, reads_every_token
+
 Kind = Literal["linear", "conv1d", "conv2d"]
 Role = Literal["mlp inputs", "mlp outputs", "attention inputs", "attention outputs"]
 
-MLP_OUTPUTS = ("down_proj", "c_proj", "fc_out", "fc2", "dense_4h_to_h", "wo", "w2")
+MLP_OUTPUTS = (
+    "down_proj",
+    "c_proj",
+    "fc_out",
+    "fc2",
+    "dense_4h_to_h",
+    "wo",
+    "w2",
+    "output_linear",
+)
 RESIDUAL_OUTPUTS = (*MLP_OUTPUTS, "o_proj", "out_proj", "dense")
 
 _MLP_OUTPUT = re.compile(rf"({'|'.join(MLP_OUTPUTS)}|proj_out)$")
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 _ATTENTION_PATH = re.compile(r"(^|[._])(attn|attention)([._]|$)")
 _MLP_PATH = re.compile(
-    r"(^|\.)(mlp|ffn|feed_forward|block_sparse_moe)(\.|$)|(^|\.)(fc2|dense_4h_to_h)$"
+    r"(^|\.)(mlps?|shared_mlp|ffn|feed_forward|block_sparse_moe)(\.|$)"
+    r"|(^|\.)(fc2|dense_4h_to_h)$"
 )
 
 
@@ -186,36 +198,32 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     """Sensible default sites for a classifier or decoder LM that was never seen before.
 
     A network with a stack of MLP blocks (a transformer): the MLP output projections of the
-    middle-to-late third of its layers, where ROME, MEMIT and their successors edit. Otherwise a
-    network with hidden `nn.Linear` layers: the last hidden one. Otherwise (a convolutional network
-    with one linear head): every convolution of the last stage, that is, with as many output
-    channels as the last convolution, kernels larger than 1×1 only.
+    middle-to-late third of its layers, where ROME, MEMIT and their successors edit; of a mixture of
+    experts those of the experts that all tokens share, or where there are none the outputs of
+    attention. Otherwise a network with hidden `nn.Linear` layers: the last hidden one. Otherwise (a
+    convolutional network with one linear head): every convolution of the last stage, that is, with
+    as many output channels as the last convolution, kernels larger than 1×1 only.
 
     Raises:
-        UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs cannot be
-            found.
+        UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs and
+            attention have no outputs that can be found; the message names sites that there are.
     """
-    available = _of_text(model, editable_sites(model))
+    everywhere = {site.name: site for site in editable_sites(model)}
+    available = [everywhere[name] for name in of_text(model, list(everywhere))]
     if not available:
         raise UnknownSiteError(
             f"{type(model).__name__} has no Linear, Conv1D or Conv2d weight to edit"
         )
-    by_layer = _mlp_outputs_by_layer(available)
-    if len(by_layer) >= 2:
-        layers = sorted(by_layer)
-        chosen = layers[len(layers) // 2 : (5 * len(layers) + 5) // 6]
-        return tuple(site for layer in chosen for site in by_layer[layer])
-    if (
-        len(
-            {layer_number(site.name) for site in available if _ATTENTION_PATH.search(site.name)}
-            - {None}
-        )
-        >= 2
-    ):
+    mlps, attention = _by_layer(available, _is_mlp_output), _by_layer(available, _is_in_attention)
+    outputs = _by_layer(available, _is_attention_output)
+    if max(len(mlps), len(outputs)) >= 2:
+        return tuple(everywhere[name] for name in middle_to_late(mlps, outputs))
+    if len(attention) >= 2:
+        among = middle_to_late(attention, {})
         raise UnknownSiteError(
-            f"{type(model).__name__} has layers of attention but no stack of MLPs whose outputs "
-            "could be the default, as where experts are chosen for each token: name sites, for "
-            f"example sites=[{available[-1].name!r}]"
+            f"{type(model).__name__} has layers of attention, but neither a stack of MLPs nor"
+            " outputs of attention that are given every token and could be the default, as where"
+            f" experts are chosen for each token: name sites, for example sites={among[:1]}"
         )
     linear = [site for site in available if site.kind != "conv2d"]
     if len(linear) >= 2:
@@ -229,20 +237,6 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     return (available[-1],)
 
 
-def _of_text(model: nn.Module, sites: Sequence[EditSite]) -> tuple[EditSite, ...]:
-    """The sites in the decoder of a model of text and other things, such as images; all of them of
-    any other model.
-    """
-    config: Any = getattr(model, "config", None)
-    if not hasattr(config, "get_text_config") or config.get_text_config(decoder=True) is config:
-        return tuple(sites)
-    decoder = model.get_decoder()  # type: ignore[operator]
-    inside = [name for name, module in model.named_modules() if module is decoder and name]
-    if not inside:
-        return tuple(sites)
-    return tuple(site for site in sites if site.name.startswith(f"{inside[0]}."))
-
-
 def _kind(module: nn.Module) -> Kind | None:
     if isinstance(module, nn.Linear):
         return "linear"
@@ -253,18 +247,29 @@ def _kind(module: nn.Module) -> Kind | None:
     return None
 
 
-def _mlp_outputs_by_layer(sites: Sequence[EditSite]) -> dict[int, list[EditSite]]:
-    by_layer: dict[int, list[EditSite]] = defaultdict(list)
+def _by_layer(sites: Sequence[EditSite], wanted: Callable[[str], object]) -> dict[int, list[str]]:
+    """Names of the matrices that are given every token and are wanted, by the number of the
+    layer.
+    """
+    found: dict[int, list[str]] = defaultdict(list)
     for site in sites:
         layer = layer_number(site.name)
-        if (
-            layer is not None
-            and site.kind != "conv2d"
-            and _MLP_OUTPUT.search(site.name)
-            and (_MLP_PATH.search(site.name))
-        ):
-            by_layer[layer].append(site)
-    return by_layer
+        usable = site.kind != "conv2d" and reads_every_token(site.name)
+        if layer is not None and usable and wanted(site.name):
+            found[layer].append(site.name)
+    return found
+
+
+def _is_mlp_output(name: str) -> bool:
+    return bool(_MLP_OUTPUT.search(name) and _MLP_PATH.search(name))
+
+
+def _is_in_attention(name: str) -> bool:
+    return bool(_ATTENTION_PATH.search(name))
+
+
+def _is_attention_output(name: str) -> bool:
+    return _is_in_attention(name) and name.rsplit(".", 1)[-1] in RESIDUAL_OUTPUTS
 
 
 def _unknown(pattern: str, available: Sequence[EditSite]) -> str:

@@ -1,6 +1,7 @@
 import copy
 import json
 import sys
+import warnings
 
 import pytest
 import torch
@@ -295,16 +296,87 @@ MOE = {
 }
 
 
-def test_an_adapter_that_peft_makes_something_else_of_is_refused(tmp_path):
-    decoder = edited_lm(small_lm("glm4_moe", **MOE), ["model.layers.*.mlp.shared_experts.*"])
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("an earlier one")
+@pytest.mark.parametrize(
+    ("kind", "settings", "sites"),
+    [
+        ("glm4_moe", MOE | {"n_shared_experts": 1}, "model.layers.*.mlp.shared_experts.*"),
+        ("glm4_moe", MOE, "model.layers.*.mlp.*down_proj"),  # of dense layers too
+        ("qwen2_moe", {"num_experts": 4}, "model.layers.*.mlp.shared_expert.down_proj"),
+        (
+            "qwen3_moe",
+            {"num_experts": 4, "num_experts_per_tok": 2},
+            "model.layers.[12].self_attn.o_proj",
+        ),
+        ("mixtral", {"num_local_experts": 2}, "model.layers.[12].self_attn.*"),
+    ],
+)
+def test_adapters_of_what_peft_takes_for_experts_are_loaded_right(kind, settings, sites, tmp_path):
+    model = small_lm(kind, **settings)
+    model.save_pretrained(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval().requires_grad_(False)
+    decoder = edited_lm(model, [sites])
+    before = decoder.probe(model)
+    decoder.apply(low_rank(decoder.sites[-1], 1, 0.5, step=1))  # of another rank than the others
+    export_adapter(decoder, tmp_path / "adapter")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        loaded = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    torch.testing.assert_close(decoder.probe(loaded), decoder.probe(), rtol=1e-4, atol=1e-4)
+    assert float((before - decoder.probe()).abs().max()) > 0.01
+    merged = loaded.merge_and_unload()
+    torch.testing.assert_close(decoder.probe(merged), decoder.probe(), rtol=1e-4, atol=1e-4)
+
+
+class LoadsLess(peft.PeftModel):
+    """A PEFT that leaves out some of what it is given."""
+
+    left_out, factor = "nothing", 0.0
+
+    @classmethod
+    def from_pretrained(cls, model, folder):
+        loaded = peft.PeftModelForCausalLM.from_pretrained(model, folder)
+        for name, parameter in loaded.named_parameters():
+            if cls.left_out in name and "lora_B" in name:
+                parameter.data *= cls.factor
+        return loaded
+
+
+@pytest.mark.parametrize("factor", [0.0, 1 + 1e-6])
+@pytest.mark.parametrize("there", [False, True])
+def test_an_adapter_that_peft_makes_something_else_of_is_refused(
+    tmp_path, monkeypatch, there, factor
+):
+    """Also where the logits hardly tell."""
+    decoder = edited_lm(small_lm("llama"), ["model.layers.[12].mlp.down_proj"])
+    monkeypatch.setattr(peft, "PeftModel", LoadsLess)
+    monkeypatch.setattr(LoadsLess, "factor", factor)
+    folder = tmp_path / "new" / "adapter"
+    if there:
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("an earlier one")
+    monkeypatch.setattr(LoadsLess, "left_out", "layers.2")
     with pytest.raises(
-        ExportError, match=r"makes another network of the adapter: .*Glm4Moe.*merge"
+        ExportError, match=r"not load the update of model\.layers\.2\.mlp.* into Llama.*merged"
     ):
+        export_adapter(decoder, folder)
+    left = sorted(file.name for file in tmp_path.rglob("*"))
+    assert left == (["adapter", "adapter_config.json", "new"] if there else [])
+    if there:
+        assert (folder / "adapter_config.json").read_text() == "an earlier one"
+    monkeypatch.setattr(LoadsLess, "left_out", "nothing")
+    export_adapter(decoder, folder)
+
+
+def test_an_adapter_that_peft_cannot_load_is_refused(tmp_path, monkeypatch):
+    def fail(model, folder):
+        raise ValueError("no such module")
+
+    decoder = edited_lm(small_lm("llama"), ["model.layers.1.mlp.down_proj"])
+    monkeypatch.setattr(LoadsLess, "from_pretrained", fail)
+    monkeypatch.setattr(peft, "PeftModel", LoadsLess)
+    with pytest.raises(ExportError, match=r"cannot load the adapter into Llama.*: no such module"):
         export_adapter(decoder, tmp_path / "adapter")
-    assert [file.name for file in (tmp_path / "adapter").iterdir()] == ["adapter_config.json"]
-    assert (tmp_path / "adapter" / "adapter_config.json").read_text() == "an earlier one"
+    assert not list(tmp_path.iterdir())
 
 
 def test_exporting_leaves_the_network_as_it_was(editable, make_edit, tmp_path):

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from editgym.weights import Codebook, DenseUpdate, EditSite, LowRankFactors, TokenBatch
+from editgym.weights import Codebook, DenseUpdate, EditSite, LowRankFactors
 from editgym.weights.site_pass import (
     Injection,
-    at_answers,
     candidates_of,
     check_codebook,
     edited_output,
@@ -87,9 +86,19 @@ def test_candidates_are_counted_where_there_are_any():
 def test_injected_values_are_added_in_the_finer_precision():
     out = torch.ones(1, 2, 3, dtype=torch.bfloat16)
     values = torch.full((1, 3), 2**-12)
-    found = with_injection(out, Injection(torch.tensor([0]), torch.tensor([1]), values))
+    injection = Injection(torch.tensor([0]), torch.tensor([1]), values)
+    found = with_injection(out, injection, (1, 2))
     assert found.dtype == torch.float32
     assert found.tolist() == [[[1.0] * 3, [1 + 2**-12] * 3]]
+
+
+def test_values_are_injected_at_their_tokens_also_where_these_are_in_one_row():
+    places = torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])
+    injection = Injection(*places, torch.arange(1.0, 4.0)[:, None])
+    for shape in ((2, 3, 1), (6, 1), (2, 1, 3, 1)):
+        found = with_injection(torch.zeros(shape), injection, (2, 3))
+        assert found.shape == shape
+        assert found.flatten().tolist() == [0, 0, 1, 2, 3, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -103,10 +112,3 @@ def test_an_edited_output_is_the_base_and_the_edit_beside_it(dtype):
     found = edited_output(x, base, base.float() + change, None)
     assert found.tolist() == [[2**-12, 0.0]]
     assert found.dtype == dtype
-
-
-def test_the_heads_rows_are_answers_already():
-    batch = TokenBatch.of([([1, 2], [3]), ([4], [5, 6])])
-    x = torch.arange(18.0).view(2, 3, 3)
-    assert torch.equal(at_answers(x, batch), torch.stack([x[0, 1], x[1, 0], x[1, 1]]))
-    assert torch.equal(at_answers(x[0], batch), x[0])

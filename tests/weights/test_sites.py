@@ -2,8 +2,6 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -239,24 +237,6 @@ def test_sites_are_equal_by_value():
         == EditSite("a", "linear", (2, 3))
         != EditSite("b", "linear", (2, 3))
     )
-
-
-def test_a_mixture_of_experts_has_no_default_sites():
-    config = AutoConfig.for_model(
-        "mixtral",
-        vocab_size=20,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=2,
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(
-        UnknownSiteError, match=r"no stack of MLPs .*name sites, for example sites=\['"
-    ):
-        discover_sites(model)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import OPTConfig, OPTForCausalLM
 
 from agents.editors import covariance as module
 from agents.editors.covariance import covariances, inverse_factor, null_space
@@ -18,7 +19,7 @@ def test_covariance_is_the_mean_of_outer_products_of_inputs(process):
     site, seen = process.sites[-1], []
     language = process.task.language
     handle = language.model.get_submodule(site.name).register_forward_pre_hook(
-        lambda _m, args: seen.append(args[0][0])
+        lambda _m, args: seen.append(args[0].reshape(-1, args[0].shape[-1]))
     )
     left = 300
     for sentence in process.task.text.passages():
@@ -31,6 +32,24 @@ def test_covariance_is_the_mean_of_outer_products_of_inputs(process):
     keys = torch.cat(seen).double()
     assert len(keys) == 300
     assert close(next(covariances(process.task, [site], 300)), keys.mT @ keys / 300, 1e-5)
+
+
+def test_covariance_of_keys_that_come_in_one_row_is_theirs(tokenizer, tmp_path, environment):
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        word_embed_proj_dim=32,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    env = environment(str(tmp_path), ["model.decoder.layers.[12].fc2"])
+    env.reset(seed=0)
+    test_covariance_is_the_mean_of_outer_products_of_inputs(stream_process(env))
 
 
 def test_covariance_is_kept_on_disk_by_model(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from agents.editors.subject_keys import NO_SUBJECT, find_subject
+from agents.editors.stream import stream_process
+from agents.editors.subject_keys import NO_SUBJECT, find_subject, read_states
 from agents.protocol import Unsupported
 from editgym.weights import EditJournal, Skip
 
@@ -122,35 +123,80 @@ def test_by_default_sites_that_qualify_are_edited(
         }
 
 
-def gemma(tokenizer, folder):
-    """Of Gemma 2's shape: it normalises what an MLP gives before it adds it."""
+def small(kind, tokenizer, folder, **settings):
+    """The folder of a small model of a kind."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "gemma2",
+        kind,
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=4,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=16,
         max_position_embeddings=128,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **settings,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_models_that_change_what_a_site_adds_are_refused(
-    tokenizer,
-    tmp_path,
-    name,
-    environment,
-    editor,
+CHANGED = {
+    "gemma2": ({"head_dim": 16}, "mlp.down_proj", "its layer changes it, .* normalise it"),
+    "granite": (
+        {"residual_multiplier": 0.22},
+        "mlp.down_proj",
+        r"its layer multiplies it by 0\.22, as Granite",
+    ),
+    "qwen2_moe": (
+        {"num_experts": 3, "num_experts_per_tok": 2, "initializer_range": 0.5},
+        "mlp.shared_expert.down_proj",
+        "multiplies it by a number of each token's own, as Qwen2-MoE gates",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "gemma2") for name in NAMES), ("memit", "granite"), ("rome", "qwen2_moe")],
+)
+@pytest.mark.filterwarnings("ignore:.*logits are computed at every token")
+def test_models_that_change_what_a_site_adds_are_refused_with_the_true_reason(
+    tokenizer, tmp_path, kind, name, environment, editor
 ):
-    with pytest.raises(Unsupported, match=r"layers.1.mlp.down_proj.* is not what their layers add"):
-        editor(name).edit(environment(gemma(tokenizer, tmp_path)))
+    settings, output, reason = CHANGED[kind]
+    folder = small(kind, tokenizer, tmp_path, **settings)
+    with pytest.raises(Unsupported, match=rf"layers\.\d\.{output} gives out is not .*{reason}"):
+        editor(name).edit(environment(folder, [f"model.layers.[01].{output}"]))
+
+
+@pytest.mark.parametrize("name", ["rome", "memit_seq"])
+def test_models_that_put_all_tokens_in_one_row_are_edited(
+    tokenizer, tmp_path, name, environment, editor
+):
+    folder = small("opt", tokenizer, tmp_path, ffn_dim=64, word_embed_proj_dim=32)
+    env = environment(folder, ["model.decoder.layers.[01].fc2"], horizon=1)
+    env.reset(seed=0)
+    process, agent = stream_process(env), editor(name)
+    asked = process.requests
+    site = process.sites[1]
+    batch = agent.subject_batch(process, asked)
+    keys, hidden = read_states(process.decoder, batch, site, site)
+    language, seen = process.task.language, []
+    fc2 = language.model.get_submodule(site.name)
+    handle = fc2.register_forward_pre_hook(lambda _module, x: seen.append(x[0]))
+    with torch.no_grad():
+        for row in range(len(batch.texts)):
+            language.model(input_ids=batch.texts.ids[row : row + 1])
+    handle.remove()
+    texts = zip(seen, batch.positions, strict=True)
+    plain = batch.means(torch.stack([x[position] for x, position in texts]))
+    torch.testing.assert_close(keys, plain, rtol=1e-4, atol=1e-5)
+    assert hidden.shape == (len(asked), 32)
+    journal = agent.edit(env)
+    assert {entry.site for entry in journal} <= {one.name for one in process.sites}
+    assert all(float(entry.update.matrix().norm()) > 0 for entry in journal)
