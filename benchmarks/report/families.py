@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from editgym.metrics.recovery import RECOVERED, SCALES, WORST
+
 Direction = Literal["higher", "lower"]
 Metrics = Mapping[str, float | None]
 
 SCORE = "harmonic_mean"  # what agents are sorted and ranked by
 BEFORE = "_before"  # ends the name of what was measured before the edit
-_ABBREVIATIONS = ("MIA", "KL", "TF", "AUC", "FPED", "FNED", "BPSN", "BNSP")
+_ABBREVIATIONS = ("MIA", "TPR", "CKA", "KL", "TF", "AUC", "FPED", "FNED", "BPSN", "BNSP")
 _WRITTEN = {word.lower(): word for word in _ABBREVIATIONS}
 
 
@@ -75,6 +77,19 @@ def _measured(
     return found
 
 
+def _attacks() -> dict[str, Direction | None]:
+    """What attacks on forgetting reach, and the shares that they recover.
+
+    Only shares have a better side: a network that never saw the class is what an edit should look
+    like, and attacks do not reach nothing against it.
+    """
+    return {
+        **_measured(WORST, *(name + RECOVERED for name in SCALES), better="lower"),
+        **_measured(*SCALES, better=None, before=True),
+        **_measured("logit_attack_accuracy", better=None),
+    }
+
+
 def _harmonic(parts: Iterable[float | None]) -> float | None:
     every = list(parts)
     known = [part for part in every if part is not None]
@@ -102,6 +117,7 @@ UNLEARNING = Family(
         **_measured("probe_accuracy", better="lower", before=True),
         **_measured("relearn_steps", better="higher"),
         **_measured("oracle_gap", better="lower"),
+        **_attacks(),
         **_measured("weights_changed", "weights_changed_norm", better=None),
     },
     _unlearning_score,
@@ -125,6 +141,18 @@ DEBIASING = Family(
     ("general_accuracy", "unbiased_accuracy"),
     ("general_accuracy", "unbiased_accuracy"),
 )
+BACKDOOR = Family(
+    "backdoor",
+    {
+        **_measured("clean_accuracy", better="higher", before=True),
+        **_measured("attack_success_rate", better="lower", before=True),
+        **_measured("triggered_accuracy", better="higher", before=True),
+    },
+    lambda metrics: _harmonic(metrics.get(key) for key in ("clean_accuracy", "triggered_accuracy")),
+    "accuracy on clean and on triggered images",
+    ("clean_accuracy", "attack_success_rate"),
+    ("clean_accuracy", "attack_success_rate"),
+)
 KNOWLEDGE = Family(
     "knowledge",
     {
@@ -145,7 +173,9 @@ KNOWLEDGE = Family(
     ("locality", "reliability"),
     ("reliability", "generalization", "locality"),
 )
-FAMILIES: dict[str, Family] = {family.name: family for family in (UNLEARNING, DEBIASING, KNOWLEDGE)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (UNLEARNING, BACKDOOR, DEBIASING, KNOWLEDGE)
+}
 
 
 def parse(key: str, family: str | None = None) -> Key:

@@ -118,6 +118,8 @@ WORLDS = (
         for task in ("debiasing/templates", "debiasing/toxicity")
     ),
 )
+# What attacks recover of the edits of all agents: rows of `WORLDS` that are older lack it.
+ATTACKS = (Entry("ShiftWorld-v0", "unlearning/digits", ALL_UNLEARNING_AGENTS),)
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every
 # class.
 PAPER = (

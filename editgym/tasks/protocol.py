@@ -4,7 +4,7 @@ metrics on test data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from editgym.data.images import Labelled
+from editgym.metrics.classification import right_class
 from editgym.weights import EditableNetwork, EditJournal, Rank
 
 Signal = Literal["probability", "accuracy"]
+Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Task(Protocol):
 
     Rewards come from `pool`, which is the *policy* split; `evaluate` uses the *test* split. The two
     share no sample.
+
+    A task may also have a method `score(logits, labels)`: what a sample is worth (`score_of`). With
+    it, outputs and labels can be anything: numbers, several labels each, a class for every pixel.
 
     Attributes:
         name: The task's name in the catalogue.
@@ -103,3 +108,44 @@ def network_of(networks: tuple[EditableNetwork, ...], journal: EditJournal) -> E
     network = (own or networks)[0].fresh()
     network.replay(journal)
     return network
+
+
+def score_of(task: Task) -> Score:
+    """What a sample of a task is worth, as a function of logits and labels: `task.score` where it
+    has one, else `right_class`, the probability of the right class and whether it is predicted.
+
+    A reward set's score is the mean worth of its samples (`signal="probability"`) or the mean
+    correctness (`signal="accuracy"`), and its accuracy in infos and reports is the mean
+    correctness. All of an environment uses it: steps, vectors of candidates, gradients.
+
+    A task's own function gets logits (..., n, *out) and labels (..., n, *kind), both with the same
+    leading dimensions, such as candidates and samples, and returns worth and correctness, (..., n)
+    each. A gradient can be taken where worth is differentiable in the logits; correctness is 0, 1
+    or, where a sample has many answers, a share.
+
+    Raises:
+        ValueError: From the function, where `task.score` returns something of another form.
+    """
+    own: Score | None = getattr(task, "score", None)
+    if own is None:
+        return right_class
+    kind = task.pool.labels.dim() - 1
+
+    def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        each = labels.shape[: labels.dim() - kind]
+        found = own(logits, labels)
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in found]
+        if shapes != [tuple(each)] * 2:
+            raise ValueError(
+                f"{task.name}: score must return worth and correctness of each sample, two tensors"
+                f" of shape {tuple(each)} for logits {tuple(logits.shape)} and labels"
+                f" {tuple(labels.shape)}; got {shapes}"
+            )
+        return found
+
+    return checked
+
+
+def correctness(task: Task, logits: Tensor, labels: Tensor) -> float:
+    """The accuracy of logits as the task scores them; nan for no sample."""
+    return float(score_of(task)(logits, labels)[1].double().mean())

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from editgym.data.images import Labelled
-from editgym.metrics.classification import accuracy, weights_changed
+from editgym.metrics.attacks import Target, attacks
+from editgym.metrics.classification import weights_changed
 from editgym.metrics.privacy import Evidence, forgetting_checks, oracle_gap
-from editgym.tasks.protocol import Goal, RewardDefaults, network_of
+from editgym.metrics.recovery import SCALES, recovered
+from editgym.tasks.protocol import Goal, RewardDefaults, correctness, network_of
 from editgym.tasks.splits import Splits
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
@@ -137,7 +139,7 @@ class UnlearningTask:
     def accuracies(self, network: EditableNetwork, goal: int = 0) -> dict[str, float]:
         """`retain_accuracy`, `forget_accuracy` and `test_accuracy` of a network, on test data."""
         return {
-            f"{name}_accuracy": accuracy(network.logits(data.inputs), data.labels)
+            f"{name}_accuracy": correctness(self, network.logits(data.inputs), data.labels)
             for name, data in self.test_sets(goal).items()
         }
 
@@ -148,9 +150,11 @@ class UnlearningTask:
         The checks (`editgym.metrics.privacy`): can membership in the training data be told for the
         forgotten data, do the features still tell the forgotten class, in how many steps is it
         relearned, and how far is all that from the network that never saw it. That network is
-        trained at first use. None: the probe where samples are forgotten; the gap where nothing can
-        be retrained; gap and membership for all but the first of several networks, whose training
-        data are not this task's.
+        trained at first use. The attacks (`editgym.metrics.attacks`): what it takes to have the
+        forgotten back, and the share that each recovers. None: the probe and the logit attack where
+        samples are forgotten; the gap where nothing can be retrained, where shares count from
+        chance; gap and membership for all but the first of several networks, whose training data
+        are not this task's.
 
         Raises:
             JournalError: The journal belongs to none of the task's networks.
@@ -162,10 +166,11 @@ class UnlearningTask:
         share, norm = weights_changed(
             network.parameters_changed.values(), unedited.state_dict().values()
         )
-        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy")
+        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", *SCALES)
         return (
             metrics
             | {f"{name}_before": before[name] for name in kept}
+            | recovered(metrics, before, oracle)
             | {
                 "oracle_gap": None if oracle is None else oracle_gap(metrics, oracle),
                 "weights_changed": share,
@@ -203,8 +208,18 @@ class UnlearningTask:
             members=self.model_split(goal)[1] if own else None,
             others=sets["forget"] if self.samples is None else self.splits.test,
         )
-        return self.accuracies(network, goal) | forgetting_checks(
-            network.merged(), evidence, forget_before
+        target = Target(
+            sets["forget"],
+            sets["retain"],
+            () if self.samples is not None else self.forget[goal],
+            self.pool[members["forget"]],
+            evidence.members,
+            evidence.others,
+        )
+        return (
+            self.accuracies(network, goal)
+            | forgetting_checks(network.merged(), evidence, forget_before)
+            | attacks(network.merged(), network.fresh().merged(), target)
         )
 
     def _is_forgotten(self, labels: Tensor, classes: Sequence[int]) -> Tensor:
