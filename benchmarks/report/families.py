@@ -101,9 +101,18 @@ def _unlearning_score(metrics: Metrics) -> float | None:
     2024, "Continual Forgetting for Pre-trained Vision Models", arXiv 2403.11530), so that no side
     of the trade-off can buy the other.
     """
-    after, before = metrics.get("forget_accuracy"), metrics.get("forget_accuracy_before")
-    drop = None if after is None or before is None else max(0.0, before - after)
-    return _harmonic((metrics.get("retain_accuracy"), drop))
+    return _harmonic((metrics.get("retain_accuracy"), _drop(metrics, "forget_accuracy")))
+
+
+def _backdoor_score(metrics: Metrics) -> float | None:
+    """Harmonic mean of clean accuracy and the drop in the attack's success, as in unlearning."""
+    return _harmonic((metrics.get("clean_accuracy"), _drop(metrics, "attack_success_rate")))
+
+
+def _drop(metrics: Metrics, key: str) -> float | None:
+    """By how much a metric has fallen, at least 0."""
+    after, before = metrics.get(key), metrics.get(key + BEFORE)
+    return None if after is None or before is None else max(0.0, before - after)
 
 
 UNLEARNING = Family(
@@ -146,10 +155,11 @@ BACKDOOR = Family(
     {
         **_measured("clean_accuracy", better="higher", before=True),
         **_measured("attack_success_rate", better="lower", before=True),
-        **_measured("triggered_accuracy", better="higher", before=True),
+        # A square that hides a corner costs some accuracy even where it means nothing.
+        **_measured("triggered_accuracy", better=None, before=True),
     },
-    lambda metrics: _harmonic(metrics.get(key) for key in ("clean_accuracy", "triggered_accuracy")),
-    "accuracy on clean and on triggered images",
+    _backdoor_score,
+    "clean accuracy and the drop in attack success rate",
     ("clean_accuracy", "attack_success_rate"),
     ("clean_accuracy", "attack_success_rate"),
 )

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editgym.data.images import Labelled
 from editgym.metrics.classification import right_class
@@ -98,6 +98,32 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Unlearnable(Task, Protocol):
+    """A task whose networks were trained on data that can be divided into what they should keep
+    and what they should forget: what the unlearning algorithms need.
+
+    Attributes:
+        n_classes: Number of classes.
+        retrain: What trains the oracle; None where it cannot be trained.
+    """
+
+    n_classes: int
+    retrain: Callable[..., nn.Module] | None
+
+    def model_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """(retain, forget): the network's own training data, with classes as labels, divided by a
+        goal.
+        """
+        ...
+
+    def oracle(self, index: int, goal: int = 0) -> nn.Module | None:
+        """The network of the given index, retrained without what is to be forgotten; None where it
+        cannot be.
+        """
+        ...
+
+
 def network_of(networks: tuple[EditableNetwork, ...], journal: EditJournal) -> EditableNetwork:
     """A fresh one of `networks`, the one that a journal was recorded on, with the journal replayed.
 
@@ -110,7 +136,7 @@ def network_of(networks: tuple[EditableNetwork, ...], journal: EditJournal) -> E
     return network
 
 
-def score_of(task: Task) -> Score:
+def score_of(task: Any) -> Score:
     """What a sample of a task is worth, as a function of logits and labels: `task.score` where it
     has one, else `right_class`, the probability of the right class and whether it is predicted.
 
@@ -122,6 +148,9 @@ def score_of(task: Task) -> Score:
     leading dimensions, such as candidates and samples, and returns worth and correctness, (..., n)
     each. A gradient can be taken where worth is differentiable in the logits; correctness is 0, 1
     or, where a sample has many answers, a share.
+
+    Args:
+        task: A `Task`, whatever it has as properties.
 
     Raises:
         ValueError: From the function, where `task.score` returns something of another form.
@@ -146,6 +175,6 @@ def score_of(task: Task) -> Score:
     return checked
 
 
-def correctness(task: Task, logits: Tensor, labels: Tensor) -> float:
+def correctness(task: Any, logits: Tensor, labels: Tensor) -> float:
     """The accuracy of logits as the task scores them; nan for no sample."""
     return float(score_of(task)(logits, labels)[1].double().mean())
