@@ -22,6 +22,7 @@ SUITES = {
         Suite("full", 10, (*worlds.WORLDS, *lifelong.LIFELONG)),
         Suite("paper", 10, worlds.PAPER),
         Suite("attacks", 5, worlds.ATTACKS),
+        Suite("backdoor", 10, worlds.BACKDOOR),
         Suite("lifelong-ablations", 3, lifelong.ABLATION_STREAMS),
         Suite("lifelong-checkpoints", 3, lifelong.CHECKPOINTS),
         Suite("smollm2", 5, smollm2.STREAMS),
