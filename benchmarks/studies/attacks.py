@@ -59,7 +59,7 @@ def tables(rows: Sequence[Row]) -> str:
     families: dict[str, list[Row]] = {}
     for row in rows:
         found = family_of(key for key, value in row["metrics"].items() if value is not None)
-        if row["status"] == "finished" and found in COLUMNS:
+        if row["status"] == "finished" and found is not None and found in COLUMNS:
             families.setdefault(found, []).append(row)
     parts = []
     for name, own in families.items():

@@ -111,6 +111,13 @@ class BackdoorTask:
         model, kept = self.splits.model, _others(len(self.splits.model), self.poisoned)
         return model[kept], poison(model[self.poisoned])
 
+    def validation_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """(retain, forget): the validation split, and its images of other classes with the trigger
+        and the attacker's label.
+        """
+        data = self.splits.validation
+        return data, poison(data[data.labels != TARGET])
+
     def oracle(self, index: int, goal: int = 0) -> nn.Module | None:
         """The network, trained without the poisoned images; it is trained at first use."""
         return None if self.retrain is None else self.retrain()

@@ -117,6 +117,12 @@ class Unlearnable(Task, Protocol):
         """
         ...
 
+    def validation_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """The same of data that no network was trained on and no report uses, to choose settings
+        on; where training samples are forgotten these are the second part.
+        """
+        ...
+
     def oracle(self, index: int, goal: int = 0) -> nn.Module | None:
         """The network of the given index, retrained without what is to be forgotten; None where it
         cannot be.

@@ -115,6 +115,16 @@ class UnlearningTask:
         forgotten = self._is_forgotten(self.splits.model.labels, self.forget[goal])
         return self.splits.model[~forgotten], self.splits.model[forgotten]
 
+    def validation_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """(retain, forget): the validation split, divided by a goal; where samples are forgotten
+        these are the second part.
+        """
+        data = self.splits.validation
+        if self.samples is not None:
+            return data, self.model_split(goal)[1]
+        forgotten = self._is_forgotten(data.labels, self.forget[goal])
+        return data[~forgotten], data[forgotten]
+
     def test_sets(self, goal: int = 0) -> dict[str, Labelled]:
         """What reports are made on: `retain` and `forget`, and `test` as a whole."""
         test = self.splits.test

@@ -70,6 +70,16 @@ def test_rewards_use_no_test_image(task):
     assert not rows(task.model_split()[0]) & (rows(test) | rows(task.splits.policy))
 
 
+def test_settings_are_chosen_on_the_validation_split(task):
+    retain, forget = task.validation_split()
+    validation = task.splits.validation
+    others = validation[validation.labels != backdoor.TARGET]
+    assert torch.equal(retain.inputs, validation.inputs)
+    assert torch.equal(retain.labels, validation.labels)
+    assert torch.equal(forget.inputs, backdoor.with_trigger(others.inputs))
+    assert (forget.labels == backdoor.TARGET).all()
+
+
 def test_reward_sets_are_the_policy_split_with_and_without_the_trigger(task):
     (goal,) = task.goals
     clean, triggered = (task.pool[goal.members[name]] for name in task.set_names)
