@@ -167,8 +167,8 @@ CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "salun-site": {"epochs": 1, "learning_rate": 3e-4},
         "scrub-site": {"epochs": 1, "learning_rate": 0.03, "ascent_epochs": 1, "gamma": 5.0},
     },
-    # Fine-tuning by the harmonic mean of clean accuracy and drop in the attack's success; the others
-    # as on digits, whose networks and images these are.
+    # Fine-tuning by the harmonic mean of clean accuracy and drop in the attack's success; the rest
+    # is that of digits, whose kind of network and images these are.
     "unlearning/backdoor": {
         "fine_tune": {"epochs": 50, "learning_rate": 0.03},
         "gradient_ascent": {"epochs": 3, "learning_rate": 3e-3},
