@@ -23,12 +23,12 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 @dataclass(frozen=True)
 class Labelled:
-    """Inputs and their classes.
+    """Inputs and their labels.
 
     Attributes:
         inputs: (n, ...) of the type that the network takes: images float32, bags of words uint8,
             tokens int64.
-        labels: (n,) int64.
+        labels: Classes, (n,) int64; or whatever a task's own `score` takes, (n, ...).
     """
 
     inputs: Tensor
