@@ -152,11 +152,13 @@ def test_its_family_ranks_by_clean_accuracy_and_the_drop_in_the_attacks_success(
     assert families.score(found, "backdoor") == 0
 
 
-def test_fine_tuning_on_clean_images_and_retraining_remove_it():
+@pytest.mark.parametrize(
+    "agent", ["fine_tune", pytest.param("retrain", marks=pytest.mark.slow, id="retrain, slow")]
+)
+def test_fine_tuning_on_clean_images_and_retraining_remove_it(agent):
     env = gym.make("editgym:ShiftWorld-v0", task="unlearning/backdoor")
-    for name, settings in (("fine_tune", {"epochs": 50, "learning_rate": 0.03}), ("retrain", {})):
-        agent = make_agent(name, **settings)
-        agent.learn(env.spec, Budget(), seed=0)
-        metrics = env.unwrapped.evaluate(agent.edit(env)).metrics
-        assert metrics["attack_success_rate"] < 0.1, name
-        assert metrics["clean_accuracy"] > 0.9, name
+    made = make_agent(agent)
+    made.learn(env.spec, Budget(), seed=0)
+    metrics = env.unwrapped.evaluate(made.edit(env)).metrics
+    assert metrics["attack_success_rate"] < 0.1
+    assert metrics["clean_accuracy"] > 0.94

@@ -206,3 +206,18 @@ def test_tuples_of_a_suite_are_the_lists_of_its_rows(make_row):
     ]
     assert group_rows(rows)[0].title.startswith("All")
     assert len(group_rows(rows, lambda suite: entries)) == 2
+
+
+def test_rows_that_are_older_than_the_attacks_show_them_as_missing(make_row):
+    old = {"retain_accuracy": 0.9, "forget_accuracy": 0.0, "forget_accuracy_before": 1.0}
+    rows = [
+        make_row(agent="ppo", metrics=old),
+        make_row(agent="cmaes", metrics={**old, "worst_attack": 0.5}),
+    ]
+    (group,) = group_rows(rows)
+    table = group_table(group)
+    place = [column.label for column in table.columns].index("worst attack ↓")
+    assert {line[1].text: line[place].text for line in table.lines} == {
+        "ppo": "—",
+        "cmaes": "0.500",
+    }

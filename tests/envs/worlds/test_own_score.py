@@ -91,7 +91,7 @@ def test_a_differentiable_step_follows_the_worth(make, path, actions):
     assert gradient.abs().max() > 0
     twin = make("ShiftWorld-v0", task=path)
     twin.reset(seed=0)
-    assert twin.step(action.detach().numpy())[1] == pytest.approx(float(reward), abs=1e-6)
+    assert twin.step(action.detach().numpy())[1] == pytest.approx(float(reward.detach()), abs=1e-6)
 
 
 def test_evaluation_uses_it(make, path):
