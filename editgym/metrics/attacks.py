@@ -61,9 +61,8 @@ class Target:
 
 
 def attacks(model: nn.Module, unedited: nn.Module, target: Target) -> dict[str, float | None]:
-    """What each attack reaches against a network, by the metrics of
-    `editgym.metrics.recovery.SCALES`, and
-    `logit_attack_accuracy`.
+    """What each attack reaches against a network: the metrics of `editgym.metrics.recovery.SCALES`,
+    and `logit_attack_accuracy`.
 
     Args:
         model: Images -> logits, in evaluation mode; it is left as it is.

@@ -169,7 +169,8 @@ def score_of(task: Any) -> Score:
     def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         each = labels.shape[: labels.dim() - kind]
         found = own(logits, labels)
-        shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in found]
+        parts = found if isinstance(found, tuple) else (found,)
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in parts]
         if shapes != [tuple(each)] * 2:
             raise ValueError(
                 f"{task.name}: score must return worth and correctness of each sample, two tensors"

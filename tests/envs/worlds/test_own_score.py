@@ -113,6 +113,15 @@ def test_a_score_of_another_form_is_an_error(make, actions):
         score_of(task)(task.networks[0].logits(task.pool.inputs), task.pool.labels)
 
 
+def test_a_worth_without_a_correctness_is_an_error():
+    task = regression()
+    outputs, labels = task.networks[0].logits(task.pool.inputs), task.pool.labels
+    for score in (lambda own, _: own.squeeze(-1), lambda own, _: own.mean(), lambda *_: (1.0, 0.0)):
+        task.score = score
+        with pytest.raises(ValueError, match="score must return worth and correctness"):
+            score_of(task)(outputs, labels)
+
+
 def test_without_one_it_is_the_probability_of_the_right_class():
     assert score_of(make_task("unlearning/digits")) is right_class
     assert score_of(make_task("debiasing/templates")) is right_class
