@@ -118,9 +118,6 @@ WORLDS = (
         for task in ("debiasing/templates", "debiasing/toxicity")
     ),
 )
-# What attacks recover of the edits of all agents: rows of `WORLDS` that are older lack it.
-ATTACKS = (Entry("ShiftWorld-v0", "unlearning/digits", ALL_UNLEARNING_AGENTS),)
-BACKDOOR = tuple(Entry(world, "unlearning/backdoor", UNLEARNING_AGENTS) for world in _ENVIRONMENTS)
 # The experiments of Malik (2026) on MNIST: the under-trained network, episode lengths, and every
 # class.
 PAPER = (
@@ -145,3 +142,6 @@ PAPER = (
         for world in _ENVIRONMENTS
     ),
 )
+# What attacks recover of the edits of all agents: rows of `WORLDS` that are older lack it.
+ATTACKS = (Entry("ShiftWorld-v0", "unlearning/digits", ALL_UNLEARNING_AGENTS),)
+BACKDOOR = tuple(Entry(world, "unlearning/backdoor", UNLEARNING_AGENTS) for world in _ENVIRONMENTS)

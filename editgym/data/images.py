@@ -23,12 +23,12 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 @dataclass(frozen=True)
 class Labelled:
-    """Inputs and their labels.
+    """Inputs and their classes.
 
     Attributes:
         inputs: (n, ...) of the type that the network takes: images float32, bags of words uint8,
             tokens int64.
-        labels: Classes, (n,) int64; or whatever a task's own `score` takes, (n, ...).
+        labels: (n,) int64.
     """
 
     inputs: Tensor

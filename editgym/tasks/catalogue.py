@@ -22,9 +22,9 @@ from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 TASKS: dict[str, str] = {
     "unlearning/digits": "editgym.tasks.images:digits",
+    "unlearning/backdoor": "editgym.tasks.backdoor:backdoor",
     "unlearning/mnist": "editgym.tasks.images:mnist",
     "unlearning/cifar10": "editgym.tasks.images:cifar10",
-    "unlearning/backdoor": "editgym.tasks.backdoor:backdoor",
     "unlearning/custom": "editgym.tasks.images:custom",
     "debiasing/templates": "editgym.tasks.texts:templates",
     "debiasing/toxicity": "editgym.tasks.texts:toxicity",

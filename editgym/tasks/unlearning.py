@@ -157,14 +157,16 @@ class UnlearningTask:
         """The leaderboard's metrics, on the test split: accuracies before and after, and whether
         forgetting is real.
 
+        The attacks (`editgym.metrics.attacks`): what it takes to have the forgotten back, and the
+        share that each recovers, from chance where nothing can be retrained. None: the logit attack
+        where samples are forgotten.
+
         The checks (`editgym.metrics.privacy`): can membership in the training data be told for the
         forgotten data, do the features still tell the forgotten class, in how many steps is it
         relearned, and how far is all that from the network that never saw it. That network is
-        trained at first use. The attacks (`editgym.metrics.attacks`): what it takes to have the
-        forgotten back, and the share that each recovers. None: the probe and the logit attack where
-        samples are forgotten; the gap where nothing can be retrained, where shares count from
-        chance; gap and membership for all but the first of several networks, whose training data
-        are not this task's.
+        trained at first use. None: the probe where samples are forgotten; the gap where nothing can
+        be retrained; gap and membership for all but the first of several networks, whose training
+        data are not this task's.
 
         Raises:
             JournalError: The journal belongs to none of the task's networks.

@@ -207,8 +207,8 @@ class Scorer:
     def _reference(self, index: int) -> _Reference:
         if index not in self._references:
             network = self.task.networks[index]
-            pool = self.task.pool
-            correct = self._score(network.logits(pool.inputs), pool.labels)[1]
+            logits = network.logits(self.task.pool.inputs)
+            correct = self._score(logits, self.task.pool.labels)[1]
             self._references[index] = _Reference(
                 network.activations(self.task.pool.inputs), correct
             )
