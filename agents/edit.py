@@ -244,13 +244,15 @@ def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path
 
 def before_after(metrics: Mapping[str, float | None]) -> str:
     """The metrics as a table with a column before and one after."""
-    lines = [f"{'':24}{'before':>10}{'after':>10}"]
+    names = [name for name in metrics if not name.endswith("_before")]
+    width = max([24, *(len(name) + 1 for name in names)])
+    lines = [f"{'':{width}}{'before':>10}{'after':>10}"]
     for name, value in metrics.items():
         cells = [metrics.get(f"{name}_before"), value]
         if name.endswith("_before") or cells == [None, None]:
             continue
         lines.append(
-            f"{name:24}"
+            f"{name:{width}}"
             + "".join(f"{'' if cell is None else format(cell, '.4f'):>10}" for cell in cells)
         )
     return "\n".join(lines)

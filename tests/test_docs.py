@@ -3,6 +3,7 @@ without data sets."""
 
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +81,13 @@ def test_the_python_blocks_of_a_page_run(page, working_directory, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("README.md", 3), ("docs/worlds.md", 12), ("docs/lifelong.md", 9)]
+    ("page", "least"),
+    [
+        ("README.md", 3),
+        ("docs/worlds.md", 12),
+        ("docs/lifelong.md", 9),
+        ("docs/backdoor.md", 6),
+    ],
 )
 def test_blocks_are_found(page, least):
     assert sum(block.runs for block in blocks((ROOT / page).read_text(encoding="utf-8"))) >= least
@@ -123,6 +130,26 @@ def test_a_block_that_fails_names_its_line(tmp_path):
     with pytest.raises(NameError) as failure:
         run(page, tmp_path)
     assert failure.traceback[-1].lineno + 1 == 13
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_run_in_the_readers_folder(working_directory, monkeypatch):
+    monkeypatch.setenv("EDITGYM_DATA", str(working_directory / "no data"))
+    page = (ROOT / "docs" / "backdoor.md").read_text(encoding="utf-8")
+    for block in blocks(page):
+        if named := _FILE_NAME.match(block.code):
+            (working_directory / named[1]).write_text(block.code, encoding="utf-8")
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    for command in commands.splitlines():
+        words = command.split()
+        assert words.pop(0) == "python"
+        done = subprocess.run(
+            [sys.executable, *words], cwd=working_directory, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    table = (working_directory / "runs" / "backdoor" / "LEADERBOARD.md").read_text("utf-8")
+    assert "| flipped share ↓ |" in table
+    assert "2 of 2 rows reproduced" in done.stdout
 
 
 @pytest.mark.parametrize("suite", SUITES)

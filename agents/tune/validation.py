@@ -23,7 +23,7 @@ from agents.protocol import Agent, Budget, Unsupported
 from agents.tune.space import Chosen
 from editgym.envs.protocol import edit_env, is_stream, open_env, stream_env
 from editgym.metrics.classification import accuracy
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.protocol import Unlearnable
 from editgym.weights import EditableNetwork
 
 _STREAM_SEEDS, _MODEL_SEEDS = 1_000, 10  # and up: no report uses these
@@ -183,7 +183,7 @@ class UnlearningValidation(Validation):
         self.steps = len(self._networks)
         self.env = gym.make(subject.spec(**self._networks[0]))
         task = open_env(self.env).task
-        if not isinstance(task, UnlearningTask) or task.samples is not None:
+        if not isinstance(task, Unlearnable) or getattr(task, "samples", None) is not None:
             raise Unsupported(
                 f"{task.name} has no validation score: settings are tuned on streams of facts, and"
                 " on unlearning of classes"
@@ -210,7 +210,7 @@ class UnlearningValidation(Validation):
             agent.learn(spec, self._budget, self._seed)
             with closing(gym.make(spec)) as env:
                 env.reset(seed=self._seed)
-                task: UnlearningTask = open_env(env).task
+                task: Unlearnable = open_env(env).task
                 network = task.networks[0].fresh()
                 _, forget_before = validation_accuracies(task, network)
                 network.replay(agent.edit(env))
@@ -237,11 +237,9 @@ def validation_of(subject: Subject, episodes: int, seed: int, budget: Budget) ->
     return kind(subject, episodes, seed, budget)
 
 
-def validation_accuracies(task: UnlearningTask, network: EditableNetwork) -> tuple[float, float]:
+def validation_accuracies(task: Unlearnable, network: EditableNetwork) -> tuple[float, float]:
     """Accuracies (retain, forget) of a network on the validation split."""
-    data = task.splits.validation
-    forgotten = torch.isin(data.labels, torch.tensor(task.forget[0], device=data.labels.device))
-    kept, gone = data[~forgotten], data[forgotten]
+    kept, gone = task.validation_split()
     return accuracy(network.logits(kept.inputs), kept.labels), accuracy(
         network.logits(gone.inputs), gone.labels
     )

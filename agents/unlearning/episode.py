@@ -6,20 +6,21 @@ import gymnasium as gym
 
 from agents.episodes import task_of
 from editgym.envs.protocol import open_env
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.protocol import Unlearnable
 from editgym.weights import EditableNetwork
 
 
-def unlearning_task(env: gym.Env) -> UnlearningTask:
+def unlearning_task(env: gym.Env) -> Unlearnable:
     """The environment's task.
 
     Raises:
         Unsupported: It is not an unlearning task.
     """
-    return task_of(env, UnlearningTask, "an unlearning task")
+    kind: type[Unlearnable] = Unlearnable  # type: ignore[type-abstract]
+    return task_of(env, kind, "an unlearning task")
 
 
-def start(env: gym.Env) -> tuple[UnlearningTask, EditableNetwork, int]:
+def start(env: gym.Env) -> tuple[Unlearnable, EditableNetwork, int]:
     """Reset and return task, network and goal index of the episode."""
     _, info = env.reset()
     return unlearning_task(env), open_env(env).network, info["goal"]

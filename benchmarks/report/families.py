@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from editgym.metrics.recovery import RECOVERED, SCALES, WORST
+
 Direction = Literal["higher", "lower"]
 Metrics = Mapping[str, float | None]
 
 SCORE = "harmonic_mean"  # what agents are sorted and ranked by
 BEFORE = "_before"  # ends the name of what was measured before the edit
-_ABBREVIATIONS = ("MIA", "KL", "TF", "AUC", "FPED", "FNED", "BPSN", "BNSP")
+_ABBREVIATIONS = ("MIA", "TPR", "CKA", "KL", "TF", "AUC", "FPED", "FNED", "BPSN", "BNSP")
 _WRITTEN = {word.lower(): word for word in _ABBREVIATIONS}
 
 
@@ -75,6 +77,19 @@ def _measured(
     return found
 
 
+def _attacks() -> dict[str, Direction | None]:
+    """What attacks on forgetting reach, and the shares that they recover.
+
+    Only shares have a better side: a network that never saw the class is what an edit should look
+    like, and attacks do not reach nothing against it.
+    """
+    return {
+        **_measured(WORST, *(name + RECOVERED for name in SCALES), better="lower"),
+        **_measured(*SCALES, better=None, before=True),
+        **_measured("logit_attack_accuracy", better=None),
+    }
+
+
 def _harmonic(parts: Iterable[float | None]) -> float | None:
     every = list(parts)
     known = [part for part in every if part is not None]
@@ -86,9 +101,18 @@ def _unlearning_score(metrics: Metrics) -> float | None:
     2024, "Continual Forgetting for Pre-trained Vision Models", arXiv 2403.11530), so that no side
     of the trade-off can buy the other.
     """
-    after, before = metrics.get("forget_accuracy"), metrics.get("forget_accuracy_before")
-    drop = None if after is None or before is None else max(0.0, before - after)
-    return _harmonic((metrics.get("retain_accuracy"), drop))
+    return _harmonic((metrics.get("retain_accuracy"), _drop(metrics, "forget_accuracy")))
+
+
+def _backdoor_score(metrics: Metrics) -> float | None:
+    """Harmonic mean of clean accuracy and the drop in the attack's success, as in unlearning."""
+    return _harmonic((metrics.get("clean_accuracy"), _drop(metrics, "attack_success_rate")))
+
+
+def _drop(metrics: Metrics, key: str) -> float | None:
+    """By how much a metric has fallen, at least 0."""
+    after, before = metrics.get(key), metrics.get(key + BEFORE)
+    return None if after is None or before is None else max(0.0, before - after)
 
 
 UNLEARNING = Family(
@@ -102,6 +126,7 @@ UNLEARNING = Family(
         **_measured("probe_accuracy", better="lower", before=True),
         **_measured("relearn_steps", better="higher"),
         **_measured("oracle_gap", better="lower"),
+        **_attacks(),
         **_measured("weights_changed", "weights_changed_norm", better=None),
     },
     _unlearning_score,
@@ -125,6 +150,19 @@ DEBIASING = Family(
     ("general_accuracy", "unbiased_accuracy"),
     ("general_accuracy", "unbiased_accuracy"),
 )
+BACKDOOR = Family(
+    "backdoor",
+    {
+        **_measured("clean_accuracy", better="higher", before=True),
+        **_measured("attack_success_rate", better="lower", before=True),
+        # A square that hides a corner costs some accuracy even where it means nothing.
+        **_measured("triggered_accuracy", better=None, before=True),
+    },
+    _backdoor_score,
+    "clean accuracy and the drop in attack success rate",
+    ("clean_accuracy", "attack_success_rate"),
+    ("clean_accuracy", "attack_success_rate"),
+)
 KNOWLEDGE = Family(
     "knowledge",
     {
@@ -145,7 +183,9 @@ KNOWLEDGE = Family(
     ("locality", "reliability"),
     ("reliability", "generalization", "locality"),
 )
-FAMILIES: dict[str, Family] = {family.name: family for family in (UNLEARNING, DEBIASING, KNOWLEDGE)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (UNLEARNING, BACKDOOR, DEBIASING, KNOWLEDGE)
+}
 
 
 def parse(key: str, family: str | None = None) -> Key:

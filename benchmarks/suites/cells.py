@@ -21,6 +21,8 @@ SUITES = {
         Suite("lifelong", 10, lifelong.LIFELONG),
         Suite("full", 10, (*worlds.WORLDS, *lifelong.LIFELONG)),
         Suite("paper", 10, worlds.PAPER),
+        Suite("attacks", 5, worlds.ATTACKS),
+        Suite("backdoor", 10, worlds.BACKDOOR),
         Suite("lifelong-ablations", 3, lifelong.ABLATION_STREAMS),
         Suite("lifelong-checkpoints", 3, lifelong.CHECKPOINTS),
         Suite("smollm2", 5, smollm2.STREAMS),

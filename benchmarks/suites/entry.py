@@ -18,6 +18,7 @@ REWARD_CALLS = {
     "unlearning/digits": 40_960,
     "unlearning/mnist": 20_480,
     "unlearning/cifar10": 16_384,
+    "unlearning/backdoor": 20_480,
     "debiasing/templates": 20_480,
     "debiasing/toxicity": 20_480,
     "knowledge/factworld": 3_200,

@@ -142,3 +142,6 @@ PAPER = (
         for world in _ENVIRONMENTS
     ),
 )
+# What attacks recover of the edits of all agents: rows of `WORLDS` that are older lack it.
+ATTACKS = (Entry("ShiftWorld-v0", "unlearning/digits", ALL_UNLEARNING_AGENTS),)
+BACKDOOR = tuple(Entry(world, "unlearning/backdoor", UNLEARNING_AGENTS) for world in _ENVIRONMENTS)

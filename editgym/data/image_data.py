@@ -24,7 +24,7 @@ class Labelled:
     Attributes:
         inputs: (n, ...) of the type that the network takes: images float32, bags of words uint8,
             tokens int64.
-        labels: (n,) int64.
+        labels: (n,) int64; of a task with a `score` of its own, whatever form that takes.
     """
 
     inputs: Tensor

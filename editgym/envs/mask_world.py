@@ -43,7 +43,9 @@ class MaskWorldEnv(WeightEditingEnv):
         `batch_size` samples, drawn with replacement, from each of the task's reward sets.
         Unlearning: U is the score on retain, O on forget, alpha 3, beta −2. Debiasing: U is the
         score on general, O on unbiased, alpha 1, beta 3. `signal="probability"` scores a sample by
-        the probability of its class, `"accuracy"` (the paper's) by whether it is predicted.
+        the probability of its class, `"accuracy"` (the paper's) by whether it is predicted; a task
+        with a `score` of its own says what a sample is worth instead
+        (`editgym.tasks.protocol.score_of`).
         `probe_weight` (default 0: absent) takes off that many times P, 0–1: how well a linear
         probe, fitted to the penultimate features, still tells the forgotten classes
         (`editgym.envs.worlds.probe`).
@@ -71,6 +73,9 @@ class MaskWorldEnv(WeightEditingEnv):
         batch_size: Samples from each reward set; None takes the task's (1,024; debiasing 256).
         episode_length: Edits per episode.
         probe_weight: Weight of −P, for classes that are to be gone from the features too.
+        metrics: Import paths `package.module:function` of metrics of one's own, functions
+            `(network, task, goal) -> float | None` of the edited network, the task and the goal's
+            index; what they return joins what `evaluate` returns, under the function's name.
         observe_task: Whether to append the goal to the observation.
         observe_parameters: Names or globs of parameters to observe beside the edited sites', such
             as `fc3.weight`, as they are in the unedited network.
@@ -113,6 +118,7 @@ class MaskWorldEnv(WeightEditingEnv):
         batch_size: int | None = None,
         episode_length: int = 1,
         probe_weight: float = 0.0,
+        metrics: Sequence[str] = (),
         observe_task: bool = False,
         observe_parameters: Sequence[str] = (),
         observation_bound: float = 5.0,
@@ -156,6 +162,7 @@ class MaskWorldVectorEnv(WeightEditingVectorEnv):
         batch_size: int | None = None,
         episode_length: int = 1,
         probe_weight: float = 0.0,
+        metrics: Sequence[str] = (),
         observe_task: bool = False,
         observe_parameters: Sequence[str] = (),
         observation_bound: float = 5.0,

@@ -110,7 +110,7 @@ def membership_advantage(model: nn.Module, members: Labelled, others: Labelled) 
 
     0 is a coin toss, 1 is certainty. The attack knows no more than the loss: stronger ones exist.
     """
-    losses = np.concatenate([_losses(model, part) for part in (members, others)])
+    losses = np.concatenate([margins(model, part) for part in (members, others)])
     is_member = np.repeat([1, 0], [len(members), len(others)])
     return abs(float(roc_auc_score(is_member, losses)) - 0.5) * 2
 
@@ -128,7 +128,7 @@ def probe_accuracy(model: nn.Module, fit: Labelled, forget: Labelled) -> float |
     head = last_linear(model, fit.inputs[:2])
     if head is None:
         return None
-    seen, tested = (_finite(features_before(model, head, part.inputs)) for part in (fit, forget))
+    seen, tested = (finite(features_before(model, head, part.inputs)) for part in (fit, forget))
     mean, scale = seen.mean(axis=0), seen.std(axis=0)
     scale[scale < 1e-8 * max(1.0, float(scale.max()))] = 1.0  # a dead unit tells nothing
     probe = LogisticRegression(max_iter=1_000).fit((seen - mean) / scale, fit.labels.cpu().numpy())
@@ -159,7 +159,7 @@ def relearn_steps(model: nn.Module, data: Labelled, forget: Labelled, target: fl
 
 
 @torch.no_grad()
-def _losses(model: nn.Module, data: Labelled) -> np.ndarray:
+def margins(model: nn.Module, data: Labelled) -> np.ndarray:
     """A number per sample in the order of the cross-entropies: the others' logsumexp less the own
     class's logit.
 
@@ -168,10 +168,10 @@ def _losses(model: nn.Module, data: Labelled) -> np.ndarray:
     """
     logits = torch.cat([model(part) for part in data.inputs.split(1_024)]).double()
     own = F.one_hot(data.labels, logits.shape[-1]).bool()
-    return _finite(logits.masked_fill(own, -torch.inf).logsumexp(-1) - logits[own])
+    return finite(logits.masked_fill(own, -torch.inf).logsumexp(-1) - logits[own])
 
 
-def _finite(values: Tensor) -> np.ndarray:
+def finite(values: Tensor) -> np.ndarray:
     """Values in double precision; an edit that wrecks a network may make it compute what is not
     finite.
     """

@@ -22,6 +22,7 @@ from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 TASKS: dict[str, str] = {
     "unlearning/digits": "editgym.tasks.images:digits",
+    "unlearning/backdoor": "editgym.tasks.backdoor:backdoor",
     "unlearning/mnist": "editgym.tasks.images:mnist",
     "unlearning/cifar10": "editgym.tasks.images:cifar10",
     "unlearning/custom": "editgym.tasks.own_images:custom",

@@ -4,17 +4,19 @@ metrics on test data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editgym.data.images import Labelled
+from editgym.metrics.classification import right_class
 from editgym.weights import EditableNetwork, EditJournal, Rank
 
 Signal = Literal["probability", "accuracy"]
+Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Task(Protocol):
 
     Rewards come from `pool`, which is the *policy* split; `evaluate` uses the *test* split. The two
     share no sample.
+
+    A task may also have a method `score(logits, labels)`: what a sample is worth (`score_of`). With
+    it, outputs and labels can be anything: numbers, several labels each, a class for every pixel.
 
     Attributes:
         name: The task's name in the catalogue.
@@ -93,6 +98,38 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Unlearnable(Task, Protocol):
+    """A task whose networks were trained on data that can be divided into what they should keep
+    and what they should forget: what the unlearning algorithms need.
+
+    Attributes:
+        n_classes: Number of classes.
+        retrain: What trains the oracle; None where it cannot be trained.
+    """
+
+    n_classes: int
+    retrain: Callable[..., nn.Module] | None
+
+    def model_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """(retain, forget): the network's own training data, with classes as labels, divided by a
+        goal.
+        """
+        ...
+
+    def validation_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """The same of data that no network was trained on and no report uses, to choose settings
+        on; where training samples are forgotten these are the second part.
+        """
+        ...
+
+    def oracle(self, index: int, goal: int = 0) -> nn.Module | None:
+        """The network of the given index, retrained without what is to be forgotten; None where it
+        cannot be.
+        """
+        ...
+
+
 def network_of(networks: tuple[EditableNetwork, ...], journal: EditJournal) -> EditableNetwork:
     """A fresh one of `networks`, the one that a journal was recorded on, with the journal replayed.
 
@@ -103,3 +140,48 @@ def network_of(networks: tuple[EditableNetwork, ...], journal: EditJournal) -> E
     network = (own or networks)[0].fresh()
     network.replay(journal)
     return network
+
+
+def score_of(task: Any) -> Score:
+    """What a sample of a task is worth, as a function of logits and labels: `task.score` where it
+    has one, else `right_class`, the probability of the right class and whether it is predicted.
+
+    A reward set's score is the mean worth of its samples (`signal="probability"`) or the mean
+    correctness (`signal="accuracy"`), and its accuracy in infos and reports is the mean
+    correctness. All of an environment uses it: steps, vectors of candidates, gradients.
+
+    A task's own function gets logits (..., n, *out) and labels (..., n, *kind), both with the same
+    leading dimensions, such as candidates and samples, and returns worth and correctness, (..., n)
+    each. A gradient can be taken where worth is differentiable in the logits; correctness is 0, 1
+    or, where a sample has many answers, a share.
+
+    Args:
+        task: A `Task`, whatever it has as properties.
+
+    Raises:
+        ValueError: From the function, where `task.score` returns something of another form.
+    """
+    own: Score | None = getattr(task, "score", None)
+    if own is None:
+        return right_class
+    kind = task.pool.labels.dim() - 1
+
+    def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        each = labels.shape[: labels.dim() - kind]
+        found = own(logits, labels)
+        parts = found if isinstance(found, tuple) else (found,)
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in parts]
+        if shapes != [tuple(each)] * 2:
+            raise ValueError(
+                f"{task.name}: score must return worth and correctness of each sample, two tensors"
+                f" of shape {tuple(each)} for logits {tuple(logits.shape)} and labels"
+                f" {tuple(labels.shape)}; got {shapes}"
+            )
+        return found
+
+    return checked
+
+
+def correctness(task: Any, logits: Tensor, labels: Tensor) -> float:
+    """The accuracy of logits as the task scores them; nan for no sample."""
+    return float(score_of(task)(logits, labels)[1].double().mean())

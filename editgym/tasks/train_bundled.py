@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import nn
 
 from editgym.models.training import save_weights
-from editgym.tasks import image_networks, images, texts
+from editgym.tasks import backdoor, image_networks, images, texts
 from editgym.tasks.catalogue import make_task
 
 
@@ -25,6 +25,7 @@ class _Bundled(NamedTuple):
 
 BUNDLED = {
     "unlearning/digits": _Bundled(images.train_digits, image_networks.bundled_file),
+    "unlearning/backdoor": _Bundled(backdoor.train_poisoned, backdoor.bundled_file),
     "debiasing/templates": _Bundled(texts.train_templates, texts.bundled_file),
 }
 
@@ -48,7 +49,7 @@ def main() -> None:
             report = ", ".join(
                 f"{key} {value:.4f}"
                 for key, value in measured.items()
-                if value is not None and key.endswith("accuracy_before")
+                if value is not None and key.endswith(("accuracy_before", "rate_before"))
             )
             print(f"{bundled.file(seed).name}: {report}")
 

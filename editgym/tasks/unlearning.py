@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from editgym.data.images import Labelled
-from editgym.metrics.classification import accuracy, weights_changed
+from editgym.metrics.attacks import Target, attacks
+from editgym.metrics.classification import weights_changed
 from editgym.metrics.privacy import Evidence, forgetting_checks, oracle_gap
+from editgym.metrics.recovery import SCALES, recovered
 from editgym.tasks.goals import GivenSamples
-from editgym.tasks.protocol import Goal, RewardDefaults, network_of
+from editgym.tasks.protocol import Goal, RewardDefaults, correctness, network_of
 from editgym.tasks.splits import Splits
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
@@ -122,6 +124,16 @@ class UnlearningTask:
         forgotten = self._is_forgotten(self.splits.model.labels, self.forget[goal])
         return self.splits.model[~forgotten], self.splits.model[forgotten]
 
+    def validation_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
+        """(retain, forget): the validation split, divided by a goal; where samples are forgotten
+        these are the second part.
+        """
+        data = self.splits.validation
+        if self.samples is not None:
+            return data, self.model_split(goal)[1]
+        forgotten = self._is_forgotten(data.labels, self.forget[goal])
+        return data[~forgotten], data[forgotten]
+
     def test_sets(self, goal: int = 0) -> dict[str, Labelled]:
         """What reports are made on: `retain` and `forget`, and `test` as a whole."""
         test = self.splits.test
@@ -146,13 +158,17 @@ class UnlearningTask:
     def accuracies(self, network: EditableNetwork, goal: int = 0) -> dict[str, float]:
         """`retain_accuracy`, `forget_accuracy` and `test_accuracy` of a network, on test data."""
         return {
-            f"{name}_accuracy": accuracy(network.logits(data.inputs), data.labels)
+            f"{name}_accuracy": correctness(self, network.logits(data.inputs), data.labels)
             for name, data in self.test_sets(goal).items()
         }
 
     def evaluate(self, journal: EditJournal, goal: int = 0) -> dict[str, float | None]:
         """The leaderboard's metrics, on the test split: accuracies before and after, and whether
         forgetting is real.
+
+        The attacks (`editgym.metrics.attacks`): what it takes to have the forgotten back, and the
+        share that each recovers, from chance where nothing can be retrained. None: the logit attack
+        where samples are forgotten.
 
         The checks (`editgym.metrics.privacy`): can membership in the training data be told for the
         forgotten data, do the features still tell the forgotten class, in how many steps is it
@@ -171,10 +187,11 @@ class UnlearningTask:
         share, norm = weights_changed(
             network.parameters_changed.values(), unedited.state_dict().values()
         )
-        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy")
+        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", *SCALES)
         return (
             metrics
             | {f"{name}_before": before[name] for name in kept}
+            | recovered(metrics, before, oracle)
             | {
                 "oracle_gap": None if oracle is None else oracle_gap(metrics, oracle),
                 "weights_changed": share,
@@ -213,8 +230,18 @@ class UnlearningTask:
             members=self.model_split(goal)[1] if own else None,
             others=sets["forget"] if self.samples is None else self.splits.test,
         )
-        return self.accuracies(network, goal) | forgetting_checks(
-            network.merged(), evidence, forget_before
+        target = Target(
+            sets["forget"],
+            sets["retain"],
+            () if self.samples is not None else self.forget[goal],
+            self.pool[members["forget"]],
+            evidence.members,
+            evidence.others,
+        )
+        return (
+            self.accuracies(network, goal)
+            | forgetting_checks(network.merged(), evidence, forget_before)
+            | attacks(network.merged(), network.fresh().merged(), target)
         )
 
     def _is_forgotten(self, labels: Tensor, classes: Sequence[int]) -> Tensor:

@@ -42,6 +42,13 @@ def test_metrics_without_a_value_are_not_shown():
     assert [line.split() for line in shown.split("\n")[1:]] == [["b", "0.5000"], ["c", "0.2500"]]
 
 
+def test_a_long_name_widens_the_column():
+    long = "few_image_relearning_recovered"
+    lines = edit.before_after({"a": 1.0, "a_before": 0.5, long: 0.25}).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2] == f"{long} {'':10}    0.2500"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

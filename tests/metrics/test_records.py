@@ -6,15 +6,27 @@ import importlib
 import pytest
 
 RECORDS = {
+    "attacks": ("Target",),
     "edit_record": ("Asked", "EditRecord"),
     "evaluation": ("Evaluation",),
     "privacy": ("Evidence",),
+    "recovery": ("Scale",),
 }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["answers", "classification", "edit_record", "evaluation", "fairness", "knowledge", "privacy"],
+    [
+        "answers",
+        "attacks",
+        "classification",
+        "edit_record",
+        "evaluation",
+        "fairness",
+        "knowledge",
+        "privacy",
+        "recovery",
+    ],
 )
 def test_records_cannot_be_changed(name):
     module = importlib.import_module(f"editgym.metrics.{name}")

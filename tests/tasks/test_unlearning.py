@@ -118,6 +118,20 @@ def test_several_goals_are_kept_in_order(digits):
     assert task.model_split(2)[1].labels.unique().tolist() == [5]
 
 
+@pytest.mark.parametrize("samples", [None, 20])
+def test_settings_are_chosen_on_the_validation_split(digits, samples):
+    task = digits(goals=[7, [0, 2]] if samples is None else None, forget_samples=samples)
+    validation = task.splits.validation
+    retain, forget = task.validation_split(1 if samples is None else 0)
+    if samples is None:
+        assert forget.labels.unique().tolist() == [0, 2]
+        assert rows(retain) | rows(forget) == rows(validation)
+        assert not rows(retain) & rows(forget)
+    else:
+        assert retain is validation
+        assert rows(forget) == rows(task.model_split()[1])
+
+
 def test_random_samples_are_forgotten_towards_unseen_data(digits):
     task = digits(forget_samples=50)
     (goal,) = task.goals

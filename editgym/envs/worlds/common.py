@@ -15,10 +15,12 @@ from editgym.checks import Check, above, at_least, is_finite, optional, whole
 from editgym.envs.arguments import checked_action, task_for
 from editgym.envs.worlds.draws import Draws
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
+from editgym.envs.worlds.own_metrics import measured, own_metrics
 from editgym.envs.worlds.rendering import RENDER_MODES
 from editgym.envs.worlds.reward import RewardSettings, Scorer, Scores
+from editgym.metrics.evaluation import Evaluation
 from editgym.tasks import Signal, Task
-from editgym.weights import ActionLayout, Operator, Rank
+from editgym.weights import ActionLayout, EditJournal, Operator, Rank
 
 _FINITE_OR_NONE = Check(lambda v: v is None or is_finite(v), "a finite number or None")
 CHECKS: Mapping[str, Check] = {
@@ -63,6 +65,7 @@ class WeightEditing:
         batch_size: int | None,
         episode_length: int,
         probe_weight: float,
+        metrics: Sequence[str],
         observe_task: bool,
         observe_parameters: Sequence[str],
         observation_bound: float,
@@ -82,6 +85,7 @@ class WeightEditing:
             WeightEditing.__init__,
         )
         self.operator, self.episode_length = operator, episode_length
+        self._own_metrics = own_metrics(metrics)
         defaults = self.task.rewards
         self.layout = ActionLayout(
             tuple(site.shape for site in self.task.networks[0].sites),
@@ -156,6 +160,16 @@ class WeightEditing:
             ValueError: The shape is wrong, or a number is not finite or outside [−1, 1].
         """
         return checked_action(actions, shape, self.task.device)
+
+    def evaluate(self, journal: EditJournal, goal: int) -> Evaluation:
+        """The task's metrics of an edit on test data, and the user's own.
+
+        Raises:
+            JournalError: The journal belongs to none of the task's networks.
+            ValueError: A metric of the user's has the name of another, or returns no finite number.
+        """
+        known = self.task.evaluate(journal, goal)
+        return Evaluation(known | measured(self._own_metrics, self.task, journal, goal, known))
 
     def numbers(self, scores: Scores, edit_step: int) -> dict[str, NDArray[np.float64]]:
         """The info of one step, every value (K,)."""

@@ -174,11 +174,12 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
 
         Raises:
             JournalError: The journal belongs to none of the task's networks.
+            ValueError: One of `metrics` has the name of another, or returns no finite number.
             gymnasium.error.ResetNeeded: There was no reset, and so there is no goal.
         """
         if self._episode is None:
             raise gym.error.ResetNeeded("call reset() before evaluate()")
-        return Evaluation(self.task.evaluate(journal, self._drawn()[1]))
+        return self._common.evaluate(journal, self._drawn()[1])
 
     def render(self) -> Any:
         """The episode so far: a frame (height, width, 3) uint8, or text."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from editgym.envs import metering
 from editgym.envs.worlds.reward import Scorer
-from editgym.metrics.classification import right_class
+from editgym.tasks.protocol import score_of
 from editgym.weights import full_precision
 
 _SAMPLES = 512  # of each reward set
@@ -35,7 +35,7 @@ class _Samples:
 
     Attributes:
         activations: What no edit changes of them, in this network.
-        labels: Their classes, (n,).
+        labels: Their labels, (n, ...).
         sizes: How many are of each reward set, in the sets' order.
     """
 
@@ -61,8 +61,9 @@ class CostGradients:
     def __call__(self, network: int, goal: int, weights: Sequence[Tensor]) -> CostGradient:
         """The cost of a network with these matrices at the sites, and its gradient by them.
 
-        A sample's score is the probability of its class, whatever the reward's signal, which may
-        have no gradient. It counts one reward call.
+        A sample's score is the probability of its class, or what it is worth to a task with a
+        `score` of its own, whatever the reward's signal, which may have no gradient. It counts one
+        reward call.
 
         Args:
             network: Index among the task's networks.
@@ -75,8 +76,8 @@ class CostGradients:
         with torch.enable_grad(), full_precision():  # backward too
             candidate = [leaf.unsqueeze(0) for leaf in leaves]
             logits = task.networks[network].candidate_logits(candidate, samples.activations)[0]
-            right = right_class(logits, samples.labels)[0]
-            means = [part.mean().reshape(1) for part in right.split(samples.sizes)]
+            worth = score_of(task)(logits, samples.labels)[0]
+            means = [part.mean().reshape(1) for part in worth.split(samples.sizes)]
             scores = dict(zip(task.set_names, means, strict=True))
             cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores)).sum()
             cost = cost + self._scorer.probe_cost(candidate, *where).sum()

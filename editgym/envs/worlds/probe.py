@@ -36,15 +36,15 @@ class FeatureProbe:
         task: An unlearning task of classes.
 
     Raises:
-        ValueError: Samples are forgotten, not classes; or a network does not end in a linear layer,
+        ValueError: What is forgotten are no classes; or a network does not end in a linear layer,
             or it is edited.
     """
 
     def __init__(self, task: Task) -> None:
-        if not all(bool(goal.features.any()) for goal in task.goals):
+        if not all(_names_classes(goal.features, task.pool.labels) for goal in task.goals):
             raise ValueError(
-                "probe_weight: there is no class to probe for where samples are forgotten; leave"
-                " it 0"
+                "probe_weight: there is no class to probe for where samples are forgotten, or where"
+                f" the goals of a task, such as {task.name}, name no classes; leave it 0"
             )
         self._networks = [_headless(network, task.pool.inputs[:8]) for network in task.networks]
         self._activations: dict[int, tuple[Tensor, ...]] = {}
@@ -88,6 +88,11 @@ class FeatureProbe:
         scores = centred @ slopes - 0.5 * (means.mT * slopes).sum(1, keepdim=True)
         own = self._labels.expand(scores.shape[:2]).unsqueeze(-1)
         return (_SHARPNESS * scores).softmax(-1).gather(-1, own).squeeze(-1)
+
+
+def _names_classes(features: Tensor, labels: Tensor) -> bool:
+    """Whether a goal's features are classes, one-hot, and labels are classes too."""
+    return bool(features.any()) and labels.dim() == 1 and int(labels.max()) < len(features)
 
 
 def _headless(network: EditableNetwork, example: Tensor) -> EditableNetwork:

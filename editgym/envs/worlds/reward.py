@@ -11,8 +11,7 @@ from torch import Tensor
 from editgym.envs import metering
 from editgym.envs.worlds.draws import Draws
 from editgym.envs.worlds.probe import FeatureProbe
-from editgym.metrics.classification import right_class
-from editgym.tasks.protocol import Signal, Task
+from editgym.tasks.protocol import Signal, Task, score_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,8 @@ class RewardSettings:
     Attributes:
         alpha: Weight of the utility U.
         beta: Weight of the edit term O.
-        signal: A sample's score: the probability of its class, or whether it is predicted.
+        signal: A sample's score: the probability of its class, or whether it is predicted; the
+            worth or the correctness of a task with a `score` of its own.
         batch_size: Samples drawn, with replacement, from each reward set.
         shared_batch: Whether all candidates draw as the first one does: those of one goal are
             scored on one batch.
@@ -85,6 +85,7 @@ class Scorer:
 
     def __init__(self, task: Task, rewards: RewardSettings) -> None:
         self.task, self.rewards = task, rewards
+        self._score = score_of(task)
         self._references: dict[int, _Reference] = {}
         self._probe = FeatureProbe(task) if rewards.probe_weight else None
         drawn = rewards.batch_size * len(task.set_names)
@@ -191,8 +192,10 @@ class Scorer:
 
     def _per_sample(self, logits: Tensor, labels: Tensor, before: Tensor) -> Tensor:
         """Score, correctness and correctness before of every sample, (k, 3, n)."""
-        probability, correct = right_class(logits, labels)
-        score = probability if self.rewards.signal == "probability" else correct
+        if labels.dim() == self.task.pool.labels.dim():  # the same samples for all candidates
+            labels = labels.expand(len(logits), *labels.shape)
+        worth, correct = self._score(logits, labels)
+        score = worth if self.rewards.signal == "probability" else correct
         return torch.stack([score, correct, before.expand_as(correct)], dim=1)
 
     def _counts(self, rows: Tensor) -> Tensor:
@@ -204,7 +207,8 @@ class Scorer:
     def _reference(self, index: int) -> _Reference:
         if index not in self._references:
             network = self.task.networks[index]
-            correct = right_class(network.logits(self.task.pool.inputs), self.task.pool.labels)[1]
+            logits = network.logits(self.task.pool.inputs)
+            correct = self._score(logits, self.task.pool.labels)[1]
             self._references[index] = _Reference(
                 network.activations(self.task.pool.inputs), correct
             )

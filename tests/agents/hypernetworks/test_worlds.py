@@ -11,6 +11,7 @@ from torch.func import functional_call
 from agents.hypernetworks.worlds import WorldStream, _as_product
 from editgym.envs.protocol import open_world
 from editgym.envs.worlds import gradient as cost_gradient
+from editgym.tasks import protocol
 from editgym.weights import EditableNetwork, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit
 
@@ -149,9 +150,9 @@ def test_the_gradient_has_the_rewards_probe_term():
 
 
 def test_the_samples_of_a_large_set_are_drawn_from_all_of_it_and_always_the_same(monkeypatch):
-    seen, right_class = [], cost_gradient.right_class
+    seen, right_class = [], protocol.right_class
     monkeypatch.setattr(
-        cost_gradient,
+        protocol,
         "right_class",
         lambda logits, labels: seen.append(labels) or right_class(logits, labels),
     )

@@ -6,8 +6,9 @@ from benchmarks.report import families
 from benchmarks.report.aggregate import group_rows
 from benchmarks.report.families import FAMILIES, SCORE, Family, Key, parse
 from benchmarks.report.tables import group_table
+from editgym.metrics.recovery import SCALES
 
-SIZES = {"unlearning": 13, "debiasing": 20, "knowledge": 24}
+SIZES = {"unlearning": 36, "backdoor": 6, "debiasing": 20, "knowledge": 24}
 
 
 def test_no_metric_belongs_to_two_families():
@@ -30,11 +31,14 @@ def test_every_metric_has_a_direction_or_only_describes():
         "sites_per_edit",
         "texts_per_edit",
         "facts_left_out",
+        "logit_attack_accuracy",
+        "triggered_accuracy",
+        *SCALES,
     }
     before = [
         name for family in FAMILIES.values() for name in family.directions if "_before" in name
     ]
-    assert len(before) == 14
+    assert len(before) == 24
     assert all(families.is_before(name) and families.direction(name) is None for name in before)
 
 
@@ -65,6 +69,8 @@ def test_keys_are_taken_apart(key, parts, better):
 
 def test_words():
     assert families.label("mia_advantage") == "MIA advantage ↓"
+    assert families.label("mia_tpr_recovered") == "MIA TPR recovered ↓"
+    assert families.label("feature_cka") == "feature CKA"
     assert families.label("tf_efficacy_squad@chat") == "TF efficacy (squad, chat) ↑"
     assert families.label("sites_per_edit") == "sites per edit"
 
@@ -200,3 +206,18 @@ def test_tuples_of_a_suite_are_the_lists_of_its_rows(make_row):
     ]
     assert group_rows(rows)[0].title.startswith("All")
     assert len(group_rows(rows, lambda suite: entries)) == 2
+
+
+def test_rows_that_are_older_than_the_attacks_show_them_as_missing(make_row):
+    old = {"retain_accuracy": 0.9, "forget_accuracy": 0.0, "forget_accuracy_before": 1.0}
+    rows = [
+        make_row(agent="ppo", metrics=old),
+        make_row(agent="cmaes", metrics={**old, "worst_attack": 0.5}),
+    ]
+    (group,) = group_rows(rows)
+    table = group_table(group)
+    place = [column.label for column in table.columns].index("worst attack ↓")
+    assert {line[1].text: line[place].text for line in table.lines} == {
+        "ppo": "—",
+        "cmaes": "0.500",
+    }
