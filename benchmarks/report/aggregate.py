@@ -24,6 +24,8 @@ _NOT_IN_TITLE = frozenset(
 
 # Where a row's stratum stands while it is in a group.
 STRATUM = "stratum"
+# Whose network never saw what is to be forgotten.
+ORACLE = "retrain"
 
 
 class Compared(Protocol):
@@ -207,8 +209,10 @@ def _group(suite: str, title: str, strata: Sequence[Mapping[str, Sequence[Row]]]
     family = families.family_of(measured)
     keys = families.ordered(measured, family)
     estimates = _estimates(finished, keys, family)
+    retrained = (name for name, rows in finished.items() if rows and rows[0]["agent"] == ORACLE)
+    oracle = next((estimates[name] for name in retrained), None)
     standings = [
-        standing_of(name, rows, estimates[name], _counted(rows), family)
+        standing_of(name, rows, estimates[name], _counted(rows), family, oracle)
         for name, rows in by_agent.items()
     ]
     return Group(

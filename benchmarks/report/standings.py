@@ -10,7 +10,10 @@ from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.families import SCORE, UNLEARNING
 from benchmarks.results import TIME_KEYS, Row
 
-# Forgetting that this many steps of fine-tuning undo, or that a probe sees through, is shallow.
+# Forgetting is shallow where an attack has half of the way back to the unedited network; in rows
+# that were measured without attacks, where so few steps of fine-tuning undo it, or a probe sees
+# through it.
+SHALLOW_SHARE = 0.5
 SHALLOW_STEPS = 10
 SHALLOW_PROBE = 0.9
 
@@ -47,8 +50,7 @@ class Standing:
         provisional: Whether `n` is too small to trust the intervals.
         failed: Number of failed cells.
         unsupported: Why it does not do the task.
-        shallow: Whether what it forgot is still in the features, or back after a few steps of
-            fine-tuning.
+        shallow: Whether what it forgot can be had back, beyond what the retrained network gives.
         reward_calls: Median over seeds.
         peak_memory_bytes: Largest of all seeds.
         time: Median over seeds, by the rows' own keys.
@@ -79,6 +81,7 @@ def standing_of(
     metrics: Mapping[str, Estimate],
     n: int,
     family: str | None,
+    oracle: Mapping[str, Estimate] | None = None,
 ) -> Standing:
     """The line of one agent.
 
@@ -88,6 +91,7 @@ def standing_of(
         metrics: Its estimates.
         n: Its finished seeds, of the task that has the fewest.
         family: The family of its metrics.
+        oracle: The estimates of the retrained network, where the table has it.
     """
     finished = [row for row in rows if row["status"] == "finished"]
     reward_calls = _median(row["reward_calls"] for row in finished)
@@ -98,7 +102,7 @@ def standing_of(
         provisional=0 < n < PROVISIONAL_BELOW,
         failed=sum(row["status"] == "failed" for row in rows),
         unsupported=next((row["error"] for row in rows if row["status"] == "unsupported"), None),
-        shallow=family == UNLEARNING.name and _is_shallow(metrics),
+        shallow=family == UNLEARNING.name and _is_shallow(metrics, oracle or {}),
         reward_calls=None if reward_calls is None else round(reward_calls),
         peak_memory_bytes=max((row["peak_memory_bytes"] or 0 for row in finished), default=None),
         time={key: _median(row["time"][key] for row in finished) for key in TIME_KEYS},
@@ -106,26 +110,33 @@ def standing_of(
     )
 
 
-def _is_shallow(metrics: Mapping[str, Estimate]) -> bool:
-    """Whether at least half of the class was forgotten, but a probe or a few steps bring it
-    back.
+def _is_shallow(metrics: Mapping[str, Estimate], oracle: Mapping[str, Estimate]) -> bool:
+    """Whether at least half of the class was forgotten, but it can be had back.
+
+    Attacks are measured from the retrained network on; what a probe or a few steps of fine-tuning
+    find counts where they do not find it in the retrained network too.
     """
-
-    def iqm(key: str) -> float | None:
-        return metrics[key].iqm if key in metrics else None
-
-    after, before = iqm("forget_accuracy"), iqm("forget_accuracy_before")
+    after, before = _iqm(metrics, "forget_accuracy"), _iqm(metrics, "forget_accuracy_before")
     if after is None or before is None or after > before / 2:
         return False
-    steps, probe, probe_before = (
-        iqm("relearn_steps"),
-        iqm("probe_accuracy"),
-        iqm("probe_accuracy_before"),
+    if (worst := _iqm(metrics, "worst_attack")) is not None:
+        return worst >= SHALLOW_SHARE
+    found = zip(_signs(metrics), _signs(oracle), strict=True)
+    return any(here and not there for here, there in found)
+
+
+def _signs(metrics: Mapping[str, Estimate]) -> tuple[bool, bool]:
+    """Whether a few steps of fine-tuning bring the class back, and whether a probe finds it."""
+    steps, probe = _iqm(metrics, "relearn_steps"), _iqm(metrics, "probe_accuracy")
+    probe_before = _iqm(metrics, "probe_accuracy_before")
+    return (
+        steps is not None and steps <= SHALLOW_STEPS,
+        probe is not None and probe_before is not None and probe >= SHALLOW_PROBE * probe_before,
     )
-    seen_through = (
-        probe is not None and probe_before is not None and probe >= SHALLOW_PROBE * probe_before
-    )
-    return seen_through or (steps is not None and steps <= SHALLOW_STEPS)
+
+
+def _iqm(metrics: Mapping[str, Estimate], key: str) -> float | None:
+    return metrics[key].iqm if key in metrics else None
 
 
 def _median(values: Iterable[float | None]) -> float | None:

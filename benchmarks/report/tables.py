@@ -12,7 +12,13 @@ from benchmarks.report.aggregate import Group
 from benchmarks.report.comparisons import RANKED_FROM
 from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.families import FAMILIES, SCORE
-from benchmarks.report.standings import SHALLOW_PROBE, SHALLOW_STEPS, Estimate, Standing
+from benchmarks.report.standings import (
+    SHALLOW_PROBE,
+    SHALLOW_SHARE,
+    SHALLOW_STEPS,
+    Estimate,
+    Standing,
+)
 
 MISSING = "—"
 ACCESS = {
@@ -211,9 +217,10 @@ def _notes(group: Group) -> tuple[str, ...]:
         )
     if any(standing.shallow for standing in standings):
         notes.append(
-            f"shallow: the class looks forgotten, but {SHALLOW_STEPS} steps of fine-tuning bring it"
-            f" back, or a linear probe on the features still finds {SHALLOW_PROBE:.0%} of what it"
-            " found before."
+            f"shallow: the class looks forgotten, but an attack has {SHALLOW_SHARE:.0%} or more of"
+            " the way from the retrained network back to the unedited one; in rows without attacks,"
+            f" {SHALLOW_STEPS} steps of fine-tuning bring it back, or a linear probe of the features"
+            f" finds {SHALLOW_PROBE:.0%} of what it found before, and not so in the retrained one."
         )
     shown = {standing.access for standing in standings}
     notes.append(

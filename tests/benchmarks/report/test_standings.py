@@ -120,3 +120,23 @@ def test_records_of_a_report_cannot_be_changed(name):
     ]
     assert own
     assert all(one.__dataclass_params__.frozen for one in own)
+
+
+@pytest.mark.parametrize(("worst", "shallow"), [(0.5, True), (0.49, False)])
+def test_where_attacks_were_measured_the_worst_of_them_decides(unlearning_row, worst, shallow):
+    metrics = {"worst_attack": worst, "relearn_steps": 0}
+    rows = [unlearning_row("ppo", 0, retain=0.9, forget=0.0, metrics=metrics)]
+    assert standing(rows).shallow is shallow
+
+
+@pytest.mark.parametrize("attacks", [{}, {"worst_attack": 0.0}])
+def test_the_retrained_network_is_never_shallow_nor_who_is_like_it(unlearning_row, attacks):
+    seen = {"probe_accuracy": 0.9, "probe_accuracy_before": 0.9, "relearn_steps": 90}
+    rows = [
+        unlearning_row("retrain", 0, retain=0.9, forget=0.0, metrics={**seen, **attacks}),
+        unlearning_row("ppo", 0, retain=0.9, forget=0.0, metrics=seen),
+        unlearning_row("cmaes", 0, retain=0.9, forget=0.0, metrics={**seen, "relearn_steps": 9}),
+    ]
+    found = {name: standing(rows, name).shallow for name in ("retrain", "ppo", "cmaes")}
+    assert found == {"retrain": False, "ppo": False, "cmaes": True}
+    assert standing(rows[1:]).shallow, "nobody says that a retrained network is seen through"
