@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from editgym.weights.journal import SiteEdit
+from editgym.weights.outputs import gives_logits, logits_of
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
 from editgym.weights.splitting import SplitNetwork, frozen_copy, split
@@ -48,16 +49,22 @@ class EditableNetwork(EditedWeights):
     layer on.
 
     Args:
-        model: Any `nn.Module` that maps a batch of inputs to logits (n, classes). It is copied, not
-            changed.
+        model: Any `nn.Module` that maps a batch of inputs to logits (n, classes), as a tensor or in
+            whatever `logits_of` finds them in, such as a classifier of `transformers`. It is
+            copied, not changed; the copy, `base`, gives out the logits alone.
         sites: What may be edited (`find_sites`, `discover_sites`).
         example: A few inputs, with which the reuse of activations is checked against the full
             forward pass (1e-5). Where it fails, every evaluation runs the whole network and a
             warning says why.
+
+    Raises:
+        OutputError: There are no logits in what the model gives out.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
-        super().__init__(frozen_copy(model), sites)
+        with torch.no_grad(), full_precision():
+            base = gives_logits(frozen_copy(model), example)
+        super().__init__(base, sites)
         self._example = example
         with torch.no_grad(), full_precision():
             self._split: SplitNetwork = split(self.base, self.sites, example)
@@ -109,8 +116,7 @@ class EditableNetwork(EditedWeights):
         if model is None:
             return self.logits(self._example)
         with full_precision():
-            logits: Tensor = model(self._example)
-        return logits
+            return logits_of(model(self._example))
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
         """The activations, batch first, that no edit of the sites can change; for

@@ -1,0 +1,288 @@
+"""Cut a network of `transformers` at the input of its first site, without its graph.
+
+Such a network's code cannot be traced, but it is made of modules. What these have given out by the
+time that the first site is called is recorded, and so is that site's input. A pass that begins
+there runs the same code, in which every module that was done gives out again what it gave out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from transformers import PreTrainedModel
+
+from editgym.weights.data_flow import what_matters
+from editgym.weights.hooks import Reached, hooked
+from editgym.weights.sites import EditSite
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def is_of_transformers(model: nn.Module) -> bool:
+    """Whether a network is a model of `transformers`, or is made around one.
+
+    Other code may branch on its data; that of `transformers` looks at masks alone, to leave out
+    those that mask nothing.
+    """
+    return any(isinstance(module, PreTrainedModel) for module in model.modules())
+
+
+class CannotReplay(ValueError):
+    """A network that gives out other things, or in another order, than it did on the example."""
+
+
+class _Pass(NamedTuple):
+    """A pass that ended where the first site was called.
+
+    Attributes:
+        modules: The outermost modules that were done, in order, and last the site.
+        leaves: The network's input, what these modules gave out, and the site's input, taken apart:
+            tensors, and what else is among them.
+        form: How the leaves are put together.
+        begun: All modules that had been called by then.
+    """
+
+    modules: tuple[str, ...]
+    leaves: list[Any]
+    form: TreeSpec
+    begun: frozenset[str]
+
+
+class _Recorder:
+    """Follows a pass to the call of the first site."""
+
+    def __init__(self, sites: Sequence[EditSite]) -> None:
+        self._sites = {site.name for site in sites}
+        self._begun: set[str] = set()
+        self._open: list[list[tuple[str, Any]]] = [[]]  # what was done inside each module in work
+        self._found: _Pass | None = None
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, inputs: Tensor) -> _Pass:
+        """Run a model on inputs to where a site is called.
+
+        Raises:
+            CannotReplay: No site is called.
+        """
+        named = list(model.named_modules())
+        before = [(module, partial(self._begins, name, inputs)) for name, module in named]
+        after = [(module, partial(self._ends, name)) for name, module in named]
+        with hooked(before, after):
+            model(inputs)
+        if self._found is None:
+            raise CannotReplay("no site lies on the way from the input to the output")
+        return self._found
+
+    def _begins(self, name: str, whole: Tensor, inputs: tuple[Any, ...]) -> None:
+        if name in self._sites:
+            done = [*chain.from_iterable(self._open), (name, inputs[0])]
+            modules, values = zip(*done, strict=True)
+            leaves, form = tree_flatten([whole, *values])
+            self._found = _Pass(modules, leaves, form, frozenset(self._begun))
+            raise Reached
+        self._begun.add(name)
+        self._open.append([])
+
+    def _ends(self, name: str, _inputs: tuple[Any, ...], output: Any) -> None:
+        self._open.pop()
+        self._open[-1].append((name, output))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The shape of a recorded tensor for any number of samples.
+
+    Attributes:
+        example: The example's tensor.
+        per_sample: How many of its rows belong to one sample; None where it has one shape whatever
+            the number.
+    """
+
+    example: Tensor
+    per_sample: int | None
+
+    @classmethod
+    def of(cls, whole: Tensor, part: Tensor, samples: int) -> _Shape:
+        """The shape of a tensor that is `whole` for so many samples and `part` for one less."""
+        if whole.shape == part.shape:
+            return cls(whole, None)
+        rows = len(whole) - len(part)
+        if len(whole) != rows * samples or whole.shape[1:] != part.shape[1:]:
+            raise CannotReplay(
+                f"a module gives out {tuple(whole.shape)} for {samples} samples and "
+                f"{tuple(part.shape)} for one less, which are not so many rows for each"
+            )
+        return cls(whole, rows)
+
+    def by_sample(self, tensor: Tensor) -> Tensor:
+        """The tensor with samples first, (n, ...), whatever the number of its rows for each."""
+        rows = self.per_sample
+        return tensor if rows is None or rows == 1 else tensor.unflatten(0, (-1, rows))
+
+    def as_it_was(self, kept: Tensor) -> Tensor:
+        """The inverse of `by_sample`; a copy, because code may write to what it is given."""
+        return (kept if self.per_sample in (None, 1) else kept.flatten(0, 1)).clone()
+
+    def zeros(self, samples: int) -> Tensor:
+        """Zeros of that shape, which take no memory."""
+        rows = () if self.per_sample is None else (samples * self.per_sample,)
+        shape = (*rows, *self.example.shape[len(rows) :])
+        return self.example.new_zeros(()).expand(shape)
+
+
+class Replay:
+    """A network of `transformers` as `suffix(tensors, prefix(inputs))`.
+
+    Attributes:
+        above: Names of the tensors of the state dict that only modules called from the cut on hold.
+
+    Args:
+        model: In evaluation mode, frozen.
+        sites: Where it may be edited.
+        example: A batch of at least two inputs.
+
+    Raises:
+        CannotReplay: It cannot be cut.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
+        self._model, self._sites = model, sites
+        whole, part = self._recorded(example), self._recorded(example[:-1])
+        self._modules, self._form = whole.modules, whole.form
+        self._check_alike(part)
+        self._shapes = {
+            place: _Shape.of(own, other, len(example))
+            for place, (own, other) in enumerate(zip(whole.leaves, part.leaves, strict=True))
+            if isinstance(own, Tensor)
+        }
+        # What several modules hand on is kept once, under its first place.
+        first = {id(own): place for place, own in reversed(list(enumerate(whole.leaves)))}
+        self._place = [first[id(own)] for own in whole.leaves]
+        begun: set[str] = set()
+        matters = self._what_matters(whole.leaves, begun)
+        self._kept = [place for place in matters if self._shapes[place].per_sample is not None]
+        self._constant = {
+            place: leaf
+            for place, leaf in enumerate(whole.leaves)
+            if place not in self._shapes or (place in matters and place not in self._kept)
+        }
+        for place, leaf in self._constant.items():
+            if not _equal(leaf, part.leaves[place]):
+                raise CannotReplay("a module gives out what depends on the batch as a whole")
+        self.above = frozenset(
+            f"{name}.{own}" for name in begun - whole.begun for own in _own_tensors(model, name)
+        )
+
+    def prefix(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of a pass, batch first.
+
+        Raises:
+            CannotReplay: Modules are called otherwise than for the example, or the inputs have
+                another shape than it.
+        """
+        if inputs.shape[1:] != self._shapes[0].example.shape[1:]:
+            raise CannotReplay(
+                f"the inputs are {tuple(inputs.shape[1:])} each, and"
+                f" {tuple(self._shapes[0].example.shape[1:])} was expected, as in the example"
+            )
+        found = self._recorded(inputs)
+        self._check_alike(found)
+        return tuple(self._shapes[place].by_sample(found.leaves[place]) for place in self._kept)
+
+    def suffix(self, tensors: Mapping[str, Tensor], activations: Sequence[Tensor]) -> Tensor:
+        """The network's output from the cut on, with these tensors in place of its own.
+
+        Args:
+            tensors: By their names in the state dict, as the modules store them.
+            activations: From `prefix`, or rows of it.
+        """
+        kept = dict(zip(self._kept, activations, strict=True))
+        samples = len(activations[0])
+        leaves = []
+        for place in self._place:
+            if place in kept:
+                leaves.append(self._shapes[place].as_it_was(kept[place]))
+            elif place in self._constant:
+                leaves.append(_copy(self._constant[place]))
+            else:
+                leaves.append(self._shapes[place].zeros(samples))
+        return self._run(tensors, leaves)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _recorded(self, inputs: Tensor) -> _Pass:
+        return _Recorder(self._sites).follow(self._model, inputs)
+
+    def _check_alike(self, other: _Pass) -> None:
+        if (other.modules, other.form) != (self._modules, self._form):
+            raise CannotReplay("its modules are called otherwise for another batch")
+
+    def _what_matters(self, leaves: Sequence[Any], begun: set[str]) -> list[int]:
+        """First places of the tensors that the output depends on; names of the modules that are
+        called are added to `begun`.
+        """
+        copies = [_copy(leaf) for leaf in leaves]
+        given = [copies[place] for place in self._place]
+        look = [
+            (module, partial(_note, begun, name)) for name, module in self._model.named_modules()
+        ]
+        with hooked(before=look):
+            found = what_matters(lambda: self._run({}, given), given)
+        return sorted({self._place[place] for place in found})
+
+    def _run(self, tensors: Mapping[str, Tensor], leaves: list[Any]) -> Tensor:
+        whole, *values = tree_unflatten(leaves, self._form)
+        waiting: dict[str, deque[Any]] = {name: deque() for name in self._modules}
+        for name, value in zip(self._modules, values, strict=True):
+            waiting[name].append(value)
+        site = self._modules[-1]
+        instead: list[tuple[nn.Module, Callable[..., Any]]] = []
+        for name, own in waiting.items():
+            module = self._model.get_submodule(name)
+            replaced = _fed if name == site else _replayed
+            instead.append((module, partial(replaced, module.forward, own)))
+        with hooked(instead=instead):
+            return functional_call(self._model, dict(tensors), (whole,))
+
+
+def _replayed(forward: Callable[..., Any], outputs: deque[Any], *inputs: Any, **more: Any) -> Any:
+    """A module's forward that gives out what was recorded, and runs once there is no more."""
+    return outputs.popleft() if outputs else forward(*inputs, **more)
+
+
+def _fed(forward: Callable[..., Any], inputs: deque[Any], own: Any, *more: Any) -> Any:
+    """The first site's forward, which at first takes the input that was recorded."""
+    return forward(inputs.popleft() if inputs else own, *more)
+
+
+def _note(begun: set[str], name: str, _inputs: tuple[Any, ...]) -> None:
+    begun.add(name)
+
+
+def _own_tensors(model: nn.Module, name: str) -> list[str]:
+    """Names of the parameters and buffers that a module has itself."""
+    module = model.get_submodule(name)
+    tensors = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    return [own for own, _ in tensors]
+
+
+def _copy(leaf: Any) -> Any:
+    """A leaf that may be written to; None for what is neither tensor nor number nor text."""
+    if isinstance(leaf, Tensor):
+        return leaf.clone()
+    return leaf if isinstance(leaf, _PLAIN) else None
+
+
+def _equal(leaf: Any, other: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return torch.equal(leaf, other)
+    return bool(_copy(leaf) == _copy(other))
