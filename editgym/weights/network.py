@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,17 +10,26 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
+from editgym.models.heads import features_before
 from editgym.weights.journal import SiteEdit
+from editgym.weights.kept import Keep, KeptRows, Lengths
 from editgym.weights.outputs import gives_logits, logits_of
-from editgym.weights.overlay import EditedWeights
+from editgym.weights.overlay import EditedWeights, fingerprint
+from editgym.weights.replay import CannotReplay
 from editgym.weights.sites import EditSite
 from editgym.weights.splitting import SplitNetwork, frozen_copy, split
 
 _NUMBERS_IN_CACHE = 2**20
 _NUMBERS_ON_GPU = 2**28
+_COMPARED = 4  # inputs of the example
+_MOST_KEPT = (
+    8_192  # numbers of a sample's activations; more take longer to read than they are worth
+)
 
 
 @contextmanager
@@ -56,12 +66,20 @@ class EditableNetwork(EditedWeights):
         example: A few inputs, with which the reuse of activations is checked against the full
             forward pass (1e-5). Where it fails, every evaluation runs the whole network and a
             warning says why.
+        keep: Where the activations of a classifier of `transformers` are kept, with what no edit
+            above them can change; only those of few numbers a sample. None keeps none.
 
     Raises:
         OutputError: There are no logits in what the model gives out.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[EditSite],
+        example: Tensor,
+        keep: Keep | None = None,
+    ) -> None:
         with torch.no_grad(), full_precision():
             base = gives_logits(frozen_copy(model), example)
         super().__init__(base, sites)
@@ -74,6 +92,7 @@ class EditableNetwork(EditedWeights):
                 f"{self._split.reason}",
                 stacklevel=2,
             )
+        self._keeper = None if keep is None else self._keeping(keep)
 
     @property
     def reuses_prefix(self) -> bool:
@@ -103,9 +122,16 @@ class EditableNetwork(EditedWeights):
         return tuple(site.to_matrix(self._current(site.parameter, state)) for site in self.sites)
 
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
-        """Logits (n, classes) of the edited network by its full forward pass."""
+        """Logits (n, classes) of the edited network: by its full forward pass, or from activations
+        that are kept, where no edit lies below them.
+        """
         edited = dict(self._state.tensors)
         with torch.no_grad(), full_precision():
+            if self._keeper is not None and edited.keys() <= self._split.above:
+                columns = [column.split(batch_size) for column in self._keeper(inputs)]
+                return torch.cat(
+                    [self._split.suffix(edited, part) for part in zip(*columns, strict=True)]
+                )
             return torch.cat(
                 [functional_call(self.base, edited, (part,)) for part in inputs.split(batch_size)]
             )
@@ -123,8 +149,22 @@ class EditableNetwork(EditedWeights):
         `candidate_logits`.
         """
         with torch.no_grad(), full_precision():
+            if self._keeper is not None:
+                return self._keeper(inputs)
             parts = [self._split.prefix(part) for part in inputs.split(batch_size)]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def inputs_to(self, layer: str, inputs: Tensor) -> Tensor:
+        """What goes into a module of the unedited network that sees one row for each input, (n,
+        features).
+
+        Args:
+            layer: The module's name.
+            inputs: The network's inputs, (n, ...).
+        """
+        if self._keeper is not None and self._split.input_of == layer:
+            return self.activations(inputs)[0]
+        return features_before(self.base, layer, inputs)
 
     def map_candidates(
         self,
@@ -170,3 +210,52 @@ class EditableNetwork(EditedWeights):
         (K, out, in).
         """
         return self.map_candidates(lambda logits, _: logits, weights, activations)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _keeping(self, keep: Keep) -> KeptRows | None:
+        """The activations' keeper; None where keeping them does not pay."""
+        if not self._split.above:
+            return None
+        few = self._example[:_COMPARED]
+        whole = self._computed(few)
+        if sum(column[0].numel() for column in whole) > _MOST_KEPT:
+            return None
+        lengths = keep.lengths
+        if lengths is not None and not self._may_be_shortened(few, whole, lengths):
+            lengths = None
+        return KeptRows(keep.folder / self._prefix_hash(), self._computed, lengths)
+
+    def _computed(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad(), full_precision():
+            return self._split.prefix(inputs)
+
+    def _may_be_shortened(self, few: Tensor, whole: Sequence[Tensor], lengths: Lengths) -> bool:
+        """Whether activations are the same without the padding of the inputs."""
+        for row, length in enumerate(lengths(few).tolist()):
+            try:
+                short = self._computed(few[row : row + 1, :length])
+            except (CannotReplay, RuntimeError):
+                return False
+            for own, padded in zip(short, whole, strict=True):
+                scale = max(1.0, float(padded[row].abs().max()))
+                if not bool(((own[0] - padded[row]).abs() <= 1e-5 * scale).all()):
+                    return False
+        return True
+
+    def _prefix_hash(self) -> str:
+        """A name for all that activations depend on beside the inputs."""
+        configs = [
+            module.config.to_json_string()
+            for module in self.base.modules()
+            if isinstance(module, PreTrainedModel)
+        ]
+        described = (
+            fingerprint(self.base, self._split.above),
+            repr(self.base),
+            configs,
+            [site.name for site in self.sites],
+            (str(self._example.dtype), tuple(self._example.shape[1:]), self._example.device.type),
+            (torch.__version__, transformers.__version__),
+        )
+        return hashlib.sha256(repr(described).encode()).hexdigest()[:24]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -29,12 +29,18 @@ from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.state import EditedState, Remembered
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
     """sha256 over the names, types, shapes and bytes of a model's parameters and persistent
     buffers.
+
+    Args:
+        model: Any network.
+        without: Names of tensors that are left out.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if name in without:
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

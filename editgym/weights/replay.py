@@ -144,6 +144,8 @@ class Replay:
 
     Attributes:
         above: Names of the tensors of the state dict that only modules called from the cut on hold.
+        input_of: Name of the site whose input is all that the prefix gives; None where it gives
+            more.
 
     Args:
         model: In evaluation mode, frozen.
@@ -178,6 +180,8 @@ class Replay:
         for place, leaf in self._constant.items():
             if not _equal(leaf, part.leaves[place]):
                 raise CannotReplay("a module gives out what depends on the batch as a whole")
+        only_input = self._kept == self._place[-1:] and self._shapes[self._kept[0]].per_sample == 1
+        self.input_of = self._modules[-1] if only_input else None
         self.above = frozenset(
             f"{name}.{own}" for name in begun - whole.begun for own in _own_tensors(model, name)
         )
@@ -186,16 +190,18 @@ class Replay:
         """What is kept of a pass, batch first.
 
         Raises:
-            CannotReplay: Modules are called otherwise than for the example, or the inputs have
-                another shape than it.
+            CannotReplay: Modules are called otherwise than for the example, or give out other
+                shapes.
         """
-        if inputs.shape[1:] != self._shapes[0].example.shape[1:]:
-            raise CannotReplay(
-                f"the inputs are {tuple(inputs.shape[1:])} each, and"
-                f" {tuple(self._shapes[0].example.shape[1:])} was expected, as in the example"
-            )
         found = self._recorded(inputs)
         self._check_alike(found)
+        for place in self._kept:
+            one, expected = found.leaves[place].shape[1:], self._shapes[place].example.shape[1:]
+            if one != expected:
+                raise CannotReplay(
+                    f"for inputs {tuple(inputs.shape)} a module gives out {tuple(one)} for each"
+                    f" sample, and {tuple(expected)} was expected, as for the example"
+                )
         return tuple(self._shapes[place].by_sample(found.leaves[place]) for place in self._kept)
 
     def suffix(self, tensors: Mapping[str, Tensor], activations: Sequence[Tensor]) -> Tensor:

@@ -35,6 +35,7 @@ class SplitNetwork:
         reuses_prefix: False when the network could not be cut: the prefix is then the identity.
         at_once: Whether several candidates may run as one; else they run one after the other.
         above: Names of tensors that the prefix does not look at, as far as they are known.
+        input_of: Name of the module whose input is the only activation, as far as it is known.
         reason: Why it could not be cut, else empty.
     """
 
@@ -44,6 +45,7 @@ class SplitNetwork:
     reuses_prefix: bool = True
     at_once: bool = True
     above: frozenset[str] = frozenset()
+    input_of: str | None = None
     reason: str = ""
 
     def run_suffix(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
@@ -133,7 +135,14 @@ def _replayed(
     model: nn.Module, sites: tuple[EditSite, ...], example: Tensor, at_once: bool
 ) -> SplitNetwork:
     replay = Replay(model, sites, example)
-    return SplitNetwork(replay.prefix, replay.suffix, sites, at_once=at_once, above=replay.above)
+    return SplitNetwork(
+        replay.prefix,
+        replay.suffix,
+        sites,
+        at_once=at_once,
+        above=replay.above,
+        input_of=replay.input_of,
+    )
 
 
 def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> SplitNetwork:
