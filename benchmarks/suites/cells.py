@@ -20,6 +20,7 @@ SUITES = {
         Suite("worlds", 10, worlds.WORLDS),
         Suite("lifelong", 10, lifelong.LIFELONG),
         Suite("full", 10, (*worlds.WORLDS, *lifelong.LIFELONG)),
+        Suite("encoder", 5, worlds.ENCODER),
         Suite("paper", 10, worlds.PAPER),
         Suite("lifelong-ablations", 3, lifelong.ABLATION_STREAMS),
         Suite("lifelong-checkpoints", 3, lifelong.CHECKPOINTS),

@@ -21,10 +21,12 @@ from editgym.models.training import (
     recipe_key,
     train_classifier,
 )
+from editgym.paths import cache_folder
 from editgym.tasks.debiasing import DebiasingSplits, DebiasingTask, Encoder, encoded
 from editgym.tasks.seeds import checked_seeds
 from editgym.tasks.text_data import TextData, templates_data, toxicity_data
-from editgym.weights import EditableNetwork, discover_sites, find_sites
+from editgym.tasks.text_heads import train_head
+from editgym.weights import EditableNetwork, Keep, discover_sites, find_sites
 
 TEMPLATES_RECIPE = Recipe(epochs=6)
 TOXICITY_RECIPE = Recipe(epochs=3)
@@ -145,18 +147,27 @@ def transformer(
     max_comments: int = 30_000,
     identities: str | None = None,
     hold_out_words: bool = False,
+    least_accuracy: float = 0.75,
     device: str = "cpu",
 ) -> DebiasingTask:
-    """`debiasing/transformer`: any sequence classifier of `transformers`.
+    """`debiasing/transformer`: any sequence classifier of `transformers`, or an encoder whose head
+    is trained here at first use.
+
+    What no edit of the sites can change of a text is computed once and kept in EDITGYM_CACHE where
+    it is few numbers, as below a head.
 
     Args:
-        model: A Hugging Face folder or hub id; safetensors only, and no remote code.
+        model: A Hugging Face folder or hub id, or `minilm-l6` once it is fetched
+            (`python -m editgym.models.fetch minilm-l6`); safetensors only, and no remote code.
+            Where the checkpoint lacks the head, that is trained on the model split's comments, by
+            `model_seed`.
         data: `toxicity` for the texts of that task, with its arguments; `templates` for the bundled
             ones.
-        sites: Names or globs; names begin with `model.`. By default `discover_sites` chooses.
+        sites: Names or globs, as the classifier calls them or with `model.` before, such as
+            `["classifier"]`. By default `discover_sites` chooses.
         toxic_output: Index of the classifier's output that means toxic.
         max_length: Tokens per text.
-        model_seed: Seed of the splits: there is one network.
+        model_seed: Seed of the splits, and of a head that is trained: there is one network.
         comments: CSV, TSV or JSON Lines, or the import path of a function that returns
             `editgym.data.text.Comments`; by default
             `EDITGYM_DATA/text/davidson_labeled_data.csv`.
@@ -167,10 +178,13 @@ def transformer(
         max_comments: How many comments are drawn of a larger file.
         identities: The templates.
         hold_out_words: Whether the splits share no polar word.
+        least_accuracy: What a head that is trained here has to reach on the validation split's
+            comments, both labels equally often.
         device: Where network and data live.
 
     Raises:
-        ModelError: The model cannot be loaded, or does not fit the arguments.
+        ModelError: The model cannot be loaded, or does not fit the arguments; or a head that is
+            trained does not reach `least_accuracy`.
         DataError: A file is missing or malformed, or there is no such `data`.
     """
     if data not in ("toxicity", "templates"):
@@ -189,9 +203,12 @@ def transformer(
         )
     )
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
-    return _task(
-        "debiasing/transformer", [network], sites, texts.splits(model_seed), encode, device
-    )
+    splits, keep = texts.splits(model_seed), Keep(cache_folder() / "features", encode.lengths)
+    if network.untrained:
+        train_head(network, splits, encode, keep, model_seed, least_accuracy)
+    if sites is not None:
+        sites = network.names_here(sites)
+    return _task("debiasing/transformer", [network], sites, splits, encode, device, keep)
 
 
 def train_templates(model_seed: int) -> nn.Module:
@@ -235,11 +252,12 @@ def _task(
     splits: DebiasingSplits,
     encode: Encoder,
     device: str,
+    keep: Keep | None = None,
 ) -> DebiasingTask:
     example = encode(splits.policy.general.texts[:8]).to(device)
     networks = []
     for model in models:
         model = model.to(device)
         chosen = discover_sites(model) if sites is None else find_sites(model, sites)
-        networks.append(EditableNetwork(model, chosen, example))
+        networks.append(EditableNetwork(model, chosen, example, keep))
     return DebiasingTask(name, tuple(networks), splits, encode, torch.device(device))

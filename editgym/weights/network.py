@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -166,6 +166,15 @@ class EditableNetwork(EditedWeights):
             return self.activations(inputs)[0]
         return features_before(self.base, layer, inputs)
 
+    def logits_from(self, activations: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        """Logits (n, classes) of the unedited network with these tensors in place of its own.
+
+        Args:
+            activations: From `activations`, which must not depend on the tensors.
+            tensors: By their names in the state dict; differentiable in them.
+        """
+        return self._split.suffix(tensors, activations)
+
     def map_candidates(
         self,
         function: Callable[[Tensor, slice], Tensor],
@@ -232,15 +241,16 @@ class EditableNetwork(EditedWeights):
 
     def _may_be_shortened(self, few: Tensor, whole: Sequence[Tensor], lengths: Lengths) -> bool:
         """Whether activations are the same without the padding of the inputs."""
-        for row, length in enumerate(lengths(few).tolist()):
-            try:
+        try:
+            self._computed(few[:, :-1])  # of the same shape, whatever the inputs' length
+            for row, length in enumerate(lengths(few).tolist()):
                 short = self._computed(few[row : row + 1, :length])
-            except (CannotReplay, RuntimeError):
-                return False
-            for own, padded in zip(short, whole, strict=True):
-                scale = max(1.0, float(padded[row].abs().max()))
-                if not bool(((own[0] - padded[row]).abs() <= 1e-5 * scale).all()):
-                    return False
+                for own, padded in zip(short, whole, strict=True):
+                    scale = max(1.0, float(padded[row].abs().max()))
+                    if not bool(((own[0] - padded[row]).abs() <= 1e-5 * scale).all()):
+                        return False
+        except (CannotReplay, RuntimeError):
+            return False
         return True
 
     def _prefix_hash(self) -> str:
@@ -254,7 +264,7 @@ class EditableNetwork(EditedWeights):
             fingerprint(self.base, self._split.above),
             repr(self.base),
             configs,
-            [site.name for site in self.sites],
+            self._split.input_of or [site.name for site in self.sites],
             (str(self._example.dtype), tuple(self._example.shape[1:]), self._example.device.type),
             (torch.__version__, transformers.__version__),
         )
