@@ -55,7 +55,8 @@ def measure(texts: int, calls: int, least: float) -> dict[str, Any]:
         least: Least time for one timing.
     """
     task = make_task(TASK["task"], **{key: TASK[key] for key in TASK if key != "task"})
-    assert isinstance(task, DebiasingTask) and isinstance(task.encode, TokenEncoder)
+    assert isinstance(task, DebiasingTask)
+    assert isinstance(task.encode, TokenEncoder)
     network, inputs, cpu = task.networks[0], task.pool.inputs, torch.device("cpu")
     batch = inputs[torch.randint(len(inputs), (2 * BATCH,))]
     with torch.no_grad():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -11,15 +13,15 @@ from editgym.tasks.splits import Splits
 from editgym.tasks.unlearning import UnlearningTask
 
 _IMAGES, _CLASSES, _SIZE = 4_000, 10, 32
-CONFIG = ViTConfig(
-    image_size=_SIZE,
-    patch_size=8,
-    hidden_size=192,
-    num_hidden_layers=6,
-    num_attention_heads=3,
-    intermediate_size=768,
-    num_labels=_CLASSES,
-)
+_SHAPE: dict[str, Any] = {
+    "image_size": _SIZE,
+    "patch_size": 8,
+    "hidden_size": 192,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 3,
+    "intermediate_size": 768,
+    "num_labels": _CLASSES,
+}
 
 
 def head(*, device: str = "cpu") -> UnlearningTask:
@@ -28,7 +30,7 @@ def head(*, device: str = "cpu") -> UnlearningTask:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ViTForImageClassification(CONFIG).eval()
+        model = ViTForImageClassification(ViTConfig(**_SHAPE)).eval()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(_IMAGES, 3, _SIZE, _SIZE, generator=generator)
     images = Labelled(pixels, torch.arange(_IMAGES) % _CLASSES)
