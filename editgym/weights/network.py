@@ -20,7 +20,7 @@ from editgym.weights.journal import SiteEdit
 from editgym.weights.kept import Keep, KeptRows, Lengths
 from editgym.weights.outputs import gives_logits, logits_of
 from editgym.weights.overlay import EditedWeights, fingerprint
-from editgym.weights.replay import CannotReplay
+from editgym.weights.recording import CannotReplay
 from editgym.weights.sites import EditSite
 from editgym.weights.splitting import SplitNetwork, frozen_copy, split
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_unflatten
 from transformers import PreTrainedModel
 
 from editgym.weights.data_flow import what_matters
-from editgym.weights.hooks import Reached, hooked
+from editgym.weights.hooks import hooked
+from editgym.weights.recording import CannotReplay, LeafShape, Pass, Recorder
 from editgym.weights.sites import EditSite
 
 _PLAIN = (type(None), bool, int, float, str)
+_ROUNDING = 1e-4  # relative; products of other shapes round otherwise
 
 
 def is_of_transformers(model: nn.Module) -> bool:
@@ -34,109 +35,6 @@ def is_of_transformers(model: nn.Module) -> bool:
     those that mask nothing.
     """
     return any(isinstance(module, PreTrainedModel) for module in model.modules())
-
-
-class CannotReplay(ValueError):
-    """A network that gives out other things, or in another order, than it did on the example."""
-
-
-class _Pass(NamedTuple):
-    """A pass that ended where the first site was called.
-
-    Attributes:
-        modules: The outermost modules that were done, in order, and last the site.
-        leaves: The network's input, what these modules gave out, and the site's input, taken apart:
-            tensors, and what else is among them.
-        form: How the leaves are put together.
-        begun: All modules that had been called by then.
-    """
-
-    modules: tuple[str, ...]
-    leaves: list[Any]
-    form: TreeSpec
-    begun: frozenset[str]
-
-
-class _Recorder:
-    """Follows a pass to the call of the first site."""
-
-    def __init__(self, sites: Sequence[EditSite]) -> None:
-        self._sites = {site.name for site in sites}
-        self._begun: set[str] = set()
-        self._open: list[list[tuple[str, Any]]] = [[]]  # what was done inside each module in work
-        self._found: _Pass | None = None
-
-    @torch.no_grad()
-    def follow(self, model: nn.Module, inputs: Tensor) -> _Pass:
-        """Run a model on inputs to where a site is called.
-
-        Raises:
-            CannotReplay: No site is called.
-        """
-        named = list(model.named_modules())
-        before = [(module, partial(self._begins, name, inputs)) for name, module in named]
-        after = [(module, partial(self._ends, name)) for name, module in named]
-        with hooked(before, after):
-            model(inputs)
-        if self._found is None:
-            raise CannotReplay("no site lies on the way from the input to the output")
-        return self._found
-
-    def _begins(self, name: str, whole: Tensor, inputs: tuple[Any, ...]) -> None:
-        if name in self._sites:
-            done = [*chain.from_iterable(self._open), (name, inputs[0])]
-            modules, values = zip(*done, strict=True)
-            leaves, form = tree_flatten([whole, *values])
-            self._found = _Pass(modules, leaves, form, frozenset(self._begun))
-            raise Reached
-        self._begun.add(name)
-        self._open.append([])
-
-    def _ends(self, name: str, _inputs: tuple[Any, ...], output: Any) -> None:
-        self._open.pop()
-        self._open[-1].append((name, output))
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The shape of a recorded tensor for any number of samples.
-
-    Attributes:
-        example: The example's tensor.
-        per_sample: How many of its rows belong to one sample; None where it has one shape whatever
-            the number.
-    """
-
-    example: Tensor
-    per_sample: int | None
-
-    @classmethod
-    def of(cls, whole: Tensor, part: Tensor, samples: int) -> _Shape:
-        """The shape of a tensor that is `whole` for so many samples and `part` for one less."""
-        if whole.shape == part.shape:
-            return cls(whole, None)
-        rows = len(whole) - len(part)
-        if len(whole) != rows * samples or whole.shape[1:] != part.shape[1:]:
-            raise CannotReplay(
-                f"a module gives out {tuple(whole.shape)} for {samples} samples and "
-                f"{tuple(part.shape)} for one less, which are not so many rows for each"
-            )
-        return cls(whole, rows)
-
-    def by_sample(self, tensor: Tensor) -> Tensor:
-        """The tensor with samples first, (n, ...), whatever the number of its rows for each."""
-        rows = self.per_sample
-        return tensor if rows is None or rows == 1 else tensor.unflatten(0, (-1, rows))
-
-    def as_it_was(self, kept: Tensor) -> Tensor:
-        """The inverse of `by_sample`; a copy, because code may write to what it is given."""
-        return (kept if self.per_sample in (None, 1) else kept.flatten(0, 1)).clone()
-
-    def zeros(self, samples: int) -> Tensor:
-        """Zeros of that shape, which take no memory."""
-        rows = () if self.per_sample is None else (samples * self.per_sample,)
-        shape = (*rows, *self.example.shape[len(rows) :])
-        return self.example.new_zeros(()).expand(shape)
 
 
 class Replay:
@@ -162,7 +60,7 @@ class Replay:
         self._modules, self._form = whole.modules, whole.form
         self._check_alike(part)
         self._shapes = {
-            place: _Shape.of(own, other, len(example))
+            place: LeafShape.of(own, other, len(example))
             for place, (own, other) in enumerate(zip(whole.leaves, part.leaves, strict=True))
             if isinstance(own, Tensor)
         }
@@ -177,9 +75,7 @@ class Replay:
             for place, leaf in enumerate(whole.leaves)
             if place not in self._shapes or (place in matters and place not in self._kept)
         }
-        for place, leaf in self._constant.items():
-            if not _equal(leaf, part.leaves[place]):
-                raise CannotReplay("a module gives out what depends on the batch as a whole")
+        self._check_by_sample(whole, part)
         only_input = self._kept == self._place[-1:] and self._shapes[self._kept[0]].per_sample == 1
         self.input_of = self._modules[-1] if only_input else None
         self.above = frozenset(
@@ -225,12 +121,24 @@ class Replay:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _recorded(self, inputs: Tensor) -> _Pass:
-        return _Recorder(self._sites).follow(self._model, inputs)
+    def _recorded(self, inputs: Tensor) -> Pass:
+        return Recorder(self._sites).follow(self._model, inputs)
 
-    def _check_alike(self, other: _Pass) -> None:
+    def _check_alike(self, other: Pass) -> None:
         if (other.modules, other.form) != (self._modules, self._form):
             raise CannotReplay("its modules are called otherwise for another batch")
+
+    def _check_by_sample(self, whole: Pass, part: Pass) -> None:
+        """Refuse a network in which what is kept of a sample depends on the others, by a pass over
+        all but the last one.
+        """
+        same = [_same(leaf, part.leaves[place]) for place, leaf in self._constant.items()]
+        for place in self._kept:
+            shape = self._shapes[place]
+            own, other = (shape.by_sample(one.leaves[place]) for one in (whole, part))
+            same.append(_close(own[:-1], other))
+        if not all(same):
+            raise CannotReplay("what modules give out for a sample depends on the others")
 
     def _what_matters(self, leaves: Sequence[Any], begun: set[str]) -> list[int]:
         """First places of the tensors that the output depends on; names of the modules that are
@@ -288,7 +196,14 @@ def _copy(leaf: Any) -> Any:
     return leaf if isinstance(leaf, _PLAIN) else None
 
 
-def _equal(leaf: Any, other: Any) -> bool:
+def _same(leaf: Any, other: Any) -> bool:
     if isinstance(leaf, Tensor):
         return torch.equal(leaf, other)
     return bool(_copy(leaf) == _copy(other))
+
+
+def _close(own: Tensor, other: Tensor) -> bool:
+    """Whether tensors are the same but for rounding."""
+    if not own.is_floating_point():
+        return torch.equal(own, other)
+    return bool((own - other).abs().max() <= _ROUNDING * own.abs().max().clamp_min(1.0))

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -145,8 +146,17 @@ def _replayed(
     )
 
 
+class _Tracer(fx.Tracer):
+    """Takes the logits alone of an object that a network gives out, which no graph can hold."""
+
+    def create_arg(self, a: Any) -> Any:
+        """What stands for a value in the graph."""
+        logits = None if isinstance(a, fx.Proxy) else getattr(a, "logits", None)
+        return super().create_arg(logits if isinstance(logits, fx.Proxy) else a)
+
+
 def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> SplitNetwork:
-    graph = fx.Tracer().trace(model)
+    graph = _Tracer().trace(model)
     edited = _edited_nodes(graph, {site.name for site in sites})
     if not any(node.op == "output" and node in edited for node in graph.nodes):
         raise ValueError("no site lies on the way from the input to the output")
