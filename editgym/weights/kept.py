@@ -56,7 +56,7 @@ class KeptRows:
         self._read: set[Path] = set()
         self._places: dict[bytes, int] = {}
         self._columns: list[Tensor] = []
-        self._checked = False
+        self._unchecked: set[bytes] = set()  # rows from disk, of which none was compared yet
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """What `compute` makes of inputs, on their device.
@@ -67,8 +67,7 @@ class KeptRows:
         keys = _keys(inputs)
         if any(key not in self._places for key in keys):
             self._read_files()
-        if not self._checked:
-            self._check(inputs, keys)
+        self._check(inputs, keys)
         missing = {key: row for row, key in enumerate(keys) if key not in self._places}
         if missing:
             try:
@@ -82,10 +81,10 @@ class KeptRows:
 
     def _check(self, inputs: Tensor, keys: list[bytes]) -> None:
         """Delete what was kept if other code has computed it."""
-        known = next((row for row, key in enumerate(keys) if key in self._places), None)
+        known = next((row for row, key in enumerate(keys) if key in self._unchecked), None)
         if known is None:
             return
-        self._checked = True
+        self._unchecked.clear()
         found = self._compute(inputs[known : known + 1])
         kept = [column[self._places[keys[known]]] for column in self._columns]
         if len(found) == len(kept) and all(map(_alike, kept, found)):
@@ -128,12 +127,10 @@ class KeptRows:
                 tensors = load_file(path)
             except (SafetensorError, FileNotFoundError):
                 continue  # it is no longer there, or nobody wrote it: its rows are computed again
-            hashes = tensors.pop("keys").numpy()
+            keys = [row.tobytes() for row in tensors.pop("keys").numpy()]
             self._read.add(path)
-            self._take(
-                [row.tobytes() for row in hashes],
-                [tensors[name] for name in sorted(tensors, key=int)],
-            )
+            self._unchecked.update(keys)
+            self._take(keys, [tensors[name] for name in sorted(tensors, key=int)])
 
     def _take(self, keys: list[bytes], columns: list[Tensor]) -> None:
         before = len(self._columns[0]) if self._columns else 0
