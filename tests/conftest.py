@@ -166,3 +166,42 @@ def tiny_lm(tmp_path_factory, factworld_tokenizer):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """The folder of a small random BERT without a head, and a tokenizer of the templates' words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from editgym.tasks.text_data import templates_data
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = templates_data()[1].vocabulary
+    vocabulary = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", *words))}
+    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokens.normalizer = normalizers.Lowercase()
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", 2)]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertModel(
+            BertConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=48,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=32,
+                initializer_range=0.2,
+            )
+        )
+    with torch.no_grad():  # the first token sees all words alike
+        model.encoder.layer[0].attention.self.query.weight.zero_()
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    return str(folder)

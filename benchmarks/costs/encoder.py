@@ -8,7 +8,7 @@ The task is `debiasing/transformer` on `minilm-l6`, which must have been fetched
 (c) one reward call of MaskWorld after that;
 (d) PPO for some of its 20,480 reward calls, from which the time of all of them is scaled.
 
-Timings on a shared machine are noisy: read the ratios.
+Seconds are by the clock and of the processor: on a shared machine the latter count.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -29,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import editgym  # noqa: F401 - registers the environments
 from benchmarks.costs.hardware import hardware
-from benchmarks.costs.worlds import ppo_run, single
+from benchmarks.costs.worlds import ppo_run
 from editgym.envs.sb3 import monitored
 from editgym.models.sequence_classifiers import TokenEncoder
 from editgym.tasks import make_task
@@ -46,77 +47,102 @@ CALLS = 20_480  # what PPO gets in suites
 BATCH = 256  # texts of each reward set
 
 
-def measure(texts: int, calls: int, least: float) -> dict[str, Any]:
+class Seconds(NamedTuple):
+    """What something took: by the clock, and of the processor, which others on the machine do not
+    lengthen.
+    """
+
+    wall_s: float
+    cpu_s: float
+
+    def scaled(self, factor: float) -> Seconds:
+        """The same, so many times as long."""
+        return Seconds(self.wall_s * factor, self.cpu_s * factor)
+
+
+def timed(function: Callable[[], object]) -> Seconds:
+    """What a call takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def measure(texts: int, rewards: int, calls: int) -> dict[str, Any]:
     """The timings, in seconds.
 
     Args:
         texts: How many texts of the policy split features are computed of.
+        rewards: How many reward calls the single environment makes.
         calls: How many reward calls PPO makes.
-        least: Least time for one timing.
     """
     task = make_task(TASK["task"], **{key: TASK[key] for key in TASK if key != "task"})
     assert isinstance(task, DebiasingTask)
     assert isinstance(task.encode, TokenEncoder)
-    network, inputs, cpu = task.networks[0], task.pool.inputs, torch.device("cpu")
+    network, inputs = task.networks[0], task.pool.inputs
     batch = inputs[torch.randint(len(inputs), (2 * BATCH,))]
     with torch.no_grad():
-        whole = _seconds(lambda: network.base(batch))
+        whole = timed(lambda: network.base(batch))
     few = inputs[torch.randperm(len(inputs))[:texts]]
     with tempfile.TemporaryDirectory() as folder:
         keep = Keep(Path(folder), task.encode.lengths)
         first, second = (
             EditableNetwork(network.base, network.sites, few[:8], keep) for _ in range(2)
         )
-        computed = _seconds(lambda: first.activations(few))
-        read = _seconds(lambda: second.activations(few))
-    reward = single(TASK, least, cpu)
+        computed = timed(lambda: first.activations(few))
+        read = timed(lambda: second.activations(few))
     spec = copy.deepcopy(gym.spec("MaskWorld-v0"))
     spec.kwargs.update(TASK)
+    with closing(gym.make(spec)) as env:
+        env.reset(seed=0)
+        action = env.action_space.sample()
+        env.step(action)
+
+        def steps() -> None:
+            for _ in range(rewards):
+                env.reset()
+                env.step(action)
+
+        reward = timed(steps)
     layout = ActionLayout(tuple(site.shape for site in network.sites), task.rewards.rank)
 
     def vector(slots: int) -> VecEnv:
         return monitored(gym.make_vec(spec, num_envs=slots, shared_batch=True))
 
-    ppo = ppo_run(vector, layout, spec, calls)
+    ppo = timed(lambda: ppo_run(vector, layout, spec, calls))
     return {
         "task": TASK,
         "pool": len(task.pool),
         "batch": [BATCH, BATCH],
         "texts": texts,
-        "a_whole_network_s": whole,
-        "b_features_s": computed,
-        "b_features_read_s": read,
-        "c_reward_s": reward,
+        "a_whole_network": whole._asdict(),
+        "b_features": computed._asdict(),
+        "b_features_read": read._asdict(),
+        "c_reward": reward.scaled(1 / rewards)._asdict(),
         "ppo_calls": CALLS,
         "ppo_measured_calls": calls,
-        "ppo_measured_s": ppo,
-        "ppo_s": ppo * CALLS / calls,
+        "d_ppo_measured": ppo._asdict(),
+        "d_ppo": ppo.scaled(CALLS / calls)._asdict(),
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """The timings as text."""
-    whole, reward = result["a_whole_network_s"], result["c_reward_s"]
-    texts, computed = result["texts"], result["b_features_s"]
-    measured, scaled = result["ppo_measured_calls"], result["ppo_s"]
+
+    def line(label: str, key: str, more: str = "") -> str:
+        found = result[key]
+        return f"{label:44} {found['wall_s']:10.4f} s, processor {found['cpu_s']:10.4f} s{more}"
+
+    ratio = result["a_whole_network"]["cpu_s"] / result["c_reward"]["cpu_s"]
+    texts, calls, measured = (result[key] for key in ("texts", "ppo_calls", "ppo_measured_calls"))
     return "\n".join(
         (
-            f"(a) a reward by the whole network   {1e3 * whole:10.1f} ms",
-            f"(b) features of {texts:>6,} texts       {1e3 * computed:10.1f} ms; read again in"
-            f" {1e3 * result['b_features_read_s']:.1f} ms",
-            f"(c) a reward call                   {1e3 * reward:10.1f} ms   (a)/(c) ="
-            f" {whole / reward:.0f}",
-            f"(d) PPO, {result['ppo_calls']:,} reward calls     {scaled:10.1f} s"
-            f"    (from {measured:,} of them)",
+            line("(a) a reward by the whole network", "a_whole_network"),
+            line(f"(b) features of {texts:,} texts", "b_features"),
+            line("    read again from disk", "b_features_read"),
+            line("(c) a reward call", "c_reward", f"   (a)/(c) = {ratio:.0f}"),
+            line(f"(d) PPO, {calls:,} reward calls", "d_ppo", f"   (from {measured:,} of them)"),
         )
     )
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,11 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="reward calls of the PPO run (default: %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=2.0, help="least time of (c) (default: %(default)s)"
+        "--rewards",
+        type=int,
+        default=200,
+        help="reward calls of the single environment (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     try:
-        result = measure(options.texts, options.ppo_calls, options.seconds)
+        result = measure(options.texts, options.rewards, options.ppo_calls)
         options.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"hardware": hardware("cpu"), **result}, indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -12,7 +12,8 @@ from editgym.tasks.image_networks import Request, task_of
 from editgym.tasks.splits import Splits
 from editgym.tasks.unlearning import UnlearningTask
 
-_IMAGES, _CLASSES, _SIZE = 4_000, 10, 32
+_IMAGES, _CLASSES, _SIZE = 2_800, 10, 32
+_SHARES = (0.05, 0.9)  # more images to reward than a batch has, so that batches are drawn of them
 _SHAPE: dict[str, Any] = {
     "image_size": _SIZE,
     "patch_size": 8,
@@ -38,4 +39,4 @@ def head(*, device: str = "cpu") -> UnlearningTask:
     request = Request(
         forget_class=0, goals=None, forget_samples=None, sites=["classifier"], device=device
     )
-    return task_of("costs/vit", data, [model], request, Splits.of(data, 0), 0)
+    return task_of("costs/vit", data, [model], request, Splits.of(data, 0, _SHARES), 0)

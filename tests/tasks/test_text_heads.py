@@ -3,8 +3,7 @@
 import gymnasium as gym
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertModel
 
 from agents.catalogue import agent_class
 from agents.protocol import Budget
@@ -12,50 +11,15 @@ from editgym.models.language import ModelError
 from editgym.models.sequence_classifiers import load_sequence_classifier
 from editgym.models.training import Recipe
 from editgym.tasks import make_task, text_heads
-from editgym.tasks.text_data import templates_data
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """The folder of a small random BERT without a head, and a tokenizer of the templates' words."""
-    folder = tmp_path_factory.mktemp("encoder")
-    words = templates_data()[1].vocabulary
-    vocabulary = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", *words))}
-    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokens.normalizer = normalizers.Lowercase()
-    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokens.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A", special_tokens=[("[CLS]", 2)]
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = BertModel(
-            BertConfig(
-                vocab_size=len(vocabulary),
-                hidden_size=48,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                intermediate_size=32,
-                max_position_embeddings=32,
-                initializer_range=0.2,
-            )
-        )
-    with torch.no_grad():  # the first token sees all words alike
-        model.encoder.layer[0].attention.self.query.weight.zero_()
-    model.save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokens, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
-def arguments(encoder, tmp_path, monkeypatch):
+def arguments(tiny_encoder, tmp_path, monkeypatch):
     """Arguments of the task on that encoder, with an empty cache."""
     monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(text_heads, "HEAD_RECIPE", Recipe(epochs=4, learning_rate=1e-2))
     return {
-        "model": encoder,
+        "model": tiny_encoder,
         "data": "templates",
         "max_length": 24,
         "sites": ["classifier"],
@@ -106,11 +70,11 @@ def test_a_head_below_the_bar_is_an_error_that_says_what_it_reached(arguments):
         make_task("debiasing/transformer", **arguments | {"least_accuracy": 1.01})
 
 
-def test_more_than_a_head_is_not_trained(arguments, encoder, monkeypatch, tmp_path):
-    model = BertModel.from_pretrained(encoder)
+def test_more_than_a_head_is_not_trained(arguments, tiny_encoder, tmp_path):
+    model = BertModel.from_pretrained(tiny_encoder)
     lacking = {name: t for name, t in model.state_dict().items() if "attention" not in name}
     model.save_pretrained(tmp_path / "lacking", state_dict=lacking)
-    load_sequence_classifier(encoder, 8, 1)[1].tokenizer.save_pretrained(tmp_path / "lacking")
+    load_sequence_classifier(tiny_encoder, 8, 1)[1].tokenizer.save_pretrained(tmp_path / "lacking")
     with pytest.raises(ModelError, match=r"lacks model\.bert\.encoder.* more than a head"):
         make_task("debiasing/transformer", **arguments | {"model": str(tmp_path / "lacking")})
 
@@ -146,8 +110,8 @@ def test_rewards_and_reports_pass_through_the_encoder_once(arguments):
     assert sum(passes) <= 16, "examples, to find the last layer"
 
 
-def test_names_of_sites_are_taken_with_and_without_the_prefix(encoder):
-    network, _ = load_sequence_classifier(encoder, 8, 1)
+def test_names_of_sites_are_taken_with_and_without_the_prefix(tiny_encoder):
+    network, _ = load_sequence_classifier(tiny_encoder, 8, 1)
     given = ["classifier", "model.classifier", "bert.encoder.*.output.dense", "*.classifier", "no"]
     assert network.names_here(given) == [
         "model.classifier",
