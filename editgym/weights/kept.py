@@ -48,7 +48,7 @@ class KeptRows:
     Args:
         folder: Where rows are kept; what is in it was computed by the same function.
         compute: Inputs (n, ...) -> tensors (n, ...), row by row.
-        lengths: As in `Keep`.
+        lengths: How many of the first columns of each input count, as `Keep` says.
     """
 
     def __init__(self, folder: Path, compute: Compute, lengths: Lengths | None = None) -> None:

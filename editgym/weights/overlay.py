@@ -31,20 +31,14 @@ from editgym.weights.state import EditedState, Remembered
 
 def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
     """sha256 over the names, types, shapes and bytes of a model's parameters and persistent
-    buffers.
-
-    Args:
-        model: Any network.
-        without: Names of tensors that are left out.
+    buffers, but for those called `without`.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if name in without:
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
+        if name not in without:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            own = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(own.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
