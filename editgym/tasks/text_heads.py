@@ -29,14 +29,14 @@ class _Head(nn.Module):
 
     def __init__(self, network: EditableNetwork, names: tuple[str, ...]) -> None:
         super().__init__()
-        self._network = [network]  # in a list: its own parameters are not trained
+        self._network = network
         own = network.base.state_dict()
         self._names = names
         self.tensors = nn.ParameterList([_begun(own[name]) for name in names])
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, ...) -> (n, 2)."""
-        return self._network[0].logits_from((features,), self.named())
+        return self._network.logits_from((features,), self.named())
 
     def named(self) -> dict[str, Tensor]:
         """The tensors by their names in the classifier."""
@@ -71,14 +71,13 @@ def train_head(
     modules = {name.rpartition(".")[0] for name in network.untrained}
     sites = [site.name for site in editable_sites(network) if site.name in modules]
     editable = EditableNetwork(network, find_sites(network, sites), data.inputs[:8], keep)
-    features = editable.activations(data.inputs)
-    if not editable.reuses_prefix or len(features) != 1:
+    if not editable.reuses_prefix or len(editable.activations(data.inputs[:8])) != 1:
         raise ModelError(
             f"model: the checkpoint lacks {', '.join(network.untrained)}: more than a head, which"
             " could be trained here; give a whole classifier, or an encoder whose head sees one"
             " vector of a text"
         )
-    seen = Labelled(features[0], data.labels)
+    seen = Labelled(editable.activations(data.inputs)[0], data.labels)
     known = Labelled(editable.activations(validation.inputs)[0], validation.labels)
 
     def build() -> _Head:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ from editgym.weights.splitting import SplitNetwork, frozen_copy, split
 _NUMBERS_IN_CACHE = 2**20
 _NUMBERS_ON_GPU = 2**28
 _COMPARED = 4  # inputs of the example
-_MOST_KEPT = (
-    8_192  # numbers of a sample's activations; more take longer to read than they are worth
-)
+_MOST_HELD = 2**28  # numbers in the activations of some data
+# Numbers in a sample's activations; to read more of them takes longer than they are worth.
+_MOST_KEPT = 8_192
 
 
 @contextmanager
@@ -154,6 +155,18 @@ class EditableNetwork(EditedWeights):
             parts = [self._split.prefix(part) for part in inputs.split(batch_size)]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
+    def held(self, inputs: Tensor) -> tuple[Tensor, ...] | None:
+        """`activations` of data that are looked at again and again; None where they would fill the
+        memory (more than 2²⁸ numbers), so that those of a batch are to be computed when it is its
+        turn.
+        """
+        return self.activations(inputs) if len(inputs) * self.numbers <= _MOST_HELD else None
+
+    @cached_property
+    def numbers(self) -> int:
+        """Numbers in the activations of one input."""
+        return sum(column[0].numel() for column in self._computed(self._example[:2]))
+
     def inputs_to(self, layer: str, inputs: Tensor) -> Tensor:
         """What goes into a module of the unedited network that sees one row for each input, (n,
         features).
@@ -227,9 +240,9 @@ class EditableNetwork(EditedWeights):
         if not self._split.above:
             return None
         few = self._example[:_COMPARED]
-        whole = self._computed(few)
-        if sum(column[0].numel() for column in whole) > _MOST_KEPT:
+        if self.numbers > _MOST_KEPT:
             return None
+        whole = self._computed(few)
         lengths = keep.lengths
         if lengths is not None and not self._may_be_shortened(few, whole, lengths):
             lengths = None
