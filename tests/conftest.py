@@ -140,6 +140,15 @@ def smollm2():
 
 
 @pytest.fixture(scope="session")
+def minilm():
+    """The folder of all-MiniLM-L6-v2, if it was fetched before; else the test is skipped."""
+    folder = _CACHE / "models" / "minilm-l6"
+    if not folder.is_dir():
+        pytest.skip("not there: python -m editgym.models.fetch minilm-l6")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory, factworld_tokenizer):
     """The folder of a Llama of four layers with random weights and factlm's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM

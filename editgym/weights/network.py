@@ -67,8 +67,9 @@ class EditableNetwork(EditedWeights):
         example: A few inputs, with which the reuse of activations is checked against the full
             forward pass (1e-5). Where it fails, every evaluation runs the whole network and a
             warning says why.
-        keep: Where the activations of a classifier of `transformers` are kept, with what no edit
-            above them can change; only those of few numbers a sample. None keeps none.
+        keep: Where activations are kept on disk, so that each input's are computed once: those of
+            classifiers of `transformers`, if they are at most 8,192 numbers a sample. None keeps
+            none.
 
     Raises:
         OutputError: There are no logits in what the model gives out.
@@ -237,13 +238,10 @@ class EditableNetwork(EditedWeights):
 
     def _keeping(self, keep: Keep) -> KeptRows | None:
         """The activations' keeper; None where keeping them does not pay."""
-        if not self._split.above:
+        if not self._split.above or self.numbers > _MOST_KEPT:
             return None
-        few = self._example[:_COMPARED]
-        if self.numbers > _MOST_KEPT:
-            return None
+        few, lengths = self._example[:_COMPARED], keep.lengths
         whole = self._computed(few)
-        lengths = keep.lengths
         if lengths is not None and not self._may_be_shortened(few, whole, lengths):
             lengths = None
         return KeptRows(keep.folder / self._prefix_hash(), self._computed, lengths)

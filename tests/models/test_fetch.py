@@ -396,3 +396,16 @@ def test_the_real_model_knows_a_capital(smollm2):
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert "Paris" in language.answers([prompt], max_new_tokens=12)[0]
+
+
+@pytest.mark.slow
+def test_the_real_encoder_tells_what_texts_are_about(minilm):
+    network, encode = load_sequence_classifier(minilm, 16, 1)
+    assert network.untrained == ("model.classifier.bias", "model.classifier.weight")
+    ids = encode(["A man eats bread.", "Someone is eating food.", "The stock market fell today."])
+    mask = ids != 0
+    with torch.no_grad():
+        hidden = network.model.bert(ids, attention_mask=mask.long()).last_hidden_state
+    mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    near, far = torch.cosine_similarity(mean[:1], mean[1:])
+    assert near > 0.5 > 0.3 > far
