@@ -25,6 +25,7 @@ _TOKENS_AT_ONCE = 2_048  # padding counted
 _RIDGE = 1e-5  # of the mean eigenvalue: C has no inverse while there are fewer tokens than inputs
 
 
+
 def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> Iterator[Tensor]:
     """C = E[k kᵀ] of the unedited model's inputs k at every site, each (in, in), float64, one
     after the other: all of them at once would take more memory than the sites.
