@@ -140,6 +140,15 @@ def smollm2():
 
 
 @pytest.fixture(scope="session")
+def minilm():
+    """The folder of all-MiniLM-L6-v2, if it was fetched before; else the test is skipped."""
+    folder = _CACHE / "models" / "minilm-l6"
+    if not folder.is_dir():
+        pytest.skip("not there: python -m editgym.models.fetch minilm-l6")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory, factworld_tokenizer):
     """The folder of a Llama of four layers with random weights and factlm's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -165,4 +174,43 @@ def tiny_lm(tmp_path_factory, factworld_tokenizer):
         )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """The folder of a small random BERT without a head, and a tokenizer of the templates' words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from editgym.tasks.text_data import templates_data
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = templates_data()[1].vocabulary
+    vocabulary = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", *words))}
+    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokens.normalizer = normalizers.Lowercase()
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", 2)]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertModel(
+            BertConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=48,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=32,
+                initializer_range=0.2,
+            )
+        )
+    with torch.no_grad():  # the first token sees all words alike
+        model.encoder.layer[0].attention.self.query.weight.zero_()
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
     return str(folder)

@@ -26,8 +26,9 @@ from agents.debiasing.episode import (
 )
 from agents.debiasing.last_layer import Head, HeadOfNetwork, Point, best_within
 from editgym.checks import above, whole
+from editgym.data.images import Labelled
 from editgym.models.training import one_thread
-from editgym.weights import EditJournal, ReplaceTensors
+from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
 # Numbers of the inputs to the first edited layer; what a transformer keeps for its gradient is some
 # thirty times as much.
@@ -151,25 +152,25 @@ class SiteFineTune(FineTuning):
         task, network = start(env)
         own = [weight.unsqueeze(0) for weight in network.weights]
         policy, validation = (
-            [(network.activations(part.inputs), part.labels) for part in task.labelled(split)]
+            [_Seen(network, part) for part in task.labelled(split)]
             for split in ("policy", "validation")
         )
 
         def losses(moved: Sequence[Tensor], weights: tuple[float, float]) -> Iterator[Tensor]:
-            for weight, (seen, labels) in zip(weights, policy, strict=True):
-                for some, right in _pieces(seen, labels):
+            for weight, seen in zip(weights, policy, strict=True):
+                for some, right in seen.pieces():
                     loss = F.cross_entropy(network.candidate_logits(moved, some)[0], right)
-                    yield weight * (len(right) / len(labels)) * loss
+                    yield weight * (len(right) / len(seen)) * loss
 
         @torch.no_grad()
-        def accuracy(moved: Sequence[Tensor], seen: Sequence[Tensor], labels: Tensor) -> float:
+        def accuracy(moved: Sequence[Tensor], seen: _Seen) -> float:
             return sum(
                 int((network.candidate_logits(moved, some)[0].argmax(-1) == right).sum())
-                for some, right in _pieces(seen, labels)
-            ) / len(labels)
+                for some, right in seen.pieces()
+            ) / len(seen)
 
         def measure(moved: Sequence[Tensor]) -> Point:
-            return Point(*(accuracy(moved, seen, labels) for seen, labels in validation))
+            return Point(*(accuracy(moved, seen) for seen in validation))
 
         with one_thread():
             best = best_within(
@@ -187,7 +188,25 @@ class SiteFineTune(FineTuning):
         return network.journal
 
 
-def _pieces(seen: Sequence[Tensor], labels: Tensor) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Activations and labels, so many samples at a time as one graph may hold."""
-    rows = max(1, _NUMBERS_IN_ONE_GRAPH // sum(a[0].numel() for a in seen))
-    return zip(zip(*(a.split(rows) for a in seen), strict=True), labels.split(rows), strict=True)
+class _Seen:
+    """What a network's sites see of some data, and its labels.
+
+    Activations that would fill the memory are computed anew for each piece.
+    """
+
+    def __init__(self, network: EditableNetwork, data: Labelled) -> None:
+        self._network, self._data = network, data
+        self._held = network.held(data.inputs)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def pieces(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Activations and labels, so many samples at a time as one graph may hold."""
+        rows = max(1, _NUMBERS_IN_ONE_GRAPH // self._network.numbers)
+        labels = self._data.labels.split(rows)
+        if self._held is None:
+            parts = map(self._network.activations, self._data.inputs.split(rows))
+            return zip(parts, labels, strict=True)
+        columns = (column.split(rows) for column in self._held)
+        return zip(zip(*columns, strict=True), labels, strict=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agents.protocol import Unsupported
 from editgym.data.images import Labelled
-from editgym.models.heads import features_before, last_linear
+from editgym.models.heads import last_linear
 from editgym.tasks.debiasing import LabelledPair
 from editgym.weights import EditableNetwork
 
@@ -76,12 +76,12 @@ class HeadOfNetwork:
                 f"{type(network.base).__name__}: its last linear layer has no bias, or does not"
                 " give its two logits"
             )
-        self.site, self._base = site, network.base
+        self.site, self._network = site, network
         self.head = Head(module.weight.detach(), module.bias.detach())
 
     def features(self, data: Labelled) -> Features:
         """What the layer sees of some data."""
-        return Features(features_before(self._base, self.site, data.inputs), data.labels)
+        return Features(self._network.inputs_to(self.site, data.inputs), data.labels)
 
     def pair(self, data: LabelledPair) -> tuple[Features, Features]:
         """What the layer sees of a split: general, unbiased."""

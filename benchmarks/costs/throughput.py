@@ -92,7 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument(
-        "--tasks", default="unlearning/digits,unlearning/mnist", help="default: %(default)s"
+        "--tasks",
+        default="unlearning/digits,unlearning/mnist",
+        help="names, or benchmarks.costs.vit:head, the last layer of a transformer of images"
+        " (default: %(default)s)",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument(

@@ -90,24 +90,24 @@ def tensor_api(
 
 def bare_suffix(task: UnlearningTask, candidates: int, least: float) -> float:
     """(d): seconds per candidate for the products alone: W·h + b, ReLU, the output layer,
-    probability of the class.
+    probability of the class; W·h + b and that probability where the output layer is what is edited.
 
     The same K and batches as (c): every candidate has its own 2 × 1,024 activations, which lie
     ready in memory.
     """
     network = task.networks[0]
-    base = network.base
+    site, state = network.sites[0].name, network.base.state_dict()
     weights = network.base_weights[0].expand(candidates, -1, -1).contiguous()
     rows = torch.randint(len(task.pool), (candidates, 2 * BATCH), device=task.device)
     activations = network.activations(task.pool.inputs)[0][rows]  # (K, 2 · batch, in)
     labels = task.pool.labels[rows].unsqueeze(-1)
-    state = base.state_dict()
+    head = (state["fc3.bias"], state["fc3.weight"].mT) if site == "fc2" else None
 
     def products() -> torch.Tensor:
-        h = torch.baddbmm(state["fc2.bias"], activations, weights.mT).relu_()
-        logits = torch.addmm(state["fc3.bias"], h.flatten(0, 1), state["fc3.weight"].mT).unflatten(
-            0, h.shape[:2]
-        )
+        logits = torch.baddbmm(state[f"{site}.bias"], activations, weights.mT)
+        if head is not None:
+            h = logits.relu_()
+            logits = torch.addmm(head[0], h.flatten(0, 1), head[1]).unflatten(0, h.shape[:2])
         score = logits.softmax(-1).gather(-1, labels).squeeze(-1)
         return score.unflatten(-1, (2, BATCH)).mean(-1).cpu()
 

@@ -219,7 +219,7 @@ def _notes(group: Group) -> tuple[str, ...]:
         notes.append(
             f"shallow: the class looks forgotten, but an attack has {SHALLOW_SHARE:.0%} or more of"
             " the way from the retrained network back to the unedited one; in rows without attacks,"
-            f" {SHALLOW_STEPS} steps of fine-tuning bring it back, or a linear probe of the features"
+            f" {SHALLOW_STEPS} steps of fine-tuning bring it back, or a linear probe of features"
             f" finds {SHALLOW_PROBE:.0%} of what it found before, and not so in the retrained one."
         )
     shown = {standing.access for standing in standings}

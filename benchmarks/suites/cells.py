@@ -20,6 +20,7 @@ SUITES = {
         Suite("worlds", 10, worlds.WORLDS),
         Suite("lifelong", 10, lifelong.LIFELONG),
         Suite("full", 10, (*worlds.WORLDS, *lifelong.LIFELONG)),
+        Suite("encoder", 5, worlds.ENCODER),
         Suite("paper", 10, worlds.PAPER),
         Suite("attacks", 5, worlds.ATTACKS),
         Suite("backdoor", 10, worlds.BACKDOOR),

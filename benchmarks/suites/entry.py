@@ -21,6 +21,7 @@ REWARD_CALLS = {
     "unlearning/backdoor": 20_480,
     "debiasing/templates": 20_480,
     "debiasing/toxicity": 20_480,
+    "debiasing/transformer": 20_480,
     "knowledge/factworld": 3_200,
     "knowledge/zsre": 3_200,
     "knowledge/counterfact": 3_200,

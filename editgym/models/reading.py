@@ -1,4 +1,4 @@
-"""Read language models and their tokenizers: Hugging Face folders, hub ids and GGUF files."""
+"""Read models and their tokenizers: Hugging Face folders, hub ids and GGUF files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -151,6 +152,35 @@ def _placed(device_map: DeviceMap) -> dict[str, Any]:
     folder = tempfile.mkdtemp(dir=cache_folder() / "offloaded")
     own = device_map if isinstance(device_map, str) else dict(device_map)
     return {"device_map": own, "offload_folder": folder}
+
+
+def read_encoder(path: str, dtype: torch.dtype | str) -> Read:
+    """The encoder of a Hugging Face folder or hub id, without any head, and its tokenizer.
+
+    No remote code is run, and only safetensors are read.
+
+    Args:
+        path: The folder, or the hub id.
+        dtype: Number format of the weights; "auto" for the checkpoint's own.
+
+    Raises:
+        ModelError: There is no such model, or it lacks safetensors, a tokenizer, or weights that
+            its config.json asks for.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False})
+        loaded: Any = AutoModel.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"model: cannot load the encoder {path!r}: {error}") from error
+    model, loading = loaded
+    _check_whole(path, loading)
+    return model, tokenizer
 
 
 def read_gguf(path: str | Path, dtype: torch.dtype = torch.float32) -> Read:

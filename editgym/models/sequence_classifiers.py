@@ -4,8 +4,8 @@ encoders.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import fnmatch
+from collections.abc import Collection, Sequence
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from editgym.models.folders import model_path
 from editgym.models.language import ModelError
+from editgym.weights.sites import editable_sites
 
 
 class ToxicityTransformer(nn.Module):
@@ -32,12 +34,22 @@ class ToxicityTransformer(nn.Module):
             `model.…`.
         pad_id: Token that is masked out.
         toxic_output: Index of the output that stands for toxic.
+        untrained: Names, in the classifier, of tensors that its checkpoint lacks.
+
+    Attributes:
+        untrained: The names of those tensors here; their numbers are random.
 
     Raises:
         ModelError: There is no such output.
     """
 
-    def __init__(self, model: PreTrainedModel, pad_id: int, toxic_output: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        toxic_output: int,
+        untrained: Collection[str] = (),
+    ) -> None:
         super().__init__()
         outputs: int = model.config.num_labels or 0
         if not 0 <= toxic_output < outputs:
@@ -46,6 +58,7 @@ class ToxicityTransformer(nn.Module):
             )
         self.model = model
         self.pad_id, self.toxic_output = pad_id, toxic_output
+        self.untrained = tuple(f"model.{name}" for name in sorted(untrained))
         self.independent = outputs == 1 or model.config.problem_type == "multi_label_classification"
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -56,6 +69,24 @@ class ToxicityTransformer(nn.Module):
             return torch.stack([torch.zeros_like(toxic), toxic], dim=1)
         others = [i for i in range(logits.shape[1]) if i != self.toxic_output]
         return torch.stack([logits[:, others].logsumexp(1), toxic], dim=1)
+
+    def extra_repr(self) -> str:
+        """What logits depend on beside the classifier."""
+        return f"pad_id={self.pad_id}, toxic_output={self.toxic_output}"
+
+    def names_here(self, sites: Sequence[str]) -> list[str]:
+        """Names and globs of sites as they are called here: those that are the classifier's own
+        names, without `model.`, get it.
+        """
+        known = [site.name for site in editable_sites(self)]
+
+        def matches(pattern: str) -> bool:
+            return bool(fnmatch.filter(known, pattern))
+
+        return [
+            f"model.{name}" if not matches(name) and matches(f"model.{name}") else name
+            for name in sites
+        ]
 
 
 class TokenEncoder:
@@ -81,16 +112,21 @@ class TokenEncoder:
         )
         return encoded["input_ids"]
 
+    def lengths(self, ids: Tensor) -> Tensor:
+        """How many tokens of each text are no padding, (n,)."""
+        return (ids != self.tokenizer.pad_token_id).sum(1)
+
 
 def load_sequence_classifier(
     name: str, length: int, toxic_output: int
 ) -> tuple[ToxicityTransformer, TokenEncoder]:
     """A classifier and the encoder of its inputs.
 
-    No remote code is run, and only safetensors are read.
+    No remote code is run, and only safetensors are read. What the checkpoint lacks of the
+    classifier is random: the network's `untrained` names it.
 
     Args:
-        name: Path of a Hugging Face folder, or a hub id.
+        name: Path of a Hugging Face folder, the name of an encoder that was fetched, or a hub id.
         length: Tokens per text.
         toxic_output: Index of the output that stands for toxic.
 
@@ -98,11 +134,15 @@ def load_sequence_classifier(
         ModelError: There is no such model, it has no safetensors, tokenizer or padding token, or no
             such output; or it takes fewer tokens.
     """
-    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    path = model_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"model: cannot load the sequence classifier {name!r}: {error}") from error
@@ -120,7 +160,7 @@ def load_sequence_classifier(
     # none.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     network = (
-        ToxicityTransformer(model, tokenizer.pad_token_id, toxic_output)
+        ToxicityTransformer(model, tokenizer.pad_token_id, toxic_output, loading["missing_keys"])
         .eval()
         .requires_grad_(False)
     )

@@ -16,11 +16,13 @@ from editgym.data.text import BagOfWords
 from editgym.models.classifiers import BagOfWordsNet
 from editgym.models.sequence_classifiers import load_sequence_classifier
 from editgym.models.training import Recipe, load_weights
+from editgym.paths import cache_folder
 from editgym.tasks.debiasing import DebiasingSplits, DebiasingTask, Encoder
 from editgym.tasks.seeds import checked_seeds
 from editgym.tasks.text_data import TextFiles, templates_data, toxicity_data
+from editgym.tasks.text_heads import train_head
 from editgym.tasks.text_networks import fitted, trained
-from editgym.weights import EditableNetwork, discover_sites, find_sites
+from editgym.weights import EditableNetwork, Keep, discover_sites, find_sites
 
 TEMPLATES_RECIPE = Recipe(epochs=6)
 TOXICITY_RECIPE = Recipe(epochs=3)
@@ -171,18 +173,27 @@ def transformer(
     hold_out_identities: bool = True,
     hold_out_words: bool = False,
     edit_terms: Mapping[str, float] | None = None,
+    least_accuracy: float = 0.75,
     device: str = "cpu",
 ) -> DebiasingTask:
-    """`debiasing/transformer`: any sequence classifier of `transformers`.
+    """`debiasing/transformer`: any sequence classifier of `transformers`, or an encoder whose head
+    is trained here at first use.
+
+    What no edit of the sites can change of a text is computed once and kept in EDITGYM_CACHE where
+    it is few numbers, as below a head.
 
     Args:
-        model: A Hugging Face folder or hub id; safetensors only, and no remote code.
+        model: A Hugging Face folder or hub id, or `minilm-l6` once it is fetched
+            (`python -m editgym.models.fetch minilm-l6`); safetensors only, and no remote code.
+            Where the checkpoint lacks the head, that is trained on the model split's comments, by
+            `model_seed`.
         data: `toxicity` for the texts of that task, with its arguments; `templates` for the bundled
             ones.
-        sites: Names or globs; names begin with `model.`. By default `discover_sites` chooses.
+        sites: Names or globs, as the classifier calls them or with `model.` before, such as
+            `["classifier"]`. By default `discover_sites` chooses.
         toxic_output: Index of the classifier's output that means toxic.
         max_length: Tokens per text.
-        model_seed: Seed of the splits: there is one network.
+        model_seed: Seed of the splits, and of a head that is trained: there is one network.
         comments: The comments, a file or a loader; for this and what follows `toxicity` says more.
         comments_format: The name of a published file's format, or an import path.
         text_column: Column of the text in a file of one's own.
@@ -198,10 +209,13 @@ def transformer(
         hold_out_identities: Whether the splits share no identity term.
         hold_out_words: Whether the splits share no polar word.
         edit_terms: The terms of O and their weights.
+        least_accuracy: What a head that is trained here has to reach on the validation split's
+            comments, both labels equally often.
         device: Where network and data live.
 
     Raises:
-        ModelError: The model cannot be loaded, or does not fit the arguments.
+        ModelError: The model cannot be loaded, or does not fit the arguments; or a head that is
+            trained does not reach `least_accuracy`.
         DataError: A file is missing or malformed, or there is no such `data`.
     """
     files = TextFiles.of(locals())
@@ -212,8 +226,14 @@ def transformer(
         files.require_unused(names, 'these are for data="toxicity"; the templates are bundled')
     texts = templates_data()[0] if data == "templates" else toxicity_data(files)
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
-    splits = texts.splits(model_seed)
-    return _task("debiasing/transformer", [network], sites, splits, encode, edit_terms, device)
+    splits, keep = texts.splits(model_seed), Keep(cache_folder() / "features", encode.lengths)
+    if network.untrained:
+        train_head(network, splits, encode, keep, model_seed, least_accuracy)
+    if sites is not None:
+        sites = network.names_here(sites)
+    return _task(
+        "debiasing/transformer", [network], sites, splits, encode, edit_terms, device, keep
+    )
 
 
 def train_templates(model_seed: int) -> nn.Module:
@@ -232,11 +252,12 @@ def _task(
     encode: Encoder,
     edit_terms: Mapping[str, float] | None,
     device: str,
+    keep: Keep | None = None,
 ) -> DebiasingTask:
     example = encode(splits.policy.general.texts[:8]).to(device)
     networks = []
     for model in models:
         model = model.to(device)
         chosen = discover_sites(model) if sites is None else find_sites(model, sites)
-        networks.append(EditableNetwork(model, chosen, example))
+        networks.append(EditableNetwork(model, chosen, example, keep))
     return DebiasingTask(name, tuple(networks), splits, encode, torch.device(device), edit_terms)

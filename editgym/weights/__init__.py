@@ -17,6 +17,7 @@ from editgym.weights.journal import (
     SiteEdit,
     Skip,
 )
+from editgym.weights.kept import Keep
 from editgym.weights.network import EditableNetwork, full_precision
 from editgym.weights.operators import Mask, Operator, Shift
 from editgym.weights.overlay import EditedWeights
@@ -43,6 +44,7 @@ __all__ = [
     "Entry",
     "ExportError",
     "JournalError",
+    "Keep",
     "LowRankFactors",
     "Mask",
     "Operator",

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
+from editgym.models.heads import features_before
 from editgym.weights.journal import SiteEdit
-from editgym.weights.overlay import EditedWeights
+from editgym.weights.kept import Keep, KeptRows, Lengths
+from editgym.weights.outputs import gives_logits, logits_of
+from editgym.weights.overlay import EditedWeights, fingerprint
+from editgym.weights.recording import CannotReplay
 from editgym.weights.sites import EditSite
 from editgym.weights.splitting import SplitNetwork, frozen_copy, split
 
 _NUMBERS_IN_CACHE = 2**20
 _NUMBERS_ON_GPU = 2**28
+_COMPARED = 4  # inputs of the example
+_MOST_HELD = 2**28  # numbers in the activations of some data
+# Numbers in a sample's activations; to read more of them takes longer than they are worth.
+_MOST_KEPT = 8_192
 
 
 @contextmanager
@@ -48,16 +60,31 @@ class EditableNetwork(EditedWeights):
     layer on.
 
     Args:
-        model: Any `nn.Module` that maps a batch of inputs to logits (n, classes). It is copied, not
-            changed.
+        model: Any `nn.Module` that maps a batch of inputs to logits (n, classes), as a tensor or in
+            whatever `logits_of` finds them in, such as a classifier of `transformers`. It is
+            copied, not changed; the copy, `base`, gives out the logits alone.
         sites: What may be edited (`find_sites`, `discover_sites`).
         example: A few inputs, with which the reuse of activations is checked against the full
             forward pass (1e-5). Where it fails, every evaluation runs the whole network and a
             warning says why.
+        keep: Where activations are kept on disk, so that each input's are computed once: those of
+            classifiers of `transformers`, if they are at most 8,192 numbers a sample. None keeps
+            none.
+
+    Raises:
+        OutputError: There are no logits in what the model gives out.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> None:
-        super().__init__(frozen_copy(model), sites)
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[EditSite],
+        example: Tensor,
+        keep: Keep | None = None,
+    ) -> None:
+        with torch.no_grad(), full_precision():
+            base = gives_logits(frozen_copy(model), example)
+        super().__init__(base, sites)
         self._example = example
         with torch.no_grad(), full_precision():
             self._split: SplitNetwork = split(self.base, self.sites, example)
@@ -67,6 +94,7 @@ class EditableNetwork(EditedWeights):
                 f"{self._split.reason}",
                 stacklevel=2,
             )
+        self._keeper = None if keep is None else self._keeping(keep)
 
     @property
     def reuses_prefix(self) -> bool:
@@ -96,9 +124,16 @@ class EditableNetwork(EditedWeights):
         return tuple(site.to_matrix(self._current(site.parameter, state)) for site in self.sites)
 
     def logits(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
-        """Logits (n, classes) of the edited network by its full forward pass."""
+        """Logits (n, classes) of the edited network: by its full forward pass, or from activations
+        that are kept, where no edit lies below them.
+        """
         edited = dict(self._state.tensors)
         with torch.no_grad(), full_precision():
+            if self._keeper is not None and edited.keys() <= self._split.above:
+                columns = [column.split(batch_size) for column in self._keeper(inputs)]
+                return torch.cat(
+                    [self._split.suffix(edited, part) for part in zip(*columns, strict=True)]
+                )
             return torch.cat(
                 [functional_call(self.base, edited, (part,)) for part in inputs.split(batch_size)]
             )
@@ -109,16 +144,50 @@ class EditableNetwork(EditedWeights):
         if model is None:
             return self.logits(self._example)
         with full_precision():
-            logits: Tensor = model(self._example)
-        return logits
+            return logits_of(model(self._example))
 
     def activations(self, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, ...]:
         """The activations, batch first, that no edit of the sites can change; for
         `candidate_logits`.
         """
         with torch.no_grad(), full_precision():
+            if self._keeper is not None:
+                return self._keeper(inputs)
             parts = [self._split.prefix(part) for part in inputs.split(batch_size)]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def held(self, inputs: Tensor) -> tuple[Tensor, ...] | None:
+        """`activations` of data that are looked at again and again; None where they would fill the
+        memory (more than 2²⁸ numbers), so that those of a batch are to be computed when it is its
+        turn.
+        """
+        return self.activations(inputs) if len(inputs) * self.numbers <= _MOST_HELD else None
+
+    @cached_property
+    def numbers(self) -> int:
+        """Numbers in the activations of one input."""
+        return sum(column[0].numel() for column in self._computed(self._example[:2]))
+
+    def inputs_to(self, layer: str, inputs: Tensor) -> Tensor:
+        """What goes into a module of the unedited network that sees one row for each input, (n,
+        features).
+
+        Args:
+            layer: The module's name.
+            inputs: The network's inputs, (n, ...).
+        """
+        if self._keeper is not None and self._split.input_of == layer:
+            return self.activations(inputs)[0]
+        return features_before(self.base, layer, inputs)
+
+    def logits_from(self, activations: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+        """Logits (n, classes) of the unedited network with these tensors in place of its own.
+
+        Args:
+            activations: From `activations`, which must not depend on the tensors.
+            tensors: By their names in the state dict; differentiable in them.
+        """
+        return self._split.suffix(tensors, activations)
 
     def map_candidates(
         self,
@@ -164,3 +233,50 @@ class EditableNetwork(EditedWeights):
         (K, out, in).
         """
         return self.map_candidates(lambda logits, _: logits, weights, activations)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _keeping(self, keep: Keep) -> KeptRows | None:
+        """The activations' keeper; None where keeping them does not pay."""
+        if not self._split.above or self.numbers > _MOST_KEPT:
+            return None
+        few, lengths = self._example[:_COMPARED], keep.lengths
+        whole = self._computed(few)
+        if lengths is not None and not self._may_be_shortened(few, whole, lengths):
+            lengths = None
+        return KeptRows(keep.folder / self._prefix_hash(), self._computed, lengths)
+
+    def _computed(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad(), full_precision():
+            return self._split.prefix(inputs)
+
+    def _may_be_shortened(self, few: Tensor, whole: Sequence[Tensor], lengths: Lengths) -> bool:
+        """Whether activations are the same without the padding of the inputs."""
+        try:
+            self._computed(few[:, :-1])  # of the same shape, whatever the inputs' length
+            for row, length in enumerate(lengths(few).tolist()):
+                short = self._computed(few[row : row + 1, :length])
+                for own, padded in zip(short, whole, strict=True):
+                    scale = max(1.0, float(padded[row].abs().max()))
+                    if not bool(((own[0] - padded[row]).abs() <= 1e-5 * scale).all()):
+                        return False
+        except (CannotReplay, RuntimeError):
+            return False
+        return True
+
+    def _prefix_hash(self) -> str:
+        """A name for all that activations depend on beside the inputs."""
+        configs = [
+            module.config.to_json_string()
+            for module in self.base.modules()
+            if isinstance(module, PreTrainedModel)
+        ]
+        described = (
+            fingerprint(self.base, self._split.above),
+            repr(self.base),
+            configs,
+            self._split.input_of or [site.name for site in self.sites],
+            (str(self._example.dtype), tuple(self._example.shape[1:]), self._example.device.type),
+            (torch.__version__, transformers.__version__),
+        )
+        return hashlib.sha256(repr(described).encode()).hexdigest()[:24]

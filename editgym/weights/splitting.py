@@ -5,32 +5,48 @@ candidates.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 
+from editgym.weights.outputs import logits_of
+from editgym.weights.replay import Replay, is_of_transformers
 from editgym.weights.sites import EditSite
+
+_REPLAYED = 4  # inputs of the example that a large network is checked on
+
+Prefix = Callable[[Tensor], tuple[Tensor, ...]]
+Suffix = Callable[[Mapping[str, Tensor], Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
 class SplitNetwork:
-    """A network as `suffix(weights, prefix(inputs))`.
+    """A network as `suffix(tensors, prefix(inputs))`.
 
     Attributes:
         prefix: inputs -> tuple of activations, batch first, that no edit can change.
-        suffix: activations -> logits; holds every edited site.
+        suffix: Tensors in place of the network's own, by their names, and activations -> logits.
         sites: The sites, in the order of `weights`.
         reuses_prefix: False when the network could not be cut: the prefix is then the identity.
+        at_once: Whether several candidates may run as one; else they run one after the other.
+        above: Names of tensors that the prefix does not look at, as far as they are known.
+        input_of: Name of the module whose input is the only activation, as far as it is known.
         reason: Why it could not be cut, else empty.
     """
 
-    prefix: nn.Module
-    suffix: nn.Module
+    prefix: Prefix
+    suffix: Suffix
     sites: tuple[EditSite, ...]
-    reuses_prefix: bool
+    reuses_prefix: bool = True
+    at_once: bool = True
+    above: frozenset[str] = frozenset()
+    input_of: str | None = None
     reason: str = ""
 
     def run_suffix(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
@@ -41,7 +57,7 @@ class SplitNetwork:
             site.parameter: site.to_stored(weight)
             for site, weight in zip(self.sites, weights, strict=True)
         }
-        return functional_call(self.suffix, stored, tuple(activations))
+        return self.suffix(stored, activations)
 
     def run_candidates(
         self, weights: Sequence[Tensor], activations: Sequence[Tensor], *, own: bool
@@ -57,9 +73,7 @@ class SplitNetwork:
         if len(weights[0]) == 1:
             shared = [a[0] for a in activations] if own else activations
             return self.run_suffix([w[0] for w in weights], shared).unsqueeze(0)
-        if not self.reuses_prefix:
-            # What cannot be traced may branch on its data, each candidate its own way, which vmap
-            # refuses.
+        if not self.at_once:
             return torch.stack(
                 [
                     self.run_suffix(
@@ -74,43 +88,75 @@ class SplitNetwork:
         )
 
 
-class _Whole(nn.Module):
-    """The identity as a prefix: nothing is reused."""
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor]:
-        return (inputs,)
-
-
 def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> SplitNetwork:
     """Cut `model` where the edits of `sites` begin.
 
     The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the
-    prefix. The cut is kept only if, on `example`, it equals the full forward pass to 1e-5, for one
-    network, for two candidates, and for some of the activations' rows in another order.
+    prefix. Networks of `transformers`, which cannot be traced, are cut by hooks (`Replay`). A cut
+    is kept only if, on `example`, it equals the full forward pass to 1e-5, for one network, for two
+    candidates, and for some of the activations' rows in another order.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode; it gives out logits.
         sites: The sites that edits may change.
         example: A batch of at least two inputs.
     """
-    sites = tuple(sites)
-    whole = SplitNetwork(_Whole(), model, sites, reuses_prefix=False)
-    try:
-        candidate = _cut(model, sites, example)
-        difference = _difference(candidate, model, example)
-    except Exception as error:  # fx and vmap refuse what they cannot do with many exception types
-        return SplitNetwork(
-            whole.prefix, model, sites, False, f"it cannot be cut: {type(error).__name__}: {error}"
-        )
-    if not difference <= 1e-5:
-        return SplitNetwork(
-            whole.prefix, model, sites, False, f"the cut changed the logits by {difference:.1e}"
-        )
-    return candidate
+    sites, few = tuple(sites), example[:_REPLAYED]
+    ways: list[tuple[Callable[..., SplitNetwork], Tensor]] = [(_cut, example)]
+    if is_of_transformers(model):
+        ways += [(partial(_replayed, at_once=at_once), few) for at_once in (True, False)]
+    reason = ""
+    for cut, seen in ways:
+        try:
+            candidate = cut(model, sites, seen)
+            with warnings.catch_warnings():
+                if cut is not _cut:
+                    # What vmap would do one by one, and warn of each time, is done so from outside.
+                    warnings.filterwarnings("error", message=".*batching rule")
+                difference = _difference(candidate, model, seen)
+        except Exception as error:  # of many types: fx, vmap and strangers' code refuse
+            reason = f"it cannot be cut: {type(error).__name__}: {error}"
+            continue
+        if difference <= 1e-5:
+            return candidate
+        reason = f"the cut changed the logits by {difference:.1e}"
+    return SplitNetwork(
+        _alone,
+        partial(_called, model),
+        sites,
+        reuses_prefix=False,
+        # What cannot be traced may branch on its data, each candidate its own way, which vmap
+        # refuses.
+        at_once=False,
+        reason=reason,
+    )
+
+
+def _replayed(
+    model: nn.Module, sites: tuple[EditSite, ...], example: Tensor, at_once: bool
+) -> SplitNetwork:
+    replay = Replay(model, sites, example)
+    return SplitNetwork(
+        replay.prefix,
+        replay.suffix,
+        sites,
+        at_once=at_once,
+        above=replay.above,
+        input_of=replay.input_of,
+    )
+
+
+class _Tracer(fx.Tracer):
+    """Takes the logits alone of an object that a network gives out, which no graph can hold."""
+
+    def create_arg(self, a: Any) -> Any:
+        """What stands for a value in the graph."""
+        logits = None if isinstance(a, fx.Proxy) else getattr(a, "logits", None)
+        return super().create_arg(logits if isinstance(logits, fx.Proxy) else a)
 
 
 def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> SplitNetwork:
-    graph = fx.Tracer().trace(model)
+    graph = _Tracer().trace(model)
     edited = _edited_nodes(graph, {site.name for site in sites})
     if not any(node.op == "output" and node in edited for node in graph.nodes):
         raise ValueError("no site lies on the way from the input to the output")
@@ -132,7 +178,19 @@ def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> Spli
     prefix = fx.GraphModule(model, prefix_graph)
     prefix.graph.eliminate_dead_code()
     prefix.recompile()
-    return SplitNetwork(prefix, fx.GraphModule(model, suffix_graph), sites, True)
+    return SplitNetwork(prefix, partial(_called, fx.GraphModule(model, suffix_graph)), sites)
+
+
+def _alone(inputs: Tensor) -> tuple[Tensor]:
+    """The identity as a prefix: nothing is reused."""
+    return (inputs,)
+
+
+def _called(
+    module: nn.Module, tensors: Mapping[str, Tensor], activations: Sequence[Tensor]
+) -> Tensor:
+    """A module's logits with some of its tensors replaced: what a suffix is."""
+    return logits_of(functional_call(module, dict(tensors), tuple(activations)))
 
 
 def _edited_nodes(graph: fx.Graph, names: set[str]) -> set[fx.Node]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -66,12 +66,12 @@ def input_device(model: Any) -> torch.device:
     return model.device if device is None else torch.device(device)
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
     """sha256 over the names, types, shapes and bytes of a model's parameters and persistent
-    buffers: the same wherever they are.
+    buffers, but for those called `without`: the same wherever they are.
     """
     digest, tensors = hashlib.sha256(), stored_tensors(model)
-    for name in sorted(tensors):
+    for name in sorted(set(tensors) - set(without)):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(

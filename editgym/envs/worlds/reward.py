@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from editgym.envs import metering
 from editgym.envs.worlds.draws import Draws
 from editgym.envs.worlds.probe import FeatureProbe
 from editgym.tasks.protocol import Signal, Task, score_of
+
+_NUMBERS_AT_A_TIME = 2**26  # of activations that are not held
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class _Reference:
-    """What never changes about one network: reused activations, and the unedited network's
-    correctness.
+    """What never changes about one network: reused activations of the pool, None where they would
+    fill the memory, and the unedited network's correctness.
     """
 
-    activations: tuple[Tensor, ...]
+    activations: tuple[Tensor, ...] | None
     correct: Tensor  # (n,)
 
 
@@ -170,6 +173,8 @@ class Scorer:
         """The same of candidates on one network."""
         network, reference = self.task.networks[index], self._reference(index)
         labels, batch = self.task.pool.labels, self.rewards.batch_size
+        if reference.activations is None:
+            return self._piece_by_piece(index, weights, torch.cat(rows, dim=1)).transpose(0, 1)
         if self._weigh_pool:
             counts = torch.stack([self._counts(r) for r in rows], dim=2)  # (K or 1, n, sets)
 
@@ -190,6 +195,35 @@ class Scorer:
             return network.map_candidates(mean, weights, shared).transpose(0, 1)
         return network.map_candidates(mean, weights, reference.activations, every).transpose(0, 1)
 
+    def _piece_by_piece(self, index: int, weights: Sequence[Tensor], every: Tensor) -> Tensor:
+        """Mean score, accuracy and accuracy before of every set, (K, 3, sets), of a pool whose
+        activations are not held.
+
+        Args:
+            index: The network.
+            weights: (K, out, in) per site.
+            every: Rows of the pool, set after set, (K, sets · batch), or (1, ...) for all alike.
+        """
+        network, correct = self.task.networks[index], self._reference(index).correct
+        pool, together = self.task.pool, max(1, _NUMBERS_AT_A_TIME // network.numbers)
+
+        def measured(own: Sequence[Tensor], rows: Tensor) -> Tensor:
+            parts = []
+            for some in rows.split(together):
+                seen = network.activations(pool.inputs[some])
+                score = partial(self._in_window, pool.labels[some], correct[some])
+                parts.append(network.map_candidates(score, own, seen))
+            return torch.cat(parts, dim=-1).unflatten(-1, (-1, self.rewards.batch_size)).mean(-1)
+
+        if len(every) == 1:
+            return measured(weights, every[0])
+        return torch.cat(
+            [measured([w[i : i + 1] for w in weights], rows) for i, rows in enumerate(every)]
+        )
+
+    def _in_window(self, labels: Tensor, before: Tensor, logits: Tensor, _: slice) -> Tensor:
+        return self._per_sample(logits, labels, before)
+
     def _per_sample(self, logits: Tensor, labels: Tensor, before: Tensor) -> Tensor:
         """Score, correctness and correctness before of every sample, (k, 3, n)."""
         if labels.dim() == self.task.pool.labels.dim():  # the same samples for all candidates
@@ -209,7 +243,5 @@ class Scorer:
             network = self.task.networks[index]
             logits = network.logits(self.task.pool.inputs)
             correct = self._score(logits, self.task.pool.labels)[1]
-            self._references[index] = _Reference(
-                network.activations(self.task.pool.inputs), correct
-            )
+            self._references[index] = _Reference(network.held(self.task.pool.inputs), correct)
         return self._references[index]

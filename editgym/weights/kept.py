@@ -1,0 +1,156 @@
+"""Rows of tensors that are dear to compute, kept on disk by what they were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from editgym.paths import whole_file
+
+Compute = Callable[[Tensor], tuple[Tensor, ...]]
+Lengths = Callable[[Tensor], Tensor]
+
+_HASH_BYTES = 16
+_TOGETHER = 128  # rows that are computed as one batch
+_PER_FILE = 4_096  # rows; what is interrupted loses no more
+_ALIKE = 1e-3  # relative; kept rows that differ by more were computed by other code
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where the activations of a network are kept, and how its inputs may be shortened.
+
+    Attributes:
+        folder: Every network has a folder of its own in it.
+        lengths: Inputs (n, length, ...) -> how many of the first columns of each count, (n,); what
+            comes after them is padding, which changes nothing. None where inputs have no padding.
+    """
+
+    folder: Path
+    lengths: Lengths | None = None
+
+
+class KeptRows:
+    """`compute`, which computes each row once: after that it is read, here or from disk.
+
+    Rows stand for themselves, so data that are divided or joined otherwise need no new ones.
+    Several processes may use one folder: each adds files of its own.
+
+    Args:
+        folder: Where rows are kept; what is in it was computed by the same function.
+        compute: Inputs (n, ...) -> tensors (n, ...), row by row.
+        lengths: How many of the first columns of each input count, as `Keep` says.
+    """
+
+    def __init__(self, folder: Path, compute: Compute, lengths: Lengths | None = None) -> None:
+        self._folder, self._compute, self._lengths = folder, compute, lengths
+        self._read: set[Path] = set()
+        self._places: dict[bytes, int] = {}
+        self._columns: list[Tensor] = []
+        self._unchecked: set[bytes] = set()  # rows from disk, of which none was compared yet
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """What `compute` makes of inputs, on their device.
+
+        Raises:
+            ValueError: The folder cannot be written to.
+        """
+        keys = _keys(inputs)
+        if any(key not in self._places for key in keys):
+            self._read_files()
+        self._check(inputs, keys)
+        missing = {key: row for row, key in enumerate(keys) if key not in self._places}
+        if missing:
+            try:
+                self._add(inputs, missing)
+            except OSError as error:
+                raise ValueError(
+                    f"EDITGYM_CACHE: cannot keep features in {self._folder}: {error}"
+                ) from error
+        places = torch.tensor([self._places[key] for key in keys])
+        return tuple(column[places].to(inputs.device) for column in self._columns)
+
+    def _check(self, inputs: Tensor, keys: list[bytes]) -> None:
+        """Delete what was kept if other code has computed it."""
+        known = next((row for row, key in enumerate(keys) if key in self._unchecked), None)
+        if known is None:
+            return
+        self._unchecked.clear()
+        found = self._compute(inputs[known : known + 1])
+        kept = [column[self._places[keys[known]]] for column in self._columns]
+        if len(found) == len(kept) and all(map(_alike, kept, found)):
+            return
+        for file in self._read:
+            file.unlink(missing_ok=True)
+        self._places, self._columns = {}, []
+
+    def _add(self, inputs: Tensor, missing: dict[bytes, int]) -> None:
+        keys, rows = list(missing), torch.tensor(list(missing.values()))
+        lengths = None if self._lengths is None else self._lengths(inputs[rows]).cpu()
+        order = torch.arange(len(rows)) if lengths is None else lengths.argsort(stable=True)
+        with tqdm(total=len(rows), desc="features", leave=False, mininterval=0.5) as bar:
+            for part in order.split(_PER_FILE):
+                found = []
+                for some in part.split(_TOGETHER):
+                    own = inputs[rows[some]]
+                    found.append(
+                        self._compute(
+                            own if lengths is None else own[:, : int(lengths[some].max())]
+                        )
+                    )
+                    bar.update(len(some))
+                columns = [torch.cat(column).cpu() for column in zip(*found, strict=True)]
+                self._write([keys[place] for place in part.tolist()], columns)
+
+    def _write(self, keys: list[bytes], columns: list[Tensor]) -> None:
+        name = hashlib.sha256(b"".join(keys)).hexdigest()[:24]
+        path = self._folder / f"{name}.safetensors"
+        hashes = torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).copy())
+        tensors = {f"{i}": column.contiguous() for i, column in enumerate(columns)}
+        with whole_file(path) as partial:
+            save_file({"keys": hashes.view(-1, _HASH_BYTES), **tensors}, partial)
+        self._read.add(path)
+        self._take(keys, columns)
+
+    def _read_files(self) -> None:
+        for path in sorted(set(self._folder.glob("*.safetensors")) - self._read):
+            try:
+                tensors = load_file(path)
+            except (SafetensorError, FileNotFoundError):
+                continue  # it is no longer there, or nobody wrote it: its rows are computed again
+            keys = [row.tobytes() for row in tensors.pop("keys").numpy()]
+            self._read.add(path)
+            self._unchecked.update(keys)
+            self._take(keys, [tensors[name] for name in sorted(tensors, key=int)])
+
+    def _take(self, keys: list[bytes], columns: list[Tensor]) -> None:
+        before = len(self._columns[0]) if self._columns else 0
+        self._places |= {key: before + place for place, key in enumerate(keys)}
+        self._columns = (
+            [torch.cat(pair) for pair in zip(self._columns, columns, strict=True)]
+            if self._columns
+            else columns
+        )
+
+
+def _keys(inputs: Tensor) -> list[bytes]:
+    """A hash of every row."""
+    rows = inputs.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=_HASH_BYTES).digest() for row in rows]
+
+
+def _alike(kept: Tensor, found: Tensor) -> bool:
+    own = found[0].cpu()
+    if kept.shape != own.shape or kept.dtype != own.dtype:
+        return False
+    difference = (kept.double() - own.double()).abs().max() if kept.numel() else 0.0
+    return bool(difference <= _ALIKE * max(1.0, float(own.double().abs().max())))
