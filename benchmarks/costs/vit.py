@@ -9,7 +9,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from editgym.data.images import ImageData, Labelled
 from editgym.tasks.image_networks import Request, task_of
-from editgym.tasks.splits import Splits
+from editgym.tasks.splits import Rows
 from editgym.tasks.unlearning import UnlearningTask
 
 _IMAGES, _CLASSES, _SIZE = 2_800, 10, 32
@@ -39,4 +39,4 @@ def head(*, device: str = "cpu") -> UnlearningTask:
     request = Request(
         forget_class=0, goals=None, forget_samples=None, sites=["classifier"], device=device
     )
-    return task_of("costs/vit", data, [model], request, Splits.of(data, 0, _SHARES), 0)
+    return task_of("costs/vit", data, [model], request, Rows.drawn(data, 0, _SHARES), 0)

@@ -20,10 +20,11 @@ from editgym.models.heads import features_before
 from editgym.weights.journal import SiteEdit
 from editgym.weights.kept import Keep, KeptRows, Lengths
 from editgym.weights.outputs import gives_logits, logits_of
-from editgym.weights.overlay import EditedWeights, fingerprint
+from editgym.weights.overlay import EditedWeights
 from editgym.weights.recording import CannotReplay
 from editgym.weights.sites import EditSite
 from editgym.weights.splitting import SplitNetwork, frozen_copy, split
+from editgym.weights.stored import fingerprint
 
 _NUMBERS_IN_CACHE = 2**20
 _NUMBERS_ON_GPU = 2**28
