@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-Kind = Literal["linear", "conv1d", "conv2d"]
+from editgym.weights.default_layers import block_outputs, image_layers, middle_to_late
+
+Kind = Literal["linear", "conv1d", "conv2d", "in_proj"]
 Role = Literal["mlp inputs", "mlp outputs", "attention inputs", "attention outputs"]
 
 MLP_OUTPUTS = ("down_proj", "c_proj", "fc_out", "fc2", "dense_4h_to_h", "wo", "w2")
@@ -39,10 +41,12 @@ class EditSite:
     """One editable weight matrix of an `nn.Module`.
 
     Attributes:
-        name: Dotted name of the module, as in `model.named_modules()`.
+        name: Dotted name of the module, as in `model.named_modules()`; of the input projections of
+            an `nn.MultiheadAttention`, which are no module, its name and `in_proj`.
         kind: `linear` (`nn.Linear`, stored out × in), `conv1d` (`transformers` `Conv1D`, stored in
-            × out) or `conv2d` (`nn.Conv2d`, stored out × in × kh × kw and seen as out ×
-            (in·kh·kw)).
+            × out), `conv2d` (`nn.Conv2d`, stored out × in × kh × kw and seen as out × (in·kh·kw)),
+            or `in_proj` (queries, keys and values of an `nn.MultiheadAttention`, stored (3·width)
+            × width).
         stored_shape: Shape of the parameter as the module stores it.
     """
 
@@ -53,6 +57,8 @@ class EditSite:
     @property
     def parameter(self) -> str:
         """Name of the parameter in the model's state dict."""
+        if self.kind == "in_proj":
+            return f"{self.name}_weight"
         return f"{self.name}.weight" if self.name else "weight"
 
     @property
@@ -88,6 +94,9 @@ def editable_sites(model: nn.Module) -> list[EditSite]:
         kind = _kind(module)
         if kind is not None:
             sites.append(EditSite(name, kind, tuple(module.weight.shape)))
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            own = f"{name}.in_proj" if name else "in_proj"
+            sites.append(EditSite(own, "in_proj", tuple(module.in_proj_weight.shape)))
     return sites
 
 
@@ -188,8 +197,10 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     A network with a stack of MLP blocks (a transformer): the MLP output projections of the
     middle-to-late third of its layers, where ROME, MEMIT and their successors edit. Otherwise a
     network with hidden `nn.Linear` layers: the last hidden one. Otherwise (a convolutional network
-    with one linear head): every convolution of the last stage, that is, with as many output
-    channels as the last convolution, kernels larger than 1×1 only.
+    with one linear head): every convolution of the last stage that is larger than 1×1, and in place
+    of a depthwise or grouped one the 1×1 convolution that mixes its channels
+    (`editgym.weights.default_layers.image_layers`). Auxiliary heads, gates, embeddings and
+    projections of patches are never among them.
 
     Raises:
         UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs cannot be
@@ -203,11 +214,17 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     by_layer = _mlp_outputs_by_layer(available)
     if len(by_layer) >= 2:
         layers = sorted(by_layer)
-        chosen = layers[len(layers) // 2 : (5 * len(layers) + 5) // 6]
+        chosen = layers[middle_to_late(len(layers))]
         return tuple(site for layer in chosen for site in by_layer[layer])
+    if blocks := block_outputs(model):
+        return find_sites(model, blocks[middle_to_late(len(blocks))])
     if (
         len(
-            {layer_number(site.name) for site in available if _ATTENTION_PATH.search(site.name)}
+            {
+                layer_number(site.name)
+                for site in available
+                if site.kind != "conv2d" and _ATTENTION_PATH.search(site.name)
+            }
             - {None}
         )
         >= 2
@@ -217,15 +234,8 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
             "could be the default, as where experts are chosen for each token: name sites, for "
             f"example sites=[{available[-1].name!r}]"
         )
-    linear = [site for site in available if site.kind != "conv2d"]
-    if len(linear) >= 2:
-        return (linear[-2],)
-    convolutions = [
-        site for site in available if site.kind == "conv2d" and max(site.stored_shape[2:]) > 1
-    ]
-    if convolutions:
-        width = convolutions[-1].shape[0]
-        return tuple(site for site in convolutions if site.shape[0] == width)
+    if layers_of_images := image_layers(model):
+        return find_sites(model, layers_of_images)
     return (available[-1],)
 
 
