@@ -10,7 +10,6 @@ from torch import nn
 
 from editgym.weights.dataflow import Flow, flow_of
 
-# Values and outputs of attention may have the shapes of an MLP, and each expert is an MLP.
 _NO_BLOCK = re.compile(r"(^|[._])experts?([._]|$)|(^|[._])(attn|attention)$")
 
 
@@ -23,7 +22,8 @@ def block_outputs(model: nn.Module) -> list[str]:
     """The output layers of a network's stack of MLP blocks by their shapes, whatever their names.
 
     A block is two successive linear layers, the first of which makes its input wider and the second
-    makes it as wide as before, with a parent that no other block has.
+    makes it as wide as before, with a parent that no other block has. Attention, whose values may
+    be wider too, and the experts of a mixture are no blocks.
 
     Returns:
         Names in order; empty where there are fewer than two blocks.
@@ -31,11 +31,11 @@ def block_outputs(model: nn.Module) -> list[str]:
     linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     blocks: dict[str, str] = {}
     for (name, wider), (after, narrower) in pairwise(linear):
-        matches = (
-            wider.in_features == narrower.out_features < wider.out_features == narrower.in_features
-        )
+        width, hidden = narrower.out_features, narrower.in_features
+        # A gated MLP may make gate and values at once.
+        made = wider.out_features in (hidden, 2 * hidden)
         parent = _parent_of_both(name, after)
-        if matches and not _NO_BLOCK.search(parent):
+        if wider.in_features == width < hidden and made and not _NO_BLOCK.search(parent):
             blocks[parent] = after
     return list(blocks.values()) if len(blocks) >= 2 else []
 

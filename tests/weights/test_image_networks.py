@@ -1,0 +1,343 @@
+"""Default sites of image networks can really be edited: masks, shifts and candidates score what
+networks with changed weights do."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import MBConvConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    RegNetConfig,
+    RegNetForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from benchmarks.studies.default_sites import FAMILIES, built
+from editgym.models.classifiers import BagOfWordsNet, ResNet20, SmallConvNet
+from editgym.weights import (
+    EditableNetwork,
+    ExportError,
+    LowRankFactors,
+    Mask,
+    Shift,
+    SiteEdit,
+    discover_sites,
+    editable_sites,
+    export_adapter,
+    find_sites,
+)
+from editgym.weights.default_layers import block_outputs
+
+SIZES = {"AlexNet": 64, "SqueezeNet": 64, "Inception v3": 75, "Swin v2": 64, "MaxViT": 224}
+QUICK = (
+    "ResNet, basic blocks",
+    "ShuffleNet v2",
+    "MobileNet v2",
+    "MobileNet v3",
+    "RegNet",
+    "SqueezeNet",
+)
+
+
+def small_efficientnet():
+    """Two stages with squeeze and excitation, the second of them coarser."""
+    blocks = [MBConvConfig(4, 3, stride, 8, 8, 2) for stride in (1, 2)]
+    return models.EfficientNet(blocks, dropout=0.0, num_classes=10)
+
+
+def small_vit():
+    return models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=10)
+
+
+# Networks of the slower families, small enough to be tested every time, and their default sites.
+SMALL = {
+    "ResNeXt": (
+        lambda: models.ResNet(
+            models.resnet.Bottleneck, [1, 1, 1, 2], 10, groups=4, width_per_group=4
+        ),
+        ["layer4.0.conv3", "layer4.1.conv3"],
+    ),
+    "DenseNet": (
+        lambda: models.DenseNet(4, (2, 2, 2, 3), 8, bn_size=2, num_classes=10),
+        [f"features.denseblock4.denselayer{i}.conv2" for i in (1, 2, 3)],
+    ),
+    "EfficientNet": (
+        small_efficientnet,
+        ["features.2.0.block.3.0", "features.2.1.block.3.0"],
+    ),
+    "ConvNeXt": (
+        lambda: models.ConvNeXt(
+            [CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 4)], num_classes=10
+        ),
+        [f"features.3.{i}.block.5" for i in (1, 2)],
+    ),
+    "ViT": (small_vit, [f"encoder.layers.encoder_layer_{i}.mlp.3" for i in (2, 3)]),
+    "Swin": (
+        lambda: models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4], num_classes=10),
+        [f"features.3.{i}.mlp.3" for i in (0, 1)],
+    ),
+}
+
+
+def awake(model, x):
+    """The network with logits that depend on its inputs, which untrained ones hardly do: its
+    normalisations are those of `x`, and its head is as large as it takes."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            module.train()
+    weights = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    head = [m for m in weights if len(m.weight) == 10][-1]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("layer_scale"):  # ConvNeXt begins with blocks that do almost nothing
+                parameter.fill_(1.0)
+        if not head.weight.any():  # as ViT begins
+            nn.init.normal_(head.weight)
+        model(x)
+        model.eval()
+        head.weight.mul_(1 / model(x).std(0).mean())
+    return model.eval()
+
+
+def check_edits(model, x, sites):
+    """Apply masks and shifts, and compare logits and scores of candidates with networks whose
+    weights are changed by hand."""
+    network = EditableNetwork(model, sites, x)
+    assert network.reuses_prefix
+    with torch.no_grad():
+        before, expected, weights = model(x), [], []
+    for operator in (Mask(), Shift(0.05), Shift(0.05)):
+        network.reset()
+        tensors = model.state_dict()
+        for site in sites:
+            a, b = torch.randn(site.shape[0], 2), torch.randn(2, site.shape[1])
+            network.apply(SiteEdit(site.name, operator, LowRankFactors(a, b, scale=0.5, bound=1.0)))
+            d, weight = (0.5 * a @ b).clamp(-1, 1), tensors[site.parameter]
+            d = d.reshape(weight.shape)
+            by_hand = (
+                weight * (1 + d).clamp(0, 1) if isinstance(operator, Mask) else weight + 0.05 * d
+            )
+            tensors[site.parameter] = by_hand
+        with torch.no_grad():
+            expected.append(torch.func.functional_call(model, tensors, (x,)))
+        size = expected[-1].abs().max().clamp_min(1)
+        assert (expected[-1] - before).abs().max() > 1e-2, "the edit does nothing"
+        assert (network.logits(x) - expected[-1]).abs().max() <= 1e-5 * size
+        weights.append(network.weights)
+    candidates = [torch.stack(per_site) for per_site in zip(*weights, strict=True)]
+    scored = network.candidate_logits(candidates, network.activations(x))
+    expected = torch.stack(expected)
+    assert (scored - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize(
+    "family",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
+def test_default_sites_of_a_family_can_be_edited(family):
+    size = SIZES.get(family, 32)
+    builder = FAMILIES[family]
+    more = {"image_size": size} if builder is models.vit_b_16 else {}
+    x = torch.randn(3, 3, size, size)
+    model = awake(built(builder, num_classes=10, **more), x)
+    check_edits(model, x, discover_sites(model))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("family", SMALL)
+def test_default_sites_of_a_small_network_are_right_and_can_be_edited(family):
+    build, expected = SMALL[family]
+    x = torch.randn(4, 3, 32, 32)
+    model = awake(build(), x)
+    sites = discover_sites(model)
+    assert [site.name for site in sites] == expected
+    check_edits(model, x, sites)
+
+
+def test_input_projections_of_attention_can_be_edited_by_name():
+    x = torch.randn(4, 3, 32, 32)
+    model = awake(small_vit(), x)
+    sites = find_sites(model, ["*.encoder_layer_[12].self_attention.in_proj"])
+    assert [str(site) for site in sites] == [
+        f"encoder.layers.encoder_layer_{i}.self_attention.in_proj (48 × 16, in_proj)"
+        for i in (1, 2)
+    ]
+    assert all(site.parameter in model.state_dict() for site in sites)
+    check_edits(model, x, sites)
+
+
+def test_input_projections_of_attention_are_no_adapter(tmp_path):
+    pytest.importorskip("peft")
+    model = small_vit().eval()
+    (site,) = sites = find_sites(model, ["*.encoder_layer_3.*in_proj"])
+    network = EditableNetwork(model, sites, torch.randn(2, 3, 32, 32))
+    a, b = torch.randn(site.shape[0], 1), torch.randn(1, site.shape[1])
+    network.apply(SiteEdit(site.name, Shift(), LowRankFactors(a, b)))
+    with pytest.raises(ExportError, match="input projections of attention, is no module"):
+        export_adapter(network, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_attention_whose_keys_are_of_another_width_has_no_one_input_projection():
+    names = [site.name for site in editable_sites(nn.MultiheadAttention(4, 2, kdim=3))]
+    assert names == ["out_proj"]
+    assert [s.name for s in editable_sites(nn.MultiheadAttention(4, 2))] == ["in_proj", "out_proj"]
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (
+            lambda: ResNetForImageClassification(
+                ResNetConfig(depths=[1, 1, 2], hidden_sizes=[8, 16, 16], layer_type="basic")
+            ),
+            [
+                f"resnet.encoder.stages.2.layers.{i}.layer.{j}.convolution"
+                for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))
+            ],
+        ),
+        (
+            lambda: ConvNextForImageClassification(
+                ConvNextConfig(depths=[1, 2, 2, 1], hidden_sizes=[8, 8, 16, 16])
+            ),
+            [
+                "convnext.encoder.stages.2.layers.0.pwconv2",
+                "convnext.encoder.stages.2.layers.1.pwconv2",
+            ],
+        ),
+        (
+            lambda: EfficientNetForImageClassification(
+                EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.2)
+            ),
+            [f"efficientnet.encoder.blocks.{i}.projection.project_conv" for i in (5, 6)],
+        ),
+        (
+            lambda: RegNetForImageClassification(
+                RegNetConfig(depths=[1, 1, 1, 2], groups_width=4, hidden_sizes=[8, 8, 16, 16])
+            ),
+            [f"regnet.encoder.stages.3.layers.{i}.layer.3.convolution" for i in (0, 1)],
+        ),
+    ],
+)
+def test_default_sites_of_networks_that_cannot_be_traced(build, expected):
+    assert [site.name for site in discover_sites(build())] == expected
+
+
+def block(*layers):
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (SmallConvNet(8), ["fc2"]),
+        (BagOfWordsNet(20), ["fc3"]),
+        (ResNet20(), [f"layer3.{b}.conv{i}" for b in range(3) for i in (1, 2)]),
+        # one block is no stack, nor are the pairs of one plain MLP
+        (nn.Sequential(block(nn.Linear(4, 8), nn.Linear(8, 4)), nn.Linear(4, 2)), ["0.1"]),
+        (
+            nn.Sequential(
+                *(nn.Linear(*w) for w in ((4, 8), (8, 4), (4, 8), (8, 4))), nn.Linear(4, 2)
+            ),
+            ["3"],
+        ),
+        # nor is what narrows first, such as a gate
+        (
+            nn.Sequential(
+                *(block(nn.Linear(4, 2), nn.Linear(2, 4)) for _ in range(2)), nn.Linear(4, 2)
+            ),
+            ["1.1"],
+        ),
+        (
+            nn.Sequential(
+                *(block(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2)),
+                nn.Linear(4, 2),
+            ),
+            ["1.2"],
+        ),
+        # a grouped convolution that nothing mixes afterwards stands for itself
+        (
+            nn.Sequential(
+                nn.Conv2d(3, 4, 3, 2),
+                nn.Conv2d(4, 4, 3, 2, groups=2),
+                nn.Flatten(),
+                nn.Linear(4, 2),
+            ),
+            ["1"],
+        ),
+        # 1×1 convolutions on a coarser map than the last larger ones do not move the last stage
+        (
+            nn.Sequential(
+                nn.Conv2d(3, 4, 3),
+                nn.MaxPool2d(2),
+                nn.Conv2d(4, 4, 1),
+                nn.Flatten(),
+                nn.Linear(4, 2),
+            ),
+            ["0"],
+        ),
+    ],
+)
+def test_default_sites_of_plain_networks(model, expected):
+    assert [site.name for site in discover_sites(model)] == expected
+
+
+def test_experts_are_no_stack_of_blocks():
+    experts = nn.ModuleDict(
+        {"experts": nn.ModuleList(block(nn.Linear(4, 8), nn.Linear(8, 4)) for _ in range(2))}
+    )
+    model = nn.ModuleDict({"layers": experts, "fc": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
+    assert [site.name for site in discover_sites(model)] == ["fc"]
+
+
+def test_attention_of_candidates_is_computed_at_once():
+    x = torch.randn(4, 3, 32, 32)
+    model = awake(small_vit(), x)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # vmap warns where it takes one candidate after the other
+        check_edits(model, x, discover_sites(model))
+    assert torch.backends.mha.get_fastpath_enabled() is fast
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("bert", "bert.encoder.layer.{}.output.dense"),
+        ("distilbert", "distilbert.transformer.layer.{}.ffn.lin2"),
+        ("roberta", "roberta.encoder.layer.{}.output.dense"),
+        ("modernbert", "model.layers.{}.mlp.Wo"),
+    ],
+)
+def test_default_sites_of_encoders_of_text_are_outputs_of_late_mlps(kind, expected):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    if kind == "distilbert":
+        sizes = {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}
+    else:
+        sizes["intermediate_size"] = 24
+    config = AutoConfig.for_model(kind, vocab_size=20, pad_token_id=0, **sizes)
+    model = AutoModelForSequenceClassification.from_config(config)
+    assert [site.name for site in discover_sites(model)] == [expected.format(i) for i in (2, 3)]
+
+
+def test_attention_with_wide_values_is_no_block():
+    layers = nn.ModuleList(
+        nn.ModuleDict({"self_attn": nn.ModuleDict({"v": nn.Linear(4, 8), "o": nn.Linear(8, 4)})})
+        for _ in range(2)
+    )
+    assert block_outputs(layers) == []
+    for layer in layers:
+        layer["mixer"] = layer.pop("self_attn")
+    assert block_outputs(layers) == ["0.mixer.o", "1.mixer.o"]
