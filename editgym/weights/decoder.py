@@ -52,16 +52,15 @@ class EditableDecoder(EditedWeights):
         example: A few texts.
 
     Raises:
-        UnknownSiteError: A site is no Linear or Conv1D, its weight is used by another module too,
-            or it is not given all tokens of every text, as experts of a mixture are not.
+        UnknownSiteError: A site is a convolution, its weight is used by another module as well, or
+            it is not given all tokens of every text, as experts of a mixture are not.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
         for site in sites:
             if site.kind not in ("linear", "conv1d"):
-                what = "a convolution" if site.kind == "conv2d" else "no module"
                 raise UnknownSiteError(
-                    f"site {site} is {what}: language models are edited at Linear or Conv1D"
+                    f"site {site} is a convolution or in_proj, and no Linear or Conv1D of a decoder"
                 )
         super().__init__(model, sites)
         for site in self.sites:

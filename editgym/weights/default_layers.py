@@ -13,22 +13,23 @@ from editgym.weights.dataflow import Flow, flow_of
 _NO_BLOCK = re.compile(r"(^|[._])experts?([._]|$)|(^|[._])(attn|attention)$")
 
 
-def middle_to_late(count: int) -> slice:
-    """The middle-to-late third of so many layers, where ROME, MEMIT and their successors edit."""
-    return slice(count // 2, (5 * count + 5) // 6)
-
-
-def block_outputs(model: nn.Module) -> list[str]:
-    """The output layers of a network's stack of MLP blocks by their shapes, whatever their names.
+def block_outputs(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The outputs of the middle-to-late third of a network's stack of MLP blocks, which are known
+    by their shapes, whatever their names.
 
     A block is two successive linear layers, the first of which makes its input wider and the second
     makes it as wide as before, with a parent that no other block has. Attention, whose values may
     be wider too, and the experts of a mixture are no blocks.
 
+    Args:
+        model: The network.
+        names: Names of its modules that may be chosen.
+
     Returns:
         Names in order; empty where there are fewer than two blocks.
     """
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    modules = ((name, model.get_submodule(name)) for name in names)
+    linear = [(name, module) for name, module in modules if isinstance(module, nn.Linear)]
     blocks: dict[str, str] = {}
     for (name, wider), (after, narrower) in pairwise(linear):
         width, hidden = narrower.out_features, narrower.in_features
@@ -37,7 +38,8 @@ def block_outputs(model: nn.Module) -> list[str]:
         parent = _parent_of_both(name, after)
         if wider.in_features == width < hidden and made and not _NO_BLOCK.search(parent):
             blocks[parent] = after
-    return list(blocks.values()) if len(blocks) >= 2 else []
+    found = list(blocks.values()) if len(blocks) >= 2 else []
+    return found[len(found) // 2 : (5 * len(found) + 5) // 6]
 
 
 def image_layers(model: nn.Module) -> list[str]:
@@ -77,7 +79,7 @@ def image_layers(model: nn.Module) -> list[str]:
 def _last_stage(
     flow: Flow, places: dict[str, int], convolutions: dict[str, nn.Conv2d], spatial: Sequence[str]
 ) -> list[str]:
-    """Those of the `spatial` convolutions that the last stage has."""
+    """The last stage's convolutions out of the `spatial` ones."""
     if not spatial:
         return []
     coarsest = max(flow.scales[places[name]] for name in spatial)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from editgym.weights.default_layers import block_outputs, image_layers, middle_to_late
+from editgym.weights.default_layers import block_outputs, image_layers
 
 Kind = Literal["linear", "conv1d", "conv2d", "in_proj"]
 Role = Literal["mlp inputs", "mlp outputs", "attention inputs", "attention outputs"]
@@ -214,10 +214,11 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     by_layer = _mlp_outputs_by_layer(available)
     if len(by_layer) >= 2:
         layers = sorted(by_layer)
-        chosen = layers[middle_to_late(len(layers))]
+        chosen = layers[len(layers) // 2 : (5 * len(layers) + 5) // 6]
         return tuple(site for layer in chosen for site in by_layer[layer])
-    if blocks := block_outputs(model):
-        return find_sites(model, blocks[middle_to_late(len(blocks))])
+    modules = [site.name for site in available if site.kind != "in_proj"]
+    if blocks := block_outputs(model, modules):
+        return find_sites(model, blocks)
     if (
         len(
             {

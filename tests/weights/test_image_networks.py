@@ -333,11 +333,12 @@ def test_default_sites_of_encoders_of_text_are_outputs_of_late_mlps(kind, expect
 
 
 def test_attention_with_wide_values_is_no_block():
-    layers = nn.ModuleList(
-        nn.ModuleDict({"self_attn": nn.ModuleDict({"v": nn.Linear(4, 8), "o": nn.Linear(8, 4)})})
-        for _ in range(2)
-    )
-    assert block_outputs(layers) == []
-    for layer in layers:
-        layer["mixer"] = layer.pop("self_attn")
-    assert block_outputs(layers) == ["0.mixer.o", "1.mixer.o"]
+    def named(attention):
+        pair = nn.ModuleDict({"v": nn.Linear(4, 8), "o": nn.Linear(8, 4)})
+        return nn.ModuleDict({attention: pair})
+
+    for attention, expected in (("self_attn", []), ("attention", []), ("mixer", ["1.mixer.o"])):
+        layers = nn.ModuleList(named(attention) for _ in range(2))
+        names = [site.name for site in editable_sites(layers)]
+        assert block_outputs(layers, names) == expected
+        assert block_outputs(layers, names[2:]) == [], "one block is no stack"
