@@ -20,9 +20,9 @@ from agents.protocol import Access, Budget
 from agents.unlearning import descent
 from agents.unlearning.descent import Sets
 from agents.unlearning.episode import start, unlearning_task
-from agents.unlearning.search import RELATIVE_STEPS, Search
+from agents.unlearning.search import LEAST_STEPS, LONG_STEPS, RELATIVE_STEPS, Search
 from agents.unlearning.settings import CHOSEN, KINDS, NAMES, SITE, tuned_for
-from agents.unlearning.ssd import ALPHAS, ssd
+from agents.unlearning.ssd import TRIES, ssd
 from agents.unlearning.validation import Validation, is_finite
 from editgym.checks import is_whole, require
 from editgym.models.training import one_thread
@@ -102,9 +102,12 @@ class UnlearningAlgorithm(ConfiguredAgent):
             reason = validation.divergence(model)
         if reason is not None:
             undone = not (is_finite(model) and self.keeps_diverged(task.name))
-            warnings.warn(
-                f"{self.name} has diverged: {reason}; {self._remedy(undone)}", stacklevel=2
+            left = (
+                "the network is left as it was; give other settings, or let agents.tune find some"
+                if undone
+                else "the edit stays, as what was chosen for a task is measured as it is"
             )
+            warnings.warn(f"{self.name} has diverged: {reason}; {left}", stacklevel=2)
             if undone:
                 return network.journal
         return replace(env, model)
@@ -112,10 +115,6 @@ class UnlearningAlgorithm(ConfiguredAgent):
     def keeps_diverged(self, task: str) -> bool:
         """Whether a network that has diverged is the edit nevertheless, as long as it is finite."""
         return False
-
-    def _remedy(self, undone: bool) -> str:
-        left = "the network is left as it was" if undone else "the network is what that left"
-        return f"{left}: give other settings, or let agents.tune find some"
 
     def resolved_for(self, task: str, spec: EnvSpec | None) -> Settings:
         """The settings for a task, in an environment made from `spec`."""
@@ -199,10 +198,12 @@ class Unlearner(UnlearningAlgorithm):
         """Run the algorithm of this name."""
         run, settings = ALGORITHMS[self.name.removesuffix(SITE)], self.settings.as_dict()
         searched = [name for name in ("learning_rate", "alpha") if settings.get(name, 0) is None]
-        steps = self._steps(settings, sets)
         tries = [settings]
         if "learning_rate" in searched:
-            tries = [{**settings, "relative_step": share} for share in RELATIVE_STEPS]
+            settings = self._prolonged(settings, sets)
+            shares = LONG_STEPS if run is descent.fine_tune else RELATIVE_STEPS
+            tries = [{**settings, "relative_step": share} for share in shares]
+        steps = self._steps(settings, sets)
         with tqdm(
             total=steps * len(tries), desc=self.name, unit="step", leave=False, mininterval=0.5
         ) as bar:
@@ -221,10 +222,21 @@ class Unlearner(UnlearningAlgorithm):
             warnings.warn(f"{self.name}: {search.told()}", stacklevel=2)
         self.notes = (search.told(),)
 
+    def _prolonged(self, settings: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
+        """Settings of a try, with more passes where nobody has said how many and the data have few
+        batches.
+        """
+        taken = self._steps(settings, sets)
+        times = 1 if "epochs" in self._given or not taken else -(-LEAST_STEPS // taken)
+        longer = {
+            name: times * settings[name] for name in ("epochs", "ascent_epochs") if name in settings
+        }
+        return {**settings, **longer}
+
     def _steps(self, settings: Mapping[str, Any], sets: Sets) -> int:
         """How many changes of the weights a run makes."""
         if "epochs" not in settings:
-            return len(ALPHAS) if settings["alpha"] is None else 1
+            return len(TRIES) if settings["alpha"] is None else 1
         kept, gone = (
             -(-len(part) // settings["batch_size"]) for part in (sets.retain, sets.forget)
         )

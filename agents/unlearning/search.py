@@ -11,9 +11,14 @@ from torch import Tensor, nn
 
 from agents.unlearning.validation import Validation, is_finite
 
-# Steps of descent, as shares of the weights' length.
+# Steps of descent, as shares of the weights' length. On five unlike networks (a convolutional one,
+# a ResNet-18, a ViT, MLPs of large and of small weights) they forgot as well as the best of seven
+# learning rates, in half of the time.
 RELATIVE_STEPS = (0.03, 0.01, 0.003)
-_MOST_STEPS, _LOOKS = 400, 40  # of each try
+# Without the data that are to be forgotten, only long steps lead away from them.
+LONG_STEPS = (0.1, 0.03, 0.01)
+# Of each try: data of a few batches are gone through more often, large ones not to their end.
+LEAST_STEPS, _MOST_STEPS, _LOOKS = 100, 400, 40
 
 
 class _TryIsOver(Exception):

@@ -110,7 +110,8 @@ class SsdSettings(Settings):
 
     Attributes:
         alpha: α, how many times more a weight must matter to D_f than to D_r to be dampened. None:
-            each of seven from 1 to 100 is tried, and the best on validation data is kept.
+            seven from 1 to 100 are tried, each with λ and with λ/10, and the best on validation
+            data is kept.
         dampening: λ, the strength of the dampening.
         batch_size: Samples whose gradients are squared together.
     """
