@@ -5,15 +5,14 @@ candidates.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from editgym.weights.attention import attention_in_parts
 from editgym.weights.sites import EditSite
 
 
@@ -71,24 +70,10 @@ class SplitNetwork:
                 ]
             )
         over_activations = 0 if own else None
-        with _attention_in_parts(weights[0].device):
+        with attention_in_parts(weights[0].device):
             return vmap(self.run_suffix, in_dims=(0, over_activations))(
                 tuple(weights), tuple(activations)
             )
-
-
-@contextmanager
-def _attention_in_parts(device: torch.device) -> Iterator[None]:
-    """Attention out of single operations where vmap would run its fused one for each candidate by
-    itself: that of `nn.MultiheadAttention`, and on CPU `scaled_dot_product_attention`.
-    """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _Whole(nn.Module):

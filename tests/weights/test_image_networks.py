@@ -178,6 +178,30 @@ def test_input_projections_of_attention_can_be_edited_by_name():
     check_edits(model, x, sites)
 
 
+class Encoder(nn.Module):
+    """Patches, PyTorch's own encoder, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 4)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.patches(x).flatten(2).mT).mean(1))
+
+
+def test_default_sites_of_pytorchs_own_encoder():
+    x = torch.randn(4, 3, 32, 32)
+    model = awake(Encoder(), x)
+    sites = discover_sites(model)
+    assert [site.name for site in sites] == [f"encoder.layers.{i}.linear2" for i in (2, 3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_edits(model, x, sites)
+
+
 def test_input_projections_of_attention_are_no_adapter(tmp_path):
     pytest.importorskip("peft")
     model = small_vit().eval()
