@@ -20,7 +20,7 @@ from agents.protocol import Access, Budget
 from agents.unlearning import descent
 from agents.unlearning.descent import Sets
 from agents.unlearning.episode import start, unlearning_task
-from agents.unlearning.search import LEAST_STEPS, LONG_STEPS, RELATIVE_STEPS, Search
+from agents.unlearning.search import LEAST_STEPS, LONG_STEPS, MOST_STEPS, RELATIVE_STEPS, Search
 from agents.unlearning.settings import CHOSEN, KINDS, NAMES, SITE, tuned_for
 from agents.unlearning.ssd import TRIES, ssd
 from agents.unlearning.validation import Validation, is_finite
@@ -204,9 +204,8 @@ class Unlearner(UnlearningAlgorithm):
             shares = LONG_STEPS if run is descent.fine_tune else RELATIVE_STEPS
             tries = [{**settings, "relative_step": share} for share in shares]
         steps = self._steps(settings, sets)
-        with tqdm(
-            total=steps * len(tries), desc=self.name, unit="step", leave=False, mininterval=0.5
-        ) as bar:
+        total = min(steps, MOST_STEPS) * len(tries) if searched else steps
+        with tqdm(total=total, desc=self.name, unit="step", leave=False, mininterval=0.5) as bar:
             if not searched:
                 run(model, changed(sets, after_step=lambda _: bar.update()), settings)
                 return

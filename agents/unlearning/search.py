@@ -18,7 +18,7 @@ RELATIVE_STEPS = (0.03, 0.01, 0.003)
 # Without the data that are to be forgotten, only long steps lead away from them.
 LONG_STEPS = (0.1, 0.03, 0.01)
 # Of each try: data of a few batches are gone through more often, large ones not to their end.
-LEAST_STEPS, _MOST_STEPS, _LOOKS = 100, 400, 40
+LEAST_STEPS, MOST_STEPS, _LOOKS = 100, 400, 40
 
 
 class _TryIsOver(Exception):
@@ -69,7 +69,7 @@ class Search:
         for settings in tries:
             self._model.load_state_dict(self._start)
             self._trying, self._steps = settings, 0
-            self._every = max(1, min(steps, _MOST_STEPS) // _LOOKS)
+            self._every = max(1, min(steps, MOST_STEPS) // _LOOKS)
             with suppress(_TryIsOver):
                 run(settings)
             if not is_finite(self._model) or self._validation.has_diverged(
@@ -101,7 +101,7 @@ class Search:
         self._steps += 1
         if self._steps % self._every == 0:
             self._look()
-        if self._steps >= _MOST_STEPS:
+        if self._steps >= MOST_STEPS:
             raise _TryIsOver
 
     def _look(self) -> None:

@@ -94,8 +94,8 @@ class Validation:
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Whether all weights and buffers of a network are finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+    """Whether all weights of a network are finite; a buffer, such as a mask, need not be."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def _some(data: Labelled) -> Labelled:

@@ -13,7 +13,7 @@ from agents.catalogue import make_agent
 from agents.tune.space import search_space
 from agents.unlearning import search
 from agents.unlearning.agent import UnlearningAlgorithm
-from agents.unlearning.validation import Reading, Validation
+from agents.unlearning.validation import Reading, Validation, is_finite
 from editgym.tasks import make_task
 
 
@@ -109,6 +109,15 @@ def test_typed_settings_that_diverge_are_said_and_nothing_is_edited(rate, reason
     assert agent.settings.learning_rate == rate
 
 
+def test_a_buffer_that_is_not_finite_is_no_divergence():
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    assert is_finite(model)
+    with torch.no_grad():
+        model.bias[0] = float("nan")
+    assert not is_finite(model)
+
+
 def test_what_was_chosen_for_a_task_is_kept_as_it_was_measured(monkeypatch):
     monkeypatch.setattr(Validation, "divergence", lambda self, model: "so it is said")
     digits = {"task": "unlearning/digits"}
@@ -199,7 +208,7 @@ class Halves:
 
 def walked(monkeypatch, most=400, **tries):
     """A search over walks of one number, each named by where it goes."""
-    monkeypatch.setattr(search, "_MOST_STEPS", most)
+    monkeypatch.setattr(search, "MOST_STEPS", most)
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
     found, steps = search.Search(model, Halves()), []
