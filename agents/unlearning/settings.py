@@ -189,7 +189,7 @@ CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
 }
 _SEARCHED: Mapping[str, Any] = {"epochs": 5, "learning_rate": None}
-# What has no scale is as in the tasks above; measured on five unlike networks, see docs/worlds.md.
+# What has no scale is as in the tasks above.
 ELSEWHERE: Mapping[str, Mapping[str, Any]] = {
     "fine_tune": _SEARCHED,
     "gradient_ascent": {**_SEARCHED, "epochs": 10},
