@@ -8,8 +8,9 @@ load with `from_pretrained`); prints the metrics on test data before and after. 
 arguments of the environment, for example `--set model_seed=1` for another network (an agent that
 learned on one network need not transfer; `networks` trains it on several). `--ask` shows what a
 language model answers before and after, in the prompt formats that it names, and undoes the edit to
-see that nothing of it is left. A stream of facts that was interrupted goes on where it stopped,
-with the same agent and seed.
+see that nothing of it is left. `--no-checks` leaves out the metrics, which may take longer than the
+edit: for unlearning, a network is retrained and attacks are run. A stream of facts that was
+interrupted goes on where it stopped, with the same agent and seed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from tqdm import tqdm
 
 from agents import train
 from agents.answers import asked_in, before_and_after, formats
@@ -98,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         metavar="A,B",
         help="prompt formats to show answers in, such as bare,qa,chat",
+    )
+    parser.add_argument(
+        "--no-checks", action="store_true", help="do not evaluate the edit on test data"
     )
     options = parser.parse_args(arguments)
     try:
@@ -178,16 +183,20 @@ def _edit(options: argparse.Namespace) -> int:
         variants = asked_in(env, options.ask)
         if not goes_on:  # a reset would empty the journal that is gone on with
             env.reset(seed=options.seed)  # closed streams stay what they are at the agent's reset
-        journal = (
-            agent.edit(env, folder, options.seed)
-            if resumes and isinstance(agent, StreamEditor)
-            else agent.edit(env)
-        )
-    evaluation: Evaluation = edit_env(env).evaluate(journal)
+        if resumes and isinstance(agent, StreamEditor):
+            journal = agent.edit(env, folder, options.seed)
+        else:
+            with tqdm(
+                desc=f"edit by {config['agent']}", unit="step", leave=False, mininterval=0.5
+            ) as bar:
+                journal = agent.edit(_Counted(env, bar))
+    metrics = None if options.no_checks else _checked(env, journal)
     written = [journal.save(folder / "journal.safetensors")]
     if options.export:
         written.append(_export(env, journal, options.export, folder))
-    print(before_after(evaluation.metrics))
+    print("not evaluated (--no-checks)" if metrics is None else before_after(metrics))
+    for note in getattr(agent, "notes", ()):
+        print(note)
     for reason, count in getattr(agent, "skipped", {}).items():
         print(f"left out: {count} requests: {reason}")
     if variants:
@@ -197,6 +206,26 @@ def _edit(options: argparse.Namespace) -> int:
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)
     return 0
+
+
+class _Counted(gym.Wrapper):
+    """An environment whose steps move a bar."""
+
+    def __init__(self, env: gym.Env, bar: tqdm) -> None:
+        super().__init__(env)
+        self._bar = bar
+
+    def step(self, action: Any) -> Any:
+        outcome = self.env.step(action)
+        self._bar.update()
+        return outcome
+
+
+def _checked(env: gym.Env, journal: EditJournal) -> Mapping[str, float | None]:
+    """The metrics of an edit on test data, with a bar that says what takes so long."""
+    with tqdm(total=1, desc="checks on test data", leave=False):
+        evaluation: Evaluation = edit_env(env).evaluate(journal)
+    return evaluation.metrics
 
 
 @contextmanager

@@ -69,7 +69,9 @@ def task_of(env: gym.Env, kind: type[T], what: str) -> T:
 
 
 def replace(env: gym.Env, model: nn.Module) -> EditJournal:
-    """Put a whole network's tensors in place of the edited one's, where they differ."""
+    """Put a whole network's tensors in place of the edited one's, where they differ; where none
+    does, there is no edit.
+    """
     network = open_env(env).network
     before = network.state_dict()
     changed = {
@@ -77,5 +79,6 @@ def replace(env: gym.Env, model: nn.Module) -> EditJournal:
         for name, tensor in model.state_dict().items()
         if not torch.equal(tensor.to(before[name].device), before[name])
     }
-    network.apply(ReplaceTensors(changed))
+    if changed:
+        network.apply(ReplaceTensors(changed))
     return network.journal

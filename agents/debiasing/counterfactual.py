@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from agents.configured import Settings, setting
 from agents.debiasing.episode import TOLERANCE, DebiasingAgent, start
-from agents.debiasing.last_layer import Point, best_within
+from agents.debiasing.last_layer import Point, all_finite, best_within
 from agents.episodes import replace
 from agents.protocol import Budget
 from editgym.checks import Check, at_least, is_whole, whole
@@ -97,6 +98,7 @@ class CdaReweight(DebiasingAgent):
                 measure,
                 self.settings.tolerance,
             )
+        self.note_choice(best)
         return edit_env(env).journal if best is None else replace(env, best)
 
     def _candidates(
@@ -107,16 +109,26 @@ class CdaReweight(DebiasingAgent):
             model.parameters(), self.settings.learning_rate, self.settings.momentum
         )
         generator = torch.Generator().manual_seed(self.settings.seed)
-        for _ in range(self.settings.epochs):
-            for rows in torch.randperm(len(data), generator=generator).split(
-                self.settings.batch_size
-            ):
-                batch = data[rows.to(task.device)]
-                loss = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
-                optimizer.zero_grad(set_to_none=True)
-                (loss * weights[rows.to(task.device)]).mean().backward()
-                optimizer.step()
-            yield copy.deepcopy(model)
+        size = self.settings.batch_size
+        with tqdm(
+            total=self.settings.epochs * -(-len(data) // size),
+            desc=self.name,
+            unit="step",
+            leave=False,
+            mininterval=0.5,
+        ) as bar:
+            for epoch in range(1, self.settings.epochs + 1):
+                for rows in torch.randperm(len(data), generator=generator).split(size):
+                    batch = data[rows.to(task.device)]
+                    loss = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
+                    optimizer.zero_grad(set_to_none=True)
+                    (loss * weights[rows.to(task.device)]).mean().backward()
+                    optimizer.step()
+                    bar.update()
+                if not all_finite(model.parameters()):
+                    self.warn_of_divergence(f"in epoch {epoch}")
+                    return
+                yield copy.deepcopy(model)
 
 
 def counterfactuals(

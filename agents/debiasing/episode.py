@@ -8,6 +8,7 @@ accuracy; where nothing is better than no edit within that, the network stays as
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,10 @@ from editgym.tasks.debiasing import DebiasingTask
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
 TOLERANCE = at_least(0)
+_NO_EDIT = (
+    "on validation data no candidate within the tolerance is better than no edit, and the network"
+    " is left as it was"
+)
 WEIGHTINGS = Check(
     lambda v: isinstance(v, list | tuple) and all(is_finite(one) and one >= 0 for one in v),
     "a list of finite numbers, 0 or more",
@@ -35,8 +40,12 @@ WEIGHTINGS = Check(
 class DebiasingAgent(ConfiguredAgent):
     """An agent that looks at the network and data of a debiasing task; `learn` checks the task,
     `edit` does the work.
+
+    Attributes:
+        notes: What is to be said of the latest edit, in sentences.
     """
 
+    notes: tuple[str, ...] = ()
     access: ClassVar[Access] = "data"
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
@@ -48,6 +57,18 @@ class DebiasingAgent(ConfiguredAgent):
         with closing(gym.make(env_spec)) as env:
             debiasing_task(env)
         self.settings = self.resolved(env_spec)
+
+    def note_choice(self, best: object | None) -> None:
+        """Say where no candidate was chosen."""
+        self.notes = () if best is not None else (_NO_EDIT,)
+
+    def warn_of_divergence(self, where: str) -> None:
+        """Say that a fine-tuning goes nowhere from here on."""
+        warnings.warn(
+            f"{self.name} has diverged {where}: its weights are not finite, and what comes after is"
+            " left out; give a smaller learning_rate",
+            stacklevel=2,
+        )
 
 
 def debiasing_task(env: gym.Env) -> DebiasingTask:

@@ -14,6 +14,7 @@ import gymnasium as gym
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from agents.configured import Settings, setting
 from agents.debiasing.episode import (
@@ -24,7 +25,7 @@ from agents.debiasing.episode import (
     replace_head,
     start,
 )
-from agents.debiasing.last_layer import Head, HeadOfNetwork, Point, best_within
+from agents.debiasing.last_layer import Head, HeadOfNetwork, Point, all_finite, best_within
 from editgym.checks import above, whole
 from editgym.data.images import Labelled
 from editgym.models.training import one_thread
@@ -75,15 +76,22 @@ class FineTuning(DebiasingAgent):
         `losses` gives the terms of the loss of such tensors, each from a graph of its own, for the
         weights of general and unbiased.
         """
-        for weighting in self.settings.weightings:
-            moved = [tensor.clone().requires_grad_() for tensor in own]
-            optimizer = torch.optim.Adam(moved, lr=self.settings.learning_rate)
-            for step in range(1, self.settings.steps + 1):
-                optimizer.zero_grad(set_to_none=True)
-                for term in losses(moved, (1.0, weighting)):
-                    term.backward()
-                optimizer.step()
-                if step % self.settings.check_every == 0:
+        total = self.settings.steps * len(self.settings.weightings)
+        with tqdm(total=total, desc=self.name, unit="step", leave=False, mininterval=0.5) as bar:
+            for weighting in self.settings.weightings:
+                moved = [tensor.clone().requires_grad_() for tensor in own]
+                optimizer = torch.optim.Adam(moved, lr=self.settings.learning_rate)
+                for step in range(1, self.settings.steps + 1):
+                    optimizer.zero_grad(set_to_none=True)
+                    for term in losses(moved, (1.0, weighting)):
+                        term.backward()
+                    optimizer.step()
+                    bar.update()
+                    if step % self.settings.check_every:
+                        continue
+                    if not all_finite(moved):
+                        self.warn_of_divergence(f"with weighting {weighting:g} by step {step}")
+                        break
                     yield [tensor.detach().clone() for tensor in moved]
 
 
@@ -123,7 +131,9 @@ class LastLayerFineTune(FineTuning):
             heads = [
                 Head(*moved) for moved in self.candidates([own.head.weight, own.head.bias], losses)
             ]
-        return replace_head(env, own, best_head(task, own, heads, self.settings.tolerance))
+        best = best_head(task, own, heads, self.settings.tolerance)
+        self.note_choice(best)
+        return replace_head(env, own, best)
 
 
 class SiteFineTune(FineTuning):
@@ -176,6 +186,7 @@ class SiteFineTune(FineTuning):
             best = best_within(
                 measure(own), self.candidates(own, losses), measure, self.settings.tolerance
             )
+        self.note_choice(best)
         if best is not None:
             network.apply(
                 ReplaceTensors(

@@ -10,6 +10,7 @@ from typing import ClassVar
 import gymnasium as gym
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from agents.configured import Settings, setting
 from agents.debiasing.episode import (
@@ -62,7 +63,9 @@ class LinearFrontier(DebiasingAgent):
         task, network = start(env)
         own = HeadOfNetwork(network, task.pool.inputs[:8])
         heads = self.trace(own.pair(task.labelled("policy")))
-        return replace_head(env, own, best_head(task, own, heads, self.settings.tolerance))
+        best = best_head(task, own, heads, self.settings.tolerance)
+        self.note_choice(best)
+        return replace_head(env, own, best)
 
     def trace(self, policy: tuple[Features, Features]) -> list[Head]:
         """One last layer for every weighting."""
@@ -71,7 +74,9 @@ class LinearFrontier(DebiasingAgent):
         x = torch.cat([part.x for part in policy]).cpu().numpy()
         y = torch.cat([part.y for part in policy]).cpu().numpy()
         heads = []
-        for weighting in self.settings.weightings:
+        for weighting in tqdm(
+            self.settings.weightings, desc=self.name, unit="fit", leave=False, mininterval=0.5
+        ):
             share = np.concatenate(
                 [
                     np.full(len(part.y), factor * 1_000 / len(part.y))

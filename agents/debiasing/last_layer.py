@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from agents.protocol import Unsupported
@@ -98,6 +99,11 @@ class Point:
 
     general: float
     unbiased: float
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def best_within(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from torch import nn
+from tqdm import tqdm
 
 from agents.configured import ConfiguredAgent, Settings, write_config
 from agents.episodes import replace, task_name
@@ -17,8 +20,10 @@ from agents.protocol import Access, Budget
 from agents.unlearning import descent
 from agents.unlearning.descent import Sets
 from agents.unlearning.episode import start, unlearning_task
-from agents.unlearning.settings import KINDS, NAMES, SITE, tuned_for
-from agents.unlearning.ssd import ssd
+from agents.unlearning.search import LEAST_STEPS, LONG_STEPS, MOST_STEPS, RELATIVE_STEPS, Search
+from agents.unlearning.settings import CHOSEN, KINDS, NAMES, SITE, tuned_for
+from agents.unlearning.ssd import TRIES, ssd
+from agents.unlearning.validation import Validation, is_finite
 from editgym.checks import is_whole, require
 from editgym.models.training import one_thread
 from editgym.weights import EditJournal
@@ -38,11 +43,16 @@ class UnlearningAlgorithm(ConfiguredAgent):
     """The base of algorithms that change a network in place, on its own training data.
 
     A subclass writes `forget`, and names its settings in `settings_type`. Nothing is learned before
-    the edit; what changed is in the journal as whole tensors.
+    the edit; what changed is in the journal as whole tensors. A network that has diverged, whose
+    weights are not finite or which on validation data is no better than one constant answer, is
+    left as it was before the edit, with a warning.
 
     Args:
         seed: Seed of what the algorithm draws; `learn` sets it.
         **config: The settings.
+
+    Attributes:
+        notes: What is to be said of the latest edit, in sentences.
 
     Raises:
         ValueError: There is no such setting, or a value is out of its range.
@@ -50,6 +60,7 @@ class UnlearningAlgorithm(ConfiguredAgent):
 
     access: ClassVar[Access] = "data"
     sites_only = False  # whether only the weights of the environment's sites may change
+    notes: tuple[str, ...] = ()
 
     def __init__(self, seed: int = 0, **config: Any) -> None:
         super().__init__(**config)
@@ -83,10 +94,27 @@ class UnlearningAlgorithm(ConfiguredAgent):
             model.requires_grad_(False)
             for site in network.sites:
                 model.get_parameter(site.parameter).requires_grad_(True)
+        self.notes = ()
         retain, forget = task.model_split(goal)
         with one_thread():
-            self.forget(model, Sets(retain, forget, task.n_classes, self.seed))
+            validation = Validation(task, goal, network.base)
+            self.forget(model, Sets(retain, forget, task.n_classes, self.seed, validation))
+            reason = validation.divergence(model)
+        if reason is not None:
+            undone = not (is_finite(model) and self.keeps_diverged(task.name))
+            left = (
+                "the network is left as it was; give other settings, or let agents.tune find some"
+                if undone
+                else "the edit stays, as what was chosen for a task is measured as it is"
+            )
+            warnings.warn(f"{self.name} has diverged: {reason}; {left}", stacklevel=2)
+            if undone:
+                return network.journal
         return replace(env, model)
+
+    def keeps_diverged(self, task: str) -> bool:
+        """Whether a network that has diverged is the edit nevertheless, as long as it is finite."""
+        return False
 
     def resolved_for(self, task: str, spec: EnvSpec | None) -> Settings:
         """The settings for a task, in an environment made from `spec`."""
@@ -117,7 +145,9 @@ class Unlearner(UnlearningAlgorithm):
 
     SGD has `epochs` (passes over D_r, or over D_f where D_r is not used), `learning_rate`,
     `momentum` and `batch_size`. `agents.unlearning.settings` holds ranges, defaults, and the values
-    that were chosen for a task.
+    that were chosen for a task. In any other task `learning_rate` is None, and `alpha` of `ssd`: a
+    few steps that do not depend on the scale of the network, and a few thresholds, are tried, and
+    the best state on the validation split is kept, or no edit where nothing is better.
 
     Args:
         algorithm: A name of the table, or one with `-site`.
@@ -160,6 +190,56 @@ class Unlearner(UnlearningAlgorithm):
         """The settings for a task: what was chosen for it, and over that what was given."""
         return self._kind.of({**tuned_for(task, self.name), **self._given})
 
+    def keeps_diverged(self, task: str) -> bool:
+        """What was chosen for a task is measured as it is, whatever comes of it."""
+        return task in CHOSEN and not self._given
+
     def forget(self, model: nn.Module, sets: Sets) -> None:
         """Run the algorithm of this name."""
-        ALGORITHMS[self.name.removesuffix(SITE)](model, sets, self.settings.as_dict())
+        run, settings = ALGORITHMS[self.name.removesuffix(SITE)], self.settings.as_dict()
+        searched = [name for name in ("learning_rate", "alpha") if settings.get(name, 0) is None]
+        tries = [settings]
+        if "learning_rate" in searched:
+            settings = self._prolonged(settings, sets)
+            shares = LONG_STEPS if run is descent.fine_tune else RELATIVE_STEPS
+            tries = [{**settings, "relative_step": share} for share in shares]
+        steps = self._steps(settings, sets)
+        total = min(steps, MOST_STEPS) * len(tries) if searched else steps
+        with tqdm(total=total, desc=self.name, unit="step", leave=False, mininterval=0.5) as bar:
+            if not searched:
+                run(model, changed(sets, after_step=lambda _: bar.update()), settings)
+                return
+            assert sets.validation is not None
+            search = Search(model, sets.validation)
+
+            def look(changed_model: nn.Module) -> None:
+                bar.update()
+                search(changed_model)
+
+            search.over(tries, lambda own: run(model, changed(sets, after_step=look), own), steps)
+        if search.best is None:
+            warnings.warn(f"{self.name}: {search.told()}", stacklevel=2)
+        self.notes = (search.told(),)
+
+    def _prolonged(self, settings: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
+        """Settings of a try, with more passes where nobody has said how many and the data have few
+        batches.
+        """
+        taken = self._steps(settings, sets)
+        times = 1 if "epochs" in self._given or not taken else -(-LEAST_STEPS // taken)
+        longer = {
+            name: times * settings[name] for name in ("epochs", "ascent_epochs") if name in settings
+        }
+        return {**settings, **longer}
+
+    def _steps(self, settings: Mapping[str, Any], sets: Sets) -> int:
+        """How many changes of the weights a run makes."""
+        if "epochs" not in settings:
+            return len(TRIES) if settings["alpha"] is None else 1
+        kept, gone = (
+            -(-len(part) // settings["batch_size"]) for part in (sets.retain, sets.forget)
+        )
+        if self.name.removesuffix(SITE) == "gradient_ascent" or settings.get("retain_weight") == 0:
+            return settings["epochs"] * gone
+        ascents = min(settings["epochs"], settings.get("ascent_epochs", 0))
+        return settings["epochs"] * kept + ascents * gone

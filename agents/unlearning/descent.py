@@ -16,11 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.unlearning.steps import RelativeSGD
+from agents.unlearning.validation import Validation
 from editgym.data.images import Labelled
 
 Loss = Callable[..., Tensor]
 Masks = Mapping[str, Tensor]
 _RETAIN, _FORGET, _LABELS = range(3)  # random streams
+
+
+def _nobody(model: nn.Module) -> None:
+    """Look at nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,16 @@ class Sets:
         forget: D_f.
         n_classes: Number of classes.
         seed: Seed of the order of the samples, and of random labels.
+        validation: Scores networks on other data; None where nobody chooses by it.
+        after_step: Is shown the model after every change of its weights.
     """
 
     retain: Labelled
     forget: Labelled
     n_classes: int
     seed: int
+    validation: Validation | None = None
+    after_step: Callable[[nn.Module], None] = _nobody
 
     def generator(self, purpose: int) -> torch.Generator:
         """A stream of its own for each purpose, so that what one draws does not move the others."""
@@ -76,13 +86,13 @@ class Sets:
 def fine_tune(model: nn.Module, sets: Sets, settings: Mapping[str, Any]) -> None:
     """min CE(D_r), and hope that the rest fades."""
     batches = sets.epochs(sets.retain, settings["epochs"], settings["batch_size"], _RETAIN)
-    _descend(_sgd(model, settings), batches, lambda kept: cross_entropy(model, kept))
+    _descent(model, sets, settings)(batches, lambda kept: cross_entropy(model, kept))
 
 
 def gradient_ascent(model: nn.Module, sets: Sets, settings: Mapping[str, Any]) -> None:
     """min −CE(D_f) (Thudi et al. 2022, "Unrolling SGD", arXiv 2109.13398; Golatkar et al. 2020)."""
     batches = sets.epochs(sets.forget, settings["epochs"], settings["batch_size"], _FORGET)
-    _descend(_sgd(model, settings), batches, lambda gone: -cross_entropy(model, gone))
+    _descent(model, sets, settings)(batches, lambda gone: -cross_entropy(model, gone))
 
 
 def neggrad_plus(model: nn.Module, sets: Sets, settings: Mapping[str, Any]) -> None:
@@ -91,8 +101,7 @@ def neggrad_plus(model: nn.Module, sets: Sets, settings: Mapping[str, Any]) -> N
     """
     beta = settings["beta"]
     batches = sets.pairs(sets.forget, settings["epochs"], settings["batch_size"])
-    _descend(
-        _sgd(model, settings),
+    _descent(model, sets, settings)(
         batches,
         lambda kept, gone: (
             beta * cross_entropy(model, kept) - (1 - beta) * cross_entropy(model, gone)
@@ -122,18 +131,16 @@ def scrub(model: nn.Module, sets: Sets, settings: Mapping[str, Any]) -> None:
     rewinding). After `ascent_epochs` only D_r is gone through, as there.
     """
     teacher = copy.deepcopy(model).requires_grad_(False)
-    optimizer, size = _sgd(model, settings), settings["batch_size"]
+    descend, size = _descent(model, sets, settings), settings["batch_size"]
     kept = sets.epochs(sets.retain, None, size, _RETAIN)
     gone = sets.epochs(sets.forget, None, size, _FORGET)
     for epoch in range(settings["epochs"]):
         if epoch < settings["ascent_epochs"]:
-            _descend(
-                optimizer,
+            descend(
                 itertools.islice(gone, -(-len(sets.forget) // size)),
                 lambda batch: -divergence(teacher, model, batch),
             )
-        _descend(
-            optimizer,
+        descend(
             itertools.islice(kept, -(-len(sets.retain) // size)),
             lambda batch: (
                 settings["alpha"] * divergence(teacher, model, batch)
@@ -195,15 +202,12 @@ def _relabel(
     model: nn.Module, sets: Sets, settings: Mapping[str, Any], masks: Masks | None
 ) -> None:
     weight, wrong = settings["retain_weight"], sets.mislabelled()
-    optimizer, size = _sgd(model, settings), settings["batch_size"]
+    descend, size = _descent(model, sets, settings), settings["batch_size"]
     if not weight:
         batches = sets.epochs(wrong, settings["epochs"], size, _FORGET)
-        _descend(
-            optimizer, batches, lambda gone: cross_entropy(model, gone), _by_parameter(model, masks)
-        )
+        descend(batches, lambda gone: cross_entropy(model, gone), _by_parameter(model, masks))
         return
-    _descend(
-        optimizer,
+    descend(
         sets.pairs(wrong, settings["epochs"], size),
         lambda kept, gone: cross_entropy(model, gone) + weight * cross_entropy(model, kept),
         _by_parameter(model, masks),
@@ -218,24 +222,40 @@ def _by_parameter(model: nn.Module, masks: Masks | None) -> list[tuple[nn.Parame
     )
 
 
-def _sgd(model: nn.Module, settings: Mapping[str, Any]) -> torch.optim.SGD:
-    return torch.optim.SGD(opened(model).values(), settings["learning_rate"], settings["momentum"])
+def _descent(model: nn.Module, sets: Sets, settings: Mapping[str, Any]) -> _Descent:
+    """Steps of SGD; where no learning rate is given, of `relative_step` of the weights' length."""
+    parameters, momentum = opened(model).values(), settings["momentum"]
+    optimizer = (
+        RelativeSGD(parameters, settings["relative_step"], momentum)
+        if settings["learning_rate"] is None
+        else torch.optim.SGD(parameters, settings["learning_rate"], momentum)
+    )
+    return _Descent(model, optimizer, sets.after_step)
 
 
-def _descend(
-    optimizer: torch.optim.SGD,
-    batches: Iterable[tuple[Labelled, ...]],
-    loss: Loss,
-    masks: Iterable[tuple[nn.Parameter, Tensor]] = (),
-) -> None:
-    """One step of SGD per batch; a masked weight gets no gradient, and so, without weight decay,
-    never moves.
-    """
-    masks = list(masks)
-    for batch in batches:
-        optimizer.zero_grad(set_to_none=True)
-        loss(*batch).backward()
-        for parameter, mask in masks:
-            assert parameter.grad is not None
-            parameter.grad.mul_(mask)
-        optimizer.step()
+@dataclass(frozen=True)
+class _Descent:
+    """The loop that all algorithms share."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    after_step: Callable[[nn.Module], None]
+
+    def __call__(
+        self,
+        batches: Iterable[tuple[Labelled, ...]],
+        loss: Loss,
+        masks: Iterable[tuple[nn.Parameter, Tensor]] = (),
+    ) -> None:
+        """One step per batch; a masked weight gets no gradient, and so, without weight decay, never
+        moves.
+        """
+        masks = list(masks)
+        for batch in batches:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss(*batch).backward()
+            for parameter, mask in masks:
+                assert parameter.grad is not None
+                parameter.grad.mul_(mask)
+            self.optimizer.step()
+            self.after_step(self.model)

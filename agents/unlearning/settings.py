@@ -3,7 +3,9 @@ task.
 
 `CHOSEN` is the best of grids, by the harmonic mean of retain accuracy and drop in forget accuracy
 on the validation split of networks that no report uses (model seeds from 10); by the same score
-`agents.tune` finds settings for other tasks.
+`agents.tune` finds settings for other tasks. Where nothing was chosen, nobody knows how large a
+step may be: learning rates, and the threshold of `ssd`, are then looked for on the validation split
+at every edit (`agents.unlearning.search`).
 """
 
 from __future__ import annotations
@@ -12,9 +14,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
+
 from agents.configured import Settings, setting
 from agents.tune.search import Choice, LogUniform, Uniform, Whole
-from editgym.checks import Check, at_least, is_finite, whole, within
+from editgym.checks import Check, at_least, is_finite, optional, whole, within
+
+
+def _usual_rate(env: gym.Env) -> float:
+    """The learning rate that `agents.tune` begins with where none is given."""
+    return 0.01
+
+
+def _usual_threshold(env: gym.Env) -> float:
+    """The threshold that `agents.tune` begins with where none is given."""
+    return 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +38,16 @@ class DescentSettings(Settings):
 
     Attributes:
         epochs: Passes over D_r, or over D_f where D_r is not used.
-        learning_rate: SGD's learning rate.
+        learning_rate: SGD's learning rate. None: steps of a share of the weights' length in place
+            of SGD's, each of three shares is tried, and the best state on validation data is kept.
         momentum: SGD's momentum.
         batch_size: Samples a step.
     """
 
     epochs: int = setting(5, whole(0), search=Whole(1, 10))
-    learning_rate: float = setting(0.01, at_least(0), search=LogUniform(1e-4, 0.1))
+    learning_rate: float | None = setting(
+        0.01, optional(at_least(0)), search=LogUniform(1e-4, 0.1, where_none=_usual_rate)
+    )
     momentum: float = setting(0.9, at_least(0))
     batch_size: int = setting(64, whole(1))
 
@@ -92,12 +109,16 @@ class SsdSettings(Settings):
     """The settings of `ssd`.
 
     Attributes:
-        alpha: α, how many times more a weight must matter to D_f than to D_r to be dampened.
+        alpha: α, how many times more a weight must matter to D_f than to D_r to be dampened. None:
+            seven from 1 to 100 are tried, each with λ and with λ/10, and the best on validation
+            data is kept.
         dampening: λ, the strength of the dampening.
         batch_size: Samples whose gradients are squared together.
     """
 
-    alpha: float = setting(10.0, at_least(0), search=LogUniform(1, 100))
+    alpha: float | None = setting(
+        10.0, optional(at_least(0)), search=LogUniform(1, 100, where_none=_usual_threshold)
+    )
     dampening: float = setting(1.0, at_least(0), search=LogUniform(0.05, 1))
     batch_size: int = setting(64, whole(1))
 
@@ -116,8 +137,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {name: kind().as_dict() for name, ki
 SITE = "-site"
 NAMES = (*DEFAULTS, *(f"{name}{SITE}" for name in DEFAULTS))
 
-# By task, then by algorithm, `-site` where only the sites are open; a task that is not here has
-# `OTHER_TASKS`' row.
+# By task, then by algorithm, `-site` where only the sites are open.
 CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "unlearning/digits": {
         "fine_tune": {"epochs": 10, "learning_rate": 0.03},
@@ -186,9 +206,22 @@ CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "scrub-site": {"epochs": 10, "learning_rate": 0.01, "ascent_epochs": 3, "gamma": 5.0},
     },
 }
-OTHER_TASKS = "unlearning/mnist"
+_SEARCHED: Mapping[str, Any] = {"epochs": 5, "learning_rate": None}
+# What has no scale is as in the tasks above.
+ELSEWHERE: Mapping[str, Mapping[str, Any]] = {
+    "fine_tune": _SEARCHED,
+    "gradient_ascent": {**_SEARCHED, "epochs": 10},
+    "neggrad_plus": {**_SEARCHED, "beta": 0.99},
+    "random_labels": _SEARCHED,
+    "ssd": {"alpha": None},
+    "salun": _SEARCHED,
+    "scrub": {**_SEARCHED, "ascent_epochs": 3, "gamma": 5.0},
+    "neggrad_plus-site": {**_SEARCHED, "beta": 0.9},
+}
 
 
 def tuned_for(task: str, name: str) -> Mapping[str, Any]:
-    """The values that were chosen for an algorithm in a task."""
-    return CHOSEN.get(task, CHOSEN[OTHER_TASKS]).get(name, {})
+    """The values that were chosen for an algorithm in a task, or else what is safe in any."""
+    if task in CHOSEN:
+        return CHOSEN[task].get(name, {})
+    return ELSEWHERE.get(name, ELSEWHERE.get(name.removesuffix(SITE), {}))

@@ -13,21 +13,30 @@ from torch import Tensor, nn
 from agents.unlearning.descent import Sets, cross_entropy, opened
 from editgym.data.images import Labelled
 
+# Values of α, and shares of λ (the smaller, the stronger), that are tried where no α is given.
+TRIES = tuple(
+    (alpha, share) for alpha in (100.0, 50.0, 25.0, 10.0, 5.0, 2.0, 1.0) for share in (1.0, 0.1)
+)
+
 
 def ssd(model: nn.Module, sets: Sets, settings: Mapping[str, Any]) -> None:
     """Where F_f > α·F_D: w ← w·min(λ·F_D / F_f, 1) (Foster, Schoepf and Brintrup 2024, arXiv
     2308.07707, eq. 6–7).
 
     F_D is taken over D_r. Over all data, as there, F_f / F_D cannot exceed about ten for one class
-    of ten, and the paper's α = 10 would never fire.
+    of ten, and the paper's α = 10 would never fire. Where α is None, each of `TRIES` is shown to
+    `sets.after_step`, the weakest first; the model is left with the last.
     """
     retained = importance(model, sets.retain, settings["batch_size"])
     forgotten = importance(model, sets.forget, settings["batch_size"])
-    with torch.no_grad():
-        for name, weight in opened(model).items():
-            weight.mul_(
-                dampening(forgotten[name], retained[name], settings["alpha"], settings["dampening"])
-            )
+    weights = {name: weight.detach().clone() for name, weight in opened(model).items()}
+    for alpha, share in TRIES if settings["alpha"] is None else ((settings["alpha"], 1.0),):
+        strength = share * settings["dampening"]
+        with torch.no_grad():
+            for name, weight in opened(model).items():
+                factor = dampening(forgotten[name], retained[name], alpha, strength)
+                weight.copy_(weights[name] * factor)
+        sets.after_step(model)
 
 
 def importance(model: nn.Module, data: Labelled, batch_size: int) -> dict[str, Tensor]:

@@ -57,9 +57,9 @@ class EditableDecoder(EditedWeights):
 
     def __init__(self, model: nn.Module, sites: Sequence[EditSite], example: TokenBatch) -> None:
         for site in sites:
-            if site.kind == "conv2d":
+            if site.kind not in ("linear", "conv1d"):
                 raise UnknownSiteError(
-                    f"site {site} is a convolution: language models are edited at Linear or Conv1D"
+                    f"site {site} is a convolution or in_proj, and no Linear or Conv1D of a decoder"
                 )
         super().__init__(model, sites)
         for site in self.sites:

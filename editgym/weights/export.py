@@ -240,6 +240,11 @@ def _shifts_by_site(network: EditedWeights) -> dict[EditSite, list[SiteEdit]]:
                 f"entry {i} is a {entry.kind}: only additive edits (low_rank_shift, dense_shift)"
                 " are a LoRA adapter; export the merged weights instead"
             )
+        if by_name[entry.site].kind == "in_proj":
+            raise ExportError(
+                f"{entry.site}, the input projections of attention, is no module that PEFT's LoRA"
+                " can name; export the merged weights instead"
+            )
         if getattr(network.base.get_submodule(entry.site), "groups", 1) > 1:
             raise ExportError(
                 f"{entry.site} is a convolution with groups, which PEFT's LoRA cannot express;"

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_unflatten
 from transformers import PreTrainedModel
 
-from editgym.weights.data_flow import what_matters
+from editgym.weights.dependence import what_matters
 from editgym.weights.hooks import hooked
 from editgym.weights.recording import CannotReplay, LeafShape, Pass, Recorder
 from editgym.weights.sites import EditSite

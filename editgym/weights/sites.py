@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from editgym.weights.default_layers import block_outputs, image_layers
 from editgym.weights.text_layers import middle_to_late, of_text, reads_every_token
 
-Kind = Literal["linear", "conv1d", "conv2d"]
+Kind = Literal["linear", "conv1d", "conv2d", "in_proj"]
 Role = Literal["mlp inputs", "mlp outputs", "attention inputs", "attention outputs"]
 
 MLP_OUTPUTS = (
@@ -51,10 +52,12 @@ class EditSite:
     """One editable weight matrix of an `nn.Module`.
 
     Attributes:
-        name: Dotted name of the module, as in `model.named_modules()`.
+        name: Dotted name of the module, as in `model.named_modules()`; of the input projections of
+            an `nn.MultiheadAttention`, which are no module, its name and `in_proj`.
         kind: `linear` (`nn.Linear`, stored out × in), `conv1d` (`transformers` `Conv1D`, stored in
-            × out) or `conv2d` (`nn.Conv2d`, stored out × in × kh × kw and seen as out ×
-            (in·kh·kw)).
+            × out), `conv2d` (`nn.Conv2d`, stored out × in × kh × kw and seen as out × (in·kh·kw)),
+            or `in_proj` (queries, keys and values of an `nn.MultiheadAttention`, stored (3·width)
+            × width).
         stored_shape: Shape of the parameter as the module stores it.
     """
 
@@ -65,6 +68,8 @@ class EditSite:
     @property
     def parameter(self) -> str:
         """Name of the parameter in the model's state dict."""
+        if self.kind == "in_proj":
+            return f"{self.name}_weight"
         return f"{self.name}.weight" if self.name else "weight"
 
     @property
@@ -100,6 +105,9 @@ def editable_sites(model: nn.Module) -> list[EditSite]:
         kind = _kind(module)
         if kind is not None:
             sites.append(EditSite(name, kind, tuple(module.weight.shape)))
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            own = f"{name}.in_proj" if name else "in_proj"
+            sites.append(EditSite(own, "in_proj", tuple(module.in_proj_weight.shape)))
     return sites
 
 
@@ -201,8 +209,10 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     middle-to-late third of its layers, where ROME, MEMIT and their successors edit; of a mixture of
     experts those of the experts that all tokens share, or where there are none the outputs of
     attention. Otherwise a network with hidden `nn.Linear` layers: the last hidden one. Otherwise (a
-    convolutional network with one linear head): every convolution of the last stage, that is, with
-    as many output channels as the last convolution, kernels larger than 1×1 only.
+    convolutional network with one linear head): every convolution of the last stage that is larger
+    than 1×1, and in place of a depthwise or grouped one the 1×1 convolution that mixes its channels
+    (`editgym.weights.default_layers.image_layers`). Auxiliary heads, gates, embeddings and
+    projections of patches are never among them.
 
     Raises:
         UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs and
@@ -216,6 +226,9 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
         )
     mlps, attention = _by_layer(available, _is_mlp_output), _by_layer(available, _is_in_attention)
     outputs = _by_layer(available, _is_attention_output)
+    modules = [site.name for site in available if site.kind != "in_proj"]
+    if len(mlps) < 2 and (blocks := block_outputs(model, modules)):
+        return find_sites(model, blocks)
     if max(len(mlps), len(outputs)) >= 2:
         return tuple(everywhere[name] for name in middle_to_late(mlps, outputs))
     if len(attention) >= 2:
@@ -225,15 +238,8 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
             " outputs of attention that are given every token and could be the default, as where"
             f" experts are chosen for each token: name sites, for example sites={among[:1]}"
         )
-    linear = [site for site in available if site.kind != "conv2d"]
-    if len(linear) >= 2:
-        return (linear[-2],)
-    convolutions = [
-        site for site in available if site.kind == "conv2d" and max(site.stored_shape[2:]) > 1
-    ]
-    if convolutions:
-        width = convolutions[-1].shape[0]
-        return tuple(site for site in convolutions if site.shape[0] == width)
+    if layers_of_images := image_layers(model):
+        return find_sites(model, layers_of_images)
     return (available[-1],)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 
+from editgym.weights.attention import attention_in_parts
 from editgym.weights.outputs import logits_of
 from editgym.weights.replay import Replay, is_of_transformers
 from editgym.weights.sites import EditSite
@@ -83,9 +84,10 @@ class SplitNetwork:
                 ]
             )
         over_activations = 0 if own else None
-        return vmap(self.run_suffix, in_dims=(0, over_activations))(
-            tuple(weights), tuple(activations)
-        )
+        with attention_in_parts(weights[0].device):
+            return vmap(self.run_suffix, in_dims=(0, over_activations))(
+                tuple(weights), tuple(activations)
+            )
 
 
 def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> SplitNetwork:

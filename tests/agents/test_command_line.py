@@ -15,6 +15,7 @@ from agents.editors.stream import CHECKPOINT, StreamEditor
 from agents.hypernetworks.learning import TRAINING, SequenceLearner
 from agents.rl import agent as sb3
 from agents.rl.budget import Progress
+from editgym.envs.worlds.env import WeightEditingEnv
 from editgym.tasks import make_task
 from editgym.weights import EditJournal
 from envs_registry import Environment
@@ -216,6 +217,77 @@ def test_the_seed_of_edit_draws_the_stream(tmp_path, capsys):
         assert edit.main([str(tmp_path), "--seed", str(seed)]) == 0
         journals.append((tmp_path / "journal.safetensors").read_bytes())
     assert journals[0] == journals[1] != journals[2]
+
+
+def test_an_edit_shows_its_progress_and_its_checks_can_be_left_out(trained, monkeypatch, capsys):
+    assert edit.main([str(trained)]) == 0
+    with_checks = capsys.readouterr()
+    assert "edit by ppo" in with_checks.err
+    assert "checks on test data" in with_checks.err
+    assert "retain_accuracy" in with_checks.out
+
+    def evaluated(*_):
+        raise AssertionError("evaluated all the same")
+
+    monkeypatch.setattr(WeightEditingEnv, "evaluate", evaluated)
+    journal = (trained / "journal.safetensors").read_bytes()
+    assert edit.main([str(trained), "--no-checks", "--export", "merged"]) == 0
+    without = capsys.readouterr()
+    assert "edit by ppo" in without.err
+    assert "checks on test data" not in without.err
+    assert "not evaluated (--no-checks)" in without.out
+    assert "retain_accuracy" not in without.out
+    assert (trained / "journal.safetensors").read_bytes() == journal
+    assert (trained / "merged.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("env", "agent", "more", "bars"),
+    [
+        ("MaskWorld-v0", "ssd", ["model_seed=1"], ["ssd: "]),
+        ("MaskWorld-v0", "scrub", ["agent.epochs=1"], ["scrub: ", "/13 "]),
+        ("ShiftWorld-v0", "leace", ["task=debiasing/templates"], []),
+        (
+            "ShiftWorld-v0",
+            "last_layer_fine_tune",
+            ["task=debiasing/templates", "agent.steps=10"],
+            ["last_layer_fine_tune: ", "/30 "],
+        ),
+        (
+            "ShiftWorld-v0",
+            "linear_frontier",
+            ["task=debiasing/templates", "agent.weightings=[0.3, 1.0]"],
+            ["linear_frontier: ", "/2 "],
+        ),
+        (
+            "ShiftWorld-v0",
+            "cda_reweight",
+            ["task=debiasing/templates", "agent.epochs=1"],
+            ["cda_reweight: "],
+        ),
+    ],
+)
+def test_agents_that_take_no_steps_in_the_world_show_progress_too(
+    env, agent, more, bars, tmp_path, capsys
+):
+    given = [part for pair in more for part in ("--set", pair)]
+    command = [str(tmp_path), "--env", env, "--agent", agent, *given, "--no-checks"]
+    assert edit.main(command) == 0
+    err = capsys.readouterr().err
+    assert all(bar in err for bar in (f"edit by {agent}", *bars)), err
+
+
+def test_what_an_agent_has_to_say_of_its_edit_is_printed(custom_task, tmp_path, capsys):
+    given = [
+        part
+        for key, value in custom_task.items()
+        for part in ("--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+    ]
+    command = [str(tmp_path / "run"), "--env", "MaskWorld-v0", "--agent", "ssd", *given]
+    with pytest.warns(UserWarning, match="nothing that was tried is better") as caught:
+        assert edit.main([*command, "--no-checks"]) == 0
+    (said,) = [str(one.message) for one in caught if "better than no edit" in str(one.message)]
+    assert said.removeprefix("ssd: ") in capsys.readouterr().out
 
 
 # --- interruptions --------------------------------------------------------------------------------

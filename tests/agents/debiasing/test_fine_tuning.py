@@ -1,6 +1,7 @@
 """Fine-tuning of last layers and of sites."""
 
 import gymnasium as gym
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -112,3 +113,14 @@ def test_fine_tuned_sites_alone_change_and_lose_no_more_than_the_tolerance_on_va
     )
     assert unbiased > unbiased_before
     assert general >= general_before - 0.01 - 1e-9
+
+
+@pytest.mark.parametrize("name", ["site_fine_tune", "last_layer_fine_tune", "cda_reweight"])
+def test_a_fine_tuning_that_diverges_is_said_and_nothing_is_edited(name, env):
+    few = {} if name == "cda_reweight" else {"steps": 20, "weightings": [1.0]}
+    agent = make_agent(name, learning_rate=1e37, **few)
+    with pytest.warns(UserWarning, match=f"{name} has diverged .*not finite") as caught:
+        journal = agent.edit(env)
+    assert sum("has diverged" in str(one.message) for one in caught) == 1
+    assert len(journal) == 0
+    assert "no candidate within the tolerance is better than no edit" in agent.notes[0]
