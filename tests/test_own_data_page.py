@@ -1,9 +1,6 @@
 """docs/own_data.md is followed word for word: its blocks and commands, one after the other, in an
 empty folder."""
 
-import re
-import runpy
-import shlex
 import sys
 from pathlib import Path
 
@@ -11,59 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).parent))
+from reader import PYTHON, follow
+
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "own_data.md"
-PYTHON = ".venv/bin/python"
-_FENCED = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE_NAME = re.compile(r"# (\w+\.py)\n")
 
 
-def commands(text):
-    """The commands of a block, each as its words."""
-    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines() if line.strip()]
-
-
-def exit_code(module, arguments, monkeypatch):
-    """What `python -m module arguments` ends with."""
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", [module, *arguments])
-        try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        except SystemExit as left:
-            return left.code
-    return 0
-
-
-def follow(page, folder, monkeypatch):
-    """Do what a page says: the namespace of its blocks, and how many blocks and commands ran.
-
-    Commands run in this process: to start Python and import torch takes longer than all the rest.
-    """
-    namespace, done = {"__name__": "__main__"}, {"python": 0, "bash": 0}
-    for block in _FENCED.finditer(page):
-        if block["kind"] == "python":
-            if named := _FILE_NAME.match(block["text"]):
-                (folder / named[1]).write_text(block["text"], encoding="utf-8")
-            exec(compile(block["text"], f"{PAGE.name}: {block['text'][:40]}", "exec"), namespace)
-            done["python"] += 1
-            continue
-        for python, module_option, module, *arguments in commands(block["text"]):
-            assert (python, module_option) == (PYTHON, "-m")
-            code = exit_code(module, arguments, monkeypatch)
-            assert not code, f"{module} {shlex.join(arguments)}"
-            done["bash"] += 1
-    return namespace, done
-
-
-@pytest.mark.filterwarnings("ignore:'agents.* found in sys.modules:RuntimeWarning")
 def test_the_page_is_followed_word_for_word(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "cache"))
     try:
-        namespace, done = follow(PAGE.read_text(encoding="utf-8"), tmp_path, monkeypatch)
+        followed = follow(PAGE.read_text(encoding="utf-8"), tmp_path, monkeypatch)
     finally:
         sys.modules.pop("my_nets", None)
-    assert done == {"python": 8, "bash": 7}
+    assert (followed.blocks, followed.commands) == (8, 7)
+    namespace = followed.names
     printed = capsys.readouterr().out
     assert "unedited, on the reward data, forget circle: retain_accuracy 100.00%" in printed
     assert "1 of 1 rows reproduced" in printed
@@ -85,7 +45,7 @@ def test_the_page_is_followed_word_for_word(tmp_path, monkeypatch, capsys):
 
 def test_a_command_that_fails_is_noticed(tmp_path, monkeypatch):
     page = f"```bash\n{PYTHON} -m agents.edit \\\n    nowhere\n```\n"
-    with pytest.raises(AssertionError, match=r"agents\.edit nowhere"):
+    with pytest.raises(AssertionError, match=r"agents\.edit +nowhere"):
         follow(page, tmp_path, monkeypatch)
 
 

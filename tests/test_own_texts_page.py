@@ -1,10 +1,7 @@
 """docs/own_texts.md is followed word for word, blocks and command lines alike, in one folder."""
 
 import re
-import runpy
-import shlex
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -13,49 +10,29 @@ import torch
 from editgym.data.errors import DataError
 from editgym.tasks import make_task
 
+sys.path.insert(0, str(Path(__file__).parent))
+from reader import follow
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "own_texts.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-_BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def typed(line, monkeypatch):
-    """Do what a command line does, in this process: `.venv/bin/python -m MODULE ARGUMENTS`."""
-    python, option, module, *arguments = shlex.split(line)
-    assert (python, option) == (".venv/bin/python", "-m"), line
-    with monkeypatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(sys, "argv", [module, *arguments])
-        # The module was imported before, in this process.
-        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
-        with pytest.raises(SystemExit) as end:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-    assert not end.value.code, line
 
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
     """The folder and the names of a reader who has done all that the page says."""
-    folder, namespace = tmp_path_factory.mktemp("reader"), {"__name__": "__main__"}
+    folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("EDITGYM_DATA", str(folder / "no data"))
-        for block in _BLOCK.finditer(TEXT):
-            if block["language"] == "python":
-                # Padded, so that a traceback shows the line of the page.
-                above = "\n" * TEXT.count("\n", 0, block.start("code"))
-                exec(compile(above + block["code"], str(PAGE), "exec"), namespace)
-            else:
-                assert block["language"] == "bash"
-                for line in block["code"].replace("\\\n", " ").splitlines():
-                    typed(line, patch)
-    return folder, namespace
+        return folder, follow(TEXT, folder, patch)
 
 
 def test_every_block_and_command_is_followed(followed):
-    folder, names = followed
-    blocks = [block["language"] for block in _BLOCK.finditer(TEXT)]
-    assert blocks.count("python") >= 8
-    assert blocks.count("bash") == 1
+    folder, done = followed
+    assert done.blocks >= 8
+    assert done.commands >= 1
+    names = done.names
     assert (folder / "edited" / "model.safetensors").is_file()
     assert (folder / "runs" / "fair" / "merged.safetensors").is_file()
     edited, unlike = (
@@ -67,7 +44,7 @@ def test_every_block_and_command_is_followed(followed):
 
 
 def test_the_page_says_what_its_reader_sees(followed):
-    report = followed[1]["report"]
+    report = followed[1].names["report"]
     # Another processor may round differently, and train another classifier.
     assert report["equalized_odds_gap"] < report["equalized_odds_gap_before"] - 0.2
     assert report["unbiased_accuracy"] > report["unbiased_accuracy_before"] + 0.1
@@ -118,7 +95,7 @@ def refusals():
 
 @pytest.mark.parametrize("what", SPOILT)
 def test_what_the_page_says_is_refused_is_refused_so(followed, tmp_path, monkeypatch, what):
-    folder, names = followed
+    folder, names = followed[0], followed[1].names
     changed, spoilt = SPOILT[what]
     arguments = names["COMMENTS"] | names[SHAPE_OF.get(what, "NAMED")] | changed
     for key in ("comments", "test_comments", "identities"):
