@@ -31,8 +31,8 @@ MODELS = {
 # Model, sites, shapes of what is kept of a sample, and whether candidates run at once.
 CUTS = [
     ("ViT", ["classifier"], [(16,)], True),
-    ("ViT", ["vit.layers.1.mlp.fc2"], [(17, 16), (17, 16), (17, 24)], False),
-    ("ViT", ["vit.layers.2.attention.*_proj"], [(17, 16), (17, 16)], False),
+    ("ViT", ["vit.layers.1.mlp.fc2"], [(17, 16), (17, 16), (17, 24)], True),
+    ("ViT", ["vit.layers.2.attention.*_proj"], [(17, 16), (17, 16)], True),
     ("ResNet", ["classifier.1"], [(10,)], True),
     ("ResNet", ["*.stages.3.layers.1.layer.1.convolution"], [(10, 1, 1), (2, 1, 1)], True),
     # What the block has made is written to by the sum with the shortcut.

@@ -207,8 +207,8 @@ def test_training_streams_hold_no_request_for_validation_or_test(stream_spec, mo
 
     stream = KnowledgeTask.stream
 
-    def watched(self, split, count, rng):
-        found = stream(self, split, count, rng)
+    def watched(self, split, *args, **named):
+        found = stream(self, split, *args, **named)
         drawn[split] |= {request.subject for request in found.requests}
         return found
 

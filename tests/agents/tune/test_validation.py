@@ -64,9 +64,9 @@ def test_streams_are_of_the_validation_split(on_streams, monkeypatch):
     drawn = []
     whole = KnowledgeTask.stream
 
-    def stream(task, split, count, rng):
+    def stream(task, split, *args, **named):
         drawn.append(split)
-        return whole(task, split, count, rng)
+        return whole(task, split, *args, **named)
 
     monkeypatch.setattr(KnowledgeTask, "stream", stream)
     judged = on_streams(episodes=1)

@@ -21,17 +21,17 @@ def measured(**metrics):
 
 @pytest.fixture
 def cells(make_row):
-    """Rows of two agents with three seeds each, one older row, and one that failed."""
+    """Rows of two agents with five seeds each, one older row, and one that failed."""
     rows = [
         make_row(agent=agent, seed=seed, metrics=measured(worst_attack=worst + seed / 100))
         for agent, worst in (("ppo", 0.9), ("scrub", 0.2))
-        for seed in range(3)
+        for seed in range(5)
     ]
     old = {"retain_accuracy": 0.9, "forget_accuracy": 0.0, "forget_accuracy_before": 1.0}
     return [
         *rows,
-        make_row(agent="ppo", seed=3, metrics=old),
-        make_row(agent="ppo", seed=4, measured={"status": "failed"}),
+        make_row(agent="ppo", seed=5, metrics=old),
+        make_row(agent="ppo", seed=6, measured={"status": "failed"}),
     ]
 
 
@@ -46,22 +46,22 @@ def lines(text):
 
 def test_a_line_for_each_agent_with_its_seeds_and_intervals(cells):
     ppo, scrub = lines(attacks.tables(cells))
-    assert (ppo[1], ppo[2], scrub[1]) == ("`ppo`", "3", "`scrub`")
-    assert ppo[-1] == "0.910 [0.900, 0.920]"
-    assert scrub[-1] == "0.210 [0.200, 0.220]"
+    assert (ppo[1], ppo[2], scrub[1]) == ("`ppo`", "5", "`scrub`")
+    assert ppo[-1] == "0.920 [0.903, 0.937]"
+    assert scrub[-1] == "0.220 [0.203, 0.237]"
     assert ppo[5] == "0.750 [0.750, 0.750]"
 
 
 def test_older_rows_are_left_out_and_counted(cells):
     assert attacks.tables(cells).endswith("\n\n1 rows of unlearning have no worst_attack.")
-    assert "have no" not in attacks.tables(cells[:6])
+    assert "have no" not in attacks.tables(cells[:10])
 
 
 def test_a_share_that_some_seeds_lack_says_how_many_have_it(cells):
     cells[0]["metrics"]["mia_signed_recovered"] = None
     ppo, scrub = lines(attacks.tables(cells))
-    assert (ppo[-2], scrub[-2]) == ("0.500 [0.500, 0.500] (2)", "0.500 [0.500, 0.500]")
-    for row in cells[:3]:
+    assert (ppo[-2], scrub[-2]) == ("0.500 (4)", "0.500 [0.500, 0.500]")
+    for row in cells[:5]:
         row["metrics"]["mia_signed_recovered"] = None
     assert lines(attacks.tables(cells))[0][-2] == "—"
 
@@ -69,9 +69,9 @@ def test_a_share_that_some_seeds_lack_says_how_many_have_it(cells):
 def test_what_is_not_alike_has_a_line_of_its_own(cells):
     cells[1]["env_kwargs"] = cells[1]["env_kwargs"] | {"sites": ["fc1"]}
     assert [line[1:3] for line in lines(attacks.tables(cells))] == [
-        ["`ppo`", "2"],
+        ["`ppo`", "4"],
         ["`ppo`", "1"],
-        ["`scrub`", "3"],
+        ["`scrub`", "5"],
     ]
 
 
@@ -96,7 +96,7 @@ def test_backdoors_have_a_table_of_their_own(cells, make_row):
 
 
 def test_nothing_to_show_is_an_error(cells, tmp_path, capsys):
-    append_row(tmp_path / ROWS_FILE, cells[6])
+    append_row(tmp_path / ROWS_FILE, cells[10])
     assert attacks.main([str(tmp_path)]) == 2
     assert "no finished row has attacks" in capsys.readouterr().err
     append_row(tmp_path / ROWS_FILE, cells[0])

@@ -467,7 +467,6 @@ def test_a_step_goes_on_from_where_an_undo_left_the_network(make, world, actions
         ({"sites": "fc2"}, "sites must be a list"),
         ({"sites": 3}, "sites must be a list"),
         ({"forget_class": 3.5}, "forget_class: 3.5"),
-        ({"forget_class": None}, "forget_class: None"),
         ({"goals": 3}, "goals must be a list"),
         ({"networks": 3}, "networks: 3"),
         ({"device": None}, "device: None"),
