@@ -10,7 +10,7 @@ from editgym.envs.arguments import task_for
 from editgym.envs.lifelong.arguments import CHECKS, ActionForm
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.env import StreamEditing
-from editgym.envs.lifelong.reward import Reference, RewardWeights
+from editgym.envs.lifelong.reward import LookedAt, Reference, RewardWeights
 from editgym.envs.lifelong.settings import LifelongSettings, Order
 from editgym.tasks.interview import EvaluateFormats, Interview, Texts
 from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
@@ -86,8 +86,12 @@ class LifelongLLMEditEnv(StreamEditing):
         order: Another order of the same requests: 0 for the one in which they are drawn, 1, 2, …
             for others. "file" takes the first requests of the split, in the order of their file,
             whatever the seed.
+        look_back: Which earlier batches the reward looks back to: `recent`, the last ones, or
+            `uniform`, ones that are drawn anew at every step from all of them, weighed so that the
+            reward is an unbiased estimate of the damage to all that was edited, with a fixed pool
+            of locality prompts of the whole stream (`RewardWeights`).
         back_depth: How many earlier batches the reward looks back to.
-        decay: Weight of a batch one step further back.
+        decay: Weight of a batch one step further back; of `recent` ones alone.
         locality_weight: λ.
         norm_weight: η.
         reference: What locality is measured from, `original` or `previous`.
@@ -161,6 +165,7 @@ class LifelongLLMEditEnv(StreamEditing):
         rehearse: int = 0,
         unique_subjects: bool = True,
         order: Order = 0,
+        look_back: LookedAt = "recent",
         back_depth: int = 10,
         decay: float = 0.95,
         locality_weight: float = 0.6,
@@ -207,6 +212,7 @@ class LifelongLLMEditEnv(StreamEditing):
             "rehearse": rehearse,
             "unique_subjects": unique_subjects,
             "order": order,
+            "look_back": look_back,
             "back_depth": back_depth,
             "decay": decay,
             "locality_weight": locality_weight,
@@ -226,7 +232,7 @@ class LifelongLLMEditEnv(StreamEditing):
             check(name, arguments[name])
         interview = Interview.of(**asked)
         weights = RewardWeights(
-            back_depth, decay, locality_weight, norm_weight, reference, micro_batch
+            back_depth, decay, locality_weight, norm_weight, reference, micro_batch, look_back
         )
         knowledge = task_for(KnowledgeTask, task, device, task_arguments, type(self).__init__)
         super().__init__(

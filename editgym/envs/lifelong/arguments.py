@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from editgym.checks import Check, above, at_least, is_whole, one_of, whole
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.rendering import RENDER_MODES
-from editgym.envs.lifelong.reward import Reference
+from editgym.envs.lifelong.reward import LookedAt, Reference
 from editgym.tasks.knowledge import SPLITS
 
 ActionForm = Literal["coefficients", "factors"]
@@ -17,6 +17,7 @@ CHECKS: Mapping[str, Check] = {
     "action": one_of(*get_args(ActionForm)),
     "split": one_of(*SPLITS),
     "reference": one_of(*get_args(Reference)),
+    "look_back": one_of(*get_args(LookedAt)),
     "basis": one_of(*get_args(Basis)),
     "render_mode": one_of(None, *RENDER_MODES),
     "journal_folder": Check(lambda v: v is None or isinstance(v, str | Path), "a path or None"),

@@ -8,18 +8,18 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from editgym.envs.lifelong.rewarded import Judged, RewardedPrompts
 from editgym.envs.lifelong.terms import Term, agreement, grouped, joined
 from editgym.tasks.knowledge import KnowledgeTask, Stream
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
-from editgym.weights.layers import Prefix
 
 Reference = Literal["original", "previous"]
+LookedAt = Literal["recent", "uniform"]
 REWARD_FLOOR = -1e6  # far below what a model can cost that still computes numbers
 
 
@@ -31,6 +31,13 @@ class RewardWeights:
     RLEdit's (Li et al. 2025, eq. 5 and 6). CE and KL are means over answer tokens, then over a
     batch's texts. Where r is not finite, because the model has collapsed, it is `REWARD_FLOOR`.
 
+    `look_back="uniform"` sees the whole stream: r = −[ CE(rephrases_t) + (t/k) Σ_{j∈S}
+    CE(rephrases_j) + (t + 1) λ KL(p_ref ‖ p_now on a pool) + η Σ ‖ΔW‖² ], S being k = min(t,
+    back_depth) of the t earlier batches, drawn anew at every step. In the mean over draws this is
+    the sum over all batches that were edited: an unbiased estimate of the damage to all of them.
+    The pool has locality prompts of the whole stream, as many as back_depth + 1 batches have, and
+    stays the same.
+
     Attributes:
         back_depth: How many earlier batches are looked back to; 0 for the current one alone.
         decay: Weight of a batch one step further back.
@@ -38,6 +45,7 @@ class RewardWeights:
         norm_weight: η, on the step's own update.
         reference: p_ref: the unedited model, or the one before the step.
         micro_batch: Texts that go through the model at a time; of K candidates, K times as many.
+        look_back: `recent`, the last batches, or `uniform`, a draw of all earlier ones.
     """
 
     back_depth: int = 10
@@ -46,6 +54,7 @@ class RewardWeights:
     norm_weight: float = 1e-4
     reference: Reference = "original"
     micro_batch: int = 512
+    look_back: LookedAt = "recent"
 
 
 @dataclass(frozen=True)
@@ -64,49 +73,6 @@ class Costs:
     locality: float
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """The rewarded texts of one batch, with what no edit changes about them.
-
-    `rephrases` are those of the requests that still hold, None where none does; `places` say where
-    these stand in the stream. `reference` is log-probabilities (m, vocabulary) of the unedited
-    model.
-    """
-
-    rephrases: TokenBatch | None
-    rephrases_prefix: Prefix | None
-    locality: TokenBatch | None
-    locality_prefix: Prefix | None
-    reference: Tensor | None
-    places: tuple[int, ...] = ()
-
-
-class _RewardedPrompts:
-    """What a stream's rewards look at, drawn when the first reward is asked for."""
-
-    def __init__(self, task: KnowledgeTask, stream: Stream, edits_per_step: int, seed: int) -> None:
-        self._task = task
-        self._drawn_from = stream.requests, edits_per_step, seed
-
-    @cached_property
-    def steps(self) -> list[tuple[list[tuple[str, str]], list[str]]]:
-        """Per step, a rephrase of each of its requests with its target, and locality prompts.
-
-        For the whole stream at once, so that what the unedited model answers is decoded in few
-        large batches.
-        """
-        requests, size, seed = self._drawn_from
-        choice = random.Random(f"rewarded prompts {seed}")
-        drawn = []
-        for start in range(0, len(requests), size):
-            batch = requests[start : start + size]
-            rephrased = [(choice.choice(r.rephrases or (r.prompt,)), r.target) for r in batch]
-            local = [choice.choice(r.locality).prompt for r in batch if r.locality]
-            drawn.append((rephrased, local))
-        self._task.original_answers([prompt for _, local in drawn for prompt in local])
-        return drawn
-
-
 class LookBack:
     """The rewarded texts of the last batches, and what an update of the model costs on them.
 
@@ -118,7 +84,7 @@ class LookBack:
     def __init__(self, task: KnowledgeTask, weights: RewardWeights) -> None:
         self.task = task
         self.weights = weights
-        self._judged: deque[_Judged] = deque(maxlen=weights.back_depth + 1)
+        self._judged: deque[Judged] = deque(maxlen=weights.back_depth + 1)
         self.begin(Stream(()), 1, 0)
 
     def begin(self, stream: Stream, edits_per_step: int, seed: int) -> None:
@@ -130,9 +96,11 @@ class LookBack:
             seed: Draws one rephrase and one locality prompt of every request: what the reward looks
                 at.
         """
-        self._stream, self._size = stream, edits_per_step
-        self._prompts = _RewardedPrompts(self.task, stream, edits_per_step, seed)
+        self._stream, self._size, self._seed = stream, edits_per_step, seed
+        self._prompts = RewardedPrompts(self.task, stream, edits_per_step, seed)
         self._judged.clear()
+        self._drawn: list[Judged] = []
+        self._pool: Judged | None = None
         self._newest: int | None = None
 
     def push(self, decoder: EditableDecoder, step: int) -> None:
@@ -149,22 +117,53 @@ class LookBack:
                 self._judged[index] = replace(
                     one, places=places, **self._rephrases(decoder, places)
                 )
-        places = self._holding(range(count - self._size, count), count)
+        if self.weights.look_back == "uniform":
+            self._judged.clear()
+            self._draw(decoder, step, count)
         local = self._prompts.steps[step][1]
+        self._judged.appendleft(self._batch(decoder, step, count, local))
+
+    def _draw(self, decoder: EditableDecoder, step: int, count: int) -> None:
+        """Look at earlier batches that are drawn anew, and at the pool of locality prompts."""
+        depth = self.weights.back_depth
+        rng = random.Random(f"looked back at {self._seed} {step}")
+        drawn = rng.sample(range(step), min(depth, step))
+        self._drawn = [self._batch(decoder, one, count, ()) for one in drawn]
+        if self._pool is None:
+            self._pool = self._batch(decoder, None, count, self._prompts.pool(depth + 1))
+
+    def _batch(
+        self, decoder: EditableDecoder, step: int | None, count: int, local: Sequence[str]
+    ) -> Judged:
+        """The rephrases of a step's requests that hold after the first `count`, and locality
+        prompts.
+        """
+        start = None if step is None else step * self._size
+        places = () if start is None else self._holding(range(start, start + self._size), count)
         locality = self.task.unchanged(local) if local else None
-        self._judged.appendleft(
-            _Judged(
-                **self._rephrases(decoder, places),
-                places=places,
-                locality=locality,
-                locality_prefix=None if locality is None else decoder.prefix(locality),
-                reference=(
-                    None
-                    if locality is None or self.weights.reference == "previous"
-                    else self.task.reference(locality)
-                ),
-            )
+        told = locality is not None and self.weights.reference == "original"
+        return Judged(
+            **self._rephrases(decoder, places),
+            places=places,
+            locality=locality,
+            locality_prefix=None if locality is None else decoder.prefix(locality),
+            reference=self.task.reference(locality) if told and locality is not None else None,
         )
+
+    def _weighed(self) -> list[tuple[Judged, float, float]]:
+        """What is looked at, the newest batch first, with the weights of its rephrases and of its
+        locality prompts.
+        """
+        weights = self.weights
+        if weights.look_back == "recent":
+            aged = ((one, weights.decay**age) for age, one in enumerate(self._judged))
+            return [(one, weight, weight * weights.locality_weight) for one, weight in aged]
+        step = self._newest or 0
+        each = step / max(len(self._drawn), 1)
+        seen = [(self._judged[0], 1.0, 0.0), *((one, each, 0.0) for one in self._drawn)]
+        if self._pool is not None:
+            seen.append((self._pool, 0.0, (step + 1) * weights.locality_weight))
+        return seen
 
     def _holding(self, places: Sequence[int], count: int) -> tuple[int, ...]:
         """The places, among these, of requests that none among the first `count` overwrites."""
@@ -185,11 +184,11 @@ class LookBack:
         lacks.
         """
         pieces = []
-        for age, one in enumerate(self._judged):
-            weight = self.weights.decay**age
+        for place, (one, weight, local_weight) in enumerate(self._weighed()):
+            newest = place == 0
             if one.rephrases is not None:
-                pieces.append(Term(one.rephrases, one.rephrases_prefix, weight, None, age == 0))
-            if one.locality is not None and self.weights.locality_weight:
+                pieces.append(Term(one.rephrases, one.rephrases_prefix, weight, None, newest))
+            if one.locality is not None and local_weight:
                 reference = one.reference
                 if reference is None:
                     with torch.no_grad():
@@ -199,13 +198,7 @@ class LookBack:
                             .log_softmax(-1)
                         )
                 pieces.append(
-                    Term(
-                        one.locality,
-                        one.locality_prefix,
-                        weight * self.weights.locality_weight,
-                        reference,
-                        age == 0,
-                    )
+                    Term(one.locality, one.locality_prefix, local_weight, reference, newest)
                 )
         return pieces
 
@@ -236,7 +229,8 @@ class LookBack:
                     if piece.newest and part.ndim == 2:
                         kind = "generalization" if piece.reference is None else "locality"
                         seen[kind] += piece.share * agreement(piece.texts, part.detach())
-        if not self.weights.locality_weight and not total.ndim:
+        told = any(piece.newest and piece.reference is not None for piece in pieces)
+        if not told and not total.ndim:
             seen["locality"] = self._locality(decoder, updates)
         return Costs(total, **seen)
 

@@ -13,6 +13,7 @@ from editgym.envs.lifelong.reward import (
     squared_norm,
     squared_norms,
 )
+from editgym.envs.lifelong.rewarded import Judged
 from editgym.envs.lifelong.terms import Term
 from editgym.weights import (
     Codebook,
@@ -39,7 +40,7 @@ def test_weights_of_the_terms_are_rledits_unless_given():
     assert (weights.reference, weights.micro_batch) == ("original", 512)
 
 
-@pytest.mark.parametrize("record", [RewardWeights, reward.Costs, reward._Judged, Term])
+@pytest.mark.parametrize("record", [RewardWeights, reward.Costs, Judged, Term])
 def test_records_cannot_be_changed(record):
     assert record.__dataclass_params__.frozen
 
@@ -136,7 +137,7 @@ def test_shares_are_of_the_newest_texts_alone():
 def test_shares_of_candidates_are_not_told(weight):
     batch, decoder = texts((1, 1)), Tells(candidates=5)
     look = looking_back(locality_weight=weight)
-    look._judged.append(reward._Judged(batch, None, batch, None, None))
+    look._judged.append(Judged(batch, None, batch, None, None))
     costs = look.costs(decoder, [piece(batch, newest=True)])
     assert (costs.generalization, costs.locality) == (0.0, 0.0)
     assert costs.total.shape == (5,)
@@ -147,7 +148,7 @@ def test_shares_of_candidates_are_not_told(weight):
 def test_locality_without_a_weight_has_a_pass_of_its_own(local):
     batch, decoder = texts((1, 1), (1, 0)), Tells()
     look = looking_back(locality_weight=0.0)
-    look._judged.append(reward._Judged(batch, None, batch if local else None, None, None))
+    look._judged.append(Judged(batch, None, batch if local else None, None, None))
     costs = look.costs(decoder, [piece(batch, newest=True)])
     assert costs.locality == (0.5 if local else 0.0)
     assert len(decoder.passes) == 1 + local
@@ -156,7 +157,7 @@ def test_locality_without_a_weight_has_a_pass_of_its_own(local):
 def judged(reference=None, local=True):
     batch = texts((1, 1))
     prefix = Prefix(torch.zeros(1, 2, 4), 1)
-    return reward._Judged(batch, prefix, batch if local else None, prefix, reference)
+    return Judged(batch, prefix, batch if local else None, prefix, reference)
 
 
 def test_pieces_are_weighed_by_their_age():
