@@ -1,5 +1,6 @@
 """Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals,
-and `ship` rows with the journals that are small enough to be published.
+`ship` rows with the journals that are small enough to be published, and `merge` those of several
+machines.
 
 Exit codes: 0 all is well; 1 a cell failed, or a row is not reproduced; 2 the command cannot be
 carried out; 130 interrupted.
@@ -181,6 +182,15 @@ def ship(options: argparse.Namespace) -> int:
     return 0
 
 
+def merge(options: argparse.Namespace) -> int:
+    """Add the rows of other folders, such as other machines', to those of one."""
+    from benchmarks.harness.merging import merge_rows
+
+    merged = merge_rows(options.folders, options.out)
+    print(f"{merged.rows} rows, {merged.added} of them new: {options.out}")
+    return 0
+
+
 def _check_writable(folder: Path) -> None:
     """Raise `OSError` before hours of work, not after."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +202,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.leaderboard", description=__doc__.split("\n")[0]
     )
-    commands = parser.add_subparsers(required=True, metavar="run | report | validate | ship")
+    commands = parser.add_subparsers(
+        required=True, metavar="run | report | validate | ship | merge"
+    )
     _add_run(commands.add_parser("run", help=run.__doc__))
     redraw = commands.add_parser("report", help=report.__doc__)
     redraw.add_argument("folder", metavar="DIR", type=Path)
@@ -225,6 +237,10 @@ def _parser() -> argparse.ArgumentParser:
     shipped.add_argument("folder", metavar="DIR", type=Path)
     shipped.add_argument("destination", metavar="TO", type=Path)
     shipped.set_defaults(command=ship)
+    merged = commands.add_parser("merge", help=merge.__doc__)
+    merged.add_argument("folders", metavar="DIR", type=Path, nargs="+")
+    merged.add_argument("--out", metavar="TO", type=Path, required=True, help="where all rows go")
+    merged.set_defaults(command=merge)
     return parser
 
 

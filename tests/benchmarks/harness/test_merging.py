@@ -1,0 +1,88 @@
+"""Rows of several machines in one folder."""
+
+import hashlib
+
+import pytest
+
+from benchmarks import leaderboard
+from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file
+
+
+@pytest.fixture
+def folder(tmp_path, make_row):
+    """`folder(name, *(agent, seed, reliability))`: a folder with rows, journals and records."""
+
+    def made(name, *runs, status="finished"):
+        for agent, seed, reliability in runs:
+            content = f"{agent} {seed}".encode()
+            measured = {"status": status, "journal": content, "records": b"{}\n"}
+            if status != "finished":
+                measured = {"status": status, "error": "no", "time": {}}
+            row = make_row(agent, seed, metrics={"reliability": reliability}, measured=measured)
+            if status == "finished":
+                for file, own in (
+                    (row["edit_file"], content),
+                    (records_file(row["cell"]), b"{}\n"),
+                ):
+                    path = tmp_path / name / file
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(own)
+            (tmp_path / name).mkdir(exist_ok=True)
+            append_row(tmp_path / name / ROWS_FILE, row)
+        return tmp_path / name
+
+    return made
+
+
+def merged(*folders, to):
+    return leaderboard.main(["merge", *map(str, folders), "--out", str(to)])
+
+
+def test_rows_journals_and_records_of_all_are_in_one(folder, tmp_path, capsys):
+    one, other = folder("one", ("ppo", 0, 0.5)), folder("other", ("ppo", 1, 0.6), ("sac", 0, 0.1))
+    to = tmp_path / "all"
+    assert merged(one, other, to=to) == 0
+    assert "3 rows, 3 of them new" in capsys.readouterr().out
+    rows = read_rows(to / ROWS_FILE)
+    assert [(row["agent"], row["seed"]) for row in rows] == [("ppo", 0), ("ppo", 1), ("sac", 0)]
+    for row in rows:
+        content = (to / row["edit_file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row["edit_sha256"]
+        assert (to / records_file(row["cell"])).is_file()
+    before = (to / ROWS_FILE).read_bytes()
+    assert merged(one, to=to) == 0
+    assert "3 rows, 0 of them new" in capsys.readouterr().out
+    assert (to / ROWS_FILE).read_bytes() == before
+
+
+def test_a_finished_row_takes_the_place_of_a_failed_one_and_not_the_other_way(folder, tmp_path):
+    failed, good = (
+        folder("failed", ("ppo", 0, 0.0), status="failed"),
+        folder("good", ("ppo", 0, 0.5)),
+    )
+    for order in ((failed, good), (good, failed)):
+        to = tmp_path / "-".join(one.name for one in order)
+        assert merged(*order, to=to) == 0
+        assert [row["status"] for row in read_rows(to / ROWS_FILE)] == ["finished"]
+
+
+def test_different_results_of_one_cell_are_an_error_that_names_both(folder, tmp_path, capsys):
+    one, other = folder("one", ("ppo", 0, 0.5)), folder("other", ("ppo", 0, 0.6))
+    assert merged(one, other, to=tmp_path / "all") == 2
+    error = capsys.readouterr().err
+    assert f"different results in {other} and {one}, in metrics" in error
+    assert not (tmp_path / "all").exists()
+
+
+def test_whatever_is_not_as_it_was_measured_stops_the_merge(folder, tmp_path, capsys):
+    one, other = folder("one", ("ppo", 0, 0.5)), folder("other", ("sac", 0, 0.6))
+    (row,) = read_rows(other / ROWS_FILE)
+    (other / row["edit_file"]).write_bytes(b"else")
+    assert merged(one, other, to=tmp_path / "all") == 2
+    assert "is not the file that was measured" in capsys.readouterr().err
+    (other / row["edit_file"]).unlink()
+    assert merged(one, other, to=tmp_path / "all") == 2
+    assert "is missing" in capsys.readouterr().err
+    assert merged(one, tmp_path / "nothing", to=tmp_path / "all") == 2
+    assert "no rows in" in capsys.readouterr().err
+    assert not (tmp_path / "all").exists()
