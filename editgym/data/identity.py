@@ -185,15 +185,17 @@ class IdentitySplits:
         groups = related_terms(data.terms) if hold_out_identities else []
         part_of_group = _divided(groups, seed, lambda group: alike(group[0]))
         part_of_term = {term: part for group, part in part_of_group.items() for term in group}
-        rows: tuple[list[int], ...] = ([], [], [])
-        for row, (text, own, key) in enumerate(
-            zip(data.texts, data.identity_sets, keys, strict=True)
-        ):
+        parts_of_text: dict[str, set[int]] = {}  # a file may have several rows of one
+        for text, own, key in zip(data.texts, data.identity_sets, keys, strict=True):
             part = part_of_key[key]
-            parts = {part, decided.get(text, part)}
+            parts = parts_of_text.setdefault(text, set())
+            parts |= {part, decided.get(text, part)}
             parts.update(part_of_term[term] for term in own if term in part_of_term)
+        rows: tuple[list[int], ...] = ([], [], [])
+        for row, text in enumerate(data.texts):
+            parts = parts_of_text[text]
             if parts in ({0}, {1}, {2}):
-                rows[part].append(row)
+                rows[min(parts)].append(row)
         divided = [data.take(own) for own in rows]
         _check_parts(divided, groups, len(labels), "words" if hold_out_words else "templates")
         return cls(*divided)

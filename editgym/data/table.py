@@ -72,6 +72,7 @@ def table(
 def _codec(encoding: str) -> str:
     try:
         name = codecs.lookup(encoding).name
+        "".encode(name)  # Python has codecs that are not of texts, such as hex
     except (LookupError, TypeError) as error:
         raise DataError(
             f"encoding: there is no {encoding!r}; write one of Python's names, such as utf-8,"

@@ -113,8 +113,11 @@ class TokenEncoder:
         return encoded["input_ids"]
 
     def lengths(self, ids: Tensor) -> Tensor:
-        """How many tokens of each text are no padding, (n,)."""
-        return (ids != self.tokenizer.pad_token_id).sum(1)
+        """Where each text ends, after its last token that is no padding, (n,), at least 1: in the
+        middle of a text the padding token may stand too.
+        """
+        counts = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        return ((ids != self.tokenizer.pad_token_id) * counts).amax(1).clamp(min=1)
 
 
 def load_sequence_classifier(

@@ -51,7 +51,7 @@ class Drawing:
         self._model, self._fits = model, fits
         self._unique, self._size = unique_subjects, edits_per_step
         self._subjects: set[str] = set()
-        self._latest: dict[tuple[str, str], int] = {}  # places in `kept`, by subject and prompt
+        self._latest: dict[str, int] = {}  # places in `kept`, by prompt
 
     def take(self, candidates: Iterable[EditRequest], count: int) -> None:
         """Take the first `count` candidates that can be used, or as many as there are."""
@@ -104,7 +104,7 @@ class Drawing:
                 reason = self._objection(request, current) if own else TOO_LONG
             if reason is None:
                 self._subjects.add(request.subject)
-                self._latest[request.subject, request.prompt] = len(self.kept)
+                self._latest[request.prompt] = len(self.kept)
                 self.kept.append(request)
             else:
                 self.left_out[reason] += 1
@@ -114,7 +114,7 @@ class Drawing:
 
     def _objection(self, request: EditRequest, current: dict[str, str]) -> str | None:
         """Why a request that could be asked is no edit here."""
-        model, place = self._model, self._latest.get((request.subject, request.prompt))
+        model, place = self._model, self._latest.get(request.prompt)
         if place is not None and place // self._size == len(self.kept) // self._size:
             return SAME_STEP
         answer = current[request.prompt] if place is None else self.kept[place].target

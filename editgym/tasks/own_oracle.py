@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import operator
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +102,17 @@ def _checked(path: str, found: object, expected: nn.Module) -> nn.Module:
 
 
 def _code(path: str) -> str | None:
-    """SHA-256 of the file that an import path leads to; None where there is none."""
-    file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
-    if file is None or not Path(file).is_file():
-        return None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    """SHA-256 of the files that an import path leads to: the module that is named, and where what
+    it leads to is defined, which it may have from another one. None where there is neither.
+    """
+    module, _, name = path.partition(":")
+    named = sys.modules.get(module)
+    defined = None
+    with suppress(AttributeError, TypeError):  # what is built in, or made at run time, has no file
+        defined = inspect.getsourcefile(inspect.unwrap(operator.attrgetter(name)(named)))
+    files = dict.fromkeys([getattr(named, "__file__", None), defined])
+    content = [Path(file).read_bytes() for file in files if file and Path(file).is_file()]
+    return hashlib.sha256(b"".join(content)).hexdigest() if content else None
 
 
 def _content(part: Labelled) -> str:

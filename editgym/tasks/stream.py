@@ -29,8 +29,8 @@ class Stream:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def overwritten_by(self, place: int, count: int | None = None) -> int | None:
-        """The place of the next request that edits the same prompt about the same subject: from its
-        step on the one at `place` does not hold any more. None where there is none.
+        """The place of the next request that edits the same prompt: from its step on the one at
+        `place` does not hold any more. None where there is none.
 
         Args:
             place: A place in the stream, from 0.
@@ -41,16 +41,15 @@ class Stream:
 
     @cached_property
     def overwritten(self) -> Mapping[int, int]:
-        """The place of the next request with the same subject and prompt, by the place of every
-        request that has one.
+        """The place of the next request with the same prompt, by the place of every request that
+        has one.
         """
-        latest: dict[tuple[str, str], int] = {}
+        latest: dict[str, int] = {}
         found: dict[int, int] = {}
         for place, request in enumerate(self.requests):
-            asked = request.subject, request.prompt
-            if asked in latest:
-                found[latest[asked]] = place
-            latest[asked] = place
+            if request.prompt in latest:
+                found[latest[request.prompt]] = place
+            latest[request.prompt] = place
         return found
 
     @property

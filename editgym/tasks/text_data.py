@@ -179,6 +179,7 @@ def toxicity_data(files: TextFiles) -> TextData:
         )
     read = _comments(files, files.comments, "comments")
     unbiased = _identities(files)
+    read = _once(read, files.comments or "comments")
     read = read.shuffled(0).take(range(min(files.max_comments, len(read))))
     if files.test_comments is None:
         test, train = read.divided((_TEST_SHARE,))
@@ -192,6 +193,19 @@ def toxicity_data(files: TextFiles) -> TextData:
         hold_out_words=files.hold_out_words,
         hold_out_identities=files.hold_out_identities,
     )
+
+
+def _once(read: Comments, name: str) -> Comments:
+    """Every text once, the first time: it could come into two splits otherwise."""
+    first = {text: row for row, text in reversed(list(enumerate(read.texts)))}
+    if len(first) == len(read):
+        return read
+    warnings.warn(
+        f"comments: {len(read) - len(first)} of the {len(read)} texts of {name} stand there again,"
+        " and are left out",
+        stacklevel=2,
+    )
+    return read.take(sorted(first.values()))
 
 
 def _comments(files: TextFiles, given: str | None, argument: str) -> Comments:

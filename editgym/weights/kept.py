@@ -72,7 +72,7 @@ class KeptRows:
         if missing:
             try:
                 self._add(inputs, missing)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 raise ValueError(
                     f"EDITGYM_CACHE: cannot keep features in {self._folder}: {error}"
                 ) from error

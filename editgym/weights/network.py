@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 from editgym.models.heads import features_before
 from editgym.weights.journal import SiteEdit
 from editgym.weights.kept import Keep, KeptRows, Lengths
-from editgym.weights.outputs import gives_logits, logits_of
+from editgym.weights.outputs import gives_logits, logits_of, unread
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.recording import CannotReplay
-from editgym.weights.sites import EditSite
+from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.splitting import SplitNetwork, frozen_copy, split
 from editgym.weights.stored import fingerprint
 
@@ -87,6 +87,7 @@ class EditableNetwork(EditedWeights):
             base = gives_logits(frozen_copy(model), example)
         super().__init__(base, sites)
         self._example = example
+        self._check_read()
         with torch.no_grad(), full_precision():
             self._split: SplitNetwork = split(self.base, self.sites, example)
         if not self._split.reuses_prefix:
@@ -96,6 +97,18 @@ class EditableNetwork(EditedWeights):
                 stacklevel=2,
             )
         self._keeper = None if keep is None else self._keeping(keep)
+
+    def _check_read(self) -> None:
+        """Refuse sites that no edit of would change anything."""
+        with full_precision():
+            names = unread(self.base, [site.parameter for site in self.sites], self._example[:2])
+        idle = [site.name for site in self.sites if site.parameter in names]
+        if idle:
+            raise UnknownSiteError(
+                f"sites: {type(self.base).__name__} does not read {idle} when it computes its"
+                " logits, as heads for training alone are not read, so no edit of them changes"
+                " anything; name other sites (sites=[...])"
+            )
 
     @property
     def reuses_prefix(self) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class OutputError(ValueError):
@@ -53,6 +55,35 @@ def gives_logits(model: nn.Module, example: Tensor) -> nn.Module:
     if logits_of(output) is not output:
         model.register_forward_hook(_logits_alone)
     return model
+
+
+def unread(model: nn.Module, parameters: Sequence[str], example: Tensor) -> list[str]:
+    """The parameters that the logits do not depend on, by autograd; none where the network lets no
+    gradients through.
+
+    Args:
+        model: In evaluation mode; it is not changed.
+        parameters: Names in its state dict.
+        example: A few inputs.
+    """
+    learned = {
+        name: parameter.detach().requires_grad_()
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point()
+    }
+    # One tensor may have several names, of which a network is given one.
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    named = {name: first[id(every[name])] for name in parameters if name in every}
+    asked = [name for name in dict.fromkeys(named.values()) if name in learned]
+    with torch.enable_grad():
+        logits = logits_of(functional_call(model, learned, (example,)))
+    if not logits.requires_grad:
+        return []
+    own = [learned[name] for name in asked]
+    found = torch.autograd.grad(logits.sum(), own, allow_unused=True)
+    idle = {name for name, gradient in zip(asked, found, strict=True) if gradient is None}
+    return [name for name, one in named.items() if one in idle]
 
 
 def _logits_alone(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
