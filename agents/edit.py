@@ -53,6 +53,7 @@ from editgym.tasks.protocol import network_of
 from editgym.weights import (
     EditedWeights,
     EditJournal,
+    Mask,
     export_adapter,
     export_merged,
     export_pretrained,
@@ -180,6 +181,11 @@ def _edit(options: argparse.Namespace) -> int:
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     with _no_half_steps(folder):
         env = made_env(spec, config["env_id"], given)
+        if options.export == "adapter" and isinstance(getattr(env.unwrapped, "operator", 0), Mask):
+            raise UsageError(
+                f"--export adapter: {config['env_id']} scales weights, and a LoRA adapter adds to"
+                " them; --export merged writes the edited weights"
+            )
         variants = asked_in(env, options.ask)
         if not goes_on:  # a reset would empty the journal that is gone on with
             env.reset(seed=options.seed)  # closed streams stay what they are at the agent's reset
@@ -191,9 +197,7 @@ def _edit(options: argparse.Namespace) -> int:
             ) as bar:
                 journal = agent.edit(_Counted(env, bar))
     metrics = None if options.no_checks else _checked(env, journal)
-    written = [journal.save(folder / "journal.safetensors")]
-    if options.export:
-        written.append(_export(env, journal, options.export, folder))
+    saved = journal.save(folder / "journal.safetensors")
     print("not evaluated (--no-checks)" if metrics is None else before_after(metrics))
     for note in getattr(agent, "notes", ()):
         print(note)
@@ -201,7 +205,9 @@ def _edit(options: argparse.Namespace) -> int:
         print(f"left out: {count} requests: {reason}")
     if variants:
         print(f"\n{before_and_after(env, journal, variants)}")
-    print("\n".join(f"wrote {path}" for path in written))
+    print(f"wrote {saved}")
+    if options.export:
+        print(f"wrote {_export(env, journal, options.export, folder)}")
     # The stream is whole: another run begins anew.
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)
@@ -258,11 +264,13 @@ def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path
     task: Any = open_env(env).task
     if not isinstance(task, KnowledgeTask):
         network: EditedWeights = network_of(task.networks, journal)
-        return (
-            export_merged(network, folder / "merged.safetensors")
-            if form == "merged"
-            else export_adapter(network, folder / "adapter")
-        )
+        if form == "adapter":
+            return export_adapter(network, folder / "adapter")
+        from editgym.models.sequence_classifiers import ToxicityTransformer  # loads slowly
+
+        # A classifier of transformers is wrapped to be a network of two classes.
+        inside = "model." if isinstance(network.base, ToxicityTransformer) else ""
+        return export_merged(network, folder / "merged.safetensors", inside=inside)
     decoder = task.decoder.fresh()
     decoder.replay(journal)
     if form == "adapter":

@@ -152,6 +152,8 @@ def validate(options: argparse.Namespace) -> int:
             f"{len(changed) + len(damaged)} of {len(every) + len(damaged)} rows were changed,"
             " beside those that were replayed"
         )
+    if not again:
+        print("(agent, access, seed, reward calls and times as the rows say: --rerun K tells)")
     return 1 if differ or changed or damaged else 0
 
 

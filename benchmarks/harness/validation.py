@@ -139,6 +139,7 @@ def _problems(row: Row, folder: Path) -> list[str]:
     tolerance = CUDA_TOLERANCE if _on_cuda(row) else 0.0
     return [
         *changed,
+        *removed(row, replay.evaluation.metrics, replay.fingerprints),
         *fingerprint_differences(row["fingerprints"], replay.fingerprints),
         *differences(row["metrics"], replay.evaluation.metrics, tolerance),
         *curve_differences(row["curves"], replay.evaluation.curves, tolerance),
@@ -148,6 +149,27 @@ def _problems(row: Row, folder: Path) -> list[str]:
 
 def _on_cuda(row: Row) -> bool:
     return str(row["env_kwargs"].get("device", "cpu")).startswith("cuda")
+
+
+def removed(
+    row: Row, metrics: Mapping[str, float | None], fingerprints: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """One line for each metric and fingerprint that a row of this version should have and has not;
+    of earlier rows nobody can say what they had.
+    """
+    from editgym.version import __version__
+
+    if "records_sha256" not in row or row["versions"].get("editgym") != __version__:
+        return ()
+    return tuple(
+        f"{kind} {name} is missing: replayed {value}"
+        for kind, recorded, replayed in (
+            ("metric", row["metrics"], metrics),
+            ("fingerprint", row["fingerprints"], fingerprints),
+        )
+        for name, value in replayed.items()
+        if value is not None and recorded.get(name) is None
+    )
 
 
 def fingerprint_differences(

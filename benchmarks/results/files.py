@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 from benchmarks.results.cell import Cell, Row
 from benchmarks.results.integrity import row_problem
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
-from benchmarks.results.rows import FIELDS, SCHEMA
+from benchmarks.results.rows import CURVE_KEYS, FIELDS, SCHEMA, TIME_KEYS, Status
+from editgym.checks import is_whole
 
 ROWS_FILE = "results.jsonl"
 
@@ -128,6 +129,7 @@ def _parse(line: bytes, where: str) -> Row:
             Cell.of(row)
             for field in FIELDS:
                 row[field]
+            _check_types(row)
     except (KeyError, TypeError) as error:
         raise ResultsError(
             f"{where} lacks a field of its schema, {error}: delete that line and run its cell again"
@@ -143,6 +145,35 @@ def _parse(line: bytes, where: str) -> Row:
             " it"
         )
     return row
+
+
+def _check_types(row: Row) -> None:
+    """Refuse what no measurement gives.
+
+    Raises:
+        ValueError: A field is of another type.
+    """
+    for field in ("metrics", "curves", "time", "fingerprints", "versions", "hardware"):
+        if not isinstance(row[field], dict):
+            raise ValueError(f"{field} is {row[field]!r}, no object")
+    for field, keys in (("time", TIME_KEYS), ("curves", CURVE_KEYS)):
+        if missing := [key for key in keys if key not in row[field]]:
+            raise ValueError(f"{field} has no {missing[0]}")
+    numbers = {
+        **{f"metrics.{name}": value for name, value in row["metrics"].items()},
+        **{f"time.{name}": value for name, value in row["time"].items()},
+        **{name: row[name] for name in ("reward_calls", "peak_memory_bytes", "edit_bytes")},
+    }
+    for field, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{field} is {value!r}, no number")
+    for field in ("access", "error", "edit_file", "edit_sha256"):
+        if row[field] is not None and not isinstance(row[field], str):
+            raise ValueError(f"{field} is {row[field]!r}, no text")
+    if not is_whole(row["seed"]) or row["status"] not in get_args(Status):
+        raise ValueError(f"seed is {row['seed']!r}, and status {row['status']!r}")
+    if "reward_calls" not in row["budget"]:
+        raise ValueError(f"budget is {row['budget']!r}, without reward_calls")
 
 
 def _no_number(text: str) -> None:

@@ -34,16 +34,31 @@ class ExportError(ValueError):
 
 
 def export_merged(
-    network: EditedWeights, path: str | os.PathLike[str], dtype: torch.dtype = torch.float32
+    network: EditedWeights,
+    path: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float32,
+    inside: str = "",
 ) -> Path:
     """Write the edited network's state dict as safetensors, floating-point tensors as `dtype`.
 
     Loaded into a fresh network of the same class it gives the edited network's logits exactly (in
     float32).
+
+    Args:
+        network: The network.
+        path: The file.
+        dtype: Precision of the written weights.
+        inside: Writes the tensors of a module alone, under the names that they have there: those
+            that begin with this, without it.
     """
     _weights_only(network)
     about = {"format": "pt", "base_hash": network.base_hash}
-    return write_tensors(Path(path), _on_cpu(network, dtype), about)
+    tensors = {
+        name.removeprefix(inside): tensor
+        for name, tensor in _on_cpu(network, dtype).items()
+        if name.startswith(inside)
+    }
+    return write_tensors(Path(path), tensors, about)
 
 
 def export_pretrained(

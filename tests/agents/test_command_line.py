@@ -157,7 +157,7 @@ def test_a_mask_is_no_adapter(tmp_path, capsys):
     ]
     assert train.main(arguments) == 0
     assert edit.main([str(tmp_path), "--export", "adapter"]) == 2
-    assert "only additive edits" in capsys.readouterr().err
+    assert "scales weights, and a LoRA adapter adds to them" in capsys.readouterr().err
 
 
 def test_edit_reports_on_the_goal_that_the_episode_drew(tmp_path, capsys):

@@ -135,13 +135,18 @@ TAMPERINGS = {
         "the seed, hashed again": lambda _, row: again(row, seed=9),
         "the settings, hashed again": lambda _, row: again(row, settings={"told": 7}),
     },
+    "is missing: replayed": {
+        "no metrics, hashed again": lambda _, row: again(row, metrics={}),
+        "one metric left, hashed again": lambda _, row: again(
+            row, metrics={"locality": row["metrics"]["locality"]}
+        ),
+    },
     "journals lie at edits/CELL": {"a path outside": outside},
     "leads out of": {"a link outside": link_outside},
     "is missing": {
         "no journal": lambda folder, row: (folder / row["edit_file"]).unlink() or row,
     },
     "cannot be replayed": {
-        "another type, hashed again": lambda _, row: again(row, metrics=[1]),
         "another agent's environment": lambda _, row: of_its_cell(row, env_id="Nowhere-v0"),
     },
 }
@@ -215,6 +220,31 @@ def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys
     for message in ("line 4 is not JSON", "lacks a field of its schema, 'curves'", "schema 99"):
         assert message in printed
     assert "3 of 6 rows checked\n3 of 3 rows reproduced\n3 of 6 rows were changed" in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metrics": None}, "metrics is None, no object"),
+        ({"metrics": {"reliability": "x"}}, "metrics.reliability is 'x', no number"),
+        ({"metrics": {"reliability": True}}, "metrics.reliability is True, no number"),
+        ({"time": {}}, "time has no train_s"),
+        ({"curves": {}}, "curves has no retention"),
+        ({"versions": None}, "versions is None, no object"),
+        ({"access": 1}, "access is 1, no text"),
+        ({"reward_calls": "7"}, "reward_calls is '7', no number"),
+        ({"seed": "0"}, "seed is '0'"),
+        ({"status": "done"}, "status 'done'"),
+    ],
+)
+def test_what_no_measurement_gives_is_no_row(results, capsys, changes, said):
+    folder, rows = results
+    write(folder, rows[1:], json.dumps(again(rows[0], **changes)))
+    for command in (["report", str(folder)], ["validate", str(folder), "--all"]):
+        assert leaderboard.main(command) == (2 if command[0] == "report" else 1)
+        printed = capsys.readouterr()
+        assert "line 4 is not as it was written" in printed.out + printed.err
+        assert said in printed.out + printed.err
 
 
 def test_of_forty_rows_the_changed_ones_are_all_named(tmp_path, capsys):
