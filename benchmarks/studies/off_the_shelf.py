@@ -3,7 +3,7 @@
 Trains algorithms of Stable-Baselines3 with its defaults on MaskWorld and ShiftWorld and prints a
 Markdown table: accuracies on test data in percent, before → after the deterministic policy's edit,
 of every run. Nothing is chosen but the environment, how many of them, and PPO's rollout of 64 × 32
-steps. Every run edits a network of its own, model seed = seed.
+steps; with `--networks`, also the network, whose model seed is then the run's seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,26 +33,30 @@ _JUDGED = ("forget_accuracy", "retain_accuracy")
 METRICS = (*_JUDGED, *(f"{name}_before" for name in _JUDGED))
 
 
-def run(world: str, algorithm: str, calls: int, seed: int) -> dict[str, Any]:
+def run(
+    world: str, algorithm: str, calls: int, seed: int, arguments: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Train on a world and judge the deterministic action on test data.
 
     Args:
         world: The environment's id.
         algorithm: A key of `ALGORITHMS`.
         calls: Reward calls.
-        seed: Of network, environment and algorithm.
+        seed: Of the environment and the algorithm.
+        arguments: The environment's, where not all are its defaults.
 
     Returns:
         One row: what was run, `METRICS`, and seconds of the processor.
     """
     count, settings = ALGORITHMS[algorithm]
+    chosen = dict(arguments or {})
     started = time.process_time()
-    with closing(monitored(gym.make_vec(world, num_envs=count, model_seed=seed))) as envs:
+    with closing(monitored(gym.make_vec(world, num_envs=count, **chosen))) as envs:
         kind: type[BaseAlgorithm] = getattr(stable_baselines3, algorithm)
         model = kind("MlpPolicy", envs, seed=seed, device="cpu", **settings)
         model.learn(calls)
     seconds = time.process_time() - started
-    with closing(gym.make(world, model_seed=seed)) as env:
+    with closing(gym.make(world, **chosen)) as env:
         observation, _ = env.reset(seed=seed)
         over = False
         while not over:
@@ -66,6 +70,7 @@ def run(world: str, algorithm: str, calls: int, seed: int) -> dict[str, Any]:
         "num_envs": count,
         "settings": settings,
         "reward_calls": calls,
+        "env_kwargs": chosen,
         "seed": seed,
         **{name: metrics[name] for name in METRICS},
         "seconds": round(seconds, 1),
@@ -105,12 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), help="ids of environments")
     parser.add_argument("--reward-calls", type=int, default=20_480, help="of every run")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--networks", action="store_true", help="each seed edits another network")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args(arguments)
     rows = []
     for world in options.worlds:
         for seed in range(options.seeds):
-            rows.append(run(world, options.algorithm, options.reward_calls, seed))
+            chosen = {"model_seed": seed} if options.networks else {}
+            rows.append(run(world, options.algorithm, options.reward_calls, seed, chosen))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(table(rows))
     if options.json:

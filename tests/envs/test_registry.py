@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import envs_registry
 from editgym.weights import fingerprint
-from envs_registry import ENVIRONMENTS, Environment, register_all
+from envs_registry import ENVIRONMENTS, Environment, environment_spec, register_all
 
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
@@ -647,6 +647,25 @@ def test_registering_again_changes_nothing(env_id):
     register_all()
     assert gym.spec(env_id) is before
     assert before.max_episode_steps is None
+
+
+def test_namespaced_id_is_the_same_environment(env_id, arguments, rollout):
+    assert equal(
+        rollout(gym.make(f"editgym/{env_id}", **arguments(2)), steps=3),
+        rollout(gym.make(env_id, **arguments(2)), steps=3),
+        exact=True,
+    )
+    assert gym.spec(f"editgym/{env_id}").vector_entry_point == gym.spec(env_id).vector_entry_point
+    for evaluation in (False, True):
+        spec = environment_spec(f"editgym/{env_id}", arguments(), evaluation=evaluation)
+        assert spec == environment_spec(env_id, arguments(), evaluation=evaluation)
+        assert spec.id == env_id, "results have one name for it"
+
+
+def test_argument_that_nobody_takes_is_python_s_type_error(env_id, arguments):
+    """What TorchRL's `GymEnv` looks for: it tries arguments that are not every environment's."""
+    with pytest.raises(TypeError, match=r"unexpected keyword argument.*'frameskip'"):
+        gym.make(env_id, frameskip=1, **arguments())
 
 
 def test_row_that_is_there_twice_is_an_error(env_id, monkeypatch):

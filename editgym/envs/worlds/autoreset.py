@@ -47,7 +47,10 @@ def without_reset_mask(
         return rest
     mask = np.asarray(rest.pop("reset_mask"))
     require(
-        mode is AutoresetMode.DISABLED, "options: reset_mask", mask, 'for autoreset_mode="disabled"'
+        mode is AutoresetMode.DISABLED,
+        "options: reset_mask",
+        mask,
+        'left out unless autoreset_mode is "disabled"',
     )
     require(
         mask.shape == (candidates,) and mask.dtype == np.bool_ and bool(mask.all()),
