@@ -42,7 +42,7 @@ def run(
         world: The environment's id.
         algorithm: A key of `ALGORITHMS`.
         calls: Reward calls.
-        seed: Of the environment and the algorithm.
+        seed: The seed of environment and algorithm.
         arguments: The environment's, where not all are its defaults.
 
     Returns:

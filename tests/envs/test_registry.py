@@ -43,7 +43,7 @@ def _ids():
         yield row.id if is_last else pytest.param(row.id, marks=pytest.mark.slow)
 
 
-pytestmark = pytest.mark.parametrize("env_id", _ids())
+pytestmark = pytest.mark.parametrize("env_id", list(_ids()))
 
 
 # --- what differs between environments ------------------------------------------------------------
