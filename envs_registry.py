@@ -38,14 +38,37 @@ class Environment:
     evaluation_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
+_NAMESPACE = "editgym/"
+# The decision process of Malik (arXiv 2606.13461).
+_PAPER: Mapping[str, Any] = {
+    "rank": None,
+    "origin": "zero",
+    "reward": "absolute",
+    "observe": "weights",
+    "out_of_range": "error",
+    "uniform_info": False,
+}
+
 ENVIRONMENTS = (
     Environment(
         "MaskWorld-v0",
         "editgym.envs.mask_world:MaskWorldEnv",
         "editgym.envs.mask_world:MaskWorldVectorEnv",
+        kwargs=_PAPER,
+    ),
+    Environment(
+        "MaskWorld-v1",
+        "editgym.envs.mask_world:MaskWorldEnv",
+        "editgym.envs.mask_world:MaskWorldVectorEnv",
     ),
     Environment(
         "ShiftWorld-v0",
+        "editgym.envs.shift_world:ShiftWorldEnv",
+        "editgym.envs.shift_world:ShiftWorldVectorEnv",
+        kwargs=_PAPER,
+    ),
+    Environment(
+        "ShiftWorld-v1",
         "editgym.envs.shift_world:ShiftWorldEnv",
         "editgym.envs.shift_world:ShiftWorldVectorEnv",
     ),
@@ -68,7 +91,8 @@ ENVIRONMENTS = (
 
 
 def register_all() -> None:
-    """Register every row with Gymnasium; rows that are there already are left alone.
+    """Register every row with Gymnasium, as `MaskWorld-v1` and as `editgym/MaskWorld-v1`; ids that
+    are there already are left alone.
 
     Raises:
         ValueError: Two rows have the same id.
@@ -77,13 +101,14 @@ def register_all() -> None:
     if len(set(ids)) != len(ids):
         raise ValueError(f"ENVIRONMENTS has an id twice: {sorted(ids)}")
     for row in ENVIRONMENTS:
-        if row.id not in gym.registry:
-            gym.register(
-                row.id,
-                row.entry_point,
-                vector_entry_point=row.vector_entry_point,
-                kwargs=dict(row.kwargs),
-            )
+        for env_id in (row.id, _NAMESPACE + row.id):
+            if env_id not in gym.registry:
+                gym.register(
+                    env_id,
+                    row.entry_point,
+                    vector_entry_point=row.vector_entry_point,
+                    kwargs=dict(row.kwargs),
+                )
 
 
 def environment_spec(
@@ -93,7 +118,8 @@ def environment_spec(
 
     Args:
         env_id: Gymnasium id, of any environment; `package.module:Id-v0` is the id that the module
-            registers while it is imported.
+            registers while it is imported. Of editgym's own, `editgym/Id-v0` is `Id-v0`: results
+            have one name for an environment.
         arguments: Keyword arguments of the environment.
         evaluation: Whether it is for edits that are evaluated: its row's `evaluation_kwargs` are
             added, and give way to `arguments`.
@@ -105,7 +131,7 @@ def environment_spec(
     module, _, env_id = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
-    spec = copy.deepcopy(gym.spec(env_id))
+    spec = copy.deepcopy(gym.spec(env_id.removeprefix(_NAMESPACE)))
     for row in ENVIRONMENTS:
         if evaluation and row.id == spec.id:
             spec.kwargs.update(row.evaluation_kwargs)

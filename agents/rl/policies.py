@@ -125,7 +125,7 @@ def lora_start(layout: ActionLayout, scale: float, generator: torch.Generator) -
 
     At A = B = 0 the product A·B has no gradient, and a policy that starts there has to find its way
     out by noise alone; at this point the product is zero too, but linear in B. With `rank="full"`
-    the zero action is no saddle and is returned.
+    or `origin="lora"` the zero action is no saddle and is returned.
 
     Args:
         layout: How an action holds the factors.
@@ -135,7 +135,7 @@ def lora_start(layout: ActionLayout, scale: float, generator: torch.Generator) -
     Returns:
         (layout.size,) in [−1, 1].
     """
-    if layout.rank == "full":
+    if layout.rank == "full" or layout.origin == "lora":
         return torch.zeros(layout.size)
     parts = []
     for rows, columns in layout.shapes:

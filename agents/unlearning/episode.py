@@ -23,4 +23,4 @@ def unlearning_task(env: gym.Env) -> Unlearnable:
 def start(env: gym.Env) -> tuple[Unlearnable, EditableNetwork, int]:
     """Reset and return task, network and goal index of the episode."""
     _, info = env.reset()
-    return unlearning_task(env), open_env(env).network, info["goal"]
+    return unlearning_task(env), open_env(env).network, int(info["goal"])

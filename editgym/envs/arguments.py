@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from editgym.tasks import TASKS, UnknownArgumentError, make_task
 
 ACTION_TOLERANCE = 1e-6
 T = TypeVar("T")
+OutOfRange = Literal["clip", "error"]
 
 
 def given(names: dict[str, Any]) -> dict[str, Any]:
@@ -68,12 +69,28 @@ def task_for(
     return task
 
 
-def checked_action(action: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def checked_action(
+    action: object,
+    shape: tuple[int, ...],
+    device: torch.device,
+    out_of_range: OutOfRange = "error",
+) -> Tensor:
     """An action, or many, as a float32 tensor of this shape.
 
+    Args:
+        action: Numbers of any type that float32 can be made of.
+        shape: What it has to have.
+        device: Where the tensor is to be.
+        out_of_range: Whether finite numbers beyond ±1 are clipped or an error.
+
     Raises:
-        ValueError: The shape is wrong, or a number is not finite or outside [−1, 1].
+        ValueError: The shape is wrong, or a number is not finite, or outside [−1, 1] where that is
+            an error.
     """
+    if out_of_range == "clip":
+        # Before float32 makes infinities of what is too large for it.
+        wide = np.asarray(action, dtype=np.float64)
+        action = wide.clip(-1, 1) if np.isfinite(wide).all() else wide
     array = np.array(
         action, dtype=np.float32
     )  # a copy: callers reuse their buffers, journals look back

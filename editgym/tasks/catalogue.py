@@ -36,8 +36,12 @@ TASKS: dict[str, str] = {
 }
 
 
-class UnknownArgumentError(ValueError):
-    """An argument that a task does not take."""
+class UnknownArgumentError(ValueError, TypeError):
+    """An argument that a task does not take.
+
+    Clients such as TorchRL's `GymEnv` try arguments of their own, and take them back on the
+    TypeError that says "unexpected keyword argument", as Python's does.
+    """
 
 
 def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
@@ -68,8 +72,8 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     unknown = [] if takes_all else sorted(set(arguments) - accepted)
     if unknown:
         raise UnknownArgumentError(
-            f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes "
-            f"{', '.join(sorted(accepted))}"
+            f"unexpected keyword argument: {name} takes no argument"
+            f" {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(accepted))}"
         )
     try:
         frozen = json.dumps(arguments, sort_keys=True)

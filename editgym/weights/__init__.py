@@ -5,7 +5,14 @@ metrics.
 from editgym.weights.decoder import EditableDecoder
 from editgym.weights.disk_journal import DiskJournal
 from editgym.weights.export import ExportError, export_adapter, export_merged, export_pretrained
-from editgym.weights.factors import ActionLayout, DenseUpdate, LowRankFactors, Rank, Update
+from editgym.weights.factors import (
+    ActionLayout,
+    DenseUpdate,
+    LowRankFactors,
+    Origin,
+    Rank,
+    Update,
+)
 from editgym.weights.journal import (
     Codebook,
     EditJournal,
@@ -48,6 +55,7 @@ __all__ = [
     "LowRankFactors",
     "Mask",
     "Operator",
+    "Origin",
     "Prepend",
     "Rank",
     "Remember",

@@ -7,12 +7,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Rank = int | Literal["full"]
+Origin = Literal["zero", "lora"]
+
+_LORA_SEED = 20260613
+_LORA_SPREAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -130,15 +136,25 @@ class ActionLayout:
     how a product of factors is kept in it. Dividing by √r keeps the spread of D's entries
     independent of the rank, and the zero action is no edit.
 
+    At A = B = 0 the product has no gradient, and who starts there has to find the way out by noise
+    alone. With `origin="lora"` an action's A is an offset from a fixed random A₀, as LoRA starts
+    (Hu et al. 2022, sect. 4.1): D = clip((A₀ + A)·B/√r, −1, 1). The zero action is no edit there
+    too, and D is linear in B around it. With `rank="full"` both origins are the same.
+
     Attributes:
         shapes: (out, in) of every site.
         rank: r, or `"full"`.
+        origin: What A is added to: `"zero"`, or `"lora"` for A₀, normal with standard deviation .5,
+            cut at ±1, the same in every process and on every device.
     """
 
     shapes: tuple[tuple[int, int], ...]
     rank: Rank = 4
+    origin: Origin = "zero"
 
     def __post_init__(self) -> None:
+        if self.origin not in ("zero", "lora"):
+            raise ValueError(f'origin must be "zero" or "lora", got {self.origin!r}')
         if self.rank == "full":
             return
         largest = min(min(shape) for shape in self.shapes)
@@ -159,6 +175,8 @@ class ActionLayout:
 
     def unpack(self, actions: Tensor) -> list[Update]:
         """Flat actions (..., size) -> one update per site, with the actions' leading dimensions."""
+        if self._starts_off_zero:
+            actions = actions + self._origin_like(actions)
         lead = actions.shape[:-1]
         updates: list[Update] = []
         for (rows, columns), part in zip(
@@ -179,7 +197,9 @@ class ActionLayout:
         return updates
 
     def pack(self, updates: Sequence[Update]) -> Tensor:
-        """The inverse of `unpack`: one update per site -> flat actions (..., size)."""
+        """The inverse of `unpack`: one update per site -> flat actions (..., size), which may lie
+        beyond ±1 where `origin` is `"lora"`.
+        """
         parts: list[Tensor] = []
         for update in updates:
             parts += (
@@ -187,9 +207,30 @@ class ActionLayout:
                 if isinstance(update, DenseUpdate)
                 else [update.a.flatten(-2), update.b.flatten(-2)]
             )
-        return torch.cat(parts, dim=-1)
+        actions = torch.cat(parts, dim=-1)
+        return actions - self._origin_like(actions) if self._starts_off_zero else actions
+
+    @property
+    def _starts_off_zero(self) -> bool:
+        return self.origin == "lora" and self.rank != "full"
+
+    def _origin_like(self, actions: Tensor) -> Tensor:
+        """A₀ and zeros for B, (size,)."""
+        assert self.rank != "full"
+        return _lora_origin(self.shapes, self.rank).to(actions)
 
     def _sizes(self) -> list[int]:
         if self.rank == "full":
             return [rows * columns for rows, columns in self.shapes]
         return [self.rank * (rows + columns) for rows, columns in self.shapes]
+
+
+@cache
+def _lora_origin(shapes: tuple[tuple[int, int], ...], rank: int) -> Tensor:
+    """A₀ and zeros for B of every site, flat, on CPU."""
+    random = np.random.RandomState(_LORA_SEED)  # its streams are frozen for good
+    parts: list[Tensor] = []
+    for rows, columns in shapes:
+        a = torch.from_numpy(random.standard_normal(rows * rank)).float() * _LORA_SPREAD
+        parts += [a.clamp(-1, 1), torch.zeros(rank * columns)]
+    return torch.cat(parts)

@@ -28,6 +28,7 @@ WORLD_INFO = [
     "is_success",
     "edit_step",
 ]
+V1_INFO = [*WORLD_INFO, "network", "goal"]
 STREAM_INFO = [
     "reliability",
     "generalization",
@@ -71,12 +72,26 @@ GOLDEN = {
         WORLD_INFO,
         ["network", "goal"],
     ),
+    "MaskWorld-v1": Golden(
+        {"episode_length": 2},
+        DIGITS,
+        [-0.059617, -0.122552, 0.050635, 0.146755, -0.085557],
+        V1_INFO,
+        V1_INFO,
+    ),
     "ShiftWorld-v0": Golden(
         {"episode_length": 2},
         DIGITS,
         [0.923686, 0.878175, 0.921122, 0.909399, 0.891628],
         WORLD_INFO,
         ["network", "goal"],
+    ),
+    "ShiftWorld-v1": Golden(
+        {"episode_length": 2},
+        DIGITS,
+        [-0.061789, -0.018702, -0.028643, 0.024883, -0.043286],
+        V1_INFO,
+        V1_INFO,
     ),
     "LifelongLLMEdit-v0": STREAM,
     "LifelongLLMEdit-v1": STREAM,

@@ -1,10 +1,12 @@
 """What every environment must do: every test here runs on every row of
 `envs_registry.ENVIRONMENTS`."""
 
+import dataclasses
 import doctest
 import importlib
 import inspect
 import json
+import operator
 import pickle
 import re
 import subprocess
@@ -28,21 +30,20 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import envs_registry
 from editgym.weights import fingerprint
-from envs_registry import ENVIRONMENTS, Environment, register_all
+from envs_registry import ENVIRONMENTS, Environment, environment_spec, register_all
 
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
 
 def _ids():
-    """Every id; where a class has several, the tests of all but the first are slow ones."""
-    seen = set()
+    """Every id; where a class has several, the tests of all but the last are slow ones."""
+    last = {row.entry_point: row.id for row in ENVIRONMENTS}
     for row in ENVIRONMENTS:
-        again = row.entry_point in seen
-        seen.add(row.entry_point)
-        yield pytest.param(row.id, marks=pytest.mark.slow) if again else row.id
+        is_last = last[row.entry_point] == row.id
+        yield row.id if is_last else pytest.param(row.id, marks=pytest.mark.slow)
 
 
-pytestmark = pytest.mark.parametrize("env_id", _ids())
+pytestmark = pytest.mark.parametrize("env_id", list(_ids()))
 
 
 # --- what differs between environments ------------------------------------------------------------
@@ -108,6 +109,8 @@ class Traits:
         other: One more argument.
         signal: Arguments with which `unchanged` holds.
         unchanged: Asserts that an info is that of no edit.
+        strict: Arguments with which an action out of range is an error.
+        total: What an episode's rewards say of its last weights.
     """
 
     oracle: Callable[[Any, int], np.ndarray]
@@ -120,6 +123,8 @@ class Traits:
     small: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)
     signal: Mapping[str, Any] = field(default_factory=dict)
+    strict: Mapping[str, Any] = field(default_factory=dict)
+    total: Callable[[list[float]], float] = operator.itemgetter(-1)
 
 
 WORLD = Traits(
@@ -132,6 +137,7 @@ WORLD = Traits(
     other={"forget_class": [3, 5]},
     signal={"signal": "accuracy"},
 )
+IMPROVED_WORLD = dataclasses.replace(WORLD, strict={"out_of_range": "error"}, total=sum)
 STREAM = Traits(
     best_of_the_batch,
     1,
@@ -145,7 +151,9 @@ STREAM = Traits(
 )
 TRAITS = {
     "MaskWorld-v0": WORLD,
+    "MaskWorld-v1": IMPROVED_WORLD,
     "ShiftWorld-v0": WORLD,
+    "ShiftWorld-v1": IMPROVED_WORLD,
     "LifelongLLMEdit-v0": STREAM,
     "LifelongLLMEdit-v1": STREAM,
 }  # a new one needs a row
@@ -278,8 +286,9 @@ def test_every_argument_is_in_the_signature_with_its_default_and_in_the_docstrin
 
 def test_defaults_are_what_an_environment_is_made_with(env_id, door, rollout):
     defaults = {parameter.name: parameter.default for parameter in own_parameters(door)}
+    registered = next(row.kwargs for row in ENVIRONMENTS if row.id == env_id)
     assert equal(
-        rollout(gym.make(env_id, **defaults), steps=1),
+        rollout(gym.make(env_id, **{**defaults, **registered}), steps=1),
         rollout(gym.make(env_id), steps=1),
         exact=True,
     )
@@ -295,6 +304,7 @@ def test_the_vector_environment_takes_the_same_arguments(env_id, door):
     assert defaults.pop("num_envs") == 1
     assert defaults.pop("shared_batch") is False
     assert defaults.pop("max_episode_steps") is None
+    assert defaults.pop("autoreset_mode") == "same_step"
     assert defaults == {parameter.name: parameter.default for parameter in own_parameters(door)}
 
 
@@ -538,8 +548,8 @@ def bad_action(kind, action):
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_bad_action_is_a_clear_error_and_changes_nothing(make, actions, kind):
-    env, untouched = make(3), make(3)
+def test_bad_action_is_a_clear_error_and_changes_nothing(make, traits, actions, kind):
+    env, untouched = make(3, **traits.strict), make(3, **traits.strict)
     first, second, third = actions(env.action_space, 3)
     for each in (env, untouched):
         each.reset(seed=0)
@@ -583,7 +593,7 @@ def test_oracle_scores_above_no_edit_and_no_edit_above_destruction(make, traits)
             .choice([-1, 1], (16, *destroyed.action_space.shape))
             .astype(np.float32)
         )
-        return [destroyed.step(edit)[1] for edit in edits][-1]
+        return traits.total([destroyed.step(edit)[1] for edit in edits])
 
     nothing, edited = score(np.zeros(env.action_space.shape, np.float32)), score(best)
     assert edited[1] > nothing[1] + traits.gain
@@ -637,6 +647,25 @@ def test_registering_again_changes_nothing(env_id):
     register_all()
     assert gym.spec(env_id) is before
     assert before.max_episode_steps is None
+
+
+def test_namespaced_id_is_the_same_environment(env_id, arguments, rollout):
+    assert equal(
+        rollout(gym.make(f"editgym/{env_id}", **arguments(2)), steps=3),
+        rollout(gym.make(env_id, **arguments(2)), steps=3),
+        exact=True,
+    )
+    assert gym.spec(f"editgym/{env_id}").vector_entry_point == gym.spec(env_id).vector_entry_point
+    for evaluation in (False, True):
+        spec = environment_spec(f"editgym/{env_id}", arguments(), evaluation=evaluation)
+        assert spec == environment_spec(env_id, arguments(), evaluation=evaluation)
+        assert spec.id == env_id, "results have one name for it"
+
+
+def test_argument_that_nobody_takes_is_python_s_type_error(env_id, arguments):
+    """What TorchRL's `GymEnv` looks for: it tries arguments that are not every environment's."""
+    with pytest.raises(TypeError, match=r"unexpected keyword argument.*'frameskip'"):
+        gym.make(env_id, frameskip=1, **arguments())
 
 
 def test_row_that_is_there_twice_is_an_error(env_id, monkeypatch):

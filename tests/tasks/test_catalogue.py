@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from editgym.models.classifiers import ResNet20
-from editgym.tasks import TASKS, make_task
+from editgym.tasks import TASKS, UnknownArgumentError, make_task
 from editgym.tasks.catalogue import _builder
 from editgym.weights import UnknownSiteError
 
@@ -30,6 +30,13 @@ def test_unknown_task_names_the_nearest(name):
         match=rf"task: there is no '{name}'; the nearest of {len(TASKS)} are .*unlearning/",
     ):
         make_task(name)
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError])
+def test_unknown_argument_is_also_the_type_error_of_python(kind):
+    with pytest.raises(kind, match="unexpected keyword argument") as caught:
+        make_task("unlearning/digits", frameskip=1)
+    assert type(caught.value) is UnknownArgumentError
 
 
 @pytest.mark.parametrize(

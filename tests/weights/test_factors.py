@@ -1,5 +1,6 @@
 import pytest
 import torch
+from numpy.random import RandomState
 
 from editgym.weights import ActionLayout, DenseUpdate, LowRankFactors
 
@@ -45,12 +46,45 @@ def test_update_is_the_product_over_root_rank_clipped_to_one():
 
 @pytest.mark.parametrize("rank", [1, 2, "full"])
 @pytest.mark.parametrize("lead", [(), (1,), (3,)])
-def test_pack_inverts_unpack(rank, lead):
-    layout = ActionLayout(SHAPES, rank)
+@pytest.mark.parametrize("origin", ["zero", "lora"])
+def test_pack_inverts_unpack(rank, lead, origin):
+    layout = ActionLayout(SHAPES, rank, origin)
     actions = torch.randn(*lead, layout.size)
     updates = layout.unpack(actions)
-    assert torch.equal(layout.pack(updates), actions)
+    if origin == "zero":
+        assert torch.equal(layout.pack(updates), actions)
+    torch.testing.assert_close(layout.pack(updates), actions)
     assert [update.shape for update in updates] == [torch.Size((*lead, *shape)) for shape in SHAPES]
+
+
+def test_actions_are_offsets_from_the_same_random_factors_everywhere():
+    layout, moved = ActionLayout(SHAPES, 2, "lora"), torch.arange(28.0)
+    starts, plain = layout.unpack(torch.zeros(28)), ActionLayout(SHAPES, 2).unpack(moved)
+    assert torch.cat([start.a.flatten() for start in starts]).tolist() == pytest.approx(
+        list((0.5 * RandomState(20260613).standard_normal(14)).clip(-1, 1)), abs=1e-6
+    )
+    for start, offset, update in zip(starts, plain, layout.unpack(moved), strict=True):
+        assert not start.b.any()
+        assert not start.matrix().any()
+        torch.testing.assert_close(update.a, start.a + offset.a)
+        assert torch.equal(update.b, offset.b)
+    large = ActionLayout(((500, 3),), 2, "lora").unpack(torch.zeros(1006))[0].a
+    assert large.abs().max() == 1
+    assert 0.4 < large.std() < 0.55
+
+
+def test_whole_matrix_has_no_origin():
+    action = torch.randn(23)
+    assert torch.equal(
+        torch.cat([u.d.flatten() for u in ActionLayout(SHAPES, "full", "lora").unpack(action)]),
+        action,
+    )
+
+
+@pytest.mark.parametrize("origin", ["Zero", "", None, 0])
+def test_unknown_origin_is_an_error(origin):
+    with pytest.raises(ValueError, match='origin must be "zero" or "lora", got '):
+        ActionLayout(SHAPES, 2, origin)
 
 
 @pytest.mark.parametrize("rank", [0, -1, 3, 1.0, True, "half", None])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from editgym.envs.worlds.reward import Scorer, Scores
+from editgym.envs.worlds.reward import Scorer
+from editgym.envs.worlds.scores import Scores
 from editgym.weights import ActionLayout, Operator, Update
 
 
@@ -49,6 +50,7 @@ class Candidates:
         self.draws = scorer.draws(count)
         self.weights: list[Tensor] = []
         self.uniform = False
+        self._gained: Tensor | float = 0.0
 
     @property
     def network_index(self) -> Tensor:
@@ -76,6 +78,7 @@ class Candidates:
                 torch.stack(per_site)[self.network_index] for per_site in zip(*bases, strict=True)
             ]
         self.uniform = len(bases) == 1 and len(task.goals) == 1
+        self._gained = 0.0
 
     def step(self, actions: Tensor, *, differentiable: bool = False) -> StepOutcome:
         """Edit every candidate and score it on a fresh batch.
@@ -98,7 +101,7 @@ class Candidates:
                 self.operator.edited(weight, update)
                 for weight, update in zip(self.weights, updates, strict=True)
             ]
-            scores = self.scorer.score(edited, self.draws)
+            scores = self.scorer.score(edited, self.draws, self._gained)
         self.weights = [weight.detach() for weight in edited]
-        self.uniform = False
+        self.uniform, self._gained = False, scores.gain
         return StepOutcome(**vars(scores), updates=updates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,17 +11,24 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.checks import Check, above, at_least, is_finite, optional, whole
-from editgym.envs.arguments import checked_action, task_for
+from editgym.checks import Check, above, at_least, is_finite, one_of, optional, whole
+from editgym.envs.arguments import OutOfRange, checked_action, task_for
 from editgym.envs.worlds.draws import Draws
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
 from editgym.envs.worlds.own_metrics import measured, own_metrics
 from editgym.envs.worlds.rendering import RENDER_MODES
-from editgym.envs.worlds.reward import RewardSettings, Scorer, Scores
+from editgym.envs.worlds.reward import Scorer
+from editgym.envs.worlds.scores import RewardKind, RewardSettings, Scores
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks import Signal, Task
-from editgym.weights import ActionLayout, EditJournal, Operator, Rank
+from editgym.weights import ActionLayout, EditJournal, Operator, Origin, Rank
 
+# "auto": what suits the sizes and what can differ; None: the task's own.
+RankChoice = Rank | Literal["auto"] | None
+Observed = Literal["auto", "weights"]
+
+MOST_FULL = 4_096  # numbers in the edited matrices together, up to which an action is D itself
+_FACTORS = 4  # the rank above, where the task's own is "full"
 _FINITE_OR_NONE = Check(lambda v: v is None or is_finite(v), "a finite number or None")
 CHECKS: Mapping[str, Check] = {
     "render_mode": Check(lambda v: v is None or v in RENDER_MODES, f"one of {RENDER_MODES}"),
@@ -33,6 +40,11 @@ CHECKS: Mapping[str, Check] = {
     "beta": _FINITE_OR_NONE,
     "probe_weight": at_least(0),
     "observation_bound": above(0),
+    "origin": one_of("lora", "zero"),
+    "reward": one_of("improvement", "absolute"),
+    "observe": one_of("auto", "weights"),
+    "out_of_range": one_of("clip", "error"),
+    "uniform_info": Check(lambda v: isinstance(v, bool), "True or False"),
 }
 
 
@@ -58,7 +70,12 @@ class WeightEditing:
         *,
         task: str,
         render_mode: str | None,
-        rank: Rank | None,
+        rank: RankChoice,
+        origin: Origin,
+        reward: RewardKind,
+        observe: Observed,
+        out_of_range: OutOfRange,
+        uniform_info: bool,
         alpha: float | None,
         beta: float | None,
         signal: Signal,
@@ -85,12 +102,11 @@ class WeightEditing:
             WeightEditing.__init__,
         )
         self.operator, self.episode_length = operator, episode_length
+        self._out_of_range, self._uniform_info = out_of_range, uniform_info
         self._own_metrics = own_metrics(metrics)
         defaults = self.task.rewards
-        self.layout = ActionLayout(
-            tuple(site.shape for site in self.task.networks[0].sites),
-            defaults.rank if rank is None else rank,
-        )
+        shapes = tuple(site.shape for site in self.task.networks[0].sites)
+        self.layout = ActionLayout(shapes, chosen_rank(rank, shapes, defaults.rank), origin)
         rewards = RewardSettings(
             defaults.alpha if alpha is None else alpha,
             defaults.beta if beta is None else beta,
@@ -98,16 +114,22 @@ class WeightEditing:
             defaults.batch_size if batch_size is None else batch_size,
             shared_batch,
             probe_weight,
+            reward,
         )
         self.scorer = Scorer(self.task, rewards)
         self._read_only = read_only_parameters(self.task.networks, observe_parameters)
-        self._observe_task = observe_task
+        auto, several = observe == "auto", len(self.task.networks) > 1
+        self._observe_weights = not auto or several or episode_length > 1
+        self._observe_task = observe_task or (auto and len(self.task.goals) > 1)
         self._observer = WeightObserver(
-            [*self.layout.shapes, *((1, own.shape[1]) for own in self._read_only)],
+            [
+                *(self.layout.shapes if self._observe_weights else ()),
+                *((1, own.shape[1]) for own in self._read_only),
+            ],
             observation_bound,
             max_raw_observation,
             projection_size,
-            len(self.task.goals[0].features) if observe_task else 0,
+            len(self.task.goals[0].features) if self._observe_task else 0,
             self.task.device,
         )
         self.observation_space = self._observer.space
@@ -145,21 +167,30 @@ class WeightEditing:
             draws: Which network and goal each candidate has.
             uniform: Whether all candidates are in the same state.
         """
+        count = len(weights[0])
+        if self._observer.blank:
+            return self._observer.constant(count)
         features = draws.features if self._observe_task else None
-        seen = [*weights, *(own[draws.network_index].unsqueeze(1) for own in self._read_only)]
+        shown = weights if self._observe_weights else ()
+        seen = [*shown, *(own[draws.network_index].unsqueeze(1) for own in self._read_only)]
         if not uniform:
             return self._observer(seen, features).cpu().numpy()
         # One row stands for all, which on a GPU saves most of a reset's transfer.
         row = self._observer([w[:1] for w in seen], None if features is None else features[:1])
-        return np.repeat(row.cpu().numpy(), len(weights[0]), axis=0)
+        return np.repeat(row.cpu().numpy(), count, axis=0)
 
     def checked_actions(self, actions: object, shape: tuple[int, ...]) -> Tensor:
         """Actions as a float32 tensor of this shape on the device.
 
         Raises:
-            ValueError: The shape is wrong, or a number is not finite or outside [−1, 1].
+            ValueError: The shape is wrong, or a number is not finite, or outside [−1, 1] where that
+                is an error.
         """
-        return checked_action(actions, shape, self.task.device)
+        return checked_action(actions, shape, self.task.device, self._out_of_range)
+
+    def within_box(self, action: Tensor) -> Tensor:
+        """A checked action as it is applied, with its gradients."""
+        return action.clamp(-1, 1) if self._out_of_range == "clip" else action
 
     def evaluate(self, journal: EditJournal, goal: int) -> Evaluation:
         """The task's metrics of an edit on test data, and the user's own.
@@ -171,7 +202,17 @@ class WeightEditing:
         known = self.task.evaluate(journal, goal)
         return Evaluation(known | measured(self._own_metrics, self.task, journal, goal, known))
 
-    def numbers(self, scores: Scores, edit_step: int) -> dict[str, NDArray[np.float64]]:
+    def begun(self, draws: Draws) -> dict[str, NDArray[Any]]:
+        """The info of a reset, every value (K,): which network and goal were drawn, and with
+        `uniform_info` the rest of what a step's info has, of the network before any edit.
+        """
+        if self._uniform_info:
+            return self.numbers(self.scorer.unedited(draws), 0, draws)
+        return {"network": draws.network_index.numpy(), "goal": draws.goal_index.cpu().numpy()}
+
+    def numbers(
+        self, scores: Scores, edit_step: int, draws: Draws
+    ) -> dict[str, NDArray[np.float64]]:
         """The info of one step, every value (K,)."""
         rows: dict[str, Tensor] = {}
         for name in self.task.set_names:
@@ -182,4 +223,25 @@ class WeightEditing:
         together = torch.stack([row.detach().double() for row in rows.values()]).cpu().numpy()
         info = dict(zip(rows, together, strict=True))
         info["edit_step"] = np.full(together.shape[1], float(edit_step))
+        if self._uniform_info:
+            info["network"] = draws.network_index.double().numpy()
+            info["goal"] = draws.goal_index.cpu().double().numpy()
         return info
+
+
+def chosen_rank(rank: RankChoice, shapes: Sequence[tuple[int, int]], own: Rank) -> Rank:
+    """The rank of edits.
+
+    Args:
+        rank: What is asked for: a rank; None for the task's; `"auto"` for `"full"` up to
+            `MOST_FULL` numbers, and above that the task's, or 4 where this is `"full"` too.
+        shapes: (out, in) of every site.
+        own: The task's.
+    """
+    if rank is None:
+        return own
+    if rank != "auto":
+        return rank
+    if sum(rows * columns for rows, columns in shapes) <= MOST_FULL:
+        return "full"
+    return min(_FACTORS, *map(min, shapes)) if own == "full" else own

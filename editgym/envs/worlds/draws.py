@@ -26,15 +26,25 @@ class Draws:
         batch_size: Samples drawn, with replacement, from each reward set.
         shared_batch: Whether all candidates draw as the first one does.
         candidates: K.
+        per_episode: Whether an episode's steps are scored on one batch, not each on its own.
     """
 
-    def __init__(self, task: Task, batch_size: int, shared_batch: bool, candidates: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        batch_size: int,
+        shared_batch: bool,
+        candidates: int,
+        *,
+        per_episode: bool = False,
+    ) -> None:
         self._task, self._batch_size, self._shared = task, batch_size, shared_batch
-        self._candidates = candidates
+        self._candidates, self._per_episode = candidates, per_episode
         self.network_index = torch.zeros(candidates, dtype=torch.long)
         self.goal_index = torch.zeros(candidates, dtype=torch.long, device=task.device)
         self._keys = torch.zeros(candidates, dtype=torch.long, device=task.device)
         self._steps = self._episodes = 0
+        self._batch: list[Tensor] | None = None
         self._features = torch.stack([goal.features for goal in task.goals]).to(task.device)
         self._members = {
             name: _padded([goal.members[name] for goal in task.goals]) for name in task.set_names
@@ -52,24 +62,31 @@ class Draws:
         """Start every candidate's random stream anew from its own key, (K,) integers below 2⁶³."""
         self._keys = torch.tensor(keys, dtype=torch.long, device=self._task.device)
         self._steps = self._episodes = 0
+        self._batch = None
 
     def begin(self, network: int | None = None, goal: int | None = None) -> None:
         """Draw every candidate's network and goal of a new episode, unless they are given."""
         counter = _EPISODE_BASE + self._episodes
         self._episodes += 1
+        self._batch = None
         networks, goals = len(self._task.networks), len(self._task.goals)
         self.network_index = self._choose(network, networks, counter, _NETWORK_STREAM)
         self.goal_index = self._choose(goal, goals, counter, _GOAL_STREAM).to(self._task.device)
 
     def batch(self) -> list[Tensor]:
         """The next step's batch: per reward set rows of the pool, (K, batch_size), or
-        (1, batch_size) where all candidates share them; the same until `advance`.
+        (1, batch_size) where all candidates share them; the same until `advance`, or until the next
+        episode where there is one batch for each.
         """
-        return [self._rows(i, name) for i, name in enumerate(self._task.set_names)]
+        if self._batch is None:
+            self._batch = [self._rows(i, name) for i, name in enumerate(self._task.set_names)]
+        return self._batch
 
     def advance(self) -> None:
         """Move on to the batch of the following step: this one's has been scored."""
         self._steps += 1
+        if not self._per_episode:
+            self._batch = None
 
     def _rows(self, index: int, name: str) -> Tensor:
         members, sizes = self._members[name]

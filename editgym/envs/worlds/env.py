@@ -15,7 +15,7 @@ from torch import Tensor
 from editgym.envs.worlds.common import CHECKS, WeightEditing
 from editgym.envs.worlds.gradient import CostGradient, CostGradients
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
-from editgym.envs.worlds.reward import Scores
+from editgym.envs.worlds.scores import Scores
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.unedited import unedited_accuracies
 from editgym.weights import EditableNetwork, EditJournal, EditSite, Operator, SiteEdit
@@ -51,6 +51,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         self._cost_gradients = CostGradients(self._common.scorer)
         self._episode: Episode | None = None
         self._edit_step = 0
+        self._gained: Tensor | float = 0.0
         self._over = True
 
     @property
@@ -112,8 +113,9 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         self.network = self.task.networks[network].fresh()
         title = f"{self.task.name}: {self.task.goals[goal].label}"
         self._episode = Episode(title, self.network, self.task.set_names)
-        self._edit_step, self._over = 0, False
-        return self._observe(), {"network": network, "goal": goal}
+        self._edit_step, self._gained, self._over = 0, 0.0, False
+        begun = self._common.begun(self._draws)
+        return self._observe(), {key: value[0].item() for key, value in begun.items()}
 
     def step(
         self, action: NDArray[np.float32]
@@ -121,8 +123,8 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         """Apply one edit and score it on a fresh batch.
 
         Raises:
-            ValueError: The action is not finite, out of range or of the wrong shape; nothing has
-                changed then.
+            ValueError: The action is not finite, of the wrong shape, or out of range where that is
+                an error; nothing has changed then.
             gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
         """
         self._check_running("step")
@@ -138,17 +140,18 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         The network, its journal and the episode move on as with `step`.
 
         Args:
-            action: Flat, (action size,), on the task's device, in [−1, 1].
+            action: Flat, (action size,), on the task's device, in [−1, 1]; what is clipped has no
+                gradient.
 
         Raises:
-            ValueError: The action is not finite, out of range or of the wrong shape, or the
-                environment's signal has no gradient; nothing has changed then.
+            ValueError: The action is not finite, of the wrong shape, or out of range where that is
+                an error, or the environment's signal has no gradient; nothing has changed then.
             gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
         """
         self._check_running("differentiable_step")
         self._common.checked_actions(action.detach().cpu().numpy(), (self.layout.size,))
         self._common.scorer.check_differentiable()
-        scores = self._advance(action, differentiable=True)
+        scores = self._advance(self._common.within_box(action), differentiable=True)
         self._record(scores)
         return scores
 
@@ -215,7 +218,8 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         with torch.set_grad_enabled(differentiable):
             edited = self.network.apply_tracked(*entries)
             try:
-                return self._common.scorer.score([w.unsqueeze(0) for w in edited], self._draws)
+                weights = [w.unsqueeze(0) for w in edited]
+                return self._common.scorer.score(weights, self._draws, self._gained)
             except BaseException:  # Ctrl-C too
                 self.network.undo()
                 raise
@@ -223,8 +227,9 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
     def _record(self, scores: Scores) -> tuple[float, dict[str, float]]:
         """Move the episode on by a step: its reward and info."""
         self._edit_step += 1
+        self._gained = scores.gain
         self._over = self._edit_step >= self.episode_length
-        numbers = self._common.numbers(scores, self._edit_step)
+        numbers = self._common.numbers(scores, self._edit_step, self._draws)
         info = {key: float(value[0]) for key, value in numbers.items()}
         reward = float(scores.reward[0].detach())
         assert self._episode is not None

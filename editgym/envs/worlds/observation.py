@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from editgym.envs.sketch import CountSketch
@@ -19,7 +20,14 @@ class WeightObserver:
     """Weights -> observation, float32, clipped to ±bound.
 
     Up to `max_raw` numbers the weights themselves, sites in order, each in C order. Above, their
-    `CountSketch` of `projection_size` numbers.
+    `CountSketch` of `projection_size` numbers. Where there is nothing to observe, one constant, for
+    no client takes an empty observation.
+
+    Attributes:
+        bound: Limit of every observed number.
+        size: Numbers of an observation.
+        blank: Whether there is nothing to observe.
+        space: Gymnasium's space of one observation.
 
     Args:
         shapes: (out, in) of every site.
@@ -43,22 +51,32 @@ class WeightObserver:
         weights = sum(rows * columns for rows, columns in shapes)
         self._sketch = CountSketch(weights, projection_size, device) if weights > max_raw else None
         self._seen = projection_size if weights > max_raw else weights
-        self.size = self._seen + n_features
+        self.blank = self._seen + n_features == 0
+        self.size = 1 if self.blank else self._seen + n_features
         self.space = spaces.Box(-bound, bound, (self.size,), np.float32)
 
     def __call__(self, weights: Sequence[Tensor], features: Tensor | None = None) -> Tensor:
         """Observations (K, size) of K candidates.
 
         Args:
-            weights: (K, out, in) per site.
+            weights: (K, out, in) per site; none where only features are observed.
             features: (K, n_features) or None.
         """
+        if not weights:
+            assert features is not None
+            return features.clamp(-self.bound, self.bound)
         flat = torch.cat([weight.flatten(1) for weight in weights], dim=1)
         if self._sketch is not None:
             flat = self._sketch(flat)
         flat = flat.float()
         seen = flat if features is None else torch.cat([flat, features], dim=1)
         return seen.clamp(-self.bound, self.bound)
+
+    def constant(self, count: int) -> NDArray[np.float32]:
+        """K observations of nothing, (K, 1): ones, not zeros, with which the first layer of a
+        policy would have no gradient.
+        """
+        return np.full((count, 1), min(1.0, self.bound), np.float32)
 
 
 def read_only_parameters(networks: Sequence[EditableNetwork], names: Sequence[str]) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,12 @@ from editgym.weights import EditableNetwork
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 RENDER_MODES = ("rgb_array", "ansi")
+# Pixels of a frame, and of the matrices in it.
+_WIDTH, _HEIGHT = 1000, 560
+_PANEL_WIDTH, _PANEL_HEIGHT = 296, 196
+_PANELS_TOP, _PANELS_LEFT = 68, (28, 352, 676)
 _COLOURS = ("#1b7f5c", "#c4452f", "#6b5b95", "#b8860b")
 
 
@@ -77,38 +81,61 @@ def _frame(episode: Episode) -> NDArray[np.uint8]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
+    # Places are fixed and matrices painted without axes: the layout engine and the ticks and bars
+    # of three more axes would take most of the time of a frame.
+    figure = Figure(figsize=(_WIDTH / 100, _HEIGHT / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.15])  # type: ignore[misc]
-    top.suptitle(
-        f"{episode.title}  ·  after {len(episode.rewards)} edit(s)", fontsize=12, fontweight="bold"
+    figure.text(
+        0.5,
+        0.955,
+        f"{episode.title}  ·  after {len(episode.rewards)} edit(s)",
+        fontsize=12,
+        fontweight="bold",
+        ha="center",
     )
-    _draw_weights(top.subplots(1, 3), top, episode)
-    accuracy, reward = bottom.subplots(1, 2, width_ratios=[1.6, 1])
-    _draw_accuracies(accuracy, episode)
-    _draw_rewards(reward, episode)
+    panels = _panels(episode)
+    for left, (_, limit, title) in zip(_PANELS_LEFT, panels, strict=True):
+        label = f"{title}  (±{limit:.2g})"
+        place = (left + _PANEL_WIDTH / 2) / _WIDTH, 1 - (_PANELS_TOP - 7) / _HEIGHT
+        figure.text(*place, label, fontsize=10, ha="center")
+    _draw_accuracies(figure.add_axes((0.06, 0.09, 0.53, 0.36)), episode)
+    _draw_rewards(figure.add_axes((0.67, 0.09, 0.31, 0.36)), episode)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    frame = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    for left, (matrix, limit, _) in zip(_PANELS_LEFT, panels, strict=True):
+        rows = slice(_PANELS_TOP, _PANELS_TOP + _PANEL_HEIGHT)
+        frame[rows, left : left + _PANEL_WIDTH] = _painted(matrix, limit)
+    return frame
 
 
-def _draw_weights(axes: Sequence[Axes], figure: Figure, episode: Episode) -> None:
+def _panels(episode: Episode) -> list[tuple[NDArray[np.float32], float, str]]:
+    """Matrices (out, in) side by side, each with the value of the strongest colour and a title."""
     name, before, after = episode.most_changed()
     limit = float(np.quantile(np.abs(before), 0.99)) or 1.0
     change = float(np.abs(after - before).max()) or 1.0
-    panels = [
+    return [
         (before, limit, f"{name} before"),
         (after - before, change, "update"),
         (after, limit, f"{name} now"),
     ]
-    for axis, (matrix, bound, title) in zip(axes, panels, strict=True):
-        image = axis.imshow(
-            matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
-        )
-        axis.set_title(title, fontsize=10)
-        axis.tick_params(labelsize=7)
-        bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.02)
-        bar.ax.tick_params(labelsize=7)
-    axes[0].set_ylabel("out", fontsize=8)
+
+
+def _painted(matrix: NDArray[np.float32], limit: float) -> NDArray[np.uint8]:
+    """A matrix from blue, −limit, over white to red, in the size of a panel; every pixel shows one
+    entry.
+    """
+    rows = np.arange(_PANEL_HEIGHT) * matrix.shape[0] // _PANEL_HEIGHT
+    columns = np.arange(_PANEL_WIDTH) * matrix.shape[1] // _PANEL_WIDTH
+    shown = (matrix[np.ix_(rows, columns)] / limit).clip(-1, 1)
+    return _colours()[np.round((shown + 1) * 127.5).astype(np.intp)]
+
+
+@cache
+def _colours() -> NDArray[np.uint8]:
+    """256 colours, (256, 3)."""
+    from matplotlib import colormaps
+
+    return (colormaps["RdBu_r"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 
 def _draw_accuracies(axis: Axes, episode: Episode) -> None:

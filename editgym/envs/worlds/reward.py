@@ -12,54 +12,11 @@ from torch import Tensor
 from editgym.envs import metering
 from editgym.envs.worlds.draws import Draws
 from editgym.envs.worlds.probe import FeatureProbe
-from editgym.tasks.protocol import Signal, Task, score_of
+from editgym.envs.worlds.scores import RewardSettings, Scores
+from editgym.envs.worlds.unedited import UneditedNetworks
+from editgym.tasks.protocol import Task, score_of
 
 _NUMBERS_AT_A_TIME = 2**26  # of activations that are not held
-
-
-@dataclass(frozen=True)
-class RewardSettings:
-    """R = alpha · U + beta · O on a fresh batch.
-
-    Attributes:
-        alpha: Weight of the utility U.
-        beta: Weight of the edit term O.
-        signal: A sample's score: the probability of its class, or whether it is predicted; the
-            worth or the correctness of a task with a `score` of its own.
-        batch_size: Samples drawn, with replacement, from each reward set.
-        shared_batch: Whether all candidates draw as the first one does: those of one goal are
-            scored on one batch.
-        probe_weight: Weight of −P, how well the features still tell the forgotten classes
-            (`FeatureProbe`); 0 leaves it out.
-    """
-
-    alpha: float
-    beta: float
-    signal: Signal
-    batch_size: int
-    shared_batch: bool
-    probe_weight: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What K candidates' weights score; every tensor is (K,).
-
-    Attributes:
-        reward: R; carries gradients to the weights where they have any.
-        utility: U.
-        edit: O.
-        accuracy: Accuracy on the batch of every reward set, after the edit.
-        accuracy_before: The same of the unedited network on the same batch.
-        is_success: Whether the task calls this a good edit.
-    """
-
-    reward: Tensor
-    utility: Tensor
-    edit: Tensor
-    accuracy: dict[str, Tensor]
-    accuracy_before: dict[str, Tensor]
-    is_success: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,6 +47,7 @@ class Scorer:
         self.task, self.rewards = task, rewards
         self._score = score_of(task)
         self._references: dict[int, _Reference] = {}
+        self._unedited = UneditedNetworks(task, rewards, self.probe_cost)
         self._probe = FeatureProbe(task) if rewards.probe_weight else None
         drawn = rewards.batch_size * len(task.set_names)
         # Where the pool is no larger than a batch, scoring all of it once and weighting the samples
@@ -107,14 +65,25 @@ class Scorer:
 
     def draws(self, candidates: int) -> Draws:
         """The random streams of K candidates whose batches this scorer takes."""
-        return Draws(self.task, self.rewards.batch_size, self.rewards.shared_batch, candidates)
+        rewards = self.rewards
+        return Draws(
+            self.task,
+            rewards.batch_size,
+            rewards.shared_batch,
+            candidates,
+            per_episode=rewards.kind == "improvement",
+        )
 
-    def score(self, weights: Sequence[Tensor], draws: Draws) -> Scores:
+    def score(
+        self, weights: Sequence[Tensor], draws: Draws, gained: Tensor | float = 0.0
+    ) -> Scores:
         """Rewards of K candidates on their next batch; they count K reward calls.
 
         Args:
             weights: The matrices to score, (K, out, in) per site.
             draws: Which network and goal each candidate has, and its random stream, which moves on.
+            gained: The `gain` of the matrices before this step's edit, (K,): an improvement counts
+                from there, and so an episode's rewards add up to its last gain.
         """
         names, rows = self.task.set_names, draws.batch()
         value, correct, before = self._scores(weights, draws.network_index, rows)  # each (K, sets)
@@ -124,10 +93,33 @@ class Scorer:
         utility, edit = self.task.utility(by_name), self.task.edit(by_name)
         cost = self.probe_cost(weights, draws.network_index, draws.goal_index)
         reward = self.rewards.alpha * utility + self.rewards.beta * edit - cost
+        gain = torch.zeros_like(reward)
+        if self.rewards.kind == "improvement":
+            improved = reward - self._unedited(draws, rows).value
+            # Scored in two ways, no edit gains what rounding leaves; its gradient stays.
+            improved = improved - improved.detach() * self._unedited.are(weights, draws)
+            reward, gain = improved - gained, improved.detach()
         is_success = self.task.is_success(accuracy, accuracy_before)
         draws.advance()  # last: a step that is interrupted before it is made again, on its batch
         metering.record(len(weights[0]))
-        return Scores(reward, utility, edit, accuracy, accuracy_before, is_success)
+        return Scores(reward, gain, utility, edit, accuracy, accuracy_before, is_success)
+
+    @torch.no_grad()
+    def unedited(self, draws: Draws) -> Scores:
+        """What no edit scores on the batch that is next, which stays the next; nothing is counted:
+        the unedited networks were scored once, sample by sample.
+        """
+        before = self._unedited(draws, draws.batch())
+        nothing = torch.zeros_like(before.value)
+        return Scores(
+            nothing if self.rewards.kind == "improvement" else before.value,
+            nothing,
+            before.utility,
+            before.edit,
+            before.accuracy,
+            before.accuracy,
+            self.task.is_success(before.accuracy, before.accuracy),
+        )
 
     def probe_cost(
         self, weights: Sequence[Tensor], network_index: Tensor, goal_index: Tensor

@@ -12,6 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from editgym.checks import optional, whole
+from editgym.envs.worlds.autoreset import checked_autoreset_mode, without_reset_mask
 from editgym.envs.worlds.candidates import Candidates, StepOutcome
 from editgym.envs.worlds.common import WeightEditing
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
@@ -24,11 +25,14 @@ class WeightEditingVectorEnv(VectorEnv):
 
     Candidate i, seeded `seed + i`, goes through what a single environment with that seed goes
     through. All episodes end together, and `max_episode_steps` truncates them as `TimeLimit` does a
-    single one. Autoreset is `SAME_STEP`: on the last step of an episode the observation is the next
-    episode's first, `infos["final_obs"]` and `infos["final_info"]` hold what the episode ended
-    with.
+    single one. Autoreset is Gymnasium's. `SAME_STEP`, the default: on the last step of an episode
+    the observation is the next episode's first, `infos["final_obs"]` and `infos["final_info"]` hold
+    what the episode ended with. `NEXT_STEP`: the step after the last one takes no action and
+    resets, with reward 0. `DISABLED`: whoever steps calls `reset` too, with
+    `options={"reset_mask": ...}` where that is the habit, a mask of all candidates.
 
     Attributes:
+        autoreset_mode: What `metadata["autoreset_mode"]` is too.
         task: Networks, data, reward terms and metrics.
         layout: How a flat action holds an update for every site.
         candidates: The K candidates' weights, which are edited and scored there. It is the tensor
@@ -49,10 +53,13 @@ class WeightEditingVectorEnv(VectorEnv):
         render_mode: str | None,
         shared_batch: bool,
         max_episode_steps: int | None,
+        autoreset_mode: str | AutoresetMode,
         **arguments: Any,
     ) -> None:
         whole(1)("num_envs", num_envs)
         optional(whole(1))("max_episode_steps", max_episode_steps)
+        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._common = WeightEditing(operator, shared_batch, render_mode=render_mode, **arguments)
         self.task, self.layout = self._common.task, self._common.layout
         self.candidates = Candidates(self._common.scorer, operator, self.layout, num_envs)
@@ -66,6 +73,7 @@ class WeightEditingVectorEnv(VectorEnv):
         ] = []
         self._started_on = self.candidates.network_index, self.candidates.goal_index
         self._edit_step = 0
+        self._over = False
         self._generators: list[np.random.Generator] = []
 
     def reset(
@@ -79,8 +87,13 @@ class WeightEditingVectorEnv(VectorEnv):
         Args:
             seed: Candidate i is seeded `seed + i`, or by a list or tuple of seeds; None goes on as
                 before.
-            options: `{"network": i, "goal": j}` for all candidates, each optional.
+            options: `{"network": i, "goal": j}` for all candidates, each optional; and
+                `"reset_mask"`, (K,) of bool, where autoreset is disabled.
+
+        Raises:
+            ValueError: An option or the number of seeds is not as it has to be.
         """
+        options = without_reset_mask(options, self.num_envs, self.autoreset_mode)
         if isinstance(seed, list | tuple) and len(seed) != self.num_envs:
             raise ValueError(f"seed has {len(seed)} entries, expected {self.num_envs}")
         if seed is not None or not self._generators:
@@ -109,24 +122,32 @@ class WeightEditingVectorEnv(VectorEnv):
         """Apply one edit to every candidate.
 
         Raises:
-            ValueError: An action is not finite, out of range or of the wrong shape; nothing has
-                changed then.
-            gymnasium.error.ResetNeeded: There was no reset.
+            ValueError: An action is not finite, of the wrong shape, or out of range where that is
+                an error; nothing has changed then.
+            gymnasium.error.ResetNeeded: There was no reset, or none after the last step where
+                autoreset is disabled.
         """
         if not self._generators:
             raise gym.error.ResetNeeded("call reset() before step()")
+        if self._over:
+            if self.autoreset_mode is AutoresetMode.DISABLED:
+                raise gym.error.ResetNeeded("the episodes are over: call reset() before step()")
+            never = np.zeros(self.num_envs, dtype=np.bool_)
+            observations, infos = self._begin(None)
+            return observations, np.zeros(self.num_envs), never, never.copy(), infos
         checked = self._common.checked_actions(actions, (self.num_envs, self.layout.size))
         if self._edit_step == 0:  # the finished episode's was kept for `journal` and `render`
             self._forget_history()
         outcome = self.candidates.step(checked)
         self._edit_step += 1
         rewards = outcome.reward.double().cpu().numpy()
-        numbers = self._common.numbers(outcome, self._edit_step)
+        numbers = self._common.numbers(outcome, self._edit_step, self.candidates.draws)
         self._history.append((outcome, rewards, numbers))
         observations, infos = self._observe(), _masked(numbers)
         over = self._edit_step >= self._common.episode_length
         cut = self._most_steps is not None and self._edit_step >= self._most_steps
-        if over or cut:
+        self._over = over or cut
+        if self._over and self.autoreset_mode is AutoresetMode.SAME_STEP:
             final = np.empty(self.num_envs, dtype=object)
             final[:] = list(observations)
             observations, fresh = self._begin(None)
@@ -188,14 +209,8 @@ class WeightEditingVectorEnv(VectorEnv):
 
     def _begin(self, options: dict[str, Any] | None) -> tuple[NDArray[np.float32], dict[str, Any]]:
         self.candidates.reset(**self._common.chosen(options))
-        self._edit_step = 0
-        infos = _masked(
-            {
-                "network": self.candidates.network_index.numpy(),
-                "goal": self.candidates.goal_index.cpu().numpy(),
-            }
-        )
-        return self._observe(), infos
+        self._edit_step, self._over = 0, False
+        return self._observe(), _masked(self._common.begun(self.candidates.draws))
 
     def _observe(self) -> NDArray[np.float32]:
         now = self.candidates

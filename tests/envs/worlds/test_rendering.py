@@ -1,9 +1,12 @@
 import itertools
 import sys
+import time
 
 import gymnasium as gym
 import numpy as np
 import pytest
+
+from editgym.envs.worlds.rendering import _painted
 
 
 @pytest.fixture
@@ -30,6 +33,32 @@ def test_frame_is_an_image_that_changes_with_every_edit(rendered):
 
 def test_frame_of_one_state_is_always_the_same(rendered):
     assert np.array_equal(rendered("rgb_array"), rendered("rgb_array"))
+
+
+def test_frame_takes_less_than_a_tenth_of_a_second(make, world, actions):
+    env = make(world, render_mode="rgb_array", episode_length=3)
+    env.reset(seed=0)
+    for action in actions(env.action_space, 3):
+        env.step(action)
+    env.render()  # matplotlib is imported
+    seconds = []
+    for _ in range(5):
+        started = time.process_time()  # what others do on the machine does not count
+        env.render()
+        seconds.append(time.process_time() - started)
+    assert min(seconds) < 0.1
+
+
+def test_matrices_are_painted_from_blue_over_white_to_red():
+    painted = _painted(np.array([[-2, 0], [0.01, 1]], np.float32), limit=1.0).astype(int)
+    assert painted.shape == (196, 296, 3)
+    assert len(np.unique(painted.reshape(-1, 3), axis=0)) <= 4
+    blue, white, _, red = (painted[y, x] for y in (0, -1) for x in (0, -1))
+    assert blue[2] - blue[0] > 50
+    assert red[0] - red[2] > 50
+    assert white.min() > 240
+    assert np.array_equal(painted[97, 147], blue), "halves meet in the middle"
+    assert np.array_equal(painted[98, 148], red)
 
 
 def test_drawing_leaves_pyplot_alone(rendered, monkeypatch):
