@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,11 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
+from agents.protocol import Unsupported
 from agents.tune.settings_file import TunedSettings
 from editgym.checks import as_json
+from editgym.envs.protocol import open_world
+from editgym.weights import Mask
 from envs_registry import environment_spec
 
 CONFIG_FILE = "config.json"
@@ -198,3 +202,17 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"--out: cannot write to {folder}: {error}") from error
     return folder
+
+
+def check_adds(env: gym.Env, env_id: str) -> None:
+    """Refuse to write a LoRA adapter of edits that scale weights.
+
+    Raises:
+        UsageError: The environment's edits do.
+    """
+    with suppress(Unsupported):  # of streams there is no operator
+        if isinstance(open_world(env).operator, Mask):
+            raise UsageError(
+                f"--export adapter: {env_id} scales weights, and a LoRA adapter adds to them;"
+                " --export merged writes the edited weights"
+            )

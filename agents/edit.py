@@ -36,6 +36,7 @@ from agents.command_line import (
     CONFIG_FILE,
     GivenSettings,
     UsageError,
+    check_adds,
     divided,
     env_spec,
     made_env,
@@ -53,7 +54,6 @@ from editgym.tasks.protocol import network_of
 from editgym.weights import (
     EditedWeights,
     EditJournal,
-    Mask,
     export_adapter,
     export_merged,
     export_pretrained,
@@ -181,11 +181,8 @@ def _edit(options: argparse.Namespace) -> int:
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     with _no_half_steps(folder):
         env = made_env(spec, config["env_id"], given)
-        if options.export == "adapter" and isinstance(getattr(env.unwrapped, "operator", 0), Mask):
-            raise UsageError(
-                f"--export adapter: {config['env_id']} scales weights, and a LoRA adapter adds to"
-                " them; --export merged writes the edited weights"
-            )
+        if options.export == "adapter":
+            check_adds(env, config["env_id"])
         variants = asked_in(env, options.ask)
         if not goes_on:  # a reset would empty the journal that is gone on with
             env.reset(seed=options.seed)  # closed streams stay what they are at the agent's reset

@@ -48,8 +48,7 @@ def export_merged(
         network: The network.
         path: The file.
         dtype: Precision of the written weights.
-        inside: Writes the tensors of a module alone, under the names that they have there: those
-            that begin with this, without it.
+        inside: Writes a module's tensors alone, those whose names begin so, without this beginning.
     """
     _weights_only(network)
     about = {"format": "pt", "base_hash": network.base_hash}
@@ -73,8 +72,7 @@ def export_pretrained(
 
     Raises:
         ExportError: The journal holds adapters beside the weights (codebooks, prepended texts,
-            remembered facts), or
-            the base is no `transformers` model.
+            remembered facts), or the base is no `transformers` model.
     """
     _weights_only(network)
     if not isinstance(network.base, PreTrainedModel):

@@ -50,6 +50,8 @@ WORLD = Offer(
 OFFERS = {
     "MaskWorld-v0": WORLD,
     "ShiftWorld-v0": WORLD,
+    "MaskWorld-v1": WORLD,
+    "ShiftWorld-v1": WORLD,
     "LifelongLLMEdit-v0": Offer(SMALL_STREAM, OF_STREAMS, OF_WORLDS, {}),
     "LifelongLLMEdit-v1": Offer(SMALL_STREAM, OF_STREAMS, OF_WORLDS, {}),
 }  # a new one needs a row

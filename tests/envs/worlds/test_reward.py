@@ -111,8 +111,10 @@ def test_a_reference_is_computed_once(scorer, monkeypatch):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("name", ["reward", "draws", "probe"])
-def test_records_cannot_be_changed(name):
+@pytest.mark.parametrize(
+    ("name", "count"), [("reward", 1), ("scores", 2), ("draws", 0), ("probe", 0)]
+)
+def test_records_cannot_be_changed(name, count):
     module = importlib.import_module(f"editgym.envs.worlds.{name}")
     own = [
         one
@@ -120,4 +122,4 @@ def test_records_cannot_be_changed(name):
         if dataclasses.is_dataclass(one) and one.__module__ == module.__name__
     ]
     assert all(one.__dataclass_params__.frozen for one in own)
-    assert len(own) == (3 if name == "reward" else 0)
+    assert len(own) == count
