@@ -202,7 +202,8 @@ def _check_writable(folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.leaderboard", description=__doc__.split("\n")[0]
+        prog="python -m benchmarks.leaderboard",
+        description=" ".join(__doc__.split("\n\n")[0].split()),
     )
     commands = parser.add_subparsers(
         required=True, metavar="run | report | validate | ship | merge"

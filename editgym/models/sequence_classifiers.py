@@ -21,6 +21,8 @@ from editgym.models.folders import model_path
 from editgym.models.language import ModelError
 from editgym.weights.sites import editable_sites
 
+DEFAULT_LENGTH = 64  # tokens of a text
+
 
 class ToxicityTransformer(nn.Module):
     """Token ids (n, length) -> logits (n, 2) for not toxic and toxic.
@@ -121,7 +123,7 @@ class TokenEncoder:
 
 
 def load_sequence_classifier(
-    name: str, length: int, toxic_output: int
+    name: str, length: int | None, toxic_output: int
 ) -> tuple[ToxicityTransformer, TokenEncoder]:
     """A classifier and the encoder of its inputs.
 
@@ -130,7 +132,7 @@ def load_sequence_classifier(
 
     Args:
         name: Path of a Hugging Face folder, the name of an encoder that was fetched, or a hub id.
-        length: Tokens per text.
+        length: Tokens per text; None for 64, or what the classifier takes where that is less.
         toxic_output: Index of the output that stands for toxic.
 
     Raises:
@@ -155,6 +157,8 @@ def load_sequence_classifier(
             "tokenizer_config.json"
         )
     limit = getattr(model.config, "max_position_embeddings", None)
+    if length is None:
+        length = min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)
     if limit is not None and not 1 <= length <= limit:
         raise ModelError(
             f"max_length must be from 1 to {limit}, which is what {name!r} takes, got {length}"

@@ -75,6 +75,18 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
             f"unexpected keyword argument: {name} takes no argument"
             f" {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(accepted))}"
         )
+    required = [
+        one
+        for one, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind
+        in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if missing := [one for one in required if one not in {"device", *arguments}]:
+        raise ValueError(
+            f"{name} needs {' and '.join(missing)}, which must be given"
+            f" ({', '.join(f'{one}=…' for one in missing)}); it takes {', '.join(sorted(accepted))}"
+        )
     try:
         frozen = json.dumps(arguments, sort_keys=True)
     except TypeError as error:

@@ -156,7 +156,7 @@ def transformer(
     data: str = "toxicity",
     sites: Sequence[str] | None = None,
     toxic_output: int = 1,
-    max_length: int = 64,
+    max_length: int | None = None,
     model_seed: int = 0,
     comments: str | None = None,
     comments_format: str = "davidson",
@@ -192,7 +192,7 @@ def transformer(
         sites: Names or globs, as the classifier calls them or with `model.` before, such as
             `["classifier"]`. By default `discover_sites` chooses.
         toxic_output: Index of the classifier's output that means toxic.
-        max_length: Tokens per text.
+        max_length: Tokens per text; by default 64, or what the classifier takes where that is less.
         model_seed: Seed of the splits, and of a head that is trained: there is one network.
         comments: The comments, a file or a loader; for this and what follows `toxicity` says more.
         comments_format: The name of a published file's format, or an import path.
