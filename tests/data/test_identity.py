@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from editgym.data.identity import (
     dixon_templates,
     related_terms,
 )
+from editgym.data.identity_files import IdentityFormat
 from editgym.data.text import words
 from editgym.paths import data_folder
 
@@ -262,3 +264,39 @@ def test_published_templates_are_balanced_for_every_term():
     data = dixon_templates(Path(data_folder()) / "text" / "bias_madlibs_77k.csv")
     assert (len(data), len(set(data.identities)), len(set(data.templates))) == (75_700, 50, 1_514)
     assert len(set(Counter(zip(data.identities, data.labels, strict=True)).values())) == 1
+
+
+def test_rows_of_one_text_come_into_one_split(tmp_path):
+    """A file in the long format has a row for each identity of a text."""
+    rng = random.Random(0)
+    terms = [
+        "muslim",
+        "woman",
+        "black",
+        "gay",
+        "blind",
+        "elderly",
+        "jewish",
+        "latino",
+        "deaf",
+        "hindu",
+        "sikh",
+        "migrant",
+    ]
+    lines = ["text,label,who"]
+    for number in range(200):
+        first, second = rng.sample(terms, 2)
+        label = rng.choice([0, 1])
+        text = f"I met a {first} and a {second} {number} {'awful' if label else 'nice'}"
+        lines += [f"{text},{label},{who}" for who in (first, second)]
+    path = tmp_path / "long.csv"
+    path.write_text("\n".join(lines))
+    data = IdentityFormat(text="text", label="label", identity="who").read(path)
+    for hold_out in (True, False):
+        parts = IdentitySplits.of(data, 0, hold_out_identities=hold_out)
+        policy, validation, test = (set(part.texts) for part in parts)
+        assert policy
+        assert test
+        assert not policy & test
+        assert not policy & validation
+        assert not validation & test

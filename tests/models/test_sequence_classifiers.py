@@ -76,3 +76,15 @@ def test_a_length_that_the_position_embeddings_do_not_have_is_an_error(classifie
     assert network(encode(TEXTS)).shape == (3, 2)
     with pytest.raises(ModelError, match=r"max_length 34: .* cannot read a text of so many tokens"):
         load_sequence_classifier(folder, 34, 1)
+
+
+def test_a_text_ends_after_its_last_token_whatever_stands_in_it(classifier):
+    _, encode = load_sequence_classifier(classifier("llama", 0), 8, 1)
+    pad = encode.tokenizer.pad_token_id
+    ids = torch.tensor([[5, 6, pad, pad], [5, pad, pad, 6], [pad, 5, 6, 7], [pad] * 4])
+    assert encode.lengths(ids).tolist() == [2, 4, 4, 1]
+
+
+def test_a_length_that_nobody_gave_is_what_the_classifier_takes(classifier):
+    _, encode = load_sequence_classifier(classifier("llama", 0), None, 1)
+    assert encode.length == 32

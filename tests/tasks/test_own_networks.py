@@ -1,5 +1,6 @@
 """`unlearning/custom` with several checkpoints, and with an oracle of one's own."""
 
+import importlib
 import sys
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from agents.catalogue import make_agent
 from agents.protocol import Budget
 from editgym.models.classifiers import SmallConvNet
+from editgym.tasks import own_oracle
 from editgym.weights import DenseUpdate, Mask, SiteEdit
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -198,3 +200,23 @@ def test_what_is_no_trained_network_is_refused_and_not_kept(own, oracles, tmp_pa
     with pytest.raises(ValueError, match=f"retrain: 'own_oracles:{name}' .*{message}"):
         own(retrain=f"own_oracles:{name}").oracle(0)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_an_oracle_that_is_handed_on_is_known_by_the_file_where_it_is_written(
+    tmp_path, monkeypatch
+):
+    package = tmp_path / "handed_on"
+    package.mkdir()
+    (package / "__init__.py").write_text("from handed_on.work import retrain\n")
+    (package / "work.py").write_text("def retrain(network, images, labels):\n    return network\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        importlib.import_module("handed_on")
+        before = own_oracle._code("handed_on:retrain")
+        (package / "work.py").write_text("def retrain(n, x, y):\n    return n  # another\n")
+        assert own_oracle._code("handed_on:retrain") != before
+        assert own_oracle._code("handed_on:nothing") is not None
+        assert own_oracle._code("nowhere:retrain") is None
+    finally:
+        for name in ("handed_on", "handed_on.work"):
+            sys.modules.pop(name, None)

@@ -2,6 +2,7 @@
 
 import csv
 import random
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -293,3 +294,16 @@ def test_agents_that_look_at_data_take_texts_with_several_identities_or_none(fil
     agent.learn(env.spec, Budget(), 0)
     metrics = env.unwrapped.task.evaluate(agent.edit(env))
     assert (metrics["fped"] is None) == (shape == "nobody")
+
+
+def test_a_comment_that_stands_twice_is_one(files, tmp_path):
+    lines = Path(files["comments"]).read_text().splitlines()
+    twice = tmp_path / "twice.csv"
+    twice.write_text("\n".join([*lines, *lines[1:]]))
+    once, again = (
+        TextFiles(**arguments(files, "crossed", comments=path))
+        for path in (files["comments"], str(twice))
+    )
+    with pytest.warns(UserWarning, match=f"{len(lines) - 1} of the {2 * len(lines) - 2} texts"):
+        found = toxicity_data(again)
+    assert found.train == toxicity_data(once).train

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from editgym.weights import EditableNetwork, find_sites
-from editgym.weights.outputs import OutputError, logits_of
+from editgym.weights.outputs import OutputError, logits_of, unread
+from editgym.weights.sites import UnknownSiteError
 
 LOGITS = torch.randn(4, 3)
 FORMS = {
@@ -70,3 +71,29 @@ def test_a_network_without_logits_is_refused():
     model = Nothing("a tensor")
     with pytest.raises(OutputError, match="gives out a NoneType; expected logits"):
         EditableNetwork(model, find_sites(model, ["second"]), torch.randn(4, 6))
+
+
+class WithAHeadForTraining(nn.Module):
+    """Its auxiliary head is read in training alone, and it cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.auxiliary = nn.Linear(5, 3)
+
+    def forward(self, x):
+        if not bool(x.isfinite().all()):
+            raise ValueError
+        hidden = self.body(x).relu()
+        return self.head(hidden) + (self.auxiliary(hidden) if self.training else 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
+def test_sites_that_nothing_reads_are_refused():
+    model, example = WithAHeadForTraining().eval(), torch.randn(3, 4)
+    names = ["body.weight", "head.weight", "auxiliary.weight"]
+    assert unread(model, names, example) == ["auxiliary.weight"]
+    assert unread(model, names[:2], example) == []
+    with pytest.raises(UnknownSiteError, match=r"does not read \['auxiliary'\]"):
+        EditableNetwork(model, find_sites(model, ["auxiliary", "body"]), example)
+    EditableNetwork(model, find_sites(model, ["body"]), example)

@@ -115,6 +115,16 @@ def test_what_the_stream_edits_is_not_asked_to_stay(make):
     assert len(make(facts, horizon=1).process.stream.requests[0].near) == 2
 
 
+def test_one_prompt_is_one_fact_whoever_it_is_about(make):
+    again = ("Ada Lovelace", "Ada lives in", "Lima")
+    facts = [FACTS[1], ("Bob", TRADE, "baker"), again, ("Bob", HARP, "drum")]
+    env = make(facts, horizon=2)
+    assert dict(env.process.stream.overwritten) == {0: 2}
+    facts = [FACTS[1], again, ("Bob", TRADE, "baker"), ("Bob", HARP, "drum")]
+    with pytest.raises(ValueError, match="its prompt is edited in the same step': 1"):
+        make(facts, horizon=2)
+
+
 # --- orders ---------------------------------------------------------------------------------------
 
 
