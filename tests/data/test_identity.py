@@ -269,20 +269,7 @@ def test_published_templates_are_balanced_for_every_term():
 def test_rows_of_one_text_come_into_one_split(tmp_path):
     """A file in the long format has a row for each identity of a text."""
     rng = random.Random(0)
-    terms = [
-        "muslim",
-        "woman",
-        "black",
-        "gay",
-        "blind",
-        "elderly",
-        "jewish",
-        "latino",
-        "deaf",
-        "hindu",
-        "sikh",
-        "migrant",
-    ]
+    terms = ["muslim", "woman", "black", "gay", "blind", "elderly", "jewish", "latino"]
     lines = ["text,label,who"]
     for number in range(200):
         first, second = rng.sample(terms, 2)
@@ -292,11 +279,10 @@ def test_rows_of_one_text_come_into_one_split(tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("\n".join(lines))
     data = IdentityFormat(text="text", label="label", identity="who").read(path)
-    for hold_out in (True, False):
-        parts = IdentitySplits.of(data, 0, hold_out_identities=hold_out)
-        policy, validation, test = (set(part.texts) for part in parts)
-        assert policy
-        assert test
-        assert not policy & test
-        assert not policy & validation
-        assert not validation & test
+    parts = IdentitySplits.of(data, 0, hold_out_identities=False)
+    policy, validation, test = (set(part.texts) for part in parts)
+    assert policy
+    assert test
+    assert not policy & test
+    assert not policy & validation
+    assert not validation & test
