@@ -279,7 +279,8 @@ def test_rows_of_one_text_come_into_one_split(tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("\n".join(lines))
     data = IdentityFormat(text="text", label="label", identity="who").read(path)
-    parts = IdentitySplits.of(data, 0, hold_out_identities=False)
+    splits = IdentitySplits.of(data, 0, hold_out_identities=False)
+    parts = (splits.policy, splits.validation, splits.test)
     policy, validation, test = (set(part.texts) for part in parts)
     assert policy
     assert test
