@@ -137,24 +137,25 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {name: kind().as_dict() for name, ki
 SITE = "-site"
 NAMES = (*DEFAULTS, *(f"{name}{SITE}" for name in DEFAULTS))
 
+_DIGITS: Mapping[str, Mapping[str, Any]] = {
+    "fine_tune": {"epochs": 10, "learning_rate": 0.03},
+    "gradient_ascent": {"epochs": 3, "learning_rate": 3e-3},
+    "neggrad_plus": {"epochs": 10, "learning_rate": 3e-3, "beta": 0.99},
+    "random_labels": {"epochs": 5, "learning_rate": 3e-3},
+    "ssd": {"alpha": 25.0},
+    "salun": {"epochs": 5, "learning_rate": 3e-3},
+    "scrub": {"epochs": 10, "learning_rate": 3e-3, "ascent_epochs": 3, "gamma": 5.0},
+    "fine_tune-site": {"epochs": 10, "learning_rate": 0.1},
+    "gradient_ascent-site": {"epochs": 10, "learning_rate": 2e-3},
+    "neggrad_plus-site": {"epochs": 10, "learning_rate": 0.01, "beta": 0.95},
+    "random_labels-site": {"epochs": 5, "learning_rate": 3e-3},
+    "ssd-site": {"alpha": 2.0},
+    "salun-site": {"epochs": 5, "learning_rate": 3e-3},
+    "scrub-site": {"epochs": 10, "learning_rate": 0.01, "ascent_epochs": 3, "gamma": 5.0},
+}
 # By task, then by algorithm, `-site` where only the sites are open.
 CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "unlearning/digits": {
-        "fine_tune": {"epochs": 10, "learning_rate": 0.03},
-        "gradient_ascent": {"epochs": 3, "learning_rate": 3e-3},
-        "neggrad_plus": {"epochs": 10, "learning_rate": 3e-3, "beta": 0.99},
-        "random_labels": {"epochs": 5, "learning_rate": 3e-3},
-        "ssd": {"alpha": 25.0},
-        "salun": {"epochs": 5, "learning_rate": 3e-3},
-        "scrub": {"epochs": 10, "learning_rate": 3e-3, "ascent_epochs": 3, "gamma": 5.0},
-        "fine_tune-site": {"epochs": 10, "learning_rate": 0.1},
-        "gradient_ascent-site": {"epochs": 10, "learning_rate": 2e-3},
-        "neggrad_plus-site": {"epochs": 10, "learning_rate": 0.01, "beta": 0.95},
-        "random_labels-site": {"epochs": 5, "learning_rate": 3e-3},
-        "ssd-site": {"alpha": 2.0},
-        "salun-site": {"epochs": 5, "learning_rate": 3e-3},
-        "scrub-site": {"epochs": 10, "learning_rate": 0.01, "ascent_epochs": 3, "gamma": 5.0},
-    },
+    "unlearning/digits": _DIGITS,
     "unlearning/mnist": {
         "fine_tune": {"epochs": 1, "learning_rate": 0.03},
         "gradient_ascent": {"epochs": 2, "learning_rate": 1e-3},
@@ -189,22 +190,7 @@ CHOSEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     # Fine-tuning by the harmonic mean of clean accuracy and drop in the attack's success; the rest
     # is that of digits, whose kind of network and images these are.
-    "unlearning/backdoor": {
-        "fine_tune": {"epochs": 50, "learning_rate": 0.03},
-        "gradient_ascent": {"epochs": 3, "learning_rate": 3e-3},
-        "neggrad_plus": {"epochs": 10, "learning_rate": 3e-3, "beta": 0.99},
-        "random_labels": {"epochs": 5, "learning_rate": 3e-3},
-        "ssd": {"alpha": 25.0},
-        "salun": {"epochs": 5, "learning_rate": 3e-3},
-        "scrub": {"epochs": 10, "learning_rate": 3e-3, "ascent_epochs": 3, "gamma": 5.0},
-        "fine_tune-site": {"epochs": 10, "learning_rate": 0.1},
-        "gradient_ascent-site": {"epochs": 10, "learning_rate": 2e-3},
-        "neggrad_plus-site": {"epochs": 10, "learning_rate": 0.01, "beta": 0.95},
-        "random_labels-site": {"epochs": 5, "learning_rate": 3e-3},
-        "ssd-site": {"alpha": 2.0},
-        "salun-site": {"epochs": 5, "learning_rate": 3e-3},
-        "scrub-site": {"epochs": 10, "learning_rate": 0.01, "ascent_epochs": 3, "gamma": 5.0},
-    },
+    "unlearning/backdoor": {**_DIGITS, "fine_tune": {"epochs": 50, "learning_rate": 0.03}},
 }
 _SEARCHED: Mapping[str, Any] = {"epochs": 5, "learning_rate": None}
 # What has no scale is as in the tasks above.

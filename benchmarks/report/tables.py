@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
 from benchmarks.report.comparisons import RANKED_FROM
-from benchmarks.report.estimates import PROVISIONAL_BELOW
+from benchmarks.report.estimates import PROVISIONAL_BELOW, Interval
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.standings import (
     SHALLOW_PROBE,
@@ -112,6 +112,15 @@ def number(value: float, like: float | None = None) -> str:
         return f"{value:,.0f}" if size >= 100 else f"{value:.1f}"
     small = _ROUNDING < size < 0.0005 and value
     return f"{value:.1e}" if small else f"{0.0 if size < _ROUNDING else value:.3f}"
+
+
+def interval_text(interval: Interval | None) -> str:
+    """An estimate, with its interval in brackets where it has one."""
+    if interval is None:
+        return MISSING
+    if interval.low is None or interval.high is None:
+        return number(interval.estimate)
+    return f"{number(interval.estimate)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def duration(seconds: float) -> str:

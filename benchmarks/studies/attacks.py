@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.report.aggregate import metric_value
-from benchmarks.report.estimates import Interval, iqm_interval
+from benchmarks.report.estimates import iqm_interval
 from benchmarks.report.families import BACKDOOR, UNLEARNING, family_of
-from benchmarks.report.tables import MISSING, number
+from benchmarks.report.tables import MISSING, interval_text
 from benchmarks.results import ROWS_FILE, Row, canonical_json, read_rows
 from editgym.metrics.recovery import WORST
 
@@ -106,16 +106,8 @@ def _shown(rows: Sequence[Row], key: str, family: str) -> str:
     known = {seed: value for seed, value in values.items() if value is not None}
     if not known:
         return MISSING
-    text = _interval(iqm_interval({("", ""): known}))
+    text = interval_text(iqm_interval({("", ""): known}))
     return text if len(known) == len(values) else f"{text} ({len(known)})"
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return MISSING
-    if interval.low is None or interval.high is None:
-        return number(interval.estimate)
-    return f"{number(interval.estimate)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

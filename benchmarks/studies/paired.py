@@ -16,9 +16,9 @@ from typing import Any
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import metric_value
-from benchmarks.report.estimates import Interval, Runs, iqm_interval, paired_difference
+from benchmarks.report.estimates import Runs, iqm_interval, paired_difference
 from benchmarks.report.families import FAMILIES, SCORE
-from benchmarks.report.tables import MISSING, number
+from benchmarks.report.tables import MISSING, interval_text
 from benchmarks.results import ROWS_FILE, Row, canonical_json, read_rows
 
 Rows = Mapping[int, Row]  # by seed
@@ -71,9 +71,9 @@ def table(rows: Sequence[Row], name: str) -> str:
                 _words({"horizon": row["env_kwargs"].get("horizon")}, name).strip(", ") or MISSING,
                 f"{_shown(base)} → {_shown(value)}",
                 str(len(common)),
-                _interval(iqm_interval(_runs(before, common, SCORE, family))),
+                interval_text(iqm_interval(_runs(before, common, SCORE, family))),
                 *(
-                    _interval(
+                    interval_text(
                         paired_difference(
                             _runs(after, common, key, family), _runs(before, common, key, family)
                         )
@@ -110,14 +110,6 @@ def _words(settings: Mapping[str, Any], name: str) -> str:
 
 def _shown(value: Any) -> str:
     return MISSING if value is None else str(value)
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return MISSING
-    if interval.low is None or interval.high is None:
-        return number(interval.estimate)
-    return f"{number(interval.estimate)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

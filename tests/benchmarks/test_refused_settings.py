@@ -153,10 +153,18 @@ def test_every_preset_and_every_suite_is_taken():
 
 
 def test_hyperparameters_that_algorithms_do_take_are_taken():
-    make_agent("sac", train_freq=[2, "episode"], gradient_steps=-1, ent_coef="auto_0.1")
-    make_agent("ppo", target_kl=None, clip_range_vf=None, policy_kwargs={"ortho_init": False})
-    make_agent("ars", n_top=None, policy_kwargs={"with_bias": False})
-    make_agent("recurrent_ppo", policy_kwargs={"lstm_hidden_size": 8})
+    taken = {
+        "sac": {"train_freq": [2, "episode"], "gradient_steps": -1, "ent_coef": "auto_0.1"},
+        "ppo": {
+            "target_kl": None,
+            "clip_range_vf": None,
+            "policy_kwargs": {"ortho_init": False},
+        },
+        "ars": {"n_top": None, "policy_kwargs": {"with_bias": False}},
+        "recurrent_ppo": {"policy_kwargs": {"lstm_hidden_size": 8}},
+    }
+    for name, given in taken.items():
+        assert given.items() <= make_agent(name, **given).config.items()
 
 
 def test_a_text_in_quotes_is_a_text():
