@@ -9,6 +9,7 @@ from itertools import pairwise, takewhile
 from torch import nn
 
 from editgym.weights.layer_flow import Flow, flow_of
+from editgym.weights.text_layers import third
 
 _NO_BLOCK = re.compile(r"(^|[._])experts?([._]|$)|(^|[._])(attn|attention)$")
 
@@ -38,8 +39,7 @@ def block_outputs(model: nn.Module, names: Sequence[str]) -> list[str]:
         parent = _parent_of_both(name, after)
         if wider.in_features == width < hidden and made and not _NO_BLOCK.search(parent):
             blocks[parent] = after
-    found = list(blocks.values()) if len(blocks) >= 2 else []
-    return found[len(found) // 2 : (5 * len(found) + 5) // 6]
+    return list(third(list(blocks.values()))) if len(blocks) >= 2 else []
 
 
 def image_layers(model: nn.Module) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from torch import nn
 _EXPERT = re.compile(r"(^|\.)experts?\.\d+(\.|$)")
 _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")
 _NORM = re.compile(r"layer_?norm\d*\.")
+_Layer = TypeVar("_Layer")
 _NOT_TEXT = re.compile(r"(^|[._])(vision|visual|image|img|audio|speech)([._]|$)")
 
 
@@ -32,6 +33,11 @@ def of_text(model: nn.Module, names: Sequence[str]) -> list[str]:
     return [name for name in kept if not _NOT_TEXT.search(name)]
 
 
+def third(layers: Sequence[_Layer]) -> Sequence[_Layer]:
+    """The middle-to-late third of layers, in their order."""
+    return layers[len(layers) // 2 : (5 * len(layers) + 5) // 6]
+
+
 def middle_to_late(
     outputs: Mapping[int, Sequence[str]], attention: Mapping[int, Sequence[str]]
 ) -> list[str]:
@@ -44,7 +50,7 @@ def middle_to_late(
         attention: Names of the outputs of attention, by the number of the layer.
     """
     layers = sorted({*outputs, *attention})
-    window = layers[len(layers) // 2 : (5 * len(layers) + 5) // 6]
+    window = third(layers)
     for found in (outputs, attention):
         if names := [name for layer in window for name in found.get(layer, ())]:
             return names
