@@ -13,8 +13,8 @@ import torch
 from agents.command_line import UsageError
 from editgym.envs.protocol import open_env, stream_env
 from editgym.models.prompt_formats import PromptFormatError, prompt_format
-from editgym.tasks.knowledge import KnowledgeTask
-from editgym.tasks.knowledge_exam import Exam
+from editgym.tasks.knowledge.exam import Exam
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditJournal
 
 _LONGEST_ANSWER = 60

@@ -49,7 +49,7 @@ from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Agent, Unsupported
 from editgym.envs.protocol import edit_env, open_env
 from editgym.metrics.evaluation import Evaluation
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.tasks.protocol import network_of
 from editgym.weights import (
     EditedWeights,

@@ -183,7 +183,7 @@ def tiny_encoder(tmp_path_factory):
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from editgym.tasks.text_data import templates_data
+    from editgym.tasks.debiasing.data import templates_data
 
     folder = tmp_path_factory.mktemp("encoder")
     words = templates_data()[1].vocabulary

@@ -97,6 +97,13 @@ def test_no_import_goes_in_a_circle():
         ("agents.unlearning", ("agents.editors", "agents.hypernetworks", "agents.rl")),
         ("benchmarks.suites", ("benchmarks.harness", "benchmarks.studies")),
         ("benchmarks.report", ("benchmarks.harness", "benchmarks.studies")),
+        ("editgym.tasks.unlearning", ("editgym.tasks.debiasing", "editgym.tasks.knowledge")),
+        ("editgym.tasks.debiasing", ("editgym.tasks.unlearning", "editgym.tasks.knowledge")),
+        ("editgym.tasks.knowledge", ("editgym.tasks.unlearning", "editgym.tasks.debiasing")),
+        ("editgym.weights.classifiers", ("editgym.weights.language",)),
+        ("editgym.weights.language", ("editgym.weights.classifiers",)),
+        ("editgym.weights.default_sites", ("editgym.weights.sites", "editgym.weights.overlay")),
+        ("editgym.weights.journal", ("editgym.weights.overlay", "editgym.weights.sites")),
     ],
 )
 def test_walls_between_rooms(room, never):
@@ -117,7 +124,10 @@ def test_edit_grpo_reaches_other_editors_through_the_catalogue():
     assert "catalogue" in asked
 
 
-@pytest.mark.parametrize(("package", "most"), [("agents", 17), ("benchmarks", 11)])
+@pytest.mark.parametrize(
+    ("package", "most"),
+    [("agents", 17), ("benchmarks", 11), ("editgym/tasks", 10), ("editgym/weights", 15)],
+)
 def test_a_floor_holds_few_things(package, most):
     entries = [entry for entry in (ROOT / package).iterdir() if entry.name != "__pycache__"]
     assert len(entries) <= most, sorted(entry.name for entry in entries)

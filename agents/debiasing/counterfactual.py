@@ -27,7 +27,7 @@ from editgym.checks import Check, at_least, is_whole, whole
 from editgym.data.text import Comments
 from editgym.envs.protocol import edit_env
 from editgym.models.training import one_thread
-from editgym.tasks.debiasing import DebiasingTask
+from editgym.tasks.debiasing.task import DebiasingTask
 from editgym.weights import EditableNetwork, EditJournal
 
 

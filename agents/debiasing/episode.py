@@ -23,7 +23,7 @@ from agents.episodes import task_of
 from agents.protocol import Access, Budget
 from editgym.checks import Check, at_least, is_finite
 from editgym.envs.protocol import open_env
-from editgym.tasks.debiasing import DebiasingTask
+from editgym.tasks.debiasing.task import DebiasingTask
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
 TOLERANCE = at_least(0)

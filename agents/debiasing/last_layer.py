@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from agents.protocol import Unsupported
 from editgym.data.images import Labelled
 from editgym.models.heads import last_linear
-from editgym.tasks.debiasing import LabelledPair
+from editgym.tasks.debiasing.task import LabelledPair
 from editgym.weights import EditableNetwork
 
 C = TypeVar("C")

@@ -18,9 +18,9 @@ from agents.tune.search import ONE_MLP_OUTPUT, LogUniform, Uniform, Whole
 from editgym.checks import above, at_least, whole, within
 from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.tasks.knowledge import TOO_LONG
+from editgym.tasks.knowledge.task import TOO_LONG
 from editgym.weights import Codebook, Entry, Prepend, Remember, Skip
-from editgym.weights.site_pass import Injection
+from editgym.weights.language.site_pass import Injection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +74,11 @@ class Retrieve(StreamEditor):
 
     Every question goes through the same search, whatever it is asked for: prompts, rephrases, what
     should stay as it is, in every prompt format. Nearness is the cosine of the TF-IDF vectors of
-    two prompts (`editgym.tasks.memory.Memory`), so a question in wholly other words finds nothing,
-    and one in the same words about somebody else may find the wrong fact. The solved question
-    stands where the prompt format has its own: a sentence before a bare prompt, one more question
-    and answer in `qa`. A fact that the context has no room for before its own prompt is skipped;
-    before another question it is left out, and counted as `facts_left_out`.
+    two prompts (`editgym.tasks.knowledge.memory.Memory`), so a question in wholly other words finds
+    nothing, and one in the same words about somebody else may find the wrong fact. The solved
+    question stands where the prompt format has its own: a sentence before a bare prompt, one more
+    question and answer in `qa`. A fact that the context has no room for before its own prompt is
+    skipped; before another question it is left out, and counted as `facts_left_out`.
 
     Args:
         threshold: How near a question has to be to a fact's prompt, 0–1; 0.6 by default. 1 takes

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from editgym.paths import cache_folder, whole_file
-from editgym.tasks.knowledge import KnowledgeTask
-from editgym.weights.given import by_text
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights.hooks import Reached, hooked
-from editgym.weights.layers import below_head
+from editgym.weights.language.given import by_text
+from editgym.weights.language.layers import below_head
 from editgym.weights.sites import EditSite
 
 _TOKENS_AT_ONCE = 2_048  # padding counted

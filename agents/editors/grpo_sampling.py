@@ -16,7 +16,7 @@ from agents.editors.grpo_advantages import alignment, group_advantages
 from editgym.checks import above, at_least, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import EditableDecoder, LowRankFactors, Shift, SiteEdit, TokenBatch
-from editgym.weights.layers import Prefix
+from editgym.weights.language.layers import Prefix
 from editgym.weights.sites import EditSite
 
 

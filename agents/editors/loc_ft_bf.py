@@ -18,7 +18,7 @@ from agents.tune.search import ONE_MLP_OUTPUT, Choice, LogUniform, Whole
 from editgym.checks import above, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import DenseUpdate, Entry, Shift, SiteEdit, TokenBatch
-from editgym.weights.layers import Prefix
+from editgym.weights.language.layers import Prefix
 from editgym.weights.sites import EditSite
 
 

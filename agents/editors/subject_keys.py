@@ -24,11 +24,11 @@ from editgym.checks import whole
 from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.asking import Asking
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Skip
-from editgym.weights.given import at_tokens
 from editgym.weights.hooks import hooked
-from editgym.weights.site_pass import Injection
+from editgym.weights.language.given import at_tokens
+from editgym.weights.language.site_pass import Injection
 from editgym.weights.sites import EditSite, Layer, layer_of
 
 NO_SUBJECT = "subject not in its prompt"

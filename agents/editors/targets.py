@@ -14,10 +14,10 @@ from agents.configured import Settings, setting
 from agents.tune.search import LogUniform, Whole
 from editgym.checks import above, at_least, whole
 from editgym.weights import EditableDecoder, TokenBatch
-from editgym.weights.layers import Prefix
-from editgym.weights.site_pass import Injection
+from editgym.weights.language.layers import Prefix
+from editgym.weights.language.site_pass import Injection
+from editgym.weights.language.tokens import by_length
 from editgym.weights.sites import EditSite
-from editgym.weights.tokens import by_length
 
 _TOKENS_AT_ONCE = 512  # padding counted
 _STILL_KNOWN = 0.05  # nats per token

@@ -20,7 +20,8 @@ class Retrain(ConfiguredAgent):
     """The oracle: the same recipe and seed on the training data without what is to be forgotten.
 
     It takes no arguments. The retrained network is the task's own, and is made once: for a network
-    of one's own by the function that is given as `retrain=` (`editgym.tasks.own_oracle`).
+    of one's own by the function that is given as `retrain=`
+    (`editgym.tasks.unlearning.own_oracle`).
     """
 
     name = "retrain"

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.unlearning.task import UnlearningTask
 
 BATCH = 1024
 

@@ -34,7 +34,7 @@ from benchmarks.costs.worlds import ppo_run
 from editgym.envs.sb3 import monitored
 from editgym.models.sequence_classifiers import TokenEncoder
 from editgym.tasks import make_task
-from editgym.tasks.debiasing import DebiasingTask
+from editgym.tasks.debiasing.task import DebiasingTask
 from editgym.weights import ActionLayout, EditableNetwork, Keep
 
 TASK: dict[str, Any] = {

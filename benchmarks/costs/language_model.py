@@ -39,10 +39,10 @@ from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.models.decoding import Decoding
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditableDecoder, TokenBatch
 from editgym.weights.hooks import Reached, hooked
-from editgym.weights.layers import below_head
+from editgym.weights.language.layers import below_head
 
 _TOKENS = 50_000  # of covariances
 _EPOCHS = 3  # comparisons, of which the median counts

@@ -39,8 +39,8 @@ from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import DIRECTIONS, LifelongProcess, LifelongSettings
 from editgym.envs.lifelong.reward import RewardWeights
 from editgym.models.language import BUNDLED, LanguageModel
-from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
-from editgym.tasks.knowledge_factworld import drawn_from
+from editgym.tasks.knowledge.factworld import drawn_from
+from editgym.tasks.knowledge.task import KnowledgeTask, StreamSplit
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3-8b": {

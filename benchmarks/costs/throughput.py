@@ -28,7 +28,7 @@ from benchmarks.costs.hardware import hardware
 from benchmarks.costs.worlds import bare_suffix, by_hand, ppo_times, single, tensor_api, vector
 from editgym.tasks import make_task
 from editgym.tasks.catalogue import checked_device
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.unlearning.task import UnlearningTask
 
 
 def measure(task_name: str, device: str, sizes: Sequence[int], least: float) -> dict[str, Any]:

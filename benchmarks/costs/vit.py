@@ -8,9 +8,9 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from editgym.data.images import ImageData, Labelled
-from editgym.tasks.image_networks import Request, task_of
-from editgym.tasks.splits import Rows
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.unlearning.networks import Request, task_of
+from editgym.tasks.unlearning.splits import Rows
+from editgym.tasks.unlearning.task import UnlearningTask
 
 _IMAGES, _CLASSES, _SIZE = 2_800, 10, 32
 _SHARES = (0.05, 0.9)  # more images to reward than a batch has, so that batches are drawn of them

@@ -22,7 +22,7 @@ from benchmarks.costs.by_hand import BATCH, HandWrittenMaskWorld
 from editgym.envs.protocol import edit_env
 from editgym.envs.sb3 import monitored
 from editgym.envs.worlds.candidates import Candidates
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.unlearning.task import UnlearningTask
 from editgym.weights import ActionLayout
 
 

@@ -33,7 +33,7 @@ from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json
 from editgym.envs.metering import count_reward_calls
 from editgym.envs.protocol import edit_env
 from editgym.metrics.evaluation import Evaluation
-from editgym.weights.journal import EditJournal
+from editgym.weights.journal.journal import EditJournal
 from envs_registry import environment_spec
 
 # Black box, but it asks for no reward, and so needs no budget.

@@ -32,7 +32,7 @@ from agents.rl.general_editor import GeneralEditor
 from benchmarks.harness.machine import single_thread
 from benchmarks.results import ROWS_FILE, append_row, finished
 from editgym.envs.protocol import open_env
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.unlearning.task import UnlearningTask
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
 TRAIN_CLASSES, TEST_CLASSES, TRAIN_NETWORKS = tuple(range(7)), (7, 8, 9), tuple(range(10, 22))

@@ -12,8 +12,8 @@ from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.env import StreamEditing
 from editgym.envs.lifelong.reward import LookedAt, Reference, RewardWeights
 from editgym.envs.lifelong.settings import LifelongSettings, Order
-from editgym.tasks.interview import EvaluateFormats, Interview, Texts
-from editgym.tasks.knowledge import KnowledgeTask, StreamSplit
+from editgym.tasks.knowledge.interview import EvaluateFormats, Interview, Texts
+from editgym.tasks.knowledge.task import KnowledgeTask, StreamSplit
 from editgym.weights import Shift
 
 

@@ -102,11 +102,11 @@ class MaskWorldEnv(WeightEditingEnv):
         max_raw_observation: Up to this many weights are observed as they are.
         projection_size: Size of the projection above that.
         device: `"cpu"`, `"cuda"` or `"cuda:N"`: where weights, data and rewards live.
-        **task_arguments: The task's own (`editgym.tasks.images`, `editgym.tasks.own_images`,
-            `editgym.tasks.texts`): `forget_class` (a class or a set of classes), `goals` (several
-            of those; an episode draws one), `forget_samples`, `forget_indices`, `sites` (names or
-            globs), `model_seed`, `networks` (several model seeds; an episode draws one),
-            `undertrained`, …
+        **task_arguments: The task's own (`images` and `own_images` in `editgym.tasks.unlearning`,
+            `texts` in `editgym.tasks.debiasing`): `forget_class` (a class or a set of classes),
+            `goals` (several of those; an episode draws one), `forget_samples`, `forget_indices`,
+            `sites` (names or globs), `model_seed`, `networks` (several model seeds; an episode
+            draws one), `undertrained`, …
 
     Raises:
         ValueError: An argument is unknown or out of range; the message names it and what would be

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from editgym.weights.kv_cache import cache_argument
+from editgym.weights.language.kv_cache import cache_argument
 from editgym.weights.stored import input_device, is_spread
 
 # Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another

@@ -21,18 +21,18 @@ from editgym.models.known import fetched_folder
 from editgym.paths import FileStates, cache_folder, data_folder, file_states
 
 TASKS: dict[str, str] = {
-    "unlearning/digits": "editgym.tasks.images:digits",
-    "unlearning/backdoor": "editgym.tasks.backdoor:backdoor",
-    "unlearning/mnist": "editgym.tasks.images:mnist",
-    "unlearning/cifar10": "editgym.tasks.images:cifar10",
-    "unlearning/custom": "editgym.tasks.own_images:custom",
-    "debiasing/templates": "editgym.tasks.texts:templates",
-    "debiasing/toxicity": "editgym.tasks.texts:toxicity",
-    "debiasing/transformer": "editgym.tasks.texts:transformer",
-    "knowledge/factworld": "editgym.tasks.knowledge_factworld:factworld",
-    "knowledge/zsre": "editgym.tasks.knowledge_files:zsre",
-    "knowledge/counterfact": "editgym.tasks.knowledge_files:counterfact",
-    "knowledge/custom": "editgym.tasks.knowledge_files:custom",
+    "unlearning/digits": "editgym.tasks.unlearning.images:digits",
+    "unlearning/backdoor": "editgym.tasks.unlearning.backdoor:backdoor",
+    "unlearning/mnist": "editgym.tasks.unlearning.images:mnist",
+    "unlearning/cifar10": "editgym.tasks.unlearning.images:cifar10",
+    "unlearning/custom": "editgym.tasks.unlearning.own_images:custom",
+    "debiasing/templates": "editgym.tasks.debiasing.texts:templates",
+    "debiasing/toxicity": "editgym.tasks.debiasing.texts:toxicity",
+    "debiasing/transformer": "editgym.tasks.debiasing.texts:transformer",
+    "knowledge/factworld": "editgym.tasks.knowledge.factworld:factworld",
+    "knowledge/zsre": "editgym.tasks.knowledge.files:zsre",
+    "knowledge/counterfact": "editgym.tasks.knowledge.files:counterfact",
+    "knowledge/custom": "editgym.tasks.knowledge.files:custom",
 }
 
 

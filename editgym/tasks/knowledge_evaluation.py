@@ -11,11 +11,11 @@ from dataclasses import replace
 from editgym.data.facts import EditRequest, Question
 from editgym.metrics.evaluation import Evaluation
 from editgym.metrics.knowledge import format_metrics, knowledge_metrics, retention_curve
-from editgym.tasks.knowledge import KnowledgeTask
-from editgym.tasks.knowledge_exam import Exam
-from editgym.tasks.knowledge_general import general_knowledge, perplexity_ratio
-from editgym.tasks.knowledge_records import edit_records
-from editgym.tasks.stream import Stream
+from editgym.tasks.knowledge.exam import Exam
+from editgym.tasks.knowledge.general import general_knowledge, perplexity_ratio
+from editgym.tasks.knowledge.records import edit_records
+from editgym.tasks.knowledge.stream import Stream
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import (
     Codebook,
     EditJournal,

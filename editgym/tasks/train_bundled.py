@@ -12,8 +12,9 @@ from typing import NamedTuple
 from torch import nn
 
 from editgym.models.training import save_weights
-from editgym.tasks import backdoor, image_networks, images, texts
 from editgym.tasks.catalogue import make_task
+from editgym.tasks.debiasing import texts
+from editgym.tasks.unlearning import backdoor, images, networks
 
 
 class _Bundled(NamedTuple):
@@ -24,7 +25,7 @@ class _Bundled(NamedTuple):
 
 
 BUNDLED = {
-    "unlearning/digits": _Bundled(images.train_digits, image_networks.bundled_file),
+    "unlearning/digits": _Bundled(images.train_digits, networks.bundled_file),
     "unlearning/backdoor": _Bundled(backdoor.train_poisoned, backdoor.bundled_file),
     "debiasing/templates": _Bundled(texts.train_templates, texts.bundled_file),
 }

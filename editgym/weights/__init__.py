@@ -2,8 +2,8 @@
 metrics.
 """
 
-from editgym.weights.decoder import EditableDecoder
-from editgym.weights.disk_journal import DiskJournal
+from editgym.weights.classifiers.kept import Keep
+from editgym.weights.classifiers.network import EditableNetwork, full_precision
 from editgym.weights.export import ExportError, export_adapter, export_merged, export_pretrained
 from editgym.weights.factors import (
     ActionLayout,
@@ -15,6 +15,7 @@ from editgym.weights.factors import (
 )
 from editgym.weights.journal import (
     Codebook,
+    DiskJournal,
     EditJournal,
     Entry,
     JournalError,
@@ -24,8 +25,8 @@ from editgym.weights.journal import (
     SiteEdit,
     Skip,
 )
-from editgym.weights.kept import Keep
-from editgym.weights.network import EditableNetwork, full_precision
+from editgym.weights.language.decoder import EditableDecoder
+from editgym.weights.language.tokens import TokenBatch
 from editgym.weights.operators import Mask, Operator, Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import (
@@ -36,7 +37,6 @@ from editgym.weights.sites import (
     find_sites,
 )
 from editgym.weights.stored import fingerprint
-from editgym.weights.tokens import TokenBatch
 
 __all__ = [
     "ActionLayout",

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from editgym.weights.factors import LowRankFactors
-from editgym.weights.journal import Adapter, SiteEdit, Skip
+from editgym.weights.journal.journal import Adapter, SiteEdit, Skip
 from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite

@@ -10,8 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from editgym.weights.disk_journal import DiskJournal
-from editgym.weights.journal import (
+from editgym.weights.journal.disk_journal import DiskJournal
+from editgym.weights.journal.journal import (
     Adapter,
     Codebook,
     EditJournal,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from editgym.weights.default_layers import block_outputs, image_layers
-from editgym.weights.text_layers import middle_to_late, of_text, reads_every_token
+from editgym.weights.default_sites.default_layers import block_outputs, image_layers
+from editgym.weights.default_sites.text_layers import middle_to_late, of_text, reads_every_token
 
 Kind = Literal["linear", "conv1d", "conv2d", "in_proj"]
 Role = Literal["mlp inputs", "mlp outputs", "attention inputs", "attention outputs"]
@@ -211,8 +211,8 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
     attention. Otherwise a network with hidden `nn.Linear` layers: the last hidden one. Otherwise (a
     convolutional network with one linear head): every convolution of the last stage that is larger
     than 1×1, and in place of a depthwise or grouped one the 1×1 convolution that mixes its channels
-    (`editgym.weights.default_layers.image_layers`). Auxiliary heads, gates, embeddings and
-    projections of patches are never among them.
+    (`image_layers` in `editgym.weights.default_sites.default_layers`). Auxiliary heads, gates,
+    embeddings and projections of patches are never among them.
 
     Raises:
         UnknownSiteError: The model has no editable weight, or is a transformer whose MLPs and

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from editgym.weights.entries import Codebook, Remember
+from editgym.weights.journal.entries import Codebook, Remember
 
 
 class Remembered(NamedTuple):

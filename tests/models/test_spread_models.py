@@ -23,7 +23,7 @@ from editgym.weights import (
     find_sites,
     fingerprint,
 )
-from editgym.weights.site_pass import Injection
+from editgym.weights.language.site_pass import Injection
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")

@@ -7,8 +7,9 @@ import torch
 from agents.catalogue import make_agent
 from agents.protocol import Budget
 from benchmarks.report import families
-from editgym.tasks import backdoor, make_task
+from editgym.tasks import make_task
 from editgym.tasks.protocol import Task, Unlearnable
+from editgym.tasks.unlearning import backdoor
 from editgym.weights import ReplaceTensors
 
 

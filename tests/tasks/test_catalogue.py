@@ -328,7 +328,7 @@ def test_the_latest_tasks_are_found_again_when_nobody_has_them(tiny_lm):
 def strangers_task(tmp_path, monkeypatch):
     """The import path of a builder in a folder outside the package."""
     (tmp_path / "strangers_task.py").write_text(
-        "from editgym.tasks.images import digits\n\n\n"
+        "from editgym.tasks.unlearning.images import digits\n\n\n"
         "def threes(device, model_seed=0):\n"
         "    return digits(device=device, forget_class=3, model_seed=model_seed)\n\n\n"
         "def no_builder(size):\n    return size\n\n\nNUMBER = 3\n"

@@ -12,7 +12,7 @@ from editgym.metrics.fairness import fairness_metrics
 from editgym.models.language import ModelError
 from editgym.models.sequence_classifiers import ToxicityTransformer
 from editgym.tasks import Task, make_task
-from editgym.tasks.texts import bundled_file
+from editgym.tasks.debiasing.texts import bundled_file
 from editgym.weights import DenseUpdate, Shift, SiteEdit
 
 TERMS = (
@@ -225,7 +225,7 @@ def test_more_sites_are_edited_in_low_rank(text_files):
 
 def test_bundled_networks_are_what_training_gives():
     from editgym.models.training import load_weights
-    from editgym.tasks.texts import train_templates
+    from editgym.tasks.debiasing.texts import train_templates
 
     trained = train_templates(3)
     bundled = load_weights(copy.deepcopy(trained), bundled_file(3))

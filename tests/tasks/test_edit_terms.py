@@ -9,7 +9,7 @@ from editgym.envs.worlds import sampling
 from editgym.metrics import fairness
 from editgym.metrics.fairness import memberships
 from editgym.tasks import make_task
-from editgym.tasks.edit_terms import MOST_SETS, TERMS, EditTerms
+from editgym.tasks.debiasing.edit_terms import MOST_SETS, TERMS, EditTerms
 
 ALL = {"unbiased_accuracy": 1.0, "fped": 0.5, "fned": 0.25, "equalized_odds_gap": 2.0}
 ALL |= {"worst_group_accuracy": 0.125}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from editgym.tasks.goals import checked_goals, checked_rows, given_samples
+from editgym.tasks.unlearning.goals import checked_goals, checked_rows, given_samples
 
 ANIMALS = ("cat", "dog", "frog")
 

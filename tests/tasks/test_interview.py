@@ -8,11 +8,11 @@ import torch
 
 from editgym.data.facts import EditRequest, Question
 from editgym.models.language import LanguageModel
-from editgym.tasks.drawing import NOT_KNOWN
-from editgym.tasks.interview import Interview
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge.drawing import NOT_KNOWN
+from editgym.tasks.knowledge.exam import Exam
+from editgym.tasks.knowledge.interview import Interview
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.tasks.knowledge_evaluation import evaluate_stream
-from editgym.tasks.knowledge_exam import Exam
 from editgym.weights import DenseUpdate, EditJournal, Shift, SiteEdit
 
 SITES = ["model.layers.[23].mlp.down_proj"]

@@ -20,7 +20,7 @@ from editgym.envs.lifelong.process import LifelongProcess, LifelongSettings
 from editgym.metrics.knowledge import normalized
 from editgym.models.language import LanguageModel
 from editgym.tasks import make_task
-from editgym.tasks.knowledge import KNOWN, TOO_LONG, KnowledgeTask
+from editgym.tasks.knowledge.task import KNOWN, TOO_LONG, KnowledgeTask
 from editgym.tasks.knowledge_evaluation import evaluate_stream
 from editgym.weights import (
     Codebook,

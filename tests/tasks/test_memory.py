@@ -9,10 +9,10 @@ import torch
 from editgym.data.facts import Question
 from editgym.models.language import LanguageModel
 from editgym.tasks import make_task
-from editgym.tasks.interview import Interview
+from editgym.tasks.knowledge.exam import Exam
+from editgym.tasks.knowledge.interview import Interview
+from editgym.tasks.knowledge.memory import Memory
 from editgym.tasks.knowledge_evaluation import evaluate_stream
-from editgym.tasks.knowledge_exam import Exam
-from editgym.tasks.memory import Memory
 from editgym.weights import EditJournal, Prepend, Remember
 from editgym.weights.state import Remembered
 

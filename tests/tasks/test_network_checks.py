@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from editgym.data.errors import DataError
-from editgym.tasks.network_checks import check_takes
+from editgym.tasks.unlearning.network_checks import check_takes
 
 NETWORKS = """
 from torch import nn

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from agents.catalogue import make_agent
 from agents.protocol import Budget
 from editgym.models.classifiers import SmallConvNet
-from editgym.tasks import own_oracle
+from editgym.tasks.unlearning import own_oracle
 from editgym.weights import DenseUpdate, Mask, SiteEdit
 
 # --- checkpoints ----------------------------------------------------------------------------------

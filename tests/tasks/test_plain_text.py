@@ -7,15 +7,15 @@ import pytest
 from editgym.data.errors import DataError
 from editgym.data.facts import EditRequest, Question
 from editgym.models.language import LanguageModel
-from editgym.tasks import known_facts as facts_module
-from editgym.tasks import own_samples as samples_module
-from editgym.tasks.interview import Interview
-from editgym.tasks.knowledge import KnowledgeTask
-from editgym.tasks.knowledge_exam import Exam
-from editgym.tasks.knowledge_general import general_knowledge, perplexity_ratio
-from editgym.tasks.known_facts import known_facts
-from editgym.tasks.own_samples import own_samples
-from editgym.tasks.plain_text import HELD_OUT_TOKENS, FactWorldText, FileText, found_files
+from editgym.tasks.knowledge import known_facts as facts_module
+from editgym.tasks.knowledge import own_samples as samples_module
+from editgym.tasks.knowledge.exam import Exam
+from editgym.tasks.knowledge.general import general_knowledge, perplexity_ratio
+from editgym.tasks.knowledge.interview import Interview
+from editgym.tasks.knowledge.known_facts import known_facts
+from editgym.tasks.knowledge.own_samples import own_samples
+from editgym.tasks.knowledge.plain_text import HELD_OUT_TOKENS, FactWorldText, FileText, found_files
+from editgym.tasks.knowledge.task import KnowledgeTask
 
 SITES = ["model.layers.[23].mlp.down_proj"]
 

@@ -7,7 +7,7 @@ import torch
 
 from editgym.data.errors import DataError
 from editgym.data.images import ImageData, Labelled
-from editgym.tasks.splits import Rows, Splits
+from editgym.tasks.unlearning.splits import Rows, Splits
 
 
 def samples(labels):

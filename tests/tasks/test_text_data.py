@@ -12,7 +12,7 @@ from agents.catalogue import make_agent
 from agents.protocol import Budget
 from editgym.data.errors import DataError
 from editgym.tasks import make_task
-from editgym.tasks.text_data import TextFiles, toxicity_data
+from editgym.tasks.debiasing.data import TextFiles, toxicity_data
 
 KIND, RUDE = ("kind", "wise", "great", "sweet"), ("vile", "awful", "nasty", "rotten")
 WHO = (

@@ -12,7 +12,8 @@ from agents.protocol import Budget
 from editgym.models.language import ModelError
 from editgym.models.sequence_classifiers import load_sequence_classifier
 from editgym.models.training import Recipe
-from editgym.tasks import make_task, text_heads
+from editgym.tasks import make_task
+from editgym.tasks.debiasing import heads as text_heads
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from editgym.data import images
 from editgym.data.images import ImageData, Labelled
 from editgym.models.classifiers import SmallConvNet
 from editgym.tasks import make_task
-from editgym.tasks.goals import checked_goals, checked_samples
-from editgym.tasks.splits import Splits
+from editgym.tasks.unlearning.goals import checked_goals, checked_samples
+from editgym.tasks.unlearning.splits import Splits
 from editgym.weights import DenseUpdate, JournalError, Mask, ReplaceTensors, Shift, SiteEdit
 
 NEEDS_MNIST = pytest.mark.data("images/MNIST/raw/train-images-idx3-ubyte")

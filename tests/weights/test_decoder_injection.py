@@ -17,7 +17,7 @@ from editgym.weights import (
     UnknownSiteError,
     find_sites,
 )
-from editgym.weights.site_pass import Injection
+from editgym.weights.language.site_pass import Injection
 
 TEXTS = [([1, 2, 3], [4, 5]), ([6, 7, 8, 9], [10, 11]), ([12, 13], [14])]
 

@@ -20,7 +20,7 @@ from editgym.weights import (
     discover_sites,
     editable_sites,
 )
-from editgym.weights.default_layers import block_outputs
+from editgym.weights.default_sites.default_layers import block_outputs
 
 
 def test_attention_whose_keys_are_of_another_width_has_no_one_input_projection():

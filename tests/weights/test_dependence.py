@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from editgym.weights.dependence import what_matters
+from editgym.weights.classifiers.dependence import what_matters
 
 A, B, C = torch.randn(3, 4), torch.randint(9, (3, 4)), torch.randn(3, 4)
 

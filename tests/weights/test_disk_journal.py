@@ -17,7 +17,7 @@ from editgym.weights import (
     find_sites,
     fingerprint,
 )
-from editgym.weights import disk_journal as module
+from editgym.weights.journal import disk_journal as module
 
 
 @pytest.fixture

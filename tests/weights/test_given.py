@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editgym.weights import TokenBatch, UnknownSiteError
-from editgym.weights.given import at_answers, by_text, check_inputs
+from editgym.weights.language.given import at_answers, by_text, check_inputs
 
 BATCH = TokenBatch.of([([1, 2], [3]), ([4], [5, 6])])  # 2 texts of 3 tokens, 3 answer tokens
 

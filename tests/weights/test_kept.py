@@ -13,7 +13,7 @@ from editgym.weights import (
     SiteEdit,
     find_sites,
 )
-from editgym.weights.kept import KeptRows
+from editgym.weights.classifiers.kept import KeptRows
 
 PAD = 1
 
@@ -76,8 +76,8 @@ def test_a_file_that_nobody_wrote_whole_is_passed_over(computing, tmp_path, cont
 
 
 def test_an_interrupted_computation_leaves_whole_files(computing, tmp_path, monkeypatch):
-    monkeypatch.setattr("editgym.weights.kept._PER_FILE", 2)
-    monkeypatch.setattr("editgym.weights.kept._TOGETHER", 1)
+    monkeypatch.setattr("editgym.weights.classifiers.kept._PER_FILE", 2)
+    monkeypatch.setattr("editgym.weights.classifiers.kept._TOGETHER", 1)
     x, kept = torch.arange(15.0).view(5, 3), computing()
     compute = kept._compute
 
@@ -225,7 +225,7 @@ def test_padding_stays_where_what_is_kept_has_the_length_of_the_texts(network, i
 
 
 def test_what_is_many_numbers_is_not_kept(network, ids, tmp_path, monkeypatch):
-    monkeypatch.setattr("editgym.weights.network._MOST_KEPT", 7)
+    monkeypatch.setattr("editgym.weights.classifiers.network._MOST_KEPT", 7)
     network().activations(ids)
     assert not (tmp_path / "features").exists()
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from editgym.weights.layer_flow import Flow, Step, flow_of
+from editgym.weights.default_sites.layer_flow import Flow, Step, flow_of
 
 
 class Gated(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from editgym.weights import EditSite
-from editgym.weights.layers import LayerStack, Prefix
+from editgym.weights.language.layers import LayerStack, Prefix
 
 
 class Adds(nn.Module):

@@ -435,7 +435,7 @@ def test_candidates_agree_with_the_full_forward_pass(
 
 
 def test_windows_of_candidates_cover_all_in_order(network, inputs, monkeypatch):
-    monkeypatch.setattr("editgym.weights.network._NUMBERS_IN_CACHE", 2 * 9 * 128)
+    monkeypatch.setattr("editgym.weights.classifiers.network._NUMBERS_IN_CACHE", 2 * 9 * 128)
     x, weights = inputs("linear"), [torch.randn(5, 32, 128), torch.randn(5, 10, 32)]
     windows = []
 
@@ -456,7 +456,7 @@ def test_windows_of_candidates_cover_all_in_order(network, inputs, monkeypatch):
 def test_windows_of_candidates_with_rows_of_their_own(network, inputs, monkeypatch, cache, windows):
     """As many candidates at a time as the numbers that they look at fit into the cache."""
     if cache is not None:
-        monkeypatch.setattr("editgym.weights.network._NUMBERS_IN_CACHE", cache)
+        monkeypatch.setattr("editgym.weights.classifiers.network._NUMBERS_IN_CACHE", cache)
     weights = [torch.randn(5, 32, 128), torch.randn(5, 10, 32)]
     rows, sizes = torch.randint(9, (5, 4)), []
 

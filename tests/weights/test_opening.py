@@ -15,7 +15,7 @@ from editgym.weights import (
     TokenBatch,
     find_sites,
 )
-from editgym.weights.site_pass import Injection
+from editgym.weights.language.site_pass import Injection
 
 SMALL = {
     "vocab_size": 60,
@@ -230,7 +230,7 @@ def test_texts_that_share_little_are_read_at_once(decoder, monkeypatch):
 
 
 def test_a_model_that_does_not_go_on_from_its_cache_reads_every_text_whole(monkeypatch):
-    from editgym.weights import passes
+    from editgym.weights.language import passes
 
     def forgetful(model):
         cache = real(model)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from editgym.weights import EditableNetwork, find_sites
-from editgym.weights.outputs import OutputError, logits_of, unread
+from editgym.weights.classifiers.outputs import OutputError, logits_of, unread
 from editgym.weights.sites import UnknownSiteError
 
 LOGITS = torch.randn(4, 3)

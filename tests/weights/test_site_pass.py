@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editgym.weights import Codebook, DenseUpdate, EditSite, LowRankFactors
-from editgym.weights.site_pass import (
+from editgym.weights.language.site_pass import (
     Injection,
     candidates_of,
     check_codebook,

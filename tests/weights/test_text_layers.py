@@ -12,7 +12,7 @@ from editgym.weights import (
     discover_sites,
     find_sites,
 )
-from editgym.weights.text_layers import middle_to_late, of_text, reads_every_token
+from editgym.weights.default_sites.text_layers import middle_to_late, of_text, reads_every_token
 
 BATCH = TokenBatch.of([([3, 4, 5], [6, 7]), ([8, 9], [10])])
 SMALL = {

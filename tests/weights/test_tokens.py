@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editgym.weights import TokenBatch
-from editgym.weights.tokens import by_length
+from editgym.weights.language.tokens import by_length
 
 END = 9
 

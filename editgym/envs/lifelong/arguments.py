@@ -10,7 +10,7 @@ from editgym.checks import Check, above, at_least, is_whole, one_of, whole
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.rendering import RENDER_MODES
 from editgym.envs.lifelong.reward import LookedAt, Reference
-from editgym.tasks.knowledge import SPLITS
+from editgym.tasks.knowledge.task import SPLITS
 
 ActionForm = Literal["coefficients", "factors"]
 CHECKS: Mapping[str, Check] = {

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from editgym.data.facts import EditRequest
-from editgym.tasks.knowledge import KnowledgeTask, Stream
+from editgym.tasks.knowledge.task import KnowledgeTask, Stream
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
 from editgym.weights.closed_form import UltraEdit, principal_directions
-from editgym.weights.layers import Prefix
-from editgym.weights.site_pass import Capture
+from editgym.weights.language.layers import Prefix
+from editgym.weights.language.site_pass import Capture
 
 Basis = Literal["ultraedit", "gradient"]
 

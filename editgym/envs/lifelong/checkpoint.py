@@ -9,7 +9,7 @@ import torch
 
 from editgym.envs.lifelong.episode import LifelongOutcome
 from editgym.envs.lifelong.grades import Grade
-from editgym.tasks.knowledge import Stream
+from editgym.tasks.knowledge.task import Stream
 from editgym.weights import DiskJournal, EditJournal
 
 

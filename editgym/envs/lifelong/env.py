@@ -25,9 +25,9 @@ from editgym.envs.lifelong.rendering import RENDER_MODES, render
 from editgym.envs.lifelong.settings import LifelongSettings
 from editgym.envs.lifelong.updates import DIRECTIONS, site_edits
 from editgym.metrics.evaluation import Evaluation
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge.exam import Exam
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.tasks.knowledge_evaluation import evaluate_stream
-from editgym.tasks.knowledge_exam import Exam
 from editgym.weights import (
     ActionLayout,
     EditableDecoder,

@@ -25,11 +25,11 @@ from editgym.envs.lifelong.settings import ClosedStreamError as ClosedStreamErro
 from editgym.envs.lifelong.settings import LifelongSettings as LifelongSettings
 from editgym.envs.lifelong.updates import DIRECTIONS as DIRECTIONS
 from editgym.envs.lifelong.updates import site_edits, stretch
-from editgym.tasks.knowledge import KnowledgeTask, Stream
+from editgym.tasks.knowledge.task import KnowledgeTask, Stream
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, TokenBatch
 from editgym.weights.closed_form import UltraEdit
-from editgym.weights.layers import Prefix
-from editgym.weights.site_pass import Capture
+from editgym.weights.language.layers import Prefix
+from editgym.weights.language.site_pass import Capture
 
 
 class LifelongProcess:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from editgym.envs.lifelong.rewarded import Judged, RewardedPrompts
 from editgym.envs.lifelong.terms import Term, agreement, grouped, joined
-from editgym.tasks.knowledge import KnowledgeTask, Stream
+from editgym.tasks.knowledge.task import KnowledgeTask, Stream
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteEdit, TokenBatch
 
 Reference = Literal["original", "previous"]

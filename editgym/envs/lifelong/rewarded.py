@@ -10,9 +10,9 @@ from functools import cached_property
 from torch import Tensor
 
 from editgym.data.edit_request import EditRequest
-from editgym.tasks.knowledge import KnowledgeTask, Stream
+from editgym.tasks.knowledge.task import KnowledgeTask, Stream
 from editgym.weights import TokenBatch
-from editgym.weights.layers import Prefix
+from editgym.weights.language.layers import Prefix
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.reward import RewardWeights
-from editgym.tasks.knowledge import KnowledgeTask, Stream, StreamSplit
+from editgym.tasks.knowledge.task import KnowledgeTask, Stream, StreamSplit
 
 Order = int | Literal["file"]
 

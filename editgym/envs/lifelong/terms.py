@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editgym.weights import TokenBatch
-from editgym.weights.layers import Prefix
-from editgym.weights.tokens import by_length
+from editgym.weights.language.layers import Prefix
+from editgym.weights.language.tokens import by_length
 
 _TOKENS_AT_ONCE = 2_048  # padding counted
 

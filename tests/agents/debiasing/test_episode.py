@@ -8,7 +8,7 @@ import torch
 from agents.catalogue import AGENTS, make_agent
 from agents.protocol import Budget, Unsupported
 from editgym.envs.metering import count_reward_calls
-from editgym.tasks.debiasing import DebiasingTask
+from editgym.tasks.debiasing.task import DebiasingTask
 
 COMPETITORS = ("last_layer_fine_tune", "site_fine_tune", "linear_frontier", "cda_reweight", "leace")
 

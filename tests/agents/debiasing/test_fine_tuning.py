@@ -85,7 +85,7 @@ def test_sites_are_fine_tuned_on_a_few_samples_at_a_time_as_on_all(monkeypatch):
     monkeypatch.setattr(debiasing, "_NUMBERS_IN_ONE_GRAPH", 64 * 1_000)  # fc3 has 64 inputs
     parts = tuned()
     assert samples > max(largest) == 1_000
-    monkeypatch.setattr("editgym.weights.network._MOST_HELD", 0)
+    monkeypatch.setattr("editgym.weights.classifiers.network._MOST_HELD", 0)
     computed_anew = tuned()
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=0, atol=2e-4)

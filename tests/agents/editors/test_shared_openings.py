@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agents.catalogue import make_agent
-from editgym.weights.passes import EditedPasses
+from editgym.weights.language.passes import EditedPasses
 
 QUICK = {
     "ft_m": {"steps": 6, "learning_rate": 0.01},

@@ -10,7 +10,7 @@ from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.data.factworld import FactWorld
 from editgym.models.factlm import train_tokenizer
-from editgym.tasks.knowledge import TOO_LONG
+from editgym.tasks.knowledge.task import TOO_LONG
 from editgym.weights import (
     Codebook,
     EditJournal,

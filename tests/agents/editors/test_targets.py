@@ -7,7 +7,7 @@ import torch
 from agents.editors import targets
 from agents.editors.subject_keys import read_states
 from agents.editors.targets import TargetSettings, target_shifts
-from editgym.weights.site_pass import Injection
+from editgym.weights.language.site_pass import Injection
 
 
 def test_targets_of_a_batch_are_those_found_alone(

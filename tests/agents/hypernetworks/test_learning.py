@@ -203,7 +203,7 @@ def test_looks_are_before_the_first_sequence_at_intervals_and_after_the_last(str
 def test_training_streams_hold_no_request_for_validation_or_test(stream_spec, monkeypatch):
     """Whatever split the spec names; judges ask validation requests only."""
     drawn = {"policy": set(), "validation": set(), "test": set()}
-    from editgym.tasks.knowledge import KnowledgeTask
+    from editgym.tasks.knowledge.task import KnowledgeTask
 
     stream = KnowledgeTask.stream
 

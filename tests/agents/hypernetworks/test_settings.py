@@ -12,7 +12,7 @@ from agents.hypernetworks.mend_malmen import Malmen
 from agents.hypernetworks.rledit import RLEdit
 from agents.hypernetworks.settings import Learning
 from agents.protocol import Budget
-from editgym.tasks.knowledge_factworld import FACTLM_SITES
+from editgym.tasks.knowledge.factworld import FACTLM_SITES
 from envs_registry import environment_spec
 
 NAMES = ["rledit", "malmen", "mend"]

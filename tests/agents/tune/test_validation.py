@@ -13,7 +13,7 @@ from agents.tune import validation as module
 from agents.tune.space import Chosen, search_space
 from agents.tune.validation import Subject, stream_score, validation_of
 from editgym.envs.protocol import edit_env, open_env, stream_env
-from editgym.tasks.knowledge import KnowledgeTask
+from editgym.tasks.knowledge.task import KnowledgeTask
 
 DEFAULTS = Chosen({}, {})
 SHORT = {"horizon": 6, "edits_per_step": 1, "sites": ["model.layers.[23].mlp.down_proj"]}

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.costs import encoder, vit
 from benchmarks.costs.worlds import bare_suffix
 from editgym.models.training import Recipe
-from editgym.tasks import text_heads
+from editgym.tasks.debiasing import heads as text_heads
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 

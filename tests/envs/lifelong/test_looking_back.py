@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from editgym.envs.lifelong.reward import LookBack, RewardWeights
-from editgym.tasks.knowledge import Stream
+from editgym.tasks.knowledge.task import Stream
 from editgym.weights import LowRankFactors
 
 SITES = ["model.layers.[23].mlp.down_proj"]

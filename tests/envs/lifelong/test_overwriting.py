@@ -14,9 +14,9 @@ from agents.editors.stream import stream_process
 from editgym.data.facts import EditRequest, Question
 from editgym.envs.lifelong.reward import LookBack, RewardWeights
 from editgym.envs.lifelong.terms import agreement
-from editgym.tasks.knowledge import Stream
+from editgym.tasks.knowledge.task import Stream
 from editgym.weights import Codebook
-from editgym.weights.site_pass import looked_up
+from editgym.weights.language.site_pass import looked_up
 
 SITES = ["model.layers.[12].mlp.down_proj"]
 TRADE, HARP, PADOR = ("By trade {} is a", "{} plays the", "{} lives in")

@@ -24,7 +24,7 @@ from editgym.weights import (
     SiteEdit,
     TokenBatch,
 )
-from editgym.weights.layers import Prefix
+from editgym.weights.language.layers import Prefix
 
 
 def test_rewards_that_are_no_numbers_are_the_floor():

@@ -29,7 +29,7 @@ def rewards(arguments, sites):
 def test_rewards_are_computed_batch_by_batch(name, monkeypatch):
     env, held, infos = rewards(ARGUMENTS[name], ["fc1", "fc2"])
     network = type(env.unwrapped.task.networks[0])
-    monkeypatch.setattr("editgym.weights.network._MOST_HELD", 0)
+    monkeypatch.setattr("editgym.weights.classifiers.network._MOST_HELD", 0)
     monkeypatch.setattr("editgym.envs.worlds.reward._NUMBERS_AT_A_TIME", 128 * 30)
     seen, activations = [], network.activations
 
@@ -59,5 +59,5 @@ def test_gradients_pass_through_batches_too(monkeypatch):
         return action.grad
 
     held = gradient()
-    monkeypatch.setattr("editgym.weights.network._MOST_HELD", 0)
+    monkeypatch.setattr("editgym.weights.classifiers.network._MOST_HELD", 0)
     torch.testing.assert_close(gradient(), held, atol=1e-6, rtol=1e-4)

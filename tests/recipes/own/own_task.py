@@ -10,10 +10,10 @@ from torch import Tensor
 from editgym.data.images import digits
 from editgym.models.classifiers import SmallConvNet
 from editgym.models.training import load_weights
-from editgym.tasks.image_networks import bundled_file
-from editgym.tasks.images import DIGITS_SHARES
-from editgym.tasks.splits import Splits
-from editgym.tasks.unlearning import UnlearningTask
+from editgym.tasks.unlearning.images import DIGITS_SHARES
+from editgym.tasks.unlearning.networks import bundled_file
+from editgym.tasks.unlearning.splits import Splits
+from editgym.tasks.unlearning.task import UnlearningTask
 from editgym.weights import EditableNetwork, find_sites
 
 

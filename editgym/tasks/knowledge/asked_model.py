@@ -1,0 +1,155 @@
+"""A language model and how it is asked: questions as tokens, and the unedited model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from editgym.metrics.answers import SCORERS, Scorer
+from editgym.models.asking import Asking, Encoded
+from editgym.models.language import LanguageModel
+from editgym.models.prompt_formats import prompt_format
+from editgym.tasks.knowledge.interview import Interview
+from editgym.weights import TokenBatch
+
+Solved = Sequence[tuple[str, str]]  # prompts and answers that stand before a question
+AS_ASKED = Interview()  # bare prompts, and the task's own scorer
+
+
+class AskedModel:
+    """A language model that is asked in one way.
+
+    Args:
+        language: The model.
+        interview: How it is asked.
+        scorer: Name of the scorer, unless the interview names one.
+        max_new_tokens: Where an answer without an end is cut, unless the interview says.
+
+    Attributes:
+        asking: Prompts and answers as tokens, in the interview's format.
+        scorer: What counts as an answer.
+
+    Raises:
+        PromptFormatError: The model has no chat template.
+    """
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        interview: Interview = AS_ASKED,
+        scorer: str = "exact",
+        max_new_tokens: int = 8,
+    ) -> None:
+        self.language = language
+        self.device = language.device
+        self._own_scorer, self._own_max_new_tokens = scorer, max_new_tokens
+
+        self.ask_as(interview)
+
+    def ask_as(self, interview: Interview) -> None:
+        """Ask in this way from here on."""
+        self.interview = interview
+        form = prompt_format(interview.prompt_format)
+        self.asking: Asking = self.language.asking(form, interview.separator, interview.system)
+        self.scorer: Scorer = SCORERS[interview.scorer or self._own_scorer]
+        way = (form, interview.separator, interview.system, self.max_new_tokens)
+        # Ways that differ in other things alone share them.
+        self._answers = self.language.said.setdefault(way, {})
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Where an answer that does not end is cut; one that is compared with a longer text, at the
+        end of that.
+        """
+        own = self.interview.max_new_tokens
+        return self._own_max_new_tokens if own is None else own
+
+    # --- tokens -----------------------------------------------------------------------------------
+
+    def encode(self, prompt: str, answer: str, end: bool = True, solved: Solved = ()) -> Encoded:
+        """Tokens of a prompt and its answer in the interview's format, after solved questions."""
+        return self.asking.encode(prompt, answer, end, solved)
+
+    def prompt_ids(self, prompt: str, solved: Solved = ()) -> tuple[int, ...]:
+        """Tokens of a prompt in the interview's format, after solved questions, up to where its
+        answer begins.
+        """
+        return self.asking.prompt_ids(prompt, solved)
+
+    def has_room(self, asked: Encoded) -> bool:
+        """Whether a prompt and its answer are within the model's context, as far as answers are
+        decoded.
+        """
+        answer = max(len(asked.answer), self.max_new_tokens)
+        return len(asked.prompt) + answer <= self.language.context
+
+    def batch(self, questions: Sequence[tuple[str, str]]) -> TokenBatch:
+        """Prompts and their answers as tokens, each answer with its ending, which weighs
+        `end_weight`.
+        """
+        encoded = [self.encode(prompt, answer) for prompt, answer in questions]
+        texts = [(e.prompt, e.answer) for e in encoded]
+        weight = self.interview.end_weight
+        if weight == 1:
+            return TokenBatch.of(texts, self.device)
+        endings = len(self.asking.ending)
+        weights = [[1.0] * (len(answer) - endings) + [weight] * endings for _, answer in texts]
+        return TokenBatch.of(texts, self.device, weights)
+
+    def unchanged(self, prompts: Sequence[str]) -> TokenBatch:
+        """Prompts and the unedited model's own greedy answers, as tokens."""
+        answers = self.original_answers(prompts)
+        return TokenBatch.of(
+            [
+                (self.prompt_ids(prompt), answer)
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ],
+            self.device,
+        )
+
+    def content(self, batch: TokenBatch) -> Tensor:
+        """Which answer tokens of a batch say something, (m,) bool: all but the ending."""
+        return batch.content(self.asking.ending)
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def original_answers(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Greedy answers of the unedited model, as tokens with the stop token; each prompt is
+        decoded once.
+        """
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answers]
+        decoded = self.language.greedy(
+            [self.prompt_ids(prompt) for prompt in new],
+            self.max_new_tokens,
+            stops=self.asking.stop_ids,
+        )
+        self._answers.update(zip(new, map(tuple, decoded), strict=True))
+        return [self._answers[prompt] for prompt in prompts]
+
+    def original_texts(self, prompts: Sequence[str]) -> list[str]:
+        """Greedy answers of the unedited model, as texts."""
+        return [self.asking.text(ids) for ids in self.original_answers(prompts)]
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], expected: Sequence[str]
+    ) -> list[str]:
+        """Greedy answers of the model as it is, with the edits that are in effect.
+
+        Args:
+            prompts: Token ids.
+            limits: Where an answer without an end is cut.
+            expected: The right answers; of one of several lines as many are read, and an empty text
+                where none is known.
+        """
+        answers = [""] * len(prompts)
+        for lines in (False, True):
+            rows = [row for row, answer in enumerate(expected) if ("\n" in answer) == lines]
+            decoded = self.language.greedy(
+                [prompts[row] for row in rows],
+                [limits[row] for row in rows],
+                stops=self.asking.stops("\n" if lines else ""),
+            )
+            for row, ids in zip(rows, decoded, strict=True):
+                answers[row] = self.asking.text(ids, expected[row])
+        return answers

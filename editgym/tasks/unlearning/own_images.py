@@ -1,0 +1,200 @@
+"""`unlearning/custom`: networks and images of one's own, and a function that trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from editgym.data import images
+from editgym.data.image_data import check_own
+from editgym.imports import imported, is_import_path, loaded_as
+from editgym.models.training import load_weights
+from editgym.tasks.unlearning.goals import Forget, Sample, checked_rows
+from editgym.tasks.unlearning.networks import Request, drawn_rows, task_of
+from editgym.tasks.unlearning.own_oracle import own_oracle
+from editgym.tasks.unlearning.task import UnlearningTask
+
+TRAIN = "train"
+
+
+def custom(
+    *,
+    model: str,
+    weights: str | Sequence[str],
+    data: str,
+    model_kwargs: Mapping[str, object] | None = None,
+    sites: Sequence[str] | None = None,
+    image_size: int = 32,
+    channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    forget_class: Forget | None = None,
+    goals: Sequence[Forget] | None = None,
+    forget_samples: int | None = None,
+    forget_indices: Sequence[Sample] | None = None,
+    members: str | Sequence[Sample] | None = None,
+    stratified: bool = False,
+    retrain: str | None = None,
+    model_seed: int = 0,
+    device: str = "cpu",
+) -> UnlearningTask:
+    """`unlearning/custom`: your own network and images.
+
+    Args:
+        model: Import path `package.module:Class` (or a function) that makes the `nn.Module`: images
+            -> logits.
+        weights: File with its state dict, safetensors or what `torch.save` writes; or several such
+            files, of which an episode draws one.
+        data: An npz with `x_train y_train x_test y_test` (`editgym.data.npz_images.npz` has the
+            optional arrays), a folder with `train/CLASS/*` and `test/CLASS/*`, or the import path
+            of a function that returns an `ImageData`, with pixels as the network takes them.
+        model_kwargs: Arguments of `model`.
+        sites: Names or globs; by default `discover_sites` chooses.
+        image_size: Images of a folder are resized to this.
+        channels: 1 or 3: how the images of a folder are read; by default in colour unless all are
+            grey.
+        mean: Per-channel mean that pixels in 0–1 are normalised with.
+        std: Per-channel standard deviation, likewise.
+        forget_class: Class, or set of classes, to forget, by number or name; by default what the
+            npz's array `forget` says, or class 0.
+        goals: Several of those; an episode draws one.
+        forget_samples: Forget that many random samples instead.
+        forget_indices: Forget these samples instead: rows of the training data, or files of a
+            folder's `train`, such as `dog/3.png`.
+        members: What the network was trained on: `"train"`, all training images, or a list like
+            `forget_indices`, which is then the model split; by default what the npz's array
+            `members` says. Unless it is known, reports say nothing of membership.
+        stratified: Whether every class is divided by itself, so that each split has a sample of
+            every class.
+        retrain: Import path `package.module:function` of a function that trains a network anew
+            (`editgym.tasks.unlearning.own_oracle`), for the oracle.
+        model_seed: Seed of the splits and of `retrain`.
+        device: Where networks and data live.
+
+    Raises:
+        ValueError: `model` cannot be imported, `weights` do not fit it, `data` are malformed or
+            nothing that the network takes, or the arguments are at odds.
+    """
+    loaded = _loaded(data, image_size, channels, mean, std)
+    member_rows = _member_rows(members, loaded)
+    request = Request(forget_class, goals, forget_samples, sites, device, forget_indices)
+    if members == TRAIN and loaded.policy is None and request.forgets_samples(loaded):
+        raise ValueError(
+            'members: "train" says that the network has seen all training images, and forgotten'
+            " samples are compared with images that it has not: give x_policy y_policy in the data,"
+            " or list its members"
+        )
+    rows = drawn_rows(loaded, request, model_seed, stratified=stratified, members=member_rows)
+    build = _builder(model, dict(model_kwargs or {}))
+    files = _files(weights)
+    oracle = None
+    if retrain is not None:
+        oracle = own_oracle(retrain, model, dict(model_kwargs or {}), build, model_seed)
+    task = task_of(
+        "unlearning/custom",
+        loaded,
+        [_network(build, file) for file in files],
+        request,
+        rows,
+        model_seed,
+        oracle,
+        native=tuple(range(len(files))),
+        members_known=members is not None or loaded.members is not None,
+    )
+    _check_differ(files, task)
+    return task
+
+
+def _loaded(
+    data: str,
+    image_size: int,
+    channels: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> images.ImageData:
+    """The images, from where `data` says.
+
+    Raises:
+        ValueError: They are malformed, or an argument is given that says nothing of such data.
+    """
+    if not is_import_path(data) and Path(data).expanduser().is_dir():
+        return images.image_folder(data, image_size, mean, std, channels)
+    if channels is not None:
+        raise ValueError(
+            f"channels: {channels} says how the images of a folder are read, and {data} is none;"
+            " leave it out"
+        )
+    if not is_import_path(data):
+        return images.npz(data, mean, std)
+    if mean is not None or std is not None:
+        raise ValueError(
+            f"mean, std: what {data} returns is taken as it is, pixels as the network takes them;"
+            " leave them out"
+        )
+    loaded = loaded_as(images.ImageData, data, "data")
+    check_own(loaded, data)
+    return loaded
+
+
+def _member_rows(
+    members: str | Sequence[Sample] | None, data: images.ImageData
+) -> tuple[int, ...] | None:
+    """The rows that the network was trained on; None where it is all of them, or not known."""
+    if members == TRAIN:
+        return None
+    if members is None and data.members is None:
+        return None
+    argument, given = (
+        ("members", members) if members is not None else ("data: members", data.members)
+    )
+    return checked_rows(argument, given, len(data.train), data.files, f'"{TRAIN}", or ')
+
+
+def _builder(model: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    """What makes an untrained network."""
+    make = imported(model, "model", "package.module:Class")
+
+    def build() -> nn.Module:
+        try:
+            built = make(**arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"model: {model!r} cannot be made with model_kwargs {dict(arguments)}: {error}"
+            ) from error
+        if not isinstance(built, nn.Module):
+            raise ValueError(
+                f"model: {model!r} made a {type(built).__name__}, expected an nn.Module"
+            )
+        return built
+
+    return build
+
+
+def _files(weights: object) -> list[str]:
+    """The files that hold networks."""
+    files = weights if isinstance(weights, list | tuple) else [weights]
+    if not files or not all(isinstance(file, str) for file in files):
+        raise ValueError(f"weights must be a file, or a list of files, got {weights!r}")
+    return list(files)
+
+
+def _network(build: Callable[[], nn.Module], file: str) -> nn.Module:
+    built, path = build(), Path(file).expanduser()
+    if not path.is_file():
+        raise images.DataError(f"weights: no file at {path}")
+    return load_weights(built, path)
+
+
+def _check_differ(files: Sequence[str], task: UnlearningTask) -> None:
+    """Refuse one network under two names: which of them an edit belongs to could not be told."""
+    known: dict[str, str] = {}
+    for file, network in zip(files, task.networks, strict=True):
+        if network.base_hash in known:
+            raise ValueError(
+                f"weights: {known[network.base_hash]} and {file} hold the same network; name it"
+                " once"
+            )
+        known[network.base_hash] = file

@@ -1,0 +1,276 @@
+"""Cut a network where the edits begin: the part no edit can change runs once, the rest runs for K
+candidates.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, vmap
+
+from editgym.weights.classifiers.attention import attention_in_parts
+from editgym.weights.classifiers.outputs import logits_of
+from editgym.weights.classifiers.replay import Replay, is_of_transformers
+from editgym.weights.sites import EditSite
+
+_REPLAYED = 4  # inputs of the example that a large network is checked on
+
+Prefix = Callable[[Tensor], tuple[Tensor, ...]]
+Suffix = Callable[[Mapping[str, Tensor], Sequence[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class SplitNetwork:
+    """A network as `suffix(tensors, prefix(inputs))`.
+
+    Attributes:
+        prefix: inputs -> tuple of activations, batch first, that no edit can change.
+        suffix: Tensors in place of the network's own, by their names, and activations -> logits.
+        sites: The sites, in the order of `weights`.
+        reuses_prefix: False when the network could not be cut: the prefix is then the identity.
+        at_once: Whether several candidates may run as one; else they run one after the other.
+        above: Names of tensors that the prefix does not look at, as far as they are known.
+        input_of: Name of the module whose input is the only activation, as far as it is known.
+        reason: Why it could not be cut, else empty.
+    """
+
+    prefix: Prefix
+    suffix: Suffix
+    sites: tuple[EditSite, ...]
+    reuses_prefix: bool = True
+    at_once: bool = True
+    above: frozenset[str] = frozenset()
+    input_of: str | None = None
+    reason: str = ""
+
+    def run_suffix(self, weights: Sequence[Tensor], activations: Sequence[Tensor]) -> Tensor:
+        """Logits (n, classes) of one network whose sites' matrices are `weights`, each (out,
+        in).
+        """
+        stored = {
+            site.parameter: site.to_stored(weight)
+            for site, weight in zip(self.sites, weights, strict=True)
+        }
+        return self.suffix(stored, activations)
+
+    def run_candidates(
+        self, weights: Sequence[Tensor], activations: Sequence[Tensor], *, own: bool
+    ) -> Tensor:
+        """Logits (K, n, classes) of K networks whose sites' matrices are `weights`, each (K, out,
+        in).
+
+        Args:
+            weights: One tensor per site.
+            activations: What `prefix` returned; with `own`, one batch per candidate, (K, n, ...).
+            own: Whether each candidate has activations of its own.
+        """
+        if len(weights[0]) == 1:
+            shared = [a[0] for a in activations] if own else activations
+            return self.run_suffix([w[0] for w in weights], shared).unsqueeze(0)
+        if not self.at_once:
+            return torch.stack(
+                [
+                    self.run_suffix(
+                        [w[i] for w in weights], [a[i] for a in activations] if own else activations
+                    )
+                    for i in range(len(weights[0]))
+                ]
+            )
+        over_activations = 0 if own else None
+        with attention_in_parts(weights[0].device):
+            return vmap(self.run_suffix, in_dims=(0, over_activations))(
+                tuple(weights), tuple(activations)
+            )
+
+
+def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> SplitNetwork:
+    """Cut `model` where the edits of `sites` begin.
+
+    The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the
+    prefix. Networks of `transformers`, which cannot be traced, are cut by hooks (`Replay`). A cut
+    is kept only if, on `example`, it equals the full forward pass to 1e-5, for one network, for two
+    candidates, and for some of the activations' rows in another order.
+
+    Args:
+        model: In evaluation mode; it gives out logits.
+        sites: The sites that edits may change.
+        example: A batch of at least two inputs.
+    """
+    sites, few = tuple(sites), example[:_REPLAYED]
+    ways: list[tuple[Callable[..., SplitNetwork], Tensor]] = [(_cut, example)]
+    if is_of_transformers(model):
+        ways += [(partial(_replayed, at_once=at_once), few) for at_once in (True, False)]
+    reason = ""
+    for cut, seen in ways:
+        try:
+            candidate = cut(model, sites, seen)
+            with warnings.catch_warnings():
+                if cut is not _cut:
+                    # What vmap would do one by one, and warn of each time, is done so from outside.
+                    warnings.filterwarnings("error", message=".*batching rule")
+                difference = _difference(candidate, model, seen)
+        except Exception as error:  # of many types: fx, vmap and strangers' code refuse
+            reason = f"it cannot be cut: {type(error).__name__}: {error}"
+            continue
+        if difference <= 1e-5:
+            return candidate
+        reason = f"the cut changed the logits by {difference:.1e}"
+    return SplitNetwork(
+        _alone,
+        partial(_called, model),
+        sites,
+        reuses_prefix=False,
+        # What cannot be traced may branch on its data, each candidate its own way, which vmap
+        # refuses.
+        at_once=False,
+        reason=reason,
+    )
+
+
+def _replayed(
+    model: nn.Module, sites: tuple[EditSite, ...], example: Tensor, at_once: bool
+) -> SplitNetwork:
+    replay = Replay(model, sites, example)
+    return SplitNetwork(
+        replay.prefix,
+        replay.suffix,
+        sites,
+        at_once=at_once,
+        above=replay.above,
+        input_of=replay.input_of,
+    )
+
+
+class _Tracer(fx.Tracer):
+    """Takes the logits alone of an object that a network gives out, which no graph can hold."""
+
+    def create_arg(self, a: Any) -> Any:
+        """What stands for a value in the graph."""
+        logits = None if isinstance(a, fx.Proxy) else getattr(a, "logits", None)
+        return super().create_arg(logits if isinstance(logits, fx.Proxy) else a)
+
+
+def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> SplitNetwork:
+    graph = _Tracer().trace(model)
+    edited = _edited_nodes(graph, {site.name for site in sites})
+    if not any(node.op == "output" and node in edited for node in graph.nodes):
+        raise ValueError("no site lies on the way from the input to the output")
+    activations = _Activations(fx.GraphModule(model, graph)).found(example)
+    # Parameters, sizes and tuples cannot be gathered by row: the suffix makes its own from the
+    # activations.
+    repeated = {node for node in graph.nodes if node.name not in activations}
+    needed, boundary = _reached_from_output(graph, edited | repeated)
+    prefix_graph, suffix_graph = fx.Graph(), fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node not in edited and node.op != "output":
+            copied[node] = prefix_graph.node_copy(node, copied.__getitem__)
+    prefix_graph.output(tuple(copied[node] for node in boundary))
+    copied = {node: suffix_graph.placeholder(f"boundary_{i}") for i, node in enumerate(boundary)}
+    for node in graph.nodes:
+        if node in needed:
+            copied[node] = suffix_graph.node_copy(node, copied.__getitem__)
+    prefix = fx.GraphModule(model, prefix_graph)
+    prefix.graph.eliminate_dead_code()
+    prefix.recompile()
+    return SplitNetwork(prefix, partial(_called, fx.GraphModule(model, suffix_graph)), sites)
+
+
+def _alone(inputs: Tensor) -> tuple[Tensor]:
+    """The identity as a prefix: nothing is reused."""
+    return (inputs,)
+
+
+def _called(
+    module: nn.Module, tensors: Mapping[str, Tensor], activations: Sequence[Tensor]
+) -> Tensor:
+    """A module's logits with some of its tensors replaced: what a suffix is."""
+    return logits_of(functional_call(module, dict(tensors), tuple(activations)))
+
+
+def _edited_nodes(graph: fx.Graph, names: set[str]) -> set[fx.Node]:
+    edited: set[fx.Node] = set()
+    for node in graph.nodes:
+        target = str(node.target)
+        own = node.op in ("call_module", "get_attr") and any(
+            name == target or name.startswith(f"{target}.") or target.startswith(f"{name}.")
+            for name in names
+        )
+        if own or any(parent in edited for parent in node.all_input_nodes):
+            edited.add(node)
+    return edited
+
+
+class _Activations(fx.Interpreter):
+    """Finds, by running it, the nodes of a graph that are tensors computed from the input."""
+
+    def found(self, example: Tensor) -> set[str]:
+        self._from_input: set[fx.Node] = set()
+        self._found: set[str] = set()
+        self.run(example)
+        return self._found
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if n.op == "placeholder" or not self._from_input.isdisjoint(n.all_input_nodes):
+            self._from_input.add(n)
+            if isinstance(result, Tensor):
+                self._found.add(n.name)
+        return result
+
+
+def _reached_from_output(
+    graph: fx.Graph, suffix: set[fx.Node]
+) -> tuple[set[fx.Node], list[fx.Node]]:
+    """The nodes of `suffix` that the output needs, and those before them that it needs of the
+    prefix.
+    """
+    reached: set[fx.Node] = set()
+    waiting = [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting += node.all_input_nodes if node in suffix else []
+    return reached & suffix, [node for node in graph.nodes if node in reached - suffix]
+
+
+@torch.no_grad()
+def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> float:
+    """Largest relative deviation of the cut network from the full forward pass, for weights as they
+    are and scaled.
+    """
+    parameters = dict(model.named_parameters())
+    base = [site.to_matrix(parameters[site.parameter]) for site in candidate.sites]
+    pairs = [torch.stack([weight, 0.5 * weight]) for weight in base]
+    activations = candidate.prefix(example)
+    together = candidate.run_candidates(pairs, activations, own=False)
+    rows = torch.arange(len(example) - 1, 0, -1, device=example.device)
+    own = candidate.run_candidates(
+        pairs, [torch.stack([a[rows], a[rows]]) for a in activations], own=True
+    )
+    differences = []
+    for i, factor in enumerate((1.0, 0.5)):
+        weights = {site.parameter: factor * parameters[site.parameter] for site in candidate.sites}
+        full = functional_call(model, weights, (example,))
+        alone = candidate.run_suffix([pair[i] for pair in pairs], activations)
+        scale = full.abs().max().clamp_min(1.0)
+        differences += [
+            (logits - expected).abs().max() / scale
+            for logits, expected in ((alone, full), (together[i], full), (own[i], full[rows]))
+        ]
+    return float(torch.stack(differences).max())
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` in evaluation mode whose parameters take no gradient: the base that edits
+    leave alone.
+    """
+    return copy.deepcopy(model).eval().requires_grad_(False)

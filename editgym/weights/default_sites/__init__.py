@@ -1,0 +1,1 @@
+"""Which layers of a network are edited where nobody names any."""

@@ -1,0 +1,1 @@
+"""Language models whose weights can be edited: the decoder, its passes, its batches of tokens."""

@@ -1,0 +1,296 @@
+"""Forward passes of a language model with edits in effect, and the shortcuts that they may take."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from editgym.weights.hooks import hooked
+from editgym.weights.language.given import check_inputs
+from editgym.weights.language.kv_cache import cache_argument, empty_cache, seem_to_have_seen
+from editgym.weights.language.layers import LayerStack, Prefix, below_head
+from editgym.weights.language.site_pass import (
+    Injection,
+    SitePass,
+    edited_output,
+    looked_up,
+    product,
+    with_injection,
+)
+from editgym.weights.language.tokens import TokenBatch
+from editgym.weights.sites import EditSite
+from editgym.weights.state import EditedState
+
+_LEAST_SHARED = 8  # tokens; a second pass for fewer costs more than it saves
+_COMPARED = 3  # texts, and tokens of each
+# What models raise that cannot go on in the middle of a text, or of their layers.
+_CANNOT = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
+
+
+class EditedPasses:
+    """Runs a causal LM with its sites' modules doing what an `EditedState` says.
+
+    Logits are computed at the tokens that are asked for, layers below a prefix are skipped, and an
+    opening that all texts share is read once. The shortcuts are checked against the full forward
+    pass on `example`; where one fails, it is not used, and a warning says so.
+
+    Args:
+        model: A causal LM of `transformers`.
+        sites: Where it may be edited.
+        example: A few texts.
+        tensors: The model's, by name.
+
+    Attributes:
+        layers: The layers that can be skipped.
+        head: Name of the site that is the output embedding, if one is.
+
+    Raises:
+        UnknownSiteError: A site is not given all tokens of every text.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[EditSite],
+        example: TokenBatch,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        self.model: Any = model
+        self.modules: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in sites}
+        self._base = {
+            site.name: (site.to_matrix(tensors[site.parameter]), tensors.get(f"{site.name}.bias"))
+            for site in sites
+        }
+        self.layers = LayerStack(model, sites)
+        self.head: str | None = None
+        self._sites = {site.name: (index, site) for index, site in enumerate(sites)}
+        self._gathers, self._shares = True, False
+        self._check_shortcuts(example)
+
+    @contextmanager
+    def running(
+        self, state: EditedState, run: SitePass, prefix: Prefix | None = None
+    ) -> Iterator[Any]:
+        """The model with edits in effect, for as long as the context is open.
+
+        Args:
+            state: The edits.
+            run: What the sites do beyond them.
+            prefix: Where passes begin.
+        """
+        instead = [
+            (module, partial(self._forward, name, state, run))
+            for name, module in self.modules.items()
+        ]
+        with hooked(instead=instead), self.layers.starting_at(prefix):
+            yield self.model
+
+    def logits(
+        self,
+        state: EditedState,
+        run: SitePass,
+        batch: TokenBatch,
+        prefix: Prefix | None = None,
+        candidates: int = 1,
+        whole: bool = False,
+    ) -> Tensor:
+        """Logits at a batch's answer tokens, (candidates · m, vocabulary), one candidate after the
+        other.
+
+        Args:
+            state: The edits.
+            run: What the sites do beyond them.
+            batch: The texts.
+            prefix: Where the pass begins.
+            candidates: How many updates `run` has that are alternatives.
+            whole: Whether every text is read from its beginning.
+        """
+        opening = 0 if whole else self.shared(batch, run.injected)
+        ids, rows, positions = batch.ids, batch.rows, batch.positions
+        if candidates > 1:
+            ids, positions = ids.repeat(candidates, 1), positions.repeat(candidates)
+            starts = torch.arange(candidates, device=rows.device)[:, None] * len(batch)
+            rows = (starts + rows).flatten()
+            prefix = None if prefix is None else prefix.repeat(candidates)
+        if not opening:
+            with self.running(state, replace(run, texts=ids.shape), prefix):
+                return self._at(ids, rows, positions, self.head in run.injected)
+        cache = empty_cache(self.model)
+        first = None if prefix is None else prefix.part(len(batch), 0, opening)
+        with self.running(state, run.before(), first):
+            self._hidden(ids[:: len(batch), :opening], cache)
+        cache.batch_repeat_interleave(len(batch))
+        rest = None
+        if prefix is not None:
+            seem_to_have_seen(cache, opening, prefix.layer)
+            rest = prefix.part(1, opening, None)
+        ids = ids[:, opening:]
+        with self.running(state, replace(run.after(opening), texts=ids.shape), rest):
+            return self._at(ids, rows, positions - opening, cache=cache)
+
+    def shared(self, batch: TokenBatch, injected: Mapping[str, Injection] | None = None) -> int:
+        """How many first tokens of a batch's texts go through the model once for all: those that
+        all begin with and nothing is asked of; 0 where they are few, the head is injected into, or
+        the model cannot go on in the middle of a text.
+        """
+        injected = injected or {}
+        if not self._shares or self.head in injected:
+            return 0
+        shared = min([batch.opening, *(int(one.positions.min()) for one in injected.values())])
+        return shared if shared >= _LEAST_SHARED else 0
+
+    @torch.no_grad()
+    def prefix(self, state: EditedState, batch: TokenBatch, names: Iterable[str]) -> Prefix | None:
+        """What goes into the first layer with one of the sites called `names`; None where that is
+        the first layer of all.
+        """
+        first = self.layers.first(names)
+        if not first:
+            return None
+        opening = self.shared(batch)
+        with self.running(state, SitePass()):
+            if not opening:
+                return self.layers.prefix(first, lambda: self._hidden(batch.ids))
+            cache = empty_cache(self.model)
+            begun = self.layers.prefix(first, lambda: self._hidden(batch.ids[:1, :opening], cache))
+            cache.batch_repeat_interleave(len(batch))
+            rest = self.layers.prefix(first, lambda: self._hidden(batch.ids[:, opening:], cache))
+        begins = begun.activations.expand(len(batch), -1, -1)
+        return Prefix(torch.cat([begins, rest.activations], dim=1), first)
+
+    def whole(self, ids: Tensor) -> None:
+        """Run the model on texts to where its head begins, for those who look inside."""
+        self._hidden(ids)
+
+    def _at(
+        self,
+        ids: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        everywhere: bool = False,
+        cache: DynamicCache | None = None,
+    ) -> Tensor:
+        """Logits at tokens of texts that go on after what a cache has seen; `everywhere` where the
+        head has to run at every token.
+        """
+        if everywhere or not self._gathers:
+            return self._called(self.model, ids, cache).logits[rows, positions]
+        hidden = self._hidden(ids, cache)
+        asked = hidden[rows.to(hidden.device), positions.to(hidden.device)]
+        logits: Tensor = self.model.get_output_embeddings()(asked)
+        return logits.to(ids.device)
+
+    def _hidden(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
+        """The last hidden states, (n, length, width)."""
+        hidden: Tensor = self._called(below_head(self.model), ids, cache)[0]
+        return hidden
+
+    @staticmethod
+    def _called(module: Any, ids: Tensor, cache: DynamicCache | None) -> Any:
+        more = {} if cache is None else {cache_argument(module): cache}
+        return module(input_ids=ids, use_cache=cache is not None, **more)
+
+    def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
+        index, site = self._sites[name]
+        base, bias = self._base[name]
+        x = x.to(base.device)
+        edited = state.tensors.get(site.parameter)
+        out = edited_output(x, base, None if edited is None else site.to_matrix(edited), bias)
+        update = None if run.updates is None else run.updates[index]
+        if update is not None:
+            out = out + product(x, update.to(x.device))
+        if name in state.codebooks:
+            out = looked_up(x, out, state.codebooks[name])
+        if name in run.injected:
+            out = with_injection(out, run.injected[name], run.texts)
+        out = out.to(x.dtype)
+        if run.inputs is not None:
+            out = out if out.requires_grad else out.detach().requires_grad_()
+            run.keep(name, x, out)
+            return out.clone()  # some models add to a module's output in place
+        return out
+
+    @torch.no_grad()
+    def _check_shortcuts(self, example: TokenBatch) -> None:
+        output = self.model.get_output_embeddings()
+        self.head = next((name for name, module in self.modules.items() if module is output), None)
+        plain = self._plain(example)
+        run = SitePass(inputs={})
+        with self.running(EditedState(), run):
+            gathered = self._at(example.ids, example.rows, example.positions)
+        alone = SitePass(inputs={})
+        with self.running(EditedState(), alone):
+            self._hidden(example.ids[-1:, : example.lengths[-1]])
+        check_inputs(self._sites, run.inputs or {}, alone.inputs or {}, example, self.head)
+        if self._differ(gathered, plain):
+            self._gathers = False
+            self._warn(
+                "logits are computed at every token, because its head is more than a linear layer"
+            )
+        count = min(_COMPARED, len(example))
+        if self._skipping_differs(example.take(range(count)), plain[example.rows < count]):
+            self.layers.give_up()
+            self._warn(
+                "every evaluation runs all layers: skipping the lower ones changes its logits"
+            )
+        self._shares = self._continues(example)
+        if not self._shares:
+            self._warn("every text is read from its beginning: it does not go on from a cache")
+
+    def _plain(self, batch: TokenBatch) -> Tensor:
+        """Logits of the unedited model without any shortcut."""
+        full = self.model(input_ids=batch.ids, use_cache=False)
+        logits: Tensor = full.logits[batch.rows, batch.positions]
+        return logits
+
+    def _differ(self, found: Tensor, wanted: Tensor) -> bool:
+        """Whether logits differ by more than rounding."""
+        # Half precision rounds at every layer, and a product of other shape may round otherwise.
+        exact = self.model.dtype == torch.float32
+        tolerance = (1e-5 if exact else 2e-2) * max(1.0, float(wanted.abs().max()))
+        return not bool(((found.float() - wanted.float()).abs() <= tolerance).all())
+
+    def _skipping_differs(self, batch: TokenBatch, wanted: Tensor) -> bool:
+        """Whether logits are others where the layers below the first, or the last, site are
+        skipped.
+        """
+        ends = {self.layers.first([name]): name for name in self.layers.ends}
+        try:
+            return any(
+                self._differ(
+                    self.logits(
+                        EditedState(), SitePass(), batch, self.prefix(EditedState(), batch, [name])
+                    ),
+                    wanted,
+                )
+                for layer, name in ends.items()
+                if layer
+            )
+        except _CANNOT:
+            return True  # its layers hand on more than hidden states
+
+    def _continues(self, example: TokenBatch) -> bool:
+        """Whether texts that begin alike may go on from one cache, without the lowest layers where
+        these can be skipped.
+        """
+        few = example.ids[[0, -1], : _LEAST_SHARED + 1].tolist()
+        begun = (few[0] * (_LEAST_SHARED + 1))[: _LEAST_SHARED + 1]  # one token more than is shared
+        alike = TokenBatch.of([(begun, own[:_COMPARED]) for own in few], example.ids.device)
+        self._shares = True
+        try:
+            prefix = self.prefix(EditedState(), alike, self.layers.ends[-1:])
+            found = self.logits(EditedState(), SitePass(), alike, prefix)
+        except _CANNOT:
+            return False  # its cache is of another kind
+        return not self._differ(found, self._plain(alike))
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"{type(self.model).__name__}: {what}", stacklevel=5)
