@@ -18,6 +18,7 @@ AGENTS: dict[str, str] = {
     "random": "agents.black_box:RandomSearch",
     "random_actions": "agents.black_box:RandomActions",
     "cmaes": "agents.black_box:CmaEs",
+    "reward_ascent": "agents.rl.reward_ascent:RewardAscent",
     "retrain": "agents.unlearning.retrain:Retrain",
     "last_layer_fine_tune": "agents.debiasing.fine_tuning:LastLayerFineTune",
     "site_fine_tune": "agents.debiasing.fine_tuning:SiteFineTune",

@@ -54,7 +54,9 @@ class ShiftWorldEnv(WeightEditingEnv):
         paper's) by whether it is predicted; a task with a `score` of its own says what a sample is
         worth instead (`editgym.tasks.protocol.score_of`). `probe_weight` (default 0: absent) takes
         off that many times P, 0–1: how well a linear probe, fitted to the penultimate features,
-        still tells the forgotten classes (`editgym.envs.worlds.probe`).
+        still tells the forgotten classes (`editgym.envs.worlds.probe`); `relearn_weight` (default
+        0: absent) that many times L, 0–1: how well the logits tell them, whatever constant is added
+        to these, after one step of SGD on five of their images (`editgym.envs.worlds.relearning`).
         A step's reward is what it added to V; an episode keeps one batch, so its rewards add up to
         V of the edited network less V of the unedited one on the same batch, and no edit has 0.
         `reward="absolute"` (the paper's): V of the weights as they now are, on a fresh batch at
@@ -93,6 +95,7 @@ class ShiftWorldEnv(WeightEditingEnv):
         batch_size: Samples from each reward set; None takes the task's (1,024; debiasing 256).
         episode_length: Edits per episode.
         probe_weight: Weight of −P, for classes that are to be gone from the features too.
+        relearn_weight: Weight of −L, for classes that a few images are not to bring back.
         metrics: Import paths `package.module:function` of metrics of one's own, functions
             `(network, task, goal) -> float | None` of the edited network, the task and the goal's
             index; what they return joins what `evaluate` returns, under the function's name.
@@ -148,6 +151,7 @@ class ShiftWorldEnv(WeightEditingEnv):
         batch_size: int | None = None,
         episode_length: int = 1,
         probe_weight: float = 0.0,
+        relearn_weight: float = 0.0,
         metrics: Sequence[str] = (),
         observe_task: bool = False,
         observe_parameters: Sequence[str] = (),
@@ -202,6 +206,7 @@ class ShiftWorldVectorEnv(WeightEditingVectorEnv):
         batch_size: int | None = None,
         episode_length: int = 1,
         probe_weight: float = 0.0,
+        relearn_weight: float = 0.0,
         metrics: Sequence[str] = (),
         observe_task: bool = False,
         observe_parameters: Sequence[str] = (),

@@ -39,6 +39,7 @@ ON_WORLDS = {
     "random": {"num_envs": 8},
     "random_actions": {},
     "cmaes": {"population": 8},
+    "reward_ascent": {"steps": 2, "start": 0},
     **{name: {"epochs": 1} for name in UNLEARNERS if name not in DRAW_NOTHING},
     "a2c": ON_POLICY,
     **{name: {**ON_POLICY, "batch_size": 8} for name in ("ppo", "trpo", "recurrent_ppo")},

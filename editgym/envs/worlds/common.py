@@ -39,6 +39,7 @@ CHECKS: Mapping[str, Check] = {
     "alpha": _FINITE_OR_NONE,
     "beta": _FINITE_OR_NONE,
     "probe_weight": at_least(0),
+    "relearn_weight": at_least(0),
     "observation_bound": above(0),
     "origin": one_of("lora", "zero"),
     "reward": one_of("improvement", "absolute"),
@@ -82,6 +83,7 @@ class WeightEditing:
         batch_size: int | None,
         episode_length: int,
         probe_weight: float,
+        relearn_weight: float,
         metrics: Sequence[str],
         observe_task: bool,
         observe_parameters: Sequence[str],
@@ -114,6 +116,7 @@ class WeightEditing:
             defaults.batch_size if batch_size is None else batch_size,
             shared_batch,
             probe_weight,
+            relearn_weight,
             reward,
         )
         self.scorer = Scorer(self.task, rewards)

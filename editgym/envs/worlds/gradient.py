@@ -80,7 +80,7 @@ class CostGradients:
             means = [part.mean().reshape(1) for part in worth.split(samples.sizes)]
             scores = dict(zip(task.set_names, means, strict=True))
             cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores)).sum()
-            cost = cost + self._scorer.probe_cost(candidate, *where).sum()
+            cost = cost + self._scorer.traces(candidate, *where).sum()
             found = torch.autograd.grad(cost, leaves)
         metering.record(1)
         return CostGradient(float(cost.detach()), found)

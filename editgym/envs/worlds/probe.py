@@ -41,7 +41,7 @@ class FeatureProbe:
     """
 
     def __init__(self, task: Task) -> None:
-        if not all(_names_classes(goal.features, task.pool.labels) for goal in task.goals):
+        if not names_classes(task):
             raise ValueError(
                 "probe_weight: there is no class to probe for where samples are forgotten, or where"
                 f" the goals of a task, such as {task.name}, name no classes; leave it 0"
@@ -90,9 +90,12 @@ class FeatureProbe:
         return (_SHARPNESS * scores).softmax(-1).gather(-1, own).squeeze(-1)
 
 
-def _names_classes(features: Tensor, labels: Tensor) -> bool:
-    """Whether a goal's features are classes, one-hot, and labels are classes too."""
-    return bool(features.any()) and labels.dim() == 1 and int(labels.max()) < len(features)
+def names_classes(task: Task) -> bool:
+    """Whether a task's goals are classes, one-hot, and its labels are classes too."""
+    labels = task.pool.labels
+    return labels.dim() == 1 and all(
+        bool(goal.features.any()) and int(labels.max()) < len(goal.features) for goal in task.goals
+    )
 
 
 def _headless(network: EditableNetwork, example: Tensor) -> EditableNetwork:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from editgym.envs import metering
 from editgym.envs.worlds.draws import Draws
-from editgym.envs.worlds.probe import FeatureProbe
 from editgym.envs.worlds.scores import RewardSettings, Scores
+from editgym.envs.worlds.traces import Traces, by_network
 from editgym.envs.worlds.unedited import UneditedNetworks
 from editgym.tasks.protocol import Task, score_of
 
@@ -37,6 +37,7 @@ class Scorer:
     Attributes:
         task: Networks, goals and reward data.
         rewards: Reward terms and batch.
+        traces: What the reward takes off for what is left of the forgotten.
 
     Args:
         task: Networks, goals and reward data.
@@ -47,8 +48,8 @@ class Scorer:
         self.task, self.rewards = task, rewards
         self._score = score_of(task)
         self._references: dict[int, _Reference] = {}
-        self._unedited = UneditedNetworks(task, rewards, self.probe_cost)
-        self._probe = FeatureProbe(task) if rewards.probe_weight else None
+        self.traces = Traces(task, rewards)
+        self._unedited = UneditedNetworks(task, rewards, self.traces)
         drawn = rewards.batch_size * len(task.set_names)
         # Where the pool is no larger than a batch, scoring all of it once and weighting the samples
         # by how often each was drawn is the same reward for less work, and needs no copy of the
@@ -91,7 +92,7 @@ class Scorer:
         accuracy = {name: correct[:, i] for i, name in enumerate(names)}
         accuracy_before = {name: before[:, i] for i, name in enumerate(names)}
         utility, edit = self.task.utility(by_name), self.task.edit(by_name)
-        cost = self.probe_cost(weights, draws.network_index, draws.goal_index)
+        cost = self.traces(weights, draws.network_index, draws.goal_index)
         reward = self.rewards.alpha * utility + self.rewards.beta * edit - cost
         gain = torch.zeros_like(reward)
         if self.rewards.kind == "improvement":
@@ -121,26 +122,6 @@ class Scorer:
             self.task.is_success(before.accuracy, before.accuracy),
         )
 
-    def probe_cost(
-        self, weights: Sequence[Tensor], network_index: Tensor, goal_index: Tensor
-    ) -> Tensor:
-        """`probe_weight` · P of every candidate with these matrices, (K,); 0 where the reward
-        leaves P out.
-
-        Args:
-            weights: (K, out, in) per site.
-            network_index: (K,), which network each candidate edits.
-            goal_index: (K,), which goal each candidate has.
-        """
-        found = torch.zeros(len(weights[0]), device=self.task.device)
-        if self._probe is None:
-            return found
-        for index, own in self._by_network(network_index):
-            found = found.index_put(
-                (own,), self._probe(index, [w[own] for w in weights], goal_index[own])
-            )
-        return self.rewards.probe_weight * found
-
     # --- inside -----------------------------------------------------------------------------------
 
     def _scores(
@@ -150,16 +131,11 @@ class Scorer:
         if len(self.task.networks) == 1:
             return self._on_network(0, weights, rows)
         parts, order = [], []
-        for index, own in self._by_network(network_index):
+        for index, own in by_network(network_index, self.task.device):
             own_rows = [r if len(r) == 1 else r[own] for r in rows]
             parts.append(self._on_network(index, [w[own] for w in weights], own_rows))
             order.append(own)
         return torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
-
-    def _by_network(self, network_index: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Every network that a candidate edits, and those candidates' places, on the device."""
-        for index in network_index.unique().tolist():
-            yield index, (network_index == index).nonzero().flatten().to(self.task.device)
 
     def _on_network(self, index: int, weights: Sequence[Tensor], rows: list[Tensor]) -> Tensor:
         """The same of candidates on one network."""

@@ -14,7 +14,8 @@ RewardKind = Literal["improvement", "absolute"]
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """V = alpha · U + beta · O − probe_weight · P on a batch, and what the reward makes of it.
+    """What the reward is made of: V = alpha · U + beta · O − probe_weight · P − relearn_weight · L
+    on a batch, and what becomes of V.
 
     Attributes:
         alpha: Weight of the utility U.
@@ -26,6 +27,8 @@ class RewardSettings:
             scored on one batch.
         probe_weight: Weight of P, how well the features still tell the forgotten classes
             (`FeatureProbe`); 0 leaves it out.
+        relearn_weight: Weight of L, how well the forgotten classes come back from a few images
+            (`FewImageRelearning`); 0 leaves it out.
         kind: `"absolute"`: V of the weights as they are, on a batch that every step draws anew.
             `"improvement"`: how much a step added to V, on one batch for the whole episode.
     """
@@ -36,6 +39,7 @@ class RewardSettings:
     batch_size: int
     shared_batch: bool
     probe_weight: float
+    relearn_weight: float = 0.0
     kind: RewardKind = "absolute"
 
 

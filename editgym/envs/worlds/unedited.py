@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,10 +11,8 @@ from torch import Tensor
 
 from editgym.envs.worlds.draws import Draws
 from editgym.envs.worlds.scores import RewardSettings
+from editgym.envs.worlds.traces import Traces
 from editgym.tasks.protocol import Task, score_of
-
-# probe_cost(weights, network_index, goal_index), as `Scorer.probe_cost` is.
-ProbeCost = Callable[[Sequence[Tensor], Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,11 @@ class UneditedNetworks:
     Args:
         task: Networks, goals and reward data.
         rewards: Reward terms.
-        probe_cost: `probe_weight` · P of matrices at the sites.
+        traces: What the reward takes off for what is left of the forgotten.
     """
 
-    def __init__(self, task: Task, rewards: RewardSettings, probe_cost: ProbeCost) -> None:
-        self._task, self._rewards, self._probe_cost = task, rewards, probe_cost
+    def __init__(self, task: Task, rewards: RewardSettings, traces: Traces) -> None:
+        self._task, self._rewards, self._traces = task, rewards, traces
 
     def __call__(self, draws: Draws, rows: Sequence[Tensor]) -> Unedited:
         """The networks and goals of K candidates on a batch, without gradients.
@@ -64,8 +62,8 @@ class UneditedNetworks:
         )
         utility, edit = task.utility(scores), task.edit(scores)
         value = rewards.alpha * utility + rewards.beta * edit
-        if rewards.probe_weight:
-            value = value - self._probe_costs[draws.network_index.to(task.device), draws.goal_index]
+        if self._traces:
+            value = value - self._trace_costs[draws.network_index.to(task.device), draws.goal_index]
         return Unedited(utility, edit, accuracy, value)
 
     def are(self, weights: Sequence[Tensor], draws: Draws) -> Tensor:
@@ -108,11 +106,11 @@ class UneditedNetworks:
         return self._per_sample[0 if self._rewards.signal == "probability" else 1]
 
     @cached_property
-    def _probe_costs(self) -> Tensor:
-        """`probe_weight` · P, (networks, goals)."""
+    def _trace_costs(self) -> Tensor:
+        """What the reward takes off for all that there is, (networks, goals)."""
         networks, goals = len(self._task.networks), len(self._task.goals)
         pairs = torch.cartesian_prod(torch.arange(networks), torch.arange(goals))
         with torch.no_grad():
             weights = [bases[pairs[:, 0]] for bases in self._bases]
-            costs = self._probe_cost(weights, pairs[:, 0], pairs[:, 1].to(self._task.device))
+            costs = self._traces(weights, pairs[:, 0], pairs[:, 1].to(self._task.device))
         return costs.view(networks, goals)

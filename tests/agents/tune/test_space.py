@@ -48,7 +48,15 @@ DECLARED = {
     **dict.fromkeys(("mend", "malmen", "rledit", "hiedit"), LEARNING),
     "ppo": {"start", "learning_rate", "final_log_std", "train_env.locality_weight"},
 }
-UNDECLARED = {"no_edit", "random", "random_actions", "cmaes", "retrain", "in_context"}
+UNDECLARED = {
+    "no_edit",
+    "random",
+    "random_actions",
+    "cmaes",
+    "reward_ascent",
+    "retrain",
+    "in_context",
+}
 
 
 @pytest.fixture(scope="module")

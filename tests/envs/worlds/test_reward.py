@@ -89,7 +89,7 @@ def test_each_network_probes_its_own_candidates(scorer, looked_at):
     weights = [
         torch.stack([made.task.networks[i].base_weights[0] for i in (0, 1, 0)]),
     ]
-    found = made.probe_cost(weights, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0]))
+    found = made.traces(weights, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0]))
     assert [candidates for candidates, *_ in looked_at] == [2, 1]
     assert found[0] == found[2] != found[1]
     assert bool((found > 0.25).all()), "an unedited network still tells the class"
@@ -98,7 +98,7 @@ def test_each_network_probes_its_own_candidates(scorer, looked_at):
 def test_without_a_weight_nothing_is_probed(scorer, looked_at):
     made = scorer(1024)
     weights = [torch.stack([made.task.networks[0].base_weights[0]] * 2)]
-    assert made.probe_cost(weights, torch.zeros(2), torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert made.traces(weights, torch.zeros(2), torch.zeros(2)).tolist() == [0.0, 0.0]
     assert not looked_at
 
 
