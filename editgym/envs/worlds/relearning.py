@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from editgym.data.images import Labelled
 from editgym.envs.worlds.probe import names_classes
 from editgym.tasks.protocol import Goal, Task
 from editgym.weights import EditableNetwork, full_precision
+from editgym.weights.classifiers.outputs import logits_of
 
 FEW_IMAGES = 5
 # The attacker's step sizes: 0 looks at the network as it is.
@@ -94,17 +94,14 @@ class FewImageRelearning:
         with full_precision():
             with torch.enable_grad():
                 weights = _all_weights(network, matrices)
-                few = functional_call(network.base, dict(weights), (samples.few.inputs,))
+                few = _logits(network, weights, samples.few.inputs)
                 loss = F.cross_entropy(few, samples.few.labels)
                 slopes = torch.autograd.grad(
                     loss, list(weights.values()), create_graph=differentiable
                 )
             found = [
                 _told(
-                    functional_call(
-                        network.base, _moved(weights, slopes, rate), (samples.judged.inputs,)
-                    ),
-                    samples,
+                    _logits(network, _moved(weights, slopes, rate), samples.judged.inputs), samples
                 )
                 for rate in RATES
             ]
@@ -130,7 +127,14 @@ def _told(logits: Tensor, samples: _Samples) -> Tensor:
     return (2 * share - 1)[there].mean()
 
 
-def _moved(weights: Mapping[str, Tensor], slopes: Sequence[Tensor], rate: float) -> Any:
+def _logits(network: EditableNetwork, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """The network's logits with these weights in place of its own, (n, classes)."""
+    return logits_of(functional_call(network.base, dict(weights), (inputs,)))
+
+
+def _moved(
+    weights: Mapping[str, Tensor], slopes: Sequence[Tensor], rate: float
+) -> dict[str, Tensor]:
     """The weights after a step of SGD."""
     return {
         name: weight - rate * slope
