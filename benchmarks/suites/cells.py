@@ -23,6 +23,7 @@ SUITES = {
         Suite("encoder", 5, worlds.ENCODER),
         Suite("paper", 10, worlds.PAPER),
         Suite("attacks", 5, worlds.ATTACKS),
+        Suite("deep", 10, worlds.DEEP),
         Suite("backdoor", 10, worlds.BACKDOOR),
         Suite("lifelong-ablations", 3, lifelong.ABLATION_STREAMS),
         Suite("lifelong-checkpoints", 3, lifelong.CHECKPOINTS),
