@@ -163,19 +163,20 @@ PAPER = (
 # What attacks recover of the edits of all agents: rows of `WORLDS` that are older lack it.
 ATTACKS = (Entry("ShiftWorld-v0", "unlearning/digits", ALL_UNLEARNING_AGENTS),)
 # What a reward has to ask for if a class is to be gone and not hidden: the reward as it is, a probe
-# of the features, relearning from a few images, and both, all by the reward's own gradient in one
-# box. The weights were chosen on the first network.
-_DEEP_TERMS = ({"probe_weight": 6.0}, {"relearn_weight": 3.0})
+# of the features, relearning from a few images, both, and both with more weight on what is kept,
+# all by the reward's own gradient in one box. The weights were chosen on the first network.
+_PROBED, _RELEARNED = {"probe_weight": 6.0}, {"relearn_weight": 3.0}
 DEEP = (
     Entry(
         "ShiftWorld-v1",
         "unlearning/digits",
         (
             "no_edit",
-            *(
-                ("reward_ascent", {}, terms)
-                for terms in ({}, *_DEEP_TERMS, {**_DEEP_TERMS[0], **_DEEP_TERMS[1]})
-            ),
+            "reward_ascent",
+            ("reward_ascent", {}, _PROBED),
+            ("reward_ascent", {}, _RELEARNED),
+            ("reward_ascent", {}, {**_PROBED, **_RELEARNED}),
+            ("reward_ascent", {}, {**_PROBED, **_RELEARNED, "alpha": 8.0}),
             "neggrad_plus-site",
             "scrub-site",
             "retrain",
