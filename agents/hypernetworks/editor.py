@@ -154,6 +154,8 @@ class LearnedEditor(StreamEditor):
         self._sites = [(site.name, site.shape) for site in process.sites]
         torch.manual_seed(seed)
         self._policy = self.make_policy(process, seed).to(process.device)
+        if self.settings.start_from is not None:
+            self._take_over(Path(self.settings.start_from))
         env.close()
         SequenceLearner(
             self._policy, env_spec, self.learning(), budget, seed, out, self.name
@@ -204,6 +206,28 @@ class LearnedEditor(StreamEditor):
     def entries(self, process: EditStream) -> list[Entry]:
         """The policy's entries for the stream's batch."""
         return self.policy.entries(process)
+
+    def _take_over(self, folder: Path) -> None:
+        """Start from the policy of the agent in `folder`, with its running statistics."""
+        try:
+            sites, state = load_policy(folder)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"start_from: {error}; it is the folder that a trained {self.name} was saved in,"
+                " for example OUT/agent of agents.train"
+            ) from error
+        check_sites(sites, self._sites)
+        own, given = self.policy.state_dict(), state["parameters"]
+        other = [name for name in own if name not in given or given[name].shape != own[name].shape]
+        require(
+            not other and len(own) == len(given),
+            "start_from",
+            str(folder),
+            f"a {self.name} with a policy of the same size"
+            f" ({other[0] if other else 'it has more parameters'} differs)",
+        )
+        self.policy.load_state_dict(given)
+        self.policy.load_statistics(state["statistics"])
 
     # --- files ------------------------------------------------------------------------------------
 

@@ -11,11 +11,9 @@ from agents.hypernetworks.editor import Sites, load_policy
 from agents.hypernetworks.gates import Gate, HiEditPolicy
 from agents.hypernetworks.network import Hypernetwork, Rule, check_sites
 from agents.hypernetworks.rledit import HypernetworkEditor
-from agents.hypernetworks.settings import FLAG, HypernetworkSettings
+from agents.hypernetworks.settings import FLAG, SAVED_AGENT, HypernetworkSettings
 from agents.hypernetworks.stream import EditStream, calls_per_capture
-from editgym.checks import Check, at_least, one_of, optional, require, whole
-
-_FOLDER = optional(Check(lambda value: isinstance(value, str), "the folder of an agent"))
+from editgym.checks import at_least, one_of, optional, require, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +25,7 @@ class HiEditSettings(HypernetworkSettings):
     adaptive: bool = setting(False, FLAG)
     site_cost: float = setting(0.01, at_least(0))
     gate_learning_rate: float = setting(1e-2, at_least(0))
-    low_level: str | None = setting(None, _FOLDER)
+    low_level: str | None = setting(None, SAVED_AGENT)
     rule: Rule = setting("malmen", one_of(*get_args(Rule)))
 
     def __post_init__(self) -> None:
@@ -108,6 +106,9 @@ class HiEdit(HypernetworkEditor):
             edited, such as the reward's `back_depth`, `decay`, `locality_weight`, `norm_weight`,
             `reference`; what is given adds to the default, {"back_depth": 5,
             "locality_weight": 8}. Left out in ShiftWorld.
+        start_from: Folder of a saved agent of the same kind, whose policy learning starts from, for
+            sites of the same shapes; with `sequences=0` it edits as it was saved. None (default)
+            starts anew.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

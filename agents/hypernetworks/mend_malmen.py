@@ -61,6 +61,9 @@ class Malmen(HypernetworkEditor):
         train_env: Arguments of the environment while it learns, other than those of the one that is
             edited; what is given adds to the default, {"horizon": 1, "back_depth": 0,
             "locality_weight": 8}. Left out in ShiftWorld.
+        start_from: Folder of a saved agent of the same kind, whose policy learning starts from, for
+            sites of the same shapes; with `sequences=0` it edits as it was saved. None (default)
+            starts anew.
 
     Raises:
         ValueError: An argument is out of range; the message names it.
@@ -113,6 +116,9 @@ class Mend(HypernetworkEditor):
         train_env: Arguments of the environment while it learns, other than those of the one that is
             edited; what is given adds to the default, {"horizon": 1, "back_depth": 0,
             "locality_weight": 8}. Left out in ShiftWorld.
+        start_from: Folder of a saved agent of the same kind, whose policy learning starts from, for
+            sites of the same shapes; with `sequences=0` it edits as it was saved. None (default)
+            starts anew.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

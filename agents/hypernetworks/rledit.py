@@ -155,6 +155,9 @@ class RLEdit(HypernetworkEditor):
             `reference`; what is given adds to the default, {"back_depth": 5,
             "locality_weight": 8}. The released mode's is {"back_depth": 9, "locality_weight": 0.6,
             "norm_weight": 0, "reference": "previous"}. Left out in ShiftWorld.
+        start_from: Folder of a saved agent of the same kind, whose policy learning starts from, for
+            sites of the same shapes; with `sequences=0` it edits as it was saved. None (default)
+            starts anew.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

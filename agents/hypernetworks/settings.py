@@ -21,6 +21,7 @@ ARGUMENTS = Check(
     lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
     "arguments of the environment by name",
 )
+SAVED_AGENT = optional(Check(lambda value: isinstance(value, str), "the folder of an agent"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Learning(Settings):
         patience: Looks without a new best after which learning ends; None goes on to the end.
         train_env: Arguments of the environment, other than those of the one that is edited, while
             learning.
+        start_from: Folder of a saved agent of the same kind, whose policy learning starts from;
+            None starts anew.
 
     Raises:
         ValueError: An attribute is out of range; the message names it.
@@ -57,6 +60,7 @@ class Learning(Settings):
     validate_every: int = setting(5, whole(0))
     patience: int | None = setting(None, optional(whole(1)))
     train_env: Mapping[str, Any] = setting({}, ARGUMENTS)
+    start_from: str | None = setting(None, SAVED_AGENT)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
