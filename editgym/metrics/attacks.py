@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy
 from editgym.metrics.privacy import finite, margins
+from editgym.metrics.recovery import FALSE_POSITIVES
 from editgym.models.heads import features_before, last_linear
 from editgym.models.training import one_thread
 from editgym.weights import full_precision
 
-FALSE_POSITIVES = 0.01
 RELEARN_IMAGES, RELEARN_RATES = (1, 2, 5), (0.001, 0.01, 0.1)
 # The accuracy is looked at after so many steps on the few images.
 RELEARN_LOOKS = (1, 3, 10)
@@ -61,8 +61,8 @@ class Target:
 
 
 def attacks(model: nn.Module, unedited: nn.Module, target: Target) -> dict[str, float | None]:
-    """What each attack reaches against a network: the metrics of `editgym.metrics.recovery.SCALES`,
-    and `logit_attack_accuracy`.
+    """What each attack reaches against a network: the metrics of `recovery.ATTACKS`, and
+    `logit_attack_accuracy`.
 
     Args:
         model: Images -> logits, in evaluation mode; it is left as it is.

@@ -8,7 +8,9 @@ from torch import nn
 from editgym.data.images import Labelled
 from editgym.metrics import attacks
 from editgym.metrics.attacks import Target
+from editgym.metrics.recovery import scales
 from editgym.tasks import make_task
+from editgym.tasks.unlearning import task as unlearning_task
 from editgym.weights import ReplaceTensors
 
 
@@ -258,6 +260,17 @@ def test_signed_membership_is_the_advantage_with_its_sign(edited):
     assert abs(metrics["mia_signed"]) == pytest.approx(metrics["mia_advantage"])
     assert -1 <= metrics["mia_signed_before"] <= 1
     assert 0 <= metrics["mia_tpr"] <= 1
+
+
+def test_membership_is_measured_against_the_noise_of_so_many_samples(edited, monkeypatch):
+    """Digits of the class: 81 trained the network, 45 are test images."""
+    task, network, metrics = edited
+    asked = []
+    monkeypatch.setattr(
+        unlearning_task, "scales", lambda *sizes: asked.append(sizes) or scales(*sizes)
+    )
+    assert task.evaluate(network.journal) == metrics
+    assert asked == [(81, 45)]
 
 
 def test_wrecked_networks_have_numbers_too():

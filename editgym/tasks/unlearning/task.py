@@ -12,7 +12,7 @@ from editgym.data.images import Labelled
 from editgym.metrics.attacks import Target, attacks
 from editgym.metrics.classification import weights_changed
 from editgym.metrics.privacy import Evidence, forgetting_checks, oracle_gap
-from editgym.metrics.recovery import SCALES, recovered
+from editgym.metrics.recovery import ATTACKS, recovered, scales
 from editgym.tasks.protocol import Goal, RewardDefaults, correctness, network_of
 from editgym.tasks.unlearning.goals import GivenSamples
 from editgym.tasks.unlearning.splits import Splits
@@ -187,11 +187,12 @@ class UnlearningTask:
         share, norm = weights_changed(
             network.parameters_changed.values(), unedited.state_dict().values()
         )
-        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", *SCALES)
+        members, others = self._membership(goal)
+        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", *ATTACKS)
         return (
             metrics
             | {f"{name}_before": before[name] for name in kept}
-            | recovered(metrics, before, oracle)
+            | recovered(metrics, before, oracle, scales(len(members), len(others)))
             | {
                 "oracle_gap": None if oracle is None else oracle_gap(metrics, oracle),
                 "weights_changed": share,
@@ -223,12 +224,13 @@ class UnlearningTask:
         sets, members = self.test_sets(goal), self.goals[goal].members
         native = {self.networks[index].base_hash for index in self.native}
         own = self.members_known and network.base_hash in native
+        trained, others = self._membership(goal)
         evidence = Evidence(
             forget=sets["forget"],
             relearn=self.pool[torch.cat([members["forget"], members["retain"]])],
             probe=None if self.samples is not None else self.splits.policy,
-            members=self.model_split(goal)[1] if own else None,
-            others=sets["forget"] if self.samples is None else self.splits.test,
+            members=trained if own else None,
+            others=others,
         )
         target = Target(
             sets["forget"],
@@ -243,6 +245,13 @@ class UnlearningTask:
             | forgetting_checks(network.merged(), evidence, forget_before)
             | attacks(network.merged(), network.fresh().merged(), target)
         )
+
+    def _membership(self, goal: int) -> tuple[Labelled, Labelled]:
+        """Forgotten samples that a native network was trained on, and samples like them that it was
+        not trained on.
+        """
+        others = self.test_sets(goal)["forget"] if self.samples is None else self.splits.test
+        return self.model_split(goal)[1], others
 
     def _is_forgotten(self, labels: Tensor, classes: Sequence[int]) -> Tensor:
         return torch.isin(labels, torch.tensor(classes, device=labels.device))
