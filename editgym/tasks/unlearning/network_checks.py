@@ -1,6 +1,11 @@
-"""Whether a classifier of one's own can be judged on images: what it takes, and what it returns."""
+"""Whether a classifier of one's own can be judged on images: what it takes and returns; and whether
+a retrained one is fit to be compared with.
+"""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +14,9 @@ from editgym.data.errors import DataError
 from editgym.weights import EditableNetwork
 
 _LOOKED_AT = 64  # images
+# A network retrained without a class is a few points better or worse on the others than the one
+# that is edited, and gives images of a class that it never saw to others.
+_RETAIN_LOST, _FORGET_KNOWN = 0.1, 0.1
 
 
 @torch.no_grad()
@@ -73,6 +81,40 @@ def check_outputs(
         raise DataError(
             f"model: {name} returns probabilities, which sum to 1 for every image; it must return"
             " logits: leave its softmax out"
+        )
+
+
+def warn_of_poor_oracle(
+    place: str,
+    before: Mapping[str, float | None],
+    oracle: Mapping[str, float | None],
+    *,
+    saw_no_class: bool,
+) -> None:
+    """Warn that a retrained network is no measure of forgetting.
+
+    Args:
+        place: The network and the goal, for messages.
+        before: Measures of the unedited network, with `retain_accuracy`.
+        oracle: The same of the retrained one, with `forget_accuracy` too.
+        saw_no_class: Whether whole classes were kept from it, so that it cannot know them.
+    """
+    full, own = before["retain_accuracy"] or 0.0, oracle["retain_accuracy"] or 0.0
+    known = oracle["forget_accuracy"] or 0.0
+    compared = "oracle_gap and the shares that attacks recover are measured against it"
+    if full - own > _RETAIN_LOST:
+        warnings.warn(
+            f"retrain: the oracle of {place} has a retain accuracy of {own:.1%}, and the unedited"
+            f" network {full:.1%}, on test images: it was trained poorly, and {compared}; train it"
+            " as the network was, for as long",
+            stacklevel=2,
+        )
+    elif saw_no_class and known > _FORGET_KNOWN:
+        warnings.warn(
+            f"retrain: the oracle of {place} has a forget accuracy of {known:.1%} on test images,"
+            f" as if it had seen what is forgotten, and {compared}; begin with the network that"
+            " is handed in, and train it on the images that are, alone",
+            stacklevel=2,
         )
 
 
