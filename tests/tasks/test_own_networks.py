@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from agents.catalogue import make_agent
 from agents.protocol import Budget
 from editgym.models.classifiers import SmallConvNet
-from editgym.tasks.unlearning import own_oracle
+from editgym.tasks.unlearning import own_networks
 from editgym.weights import DenseUpdate, Mask, SiteEdit
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -270,11 +270,11 @@ def test_an_oracle_that_is_handed_on_is_known_by_the_file_where_it_is_written(
     monkeypatch.syspath_prepend(tmp_path)
     try:
         importlib.import_module("handed_on")
-        before = own_oracle._code("handed_on:retrain")
+        before = own_networks.code("handed_on:retrain")
         (package / "work.py").write_text("def retrain(n, x, y):\n    return n  # another\n")
-        assert own_oracle._code("handed_on:retrain") != before
-        assert own_oracle._code("handed_on:nothing") is not None
-        assert own_oracle._code("nowhere:retrain") is None
+        assert own_networks.code("handed_on:retrain") != before
+        assert own_networks.code("handed_on:nothing") is not None
+        assert own_networks.code("nowhere:retrain") is None
     finally:
         for name in ("handed_on", "handed_on.work"):
             sys.modules.pop(name, None)
