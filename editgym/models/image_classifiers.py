@@ -22,7 +22,12 @@ _SHOWN = 3  # names in a message
 
 def is_folder(name: object) -> bool:
     """Whether a name is that of a folder that is here, and no import path."""
-    return isinstance(name, str) and ":" not in name and Path(name).expanduser().is_dir()
+    return (
+        isinstance(name, str)
+        and name != ""
+        and ":" not in name
+        and Path(name).expanduser().is_dir()
+    )
 
 
 def untrained_classifier(folder: str) -> PreTrainedModel:

@@ -49,7 +49,8 @@ def checked_goals(
         classes: The classes' names, by their numbers; empty where they have none.
 
     Raises:
-        ValueError: A class does not exist, is named twice, or nothing would be left to retain.
+        ValueError: A class does not exist or is named twice, nothing would be left to retain, or a
+            goal is there twice.
     """
     if goals is not None and not isinstance(goals, list | tuple):
         raise ValueError(f"goals must be a list of classes or of sets of classes, got {goals!r}")
@@ -72,7 +73,13 @@ def checked_goals(
                 f"{argument}: {item!r} is not a class or a set of different classes from 0 to "
                 f"{n_classes - 1} that leaves one to retain"
             )
-        checked.append(tuple(sorted(numbers)))
+        goal = tuple(sorted(numbers))
+        if goal in checked:
+            raise ValueError(
+                f"goals: {item!r} is there twice; an episode draws one of the goals, so name each"
+                " once"
+            )
+        checked.append(goal)
     return tuple(checked)
 
 

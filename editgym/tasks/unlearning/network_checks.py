@@ -5,7 +5,7 @@ a retrained one is fit to be compared with.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,11 @@ def check_takes(model: nn.Module, inputs: Tensor) -> None:
 
 
 def check_outputs(
-    network: EditableNetwork, inputs: Tensor, n_classes: int, without_zero: bool
+    network: EditableNetwork,
+    inputs: Tensor,
+    n_classes: int,
+    without_zero: bool,
+    classes: Sequence[str] = (),
 ) -> None:
     """Refuse a network whose outputs are not logits of the data's classes.
 
@@ -51,6 +55,7 @@ def check_outputs(
         inputs: Images, (n, ...); a few are looked at.
         n_classes: How many classes the data have.
         without_zero: Whether no training image has the label 0.
+        classes: The classes' names; empty where they have none.
 
     Raises:
         DataError: The outputs are not (n, outputs), are fewer than the classes, are not finite, or
@@ -65,10 +70,8 @@ def check_outputs(
         )
     if logits.shape[1] < n_classes:
         hint = "; no image has the label 0: labels are 0 … C - 1" if without_zero else ""
-        raise DataError(
-            f"data: has labels up to {n_classes - 1}, but {name} has only {logits.shape[1]}"
-            f" outputs{hint}"
-        )
+        found = f"{n_classes} names of classes" if classes else f"labels up to {n_classes - 1}"
+        raise DataError(f"data: has {found}, but {name} has only {logits.shape[1]} outputs{hint}")
     if not bool(logits.isfinite().all()):
         row = int((~logits.isfinite()).any(1).nonzero()[0])
         raise DataError(

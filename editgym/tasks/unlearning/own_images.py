@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
+from editgym.checks import is_whole, one_of, require, whole
 from editgym.data import images
-from editgym.data.image_data import check_own
+from editgym.data.own_loaders import checked_own
 from editgym.imports import is_import_path, loaded_as
 from editgym.tasks.unlearning.goals import Forget, Sample, checked_rows
 from editgym.tasks.unlearning.networks import Request, drawn_rows, task_of
@@ -82,7 +84,14 @@ def custom(
         ValueError: `model` cannot be imported, `weights` do not fit it, `data` are malformed or
             nothing that the network takes, or the arguments are at odds.
     """
+    _check_kinds(data, model_kwargs, stratified, model_seed)
+    whole(1)("image_size", image_size)
     loaded = _loaded(data, image_size, channels, mean, std)
+    if loaded.n_classes < 2:
+        raise images.DataError(
+            f"data: {data} has one class, and what is forgotten is told from the others: give"
+            " images of two classes or more"
+        )
     member_rows = _member_rows(members, loaded)
     request = Request(forget_class, goals, forget_samples, sites, device, forget_indices)
     if members == TRAIN and loaded.policy is None and request.forgets_samples(loaded):
@@ -114,6 +123,25 @@ def custom(
     return task
 
 
+def _check_kinds(data: object, model_kwargs: object, stratified: object, seed: object) -> None:
+    """Refuse arguments of another kind than they have to be."""
+    require(
+        isinstance(data, str) and bool(data),
+        "data",
+        data,
+        "an npz file, a folder, or package.module:function",
+    )
+    require(
+        model_kwargs is None or isinstance(model_kwargs, Mapping),
+        "model_kwargs",
+        model_kwargs,
+        "the arguments of model by name, such as {'classes': 3}",
+    )
+    one_of(True, False)("stratified", stratified)
+    within_int64 = is_whole(seed) and -(2**63) <= cast(int, seed) < 2**63
+    require(within_int64, "model_seed", seed, "a whole number of at most 63 bits")
+
+
 def _loaded(
     data: str,
     image_size: int,
@@ -140,9 +168,7 @@ def _loaded(
             f"mean, std: what {data} returns is taken as it is, pixels as the network takes them;"
             " leave them out"
         )
-    loaded = loaded_as(images.ImageData, data, "data")
-    check_own(loaded, data)
-    return loaded
+    return checked_own(loaded_as(images.ImageData, data, "data"), data)
 
 
 def _member_rows(

@@ -59,9 +59,10 @@ def builder(model: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]
     def build() -> nn.Module:
         try:
             built = make(**arguments)
-        except TypeError as error:
+        except Exception as error:  # a stranger's class may raise anything
             raise ValueError(
-                f"model: {model!r} cannot be made with model_kwargs {dict(arguments)}: {error}"
+                f"model: {model!r} cannot be made with model_kwargs {dict(arguments)}:"
+                f" {type(error).__name__}: {error}"
             ) from error
         if not isinstance(built, nn.Module):
             raise ValueError(
@@ -81,7 +82,7 @@ def files(weights: object, model: str) -> list[str]:
     if weights is None and is_folder(model):
         return [model]
     listed = weights if isinstance(weights, list | tuple) else [weights]
-    if not listed or not all(isinstance(file, str) for file in listed):
+    if not listed or not all(isinstance(file, str) and file for file in listed):
         own = "; only a folder of transformers, given as model=, has its own" * (weights is None)
         raise ValueError(f"weights must be a file, or a list of files, got {weights!r}{own}")
     return list(listed)
