@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 
 from editgym.weights.classifiers.attention import attention_in_parts
+from editgym.weights.classifiers.batches import is_by_sample
 from editgym.weights.classifiers.outputs import logits_of
 from editgym.weights.classifiers.replay import Replay, is_of_transformers
 from editgym.weights.sites import EditSite
@@ -96,7 +97,8 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
     The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the
     prefix. Networks of `transformers`, which cannot be traced, are cut by hooks (`Replay`). A cut
     is kept only if, on `example`, it equals the full forward pass to 1e-5, for one network, for two
-    candidates, and for some of the activations' rows in another order.
+    candidates, and for some of the activations' rows in another order, and if nothing that is
+    computed of a sample depends on the others.
 
     Args:
         model: In evaluation mode; it gives out logits.
@@ -116,12 +118,17 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
                     # What vmap would do one by one, and warn of each time, is done so from outside.
                     warnings.filterwarnings("error", message=".*batching rule")
                 difference = _difference(candidate, model, seen)
+                alone = _is_by_sample(candidate, model, seen)
         except Exception as error:  # of many types: fx, vmap and strangers' code refuse
             reason = f"it cannot be cut: {type(error).__name__}: {error}"
             continue
-        if difference <= 1e-5:
+        if difference <= 1e-5 and alone:
             return candidate
-        reason = f"the cut changed the logits by {difference:.1e}"
+        reason = (
+            f"the cut changed the logits by {difference:.1e}"
+            if alone
+            else "what it computes of a sample depends on the others of its batch"
+        )
     return SplitNetwork(
         _alone,
         partial(_called, model),
@@ -267,6 +274,19 @@ def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> f
             for logits, expected in ((alone, full), (together[i], full), (own[i], full[rows]))
         ]
     return float(torch.stack(differences).max())
+
+
+def _is_by_sample(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> bool:
+    """Whether the network, its prefix, and both parts together treat every sample alone."""
+    parameters = dict(model.named_parameters())
+    weights = [site.to_matrix(parameters[site.parameter]) for site in candidate.sites]
+
+    def results(inputs: Tensor) -> tuple[Tensor, ...]:
+        activations = candidate.prefix(inputs)
+        logits = candidate.run_suffix(weights, activations)
+        return (logits_of(model(inputs)), logits, *activations)
+
+    return is_by_sample(results, example)
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
