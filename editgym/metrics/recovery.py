@@ -106,7 +106,14 @@ def recovered(
     Returns:
         Shares; None where the attack was not made, or where the unedited network is no further from
         the oracle than the attack's room, so that there is nothing to recover.
+
+    Raises:
+        ValueError: A number is not finite.
     """
+    for name in every:
+        for side, measures in {"after": after, "before": before, "oracle": oracle or {}}.items():
+            if not math.isfinite(measures.get(name) or 0.0):
+                raise ValueError(f"{side}: {name} must be finite or None, got {measures[name]}")
     shares: dict[str, float | None] = {}
     for name, scale in every.items():
         own, full = after[name], before[name]

@@ -93,6 +93,17 @@ def test_an_attack_that_was_not_made_has_no_share(missing):
     assert recovered(**every | {missing: measures()}, every=MANY)["worst_attack"] is None
 
 
+@pytest.mark.parametrize("side", ["after", "before", "oracle"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_has_no_share(side, value):
+    given = dict.fromkeys(("after", "before", "oracle"), measures(feature_cka=0.5))
+    given[side] = measures(feature_cka=value)
+    with pytest.raises(
+        ValueError, match=f"{side}: feature_cka must be finite or None, got {value}"
+    ):
+        recovered(**given, every=MANY)
+
+
 # --- membership's scale depends on the number of samples ------------------------------------------
 
 
