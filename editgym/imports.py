@@ -86,8 +86,8 @@ def loaded_as(kind: type[T], path: str, argument: str) -> T:
         argument: The argument that the path was given for, for messages.
 
     Raises:
-        ValueError: The path leads nowhere or to no function, or the function returns something of
-            another kind.
+        ValueError: The path leads nowhere or to no function, or the function raises an error or
+            returns something of another kind.
     """
     loader = imported(path, argument, "package.module:function")
     if not callable(loader):
@@ -95,7 +95,13 @@ def loaded_as(kind: type[T], path: str, argument: str) -> T:
             f"{argument}: {path!r} is a {type(loader).__name__}, and must be a function without"
             f" arguments that returns a {kind.__name__} ({kind.__module__})"
         )
-    found = loader()
+    try:
+        found = loader()
+    except Exception as error:  # a stranger's function may raise anything
+        raise ValueError(
+            f"{argument}: {path!r}, called without arguments, raised {type(error).__name__}:"
+            f" {error}"
+        ) from error
     if not isinstance(found, kind):
         raise ValueError(
             f"{argument}: {path!r} returned a {type(found).__name__}, and must return a"

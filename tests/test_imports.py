@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from editgym.imports import imported, is_import_path, is_written_as_path
+from editgym.imports import imported, is_import_path, is_written_as_path, loaded_as
 
 
 @pytest.fixture
@@ -64,3 +64,21 @@ def test_a_path_to_the_letter(text):
 )
 def test_other_texts_with_a_colon_are_no_paths(text):
     assert not is_written_as_path(text)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("load = 3", "'raising_loader:load' is a int, and must be a function without arguments"),
+        ("def load(): return 'x'", "returned a str, and must return a dict"),
+        ("def load(): 1 / 0", "called without arguments, raised ZeroDivisionError: division"),
+        ("def load(a): pass", "called without arguments, raised TypeError: .*missing 1 required"),
+    ],
+)
+def test_a_loader_that_gives_nothing_is_named(tmp_path, monkeypatch, body, message):
+    (tmp_path / "raising_loader.py").write_text(body + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("raising_loader", None)
+    with pytest.raises(ValueError, match=f"data: .*{message}"):
+        loaded_as(dict, "raising_loader:load", "data")
+    sys.modules.pop("raising_loader", None)

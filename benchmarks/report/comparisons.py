@@ -11,6 +11,7 @@ Procedure"), which needs nothing of how the tests hang together.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ from benchmarks.report.families import Direction
 
 RANKED_FROM = 10  # seeds: with fewer, hardly a difference passes the test of all pairs
 FALSE_CALLS = 0.05  # the chance of one or more of them in a table
-_ROUNDING = 1e-12  # of a score
+# What a difference of scores may be off by, as a share of the largest score of its task.
+_ROUNDING = 64 * sys.float_info.epsilon
 
 
 @dataclass(frozen=True)
@@ -123,18 +125,21 @@ def paired_test(a: Runs, b: Runs) -> PairedTest | None:
     observation. Of several tasks the mean of their means is tested, with the degrees of freedom of
     Welch and Satterthwaite.
     """
-    samples = _differences(a, b)
+    by_task = _differences(a, b)
+    samples = list(by_task.values())
     if not samples or min(map(len, samples)) < RANKED_FROM:
         return None
     means = [float(np.mean(one)) for one in samples]
     mean = float(np.mean(means))
-    parts = [float(np.var(one, ddof=1)) / len(one) for one in samples]  # of the tasks' means
-    # Where all differences are the same, nothing but rounding is left of their variance.
-    rounding = _ROUNDING * max(
-        abs(x) for runs in (a, b) for own in runs.values() for x in own.values()
-    )
-    if sum(parts) <= rounding**2:
-        return PairedTest(mean, 0.0 if abs(mean) > rounding else 1.0)
+    rounding = [_ROUNDING * _largest(task, a, b) for task in by_task]
+    # Of each task's mean. Where all differences are the same, nothing but rounding is left of it.
+    parts = [
+        variance if (variance := float(np.var(one, ddof=1))) > least**2 else 0.0
+        for one, least in zip(samples, rounding, strict=True)
+    ]
+    parts = [part / len(one) for part, one in zip(parts, samples, strict=True)]
+    if not any(parts):
+        return PairedTest(mean, 0.0 if abs(mean) > float(np.mean(rounding)) else 1.0)
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(one) - 1) for part, one in zip(parts, samples, strict=True)
     )
@@ -167,22 +172,33 @@ def improvement(a: Runs, b: Runs, direction: Direction) -> float:
     return float(np.mean(shares))
 
 
-def _differences(a: Runs, b: Runs) -> list[list[float]]:
-    """Per task, the differences of the seeds that both have in every environment that both did."""
+def _differences(a: Runs, b: Runs) -> dict[str, list[float]]:
+    """By task, the differences of the seeds that both have in every environment that both did."""
     by_task: dict[str, list[Mapping[int, float]]] = {}
     for stratum in a:
         if stratum in b:
             common = a[stratum].keys() & b[stratum].keys()
             own = {seed: a[stratum][seed] - b[stratum][seed] for seed in sorted(common)}
             by_task.setdefault(stratum[0], []).append(own)
-    return [
-        [
+    return {
+        task: [
             float(np.mean([own[seed] for own in environments]))
             for seed in environments[0]
             if all(seed in own for own in environments)
         ]
-        for environments in by_task.values()
-    ]
+        for task, environments in by_task.items()
+    }
+
+
+def _largest(task: str, *both: Runs) -> float:
+    """The largest score of a task."""
+    return max(
+        abs(score)
+        for runs in both
+        for stratum, own in runs.items()
+        if stratum[0] == task
+        for score in own.values()
+    )
 
 
 def _two_sided(t: float, freedom: float) -> float:

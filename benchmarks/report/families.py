@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from editgym.metrics.recovery import RECOVERED, SCALES, WORST
+from editgym.metrics.recovery import ATTACKS, RECOVERED, WORST
 
 Direction = Literal["higher", "lower"]
 Metrics = Mapping[str, float | None]
@@ -84,8 +84,8 @@ def _attacks() -> dict[str, Direction | None]:
     like, and attacks do not reach nothing against it.
     """
     return {
-        **_measured(WORST, *(name + RECOVERED for name in SCALES), better="lower"),
-        **_measured(*SCALES, better=None, before=True),
+        **_measured(WORST, *(name + RECOVERED for name in ATTACKS), better="lower"),
+        **_measured(*ATTACKS, better=None, before=True),
         **_measured("logit_attack_accuracy", better=None),
     }
 

@@ -4,6 +4,7 @@ several columns at once, or terms that are looked for in the text.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from editgym.imports import imported_as, is_import_path
 IdentityReader = Callable[[str | os.PathLike[str], str], IdentityTexts]
 _CROSS = " & "  # between the names of an intersection
 _SHARES = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0, "": 0.0}
+_TRUTHS = frozenset(_SHARES) - {""}
 
 _TEXT = Check(lambda v: isinstance(v, str) and v != "", "a text")
 _NAMES = Check(
@@ -60,7 +62,8 @@ class IdentityFormat:
         text: Column of the text.
         label: Column of the label.
         identity: Columns whose cells name an identity: one column, or several. In JSON Lines a cell
-            may be a list of names.
+            may be a list of names, and null is no identity; false, 0 and the like have to stand in
+            `names`.
         shares: Columns that are called for an identity, such as `muslim`, whose cells say how far
             a text is about it: a share of raters from 0 to 1, or true or false; empty is 0.
         terms: Names that are looked for in the text, as whole words in any case.
@@ -145,7 +148,7 @@ class IdentityFormat:
             cell = row[column]
             cells = cell if isinstance(cell, list) else [cell]
             for one in cells:
-                written = "" if one is None else str(one)
+                written = self._written(one, f"{where}, column {column}")
                 parts = [written] if self.separator is None else written.split(self.separator)
                 yield from (part.strip() for part in parts if part.strip())
         for column in self.shares:
@@ -155,6 +158,25 @@ class IdentityFormat:
             spelling = {term.casefold(): term for term in self.terms}
             for match in _whole_words(tuple(self.terms)).finditer(text):
                 yield spelling.get(match[0].casefold(), match[0])
+
+    def _written(self, cell: Any, where: str) -> str:
+        """What stands in a cell that names an identity.
+
+        Raises:
+            DataError: It is a truth value, a number of JSON's or an object, which name nobody, and
+                `names` does not say what it stands for.
+        """
+        if cell is None:
+            return ""
+        written = cell if isinstance(cell, str) else json.dumps(cell)
+        is_name = isinstance(cell, str) and written.strip().casefold() not in _TRUTHS
+        if not is_name and written.strip() not in self.names:
+            raise DataError(
+                f"{where}: expected the name of an identity, or a list of names, got {cell!r}; say"
+                f" what it stands for, names={{{json.dumps(written.strip())}: null}} where that is"
+                " none, or give a column that says yes or no in shares"
+            )
+        return written
 
     def _identities(self, raw: Sequence[str]) -> tuple[str, ...]:
         names = (self.names.get(name, name) for name in raw)

@@ -125,41 +125,6 @@ def checked_normalisation(mean: object, std: object) -> tuple[Numbers | None, Nu
     return _numbers("mean", mean, -math.inf), _numbers("std", std, 0.0)
 
 
-def check_own(data: ImageData, where: str) -> None:
-    """Refuse data that a loader of one's own returned and that no network could be judged on.
-
-    Args:
-        data: What it returned; pixels are as the network takes them.
-        where: The loader's name, for messages.
-
-    Raises:
-        DataError: A part is empty, or its inputs and labels are of unequal number; inputs are not
-            finite, or not made alike in all parts; labels are not int64 from 0 to C − 1. The
-            message names part and row.
-    """
-    for name, part in data.parts.items():
-        place = f"data: {where}: the part {name!r}"
-        if not len(part.inputs) or part.labels.shape != (len(part.inputs),):
-            raise DataError(
-                f"{place} has inputs {tuple(part.inputs.shape)} and labels"
-                f" {tuple(part.labels.shape)}: give n inputs and n labels, at least one"
-            )
-        if part.labels.dtype != torch.int64:
-            raise DataError(f"{place} has labels of {part.labels.dtype}; make them torch.int64")
-        wrong = (part.labels < 0) | (part.labels >= data.n_classes)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise DataError(
-                f"{place} has the label {int(part.labels[row])} at row {row}; with n_classes"
-                f" {data.n_classes} labels are 0 … {data.n_classes - 1}"
-            )
-        check_finite(part.inputs, place)
-    parts = {name: part.inputs.cpu().numpy() for name, part in data.parts.items()}
-    check_alike(parts, f"data: {where}")
-    if data.classes:
-        check_class_names(data.classes, data.n_classes, f"data: {where}")
-
-
 def check_finite(inputs: Tensor, place: str) -> None:
     """Refuse inputs that are not finite; the message names the first row.
 
@@ -168,7 +133,7 @@ def check_finite(inputs: Tensor, place: str) -> None:
     """
     if not inputs.is_floating_point():
         return
-    bad = ~inputs.isfinite().flatten(1).all(1)
+    bad = ~inputs.float().isfinite().flatten(1).all(1)  # as the network takes them
     if bad.any():
         raise DataError(
             f"{place} has pixels that are not finite, in {int(bad.sum())} of {len(inputs)} images,"
@@ -180,15 +145,41 @@ def check_class_names(classes: tuple[str, ...], n_classes: int, place: str) -> N
     """Refuse names that are not one for each class.
 
     Raises:
-        DataError: Their number is another, or two are alike.
+        DataError: Their number is another, one is empty, or two are alike.
     """
     if len(classes) != n_classes:
         raise DataError(
             f"{place}: classes has {len(classes)} names, and labels are 0 … {n_classes - 1}: give"
             f" one name for each of {n_classes} classes"
         )
+    if "" in classes:
+        raise DataError(f"{place}: the name of class {classes.index('')} in classes is empty")
     if repeated := sorted(name for name in set(classes) if classes.count(name) > 1):
         raise DataError(f"{place}: classes has the name {repeated[0]!r} twice; make names differ")
+
+
+def check_rows(rows: tuple[int, ...] | None, total: int, place: str) -> None:
+    """Refuse rows that are none of the training data's.
+
+    Args:
+        rows: The rows; None where nothing is said.
+        total: How many rows there are.
+        place: File and array, for messages.
+
+    Raises:
+        DataError: There is none, or one is out of range or named twice.
+    """
+    if rows is None:
+        return
+    if not rows:
+        raise DataError(f"{place} names no row; name one at least, or leave it out")
+    seen: set[int] = set()
+    for number, row in enumerate(rows):
+        if not 0 <= row < total:
+            raise DataError(f"{place} has the row {row} at {number}; rows are 0 … {total - 1}")
+        if row in seen:
+            raise DataError(f"{place} has the row {row} a second time at {number}; name it once")
+        seen.add(row)
 
 
 def check_alike(parts: Mapping[str, np.ndarray], place: str) -> None:

@@ -15,6 +15,7 @@ from editgym.data.image_data import (
     check_alike,
     check_class_names,
     check_finite,
+    check_rows,
     checked_normalisation,
     labelled,
 )
@@ -56,9 +57,14 @@ def npz(
     check_alike({f"x_{name}": arrays[f"x_{name}"] for name in names}, place)
     n_classes = _checked_labels(place, {f"y_{name}": arrays[f"y_{name}"] for name in names})
     classes = _class_names(place, arrays.get("classes"))
-    if classes:
+    if classes is not None:
         n_classes = max(n_classes, len(classes))
         check_class_names(classes, n_classes, place)
+    total = len(arrays["x_train"])
+    members = _rows(place, "members", arrays)
+    forget = _rows(place, "forget", arrays)
+    check_rows(members, total, f"{place}: members")
+    check_rows(forget, total, f"{place}: forget")
     parts = {
         name: labelled(arrays[f"x_{name}"], arrays[f"y_{name}"], shift, scale) for name in names
     }
@@ -68,9 +74,9 @@ def npz(
         n_classes,
         parts.get("policy"),
         parts.get("validation"),
-        classes,
-        forget=_rows(place, "forget", arrays),
-        members=_rows(place, "members", arrays),
+        classes or (),
+        forget=forget,
+        members=members,
     )
 
 
@@ -81,7 +87,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             known = (*NPZ_KEYS, *_OPTIONAL_KEYS)
-            arrays = {key: file[key] for key in file.files if key in known}
+            arrays = {key: _plain(file[key]) for key in file.files if key in known}
     except (
         Exception
     ) as error:  # zipfile, zlib, the header's tokenizer: numpy has no one error for a damaged file
@@ -97,13 +103,21 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _plain(array: np.ndarray) -> np.ndarray:
+    """An array as torch can take it: in this machine's order of bytes, with no long doubles."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def _check_part(place: str, name: str, x: np.ndarray, y: np.ndarray) -> None:
     """Refuse arrays that are not images and their classes."""
     whole = np.issubdtype(y.dtype, np.integer)
-    if x.ndim not in (3, 4) or y.shape != (len(x),) or not len(x) or not whole:
+    if x.ndim not in (3, 4) or y.shape != x.shape[:1] or 0 in x.shape or not whole:
         raise DataError(
-            f"{place}: x_{name} must be (n, h, w) or (n, h, w, c) and y_{name} n whole"
-            f" numbers, got {x.shape} {x.dtype} and {y.shape} {y.dtype}{_advice(name, x, y)}"
+            f"{place}: x_{name} must be (n, h, w) or (n, h, w, c), none of them 0, and"
+            f" y_{name} n whole numbers, got {x.shape} {x.dtype} and {y.shape}"
+            f" {y.dtype}{_advice(name, x, y)}"
         )
     if y.min() < 0:
         raise DataError(
@@ -115,9 +129,10 @@ def _check_part(place: str, name: str, x: np.ndarray, y: np.ndarray) -> None:
             f" x_{name}.transpose(0, 2, 3, 1)"
         )
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        span = f" from {x.min()} to {x.max()}" if x.dtype.kind in "biuc" else ""
         raise DataError(
-            f"{place}: x_{name} must be uint8 or floating point, got {x.dtype} from {x.min()} to"
-            f" {x.max()}: give x_{name}.astype(np.uint8), or pixels in 0–1 as float32"
+            f"{place}: x_{name} must be uint8 or floating point, got {x.dtype}{span}: give"
+            f" x_{name}.astype(np.uint8), or pixels in 0–1 as float32"
         )
     if x.dtype != np.uint8:
         check_finite(torch.from_numpy(x), f"{place}: x_{name}")
@@ -133,6 +148,8 @@ def _is_channels_first(shape: tuple[int, ...]) -> bool:
 
 def _advice(name: str, x: np.ndarray, y: np.ndarray) -> str:
     """What makes labels of a usual other form right."""
+    if 0 in x.shape or not x.ndim:
+        return ""
     if y.shape == (len(x), 1):
         return f": give y_{name}.ravel()"
     if y.ndim == 2 and len(y) == len(x) and len(y) and (y.sum(1) == 1).all() and y.max() == 1:
@@ -161,16 +178,23 @@ def _checked_labels(place: str, labels: dict[str, np.ndarray]) -> int:
     return int(last) + 1
 
 
-def _class_names(place: str, given: np.ndarray | None) -> tuple[str, ...]:
+def _class_names(place: str, given: np.ndarray | None) -> tuple[str, ...] | None:
     if given is None:
-        return ()
+        return None
     if given.ndim != 1 or given.dtype.kind not in "US":
         raise DataError(
             f"{place}: classes must be the classes' names, texts (C,), got {given.shape}"
             f" {given.dtype}"
         )
-    texts = given if given.dtype.kind == "U" else np.char.decode(given, "utf-8")
-    return tuple(str(name) for name in texts)
+    names = []
+    for number, name in enumerate(given.tolist()):
+        try:
+            names.append(name.decode("utf-8") if isinstance(name, bytes) else name)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{place}: the name {name!r} of class {number} in classes is no UTF-8: {error}"
+            ) from error
+    return tuple(names)
 
 
 def _rows(place: str, name: str, arrays: dict[str, np.ndarray]) -> tuple[int, ...] | None:

@@ -19,14 +19,15 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from editgym.data.image_data import check_finite
 from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy
-from editgym.metrics.privacy import finite, margins
+from editgym.metrics.privacy import check_network, check_parts, finite, margins
+from editgym.metrics.recovery import FALSE_POSITIVES
 from editgym.models.heads import features_before, last_linear
 from editgym.models.training import one_thread
 from editgym.weights import full_precision
 
-FALSE_POSITIVES = 0.01
 RELEARN_IMAGES, RELEARN_RATES = (1, 2, 5), (0.001, 0.01, 0.1)
 # The accuracy is looked at after so many steps on the few images.
 RELEARN_LOOKS = (1, 3, 10)
@@ -57,12 +58,13 @@ class Target:
     others: Labelled
 
     def __post_init__(self) -> None:
+        check_parts(self, ("forget", "retain", "images", "members", "others"))
         object.__setattr__(self, "retain", _some(self.retain, _RETAINED))
 
 
 def attacks(model: nn.Module, unedited: nn.Module, target: Target) -> dict[str, float | None]:
-    """What each attack reaches against a network: the metrics of `editgym.metrics.recovery.SCALES`,
-    and `logit_attack_accuracy`.
+    """What each attack reaches against a network: the metrics of `recovery.ATTACKS`, and
+    `logit_attack_accuracy`.
 
     Args:
         model: Images -> logits, in evaluation mode; it is left as it is.
@@ -74,6 +76,9 @@ def attacks(model: nn.Module, unedited: nn.Module, target: Target) -> dict[str, 
         and `logit_attack_accuracy` (`logit_attack`), None where samples were forgotten;
         `few_image_relearning`; `rounding_8bit` and `rounding_4bit`; `feature_cka`, None where the
         network does not end in a linear layer.
+
+    Raises:
+        ValueError: A network's tensors are not finite.
     """
     with one_thread(), threadpool_limits(limits=1), full_precision():
         signed, tpr = membership(model, target)
@@ -97,6 +102,7 @@ def membership(model: nn.Module, target: Target) -> tuple[float | None, float | 
     Positive is the usual sign: the network is surer of what it was trained on. Negative means that
     the forgotten samples stand out by a larger loss, which gives them away as well.
     """
+    check_network(model)
     if target.members is None:
         return None, None
     scores = -np.concatenate([margins(model, part) for part in (target.members, target.others)])
@@ -116,6 +122,7 @@ def logit_attack(model: nn.Module, target: Target) -> tuple[float | None, float 
     of a retained class, so the ROC curve of that margin is what all constants can do. Of several
     classes it is the mean.
     """
+    check_network(model)
     if not target.classes:
         return None, None
     found, others = _logits(model, target.forget.inputs), _logits(model, target.retain.inputs)
@@ -142,8 +149,9 @@ def few_image_relearning(model: nn.Module, target: Target) -> float:
     The images of a smaller number are among those of a larger one. Batch-norm statistics stay as
     they are. No step at all is one of the choices.
     """
+    check_network(model)
     shuffled = target.images[_order(len(target.images)).to(target.images.labels.device)]
-    best = balanced_accuracy(model, target)
+    best = _balanced_accuracy(model, target)
     for count in RELEARN_IMAGES:
         rows = torch.arange(min(count, len(shuffled)), device=shuffled.labels.device)
         for rate in RELEARN_RATES:
@@ -157,6 +165,7 @@ def rounded(model: nn.Module, bits: int) -> nn.Module:
 
     Coarse weights can undo an edit that moved them little (Zhang et al. 2024, arXiv 2410.16454).
     """
+    check_network(model)
     coarse, most = copy.deepcopy(model), 2 ** (bits - 1) - 1
     with torch.no_grad():
         for weight in coarse.parameters():
@@ -178,6 +187,9 @@ def feature_cka(model: nn.Module, unedited: nn.Module, inputs: Tensor) -> float 
         unedited: The network before the edit.
         inputs: The images that they are compared on.
     """
+    check_finite(inputs, "inputs")
+    for one in (model, unedited):
+        check_network(one)
     head = last_linear(model, inputs[:2])
     if head is None:
         return None
@@ -192,6 +204,11 @@ def balanced_accuracy(model: nn.Module, target: Target) -> float:
     """The mean of the accuracies on what was forgotten and on the rest: 0.5 is what it takes no
     knowledge of the forgotten to reach.
     """
+    check_network(model)
+    return _balanced_accuracy(model, target)
+
+
+def _balanced_accuracy(model: nn.Module, target: Target) -> float:
     parts = (target.forget, target.retain)
     return sum(accuracy(_logits(model, part.inputs), part.labels) for part in parts) / len(parts)
 
@@ -207,7 +224,7 @@ def _relearned(model: nn.Module, images: Labelled, rate: float, target: Target) 
             F.cross_entropy(learner(images.inputs), images.labels).backward()
             optimizer.step()
         if step in RELEARN_LOOKS:
-            seen.append(balanced_accuracy(learner, target))
+            seen.append(_balanced_accuracy(learner, target))  # too fast a rate may diverge
     return seen
 
 

@@ -7,7 +7,8 @@ machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from editgym.data.image_data import check_finite
 from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy
 from editgym.models.heads import features_before, last_linear
@@ -59,6 +61,40 @@ class Evidence:
     members: Labelled | None
     others: Labelled
 
+    def __post_init__(self) -> None:
+        check_parts(self, ("forget", "relearn", "probe", "members", "others"))
+
+
+def check_parts(owner: object, names: Sequence[str]) -> None:
+    """Refuse data with inputs that are not finite.
+
+    Args:
+        owner: What has the data as attributes.
+        names: The attributes' names; None in them is passed over.
+
+    Raises:
+        DataError: Some are not; the message names attribute and row.
+    """
+    for name in names:
+        part = getattr(owner, name)
+        if part is not None:
+            check_finite(part.inputs, f"{type(owner).__name__}.{name}")
+
+
+def check_network(model: nn.Module) -> None:
+    """Refuse a network whose tensors are not finite: what it computes could be anything. What a
+    network of finite tensors computes may overflow, and is measured as it is.
+
+    Raises:
+        ValueError: Some are not; the message names the first.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"model: the tensor {name!r} of {type(model).__name__} has numbers that are not"
+                " finite, so nothing that is measured of it would mean anything"
+            )
+
 
 def forgetting_checks(
     model: nn.Module, evidence: Evidence, accuracy_before: float
@@ -70,7 +106,12 @@ def forgetting_checks(
             changes them.
         evidence: The data.
         accuracy_before: Forget accuracy of the unedited network: relearning ends at 90% of it.
+
+    Raises:
+        ValueError: The network's tensors, or `accuracy_before`, are not finite.
     """
+    if not math.isfinite(accuracy_before):
+        raise ValueError(f"accuracy_before must be finite, got {accuracy_before}")
     with one_thread(), threadpool_limits(limits=1), full_precision():
         return {
             "mia_advantage": (
@@ -95,10 +136,15 @@ def oracle_gap(metrics: Mapping[str, float | None], oracle: Mapping[str, float |
 
     Every part is in 0–1: relearning steps are divided by their cap. Parts that are None on either
     side are left out.
+
+    Raises:
+        ValueError: A part is not finite.
     """
     gaps = []
     for key in _COMPARED:
         own, other = metrics.get(key), oracle.get(key)
+        if not (math.isfinite(own or 0.0) and math.isfinite(other or 0.0)):
+            raise ValueError(f"{key} must be finite or None, got {own}, and {other} of the oracle")
         if own is not None and other is not None:
             gaps.append(abs(own - other) / (RELEARN_CAP if key == "relearn_steps" else 1))
     return sum(gaps) / len(gaps)
@@ -109,7 +155,11 @@ def membership_advantage(model: nn.Module, members: Labelled, others: Labelled) 
     1709.01604).
 
     0 is a coin toss, 1 is certainty. The attack knows no more than the loss: stronger ones exist.
+
+    Raises:
+        ValueError: The network's tensors, or inputs, are not finite.
     """
+    check_network(model)
     losses = np.concatenate([margins(model, part) for part in (members, others)])
     is_member = np.repeat([1, 0], [len(members), len(others)])
     return abs(float(roc_auc_score(is_member, losses)) - 0.5) * 2
@@ -124,7 +174,13 @@ def probe_accuracy(model: nn.Module, fit: Labelled, forget: Labelled) -> float |
 
     Returns:
         The recall on `forget`; None where the network does not end in a linear layer.
+
+    Raises:
+        ValueError: The network's tensors, or inputs, are not finite.
     """
+    check_network(model)
+    for name, part in (("fit", fit), ("forget", forget)):
+        check_finite(part.inputs, name)
     head = last_linear(model, fit.inputs[:2])
     if head is None:
         return None
@@ -141,7 +197,13 @@ def relearn_steps(model: nn.Module, data: Labelled, forget: Labelled, target: fl
 
     Learning rate 0.01, batches of 64, no momentum; batch-norm statistics stay as they are. `model`
     is changed.
+
+    Raises:
+        ValueError: The network's tensors, or inputs, are not finite.
     """
+    check_network(model)
+    for name, part in (("data", data), ("forget", forget)):
+        check_finite(part.inputs, name)
     generator = torch.Generator().manual_seed(_RELEARN_SEED)
     optimizer = torch.optim.SGD(model.parameters(), _RELEARN_RATE)
     waiting: list[Tensor] = []
@@ -165,7 +227,11 @@ def margins(model: nn.Module, data: Labelled) -> np.ndarray:
 
     The cross-entropy is its softplus, which is 0 for whatever the network is sure of: those samples
     would tie.
+
+    Raises:
+        DataError: Inputs are not finite.
     """
+    check_finite(data.inputs, "data")
     logits = torch.cat([model(part) for part in data.inputs.split(1_024)]).double()
     own = F.one_hot(data.labels, logits.shape[-1]).bool()
     return finite(logits.masked_fill(own, -torch.inf).logsumexp(-1) - logits[own])

@@ -45,6 +45,9 @@ class ToxicityTransformer(nn.Module):
         ModelError: There is no such output.
     """
 
+    # What is edited is the classifier: an exported adapter is for it, and names its modules.
+    wraps = "model."
+
     def __init__(
         self,
         model: PreTrainedModel,

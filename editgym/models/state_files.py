@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,20 +15,28 @@ from torch import Tensor
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 # Where training scripts and Lightning put the state dict among the rest of a checkpoint.
 _INSIDE = ("state_dict", "model_state_dict", "model")
-_PARALLEL = "module."  # what DataParallel puts before every name
+# What `save_pretrained` writes into its folder, and the list of parts of what is large.
+_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
+_PARTS = "model.safetensors.index.json"
 
 
 def state_dict(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file.
+    """The state dict in a file, or in the folder that `save_pretrained` of `transformers` writes.
 
     A file that ends in `.pt`, `.pth`, `.bin` or `.ckpt` is read by `torch.load(weights_only=True)`,
     which runs no code of the file, any other as safetensors. A checkpoint that holds the state dict
-    under `state_dict`, `model_state_dict` or `model` is understood, and so are names that
-    `DataParallel` has put `module.` before.
+    under `state_dict`, `model_state_dict` or `model` is understood.
 
     Raises:
-        ValueError: The file cannot be read so, or holds no state dict of finite numbers.
+        ValueError: The file cannot be read so, or holds no state dict of finite numbers; a folder
+            has no such file.
     """
+    if path.is_dir():
+        return {
+            name: tensor
+            for file in _files_in(path)
+            for name, tensor in state_dict(path / file).items()
+        }
     if path.suffix not in PICKLED:
         try:
             return _finite(load_file(path))
@@ -45,14 +54,67 @@ def state_dict(path: Path) -> dict[str, Tensor]:
     return _finite(_tensors(path, found))
 
 
+def under_names(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor] | None:
+    """A state dict under the names of a network, where its own differ from them by what stands
+    before all of them: `module.` of `DataParallel`, `_orig_mod.` of `torch.compile`, `model.` of a
+    class around the network.
+
+    Args:
+        state: The state dict.
+        names: The network's own names.
+
+    Returns:
+        The same tensors; None where the names do not differ so.
+    """
+    for before in _beginnings(state):
+        found = {name.removeprefix(before): tensor for name, tensor in state.items()}
+        if found.keys() == set(names):
+            return found
+    for before in _beginnings(names):
+        if {before + name for name in state} == set(names):
+            return {before + name: tensor for name, tensor in state.items()}
+    return None
+
+
+def _beginnings(names: Collection[str]) -> Iterator[str]:
+    """What all names begin with, up to a dot: nothing, one component of them, or several."""
+    if not names:
+        return
+    parts = min(names).split(".")
+    for count in range(len(parts)):
+        before = "".join(f"{part}." for part in parts[:count])
+        if not all(name.startswith(before) for name in names):
+            return
+        yield before
+
+
+def _files_in(folder: Path) -> list[str]:
+    """The files of a Hugging Face folder that hold the model.
+
+    Raises:
+        ValueError: There is none.
+    """
+    parts = folder / _PARTS
+    if parts.is_file():
+        try:
+            return sorted(set(json.loads(parts.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"its {_PARTS} lists no files: {error}") from error
+    for name in _IN_FOLDER:
+        if (folder / name).is_file():
+            return [name]
+    raise ValueError(
+        f"it is a folder without {' or '.join(_IN_FOLDER)}: give a file, or the folder that"
+        " save_pretrained wrote"
+    )
+
+
 def _tensors(path: Path, found: object) -> dict[str, Tensor]:
     """The state dict among what a file holds."""
     if isinstance(found, Mapping):
         inner = [found[name] for name in _INSIDE if isinstance(found.get(name), Mapping)]
         named = dict(inner[0] if inner else found)
         if named and all(isinstance(value, Tensor) for value in named.values()):
-            if all(name.startswith(_PARALLEL) for name in named):
-                return {name.removeprefix(_PARALLEL): value for name, value in named.items()}
             return named
     held = f"the keys {sorted(map(str, found))[:8]}" if isinstance(found, Mapping) else "no mapping"
     raise ValueError(

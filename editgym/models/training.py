@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from editgym.data.images import Labelled
-from editgym.models.state_files import state_dict
+from editgym.models.state_files import state_dict, under_names
 from editgym.paths import cache_folder
 
 
@@ -142,14 +142,28 @@ def save_weights(model: nn.Module, path: Path, key: Mapping[str, object]) -> Non
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
     """Load a state dict (`editgym.models.state_files`) into `model` and put it in evaluation mode.
 
+    Names that differ from the model's by what stands before all of them are understood, and, of a
+    model of `transformers`, those that older versions of it gave.
+
     Raises:
         ValueError: The file does not hold the weights of this network, or some are not finite.
     """
     try:
-        model.load_state_dict(state_dict(path))
+        model.load_state_dict(_under_own_names(model, state_dict(path)))
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"weights: {path} does not fit {type(model).__name__}: {error}") from error
     return model.eval().requires_grad_(False)
+
+
+def _under_own_names(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict under the names that the model gives its tensors, where that can be told."""
+    found = under_names(state, model.state_dict())
+    if found is not None:
+        return found
+    # Imported here: it loads `transformers`, which most networks do without.
+    from editgym.models import image_classifiers
+
+    return image_classifiers.under_own_names(model, state)
 
 
 def recipe_key(recipe: Recipe) -> dict[str, object]:

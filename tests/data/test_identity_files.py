@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -185,3 +186,36 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, given, content, message):
 def test_attributes_are_checked_in_python_too():
     with pytest.raises(ValueError, match="identities_format: threshold must be"):
         IdentityFormat(text="a", label="b", threshold=2)
+
+
+def cells(*who):
+    """The lines of a file whose cells are these values of JSON, and two texts about `a`."""
+    rows = [
+        {"said": f"text {i}", "rude": i % 2, "who": one} for i, one in enumerate((*who, "a", "a"))
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("cell", [False, True, 0, 1, 2.5, {"a": 1}, ["a", 0], [False]])
+def test_a_cell_that_names_nobody_is_refused_by_its_row(tmp_path, cell):
+    shown = re.escape(repr(cell[-1] if isinstance(cell, list) else cell))
+    with pytest.raises(
+        DataError, match=rf"row 2, column who: expected the name .* got {shown}; say"
+    ):
+        read(tmp_path, PLAIN | {"identity": "who"}, cells("b", cell), "own.jsonl")
+
+
+@pytest.mark.parametrize("word", ["false", "True", "no", "yes"])
+def test_so_is_a_truth_value_in_a_csv(tmp_path, word):
+    content = f"said,rude,who\nx,0,a\ny,1,{word}\n"
+    with pytest.raises(
+        DataError, match=rf"row 2, column who: expected the name .* got '{word}'; say"
+    ):
+        read(tmp_path, PLAIN | {"identity": "who"}, content)
+
+
+def test_what_names_says_of_such_a_cell_holds(tmp_path):
+    names = {"false": None, "0": "nought", "1": "one"}
+    content = cells(False, 0, 1, None, [], "b", ["b", 0])
+    data = read(tmp_path, PLAIN | {"identity": "who", "names": names}, content, "own.jsonl")
+    assert data.identities == ("nought", "one", "b", ("b", "nought"), "a", "a")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from editgym.data.image_data import check_own
 from editgym.data.images import DataError, ImageData, Labelled, npz
+from editgym.data.own_loaders import checked_own
 
 
 @pytest.fixture
@@ -182,6 +182,48 @@ def test_a_normalisation_of_0_to_1_is_refused_for_floats_up_to_255(saved, small_
     assert float(data.train.inputs.min()) >= -1
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"x_train": np.zeros((120, 0, 8), np.uint8)},
+            r"none of them 0, .* got \(120, 0, 8\) uint8",
+        ),
+        ({"x_train": np.zeros((120, 8, 8, 0), np.float32)}, r"got \(120, 8, 8, 0\) float32"),
+        ({"x_train": np.array(3)}, r"x_train must be .* got \(\) int64 and \(120,\)"),
+        (
+            {"x_train": np.full((120, 8, 8), "a")},
+            "x_train must be uint8 or floating point, got <U1",
+        ),
+        ({"x_train": np.full((120, 8, 8), 1e300)}, "x_train has pixels that are not finite"),
+        ({"classes": np.array(["a", "b", "c"])}, "classes has 3 names, and labels are 0 … 3"),
+        ({"classes": np.array([], "U1")}, "classes has 0 names"),
+        ({"classes": np.array(["a", "", "b", "c"])}, "the name of class 1 in classes is empty"),
+        (
+            {"classes": np.array([b"a", b"\xff", b"b", b"c"])},
+            r"name b'.xff' of class 1 .* no UTF-8",
+        ),
+        ({"forget": np.array([3, 500])}, "forget has the row 500 at 1; rows are 0 … 119"),
+        ({"forget": np.array([-1])}, "forget has the row -1 at 0"),
+        ({"forget": np.zeros(120, bool)}, "forget names no row"),
+        ({"forget": np.array([1, 4, 1])}, "forget has the row 1 a second time at 2"),
+        ({"members": np.array([], int)}, "members names no row"),
+    ],
+)
+def test_what_would_be_a_raw_error_is_named(saved, changes, message):
+    with pytest.raises(DataError, match=f"data: .*images.npz.*{message}"):
+        npz(saved(**changes))
+
+
+def test_numbers_that_torch_lacks_are_read(saved, small_images):
+    plain = npz(saved(**floats(small_images)))
+    for kind in (">f4", np.longdouble):
+        arrays = {key: x.astype(kind) for key, x in floats(small_images).items()}
+        found = npz(saved(**arrays, y_train=small_images["y_train"].astype(">i8")))
+        assert torch.equal(found.train.inputs, plain.train.inputs)
+        assert torch.equal(found.train.labels, plain.train.labels)
+
+
 # --- a function of one's own ----------------------------------------------------------------------
 
 
@@ -199,7 +241,19 @@ def with_nan(row):
 
 
 def test_data_of_ones_own_are_taken():
-    check_own(own(policy=own().test, classes=("a", "b")), "mine:load")
+    found = checked_own(
+        own(
+            n_classes=np.int64(2),
+            policy=own().test,
+            classes=["a", "b"],
+            files=np.array(list("uvwxyz")),
+            forget=torch.tensor([3, 1]),
+            members=np.arange(4),
+        ),
+        "mine:load",
+    )
+    assert (found.n_classes, found.classes, found.files) == (2, ("a", "b"), tuple("uvwxyz"))
+    assert (found.forget, found.members) == ((3, 1), (0, 1, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +266,10 @@ def test_data_of_ones_own_are_taken():
             {"train": Labelled(torch.zeros(3, 1, 4, 4), torch.tensor([0, -1, 1]))},
             "label -1 at row 1",
         ),
-        ({"test": Labelled(torch.zeros(3, 1, 4, 4), torch.zeros(2).long())}, "give n inputs and n"),
+        (
+            {"test": Labelled(torch.zeros(3, 1, 4, 4), torch.zeros(2).long())},
+            "give n inputs .* and n lab",
+        ),
         ({"test": Labelled(torch.zeros(0, 1, 4, 4), torch.zeros(0).long())}, "at least one"),
         ({"test": Labelled(torch.zeros(2, 1, 4, 4), torch.zeros(2))}, "labels of torch.float32"),
         ({"classes": ("a", "b", "c")}, "classes has 3 names"),
@@ -221,8 +278,30 @@ def test_data_of_ones_own_are_taken():
             r"train is float32 of \(1, 4, 4\), test float32 of \(1, 5, 4\)",
         ),
         ({"test": Labelled(255 * own().test.inputs, own().test.labels)}, "the largest pixel of tr"),
+        ({"n_classes": 2.0}, "n_classes must be the number of classes, a whole number, got 2.0"),
+        ({"n_classes": None}, "n_classes must be .* got None"),
+        ({"n_classes": True}, "n_classes must be .* got True"),
+        ({"test": None}, "the part 'test' is a NoneType; make it a Labelled"),
+        ({"policy": (own().test.inputs, own().test.labels)}, "the part 'policy' is a tuple"),
+        ({"test": Labelled(np.zeros((2, 4, 4)), torch.arange(2))}, "'test' has inputs of type nda"),
+        ({"test": Labelled(torch.zeros(2, 1, 4, 4), [0, 1])}, "'test' has labels of type list"),
+        ({"test": Labelled(torch.ones(2, 1, 4, 4).to_sparse(), torch.arange(2))}, "are sparse"),
+        (
+            {"test": Labelled(torch.ones(2, 1, 4, 4, requires_grad=True), torch.arange(2))},
+            "or learned; make them a plain tensor",
+        ),
+        ({"test": Labelled(torch.ones(2, 1, 0, 4), torch.arange(2))}, r"inputs \(2, 1, 0, 4\) and"),
+        ({"test": Labelled(torch.ones(2), torch.arange(2))}, r"inputs \(2,\) and labels \(2,\)"),
+        ({"test": Labelled(torch.tensor(1.0), torch.tensor(1))}, r"inputs \(\) and labels \(\)"),
+        ({"classes": "ab"}, "classes must be names, a tuple of texts, got 'ab'"),
+        ({"classes": (1, 2)}, r"classes must be names, a tuple of texts, got \(1, 2\)"),
+        ({"classes": ("a", "")}, "the name of class 1 in classes is empty"),
+        ({"files": ("a.png",)}, "files names 1 files, and the part 'train' has 6 rows"),
+        ({"files": ("a",) * 6}, "files has 'a' twice"),
+        ({"forget": (3, 9)}, "forget has the row 9 at 1; rows are 0 … 5"),
+        ({"forget": (1.0,)}, r"forget must be rows of train, .* got \(1.0,\)"),
     ],
 )
 def test_data_of_ones_own_that_are_wrong_are_named(changes, message):
     with pytest.raises(DataError, match=f"data: mine:load.*{message}"):
-        check_own(own(**changes), "mine:load")
+        checked_own(own(**changes), "mine:load")

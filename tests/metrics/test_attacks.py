@@ -8,7 +8,9 @@ from torch import nn
 from editgym.data.images import Labelled
 from editgym.metrics import attacks
 from editgym.metrics.attacks import Target
+from editgym.metrics.recovery import scales
 from editgym.tasks import make_task
+from editgym.tasks.unlearning import task as unlearning_task
 from editgym.weights import ReplaceTensors
 
 
@@ -201,6 +203,47 @@ def test_features_that_say_nothing_or_are_not_there():
     assert attacks.feature_cka(nn.Identity(), nn.Identity(), torch.randn(8, 3)) is None
 
 
+# --- what is not finite --------------------------------------------------------------------------
+
+
+def broken():
+    model = Linear()
+    nn.init.constant_(model[1].bias, float("inf"))
+    return model
+
+
+GOOD = samples([[0.0, 5, 0]] * 2, [1, 1])
+TARGET = target(GOOD, samples([[5.0, 0, 0]] * 2, [0, 0]), members=GOOD)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda model: attacks.attacks(model, Linear(), TARGET),
+        lambda model: attacks.membership(model, TARGET),
+        lambda model: attacks.logit_attack(model, TARGET),
+        lambda model: attacks.few_image_relearning(model, TARGET),
+        lambda model: attacks.rounded(model, 8),
+        lambda model: attacks.feature_cka(model, Linear(), GOOD.inputs),
+        lambda model: attacks.feature_cka(Linear(), model, GOOD.inputs),
+        lambda model: attacks.balanced_accuracy(model, TARGET),
+    ],
+)
+def test_a_network_that_is_not_finite_gives_no_number(attack):
+    attack(Linear())
+    with pytest.raises(ValueError, match=r"model: the tensor '1.bias' of Linear has numbers that"):
+        attack(broken())
+
+
+@pytest.mark.parametrize("part", ["forget", "retain", "images", "members", "others"])
+def test_data_that_are_not_finite_are_no_target(part):
+    bad = samples([[0.0, 5, 0], [0.0, float("nan"), 0]], [1, 1])
+    with pytest.raises(ValueError, match=rf"Target.{part} has .* not finite, in 1 of 2 .*at 1"):
+        target(**{"forget": GOOD, "retain": GOOD, part: bad})
+    with pytest.raises(ValueError, match=r"inputs has .*not finite"):
+        attacks.feature_cka(Linear(), Linear(), bad.inputs)
+
+
 # --- all of them ----------------------------------------------------------------------------------
 
 
@@ -258,6 +301,17 @@ def test_signed_membership_is_the_advantage_with_its_sign(edited):
     assert abs(metrics["mia_signed"]) == pytest.approx(metrics["mia_advantage"])
     assert -1 <= metrics["mia_signed_before"] <= 1
     assert 0 <= metrics["mia_tpr"] <= 1
+
+
+def test_membership_is_measured_against_the_noise_of_so_many_samples(edited, monkeypatch):
+    """Digits of the class: 81 trained the network, 45 are test images."""
+    task, network, metrics = edited
+    asked = []
+    monkeypatch.setattr(
+        unlearning_task, "scales", lambda *sizes: asked.append(sizes) or scales(*sizes)
+    )
+    assert task.evaluate(network.journal) == metrics
+    assert asked == [(81, 45)]
 
 
 def test_wrecked_networks_have_numbers_too():

@@ -47,12 +47,54 @@ def test_membership_advantage_by_hand(members, others, advantage):
     ) == pytest.approx(advantage)
 
 
+class Overflowing(nn.Module):
+    """A network of finite weights that computes infinity of sevens, and no number of eights."""
+
+    def forward(self, x):
+        return torch.where(x == 8, torch.nan, torch.where(x == 7, torch.inf, x))
+
+
 def test_losses_that_are_no_numbers_have_their_place():
-    nan, infinite = float("nan"), float("inf")
-    one, other = scores([[nan, 0.0]]), scores([[0.5, 0.0], [-0.5, 0.0]])
-    assert privacy.membership_advantage(nn.Identity(), one, other) == 0, "nan is between the two"
-    lowest = scores([[infinite, 0.0], [0.0, 0.0]])
-    assert privacy.membership_advantage(nn.Identity(), lowest, scores([[1.0, 0.0]])) == 0
+    one, other = scores([[8.0, 0.0]]), scores([[0.5, 0.0], [-0.5, 0.0]])
+    model = Overflowing()
+    assert privacy.membership_advantage(model, one, other) == 0, "nan is between the two"
+    lowest = scores([[7.0, 0.0], [0.0, 0.0]])
+    assert privacy.membership_advantage(model, lowest, scores([[1.0, 0.0]])) == 0
+
+
+GOOD, BAD = scores([[0.5, 0.0], [0.1, 0.2]]), scores([[0.5, 0.0], [float("nan"), 0.2]])
+BROKEN = nn.Linear(2, 2)
+nn.init.constant_(BROKEN.bias, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: privacy.membership_advantage(BROKEN, GOOD, GOOD), "model: the tensor 'bias' of"),
+        (lambda: privacy.membership_advantage(nn.Identity(), GOOD, BAD), "data has .*first at 1"),
+        (lambda: privacy.probe_accuracy(BROKEN, GOOD, GOOD), "model: the tensor 'bias'"),
+        (lambda: privacy.probe_accuracy(nn.Linear(2, 2), BAD, GOOD), "fit has .*first at 1"),
+        (lambda: privacy.relearn_steps(BROKEN, GOOD, GOOD, 0.5), "model: the tensor 'bias'"),
+        (lambda: privacy.relearn_steps(nn.Linear(2, 2), GOOD, BAD, 0.5), "forget has .*first at"),
+        (
+            lambda: privacy.Evidence(GOOD, GOOD, None, BAD, GOOD),
+            "Evidence.members has .*first at 1",
+        ),
+        (
+            lambda: privacy.forgetting_checks(
+                nn.Linear(2, 2), privacy.Evidence(GOOD, GOOD, None, None, GOOD), float("nan")
+            ),
+            "accuracy_before must be finite, got nan",
+        ),
+        (
+            lambda: privacy.oracle_gap({"retain_accuracy": float("nan")}, {"retain_accuracy": 1.0}),
+            "retain_accuracy must be finite or None, got nan, and 1.0 of the oracle",
+        ),
+    ],
+)
+def test_what_is_not_finite_gives_no_number(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_confident_losses_are_told_apart():

@@ -1,5 +1,7 @@
 """State dicts in the files that people have: safetensors, and what `torch.save` writes."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -32,8 +34,13 @@ class Meter:
         lambda state: {"model": state},
         lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
         lambda state: {"state_dict": {f"module.{name}": t for name, t in state.items()}},
+        lambda state: {"state_dict": {f"model.{name}": t for name, t in state.items()}},
+        lambda state: {f"_orig_mod.module.{name}": t for name, t in state.items()},
     ],
-    ids=["bare", "state_dict", "model_state_dict", "model", "parallel", "parallel inside"],
+    ids=[
+        *("bare", "state_dict", "model_state_dict", "model", "parallel", "parallel inside"),
+        *("lightning", "compiled"),
+    ],
 )
 def test_checkpoints_of_torch_are_read(model, tmp_path, name, wrap):
     torch.save(wrap(model.state_dict()), tmp_path / name)
@@ -87,3 +94,46 @@ def test_torn_files_are_an_error(tmp_path, content, name):
 def test_whole_numbers_are_finite(tmp_path):
     save_file({"steps": torch.tensor(7)}, tmp_path / "net.safetensors")
     assert state_dict(tmp_path / "net.safetensors")["steps"] == 7
+
+
+class Around(nn.Module):
+    """A network in a class of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = network()
+
+
+def test_the_checkpoint_of_what_is_inside_a_class_of_ones_own(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    fresh = load_weights(Around(), tmp_path / "net.pt")
+    assert torch.equal(fresh.model[2].weight, model[2].weight)
+
+
+def test_names_that_differ_by_more_are_no_network_of_this_kind(model, tmp_path):
+    other = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    del other["model.0.bias"]
+    torch.save(other, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"(?s)net.pt does not fit Sequential: .*Missing key"):
+        load_weights(model, tmp_path / "net.pt")
+
+
+def test_a_folder_without_weights_is_an_error(model, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"a folder without model.safetensors or pytorch_model.bin"
+    ):
+        load_weights(model, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"its model.safetensors.index.json lists no files"):
+        load_weights(model, tmp_path)
+
+
+def test_a_folder_of_several_parts_is_read_whole(model, tmp_path):
+    state = model.state_dict()
+    places = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(state)}
+    for part in set(places.values()):
+        save_file({n: t for n, t in state.items() if places[n] == part}, tmp_path / part)
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    fresh = load_weights(network(), tmp_path).state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in fresh.items())

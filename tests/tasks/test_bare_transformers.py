@@ -1,5 +1,10 @@
 """An image classifier of `transformers` is unlearned as it is, by the environments and agents."""
 
+import json
+import shutil
+import warnings
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +15,8 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 from agents.catalogue import agent_class
 from agents.protocol import Budget
 from editgym.models.training import save_weights
+from editgym.tasks import make_task
+from editgym.tasks.unlearning import own_networks
 
 SHAPE = {
     "image_size": 8,
@@ -46,6 +53,7 @@ def own(tmp_path_factory, small_images):
             loss.backward()
             optimizer.step()
     save_weights(model, folder / "model.safetensors", {})
+    model.save_pretrained(folder / "saved")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield {
@@ -110,3 +118,73 @@ def test_a_probe_of_the_features_is_a_reward_too(own):
     plain = gym.make("editgym:ShiftWorld-v0", sites=["vit.layers.1.mlp.fc2"], **own)
     plain.reset(seed=0)
     assert 0 < plain.step(action)[1] - reward < 1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model", "weights"),
+    [
+        ("saved", None),
+        ("saved", "saved"),
+        ("saved", "model.safetensors"),
+        ("own_vit:network", "saved"),
+        ("own_vit:network", "saved/model.safetensors"),
+    ],
+)
+def test_a_folder_that_save_pretrained_wrote_is_a_network(own, monkeypatch, model, weights):
+    monkeypatch.chdir(Path(own["data"]).parent)
+    plain = make_task(own["task"], model=own["model"], weights=own["weights"], data=own["data"])
+    given = {} if weights is None else {"weights": weights}
+    task = make_task(own["task"], model=model, data="images.npz", **given)
+    assert task.networks[0].base_hash == plain.networks[0].base_hash
+    assert isinstance(task.networks[0].base, ViTForImageClassification)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_kwargs": {"num_labels": 3}}, r"model_kwargs: .* the config.json of the folder"),
+        ({"model": "save"}, r"model: 'save' is no import path and no folder that is here"),
+        ({"model": "empty", "weights": "saved"}, r"model: empty is no Hugging Face folder"),
+        ({"weights": "empty"}, r"weights: empty does not fit .*: it is a folder without model.saf"),
+        (
+            {"data": "named.npz"},
+            r"the classes are dog, cat, cow, elk, in this order, and the outputs of the network"
+            r" .*id2label\) cat, dog, cow, elk: give images as an npz",
+        ),
+    ],
+)
+def test_folders_that_do_not_go_with_the_rest_are_refused(own, monkeypatch, changes, message):
+    monkeypatch.chdir(Path(own["data"]).parent)
+    Path("empty").mkdir(exist_ok=True)
+    config = json.loads(Path("saved/config.json").read_text())
+    config["id2label"] = dict(enumerate(["cat", "dog", "cow", "elk"]))
+    config["label2id"] = {name: number for number, name in config["id2label"].items()}
+    Path("named").mkdir(exist_ok=True)
+    Path("named/config.json").write_text(json.dumps(config))
+    Path("named/model.safetensors").write_bytes(Path("saved/model.safetensors").read_bytes())
+    arrays = np.load("images.npz")
+    np.savez("named.npz", **arrays, classes=np.array(["dog", "cat", "cow", "elk"]))
+    with pytest.raises(ValueError, match=message):
+        make_task(own["task"], **{"model": "named", "data": "images.npz"} | changes)
+
+
+def test_pixels_that_the_folder_normalises_and_the_arguments_do_not(own, monkeypatch):
+    monkeypatch.chdir(Path(own["data"]).parent)
+    given = {"model": "normalised", "data": "images.npz"}
+    shutil.copytree("saved", "normalised")
+    Path("normalised/preprocessor_config.json").write_text(
+        '{"image_mean": [0.5], "image_std": [0.2]}'
+    )
+    with pytest.warns(UserWarning, match=r"trained on pixels with mean=\[0.5\] and std=\[0.2\]"):
+        make_task(own["task"], **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_task(own["task"], **given, mean=[0.5], std=[0.2])
+
+
+def test_an_oracle_of_a_folder_is_trained_anew_for_another_config(own, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = own_networks.code(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"hidden_act": "relu"}')
+    assert None not in {before, own_networks.code(str(tmp_path))}
+    assert own_networks.code(str(tmp_path)) != before

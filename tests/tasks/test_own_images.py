@@ -227,3 +227,41 @@ def test_an_image_that_changed_is_read_anew(own, animals):
     assert own(**arguments) is before
     Image.new("L", (12, 12), 7).save(animals / "train" / "dog" / "3.png")
     assert own(**arguments) is not before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": 3}, "data must be an npz file, a folder, or package.module:function, got 3"),
+        ({"data": ""}, "data must be an npz file, .* got ''"),
+        ({"model_kwargs": [1]}, r"model_kwargs must be the arguments of model by name.* got \[1\]"),
+        (
+            {"model_kwargs": {"image_size": 8, "n_classes": -3}},
+            "cannot be made with .*RuntimeError",
+        ),
+        ({"model": ""}, "model: '' is no import path and no folder"),
+        ({"weights": ""}, "weights must be a file, or a list of files, got ''"),
+        ({"model_seed": 1.5}, "model_seed must be a whole number .* got 1.5"),
+        ({"model_seed": 2**70}, "model_seed must be a whole number of at most 63 bits"),
+        ({"stratified": "yes"}, "stratified must be one of True, False, got 'yes'"),
+        ({"image_size": 0}, "image_size must be 1 or more"),
+        ({"goals": [2, 0, 2]}, "goals: 2 is there twice"),
+        ({"goals": [[1, 2], [2, 1]]}, r"goals: \[2, 1\] is there twice"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_their_names(own, changes, message):
+    with pytest.raises(ValueError, match=message):
+        own(**changes)
+
+
+def test_data_of_one_class_and_rows_of_data_are_refused_by_their_file(own):
+    ones = {"y_train": np.zeros(120, int), "y_test": np.zeros(40, int)}
+    with pytest.raises(ValueError, match=r"data: .*more.npz has one class, and what is forgotten"):
+        own(ones)
+    with pytest.raises(ValueError, match=r"data: forget: rows 100 of the training data are not"):
+        own({"forget": np.array([100])}, members=list(range(60)))
+    names = np.array(["a", "b", "c", "d", "e"])
+    with pytest.raises(
+        ValueError, match=r"data: has 5 names of classes, but SmallConvNet has only 4"
+    ):
+        own({"classes": names})

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 
 import gymnasium as gym
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from agents.catalogue import make_agent
 from agents.protocol import Budget
 from editgym.models.classifiers import SmallConvNet
-from editgym.tasks.unlearning import own_oracle
+from editgym.tasks.unlearning import own_networks
 from editgym.weights import DenseUpdate, Mask, SiteEdit
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -115,6 +116,17 @@ def diverged(network, images, labels):
     return network
 
 
+def as_it_was(network, images, labels):
+    return network
+
+
+def cheating(network, images, labels):
+    from safetensors.torch import load_file
+
+    network.load_state_dict(load_file("given.safetensors"))
+    return network
+
+
 NUMBER = 3
 """
 
@@ -149,6 +161,52 @@ def test_an_own_function_trains_the_oracle_once(own, oracles):
     again = own(retrain="own_oracles:trained", forget_class=1, model_seed=1).oracle(0)
     assert len(calls) == 2, "other images, another network"
     assert not torch.equal(again.fc1.weight, oracle.fc1.weight)
+
+
+@pytest.fixture
+def well_trained(own, oracles, tmp_path, monkeypatch):
+    """Arguments with a network that knows all four classes, `given.safetensors`."""
+    monkeypatch.chdir(tmp_path)
+    train = own().splits.model
+    importlib.import_module("own_oracles")
+    with torch.enable_grad():
+        network = SmallConvNet(8, 4).requires_grad_(True)
+        sys.modules["own_oracles"].trained(network, train.inputs, train.labels)
+    save_file(network.state_dict(), "given.safetensors")
+    return {"weights": "given.safetensors", "forget_class": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "as_it_was",
+            r"retrain: the oracle of network 0, forget 1 has a retain accuracy of \d\d?\.\d%, and"
+            r" the unedited network (9\d\.\d|100\.0)%, on test images",
+        ),
+        (
+            "cheating",
+            r"network 0, forget 1 has a forget accuracy of (9\d\.\d|100\.0)% on test imag",
+        ),
+    ],
+)
+def test_a_poor_oracle_is_noticed_once(own, well_trained, name, message):
+    task = own(**well_trained, retrain=f"own_oracles:{name}")
+    with pytest.warns(UserWarning, match=message) as caught:
+        task.evaluate(task.networks[0].journal)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task.evaluate(task.networks[0].journal)
+
+
+def test_an_oracle_that_was_trained_as_the_network_was_is_no_poor_one(own, well_trained):
+    samples = {"forget_class": None, "forget_indices": [3, 4, 5]}
+    for goal in ({}, samples):
+        task = own(**well_trained | goal, retrain="own_oracles:trained")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            task.evaluate(task.networks[0].journal)
 
 
 def test_the_agent_retrain_is_that_function(own, oracles, custom_arguments):
@@ -212,11 +270,11 @@ def test_an_oracle_that_is_handed_on_is_known_by_the_file_where_it_is_written(
     monkeypatch.syspath_prepend(tmp_path)
     try:
         importlib.import_module("handed_on")
-        before = own_oracle._code("handed_on:retrain")
+        before = own_networks.code("handed_on:retrain")
         (package / "work.py").write_text("def retrain(n, x, y):\n    return n  # another\n")
-        assert own_oracle._code("handed_on:retrain") != before
-        assert own_oracle._code("handed_on:nothing") is not None
-        assert own_oracle._code("nowhere:retrain") is None
+        assert own_networks.code("handed_on:retrain") != before
+        assert own_networks.code("handed_on:nothing") is not None
+        assert own_networks.code("nowhere:retrain") is None
     finally:
         for name in ("handed_on", "handed_on.work"):
             sys.modules.pop(name, None)

@@ -1,8 +1,13 @@
 """Activations are computed once for each row, and read from disk after that."""
 
+import importlib
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from editgym.weights import (
     DenseUpdate,
@@ -13,6 +18,7 @@ from editgym.weights import (
     SiteEdit,
     find_sites,
 )
+from editgym.weights.classifiers.behaviour import behaviour
 from editgym.weights.classifiers.kept import KeptRows
 
 PAD = 1
@@ -47,15 +53,54 @@ def test_each_row_is_computed_once_whatever_the_order_and_the_process(computing)
     found = other(x[[3, 1, 0]])
     assert torch.equal(found[0], 2 * x[[3, 1, 0]])
     assert found[1].dtype == torch.int32
-    # Of what is read, one row is computed again, to see whether it is the same.
-    assert computing.rows[2:] == x[[1, 3]].tolist()
+    # Of what is read, some rows are computed again, to see whether they are the same.
+    assert computing.rows[2:] == x[[1, 0, 3]].tolist()
     kept(x)  # the first one reads what the other has written
-    assert computing.rows[4:] == x[[3, 2]].tolist()
+    assert computing.rows[5:] == x[[3, 2]].tolist()
     other(x)
-    assert computing.rows[6:] == x[[2]].tolist()
+    assert computing.rows[7:] == x[[2]].tolist()
     kept(x)
     other(x)
-    assert len(computing.rows) == 7
+    assert len(computing.rows) == 8
+
+
+def test_eight_rows_of_every_file_are_compared_as_they_are_asked_for(computing):
+    x = torch.arange(90.0).view(30, 3)
+    computing()(x[:20])
+    computing()(x[20:])
+    assert len(computing.rows) == 30
+    later = computing()
+    later(x[:1])
+    later(x[:20])
+    assert computing.rows[30:] == x[[0, 1, 3, 6, 9, 11, 14, 17]].tolist()
+    later(x[:20])
+    assert len(computing.rows) == 38
+    later(x)
+    assert computing.rows[38:] == x[[20, 21, 22, 23, 25, 26, 27, 28]].tolist()
+    later(x)
+    assert len(computing.rows) == 46
+
+
+def test_code_that_makes_the_same_of_one_row_and_not_of_others_is_noticed(tmp_path):
+    x = torch.arange(60.0).view(20, 3)
+    KeptRows(tmp_path, lambda rows: (2 * rows,))(x)
+
+    def other(rows):
+        return (2 * rows + (rows[:, :1] > 30),)
+
+    later = KeptRows(tmp_path, other)
+    assert torch.equal(later(x)[0], other(x)[0])
+
+
+def test_a_file_that_was_changed_is_computed_anew(computing, tmp_path):
+    x = torch.arange(60.0).view(20, 3)
+    computing()(x)
+    (file,) = (tmp_path / "rows").iterdir()
+    tensors = load_file(file)
+    tensors["0"][13, 1] += 0.5
+    save_file(tensors, file)
+    assert torch.equal(computing()(x)[0], 2 * x)
+    assert computing.rows[20:] == x.tolist()
 
 
 def test_rows_of_other_code_are_computed_anew(computing, tmp_path):
@@ -71,6 +116,7 @@ def test_rows_of_other_code_are_computed_anew(computing, tmp_path):
 def test_a_file_that_nobody_wrote_whole_is_passed_over(computing, tmp_path, contents):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "other.safetensors").write_bytes(contents)
+    save_file({}, tmp_path / "rows" / "empty.safetensors")
     x = torch.arange(6.0).view(2, 3)
     assert torch.equal(computing()(x)[0], 2 * x)
 
@@ -92,7 +138,7 @@ def test_an_interrupted_computation_leaves_whole_files(computing, tmp_path, monk
     assert [file.suffix for file in (tmp_path / "rows").iterdir()] == [".safetensors"]
     computing.rows.clear()
     assert torch.equal(computing()(x)[0], 2 * x)
-    assert computing.rows == [x[0].tolist(), *x[2:].tolist()]
+    assert computing.rows == x.tolist(), "two are compared, three are new"
 
 
 def test_padding_is_cut_off_where_lengths_are_given(computing):
@@ -174,7 +220,7 @@ def test_logits_and_rewards_come_from_what_is_kept(network, ids):
     expected = EditableNetwork(bert(), first.sites, ids[:8]).logits(ids)
     torch.testing.assert_close(first.logits(ids), expected, atol=1e-5, rtol=1e-5)
     later = network()
-    later.logits(ids[:1])  # compares one row
+    later.logits(ids)  # compares some rows
     without_encoder(later)
     torch.testing.assert_close(later.logits(ids), expected, atol=1e-5, rtol=1e-5)
     (seen,) = later.activations(ids)
@@ -207,7 +253,7 @@ def test_networks_that_differ_above_the_cut_alone_keep_rows_together(network, id
     with torch.no_grad():
         other.model.classifier.weight.add_(1.0)
     later = network(model=other)
-    later.activations(ids[:1])
+    later.activations(ids)
     without_encoder(later).activations(ids)
     assert len(list((tmp_path / "features").iterdir())) == 1
     with torch.no_grad():
@@ -235,3 +281,75 @@ def test_networks_that_are_traced_keep_nothing(tmp_path):
     x = torch.randn(6, 4)
     EditableNetwork(model, find_sites(model, ["1"]), x, Keep(tmp_path / "features")).logits(x)
     assert not (tmp_path / "features").exists()
+
+
+class Tempered(Masked):
+    """A classifier whose attribute no `repr` shows, and whose weights are another's."""
+
+    def __init__(self, model, **settings):
+        super().__init__(model)
+        self.settings = SimpleNamespace(**settings)
+
+    def forward(self, ids):
+        return self.model(
+            inputs_embeds=self.settings.factor * self.model.bert.embeddings.word_embeddings(ids),
+            attention_mask=(ids != PAD).long(),
+        )
+
+
+def test_networks_that_differ_in_an_attribute_alone_share_nothing(network, ids, tmp_path):
+    for count, factor in ((1, 1.0), (2, 1.0 + 1e-9), (2, 1.0), (3, 3.0)):
+        tempered = Tempered(bert().model, factor=factor, names={"a", "b", "c"}).eval()
+        network(model=tempered).activations(ids)
+        assert len(list((tmp_path / "features").iterdir())) == count
+
+
+# --- what else than tensors decides how a network computes ----------------------------------------
+
+
+class Held(torch.nn.Module):
+    def __init__(self, **given):
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 2)
+        for name, value in given.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1}, {"a": 2}),
+        ({"a": 1}, {"b": 1}),
+        ({"a": 1}, {"a": 1.0}),
+        ({"a": [1, (2,)]}, {"a": [1, (3,)]}),
+        ({"a": {"b": None}}, {"a": {"b": False}}),
+        ({"a": {1, 2}}, {"a": {1, 3}}),
+        ({"a": SimpleNamespace(b=1)}, {"a": SimpleNamespace(b=2)}),
+        ({"a": torch.relu}, {"a": torch.tanh}),
+        ({"a": [torch.ones(2)]}, {"a": [torch.zeros(2)]}),
+        ({}, {"a": 1}),
+    ],
+)
+def test_attributes_tell_networks_apart(one, other):
+    assert behaviour(Held(**one)) == behaviour(Held(**one))
+    assert behaviour(Held(**one)) != behaviour(Held(**other))
+
+
+def test_weights_hooks_and_addresses_do_not():
+    one, other = Held(a=object()), Held(a=object())
+    other.inner.register_forward_hook(lambda *_: None)
+    assert behaviour(one) == behaviour(other)
+    assert behaviour(one) != behaviour(one.eval()) == behaviour(other.eval())
+
+
+def test_the_code_of_a_module_tells_networks_apart(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seen = set()
+    for body in ("return x", "return 2 * x"):
+        source = f"from torch import nn\nclass Own(nn.Module):\n    def forward(self, x): {body}\n"
+        (tmp_path / "own_code.py").write_text(source)
+        sys.modules.pop("own_code", None)
+        importlib.invalidate_caches()
+        seen.add(behaviour(importlib.import_module("own_code").Own()))
+    sys.modules.pop("own_code", None)
+    assert len(seen) == 2

@@ -17,6 +17,7 @@ from editgym.models.language import shared_model
 from editgym.models.reading import DeviceMap
 from editgym.paths import data_folder
 from editgym.tasks.knowledge.task import KnowledgeTask, StreamSplit, TeacherForced
+from editgym.tasks.knowledge.unknown_words import check_words
 
 # Where one file holds everything: the share of its subjects that each split gets.
 _SHARES: tuple[tuple[StreamSplit, float], ...] = (
@@ -120,7 +121,7 @@ def custom(
 
     Raises:
         ValueError: `model` or `requests` is missing.
-        DataError: A file cannot be read.
+        DataError: A file cannot be read, or the model knows no word of it.
         ModelError: The model cannot be loaded.
     """
     for argument, value in (("model", model), ("requests", requests)):
@@ -153,9 +154,14 @@ def custom(
         request.truth for record in splits["test"] for request in record
     )
     compared: TeacherForced = "probability" if compares else "accuracy"
+    language = shared_model(model, device, dtype, device_map)
+    for file, loaded in ((requests, train), (test_requests, test)):
+        if loaded is not None and (file != requests or loaded is train):
+            facts = [request for record in loaded.records for request in record]
+            check_words(language.tokenizer, facts, file, whole_words=is_factlm(model))
     return KnowledgeTask(
         name,
-        shared_model(model, device, dtype, device_map),
+        language,
         sites,
         draw,
         step_size=step_size,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from editgym.checks import is_whole, shown
+from editgym.data.images import Labelled
+from editgym.tasks.protocol import Goal
 
 # A class, or a set of classes; a class is its number or, where classes have names, its name.
 Forget = int | str | Sequence[int | str]
@@ -44,7 +49,8 @@ def checked_goals(
         classes: The classes' names, by their numbers; empty where they have none.
 
     Raises:
-        ValueError: A class does not exist, is named twice, or nothing would be left to retain.
+        ValueError: A class does not exist or is named twice, nothing would be left to retain, or a
+            goal is there twice.
     """
     if goals is not None and not isinstance(goals, list | tuple):
         raise ValueError(f"goals must be a list of classes or of sets of classes, got {goals!r}")
@@ -67,7 +73,13 @@ def checked_goals(
                 f"{argument}: {item!r} is not a class or a set of different classes from 0 to "
                 f"{n_classes - 1} that leaves one to retain"
             )
-        checked.append(tuple(sorted(numbers)))
+        goal = tuple(sorted(numbers))
+        if goal in checked:
+            raise ValueError(
+                f"goals: {item!r} is there twice; an episode draws one of the goals, so name each"
+                " once"
+            )
+        checked.append(goal)
     return tuple(checked)
 
 
@@ -154,6 +166,76 @@ def given_samples(
         digest = hashlib.sha256(repr(wanted).encode()).hexdigest()[:12]
         label = f"forget {len(wanted)} samples, {wanted[0]} to {wanted[-1]} [{digest}]"
     return GivenSamples(tuple(places[row] for row in wanted), label)
+
+
+def random_samples(count: int, total: int, seed: int) -> GivenSamples:
+    """`count` samples of a model split of `total`, drawn by a seed."""
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+    return GivenSamples(tuple(drawn.tolist()), f"forget {count} samples")
+
+
+def class_goal(
+    name: str,
+    classes: tuple[int, ...],
+    parts: Mapping[str, Labelled],
+    n_classes: int,
+    class_names: Sequence[str],
+) -> Goal:
+    """The goal to forget classes: the policy split's samples of them, and its others.
+
+    Args:
+        name: The task's name, for messages.
+        classes: The classes.
+        parts: The splits by name, each of which must have samples of both kinds.
+        n_classes: The number of classes.
+        class_names: Their names; empty where they have none.
+
+    Raises:
+        ValueError: A split has no sample of one of the kinds.
+    """
+    for split, part in parts.items():
+        forgotten = is_forgotten(part.labels, classes)
+        for kind, found in (("forget", forgotten.any()), ("retain", (~forgotten).any())):
+            if not found:
+                raise ValueError(
+                    f"{name}: the {split} split has no {kind} sample when classes "
+                    f"{list(classes)} are forgotten; give more data, divide them with"
+                    " stratified=true where the task takes it, or forget other classes"
+                )
+    forgotten = is_forgotten(parts["policy"].labels, classes)
+    features = torch.zeros(n_classes)
+    features[list(classes)] = 1
+    members = {
+        "retain": (~forgotten).nonzero().flatten(),
+        "forget": forgotten.nonzero().flatten(),
+    }
+    named = [class_names[c] if class_names else str(c) for c in classes]
+    return Goal("forget " + ", ".join(named), features, members)
+
+
+def sample_goal(samples: GivenSamples, total: int, pool_labels: Tensor, n_classes: int) -> Goal:
+    """The goal to forget samples: they, the others of the model split, and the unseen ones.
+
+    Args:
+        samples: The samples, rows of the model split.
+        total: How many samples the model split has.
+        pool_labels: The labels of the model split and, after them, of the unseen samples, (n,).
+        n_classes: The number of classes.
+    """
+    forgotten = torch.zeros(total, dtype=torch.bool)
+    forgotten.index_fill_(0, torch.tensor(samples.rows), True)
+    device = pool_labels.device
+    members = {
+        "retain": (~forgotten).nonzero().flatten().to(device),
+        "forget": forgotten.nonzero().flatten().to(device),
+        "unseen": torch.arange(total, len(pool_labels), device=device),
+    }
+    return Goal(samples.label, torch.zeros(n_classes), members)
+
+
+def is_forgotten(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Which labels, (n,), are those of the classes."""
+    return torch.isin(labels, torch.tensor(classes, device=labels.device))
 
 
 def _number(argument: str, one: object, classes: Sequence[str]) -> Any:

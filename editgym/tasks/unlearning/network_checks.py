@@ -1,6 +1,11 @@
-"""Whether a classifier of one's own can be judged on images: what it takes, and what it returns."""
+"""Whether a classifier of one's own can be judged on images: what it takes and returns; and whether
+a retrained one is fit to be compared with.
+"""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +14,9 @@ from editgym.data.errors import DataError
 from editgym.weights import EditableNetwork
 
 _LOOKED_AT = 64  # images
+# A network retrained without a class is a few points better or worse on the others than the one
+# that is edited, and gives images of a class that it never saw to others.
+_RETAIN_LOST, _FORGET_KNOWN = 0.1, 0.1
 
 
 @torch.no_grad()
@@ -34,7 +42,11 @@ def check_takes(model: nn.Module, inputs: Tensor) -> None:
 
 
 def check_outputs(
-    network: EditableNetwork, inputs: Tensor, n_classes: int, without_zero: bool
+    network: EditableNetwork,
+    inputs: Tensor,
+    n_classes: int,
+    without_zero: bool,
+    classes: Sequence[str] = (),
 ) -> None:
     """Refuse a network whose outputs are not logits of the data's classes.
 
@@ -43,6 +55,7 @@ def check_outputs(
         inputs: Images, (n, ...); a few are looked at.
         n_classes: How many classes the data have.
         without_zero: Whether no training image has the label 0.
+        classes: The classes' names; empty where they have none.
 
     Raises:
         DataError: The outputs are not (n, outputs), are fewer than the classes, are not finite, or
@@ -57,10 +70,8 @@ def check_outputs(
         )
     if logits.shape[1] < n_classes:
         hint = "; no image has the label 0: labels are 0 … C - 1" if without_zero else ""
-        raise DataError(
-            f"data: has labels up to {n_classes - 1}, but {name} has only {logits.shape[1]}"
-            f" outputs{hint}"
-        )
+        found = f"{n_classes} names of classes" if classes else f"labels up to {n_classes - 1}"
+        raise DataError(f"data: has {found}, but {name} has only {logits.shape[1]} outputs{hint}")
     if not bool(logits.isfinite().all()):
         row = int((~logits.isfinite()).any(1).nonzero()[0])
         raise DataError(
@@ -73,6 +84,40 @@ def check_outputs(
         raise DataError(
             f"model: {name} returns probabilities, which sum to 1 for every image; it must return"
             " logits: leave its softmax out"
+        )
+
+
+def warn_of_poor_oracle(
+    place: str,
+    before: Mapping[str, float | None],
+    oracle: Mapping[str, float | None],
+    *,
+    saw_no_class: bool,
+) -> None:
+    """Warn that a retrained network is no measure of forgetting.
+
+    Args:
+        place: The network and the goal, for messages.
+        before: Measures of the unedited network, with `retain_accuracy`.
+        oracle: The same of the retrained one, with `forget_accuracy` too.
+        saw_no_class: Whether whole classes were kept from it, so that it cannot know them.
+    """
+    full, own = before["retain_accuracy"] or 0.0, oracle["retain_accuracy"] or 0.0
+    known = oracle["forget_accuracy"] or 0.0
+    compared = "oracle_gap and the shares that attacks recover are measured against it"
+    if full - own > _RETAIN_LOST:
+        warnings.warn(
+            f"retrain: the oracle of {place} has a retain accuracy of {own:.1%}, and the unedited"
+            f" network {full:.1%}, on test images: it was trained poorly, and {compared}; train it"
+            " as the network was, for as long",
+            stacklevel=2,
+        )
+    elif saw_no_class and known > _FORGET_KNOWN:
+        warnings.warn(
+            f"retrain: the oracle of {place} has a forget accuracy of {known:.1%} on test images,"
+            f" as if it had seen what is forgotten, and {compared}; begin with the network that"
+            " is handed in, and train it on the images that are, alone",
+            stacklevel=2,
         )
 
 

@@ -226,8 +226,9 @@ def task_of(
             discover_sites(model) if request.sites is None else find_sites(model, request.sites)
         )
         networks.append(EditableNetwork(model, chosen, splits.policy.inputs[:8]))
+        without_zero = bool((data.train.labels > 0).all())
         check_outputs(
-            networks[-1], splits.policy.inputs, data.n_classes, bool((data.train.labels > 0).all())
+            networks[-1], splits.policy.inputs, data.n_classes, without_zero, data.classes
         )
     forgotten = request.rows(data)
     forget_class = request.default_class if request.forget_class is None else request.forget_class
@@ -239,7 +240,11 @@ def task_of(
         checked_goals(forget_class, request.goals, data.n_classes, data.classes),
         checked_samples(request.forget_samples, len(splits.model))
         if forgotten is None
-        else given_samples("forget_indices", forgotten, rows.model.tolist()),
+        else given_samples(
+            "data: forget" if request.forget_indices is None else "forget_indices",
+            forgotten,
+            rows.model.tolist(),
+        ),
         sample_seed,
         retrain,
         native,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from torch import nn
-
+from editgym.checks import is_whole, one_of, require, whole
 from editgym.data import images
-from editgym.data.image_data import check_own
-from editgym.imports import imported, is_import_path, loaded_as
-from editgym.models.training import load_weights
+from editgym.data.own_loaders import checked_own
+from editgym.imports import is_import_path, loaded_as
 from editgym.tasks.unlearning.goals import Forget, Sample, checked_rows
 from editgym.tasks.unlearning.networks import Request, drawn_rows, task_of
+from editgym.tasks.unlearning.own_networks import (
+    builder,
+    check_differ,
+    check_folder,
+    files,
+    network,
+)
 from editgym.tasks.unlearning.own_oracle import own_oracle
 from editgym.tasks.unlearning.task import UnlearningTask
 
@@ -23,7 +28,7 @@ TRAIN = "train"
 def custom(
     *,
     model: str,
-    weights: str | Sequence[str],
+    weights: str | Sequence[str] | None = None,
     data: str,
     model_kwargs: Mapping[str, object] | None = None,
     sites: Sequence[str] | None = None,
@@ -45,9 +50,10 @@ def custom(
 
     Args:
         model: Import path `package.module:Class` (or a function) that makes the `nn.Module`: images
-            -> logits.
-        weights: File with its state dict, safetensors or what `torch.save` writes; or several such
-            files, of which an episode draws one.
+            -> logits; or the folder of an image classifier of `transformers`.
+        weights: File with its state dict, safetensors or what `torch.save` writes, or the folder
+            that `save_pretrained` wrote; or several of those, of which an episode draws one. By
+            default what is in the folder that `model` names.
         data: An npz with `x_train y_train x_test y_test` (`editgym.data.npz_images.npz` has the
             optional arrays), a folder with `train/CLASS/*` and `test/CLASS/*`, or the import path
             of a function that returns an `ImageData`, with pixels as the network takes them.
@@ -78,7 +84,14 @@ def custom(
         ValueError: `model` cannot be imported, `weights` do not fit it, `data` are malformed or
             nothing that the network takes, or the arguments are at odds.
     """
+    _check_kinds(data, model_kwargs, stratified, model_seed)
+    whole(1)("image_size", image_size)
     loaded = _loaded(data, image_size, channels, mean, std)
+    if loaded.n_classes < 2:
+        raise images.DataError(
+            f"data: {data} has one class, and what is forgotten is told from the others: give"
+            " images of two classes or more"
+        )
     member_rows = _member_rows(members, loaded)
     request = Request(forget_class, goals, forget_samples, sites, device, forget_indices)
     if members == TRAIN and loaded.policy is None and request.forgets_samples(loaded):
@@ -88,24 +101,45 @@ def custom(
             " or list its members"
         )
     rows = drawn_rows(loaded, request, model_seed, stratified=stratified, members=member_rows)
-    build = _builder(model, dict(model_kwargs or {}))
-    files = _files(weights)
+    build = builder(model, dict(model_kwargs or {}))
+    named = files(weights, model)
     oracle = None
     if retrain is not None:
         oracle = own_oracle(retrain, model, dict(model_kwargs or {}), build, model_seed)
+    networks = [network(build, file) for file in named]
+    check_folder(model, networks, loaded, normalised=mean is not None or is_import_path(data))
     task = task_of(
         "unlearning/custom",
         loaded,
-        [_network(build, file) for file in files],
+        networks,
         request,
         rows,
         model_seed,
         oracle,
-        native=tuple(range(len(files))),
+        native=tuple(range(len(named))),
         members_known=members is not None or loaded.members is not None,
     )
-    _check_differ(files, task)
+    check_differ(named, task)
     return task
+
+
+def _check_kinds(data: object, model_kwargs: object, stratified: object, seed: object) -> None:
+    """Refuse arguments of another kind than they have to be."""
+    require(
+        isinstance(data, str) and bool(data),
+        "data",
+        data,
+        "an npz file, a folder, or package.module:function",
+    )
+    require(
+        model_kwargs is None or isinstance(model_kwargs, Mapping),
+        "model_kwargs",
+        model_kwargs,
+        "the arguments of model by name, such as {'classes': 3}",
+    )
+    one_of(True, False)("stratified", stratified)
+    within_int64 = is_whole(seed) and -(2**63) <= cast(int, seed) < 2**63
+    require(within_int64, "model_seed", seed, "a whole number of at most 63 bits")
 
 
 def _loaded(
@@ -134,9 +168,7 @@ def _loaded(
             f"mean, std: what {data} returns is taken as it is, pixels as the network takes them;"
             " leave them out"
         )
-    loaded = loaded_as(images.ImageData, data, "data")
-    check_own(loaded, data)
-    return loaded
+    return checked_own(loaded_as(images.ImageData, data, "data"), data)
 
 
 def _member_rows(
@@ -151,50 +183,3 @@ def _member_rows(
         ("members", members) if members is not None else ("data: members", data.members)
     )
     return checked_rows(argument, given, len(data.train), data.files, f'"{TRAIN}", or ')
-
-
-def _builder(model: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
-    """What makes an untrained network."""
-    make = imported(model, "model", "package.module:Class")
-
-    def build() -> nn.Module:
-        try:
-            built = make(**arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"model: {model!r} cannot be made with model_kwargs {dict(arguments)}: {error}"
-            ) from error
-        if not isinstance(built, nn.Module):
-            raise ValueError(
-                f"model: {model!r} made a {type(built).__name__}, expected an nn.Module"
-            )
-        return built
-
-    return build
-
-
-def _files(weights: object) -> list[str]:
-    """The files that hold networks."""
-    files = weights if isinstance(weights, list | tuple) else [weights]
-    if not files or not all(isinstance(file, str) for file in files):
-        raise ValueError(f"weights must be a file, or a list of files, got {weights!r}")
-    return list(files)
-
-
-def _network(build: Callable[[], nn.Module], file: str) -> nn.Module:
-    built, path = build(), Path(file).expanduser()
-    if not path.is_file():
-        raise images.DataError(f"weights: no file at {path}")
-    return load_weights(built, path)
-
-
-def _check_differ(files: Sequence[str], task: UnlearningTask) -> None:
-    """Refuse one network under two names: which of them an edit belongs to could not be told."""
-    known: dict[str, str] = {}
-    for file, network in zip(files, task.networks, strict=True):
-        if network.base_hash in known:
-            raise ValueError(
-                f"weights: {known[network.base_hash]} and {file} hold the same network; name it"
-                " once"
-            )
-        known[network.base_hash] = file

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import operator
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +12,7 @@ from torch import nn
 from editgym.data.images import Labelled
 from editgym.imports import imported
 from editgym.models.training import cached_classifier
+from editgym.tasks.unlearning.own_networks import code
 
 EXAMPLE = "package.module:function"
 
@@ -57,8 +53,8 @@ def own_oracle(
     def retrain(index: int, part: Labelled, label: str) -> nn.Module:
         key = {
             "task": "unlearning/custom",
-            "retrain": [path, _code(path)],
-            "model": [model, dict(model_kwargs), _code(model)],
+            "retrain": [path, code(path)],
+            "model": [model, dict(model_kwargs), code(model)],
             "seed": seed + index,
             "part": _content(part),
             "format": 1,
@@ -99,20 +95,6 @@ def _checked(path: str, found: object, expected: nn.Module) -> nn.Module:
                 " training diverged"
             )
     return found.eval()
-
-
-def _code(path: str) -> str | None:
-    """SHA-256 of the files that an import path leads to: the module that is named, and where what
-    it leads to is defined, which it may have from another one. None where there is neither.
-    """
-    module, _, name = path.partition(":")
-    named = sys.modules.get(module)
-    defined = None
-    with suppress(AttributeError, TypeError):  # what is built in, or made at run time, has no file
-        defined = inspect.getsourcefile(inspect.unwrap(operator.attrgetter(name)(named)))
-    files = dict.fromkeys([getattr(named, "__file__", None), defined])
-    content = [Path(file).read_bytes() for file in files if file and Path(file).is_file()]
-    return hashlib.sha256(b"".join(content)).hexdigest() if content else None
 
 
 def _content(part: Labelled) -> str:

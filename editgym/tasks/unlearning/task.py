@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +12,16 @@ from editgym.data.images import Labelled
 from editgym.metrics.attacks import Target, attacks
 from editgym.metrics.classification import weights_changed
 from editgym.metrics.privacy import Evidence, forgetting_checks, oracle_gap
-from editgym.metrics.recovery import SCALES, recovered
+from editgym.metrics.recovery import ATTACKS, recovered, scales
 from editgym.tasks.protocol import Goal, RewardDefaults, correctness, network_of
-from editgym.tasks.unlearning.goals import GivenSamples
+from editgym.tasks.unlearning.goals import (
+    GivenSamples,
+    class_goal,
+    is_forgotten,
+    random_samples,
+    sample_goal,
+)
+from editgym.tasks.unlearning.network_checks import warn_of_poor_oracle
 from editgym.tasks.unlearning.splits import Splits
 from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
 
@@ -73,10 +80,18 @@ class UnlearningTask:
     def __post_init__(self) -> None:
         if self.samples is None:
             self.pool = self.splits.policy
-            self.goals = tuple(self._class_goal(classes) for classes in self.forget)
+            parts = {name: getattr(self.splits, name) for name in ("model", "policy", "test")}
+            self.goals = tuple(
+                class_goal(self.name, classes, parts, self.n_classes, self.class_names)
+                for classes in self.forget
+            )
         else:
             self.pool = Labelled.join(self.splits.model, self.splits.policy)
-            self.goals = (self._sample_goal(self.samples),)
+            total = len(self.splits.model)
+            chosen = self.samples
+            if isinstance(chosen, int):
+                chosen = random_samples(chosen, total, self.sample_seed)
+            self.goals = (sample_goal(chosen, total, self.pool.labels, self.n_classes),)
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +136,7 @@ class UnlearningTask:
         if self.samples is not None:
             members = self.goals[goal].members
             return self.pool[members["retain"]], self.pool[members["forget"]]
-        forgotten = self._is_forgotten(self.splits.model.labels, self.forget[goal])
+        forgotten = is_forgotten(self.splits.model.labels, self.forget[goal])
         return self.splits.model[~forgotten], self.splits.model[forgotten]
 
     def validation_split(self, goal: int = 0) -> tuple[Labelled, Labelled]:
@@ -131,7 +146,7 @@ class UnlearningTask:
         data = self.splits.validation
         if self.samples is not None:
             return data, self.model_split(goal)[1]
-        forgotten = self._is_forgotten(data.labels, self.forget[goal])
+        forgotten = is_forgotten(data.labels, self.forget[goal])
         return data[~forgotten], data[forgotten]
 
     def test_sets(self, goal: int = 0) -> dict[str, Labelled]:
@@ -139,7 +154,7 @@ class UnlearningTask:
         test = self.splits.test
         if self.samples is not None:
             return {"retain": test, "forget": self.model_split(goal)[1], "test": test}
-        forgotten = self._is_forgotten(test.labels, self.forget[goal])
+        forgotten = is_forgotten(test.labels, self.forget[goal])
         return {"retain": test[~forgotten], "forget": test[forgotten], "test": test}
 
     def oracle(self, index: int, goal: int = 0) -> nn.Module | None:
@@ -187,11 +202,12 @@ class UnlearningTask:
         share, norm = weights_changed(
             network.parameters_changed.values(), unedited.state_dict().values()
         )
-        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", *SCALES)
+        members, others = self._membership(goal)
+        kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", *ATTACKS)
         return (
             metrics
             | {f"{name}_before": before[name] for name in kept}
-            | recovered(metrics, before, oracle)
+            | recovered(metrics, before, oracle, scales(len(members), len(others)))
             | {
                 "oracle_gap": None if oracle is None else oracle_gap(metrics, oracle),
                 "weights_changed": share,
@@ -212,6 +228,12 @@ class UnlearningTask:
                 twin = unedited.fresh()
                 twin.apply(ReplaceTensors(retrained.state_dict()))
                 oracle = self._measures(twin, goal, before["forget_accuracy"])
+                warn_of_poor_oracle(
+                    f"network {index}, {self.goals[goal].label}",
+                    before,
+                    oracle,
+                    saw_no_class=self.samples is None,
+                )
             self._known[index, goal] = before, oracle
         return self._known[index, goal]
 
@@ -223,12 +245,13 @@ class UnlearningTask:
         sets, members = self.test_sets(goal), self.goals[goal].members
         native = {self.networks[index].base_hash for index in self.native}
         own = self.members_known and network.base_hash in native
+        trained, others = self._membership(goal)
         evidence = Evidence(
             forget=sets["forget"],
             relearn=self.pool[torch.cat([members["forget"], members["retain"]])],
             probe=None if self.samples is not None else self.splits.policy,
-            members=self.model_split(goal)[1] if own else None,
-            others=sets["forget"] if self.samples is None else self.splits.test,
+            members=trained if own else None,
+            others=others,
         )
         target = Target(
             sets["forget"],
@@ -244,46 +267,9 @@ class UnlearningTask:
             | attacks(network.merged(), network.fresh().merged(), target)
         )
 
-    def _is_forgotten(self, labels: Tensor, classes: Sequence[int]) -> Tensor:
-        return torch.isin(labels, torch.tensor(classes, device=labels.device))
-
-    def _class_goal(self, classes: tuple[int, ...]) -> Goal:
-        splits = {
-            "model": self.splits.model,
-            "policy": self.splits.policy,
-            "test": self.splits.test,
-        }
-        for split, part in splits.items():
-            forgotten = self._is_forgotten(part.labels, classes)
-            for name, found in (("forget", forgotten.any()), ("retain", (~forgotten).any())):
-                if not found:
-                    raise ValueError(
-                        f"{self.name}: the {split} split has no {name} sample when classes "
-                        f"{list(classes)} are forgotten; give more data, divide them with"
-                        " stratified=true where the task takes it, or forget other classes"
-                    )
-        forgotten = self._is_forgotten(self.pool.labels, classes)
-        features = torch.zeros(self.n_classes)
-        features[list(classes)] = 1
-        members = {
-            "retain": (~forgotten).nonzero().flatten(),
-            "forget": forgotten.nonzero().flatten(),
-        }
-        named = [self.class_names[c] if self.class_names else str(c) for c in classes]
-        return Goal("forget " + ", ".join(named), features, members)
-
-    def _sample_goal(self, samples: int | GivenSamples) -> Goal:
-        total = len(self.splits.model)
-        if isinstance(samples, GivenSamples):
-            chosen, label = torch.tensor(samples.rows), samples.label
-        else:
-            generator = torch.Generator().manual_seed(self.sample_seed)
-            chosen = torch.randperm(total, generator=generator)[:samples]
-            label = f"forget {samples} samples"
-        forgotten = torch.zeros(total, dtype=torch.bool).index_fill_(0, chosen, True)
-        members = {
-            "retain": (~forgotten).nonzero().flatten().to(self.device),
-            "forget": forgotten.nonzero().flatten().to(self.device),
-            "unseen": torch.arange(total, len(self.pool), device=self.device),
-        }
-        return Goal(label, torch.zeros(self.n_classes), members)
+    def _membership(self, goal: int) -> tuple[Labelled, Labelled]:
+        """Forgotten samples that a native network was trained on, and samples like them that it was
+        not trained on.
+        """
+        others = self.test_sets(goal)["forget"] if self.samples is None else self.splits.test
+        return self.model_split(goal)[1], others

@@ -22,6 +22,7 @@ Lengths = Callable[[Tensor], Tensor]
 _HASH_BYTES = 16
 _TOGETHER = 128  # rows that are computed as one batch
 _PER_FILE = 4_096  # rows; what is interrupted loses no more
+_COMPARED = 8  # rows of a file from disk that are computed again
 _ALIKE = 1e-3  # relative; kept rows that differ by more were computed by other code
 
 
@@ -43,7 +44,9 @@ class KeptRows:
     """`compute`, which computes each row once: after that it is read, here or from disk.
 
     Rows stand for themselves, so data that are divided or joined otherwise need no new ones.
-    Several processes may use one folder: each adds files of its own.
+    Several processes may use one folder: each adds files of its own, named by the hash of what is
+    in them. Of every file that another process wrote, some rows that are asked for are computed
+    again, and a folder that other code has filled is emptied.
 
     Args:
         folder: Where rows are kept; what is in it was computed by the same function.
@@ -56,7 +59,8 @@ class KeptRows:
         self._read: set[Path] = set()
         self._places: dict[bytes, int] = {}
         self._columns: list[Tensor] = []
-        self._unchecked: set[bytes] = set()  # rows from disk, of which none was compared yet
+        # By files that others wrote: their rows, and how many of these are still to be compared.
+        self._unchecked: dict[Path, tuple[set[bytes], int]] = {}
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """What `compute` makes of inputs, on their device.
@@ -81,17 +85,27 @@ class KeptRows:
 
     def _check(self, inputs: Tensor, keys: list[bytes]) -> None:
         """Delete what was kept if other code has computed it."""
-        known = next((row for row, key in enumerate(keys) if key in self._unchecked), None)
-        if known is None:
+        asked = {key: row for row, key in enumerate(keys)}
+        compared: list[bytes] = []
+        for path, (rows, due) in list(self._unchecked.items()):
+            known = sorted(rows & asked.keys(), key=asked.__getitem__)
+            some = (
+                known if len(known) <= due else [known[i * len(known) // due] for i in range(due)]
+            )
+            compared += some
+            self._unchecked[path] = (rows.difference(some), due - len(some))
+            if due == len(some) or len(rows) == len(some):
+                del self._unchecked[path]
+        if not compared:
             return
-        self._unchecked.clear()
-        found = self._compute(inputs[known : known + 1])
-        kept = [column[self._places[keys[known]]] for column in self._columns]
+        found = self._compute(inputs[torch.tensor([asked[key] for key in compared])])
+        places = torch.tensor([self._places[key] for key in compared])
+        kept = [column[places] for column in self._columns]
         if len(found) == len(kept) and all(map(_alike, kept, found)):
             return
         for file in self._read:
             file.unlink(missing_ok=True)
-        self._places, self._columns = {}, []
+        self._places, self._columns, self._unchecked = {}, [], {}
 
     def _add(self, inputs: Tensor, missing: dict[bytes, int]) -> None:
         keys, rows = list(missing), torch.tensor(list(missing.values()))
@@ -112,8 +126,7 @@ class KeptRows:
                 self._write([keys[place] for place in part.tolist()], columns)
 
     def _write(self, keys: list[bytes], columns: list[Tensor]) -> None:
-        name = hashlib.sha256(b"".join(keys)).hexdigest()[:24]
-        path = self._folder / f"{name}.safetensors"
+        path = self._folder / f"{_name(keys, columns)}.safetensors"
         hashes = torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).copy())
         tensors = {f"{i}": column.contiguous() for i, column in enumerate(columns)}
         with whole_file(path) as partial:
@@ -127,10 +140,13 @@ class KeptRows:
                 tensors = load_file(path)
             except (SafetensorError, FileNotFoundError):
                 continue  # it is no longer there, or nobody wrote it: its rows are computed again
-            keys = [row.tobytes() for row in tensors.pop("keys").numpy()]
+            keys = [row.tobytes() for row in tensors.pop("keys").numpy()] if tensors else []
+            columns = [tensors[name] for name in sorted(tensors, key=int)]
+            if path.stem != _name(keys, columns):
+                continue  # it was changed after it was written
             self._read.add(path)
-            self._unchecked.update(keys)
-            self._take(keys, [tensors[name] for name in sorted(tensors, key=int)])
+            self._unchecked[path] = (set(keys), _COMPARED)
+            self._take(keys, columns)
 
     def _take(self, keys: list[bytes], columns: list[Tensor]) -> None:
         before = len(self._columns[0]) if self._columns else 0
@@ -148,9 +164,22 @@ def _keys(inputs: Tensor) -> list[bytes]:
     return [hashlib.blake2b(row.tobytes(), digest_size=_HASH_BYTES).digest() for row in rows]
 
 
+def _name(keys: list[bytes], columns: list[Tensor]) -> str:
+    """The name of a file with these rows: a hash of all that it holds."""
+    digest = hashlib.sha256(b"".join(keys))
+    for column in columns:
+        digest.update(f"{column.dtype} {tuple(column.shape)} ".encode())
+        digest.update(column.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:24]
+
+
 def _alike(kept: Tensor, found: Tensor) -> bool:
-    own = found[0].cpu()
+    own = found.cpu()
     if kept.shape != own.shape or kept.dtype != own.dtype:
         return False
-    difference = (kept.double() - own.double()).abs().max() if kept.numel() else 0.0
-    return bool(difference <= _ALIKE * max(1.0, float(own.double().abs().max())))
+    if not kept.numel():
+        return True
+    difference, scale = (
+        one.abs().reshape(len(kept), -1).amax(1) for one in (kept.double() - own, own.double())
+    )
+    return bool((difference <= _ALIKE * scale.clamp_min(1.0)).all())

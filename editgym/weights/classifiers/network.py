@@ -17,6 +17,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from editgym.models.heads import features_before
+from editgym.weights.classifiers.behaviour import behaviour
 from editgym.weights.classifiers.kept import Keep, KeptRows, Lengths
 from editgym.weights.classifiers.outputs import gives_logits, logits_of, unread
 from editgym.weights.classifiers.recording import CannotReplay
@@ -288,6 +289,7 @@ class EditableNetwork(EditedWeights):
         described = (
             fingerprint(self.base, self._split.above),
             repr(self.base),
+            behaviour(self.base),
             configs,
             self._split.input_of or [site.name for site in self.sites],
             (str(self._example.dtype), tuple(self._example.shape[1:]), self._example.device.type),

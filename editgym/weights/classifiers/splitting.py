@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 
 from editgym.weights.classifiers.attention import attention_in_parts
+from editgym.weights.classifiers.batches import is_by_sample
+from editgym.weights.classifiers.graph import Activations, edited_nodes, reached_from_output
 from editgym.weights.classifiers.outputs import logits_of
 from editgym.weights.classifiers.replay import Replay, is_of_transformers
 from editgym.weights.sites import EditSite
@@ -96,7 +98,8 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
     The computation graph is traced symbolically (`torch.fx`); whatever depends on no site is the
     prefix. Networks of `transformers`, which cannot be traced, are cut by hooks (`Replay`). A cut
     is kept only if, on `example`, it equals the full forward pass to 1e-5, for one network, for two
-    candidates, and for some of the activations' rows in another order.
+    candidates, and for some of the activations' rows in another order, and if nothing that is
+    computed of a sample depends on the others.
 
     Args:
         model: In evaluation mode; it gives out logits.
@@ -116,12 +119,19 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
                     # What vmap would do one by one, and warn of each time, is done so from outside.
                     warnings.filterwarnings("error", message=".*batching rule")
                 difference = _difference(candidate, model, seen)
+                alone = _is_by_sample(candidate, model, seen) or _is_by_sample(
+                    *_in_double(cut, model, sites, seen)
+                )
         except Exception as error:  # of many types: fx, vmap and strangers' code refuse
             reason = f"it cannot be cut: {type(error).__name__}: {error}"
             continue
-        if difference <= 1e-5:
+        if difference <= 1e-5 and alone:
             return candidate
-        reason = f"the cut changed the logits by {difference:.1e}"
+        reason = (
+            f"the cut changed the logits by {difference:.1e}"
+            if alone
+            else "what it computes of a sample depends on the others of its batch"
+        )
     return SplitNetwork(
         _alone,
         partial(_called, model),
@@ -159,14 +169,14 @@ class _Tracer(fx.Tracer):
 
 def _cut(model: nn.Module, sites: tuple[EditSite, ...], example: Tensor) -> SplitNetwork:
     graph = _Tracer().trace(model)
-    edited = _edited_nodes(graph, {site.name for site in sites})
+    edited = edited_nodes(graph, {site.name for site in sites})
     if not any(node.op == "output" and node in edited for node in graph.nodes):
         raise ValueError("no site lies on the way from the input to the output")
-    activations = _Activations(fx.GraphModule(model, graph)).found(example)
+    activations = Activations(fx.GraphModule(model, graph)).found(example)
     # Parameters, sizes and tuples cannot be gathered by row: the suffix makes its own from the
     # activations.
     repeated = {node for node in graph.nodes if node.name not in activations}
-    needed, boundary = _reached_from_output(graph, edited | repeated)
+    needed, boundary = reached_from_output(graph, edited | repeated)
     prefix_graph, suffix_graph = fx.Graph(), fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
@@ -195,53 +205,6 @@ def _called(
     return logits_of(functional_call(module, dict(tensors), tuple(activations)))
 
 
-def _edited_nodes(graph: fx.Graph, names: set[str]) -> set[fx.Node]:
-    edited: set[fx.Node] = set()
-    for node in graph.nodes:
-        target = str(node.target)
-        own = node.op in ("call_module", "get_attr") and any(
-            name == target or name.startswith(f"{target}.") or target.startswith(f"{name}.")
-            for name in names
-        )
-        if own or any(parent in edited for parent in node.all_input_nodes):
-            edited.add(node)
-    return edited
-
-
-class _Activations(fx.Interpreter):
-    """Finds, by running it, the nodes of a graph that are tensors computed from the input."""
-
-    def found(self, example: Tensor) -> set[str]:
-        self._from_input: set[fx.Node] = set()
-        self._found: set[str] = set()
-        self.run(example)
-        return self._found
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        if n.op == "placeholder" or not self._from_input.isdisjoint(n.all_input_nodes):
-            self._from_input.add(n)
-            if isinstance(result, Tensor):
-                self._found.add(n.name)
-        return result
-
-
-def _reached_from_output(
-    graph: fx.Graph, suffix: set[fx.Node]
-) -> tuple[set[fx.Node], list[fx.Node]]:
-    """The nodes of `suffix` that the output needs, and those before them that it needs of the
-    prefix.
-    """
-    reached: set[fx.Node] = set()
-    waiting = [node for node in graph.nodes if node.op == "output"]
-    while waiting:
-        node = waiting.pop()
-        if node not in reached:
-            reached.add(node)
-            waiting += node.all_input_nodes if node in suffix else []
-    return reached & suffix, [node for node in graph.nodes if node in reached - suffix]
-
-
 @torch.no_grad()
 def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> float:
     """Largest relative deviation of the cut network from the full forward pass, for weights as they
@@ -267,6 +230,30 @@ def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> f
             for logits, expected in ((alone, full), (together[i], full), (own[i], full[rows]))
         ]
     return float(torch.stack(differences).max())
+
+
+def _is_by_sample(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> bool:
+    """Whether the network, its prefix, and both parts together treat every sample alone."""
+    parameters = dict(model.named_parameters())
+    weights = [site.to_matrix(parameters[site.parameter]) for site in candidate.sites]
+
+    def results(inputs: Tensor) -> tuple[Tensor, ...]:
+        activations = candidate.prefix(inputs)
+        logits = candidate.run_suffix(weights, activations)
+        return (logits_of(model(inputs)), logits, *activations)
+
+    return is_by_sample(results, example)
+
+
+def _in_double(
+    cut: Callable[..., SplitNetwork], model: nn.Module, sites: tuple[EditSite, ...], example: Tensor
+) -> tuple[SplitNetwork, nn.Module, Tensor]:
+    """A cut in double precision, its network and the example: there are deep networks that make
+    much of the rounding of single precision, which is another in other batches.
+    """
+    wide = copy.deepcopy(model).double()
+    seen = example.double() if example.is_floating_point() else example
+    return cut(wide, sites, seen), wide, seen
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

@@ -61,6 +61,32 @@ def test_differences_that_are_all_the_same_have_no_doubt():
     assert paired_test(one_task(level + 1e-16), one_task(level)).p == 1
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e3, 1e9, 1e12])
+def test_what_is_the_same_difference_depends_on_the_size_of_the_scores(scale):
+    """A millionth of a millionth of a score is a difference; what rounding makes of it is none."""
+    rng = np.random.default_rng(0)
+    level = scale * (1 + rng.random(30))
+    for share in (0.1, 1e-6, 1e-12):
+        assert paired_test(one_task(level + share * scale), one_task(level)).p == 0
+    noise = scale * 1e-11 * rng.normal(size=30)
+    assert 0.01 < paired_test(one_task(level + noise - noise.mean() / 2), one_task(level)).p < 1
+    assert paired_test(one_task(level * (1 + 1e-16)), one_task(level)).p == 1
+
+
+def test_a_task_of_large_scores_hides_no_doubt_about_another():
+    """The differences of the large scores are all the same; the others' are what is uncertain."""
+    rng = np.random.default_rng(1)
+    small, large = rng.normal(0, 1e-3, size=12), 1e9 * (1 + rng.random(12))
+    zero, plenty = ("other", "environment"), ("plenty", "environment")
+    runs = {zero: dict(enumerate(small)), plenty: dict(enumerate(large))}
+    others = {zero: dict.fromkeys(range(12), 0.0), plenty: dict(enumerate(large))}
+    found = paired_test(runs, others)
+    alone = paired_test({zero: runs[zero]}, {zero: others[zero]})
+    assert found.p == pytest.approx(alone.p)
+    assert found.mean == pytest.approx(alone.mean / 2)
+    assert 0 < found.p < 1
+
+
 def test_below_ten_common_seeds_nothing_is_tested():
     nine = one_task(np.arange(9.0))
     assert paired_test(nine, one_task(np.zeros(30))) is None

@@ -6,7 +6,7 @@ from benchmarks.report import families
 from benchmarks.report.aggregate import group_rows
 from benchmarks.report.families import FAMILIES, SCORE, Family, Key, parse
 from benchmarks.report.tables import group_table
-from editgym.metrics.recovery import SCALES
+from editgym.metrics.recovery import ATTACKS
 
 SIZES = {"unlearning": 36, "backdoor": 6, "debiasing": 20, "knowledge": 24}
 
@@ -33,7 +33,7 @@ def test_every_metric_has_a_direction_or_only_describes():
         "facts_left_out",
         "logit_attack_accuracy",
         "triggered_accuracy",
-        *SCALES,
+        *ATTACKS,
     }
     before = [
         name for family in FAMILIES.values() for name in family.directions if "_before" in name

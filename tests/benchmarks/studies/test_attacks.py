@@ -4,12 +4,12 @@ import pytest
 
 from benchmarks.results import ROWS_FILE, append_row
 from benchmarks.studies import attacks
-from editgym.metrics.recovery import SCALES
+from editgym.metrics.recovery import ATTACKS
 
 
 def measured(**metrics):
     """Metrics of a row that has been attacked, all shares a half but for what is given."""
-    shares = {f"{name}_recovered": 0.5 for name in SCALES}
+    shares = {f"{name}_recovered": 0.5 for name in ATTACKS}
     accuracies = {
         "retain_accuracy": 0.9,
         "forget_accuracy": 0.1,

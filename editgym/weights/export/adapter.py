@@ -1,8 +1,7 @@
-"""Take edits out of editgym: as a PEFT LoRA adapter, or as a merged checkpoint."""
+"""Take edits out of editgym as a PEFT LoRA adapter."""
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import tempfile
@@ -15,103 +14,22 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from editgym.weights.export.merged import ExportError
 from editgym.weights.factors import LowRankFactors
-from editgym.weights.journal.journal import Adapter, SiteEdit, Skip
+from editgym.weights.journal.journal import SiteEdit, Skip
 from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
 from editgym.weights.stored import plain_copy
-from editgym.weights.tensor_file import write_tensors
 
 _ADAPTER = "adapter_model.safetensors"
 
 
-class ExportError(ValueError):
-    """The edits cannot be written in the format asked for."""
-
-
-def export_merged(
-    network: EditedWeights,
-    path: str | os.PathLike[str],
-    dtype: torch.dtype = torch.float32,
-    inside: str = "",
+def export_adapter(
+    network: EditedWeights, folder: str | os.PathLike[str], inside: str | None = None
 ) -> Path:
-    """Write the edited network's state dict as safetensors, floating-point tensors as `dtype`.
-
-    Loaded into a fresh network of the same class it gives the edited network's logits exactly (in
-    float32).
-
-    Args:
-        network: The network.
-        path: The file.
-        dtype: Precision of the written weights.
-        inside: Writes a module's tensors alone, those whose names begin so, without this beginning.
-    """
-    _weights_only(network)
-    about = {"format": "pt", "base_hash": network.base_hash}
-    tensors = {
-        name.removeprefix(inside): tensor
-        for name, tensor in _on_cpu(network, dtype).items()
-        if name.startswith(inside)
-    }
-    return write_tensors(Path(path), tensors, about)
-
-
-def export_pretrained(
-    network: EditedWeights, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32
-) -> Path:
-    """Write an edited `transformers` model as a checkpoint that `from_pretrained(folder)` loads.
-
-    Args:
-        network: Its base is a `PreTrainedModel`.
-        folder: Made if need be.
-        dtype: Precision of the written weights; float32 keeps the edits exactly.
-
-    Raises:
-        ExportError: The journal holds adapters beside the weights (codebooks, prepended texts,
-            remembered facts), or the base is no `transformers` model.
-    """
-    _weights_only(network)
-    if not isinstance(network.base, PreTrainedModel):
-        raise ExportError(
-            f"{type(network.base).__name__} is no transformers model: use export_merged"
-        )
-    with torch.device(
-        "meta"
-    ):  # a model without numbers, for its configuration and the names of what is saved
-        model: Any = type(network.base)(copy.deepcopy(network.base.config))
-    model.to(dtype).load_state_dict(_on_cpu(network, dtype), assign=True)
-    model.tie_weights()
-    model.generation_config = network.base.generation_config
-    model.save_pretrained(folder)
-    return Path(folder)
-
-
-def _on_cpu(network: EditedWeights, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The edited state dict, tensor by tensor: one copy in all, and none on the network's
-    device.
-    """
-    return {
-        name: (
-            tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True).contiguous()
-        )
-        for name, tensor in network.current_tensors()
-    }
-
-
-def _weights_only(network: EditedWeights) -> None:
-    beside = sorted({entry.kind for entry in network.journal if isinstance(entry, Adapter)})
-    if beside:
-        raise ExportError(
-            f"the journal holds {', '.join(beside)}: adapters beside the weights, which no"
-            " checkpoint of weights can hold"
-        )
-
-
-def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Path:
     """Write the network's journal as a PEFT LoRA adapter (`peft.PeftModel.from_pretrained(model,
     folder)`).
 
@@ -120,6 +38,14 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
     is 1. Of a causal language model the adapter names task and base, so that
     `AutoPeftModelForCausalLM` loads it by itself. What was written is loaded into a copy of the
     base, on its device, and has to give the edited network's logits on a few inputs.
+
+    Args:
+        network: The network.
+        folder: Made if need be.
+        inside: What the names of the module begin with that the adapter is for, such as `model.`;
+            the adapter names its modules without this. Empty for the network itself; None for what
+            the network says (`wraps`), which is the classifier where it is one of `transformers`
+            with two outputs made of its own.
 
     Raises:
         ExportError: The journal is empty, holds edits that are not additive (masks, replaced
@@ -133,8 +59,10 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
     except ImportError as error:
         raise ImportError('an adapter needs PEFT: pip install "editgym[llm]"') from error
     folder = Path(folder)
+    inside = getattr(network.base, "wraps", "") if inside is None else inside
+    plain = network.base.get_submodule(inside.removesuffix("."))
     factors = {
-        site.name: (site, *_site_factors(site, edits))
+        _name_inside(site.name, inside): (site, *_site_factors(site, edits))
         for site, edits in _shifts_by_site(network).items()
     }
     tensors: dict[str, Tensor] = {}
@@ -151,8 +79,8 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
         "bias": "none",
         "inference_mode": True,
         "fan_in_fan_out": all(site.kind == "conv1d" for site, _, _ in factors.values()),
-        "task_type": "CAUSAL_LM" if _is_causal(network.base) else None,
-        "base_model_name_or_path": getattr(network.base, "name_or_path", None) or None,
+        "task_type": "CAUSAL_LM" if _is_causal(plain) else None,
+        "base_model_name_or_path": getattr(plain, "name_or_path", None) or None,
     }
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     with tempfile.TemporaryDirectory(prefix=".adapter-", dir=there) as partial:
@@ -160,7 +88,7 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
         reasons = []
         for targets in (_as_modules(ranks), _as_parameters(ranks)):
             LoraConfig(**common, **targets).save_pretrained(partial)
-            if (reason := _difference(network, partial, factors)) is None:
+            if (reason := _difference(network, partial, factors, inside)) is None:
                 break
             reasons.append(reason)
         else:
@@ -169,6 +97,16 @@ def export_adapter(network: EditedWeights, folder: str | os.PathLike[str]) -> Pa
         for file in sorted(Path(partial).iterdir(), reverse=True):  # the configuration comes last
             os.replace(file, folder / file.name)
     return folder
+
+
+def _name_inside(site: str, inside: str) -> str:
+    """A site's name in the module that an adapter is for."""
+    if not site.startswith(inside):
+        raise ExportError(
+            f"{site} was edited, and the adapter is for what is inside {inside!r}; export the"
+            " merged weights instead"
+        )
+    return site.removeprefix(inside)
 
 
 def _as_modules(ranks: Mapping[str, int]) -> dict[str, Any]:
@@ -205,15 +143,20 @@ def _is_causal(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _difference(
-    network: EditedWeights, folder: str, factors: Mapping[str, tuple[EditSite, Tensor, Tensor]]
+    network: EditedWeights,
+    folder: str,
+    factors: Mapping[str, tuple[EditSite, Tensor, Tensor]],
+    inside: str,
 ) -> str | None:
     """Why PEFT does not make the edited network of an adapter; None where it loads every update,
     and no other, and the logits of what it makes are the network's.
     """
     from peft import PeftModel
 
-    kind = type(network.base).__name__
-    base = plain_copy(network.base)
+    whole = plain_copy(network.base)
+    place = inside.removesuffix(".")
+    base = whole.get_submodule(place)
+    kind = type(base).__name__
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of keys that it does not find, as said below
@@ -231,7 +174,9 @@ def _difference(
             return f"PEFT does not load the update of {name} into {kind}"
     if held:
         return f"PEFT puts an update into {next(iter(held))} of {kind}, which was not edited"
-    wanted, found = network.probe(), network.probe(adapted)
+    if place:
+        whole.set_submodule(place, adapted)
+    wanted, found = network.probe(), network.probe(whole if place else adapted)
     difference = float((found - wanted).abs().max())
     half = next(network.base.parameters()).dtype in (torch.float16, torch.bfloat16)
     if difference <= (0.1 if half else 1e-3) * max(1.0, float(wanted.abs().max())):
