@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
 from benchmarks.harness.processes import in_processes
-from benchmarks.harness.strangers import find_modules_in
+from benchmarks.harness.strangers import carried_modules, find_modules_in
 from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows, records_file
 from editgym.paths import whole_file
 
@@ -148,31 +148,78 @@ def _in_processes(cells: Sequence[Cell], jobs: int) -> Generator[Outcome, None, 
 def _on_ray(
     cells: Sequence[Cell], address: str, gpus_per_cell: float
 ) -> Generator[Outcome, None, None]:
+    """Runs the cells on a cluster; one whose worker or node died is run once more."""
     ray = _import_ray()
-    ray.init(
-        address=address, ignore_reinit_error=True, log_to_driver=False, runtime_env=_runtime_env()
-    )
-    task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(_run_elsewhere)
-    running = {task.remote(cell, sys.path): cell for cell in cells}
-    while running:
-        (reference,), _ = ray.wait(list(running), num_returns=1)
-        cell = running.pop(reference)
+    with _connected(ray, address, cells):
+        # Not Ray's own retries: it starts a task again without end that took too much memory.
+        task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(_run_elsewhere)
+        here = os.getcwd(), list(sys.path)
+        running = {task.remote(cell, *here): cell for cell in cells}
+        tried_again: set[str] = set()
+        while running:
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            cell = running.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayError as error:
+                if _died(ray, error) and cell.id not in tried_again:
+                    tried_again.add(cell.id)
+                    running[task.remote(cell, *here)] = cell
+                else:
+                    yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _connected(ray: ModuleType, address: str, cells: Sequence[Cell]) -> Iterator[None]:
+    """A connection to a cluster whose nodes find what the cells need.
+
+    Raises:
+        RunnerError: This process is connected already, or what the cells need cannot be sent.
+        OSError: There is no cluster at the address.
+    """
+    if ray.is_initialized():
+        raise RunnerError(
+            "this process is connected to Ray already, and nodes are told at the beginning what"
+            " cells need: call ray.shutdown() first, or run without --ray"
+        )
+    try:
         try:
-            yield ray.get(reference)
+            ray.init(address=address, log_to_driver=False, runtime_env=_runtime_env(cells))
         except ray.exceptions.RayError as error:
-            yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+            raise RunnerError(f"Ray at {address}: {error}") from error
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _run_elsewhere(cell: Cell, folders: Sequence[str]) -> Outcome:
-    """Run a cell in a process that was not started here, with the modules that are found here."""
+def _died(ray: ModuleType, error: Exception) -> bool:
+    """Whether a cell had no chance to tell what it came to: its process or node is gone, or took
+    its result along.
+    """
+    names = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError")
+    return isinstance(error, tuple(getattr(ray.exceptions, name) for name in names))
+
+
+def _run_elsewhere(cell: Cell, directory: str, folders: Sequence[str]) -> Outcome:
+    """Run a cell in a process that was not started here: relative paths lead where they lead here,
+    and modules are found where they are found here, if these folders are there too.
+    """
+    if os.path.isdir(directory):
+        os.chdir(directory)
     find_modules_in(folders)
     return run_cell(cell)
 
 
-def _runtime_env() -> dict[str, Any]:
-    """What a node has to know beside the cell: where data lie and networks are kept."""
+def _runtime_env(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What a node has to be given beside the cells: where data lie and networks are kept, and the
+    modules of strangers' parts.
+    """
     names = ("EDITGYM_DATA", "EDITGYM_CACHE")
-    return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    return {
+        "env_vars": variables,
+        "py_modules": [str(place) for place in carried_modules(cells)],
+    }
 
 
 def _import_ray() -> ModuleType:
