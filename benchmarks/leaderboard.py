@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     _check_writable(folder)
     rows = run_cells(chosen, folder, execution)
     report = write_report(folder, entries_of)
-    print(f"{report.brief}\n{report.page.resolve()}")
+    print(f"{report.brief}\n\n{report.page.resolve()}")
     _print_refused(report.refused)
     failed = sum(row["status"] == "failed" for row in rows)
     if failed:
@@ -93,11 +93,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Redraw everything from the rows, and print every agent beside a chosen one."""
+    """Redraw everything from the rows; print it in short, or every agent beside a chosen one."""
     drawn = write_report(options.folder, entries_of)
-    if options.against is not None:
-        print(f"{beside(drawn.groups, options.against)}\n")
-    print(drawn.page.resolve())
+    short = drawn.brief if options.against is None else beside(drawn.groups, options.against)
+    print(f"{short}\n\n{drawn.page.resolve()}")
     _print_refused(drawn.refused)
     return 1 if drawn.refused else 0
 

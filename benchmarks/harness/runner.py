@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,8 @@ from tqdm import tqdm
 from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
 from benchmarks.harness.processes import in_processes
 from benchmarks.harness.strangers import carried_modules, find_modules_in
+from benchmarks.report import families
+from benchmarks.report.brief import WIDTH
 from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows, records_file
 from editgym.paths import whole_file
 
@@ -85,9 +88,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
             row["cell"] for row in read_rows(folder / ROWS_FILE) if row["status"] in _SETTLED
         }
         waiting = [cell for cell in cells if cell.id not in settled]
-        bar = tqdm(
-            total=len(cells), initial=len(cells) - len(waiting), unit="cell", dynamic_ncols=True
-        )
+        bar = tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", ncols=_width())
         with bar, closing(execution.outcomes(waiting)) as outcomes:
             for outcome in outcomes:
                 _store(outcome, folder)
@@ -114,8 +115,18 @@ def _write(file: Path, content: bytes) -> None:
 def _report(outcome: Outcome, bar: tqdm) -> None:
     if outcome.traceback is not None:
         bar.write(f"FAILED {Cell.of(outcome.row)}\n{outcome.traceback}")
-    bar.set_postfix_str(str(Cell.of(outcome.row)), refresh=False)
+    metrics = outcome.row["metrics"]
+    reached = families.score(metrics, families.family_of(metrics))
+    told = "" if reached is None else f"{reached:.3f} "  # first, since the end may be cut
+    bar.set_postfix_str(f"{told}{Cell.of(outcome.row)}", refresh=False)
     bar.update()
+
+
+def _width() -> int:
+    """Columns of a line that tells how far the run is: of a narrow terminal all, of any other, and
+    of a file, as many as the report takes.
+    """
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
 @contextmanager
