@@ -227,10 +227,9 @@ def _runtime_env(cells: Sequence[Cell]) -> dict[str, Any]:
     """
     names = ("EDITGYM_DATA", "EDITGYM_CACHE")
     variables = {name: os.environ[name] for name in names if name in os.environ}
-    return {
-        "env_vars": variables,
-        "py_modules": [str(place) for place in carried_modules(cells)],
-    }
+    modules = [str(place) for place in carried_modules(cells)]
+    # Ray takes an empty list for a list with one module without a name.
+    return {"env_vars": variables, **({"py_modules": modules} if modules else {})}
 
 
 def _import_ray() -> ModuleType:

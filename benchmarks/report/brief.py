@@ -114,6 +114,10 @@ def conclusion(group: Group) -> str:
         return "No agent has a score yet."
     first, *others = scored
     score = f"{_name(first)} has the highest {_score_words()}, {_value(first, SCORE)}"
+    level = sum(_written(one) == _written(first) for one in others)
+    score += (
+        f" ({'another reaches' if level == 1 else f'{level} others reach'} it)" if level else ""
+    )
     if not others:
         return f"{score}: no other agent has one."
     ranked = [standing for standing in others if standing.rank is not None]
@@ -135,6 +139,11 @@ def _of_black_boxes(first: Standing, scored: Sequence[Standing]) -> str:
         return ""
     best = searching[0]
     return f"; of those that see rewards alone {_name(best)} has it, {_value(best, SCORE)}"
+
+
+def _written(standing: Standing) -> str:
+    """The score as it is printed: who differs by less does not differ for a reader."""
+    return number(standing.metrics[SCORE].iqm)
 
 
 def _score_words() -> str:

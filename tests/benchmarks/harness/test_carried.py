@@ -173,6 +173,14 @@ def test_nodes_are_told_where_data_lie_and_given_the_strangers_modules(
     }
 
 
+def test_without_strangers_no_module_is_sent(fake, make_cell, monkeypatch):
+    monkeypatch.delenv("EDITGYM_DATA")
+    monkeypatch.setenv("EDITGYM_CACHE", "/cache")
+    ray = fake()
+    list(Execution(ray_address="auto").outcomes([make_cell("random")]))
+    assert ray.log[0]["runtime_env"] == {"env_vars": {"EDITGYM_CACHE": "/cache"}}
+
+
 def test_a_process_that_is_connected_already_is_not_taken_over(fake, make_cell):
     ray = fake(initialized=True)
     with pytest.raises(RunnerError, match=r"connected to Ray already.*ray\.shutdown\(\)"):

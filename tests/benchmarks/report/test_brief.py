@@ -80,7 +80,11 @@ def test_metrics_of_no_family_are_shown_as_they_are(make_row):
             r"ppo has the highest harmonic mean, 0\.9\d\d \[0\.\d+, 0\.\d+\], and is significantly"
             r" better than 2 of 2 other agents\.",
         ),
-        (10, {"ppo": 0.5, "sac": 0.5}, r".* and is significantly better than 0 of 1 other .*"),
+        (
+            10,
+            {"ppo": 0.5, "sac": 0.5},
+            r"ppo .*\] \(another reaches it\), and is .* than 0 of 1 other .*",
+        ),
         (
             10,
             {"retrain": 0.9, "ppo": 0.8},
@@ -98,6 +102,11 @@ def test_metrics_of_no_family_are_shown_as_they_are(make_row):
             r".*mean, 0\.\d+; 3 seeds are too few to call .* better\.",
         ),
         (1, {"ppo": 0.9, "random": 0.5}, r".*mean, 0\.\d+; 1 seed is too few to call .* better\."),
+        (
+            3,
+            {"ppo": 0.9, "sac": 0.9, "td3": 0.9},
+            r"ppo has .*, 0\.\d+ \(2 others reach it\); 3 .*",
+        ),
         (3, {"ppo": 0.9}, r"ppo has the highest harmonic mean, 0\.\d+: no other agent has one\."),
     ],
 )
