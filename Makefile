@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One torch thread per process: processes with two threads each on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint bench mutants package clean
+.PHONY: demo test test-all lint bench coverage mutants package clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
@@ -23,6 +23,11 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.costs.throughput --json runs/throughput.json
+
+# Which lines do the fast tests run? Fails below the share that pyproject.toml names.
+coverage: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,coverage]"
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow" --cov --cov-report=term-missing:skip-covered
 
 # Do the tests notice small faults? About an hour on two cores; the same command goes on.
 SEED ?= 0
@@ -43,7 +48,7 @@ package: $(STAMP)
 	cd .package && bin/python ../tests/packaging/check.py
 
 clean:
-	rm -rf .venv .package build dist *.egg-info runs
+	rm -rf .venv .package build dist *.egg-info runs .coverage*
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

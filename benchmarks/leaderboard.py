@@ -1,9 +1,9 @@
 """Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals,
-`ship` rows with the journals that are small enough to be published, and `merge` those of several
-machines.
+`ship` rows with the journals that are small enough to be published, `merge` those of several
+machines, and `submit` them in one archive.
 
-Exit codes: 0 all is well; 1 a cell failed, or a row is not reproduced; 2 the command cannot be
-carried out; 130 interrupted.
+Exit codes: 0 all is well; 1 a cell failed, a row is not reproduced, or a mark does not hold; 2 the
+command cannot be carried out; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.harness.publishing import add_publishing
 from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.beside import beside
 from benchmarks.report.write import write_report
@@ -28,6 +29,7 @@ from benchmarks.results import (
     row_problem,
     ships_by_hash_alone,
 )
+from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, check_verifier, read_marks
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 from benchmarks.suites.given import read_given, read_tuned
 
@@ -79,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
     _check_writable(folder)
     rows = run_cells(chosen, folder, execution)
     report = write_report(folder, entries_of)
-    print(f"{report.brief}\n{report.page.resolve()}")
+    print(f"{report.brief}\n\n{report.page.resolve()}")
+    _print_refused(report.refused)
     failed = sum(row["status"] == "failed" for row in rows)
     if failed:
         print(
@@ -90,12 +93,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Redraw everything from the rows, and print every agent beside a chosen one."""
+    """Redraw everything from the rows; print it in short, or every agent beside a chosen one."""
     drawn = write_report(options.folder, entries_of)
-    if options.against is not None:
-        print(f"{beside(drawn.groups, options.against)}\n")
-    print(drawn.page.resolve())
-    return 0
+    short = drawn.brief if options.against is None else beside(drawn.groups, options.against)
+    print(f"{short}\n\n{drawn.page.resolve()}")
+    _print_refused(drawn.refused)
+    return 1 if drawn.refused else 0
+
+
+def _print_refused(marks: Sequence[str]) -> None:
+    for problem in marks:
+        print(f"mark of verification refused: {problem}", file=sys.stderr)
 
 
 def validate(options: argparse.Namespace) -> int:
@@ -110,7 +118,12 @@ def validate(options: argparse.Namespace) -> int:
         validate_row,
     )
 
+    if options.verifier is not None:
+        if not options.rerun:
+            raise ValueError("verifier: only rows that were run again are marked: give --rerun K")
+        check_verifier(options.folder, options.verifier)
     every, damaged = read_what_can_be(options.folder / ROWS_FILE)
+    refused = read_marks(options.folder, every).refused
     here = [row for row in every if not _is_elsewhere(row, options.folder)]
     if len(here) < len(every):
         print(
@@ -124,12 +137,17 @@ def validate(options: argparse.Namespace) -> int:
         rows = finished_rows(here) if options.all else sample_rows(here, options.sample, seed)
     again = sample_rows(rows, options.rerun, seed) if options.rerun else []
     differ = set()
+    marked = 0
     for row in rows:
-        problems = validate_row(row, options.folder).problems
+        problems, rerun = validate_row(row, options.folder).problems, None
         if row in again:
-            problems += rerun_row(row).problems
+            verdict = rerun_row(row)
+            problems, rerun = problems + verdict.problems, verdict.rerun
         if problems:
             differ.add(row["cell"])
+        elif rerun is not None and options.verifier is not None:
+            add_marks(options.folder, [Mark.of(row, rerun, options.verifier)])
+            marked += 1
         _print_verdict(row, problems)
     checked = {row["cell"] for row in rows}
     changed = [
@@ -139,7 +157,7 @@ def validate(options: argparse.Namespace) -> int:
     ]
     for row, problem in changed:
         _print_verdict(row, [problem])
-    for problem in damaged:
+    for problem in (*damaged, *(f"mark of verification, {problem}" for problem in refused)):
         print(f"DIFFERS  {problem}")
     drawn = "" if options.rows or options.all else f", drawn by --seed {seed}"
     print(
@@ -152,9 +170,11 @@ def validate(options: argparse.Namespace) -> int:
             f"{len(changed) + len(damaged)} of {len(every) + len(damaged)} rows were changed,"
             " beside those that were replayed"
         )
+    if marked:
+        print(f"{marked} rows marked as verified: {options.folder / MARKS_FILE}")
     if not again:
         print("(agent, access, seed, reward calls and times as the rows say: --rerun K tells)")
-    return 1 if differ or changed or damaged else 0
+    return 1 if differ or changed or damaged or refused else 0
 
 
 def _is_elsewhere(row: Row, folder: Path) -> bool:
@@ -172,27 +192,6 @@ def _print_verdict(row: Row, problems: Sequence[str]) -> None:
         print(f"    {problem}", flush=True)
 
 
-def ship(options: argparse.Namespace) -> int:
-    """Copy rows, and the journals that are small enough, to a folder that is published."""
-    from benchmarks.harness.shipping import ship_rows
-
-    shipped = ship_rows(options.folder, options.destination)
-    print(
-        f"{shipped.rows} rows, {shipped.journals} journals up to {SHIPPED_BYTES:,} bytes,"
-        f" {shipped.by_hash} by their SHA-256 alone: {options.destination}"
-    )
-    return 0
-
-
-def merge(options: argparse.Namespace) -> int:
-    """Add the rows of other folders, such as other machines', to those of one."""
-    from benchmarks.harness.merging import merge_rows
-
-    merged = merge_rows(options.folders, options.out)
-    print(f"{merged.rows} rows, {merged.added} of them new: {options.out}")
-    return 0
-
-
 def _check_writable(folder: Path) -> None:
     """Raise `OSError` before hours of work, not after."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         description=" ".join(__doc__.split("\n\n")[0].split()),
     )
     commands = parser.add_subparsers(
-        required=True, metavar="run | report | validate | ship | merge"
+        required=True, metavar="run | report | validate | ship | merge | submit"
     )
     _add_run(commands.add_parser("run", help=run.__doc__))
     redraw = commands.add_parser("report", help=report.__doc__)
@@ -235,15 +234,14 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="of these rows, how many are learned and edited again, and compared (default 0)",
     )
+    replay.add_argument(
+        "--verifier",
+        metavar="WHO",
+        help="mark the rows that are reproduced by --rerun as verified by you: a name, and how to"
+        " ask, 'Ada Lovelace <ada@example.org>'; not for the submitter of the rows",
+    )
     replay.set_defaults(command=validate)
-    shipped = commands.add_parser("ship", help=ship.__doc__)
-    shipped.add_argument("folder", metavar="DIR", type=Path)
-    shipped.add_argument("destination", metavar="TO", type=Path)
-    shipped.set_defaults(command=ship)
-    merged = commands.add_parser("merge", help=merge.__doc__)
-    merged.add_argument("folders", metavar="DIR", type=Path, nargs="+")
-    merged.add_argument("--out", metavar="TO", type=Path, required=True, help="where all rows go")
-    merged.set_defaults(command=merge)
+    add_publishing(commands)
     return parser
 
 

@@ -19,6 +19,7 @@ from benchmarks.results import (
     records_problem,
     ships_by_hash_alone,
 )
+from benchmarks.results.marks import Mark, add_marks, checked_marks
 
 _FINISHED_FIRST = ("finished", "unsupported", "failed")
 
@@ -37,23 +38,26 @@ class Merged:
 
 
 def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
-    """Add the rows of `folders` to those of `destination`, with journals and per-edit records.
+    """Add the rows of `folders` to those of `destination`, with journals, per-edit records and
+    marks of verification.
 
     Of a cell that is there twice the finished row is kept, else the unsupported one; of two that
     say the same the first. Everything is read and checked before anything is written.
 
     Raises:
         FileNotFoundError: A folder has no rows.
-        ResultsError: Rows of one cell have different results; or a row was changed, or a journal or
-            records are missing or not those that were measured.
+        ResultsError: Rows of one cell have different results; or a row was changed, a journal or
+            records are missing or not those that were measured, or a mark does not hold.
         OSError: The destination cannot be written.
     """
     known = {row["cell"]: (row, destination) for row in read_rows(destination / ROWS_FILE)}
     chosen = dict(known)
+    marks: list[Mark] = []
     for folder in folders:
         rows = read_rows(folder / ROWS_FILE)
         if not rows:
             raise FileNotFoundError(f"no rows in {folder / ROWS_FILE}")
+        marks += checked_marks(folder, rows)
         for row in rows:
             _check_files(row, folder)
             other = chosen.get(row["cell"])
@@ -67,6 +71,8 @@ def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
                 (destination / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, destination / name)
         append_row(destination / ROWS_FILE, row)
+    kept = {row["row_sha256"] for row, _ in chosen.values()}
+    add_marks(destination, [mark for mark in marks if mark.row_sha256 in kept])
     return Merged(len(chosen), len(added))
 
 

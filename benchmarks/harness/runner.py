@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,9 @@ from tqdm import tqdm
 
 from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
 from benchmarks.harness.processes import in_processes
-from benchmarks.harness.strangers import find_modules_in
+from benchmarks.harness.strangers import carried_modules, find_modules_in
+from benchmarks.report import families
+from benchmarks.report.brief import WIDTH
 from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows, records_file
 from editgym.paths import whole_file
 
@@ -85,9 +88,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
             row["cell"] for row in read_rows(folder / ROWS_FILE) if row["status"] in _SETTLED
         }
         waiting = [cell for cell in cells if cell.id not in settled]
-        bar = tqdm(
-            total=len(cells), initial=len(cells) - len(waiting), unit="cell", dynamic_ncols=True
-        )
+        bar = tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", ncols=_width())
         with bar, closing(execution.outcomes(waiting)) as outcomes:
             for outcome in outcomes:
                 _store(outcome, folder)
@@ -114,8 +115,18 @@ def _write(file: Path, content: bytes) -> None:
 def _report(outcome: Outcome, bar: tqdm) -> None:
     if outcome.traceback is not None:
         bar.write(f"FAILED {Cell.of(outcome.row)}\n{outcome.traceback}")
-    bar.set_postfix_str(str(Cell.of(outcome.row)), refresh=False)
+    metrics = outcome.row["metrics"]
+    reached = families.score(metrics, families.family_of(metrics))
+    told = "" if reached is None else f"{reached:.3f} "  # first, since the end may be cut
+    bar.set_postfix_str(f"{told}{Cell.of(outcome.row)}", refresh=False)
     bar.update()
+
+
+def _width() -> int:
+    """Columns of a line that tells how far the run is: of a narrow terminal all, of any other, and
+    of a file, as many as the report takes.
+    """
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
 @contextmanager
@@ -148,31 +159,77 @@ def _in_processes(cells: Sequence[Cell], jobs: int) -> Generator[Outcome, None, 
 def _on_ray(
     cells: Sequence[Cell], address: str, gpus_per_cell: float
 ) -> Generator[Outcome, None, None]:
+    """Runs the cells on a cluster; one whose worker or node died is run once more."""
     ray = _import_ray()
-    ray.init(
-        address=address, ignore_reinit_error=True, log_to_driver=False, runtime_env=_runtime_env()
-    )
-    task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(_run_elsewhere)
-    running = {task.remote(cell, sys.path): cell for cell in cells}
-    while running:
-        (reference,), _ = ray.wait(list(running), num_returns=1)
-        cell = running.pop(reference)
+    with _connected(ray, address, cells):
+        # Not Ray's own retries: it starts a task again without end that took too much memory.
+        task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(_run_elsewhere)
+        here = os.getcwd(), list(sys.path)
+        running = {task.remote(cell, *here): cell for cell in cells}
+        tried_again: set[str] = set()
+        while running:
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            cell = running.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayError as error:
+                if _died(ray, error) and cell.id not in tried_again:
+                    tried_again.add(cell.id)
+                    running[task.remote(cell, *here)] = cell
+                else:
+                    yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _connected(ray: ModuleType, address: str, cells: Sequence[Cell]) -> Iterator[None]:
+    """A connection to a cluster whose nodes find what the cells need.
+
+    Raises:
+        RunnerError: This process is connected already, or what the cells need cannot be sent.
+        OSError: There is no cluster at the address.
+    """
+    if ray.is_initialized():
+        raise RunnerError(
+            "this process is connected to Ray already, and nodes are told at the beginning what"
+            " cells need: call ray.shutdown() first, or run without --ray"
+        )
+    try:
         try:
-            yield ray.get(reference)
+            ray.init(address=address, log_to_driver=False, runtime_env=_runtime_env(cells))
         except ray.exceptions.RayError as error:
-            yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+            raise RunnerError(f"Ray at {address}: {error}") from error
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _run_elsewhere(cell: Cell, folders: Sequence[str]) -> Outcome:
-    """Run a cell in a process that was not started here, with the modules that are found here."""
+def _died(ray: ModuleType, error: Exception) -> bool:
+    """Whether a cell had no chance to tell what it came to: its process or node is gone, or took
+    its result along.
+    """
+    names = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError")
+    return isinstance(error, tuple(getattr(ray.exceptions, name) for name in names))
+
+
+def _run_elsewhere(cell: Cell, directory: str, folders: Sequence[str]) -> Outcome:
+    """Run a cell in a process that was not started here: relative paths lead where they lead here,
+    and modules are found where they are found here, if these folders are there too.
+    """
+    if os.path.isdir(directory):
+        os.chdir(directory)
     find_modules_in(folders)
     return run_cell(cell)
 
 
-def _runtime_env() -> dict[str, Any]:
-    """What a node has to know beside the cell: where data lie and networks are kept."""
+def _runtime_env(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What a node has to be given beside the cells: where data lie and networks are kept, and the
+    modules of strangers' parts.
+    """
     names = ("EDITGYM_DATA", "EDITGYM_CACHE")
-    return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    modules = [str(place) for place in carried_modules(cells)]
+    # Ray takes an empty list for a list with one module without a name.
+    return {"env_vars": variables, **({"py_modules": modules} if modules else {})}
 
 
 def _import_ray() -> ModuleType:

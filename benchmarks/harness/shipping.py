@@ -23,6 +23,7 @@ from benchmarks.results import (
     read_rows,
     ships_by_hash_alone,
 )
+from benchmarks.results.marks import add_marks, checked_marks
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ class Shipped:
 
 
 def ship_rows(folder: Path, destination: Path) -> Shipped:
-    """Copy the rows of `folder` that `destination` does not hold yet, and their small journals.
+    """Copy the rows of `folder` that `destination` does not hold yet, their small journals, and
+    their marks of verification.
 
     Everything is read and checked before anything is written.
 
     Raises:
         ValueError: `folder` has no rows, or both are the same folder.
-        ResultsError: A row was changed, or a journal is missing or is not the one that was
-            measured.
+        ResultsError: A row was changed, a journal is missing or is not the one that was measured,
+            or a mark does not hold.
         OSError: The destination cannot be written.
     """
     if folder.resolve() == destination.resolve():
@@ -58,6 +60,7 @@ def ship_rows(folder: Path, destination: Path) -> Shipped:
         raise ValueError(f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first")
     known = {canonical_json(row) for row in read_rows(destination / ROWS_FILE)}
     _check_journals(rows, folder)
+    marks = checked_marks(folder, rows)
     small = [row for row in rows if 0 < _size(row, folder) <= SHIPPED_BYTES]
     for row in small:
         target = destination / row["edit_file"]
@@ -67,6 +70,7 @@ def ship_rows(folder: Path, destination: Path) -> Shipped:
     for row in rows:
         if canonical_json(row) not in known:
             append_row(destination / ROWS_FILE, row)
+    add_marks(destination, marks)
     with_edits = sum(row["edit_file"] is not None for row in rows)
     return Shipped(len(rows), len(small), with_edits - len(small))
 

@@ -12,11 +12,16 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.results import Cell
+
+# Every machine that runs cells has these installed.
+_OWN = frozenset({"editgym", "agents", "benchmarks", "envs_registry"})
+_PACKAGES = frozenset({"site-packages", "dist-packages"})  # what installers call their folders
 
 
 def import_strangers(cell: Cell) -> None:
@@ -49,6 +54,48 @@ def module_hashes(cell: Cell) -> dict[str, str | None]:
 def find_modules_in(folders: Sequence[str]) -> None:
     """Look for modules in these folders too, after those that this process looks in already."""
     sys.path += [folder for folder in folders if folder not in sys.path]
+
+
+def carried_modules(cells: Iterable[Cell]) -> list[Path]:
+    """The modules (files) and packages (folders) that another machine has to be given, before it
+    can import what the cells name: strangers' own, and those with the names that lie beside them,
+    as an import finds them here. What is installed is not carried: the other machine has it
+    installed too.
+    """
+    names = {_module(path).partition(".")[0] for cell in cells for path in cell.strangers}
+    named = [place for name in sorted(names - _OWN) for place in _places(name)]
+    beside = [
+        place
+        for folder in dict.fromkeys(place.parent for place in named)
+        for entry in sorted(folder.iterdir())
+        if entry.suffix == ".py" or (entry / "__init__.py").is_file()
+        for place in _places(entry.stem)
+        if entry.stem.isidentifier() and entry.stem not in _OWN
+    ]
+    return list(dict.fromkeys([*named, *beside]))
+
+
+def _places(name: str) -> list[Path]:
+    """Where an import finds a module without a package: its file, or the package's folders; nothing
+    where it is installed, or not there.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a module that was made, not found
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        places = [Path(folder) for folder in spec.submodule_search_locations]
+    else:
+        places = [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
+    return [place for place in map(Path.absolute, places) if not _is_installed(place)]
+
+
+def _is_installed(place: Path) -> bool:
+    """Whether a module is the standard library's, or one that an installer put where it is."""
+    library = Path(sysconfig.get_path("stdlib"))
+    return place.is_relative_to(library) or not _PACKAGES.isdisjoint(place.parts)
 
 
 def _module(path: str) -> str:

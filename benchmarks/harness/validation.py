@@ -18,16 +18,17 @@ from benchmarks.results import (
     CURVE_KEYS,
     Cell,
     Row,
-    differing_fields,
     journal_problem,
     records_file,
     records_problem,
     row_problem,
 )
-
-# Sums on a GPU may be split differently from run to run; on the CPU with one thread they are the
-# same bits.
-CUDA_TOLERANCE = 1e-4
+from benchmarks.results.agreement import (
+    CUDA_TOLERANCE,
+    differences,
+    on_cuda,
+    rerun_differences,
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Verdict:
     Attributes:
         row: The row.
         problems: How it differs from its replay; empty when it is reproduced.
+        rerun: The row of the new run, where its cell was run again to the end.
     """
 
     row: Row
     problems: tuple[str, ...]
+    rerun: Row | None = None
 
 
 def finished_rows(rows: Sequence[Row]) -> list[Row]:
@@ -108,18 +111,7 @@ def rerun_row(row: Row) -> Verdict:
     """
     try:
         found = run_cell(Cell.of(row)).row
-        if found["status"] != "finished":
-            return Verdict(row, (f"run again it is {found['status']}: {found['error']}",))
-        if _on_cuda(row):
-            return Verdict(row, differences(row["metrics"], found["metrics"], CUDA_TOLERANCE))
-        fields = differing_fields(row, found)
-        metrics = differences(row["metrics"], found["metrics"], 0.0) if "metrics" in fields else ()
-        others = tuple(
-            f"run again, its {field} is {found.get(field)!r}, recorded {row.get(field)!r}"
-            for field in fields
-            if field != "metrics" or not metrics
-        )
-        return Verdict(row, (*metrics, *others))
+        return Verdict(row, rerun_differences(row, found), found)
     except Exception as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
 
@@ -136,7 +128,7 @@ def _problems(row: Row, folder: Path) -> list[str]:
     # Another network, or data or a stranger's module that are not here.
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         return [*changed, f"cannot be replayed: {error}"]
-    tolerance = CUDA_TOLERANCE if _on_cuda(row) else 0.0
+    tolerance = CUDA_TOLERANCE if on_cuda(row) else 0.0
     return [
         *changed,
         *removed(row, replay.evaluation.metrics, replay.fingerprints),
@@ -145,10 +137,6 @@ def _problems(row: Row, folder: Path) -> list[str]:
         *curve_differences(row["curves"], replay.evaluation.curves, tolerance),
         *record_differences(folder / records_file(row["cell"]), replay.evaluation.records),
     ]
-
-
-def _on_cuda(row: Row) -> bool:
-    return str(row["env_kwargs"].get("device", "cpu")).startswith("cuda")
 
 
 def removed(
@@ -181,23 +169,6 @@ def fingerprint_differences(
         for name, value in recorded.items()
         if value is not None and replayed.get(name) not in (None, value)
     )
-
-
-def differences(
-    recorded: Mapping[str, float | None], replayed: Mapping[str, float | None], tolerance: float
-) -> tuple[str, ...]:
-    """One line for each metric of the row that differs by more than `tolerance`, with both values
-    and the difference. What this version measures beyond what the row has is no difference.
-    """
-    lines = []
-    for key in recorded:
-        a, b = recorded.get(key), replayed.get(key)
-        if a is None or b is None:
-            if a is not b:
-                lines.append(f"{key}: recorded {a}, replayed {b}")
-        elif not abs(a - b) <= tolerance:
-            lines.append(f"{key}: recorded {a!r}, replayed {b!r}, differs by {abs(a - b):.3g}")
-    return tuple(lines)
 
 
 def curve_differences(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
-from benchmarks.report.brief import aligned, cut
+from benchmarks.report.brief import WIDTH, aligned, cut, wrapped
 from benchmarks.report.comparisons import FALSE_CALLS, RANKED_FROM, against
 from benchmarks.report.families import SCORE
 from benchmarks.report.tables import MISSING, number
@@ -28,7 +28,7 @@ def beside(groups: Sequence[Group], chosen: str) -> str:
     if not texts:
         names = sorted({name for group in groups for name in group.rows})
         raise ValueError(f"against: no agent {chosen!r} has a score; there are {', '.join(names)}")
-    return "\n\n".join([*texts, _READING])
+    return "\n\n".join([*texts, wrapped(_READING)])
 
 
 _READING = (
@@ -59,7 +59,8 @@ def _table(group: Group, chosen: str) -> str:
         for agent, one in sorted(found.items(), key=lambda item: -item[1].difference.estimate)
     ]
     head = ["agent", "n", "Δ score", "P(better)", "apart"]
-    return "\n".join([f"{group.title}, against {name}", *aligned([head, *lines], left={0})])
+    title = cut(f"{group.title}, against {name}", WIDTH)
+    return "\n".join([title, *aligned([head, *lines], left={0})])
 
 
 def _named(group: Group, chosen: str) -> str | None:

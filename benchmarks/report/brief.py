@@ -1,7 +1,10 @@
-"""The leaderboard as a terminal shows it: of every group the rank, the score and its parts."""
+"""The leaderboard as a terminal shows it: of every group a table of six columns, and a sentence
+that says what it comes to. The rest is in the page.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence, Set
 
 from benchmarks.report import families
@@ -12,8 +15,12 @@ from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.standings import Estimate, Standing
 from benchmarks.report.tables import MISSING, number
 
+WIDTH = 100  # columns of a terminal
+_METRICS = 3  # beside rank, agent and seeds
 _LONGEST_NAME = 48
-_LONGEST_TITLE = 100
+_SHORTEST_NAME = 16  # what a name is cut to at most, before a metric is left out
+_LONGEST_HEAD = 24
+_GAP = "  "
 READING = (
     "A number is the mean of the middle half of the seeds, in brackets its 95% interval (from"
     f" {PROVISIONAL_BELOW} seeds on); a rank is 1 + the agents that are significantly better (from"
@@ -22,26 +29,21 @@ READING = (
 
 
 def brief(groups: Sequence[Group], failed: int) -> str:
-    """Short tables of groups, and a sentence on how to read them.
+    """A sentence on how to read the tables, and the tables, each with its conclusion.
 
     Args:
         groups: The groups.
         failed: How many cells failed.
     """
     texts = [text for group in groups if (text := _table(group))]
-    found = "\n\n".join([*texts, READING] if texts else ["No cell is finished yet."])
-    return found + (f" Failed cells: {failed}; the page says why." if failed else "")
+    head = READING if texts else "No cell is finished yet."
+    head += f" Failed cells: {failed}; the page says why." if failed else ""
+    return "\n\n".join([wrapped(head), *texts])
 
 
-def _table(group: Group) -> str:
-    """The table of a group; empty where nothing is finished."""
-    keys = [SCORE, *(() if group.family is None else FAMILIES[group.family].parts)]
-    shown = [standing for standing in group.standings if standing.n]
-    if not shown:
-        return ""
-    head = ["rank", "agent", "n", *(families.label(key, group.family) for key in keys)]
-    lines = [head, *(_line(standing, keys) for standing in shown)]
-    return "\n".join([cut(group.title, _LONGEST_TITLE), *aligned(lines, left={1})])
+def wrapped(text: str) -> str:
+    """A text in lines that fit a terminal."""
+    return textwrap.fill(text, WIDTH, break_long_words=True, break_on_hyphens=False)
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Set[int]) -> list[str]:
@@ -50,7 +52,7 @@ def aligned(lines: Sequence[Sequence[str]], left: Set[int]) -> list[str]:
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
-        "  ".join(
+        _GAP.join(
             cell.ljust(width) if place in left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
@@ -63,19 +65,110 @@ def cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def _table(group: Group) -> str:
+    """The table of a group and its conclusion; empty where nothing is finished."""
+    shown = [standing for standing in group.standings if standing.n]
+    if not shown:
+        return ""
+    keys = _keys(group)
+    heads = [cut(families.label(key, group.family), _LONGEST_HEAD) for key in keys]
+    head = ["rank", "agent", "n", *heads]
+    lines = _fitting([head, *(_line(standing, keys) for standing in shown)])
+    table = aligned(lines, left={1})
+    return "\n".join([cut(group.title, WIDTH), *table, wrapped(conclusion(group))])
+
+
+def _keys(group: Group) -> list[str]:
+    """The score and both sides of the trade-off; the first metrics where no family has them."""
+    if group.family is None:
+        return list(group.metrics[:_METRICS])
+    family = FAMILIES[group.family]
+    sides = [part for part in family.parts if part in family.trade_off]
+    return [SCORE, *(sides or family.trade_off)]
+
+
+def _fitting(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Lines of a table that fit a terminal: names are cut, and where that is not enough the last
+    columns are left out.
+    """
+    for count in range(len(lines[0]), 2, -1):
+        kept = [list(line[:count]) for line in lines]
+        others = [max(map(len, column)) for column in zip(*kept, strict=True)]
+        room = WIDTH - sum(others) + others[1] - len(_GAP) * (count - 1)
+        if room >= _SHORTEST_NAME:
+            break
+    longest = min(room, _LONGEST_NAME)
+    return [[line[0], cut(line[1], longest), *line[2:]] for line in kept]
+
+
+def conclusion(group: Group) -> str:
+    """One sentence on who comes first, and what may be said of it with so many seeds.
+
+    Who is called better is better among all comparisons of the table together, at a chance of 5%
+    that any of them is called so falsely.
+    """
+    if group.family is None:
+        return "No family of metrics says what is best here: the page has all metrics."
+    scored = [standing for standing in group.standings if SCORE in standing.metrics]
+    if not scored:
+        return "No agent has a score yet."
+    first, *others = scored
+    score = f"{_name(first)} has the highest {_score_words()}, {_value(first, SCORE)}"
+    level = sum(_written(one) == _written(first) for one in others)
+    score += (
+        f" ({'another reaches' if level == 1 else f'{level} others reach'} it)" if level else ""
+    )
+    if not others:
+        return f"{score}: no other agent has one."
+    ranked = [standing for standing in others if standing.rank is not None]
+    if first.rank is not None and ranked:
+        worse = sum(first.agent in one.metrics[SCORE].beaten_by for one in ranked)
+        found = f", and is significantly better than {worse} of {len(ranked)} other agents"
+    elif first.n >= PROVISIONAL_BELOW:
+        found = f"; with fewer than {RANKED_FROM} seeds nobody is called better"
+    else:
+        seeds = "1 seed is" if first.n == 1 else f"{first.n} seeds are"
+        found = f"; {seeds} too few to call anybody better"
+    return f"{score}{found}{_of_black_boxes(first, scored)}."
+
+
+def _of_black_boxes(first: Standing, scored: Sequence[Standing]) -> str:
+    """Who comes first of those that search by reward alone, where that is somebody else."""
+    searching = [one for one in scored if one.access == "reward" and one.reward_calls]
+    if not searching or searching[0] is first:
+        return ""
+    best = searching[0]
+    return f"; of those that see rewards alone {_name(best)} has it, {_value(best, SCORE)}"
+
+
+def _written(standing: Standing) -> str:
+    """The score as it is printed: who differs by less does not differ for a reader."""
+    return number(standing.metrics[SCORE].iqm)
+
+
+def _score_words() -> str:
+    return SCORE.replace("_", " ")
+
+
+def _name(standing: Standing) -> str:
+    return cut(standing.agent, _LONGEST_NAME)
+
+
 def _line(standing: Standing, keys: Sequence[str]) -> list[str]:
     return [
         MISSING if standing.rank is None else str(standing.rank),
-        cut(standing.agent, _LONGEST_NAME),
+        standing.agent,
         str(standing.n),
-        *(_value(standing.metrics.get(key), interval=key == SCORE) for key in keys),
+        *(_value(standing, key) for key in keys),
     ]
 
 
-def _value(estimate: Estimate | None, interval: bool) -> str:
+def _value(standing: Standing, key: str) -> str:
+    """A metric's estimate; with its interval where it is the score."""
+    estimate: Estimate | None = standing.metrics.get(key)
     if estimate is None:
         return MISSING
     text = number(estimate.iqm)
-    if not interval or estimate.low is None or estimate.high is None:
+    if key != SCORE or estimate.low is None or estimate.high is None:
         return text
     return f"{text} [{number(estimate.low, estimate.iqm)}, {number(estimate.high, estimate.iqm)}]"

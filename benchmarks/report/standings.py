@@ -10,6 +10,8 @@ from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.families import SCORE, UNLEARNING
 from benchmarks.results import TIME_KEYS, Row
 
+# Where a row's marks of verification stand while it is reported, one text for each.
+VERIFIED = "verified"
 # Forgetting is shallow where an attack has half of the way back to the unedited network; in rows
 # that were measured without attacks, where so few steps of fine-tuning undo it, or a probe sees
 # through it.
@@ -49,6 +51,7 @@ class Standing:
         n: Finished seeds; in a table over several tasks, of the task that has the fewest.
         provisional: Whether `n` is too small to trust the intervals.
         failed: Number of failed cells.
+        verified: Number of finished seeds that somebody else ran again, with the same result.
         unsupported: Why it does not do the task.
         shallow: Whether what it forgot can be had back, beyond what the retrained network gives.
         reward_calls: Median over seeds.
@@ -62,6 +65,7 @@ class Standing:
     n: int
     provisional: bool
     failed: int
+    verified: int
     unsupported: str | None
     shallow: bool
     reward_calls: int | None
@@ -101,6 +105,7 @@ def standing_of(
         n=n,
         provisional=0 < n < PROVISIONAL_BELOW,
         failed=sum(row["status"] == "failed" for row in rows),
+        verified=sum(bool(row.get(VERIFIED)) for row in finished),
         unsupported=next((row["error"] for row in rows if row["status"] == "unsupported"), None),
         shallow=family == UNLEARNING.name and _is_shallow(metrics, oracle or {}),
         reward_calls=None if reward_calls is None else round(reward_calls),

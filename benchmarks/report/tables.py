@@ -16,6 +16,7 @@ from benchmarks.report.standings import (
     SHALLOW_PROBE,
     SHALLOW_SHARE,
     SHALLOW_STEPS,
+    VERIFIED,
     Estimate,
     Standing,
 )
@@ -143,12 +144,19 @@ def _line(standing: Standing, keys: list[str]) -> tuple[Item, ...]:
         Item(standing.agent, marks=tuple(flag for flag, raised in flags.items() if raised)),
         Item(standing.access or MISSING),
         Item(MISSING if calls is None else f"{calls:,}", sort=calls),
-        Item(
-            str(standing.n), sort=standing.n, marks=("provisional",) if standing.provisional else ()
-        ),
+        Item(str(standing.n), sort=standing.n, marks=_of_seeds(standing)),
         *(_metric(standing.metrics.get(key)) for key in keys),
         *(_cost(cost(standing), show) for _, (cost, show) in _COSTS),
     )
+
+
+def _of_seeds(standing: Standing) -> tuple[str, ...]:
+    """What to know about an agent's seeds."""
+    flags = {
+        "provisional": standing.provisional,
+        f"{standing.verified} verified": standing.verified,
+    }
+    return tuple(flag for flag, raised in flags.items() if raised)
 
 
 def _metric(estimate: Estimate | None) -> Item:
@@ -230,6 +238,12 @@ def _notes(group: Group) -> tuple[str, ...]:
             " the way from the retrained network back to the unedited one; in rows without attacks,"
             f" {SHALLOW_STEPS} steps of fine-tuning bring it back, or a linear probe of features"
             f" finds {SHALLOW_PROBE:.0%} of what it found before, and not so in the retrained one."
+        )
+    texts = {text for rows in group.rows.values() for row in rows for text in row.get(VERIFIED, ())}
+    if texts:
+        notes.append(
+            "verified: somebody else ran the cells again and got the same rows:"
+            f" {'; '.join(sorted(texts))}."
         )
     shown = {standing.access for standing in standings}
     notes.append(

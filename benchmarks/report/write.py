@@ -15,7 +15,9 @@ from typing import Any
 from benchmarks.report.aggregate import EntriesOf, Group, group_rows
 from benchmarks.report.brief import brief
 from benchmarks.report.page import bootstrap, drawn_sections, markdown, page
+from benchmarks.report.standings import VERIFIED
 from benchmarks.results import SCHEMA, Cell, Row, rows_in
+from benchmarks.results.marks import Mark, read_marks
 from editgym.paths import whole_file
 
 
@@ -28,12 +30,14 @@ class Report:
         brief: Its tables in short, for a terminal.
         failed: Number of failed cells.
         groups: The groups that it is of.
+        refused: What is wrong with marks of verification that are not shown, a line for each.
     """
 
     page: Path
     brief: str
     failed: int
     groups: Sequence[Group]
+    refused: tuple[str, ...] = ()
 
 
 def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Report:
@@ -49,6 +53,11 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
         OSError: The folder cannot be written.
     """
     rows = rows_in(folder)
+    marks = read_marks(folder, rows)
+    rows = [
+        {**row, VERIFIED: [_in_words(mark) for mark in marks.of.get(row["row_sha256"], ())]}
+        for row in rows
+    ]
     _import_strangers(rows)
     groups = group_rows(rows, entries_of)
     sections = drawn_sections(groups)
@@ -68,7 +77,14 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
     for file, content in files.items():
         with whole_file(file) as partial:
             partial.write_bytes(content)
-    return Report(page_file, brief(groups, len(failed)), len(failed), groups)
+    return Report(page_file, brief(groups, len(failed)), len(failed), groups, marks.refused)
+
+
+def _in_words(mark: Mark) -> str:
+    """Who reproduced a row, when, and with which versions."""
+    versions = mark.rerun["versions"]
+    known = [f"{name} {versions[name]}" for name in ("editgym", "torch") if name in versions]
+    return ", ".join([mark.by, mark.when.partition("T")[0], *known])
 
 
 def summary(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:

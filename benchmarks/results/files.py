@@ -39,8 +39,8 @@ def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
             one is no JSON object.
     """
     rows: dict[str, Row] = {}
-    for where, line in _lines(path):
-        row = _parse(line, where)
+    for where, line in lines_of(path):
+        row = parse_row(line, where)
         if refuse_changed and (problem := row_problem(row)):
             raise ResultsError(
                 f"{where}, cell {row['cell']}: {problem}. Put back the line as it was written, or"
@@ -56,9 +56,9 @@ def read_what_can_be(path: Path) -> tuple[list[Row], list[str]]:
     """
     rows: dict[str, Row] = {}
     problems = []
-    for where, line in _lines(path):
+    for where, line in lines_of(path):
         try:
-            row = _parse(line, where)
+            row = parse_row(line, where)
             rows[row["cell"]] = row
         except ResultsError as error:
             problems.append(str(error))
@@ -107,14 +107,19 @@ def finished(path: Path) -> list[Row]:
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
     """Where every line stands, and the line; a torn last one is dropped."""
     if path.exists():
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             yield f"{path}, line {number}", line
 
 
-def _parse(line: bytes, where: str) -> Row:
+def parse_row(line: bytes, where: str) -> Row:
+    """The row that a line holds, whether or not it was changed.
+
+    Raises:
+        ResultsError: It holds none, or one of another schema; the message begins with `where`.
+    """
     try:
         row = json.loads(line, parse_constant=_no_number)
     except ValueError as error:

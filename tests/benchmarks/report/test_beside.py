@@ -20,12 +20,13 @@ def rows(unlearning_row):
 
 
 def test_differences_chances_and_who_is_apart(rows):
-    title, head, first, second, _, reading = beside(group_rows(rows), "pp").split("\n")
+    title, head, first, second, _, *reading = beside(group_rows(rows), "pp").split("\n")
     assert title.endswith("unlearning/digits, against ppo")
     assert head.split() == ["agent", "n", "Δ", "score", "P(better)", "apart"]
     assert re.fullmatch(r"random +10 +\+0\.\d+ \[0\.\d+, 0\.\d+\] +0\.\d\d +(yes|no)", first)
     assert re.fullmatch(r"cmaes +10 +-0\.\d+ \[-0\.\d+, -0\.\d+\] +0\.\d\d +yes", second)
-    assert "10 seeds on" in reading
+    assert "10 seeds on" in " ".join(reading)
+    assert all(len(line) <= 100 for line in (title, head, first, second, *reading))
 
 
 def test_few_seeds_are_described_and_not_tested(rows):

@@ -161,23 +161,6 @@ def test_only_failures_still_make_a_report(make_row, tmp_path):
     assert report.brief == "No cell is finished yet. Failed cells: 1; the page says why."
 
 
-def test_the_terminal_sees_ranks_scores_and_what_they_are_made_of(report):
-    tables = report.brief.split("\n\n")
-    title, head, *lines = tables[1].split("\n")
-    assert title == f"{WORLDS[0]} · unlearning/digits"
-    assert re.sub(" +", " ", head) == (
-        "rank agent n harmonic mean ↑ retain accuracy ↑ forget accuracy ↓"
-    )
-    ppo = next(line for line in lines if " ppo " in line)
-    assert re.fullmatch(r"\s*—  ppo +3  +0\.\d+ +0\.940 +0\.\d+", ppo)
-    assert "retrain" in tables[1]
-    assert "retrain" not in tables[2], "it has no result there"
-    assert max(map(len, report.brief.split("\n")[:-1])) <= 120
-    assert tables[-1].endswith(
-        "significantly better (from 10 seeds on). Failed cells: 6; the page says why."
-    )
-
-
 def test_score_is_a_harmonic_mean(unlearning_row, make_row):
     row = unlearning_row(retain=0.9, forget=0.0)  # drop 0.9
     assert metric_value(row, "harmonic_mean", "unlearning") == pytest.approx(0.9)

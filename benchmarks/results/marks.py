@@ -1,0 +1,183 @@
+"""Marks of verification: somebody else ran a row's cell again, and got the same.
+
+They lie beside the rows in `verified.jsonl`, one JSON object a line, never within rows: a row says
+what its submitter measured, a mark what somebody else did. A mark holds the whole row of the new
+run, so that everybody sees on what machine, with which versions and when it was reproduced, and can
+compare the two. It names the SHA-256 of the row that it is of, and is void when that row changes.
+
+A mark is no signature. Whoever writes one by hand, with a made-up run, is found out by running the
+cell, not by reading the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results.agreement import rerun_differences
+from benchmarks.results.cell import Row, canonical_json
+from benchmarks.results.disclosure import submitter_of
+from benchmarks.results.files import ResultsError, append_row, lines_of, parse_row
+from benchmarks.results.integrity import row_problem
+
+MARKS_FILE = "verified.jsonl"
+_FIELDS = {"cell": str, "row_sha256": str, "by": str, "when": str, "rerun": dict}
+_HASH = "mark_sha256"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One row, reproduced by somebody else.
+
+    Attributes:
+        cell: The row's cell.
+        row_sha256: SHA-256 of the row that was reproduced.
+        by: Who ran it again: a name, and how to ask.
+        when: The time, ISO 8601 in UTC.
+        rerun: The row of the new run: its versions, hardware, times and results.
+    """
+
+    cell: str
+    row_sha256: str
+    by: str
+    when: str
+    rerun: Row
+
+    @classmethod
+    def of(cls, row: Row, rerun: Row, by: str) -> Mark:
+        """The mark of a row that was reproduced just now."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(row["cell"], row["row_sha256"], by, now, rerun)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks that lie in a folder.
+
+    Attributes:
+        of: By the SHA-256 of a row, its marks.
+        refused: What is wrong with the others, one line for each.
+    """
+
+    of: Mapping[str, Sequence[Mark]]
+    refused: tuple[str, ...]
+
+
+def read_marks(folder: Path, rows: Sequence[Row]) -> Marks:
+    """The marks in `folder` of the rows that lie there; no file is no marks.
+
+    A mark is refused that is no mark, was changed after it was written, is of a row that was
+    changed or replaced after it, holds no run that reproduces the row, or is the submitter's own.
+    """
+    by_cell = {row["cell"]: row for row in rows}
+    submitter = submitter_of(folder)
+    found: dict[str, list[Mark]] = {}
+    refused = []
+    for where, line in lines_of(folder / MARKS_FILE):
+        try:
+            mark = _parse(line)
+            _check(mark, by_cell.get(mark.cell), submitter)
+        except ValueError as error:
+            refused.append(f"{where}: {error}")
+        else:
+            found.setdefault(mark.row_sha256, []).append(mark)
+    return Marks(found, tuple(refused))
+
+
+def checked_marks(folder: Path, rows: Sequence[Row]) -> list[Mark]:
+    """The marks in `folder`, where all of them hold.
+
+    Raises:
+        ResultsError: One of them is refused.
+    """
+    marks = read_marks(folder, rows)
+    if marks.refused:
+        more = f", and {len(marks.refused) - 1} more" if len(marks.refused) > 1 else ""
+        raise ResultsError(f"{marks.refused[0]}{more}. Delete the line; nothing was written")
+    return [mark for own in marks.of.values() for mark in own]
+
+
+def add_marks(folder: Path, marks: Sequence[Mark]) -> None:
+    """Append those marks that the folder does not hold yet.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    known = {line for _, line in lines_of(folder / MARKS_FILE)}
+    for mark in marks:
+        content = {**vars(mark), _HASH: _hash(mark)}
+        if json.dumps(content, allow_nan=False, ensure_ascii=False).encode() not in known:
+            append_row(folder / MARKS_FILE, content)
+
+
+def check_verifier(folder: Path, by: str) -> None:
+    """Refuse who cannot mark the rows in `folder`.
+
+    Raises:
+        ValueError: There is no name, or it is the submitter's.
+    """
+    if not by.strip():
+        raise ValueError(
+            "verifier must be a name, and how to ask: 'Ada Lovelace <ada@example.org>'"
+        )
+    if _is_submitter(by, submitter_of(folder)):
+        raise ValueError(
+            f"verifier: {by!r} submitted these rows (disclosure.toml), and only somebody else can"
+            " mark them as verified"
+        )
+
+
+def _check(mark: Mark, row: Row | None, submitter: str | None) -> None:
+    """Raise `ValueError` where a mark does not hold."""
+    if row is None:
+        raise ValueError(f"it is of the cell {mark.cell}, which has no row here")
+    if mark.row_sha256 != row["row_sha256"] or row_problem(row) is not None:
+        raise ValueError(
+            f"the row of the cell {mark.cell} was changed or measured anew after it was marked: its"
+            " SHA-256 differs"
+        )
+    if (problem := row_problem(mark.rerun)) is not None:
+        raise ValueError(f"of the run that it holds: {problem}")
+    if mark.rerun["cell"] != mark.cell:
+        raise ValueError("the run that it holds is of another cell")
+    if mark.rerun["row_sha256"] == mark.row_sha256:
+        raise ValueError("the run that it holds is the row itself, not another run of its cell")
+    if differing := rerun_differences(row, mark.rerun):
+        raise ValueError(f"the run that it holds does not reproduce the row: {differing[0]}")
+    if _is_submitter(mark.by, submitter):
+        raise ValueError(f"it is by {mark.by!r}, who submitted the rows")
+
+
+def _is_submitter(by: str, submitter: str | None) -> bool:
+    return submitter is not None and _name(by) == _name(submitter)
+
+
+def _name(text: str) -> str:
+    """A name without the address behind it, as it compares."""
+    return " ".join(text.partition("<")[0].casefold().split())
+
+
+def _parse(line: bytes) -> Mark:
+    """A line as a mark; raises `ValueError` where it is none."""
+    try:
+        content: dict[str, Any] = json.loads(line)
+        mark = Mark(**{name: content[name] for name in _FIELDS})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"this line is no mark ({type(error).__name__}: {error})") from error
+    for name, kind in _FIELDS.items():
+        if not isinstance(content[name], kind):
+            raise ValueError(f"{name} is {content[name]!r}, and must be {kind.__name__}")
+    if content.get(_HASH) != _hash(mark):
+        raise ValueError("the mark is not the one that was written: its SHA-256 differs")
+    datetime.fromisoformat(mark.when)
+    parse_row(canonical_json(mark.rerun).encode(), "the run that it holds")
+    return mark
+
+
+def _hash(mark: Mark) -> str:
+    return hashlib.sha256(canonical_json(vars(mark)).encode()).hexdigest()

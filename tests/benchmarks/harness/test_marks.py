@@ -1,0 +1,221 @@
+"""A row that somebody else ran again carries a mark, and a mark that does not hold is refused."""
+
+import hashlib
+import json
+
+import pytest
+
+from benchmarks import leaderboard
+from benchmarks.results import ROWS_FILE, append_row, canonical_json, read_rows, row_hash
+from benchmarks.results.agreement import CUDA_TOLERANCE, rerun_differences
+from benchmarks.results.disclosure import DISCLOSURE_FILE
+from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, read_marks
+
+ADA = "Ada Lovelace <ada@example.org>"
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / MARKS_FILE).read_text().splitlines()]
+
+
+@pytest.fixture
+def marked(stream_results, capsys):
+    """A folder whose rows somebody else reproduced, and the rows."""
+    folder, rows = stream_results
+    arguments = ["validate", str(folder), "--all", "--rerun", "3", "--verifier", ADA]
+    assert leaderboard.main(arguments) == 0
+    assert "3 rows marked as verified" in capsys.readouterr().out
+    return folder, rows
+
+
+def test_a_mark_says_who_when_and_with_which_versions_beside_the_rows(stream_results, capsys):
+    folder, rows = stream_results
+    before = (folder / ROWS_FILE).read_bytes()
+    arguments = ["--all", "--rerun", "2", "--seed", "1", "--verifier", ADA]
+    assert leaderboard.main(["validate", str(folder), *arguments]) == 0
+    assert "2 rows marked as verified" in capsys.readouterr().out
+    assert (folder / ROWS_FILE).read_bytes() == before
+    found = read_marks(folder, rows)
+    assert found.refused == ()
+    assert len(found.of) == 2
+    for row in rows:
+        for mark in found.of.get(row["row_sha256"], ()):
+            assert (mark.cell, mark.by) == (row["cell"], ADA)
+            assert mark.when.endswith("+00:00")
+            assert mark.rerun["versions"] == row["versions"]
+            assert mark.rerun["metrics"] == row["metrics"]
+            assert mark.rerun["time"] != row["time"]
+
+
+def test_the_report_shows_marks(marked, capsys):
+    folder, _ = marked
+    assert leaderboard.main(["report", str(folder)]) == 0
+    text = (folder / "LEADERBOARD.md").read_text()
+    assert "3 verified" in text
+    assert f"got the same rows: {ADA}, 20" in text
+    board = json.loads((folder / "leaderboard.json").read_text())
+    assert board["groups"][0]["agents"][0]["verified"] == 3
+    (folder / MARKS_FILE).unlink()
+    assert leaderboard.main(["report", str(folder)]) == 0
+    assert "verified" not in (folder / "LEADERBOARD.md").read_text()
+
+
+def test_a_row_that_is_not_reproduced_gets_no_mark(stream_results, capsys):
+    folder, rows = stream_results
+    liar = {**rows[0], "access": "data"}
+    append_row(folder / ROWS_FILE, {**liar, "row_sha256": row_hash(liar)})
+    arguments = ["validate", str(folder), "--all", "--rerun", "3", "--verifier", ADA]
+    assert leaderboard.main(arguments) == 1
+    assert "2 rows marked as verified" in capsys.readouterr().out
+    assert rows[0]["cell"] not in {mark["cell"] for mark in lines(folder)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--all", "--verifier", ADA], "only rows that were run again are marked: give --rerun K"),
+        (["--rerun", "1", "--verifier", "  "], "verifier must be a name, and how to ask"),
+        (["--rerun", "1", "--verifier", "grace HOPPER"], "'grace HOPPER' submitted these rows"),
+    ],
+)
+def test_who_cannot_mark_rows_is_told_before_any_work(
+    stream_results, capsys, monkeypatch, arguments, message
+):
+    folder, _ = stream_results
+    (folder / DISCLOSURE_FILE).write_text('submitter = "Grace Hopper <grace@example.org>"\n')
+    monkeypatch.setattr(
+        "benchmarks.harness.validation.validate_row", lambda *_: pytest.fail("worked already")
+    )
+    assert leaderboard.main(["validate", str(folder), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / MARKS_FILE).exists()
+
+
+def sealed(mark, **changes):
+    """A mark that was changed and hashed again."""
+    content = {key: value for key, value in {**mark, **changes}.items() if key != "mark_sha256"}
+    return {**content, "mark_sha256": hashlib.sha256(canonical_json(content).encode()).hexdigest()}
+
+
+def remeasured(row, **changes):
+    row = {**row, **changes}
+    return {**row, "row_sha256": row_hash(row)}
+
+
+def row_changed(folder, mark, rows):
+    """Another row takes the place of the one that was marked."""
+    append_row(folder / ROWS_FILE, remeasured(rows[0], time={**rows[0]["time"], "edit_s": 9.0}))
+    return mark
+
+
+def row_deleted(folder, mark, rows):
+    text = (folder / ROWS_FILE).read_text().splitlines(keepends=True)
+    (folder / ROWS_FILE).write_text("".join(text[1:]))
+    return mark
+
+
+def submitters(folder, mark, rows):
+    (folder / DISCLOSURE_FILE).write_text('submitter = "ada  lovelace"\n')
+    return mark
+
+
+def better(rerun):
+    return {**rerun["metrics"], "reliability": rerun["metrics"]["reliability"] + 0.5}
+
+
+FORGERIES = {
+    "another's name": (lambda f, m, r: {**m, "by": "Somebody"}, "not the one that was written"),
+    "no hash": (lambda f, m, r: {**m, "mark_sha256": None}, "not the one that was written"),
+    "no mark": (lambda f, m, r: {"cell": m["cell"]}, "this line is no mark (KeyError"),
+    "another type": (lambda f, m, r: {**m, "by": 7}, "by is 7, and must be str"),
+    "no time": (lambda f, m, r: sealed(m, when="yesterday"), "Invalid isoformat string"),
+    "the row itself": (lambda f, m, r: sealed(m, rerun=r[0]), "is the row itself, not another run"),
+    "another cell's run": (
+        lambda f, m, r: sealed(m, rerun=remeasured(r[1], time=m["rerun"]["time"])),
+        "is of another cell",
+    ),
+    "a run with other metrics": (
+        lambda f, m, r: sealed(m, rerun=remeasured(m["rerun"], metrics=better(m["rerun"]))),
+        "does not reproduce the row: reliability: recorded",
+    ),
+    "a run that was changed": (
+        lambda f, m, r: sealed(m, rerun={**m["rerun"], "peak_memory_bytes": 1}),
+        "of the run that it holds: the row is not the one that was written",
+    ),
+    "no row": (lambda f, m, r: sealed(m, rerun={}), "the run that it holds has schema None"),
+    "a row that was changed": (row_changed, "was changed or measured anew after it was marked"),
+    "a row that is gone": (row_deleted, "which has no row here"),
+    "the submitter's own": (submitters, "who submitted the rows"),
+}
+
+
+@pytest.mark.parametrize(("forge", "message"), FORGERIES.values(), ids=FORGERIES)
+def test_a_mark_that_does_not_hold_is_refused(tmp_path, make_row, forge, message):
+    rows = [make_row(seed=seed, metrics={"reliability": 0.25}) for seed in range(2)]
+    for row in rows:
+        append_row(tmp_path / ROWS_FILE, row)
+    rerun = remeasured(rows[0], time={**rows[0]["time"], "edit_s": 0.5})
+    add_marks(tmp_path, [Mark.of(rows[0], rerun, ADA)])
+    assert read_marks(tmp_path, rows).refused == ()
+    (mark,) = lines(tmp_path)
+    (tmp_path / MARKS_FILE).write_text(json.dumps(forge(tmp_path, mark, rows)) + "\n")
+    found = read_marks(tmp_path, read_rows(tmp_path / ROWS_FILE))
+    assert found.of == {}
+    (problem,) = found.refused
+    assert problem.startswith(f"{tmp_path / MARKS_FILE}, line 1: ")
+    assert message in problem
+
+
+def test_every_command_says_that_a_mark_is_refused(marked, tmp_path, capsys):
+    folder, _ = marked
+    written = lines(folder)
+    written[0]["by"] = "Somebody"
+    (folder / MARKS_FILE).write_text("".join(json.dumps(mark) + "\n" for mark in written))
+    message = "line 1: the mark is not the one that was written"
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 1
+    printed = capsys.readouterr().out
+    assert f"DIFFERS  mark of verification, {folder / MARKS_FILE}, {message}" in printed
+    assert "3 of 3 rows reproduced" in printed
+    assert leaderboard.main(["report", str(folder)]) == 1
+    assert message in capsys.readouterr().err
+    assert "2 verified" in (folder / "LEADERBOARD.md").read_text()
+    for command in (["ship", str(folder)], ["merge", str(folder), "--out"]):
+        assert leaderboard.main([*command, str(tmp_path / "to")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("command", ["ship", "merge"])
+def test_marks_go_along_with_their_rows(marked, tmp_path, command, capsys):
+    folder, rows = marked
+    to = tmp_path / "to"
+    out = [str(to)] if command == "ship" else ["--out", str(to)]
+    for _ in range(2):
+        assert leaderboard.main([command, str(folder), *out]) == 0
+        assert {mark["cell"] for mark in lines(to)} == {row["cell"] for row in rows}
+        assert len(lines(to)) == 3
+        assert read_marks(to, rows).refused == ()
+
+
+def test_a_mark_stays_with_the_row_that_it_is_of(marked, stream_results, tmp_path):
+    folder, rows = marked
+    first = tmp_path / "first"
+    append = remeasured(rows[0], time={**rows[0]["time"], "edit_s": 9.0})
+    assert leaderboard.main(["ship", str(folder), str(first)]) == 0
+    (first / MARKS_FILE).unlink()
+    (first / ROWS_FILE).unlink()
+    append_row(first / ROWS_FILE, append)
+    assert leaderboard.main(["merge", str(first), str(folder), "--out", str(tmp_path / "to")]) == 0
+    assert {mark["cell"] for mark in lines(tmp_path / "to")} == {row["cell"] for row in rows[1:]}
+
+
+def test_on_a_gpu_a_run_may_differ_by_rounding(make_row):
+    environment = {"task": "unlearning/digits", "model_seed": 0, "device": "cuda"}
+    row, near, far = (
+        make_row(metrics={"retain_accuracy": value}, env_kwargs=environment)
+        for value in (0.5, 0.5 + CUDA_TOLERANCE / 2, 0.5 + 2 * CUDA_TOLERANCE)
+    )
+    assert rerun_differences(row, near) == ()
+    assert len(rerun_differences(row, far)) == 1
+    here, there = make_row(metrics={"a": 0.5}), make_row(metrics={"a": 0.5 + 1e-12})
+    assert len(rerun_differences(here, there)) == 1
