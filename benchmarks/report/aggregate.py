@@ -237,13 +237,17 @@ def _estimates(
 ) -> dict[str, dict[str, Estimate]]:
     """Agent -> metric -> estimate, for the metrics that have a value."""
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in finished}
+    intervals: dict[Any, Interval] = {}  # what was measured before an edit, agents have in common
     for key in keys:
         runs = {name: _runs(rows, key, family) for name, rows in finished.items()}
         runs = {name: own for name, own in runs.items() if own}
         better = families.direction(key, family)
         placed = ranks(runs, better) if better else {}
         for name, own in runs.items():
-            estimates[name][key] = _estimate(iqm_interval(own), placed.get(name))
+            content = tuple((stratum, tuple(scores.items())) for stratum, scores in own.items())
+            if content not in intervals:
+                intervals[content] = iqm_interval(own)
+            estimates[name][key] = _estimate(intervals[content], placed.get(name))
     return estimates
 
 

@@ -62,8 +62,17 @@ def ranks(agents: Mapping[str, Runs], direction: Direction) -> dict[str, Rank]:
     One agent is better than another where Holm's p-value of their paired test, among the tests of
     all pairs, is at most 5%.
     """
-    pairs = list(itertools.combinations(agents, 2))
-    tests = [paired_test(agents[first], agents[second]) for first, second in pairs]
+    enough = [
+        name
+        for name, runs in agents.items()
+        if max(map(len, runs.values()), default=0) >= RANKED_FROM
+    ]
+    largest = {name: _largest(agents[name]) for name in enough}
+    pairs = list(itertools.combinations(enough, 2))
+    tests = [
+        _paired_test(agents[one], agents[other], max(largest[one], largest[other]))
+        for one, other in pairs
+    ]
     known = [(pair, test) for pair, test in zip(pairs, tests, strict=True) if test is not None]
     adjusted = holm([test.p for _, test in known])
     beaten_by: dict[str, list[str]] = {}
@@ -123,16 +132,23 @@ def paired_test(a: Runs, b: Runs) -> PairedTest | None:
     observation. Of several tasks the mean of their means is tested, with the degrees of freedom of
     Welch and Satterthwaite.
     """
-    samples = _differences(a, b)
+    return _paired_test(a, b, max(_largest(a), _largest(b)))
+
+
+def _paired_test(a: Runs, b: Runs, largest: float) -> PairedTest | None:
+    """The same, where the largest size of a score is known already."""
+    samples = [np.array(one, dtype=np.float64) for one in _differences(a, b)]
     if not samples or min(map(len, samples)) < RANKED_FROM:
         return None
-    means = [float(np.mean(one)) for one in samples]
-    mean = float(np.mean(means))
-    parts = [float(np.var(one, ddof=1)) / len(one) for one in samples]  # of the tasks' means
+    means = [float(np.add.reduce(one)) / len(one) for one in samples]
+    mean = sum(means) / len(means)
+    variances = [
+        float(np.add.reduce((one - middle) ** 2)) / (len(one) - 1)
+        for one, middle in zip(samples, means, strict=True)
+    ]
+    parts = [own / len(one) for own, one in zip(variances, samples, strict=True)]  # of the means
     # Where all differences are the same, nothing but rounding is left of their variance.
-    rounding = _ROUNDING * max(
-        abs(x) for runs in (a, b) for own in runs.values() for x in own.values()
-    )
+    rounding = _ROUNDING * largest
     if sum(parts) <= rounding**2:
         return PairedTest(mean, 0.0 if abs(mean) > rounding else 1.0)
     freedom = sum(parts) ** 2 / sum(
@@ -140,6 +156,11 @@ def paired_test(a: Runs, b: Runs) -> PairedTest | None:
     )
     t = mean * len(samples) / sum(parts) ** 0.5
     return PairedTest(mean, _two_sided(t, freedom))
+
+
+def _largest(runs: Runs) -> float:
+    """The largest size of a score."""
+    return max((abs(x) for own in runs.values() for x in own.values()), default=0.0)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -176,7 +197,9 @@ def _differences(a: Runs, b: Runs) -> list[list[float]]:
             own = {seed: a[stratum][seed] - b[stratum][seed] for seed in sorted(common)}
             by_task.setdefault(stratum[0], []).append(own)
     return [
-        [
+        list(environments[0].values())
+        if len(environments) == 1
+        else [
             float(np.mean([own[seed] for own in environments]))
             for seed in environments[0]
             if all(seed in own for own in environments)

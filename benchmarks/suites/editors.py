@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.suites.entry import AgentChoice
-from editgym.tasks.knowledge.factworld import FACTLM_GPT2_SITES, FACTLM_SITES
+from editgym.models.factlm_sites import FACTLM_GPT2_SITES, FACTLM_SITES
 
 LIFELONG_SITES = list(FACTLM_SITES)
 GPT2_SITES = list(FACTLM_GPT2_SITES)
