@@ -29,7 +29,6 @@ from benchmarks.results import (
     ships_by_hash_alone,
 )
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
-from benchmarks.suites.given import read_given, read_tuned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from agents.catalogue import agent_class
     from benchmarks.harness.runner import Execution, run_cells
     from benchmarks.harness.tuned import check_tuned
+    from benchmarks.suites.given import read_given, read_tuned
     from editgym.tasks.catalogue import checked_device
 
     suite, tuned = find_suite(options.suite), read_tuned(options.settings)
