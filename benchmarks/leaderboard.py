@@ -1,6 +1,6 @@
-"""Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals,
-`ship` rows with the journals that are small enough to be published, and `merge` those of several
-machines.
+"""Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals or
+`rescore` them, `ship` rows with the journals that are small enough to be published, and `merge`
+those of several machines.
 
 Exit codes: 0 all is well; 1 a cell failed, or a row is not reproduced; 2 the command cannot be
 carried out; 130 interrupted.
@@ -24,9 +24,10 @@ from benchmarks.results import (
     SHIPPED_BYTES,
     Cell,
     Row,
+    is_elsewhere,
     read_what_can_be,
     row_problem,
-    ships_by_hash_alone,
+    rows_in,
 )
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 
@@ -111,7 +112,11 @@ def validate(options: argparse.Namespace) -> int:
     )
 
     every, damaged = read_what_can_be(options.folder / ROWS_FILE)
-    here = [row for row in every if not _is_elsewhere(row, options.folder)]
+    here = [
+        row
+        for row in every
+        if row_problem(row) is not None or not is_elsewhere(row, options.folder)
+    ]
     if len(here) < len(every):
         print(
             f"not replayed: {len(every) - len(here)} of {len(every)} rows, whose journals are above"
@@ -157,19 +162,27 @@ def validate(options: argparse.Namespace) -> int:
     return 1 if differ or changed or damaged else 0
 
 
-def _is_elsewhere(row: Row, folder: Path) -> bool:
-    """Whether a row's journal is published by its hash alone, and not here."""
-    return (
-        row_problem(row) is None
-        and ships_by_hash_alone(row)
-        and not (folder / row["edit_file"]).is_file()
-    )
-
-
 def _print_verdict(row: Row, problems: Sequence[str]) -> None:
     print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}", flush=True)
     for problem in problems:
         print(f"    {problem}", flush=True)
+
+
+def rescore(options: argparse.Namespace) -> int:
+    """Score journals again with other settings of the evaluation, into another folder."""
+    from benchmarks.harness.rescoring import read_settings, rescore_rows
+    from benchmarks.harness.validation import named_rows
+
+    rows = rows_in(options.folder)
+    chosen = named_rows(rows, options.rows) if options.rows else rows
+    folder = options.out or options.folder.with_name(f"{options.folder.resolve().name}-rescored")
+    found = rescore_rows(chosen, options.folder, folder, read_settings(options.set))
+    for row, problem in found.failed:
+        print(f"FAILED  {Cell.of(row)}  {row['cell'][:12]}\n    {problem}", file=sys.stderr)
+    print(found)
+    if found.added or found.there:
+        print(write_report(folder, entries_of).page.resolve())
+    return 1 if found.failed else 0
 
 
 def ship(options: argparse.Namespace) -> int:
@@ -206,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         description=" ".join(__doc__.split("\n\n")[0].split()),
     )
     commands = parser.add_subparsers(
-        required=True, metavar="run | report | validate | ship | merge"
+        required=True, metavar="run | report | validate | rescore | ship | merge"
     )
     _add_run(commands.add_parser("run", help=run.__doc__))
     redraw = commands.add_parser("report", help=report.__doc__)
@@ -236,6 +249,19 @@ def _parser() -> argparse.ArgumentParser:
         help="of these rows, how many are learned and edited again, and compared (default 0)",
     )
     replay.set_defaults(command=validate)
+    again = commands.add_parser("rescore", help=rescore.__doc__)
+    again.add_argument("folder", metavar="DIR", type=Path)
+    again.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[TASK.]KEY=VALUE",
+        help="an argument of the environments, or of those with the task TASK, that decides what is"
+        " measured: scorer, evaluate_formats, metrics, …; VALUE is JSON, or text",
+    )
+    again.add_argument("--rows", metavar="CELL,CELL", type=_names, help="only these rows")
+    again.add_argument("--out", metavar="TO", type=Path, help="default: DIR-rescored")
+    again.set_defaults(command=rescore)
     shipped = commands.add_parser("ship", help=ship.__doc__)
     shipped.add_argument("folder", metavar="DIR", type=Path)
     shipped.add_argument("destination", metavar="TO", type=Path)

@@ -12,7 +12,7 @@ __all__ = ["TASKS", "Goal", "RewardDefaults", "Signal", "Task", "UnknownArgument
 
 
 def __getattr__(name: str) -> Any:
-    """The protocol's names when they are asked for: it loads PyTorch, the table of tasks does not."""
+    """The protocol's names, when they are asked for: it loads PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("editgym.tasks.protocol"), name)
