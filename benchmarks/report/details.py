@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,21 @@ def details(groups: Sequence[Group], entries_of: EntriesOf, folder: Path) -> dic
         folder: Where the rows are; links are relative to it.
 
     Returns:
-        `lines`: for each group for each agent `{name, command, keys, runs, edits}`, where `keys`
-        are metrics and a run is `[seed, stratum, cell, has journal, has records, machine,
-        settings, values]`; `texts`: what the places of stratum, machine and settings stand for;
-        `edits`: by cell a list of `[edit, prompt, target, right after, at the end, skipped]`.
+        `lines`: for each group for each agent `{name, command, keys, runs, settings}`, where `keys`
+        are metrics, a run is `[seed, stratum, cell, journal, records, machine, values]`, with the
+        files that are here, and `settings` are `[stratum, settings]`; `texts`: what the places of
+        stratum, machine and settings stand for; `edits`: by cell a list of `[edit, prompt, target,
+        right after, at the end, skipped]`.
     """
     texts = Shared()
-    records = folder / "records"
-    has_records = {file.stem for file in records.iterdir()} if records.is_dir() else set()
+    here = {
+        f"{name}/{file.name}"
+        for name in ("edits", "records")
+        if (folder / name).is_dir()
+        for file in (folder / name).iterdir()
+    }
     lines = [
-        [
-            _line(group, standing.agent, texts, has_records, entries_of)
-            for standing in group.standings
-        ]
+        [_line(group, standing.agent, texts, here, entries_of) for standing in group.standings]
         for group in groups
     ]
     first = dict.fromkeys(
@@ -81,7 +83,7 @@ def machine(row: Row) -> str:
 
 
 def _line(
-    group: Group, agent: str, texts: Shared, has_records: set[str], entries_of: EntriesOf
+    group: Group, agent: str, texts: Shared, here: Set[str], entries_of: EntriesOf
 ) -> dict[str, Any]:
     rows = group.rows[agent]
     keys = [
@@ -93,25 +95,45 @@ def _line(
         "name": agent,
         "command": command(rows, entries_of(group.suite)) if rows else None,
         "keys": keys,
-        "runs": [_run(row, keys, group.family, texts, has_records) for row in rows],
+        "settings": [
+            [
+                texts.place(stratum),
+                texts.place(_settings([row for row in rows if row[STRATUM] == stratum])),
+            ]
+            for stratum in dict.fromkeys(row[STRATUM] for row in rows)
+        ],
+        "runs": [_run(row, keys, group.family, texts, here) for row in rows],
     }
 
 
 def _run(
-    row: Row, keys: Sequence[str], family: str | None, texts: Shared, has_records: set[str]
+    row: Row, keys: Sequence[str], family: str | None, texts: Shared, here: Set[str]
 ) -> list[Any]:
     provenance = canonical_json([row["versions"], row["hardware"], row["git"]])
-    settings = {"agent": row["settings"], "environment": row["env_kwargs"]}
     return [
         row["seed"],
         texts.place(row[STRATUM]),
         row["cell"],
-        row["edit_file"],
-        records_file(row["cell"]) if row["cell"] in has_records else None,
+        *(name if name in here else None for name in (row["edit_file"], records_file(row["cell"]))),
         texts.place(provenance, f"{machine(row)}, commit {row['git'] or 'unknown'}"),
-        texts.place(json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)),
         [_short(metric_value(row, key, family)) for key in keys],
     ]
+
+
+def _settings(rows: Sequence[Row]) -> str:
+    """Settings and arguments in full; those that differ between seeds by seed."""
+    found = {}
+    for name, field in (("agent", "settings"), ("environment", "env_kwargs")):
+        own = {row["seed"]: row[field] for row in rows}
+        keys = sorted({key for one in own.values() for key in one})
+        found[name] = {
+            key: values[0]
+            if len(set(map(json.dumps, values))) == 1
+            else dict(zip(own, values, strict=True))
+            for key in keys
+            if (values := [one.get(key) for one in own.values()])
+        }
+    return json.dumps(found, indent=1, ensure_ascii=False)
 
 
 def _short(value: float | None) -> float | None:

@@ -25,7 +25,7 @@ function openedLine(line) {
   const labels = Object.fromEntries(line.table.columns.map((column) => [column.key, column.label]));
   const heads = ["seed", ...(strata.size > 1 ? ["task"] : []), ...own.keys.map((key) => labels[key] ?? key.replaceAll("_", " ")), "files"];
   const runs = own.runs.map((run) => [
-    run[0], ...(strata.size > 1 ? [texts[run[1]]] : []), ...run[7].map(numeral), files(run),
+    run[0], ...(strata.size > 1 ? [texts[run[1]]] : []), ...run[6].map(numeral), files(run),
   ]);
   add(own.runs.length === 1 ? "The run" : `All ${own.runs.length} runs`, smallTable(heads, runs, "Runs"));
   add("Run it again", codeBlock(own.command));
@@ -40,11 +40,10 @@ function openedLine(line) {
     add(`The first ${records.length} edits of seed ${example[0]}`,
       smallTable(["edit", "prompt", "target", "answer right after", "answer at the end"], shown, "Edits"));
   }
-  for (const place of new Set(own.runs.map((run) => run[6]))) {
-    const seeds = own.runs.filter((run) => run[6] === place).map((run) => run[0]);
+  for (const [stratum, settings] of own.settings) {
+    const of = own.settings.length > 1 ? ` in ${texts[stratum]}` : "";
     inside.append(make("details", {},
-      make("summary", { textContent: `Settings in full (seed ${[...new Set(seeds)].join(", ")})` }),
-      make("pre", { textContent: texts[place], tabIndex: 0 })));
+      make("summary", { textContent: `Settings in full${of}` }), codeBlock(texts[settings])));
   }
   add("Measured with", make("ul", { className: "notes" },
     ...[...new Set(own.runs.map((run) => run[5]))].map((place) => make("li", { textContent: texts[place] }))));
