@@ -14,7 +14,7 @@ from benchmarks.report.compared import Compared, EntriesOf
 from benchmarks.report.comparisons import Rank, ranks
 from benchmarks.report.estimates import Interval, Stratum, iqm_interval
 from benchmarks.report.families import FAMILIES, SCORE
-from benchmarks.report.labels import at_one_budget, by_label, short_names
+from benchmarks.report.labels import at_one_budget, by_label, short_names, shorter, told_apart
 from benchmarks.report.standings import Estimate, Standing, standing_of
 from benchmarks.results import Row
 from editgym.checks import as_json
@@ -85,10 +85,12 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
         single = [
             _group(suite, title, [by_label(own, along=along)]) for title, own in strata.items()
         ]
-        groups += [
+        own = [
             _in_short(group, entries, apart)
             for group in (*_pooled(suite, entries, strata, single), *single)
         ]
+        labels = told_apart({group.title: group.label for group in own})
+        groups += [replace(group, label=labels[group.title]) for group in own]
     return groups
 
 
@@ -119,7 +121,9 @@ def _in_short(group: Group, entries: Sequence[Compared], apart: Set[str | None])
     titles = [entry.title for entry in own if entry.title] if len(group.strata) == 1 else []
     return replace(
         group,
-        label=_title(own[0].env_id, own[0].task, {}) + f" · {titles[0]}" if titles else group.title,
+        label=_title(own[0].env_id, own[0].task, {}) + f" · {titles[0]}"
+        if titles
+        else shorter(group.title),
         standings=tuple(
             replace(standing, label=names[standing.agent]) for standing in group.standings
         ),

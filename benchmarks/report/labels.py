@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from benchmarks.report.compared import LabelledAgent
 from benchmarks.results import Row, canonical_json
+
+_SHORT = 40  # characters of a name that need no shortening
 
 
 def by_label(
@@ -54,16 +57,32 @@ def by_label(
 def short_names(
     agents: Mapping[str, Sequence[Row]], labelled: Sequence[LabelledAgent]
 ) -> dict[str, str]:
-    """By full name of an agent the short one, `agent (label)`; the full one where the suite has
-    none for its configuration, or the short one would be that of two.
+    """By full name of an agent the short one, `agent (label)`; where the suite has none for its
+    configuration, the full one without its lists.
 
     Args:
         agents: Rows by full name.
         labelled: The configurations that have a short name.
     """
-    names = {name: _short_name(rows, labelled) or name for name, rows in agents.items()}
+    return told_apart(
+        {name: _short_name(rows, labelled) or shorter(name) for name, rows in agents.items()}
+    )
+
+
+def told_apart(names: Mapping[str, str]) -> dict[str, str]:
+    """By full name the short one; the full one where the short one would be that of two."""
     counted = Counter(names.values())
     return {name: short if counted[short] == 1 else name for name, short in names.items()}
+
+
+def shorter(name: str) -> str:
+    """A long name with `[…]` for its lists and `{…}` for its objects."""
+    if len(name) <= _SHORT:
+        return name
+    for opened, closed in ("[]", "{}"):
+        inside = rf"\{opened}[^\{opened}\{closed}]+\{closed}(?=[,) ]|$)"
+        name = re.sub(inside, f"{opened}…{closed}", name)
+    return name
 
 
 def _short_name(rows: Sequence[Row], labelled: Sequence[LabelledAgent]) -> str | None:
