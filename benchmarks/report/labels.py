@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.report.compared import LabelledAgent
 from benchmarks.results import Row, canonical_json
 
-_SHORT = 40  # characters of a name that need no shortening
+_SHORT, _SHORT_LIST = 40, 14  # characters of a name, or of a list in it, that are short enough
 
 
 def by_label(
@@ -76,11 +76,11 @@ def told_apart(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def shorter(name: str) -> str:
-    """A long name with `[…]` for its lists and `{…}` for its objects."""
+    """A long name with `[…]` for its long lists and `{…}` for its long objects."""
     if len(name) <= _SHORT:
         return name
     for opened, closed in ("[]", "{}"):
-        inside = rf"\{opened}[^\{opened}\{closed}]+\{closed}(?=[,) ]|$)"
+        inside = rf"\{opened}[^\{opened}\{closed}]{{{_SHORT_LIST},}}\{closed}(?=[,) ]|$)"
         name = re.sub(inside, f"{opened}…{closed}", name)
     return name
 
