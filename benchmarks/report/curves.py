@@ -42,21 +42,17 @@ def profile_panel(group: Group, agents: Sequence[Standing], looks: Palette) -> P
     """Performance profile: share of runs whose score is above a threshold, with 95% bands."""
     thresholds = np.linspace(0, 1, 101)
     x, y = Scale(0, 1, *_X), Scale(-0.03, 1.03, *_Y)
+    drawn = [standing for standing in agents if group.runs(standing.agent, SCORE)]
     bands, lines = [], []
-    for standing in agents:
-        runs = group.runs(standing.agent, SCORE)
-        if runs:
-            edges = performance_profile(runs, thresholds)
-            share, low, high = (_steps(thresholds, edge, x, y) for edge in edges)
-            bands.append(svg.band(high, low, looks[standing.agent]))
-            lines.append(svg.line(share, looks[standing.agent], standing.label))
+    for place, standing in enumerate(drawn):
+        look = looks[standing.agent]
+        edges = performance_profile(group.runs(standing.agent, SCORE), thresholds)
+        share, low, high = (_steps(thresholds, edge, x, y) for edge in edges)
+        bands.append(svg.series(place, svg.band(high, low, look)))
+        lines.append(svg.series(place, svg.line(share, look, standing.label)))
     score = SCORE.replace("_", " ")
     axes = svg.frame("Performance profile", x, y, f"{score} τ", "share of runs with more than τ")
-    return (
-        Panel("Performance profile", _WIDTH, _HEIGHT, axes + "".join(bands + lines))
-        if lines
-        else None
-    )
+    return _panel("Performance profile", [axes, *bands, *lines], drawn)
 
 
 def trade_off_panel(group: Group, agents: Sequence[Standing], looks: Palette) -> Panel | None:
@@ -64,65 +60,61 @@ def trade_off_panel(group: Group, agents: Sequence[Standing], looks: Palette) ->
     intervals.
     """
     keys = FAMILIES[group.family].trade_off if group.family else (SCORE, SCORE)
-    shown = [standing for standing in agents if all(key in standing.metrics for key in keys)]
-    if not shown:
+    drawn = [standing for standing in agents if all(key in standing.metrics for key in keys)]
+    if not drawn:
         return None
-    runs = {standing.agent: _pairs(group, standing.agent, keys) for standing in shown}
-    dots = [pair for pairs in runs.values() for pair in pairs]
+    runs = [_pairs(group, standing.agent, keys) for standing in drawn]
     ends = [
-        [value for one in shown for value in _known(one.metrics[key])]
-        + [pair[side] for pair in dots]
+        [value for one in drawn for value in _known(one.metrics[key])]
+        + [pair[side] for pairs in runs for pair in pairs]
         for side, key in enumerate(keys)
     ]
     x, y = svg.spanning(ends[0], *_X), svg.spanning(ends[1], *_Y)
     small, large = [], []
-    for standing in shown:
+    for place, (standing, pairs) in enumerate(zip(drawn, runs, strict=True)):
         look = looks[standing.agent]
+        dots = [svg.dot(x(a), y(b), look, kind="small", size=2.6) for a, b in pairs]
+        small.append(svg.series(place, *dots))
         across, up = (standing.metrics[key] for key in keys)
-        small += [
-            svg.dot(x(a), y(b), look, kind="small", size=2.6) for a, b in runs[standing.agent]
-        ]
+        whiskers = []
         if across.low is not None and across.high is not None:
-            large.append(svg.whisker(x(across.low), y(up.iqm), x(across.high), y(up.iqm), look))
+            whiskers.append(svg.whisker(x(across.low), y(up.iqm), x(across.high), y(up.iqm), look))
         if up.low is not None and up.high is not None:
-            large.append(svg.whisker(x(across.iqm), y(up.low), x(across.iqm), y(up.high), look))
+            whiskers.append(svg.whisker(x(across.iqm), y(up.low), x(across.iqm), y(up.high), look))
         tip = f"{standing.label}: {estimate_text(across)}, {estimate_text(up)}"
-        large.append(svg.dot(x(across.iqm), y(up.iqm), look, tip, size=5))
+        middle = svg.dot(x(across.iqm), y(up.iqm), look, tip, size=5)
+        large.append(svg.series(place, *whiskers, middle))
     axes = svg.frame("Trade-off", x, y, *(families.label(key, group.family) for key in keys))
-    return Panel("Trade-off", _WIDTH, _HEIGHT, axes + "".join(small + large))
+    return _panel("Trade-off", [axes, *small, *large], drawn)
 
 
 def retention_panel(group: Group, agents: Sequence[Standing], looks: Palette) -> Panel | None:
     """Reliability of an edit against the number of edits made after it."""
-    curves = {
-        standing.agent: points
-        for standing in agents
-        if (points := retention(group.rows[standing.agent]))
-    }
-    if not curves:
+    curves = {standing.agent: retention(group.rows[standing.agent]) for standing in agents}
+    drawn = [standing for standing in agents if curves[standing.agent]]
+    if not drawn:
         return None
     x = svg.spanning([point.age for points in curves.values() for point in points], *_X, 0.02)
     y = Scale(-0.03, 1.03, *_Y)
     bands, lines = [], []
-    for standing in agents:
-        points = curves.get(standing.agent, [])
-        if not points:
-            continue
-        look = looks[standing.agent]
+    for place, standing in enumerate(drawn):
+        look, points = looks[standing.agent], curves[standing.agent]
         upper, lower, middle = (
             [(x(point.age), y(getattr(point, side))) for point in points]
             for side in ("high", "low", "reliability")
         )
-        bands.append(svg.band(upper, lower, look))
-        lines.append(svg.line(middle, look, standing.label))
-        lines += [
-            svg.dot(
-                *place, look, f"{standing.label}: {number(p.reliability)} after {p.age:.0f}", size=2
-            )
-            for place, p in zip(middle, points, strict=True)
-        ]
+        tips = [f"{standing.label}: {number(p.reliability)} after {p.age:.0f}" for p in points]
+        dots = [svg.dot(*at, look, tip, size=2) for at, tip in zip(middle, tips, strict=True)]
+        bands.append(svg.series(place, svg.band(upper, lower, look)))
+        lines.append(svg.series(place, svg.line(middle, look, standing.label), *dots))
     axes = svg.frame("Retention", x, y, "edits made since", "reliability")
-    return Panel("Retention", _WIDTH, _HEIGHT, axes + "".join(bands + lines))
+    return _panel("Retention", [axes, *bands, *lines], drawn)
+
+
+def _panel(title: str, parts: Sequence[str], drawn: Sequence[Standing]) -> Panel | None:
+    """The panel; None where no agent is drawn."""
+    agents = tuple(standing.agent for standing in drawn)
+    return Panel(title, _WIDTH, _HEIGHT, "".join(parts), agents) if agents else None
 
 
 def retention(rows: Sequence[Row]) -> list[Point]:

@@ -71,6 +71,7 @@ def figures(group: Group, looks: Palette, slug: str, skipped: Set[str] = frozens
     """
     measured = [standing for standing in group.standings if standing.metrics]
     agents = measured[:DRAWN]
+    labels = {standing.agent: standing.label for standing in agents}
     single = {
         "profile": profile_panel,
         "trade-off": trade_off_panel,
@@ -88,7 +89,7 @@ def figures(group: Group, looks: Palette, slug: str, skipped: Set[str] = frozens
         )
         found = tuple(panel for panel in panels if panel is not None)
         if found:
-            legend = () if kind in several else tuple((s.label, looks[s.agent]) for s in agents)
+            legend = tuple((labels[name], looks[name]) for name in found[0].agents)
             caption = _CAPTIONS[kind] + _left_out(len(measured))
             drawn.append(
                 Plot(kind, f"{slug}-{kind}", f"{group.title}, {kind}", caption, found, legend)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchmarks.report.looks import Look, style
+from benchmarks.report.looks import Look, shortened, style
 
 _CHARACTER = 6.2  # pixels that a character of the small print takes on average
 _STYLE = (
@@ -70,12 +70,14 @@ class Panel:
         width: Pixels.
         height: Pixels.
         body: SVG elements.
+        agents: The agents that it draws and does not name, in the order of their `series`.
     """
 
     title: str
     width: int
     height: int
     body: str
+    agents: tuple[str, ...] = ()
 
     def svg(self) -> str:
         """The panel by itself, to be shown inside of a page that has the style sheets."""
@@ -190,6 +192,11 @@ def band(
     return f'<path class="band c{look.place}" d="{_path([*upper, *reversed(lower)])}Z"/>'
 
 
+def series(place: int, *parts: str) -> str:
+    """What is drawn of the agent at a place of the legend, together, to stand out together."""
+    return f'<g data-of="{place}">{"".join(parts)}</g>'
+
+
 def reference(x: float, y: Scale) -> str:
     """A dashed vertical line."""
     return (
@@ -207,6 +214,8 @@ def _legend(legend: Legend, width: float, top: float) -> tuple[str, int]:
     """The legend's elements below `top`, and where it ends."""
     if not legend:
         return "", math.ceil(top)
+    longest = int((width - 44) / _CHARACTER)
+    legend = [(shortened(name, longest), own) for name, own in legend]
     each = 44 + max(pixels(name) for name, _ in legend)
     columns = max(1, int(width // each))
     parts = [

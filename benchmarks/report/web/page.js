@@ -32,8 +32,9 @@ function drawFigures(around) {
     panels.innerHTML = plot.panels.join("");
     const figure = make("figure", { className: plot.panels.length === 1 ? "single" : "" }, panels);
     if (plot.legend.length) {
-      const legend = make("ul", { className: "legend" }, ...plot.legend.map(([name, swatch]) => {
+      const legend = make("ul", { className: "legend" }, ...plot.legend.map(([name, swatch], place) => {
         const item = make("li");
+        item.dataset.of = place;
         item.innerHTML = swatch;
         item.firstChild.setAttribute("aria-hidden", "true");
         item.append(make("span", { textContent: name, title: name }));
@@ -45,6 +46,15 @@ function drawFigures(around) {
     figure.append(make("figcaption", {}, `${plot.caption} `, file));
     around.append(figure);
   }
+}
+
+// Of many curves the one under the pointer, in the drawing or its legend, stands out.
+function standOut(event) {
+  const about = event.target.closest?.("figure [data-of]");
+  const figure = about?.closest("figure");
+  for (const one of document.querySelectorAll("figure.dimmed")) if (one !== figure) one.classList.remove("dimmed");
+  figure?.classList.add("dimmed");
+  for (const one of figure?.querySelectorAll("[data-of]") ?? []) one.classList.toggle("on", one.dataset.of === about.dataset.of);
 }
 
 function showTip(event) {
@@ -91,6 +101,7 @@ function start() {
       title.focus({ preventScroll: true });
     };
   document.addEventListener("pointermove", showTip);
+  document.addEventListener("pointerover", standOut);
   document.addEventListener("click", (event) => {
     if (!event.target.closest(".columns") && event.target.isConnected) find(".columns").open = false;
   });

@@ -176,7 +176,7 @@ function drawnCell(line, column, isOpen) {
   if (detail) parts.push(make("span", { className: "small", textContent: detail }));
   return column.key === "agent"
     ? make("th", { scope: "row" }, ...parts)
-    : make("td", { className: column.numeric ? "" : "text" }, ...parts);
+    : make("td", { className: column.numeric ? "" : `text ${column.key}` }, ...parts);
 }
 
 function drawChoices(columns) {
