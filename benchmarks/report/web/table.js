@@ -164,7 +164,10 @@ function drawnCell(line, column, isOpen) {
       // The button was drawn anew.
       [...document.querySelectorAll(".agent")].find((one) => one.dataset.name === identity(line))?.focus();
     };
-    const button = make("button", { type: "button", className: "agent", textContent: text, onclick: toggle });
+    // What tells an agent from its namesakes, in brackets, is small print.
+    const [, agent, variant] = text.match(/^(.*?)( \(.*\))?$/s);
+    const button = make("button", { type: "button", className: "agent", onclick: toggle }, agent);
+    if (variant) button.append(make("span", { className: "variant", textContent: variant }));
     button.setAttribute("aria-expanded", isOpen);
     button.dataset.name = identity(line);
     parts[0] = button;
