@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One torch thread per process: processes with two threads each on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint bench coverage mutants package clean
+.PHONY: demo test test-all test-page lint bench coverage mutants package clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
@@ -15,6 +15,14 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
+
+# Is the leaderboard's page quick, right and open to everybody? Needs a Chromium: CHROMIUM=FILE, one
+# on the path, or, as root on Debian, the package.
+test-page: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,page]"
+	test -n "$$CHROMIUM" || command -v chromium chromium-browser google-chrome chrome > /dev/null \
+		|| (apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium)
+	$(BIN)/python -m pytest tests/benchmarks/report/test_browser.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

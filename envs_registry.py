@@ -29,6 +29,8 @@ class Environment:
         evaluation_kwargs: Arguments, JSON values, of the environment that edits are made in to be
             evaluated, where they differ from those of the one that is learned in: another split of
             the data.
+        measuring: Arguments that decide what is measured of an edit and nothing of the edit: its
+            journal can be scored again with others.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Environment:
     vector_entry_point: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     evaluation_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    measuring: tuple[str, ...] = ()
 
 
 _NAMESPACE = "editgym/"
@@ -49,28 +52,38 @@ _PAPER: Mapping[str, Any] = {
     "uniform_info": False,
 }
 
+_OF_WORLDS = ("metrics",)
+_OF_STREAMS = (
+    *("scorer", "evaluate_formats", "format_edits", "prompt_format", "separator", "system"),
+    *("max_new_tokens", "text"),
+)
+
 ENVIRONMENTS = (
     Environment(
         "MaskWorld-v0",
         "editgym.envs.mask_world:MaskWorldEnv",
         "editgym.envs.mask_world:MaskWorldVectorEnv",
         kwargs=_PAPER,
+        measuring=_OF_WORLDS,
     ),
     Environment(
         "MaskWorld-v1",
         "editgym.envs.mask_world:MaskWorldEnv",
         "editgym.envs.mask_world:MaskWorldVectorEnv",
+        measuring=_OF_WORLDS,
     ),
     Environment(
         "ShiftWorld-v0",
         "editgym.envs.shift_world:ShiftWorldEnv",
         "editgym.envs.shift_world:ShiftWorldVectorEnv",
         kwargs=_PAPER,
+        measuring=_OF_WORLDS,
     ),
     Environment(
         "ShiftWorld-v1",
         "editgym.envs.shift_world:ShiftWorldEnv",
         "editgym.envs.shift_world:ShiftWorldVectorEnv",
+        measuring=_OF_WORLDS,
     ),
     Environment(
         "LifelongLLMEdit-v0",
@@ -81,11 +94,13 @@ ENVIRONMENTS = (
             "text": "factworld",
         },
         evaluation_kwargs={"split": "test"},
+        measuring=_OF_STREAMS,
     ),
     Environment(
         "LifelongLLMEdit-v1",
         "editgym.envs.lifelong_llm_edit:LifelongLLMEditEnv",
         evaluation_kwargs={"split": "test"},
+        measuring=_OF_STREAMS,
     ),
 )
 

@@ -1,6 +1,6 @@
-"""Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals,
-`ship` rows with the journals that are small enough to be published, `merge` those of several
-machines, and `submit` them in one archive.
+"""Command line of the leaderboard: `run` a suite, redraw its `report`, `validate` its journals or
+`rescore` them, `ship` rows with the journals that are small enough to be published, `merge` those
+of several machines, and `submit` them in one archive.
 
 Exit codes: 0 all is well; 1 a cell failed, a row is not reproduced, or a mark does not hold; 2 the
 command cannot be carried out; 130 interrupted.
@@ -25,13 +25,13 @@ from benchmarks.results import (
     SHIPPED_BYTES,
     Cell,
     Row,
+    is_elsewhere,
     read_what_can_be,
     row_problem,
-    ships_by_hash_alone,
+    rows_in,
 )
 from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, check_verifier, read_marks
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
-from benchmarks.suites.given import read_given, read_tuned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from agents.catalogue import agent_class
     from benchmarks.harness.runner import Execution, run_cells
     from benchmarks.harness.tuned import check_tuned
+    from benchmarks.suites.given import read_given, read_tuned
     from editgym.tasks.catalogue import checked_device
 
     suite, tuned = find_suite(options.suite), read_tuned(options.settings)
@@ -124,7 +125,11 @@ def validate(options: argparse.Namespace) -> int:
         check_verifier(options.folder, options.verifier)
     every, damaged = read_what_can_be(options.folder / ROWS_FILE)
     refused = read_marks(options.folder, every).refused
-    here = [row for row in every if not _is_elsewhere(row, options.folder)]
+    here = [
+        row
+        for row in every
+        if row_problem(row) is not None or not is_elsewhere(row, options.folder)
+    ]
     if len(here) < len(every):
         print(
             f"not replayed: {len(every) - len(here)} of {len(every)} rows, whose journals are above"
@@ -177,19 +182,27 @@ def validate(options: argparse.Namespace) -> int:
     return 1 if differ or changed or damaged or refused else 0
 
 
-def _is_elsewhere(row: Row, folder: Path) -> bool:
-    """Whether a row's journal is published by its hash alone, and not here."""
-    return (
-        row_problem(row) is None
-        and ships_by_hash_alone(row)
-        and not (folder / row["edit_file"]).is_file()
-    )
-
-
 def _print_verdict(row: Row, problems: Sequence[str]) -> None:
     print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}", flush=True)
     for problem in problems:
         print(f"    {problem}", flush=True)
+
+
+def rescore(options: argparse.Namespace) -> int:
+    """Score journals again with other settings of the evaluation, into another folder."""
+    from benchmarks.harness.rescoring import read_settings, rescore_rows
+    from benchmarks.harness.validation import named_rows
+
+    rows = rows_in(options.folder)
+    chosen = named_rows(rows, options.rows) if options.rows else rows
+    folder = options.out or options.folder.with_name(f"{options.folder.resolve().name}-rescored")
+    found = rescore_rows(chosen, options.folder, folder, read_settings(options.set))
+    for row, problem in found.failed:
+        print(f"FAILED  {Cell.of(row)}  {row['cell'][:12]}\n    {problem}", file=sys.stderr)
+    print(found)
+    if found.added or found.there:
+        print(write_report(folder, entries_of).page.resolve())
+    return 1 if found.failed else 0
 
 
 def _check_writable(folder: Path) -> None:
@@ -205,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         description=" ".join(__doc__.split("\n\n")[0].split()),
     )
     commands = parser.add_subparsers(
-        required=True, metavar="run | report | validate | ship | merge | submit"
+        required=True, metavar="run | report | validate | rescore | ship | merge | submit"
     )
     _add_run(commands.add_parser("run", help=run.__doc__))
     redraw = commands.add_parser("report", help=report.__doc__)
@@ -241,6 +254,19 @@ def _parser() -> argparse.ArgumentParser:
         " ask, 'Ada Lovelace <ada@example.org>'; not for the submitter of the rows",
     )
     replay.set_defaults(command=validate)
+    again = commands.add_parser("rescore", help=rescore.__doc__)
+    again.add_argument("folder", metavar="DIR", type=Path)
+    again.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[TASK.]KEY=VALUE",
+        help="an argument of the environments, or of those with the task TASK, that decides what is"
+        " measured: scorer, evaluate_formats, metrics, …; VALUE is JSON, or text",
+    )
+    again.add_argument("--rows", metavar="CELL,CELL", type=_names, help="only these rows")
+    again.add_argument("--out", metavar="TO", type=Path, help="default: DIR-rescored")
+    again.set_defaults(command=rescore)
     add_publishing(commands)
     return parser
 

@@ -19,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from agents.configured import spec_arguments
 from editgym.checks import Check, is_whole, optional
-from editgym.tasks.knowledge.factworld import FACTLM_SITES
+from editgym.models.factlm_sites import FACTLM_SITES
 
 # Names among the environment's sites: whether they are open is known where the environment is.
 SITE = optional(Check(lambda v: isinstance(v, str), "the name of a site"))

@@ -13,7 +13,7 @@ from agents.editors.settings import Table, Tuned, tuned_settings
 from agents.editors.stream import own_step_size
 from agents.tune.search import LogUniform, Searches
 from editgym.checks import Check, above, at_least, optional, whole
-from editgym.tasks.knowledge.factworld import FACTLM_SITES
+from editgym.models.factlm_sites import FACTLM_SITES
 
 _INNER = "train_env"
 FLAG = Check(lambda value: isinstance(value, bool), "true or false")

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 
-from editgym.weights.sites import Role
+if TYPE_CHECKING:  # it loads PyTorch, which tables of settings do without
+    from editgym.weights.sites import Role
 
 Scalar = str | bool | int | float
 

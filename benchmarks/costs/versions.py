@@ -129,7 +129,7 @@ def compared(
         RuntimeError: A job failed; the message has its last lines.
     """
     result: dict[str, Any] = {}
-    with _only(before) as old, _only(after) as new:
+    with packages_of(before) as old, packages_of(after) as new:
         for name in jobs:
             runs = [(_run(old, name, model), _run(new, name, model)) for _ in range(times)]
             seconds = [[run["seconds"] for run in own] for own in zip(*runs, strict=True)]
@@ -148,7 +148,7 @@ def compared(
 
 
 @contextmanager
-def _only(source: Path) -> Iterator[Path]:
+def packages_of(source: Path) -> Iterator[Path]:
     """A folder from which Python imports that source's packages, and nothing else of it."""
     missing = [name for name in _PACKAGES if not (source / name).exists()]
     if missing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from benchmarks.harness.machine import (
 )
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.strangers import import_strangers
-from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json
+from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json, records_lines
 from editgym.envs.metering import count_reward_calls
 from editgym.envs.protocol import edit_env
 from editgym.metrics.evaluation import Evaluation
@@ -172,7 +172,7 @@ def _measure(cell: Cell, agent: Agent) -> Measurement:
         peak_memory_bytes=peak_memory_bytes(cell),
         journal=saved,
         fingerprints=replay.fingerprints,
-        records=_lines(evaluation.records) if evaluation.records else None,
+        records=records_lines(evaluation.records) if evaluation.records else None,
     )
 
 
@@ -182,12 +182,6 @@ def _save_and_evaluate(cell: Cell, journal: EditJournal) -> tuple[bytes, Replay]
         file = Path(folder) / "journal.safetensors"
         journal.save(file)
         return file.read_bytes(), evaluate_journal(cell, file)
-
-
-def _lines(records: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(
-        json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records
-    ).encode()
 
 
 def _check_has_budget(cell: Cell, agent: Agent) -> None:

@@ -13,11 +13,11 @@ from benchmarks.results import (
     Row,
     append_row,
     differing_fields,
+    is_elsewhere,
     journal_problem,
     read_rows,
     records_file,
     records_problem,
-    ships_by_hash_alone,
 )
 from benchmarks.results.marks import Mark, add_marks, checked_marks
 
@@ -96,8 +96,7 @@ def _is_better(row: Row, folder: Path, other: Row, where: Path) -> bool:
 
 def _check_files(row: Row, folder: Path) -> None:
     problem = records_problem(row, folder)
-    published = ships_by_hash_alone(row) and not (folder / row["edit_file"]).is_file()
-    if problem is None and not published:
+    if problem is None and not is_elsewhere(row, folder):
         problem = journal_problem(row, folder)
     if problem is not None:
         raise ResultsError(

@@ -53,7 +53,7 @@ def _of_process() -> dict[str, Any]:
     hardware = {
         "machine": platform.machine(),
         "system": platform.system(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpu_count": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -88,7 +88,7 @@ def _git(file: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     """The processor's name; Linux keeps it where `platform` does not look."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

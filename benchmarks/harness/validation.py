@@ -109,6 +109,9 @@ def rerun_row(row: Row) -> Verdict:
     """Let the agent of one finished row learn and edit again, and compare the new row with it: all
     that `rows_agree` compares on the CPU, metrics to `CUDA_TOLERANCE` on a GPU.
     """
+    if "rescored_from" in row:
+        made_from = row["rescored_from"]["cell"]
+        return Verdict(row, (f"it is scored again: run the row that it is of again, {made_from}",))
     try:
         found = run_cell(Cell.of(row)).row
         return Verdict(row, rerun_differences(row, found), found)

@@ -5,15 +5,16 @@ agent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.report import families
+from benchmarks.report.compared import Compared, EntriesOf
 from benchmarks.report.comparisons import Rank, ranks
 from benchmarks.report.estimates import Interval, Stratum, iqm_interval
 from benchmarks.report.families import FAMILIES, SCORE
-from benchmarks.report.labels import at_one_budget, by_label
+from benchmarks.report.labels import at_one_budget, by_label, short_names, shorter, told_apart
 from benchmarks.report.standings import Estimate, Standing, standing_of
 from benchmarks.results import Row
 from editgym.checks import as_json
@@ -26,43 +27,6 @@ _NOT_IN_TITLE = frozenset(
 STRATUM = "stratum"
 # Whose network never saw what is to be forgotten.
 ORACLE = "retrain"
-
-
-class Compared(Protocol):
-    """What the report asks of a suite's entry (`benchmarks.suites.entry.Entry`)."""
-
-    @property
-    def env_id(self) -> str:
-        """Gymnasium id."""
-        ...
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        ...
-
-    @property
-    def env_kwargs(self) -> Mapping[str, Any]:
-        """Further arguments of the environment."""
-        ...
-
-    @property
-    def seed_kwarg(self) -> str | None:
-        """The environment's argument that goes along with the agent's seed."""
-        ...
-
-    @property
-    def along(self) -> Set[str]:
-        """The arguments of the environment that go along with agents."""
-        ...
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the table over all tasks of a family takes it in."""
-        ...
-
-
-EntriesOf = Callable[[str], Sequence[Compared]]
 
 
 @dataclass(frozen=True)
@@ -81,6 +45,7 @@ class Group:
         rows: Finished rows by agent.
         left_out: Agents of a pooled group that have no result in some stratum, and so no place in
             it.
+        label: The title in short, where the suite gives it one.
     """
 
     suite: str
@@ -91,6 +56,7 @@ class Group:
     standings: tuple[Standing, ...]
     rows: Mapping[str, Sequence[Row]] = field(repr=False)
     left_out: tuple[str, ...] = ()
+    label: str = ""
 
     def runs(self, agent: str, key: str) -> dict[Stratum, dict[int, float]]:
         """The agent's values of one metric: task and environment -> seed -> value."""
@@ -119,7 +85,12 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
         single = [
             _group(suite, title, [by_label(own, along=along)]) for title, own in strata.items()
         ]
-        groups += [*_pooled(suite, entries, strata, single), *single]
+        own = [
+            _in_short(group, entries, apart)
+            for group in (*_pooled(suite, entries, strata, single), *single)
+        ]
+        labels = told_apart({group.title: group.label for group in own})
+        groups += [replace(group, label=labels[group.title]) for group in own]
     return groups
 
 
@@ -127,10 +98,36 @@ def stratum(row: Row, apart: Set[str | None] = frozenset()) -> str:
     """Environment and task of a row, and whatever else was asked of the environment, but for the
     arguments that its suite seeds, and those that go along with agents.
     """
-    extra = {
-        key: value for key, value in row["env_kwargs"].items() if key not in _NOT_IN_TITLE | apart
-    }
-    return _title(row["env_id"], row["task"], extra)
+    return _title(row["env_id"], row["task"], _told_apart(row["env_kwargs"], apart))
+
+
+def _told_apart(env_kwargs: Mapping[str, Any], apart: Set[str | None]) -> dict[str, Any]:
+    """The arguments of an environment that tell its stratum from others."""
+    return {key: value for key, value in env_kwargs.items() if key not in _NOT_IN_TITLE | apart}
+
+
+def _in_short(group: Group, entries: Sequence[Compared], apart: Set[str | None]) -> Group:
+    """The group with the short names that the suite gives it and its agents."""
+    own = [
+        entry
+        for entry in entries
+        if _title(entry.env_id, entry.task, _told_apart(as_json(entry.env_kwargs), apart))
+        in group.strata
+    ]
+    names = short_names(
+        {standing.agent: group.rows[standing.agent] for standing in group.standings},
+        [labelled for entry in own for labelled in entry.labelled],
+    )
+    titles = [entry.title for entry in own if entry.title] if len(group.strata) == 1 else []
+    return replace(
+        group,
+        label=_title(own[0].env_id, own[0].task, {}) + f" · {titles[0]}"
+        if titles
+        else shorter(group.title),
+        standings=tuple(
+            replace(standing, label=names[standing.agent]) for standing in group.standings
+        ),
+    )
 
 
 def _along(entries: Sequence[Compared]) -> frozenset[str]:
@@ -237,13 +234,17 @@ def _estimates(
 ) -> dict[str, dict[str, Estimate]]:
     """Agent -> metric -> estimate, for the metrics that have a value."""
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in finished}
+    intervals: dict[Any, Interval] = {}  # what was measured before an edit, agents have in common
     for key in keys:
         runs = {name: _runs(rows, key, family) for name, rows in finished.items()}
         runs = {name: own for name, own in runs.items() if own}
         better = families.direction(key, family)
         placed = ranks(runs, better) if better else {}
         for name, own in runs.items():
-            estimates[name][key] = _estimate(iqm_interval(own), placed.get(name))
+            content = tuple((stratum, tuple(scores.items())) for stratum, scores in own.items())
+            if content not in intervals:
+                intervals[content] = iqm_interval(own)
+            estimates[name][key] = _estimate(intervals[content], placed.get(name))
     return estimates
 
 

@@ -64,8 +64,17 @@ def ranks(agents: Mapping[str, Runs], direction: Direction) -> dict[str, Rank]:
     One agent is better than another where Holm's p-value of their paired test, among the tests of
     all pairs, is at most 5%.
     """
-    pairs = list(itertools.combinations(agents, 2))
-    tests = [paired_test(agents[first], agents[second]) for first, second in pairs]
+    enough = [
+        name
+        for name, runs in agents.items()
+        if max(map(len, runs.values()), default=0) >= RANKED_FROM
+    ]
+    largest = {name: _largest(agents[name]) for name in enough}
+    pairs = list(itertools.combinations(enough, 2))
+    tests = [
+        _paired_test(agents[one], agents[other], largest[one], largest[other])
+        for one, other in pairs
+    ]
     known = [(pair, test) for pair, test in zip(pairs, tests, strict=True) if test is not None]
     adjusted = holm([test.p for _, test in known])
     beaten_by: dict[str, list[str]] = {}
@@ -125,26 +134,41 @@ def paired_test(a: Runs, b: Runs) -> PairedTest | None:
     observation. Of several tasks the mean of their means is tested, with the degrees of freedom of
     Welch and Satterthwaite.
     """
-    by_task = _differences(a, b)
+    return _paired_test(a, b, _largest(a), _largest(b))
+
+
+def _paired_test(
+    a: Runs, b: Runs, largest_a: Mapping[str, float], largest_b: Mapping[str, float]
+) -> PairedTest | None:
+    """The same, where the largest sizes of the scores, by task, are known already."""
+    by_task = {task: np.array(own, dtype=float) for task, own in _differences(a, b).items()}
     samples = list(by_task.values())
     if not samples or min(map(len, samples)) < RANKED_FROM:
         return None
-    means = [float(np.mean(one)) for one in samples]
-    mean = float(np.mean(means))
-    rounding = [_ROUNDING * _largest(task, a, b) for task in by_task]
-    # Of each task's mean. Where all differences are the same, nothing but rounding is left of it.
-    parts = [
-        variance if (variance := float(np.var(one, ddof=1))) > least**2 else 0.0
-        for one, least in zip(samples, rounding, strict=True)
-    ]
-    parts = [part / len(one) for part, one in zip(parts, samples, strict=True)]
+    means = [float(np.add.reduce(one)) / len(one) for one in samples]
+    mean = sum(means) / len(means)
+    rounding = [_ROUNDING * max(largest_a[task], largest_b[task]) for task in by_task]
+    parts = []  # of each task's mean
+    for one, middle, least in zip(samples, means, rounding, strict=True):
+        variance = float(np.add.reduce((one - middle) ** 2)) / (len(one) - 1)
+        # Where all differences are the same, nothing but rounding is left of it.
+        parts.append(variance / len(one) if variance > least**2 else 0.0)
     if not any(parts):
-        return PairedTest(mean, 0.0 if abs(mean) > float(np.mean(rounding)) else 1.0)
+        return PairedTest(mean, 0.0 if abs(mean) > sum(rounding) / len(rounding) else 1.0)
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(one) - 1) for part, one in zip(parts, samples, strict=True)
     )
     t = mean * len(samples) / sum(parts) ** 0.5
     return PairedTest(mean, _two_sided(t, freedom))
+
+
+def _largest(runs: Runs) -> dict[str, float]:
+    """The largest size of a score, by task."""
+    found: dict[str, float] = {}
+    for stratum, own in runs.items():
+        size = max(map(abs, own.values()), default=0.0)
+        found[stratum[0]] = max(size, found.get(stratum[0], 0.0))
+    return found
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -181,24 +205,15 @@ def _differences(a: Runs, b: Runs) -> dict[str, list[float]]:
             own = {seed: a[stratum][seed] - b[stratum][seed] for seed in sorted(common)}
             by_task.setdefault(stratum[0], []).append(own)
     return {
-        task: [
+        task: list(environments[0].values())
+        if len(environments) == 1
+        else [
             float(np.mean([own[seed] for own in environments]))
             for seed in environments[0]
             if all(seed in own for own in environments)
         ]
         for task, environments in by_task.items()
     }
-
-
-def _largest(task: str, *both: Runs) -> float:
-    """The largest score of a task."""
-    return max(
-        abs(score)
-        for runs in both
-        for stratum, own in runs.items()
-        if stratum[0] == task
-        for score in own.values()
-    )
 
 
 def _two_sided(t: float, freedom: float) -> float:

@@ -9,6 +9,7 @@ in common, so its scores there are drawn together: they are one observation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64] | np.float64:
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=-1)  # NaN last
     n = ordered.shape[-1]
-    if not np.isnan(ordered).any():
+    if not np.isnan(ordered[..., -1]).any():
         middle: NDArray[np.float64] | np.float64 = ordered[..., n // 4 : n - n // 4].mean(axis=-1)
         return middle
     count = (~np.isnan(ordered)).sum(axis=-1, keepdims=True)
@@ -79,17 +80,28 @@ def bootstrap(runs: Runs) -> NDArray[np.float64]:
         (BOOTSTRAP_SAMPLES, strata × seeds), NaN where an environment lacks a seed that another of
         its task has; the same for the same input, since the seed is fixed.
     """
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = []
+    tables = _tables(runs)
+    draws = _draws(tuple(table.shape[1] for table in tables), BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED)
+    rows = [own[drawn] for table, drawn in zip(tables, draws, strict=True) for own in table]
+    return np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
+
+
+def _tables(runs: Runs) -> list[NDArray[np.float64]]:
+    """Each task's scores, (environments, seeds), NaN where there is none."""
+    tables = []
     for task in dict.fromkeys(task for task, _ in runs):
         own = [scores for (name, _), scores in runs.items() if name == task]
         seeds = list(dict.fromkeys(seed for scores in own for seed in scores))
-        table = np.array(
-            [[scores.get(seed, np.nan) for seed in seeds] for scores in own], dtype=np.float64
-        )
-        chosen = table[:, rng.integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))]
-        drawn.append(chosen.swapaxes(0, 1).reshape(BOOTSTRAP_SAMPLES, -1))
-    return np.concatenate(drawn, axis=1)
+        rows = [[scores.get(seed, np.nan) for seed in seeds] for scores in own]
+        tables.append(np.array(rows, dtype=np.float64))
+    return tables
+
+
+@functools.lru_cache(maxsize=64)
+def _draws(seeds: tuple[int, ...], samples: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    """For each task, given by its number of seeds, the places that are drawn: (samples, seeds)."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.integers(count, size=(samples, count)) for count in seeds)
 
 
 def iqm_interval(runs: Runs) -> Interval:
@@ -146,12 +158,15 @@ def performance_profile(
     share = 1 - np.searchsorted(pooled, thresholds, side="right") / pooled.size
     resampled = bootstrap(runs)  # (samples, n)
     known = (~np.isnan(resampled)).sum(axis=1)
-    # One threshold at a time: samples × runs × thresholds at once would take a hundred times the
-    # memory.
+    # Between two scores of the agent nothing changes; and one threshold at a time: samples × runs ×
+    # thresholds at once would take a hundred times the memory.
+    steps, places = np.unique(np.searchsorted(pooled, thresholds, side="right"), return_index=True)
     shares = np.stack(
-        [(resampled > threshold).sum(axis=1) / known for threshold in thresholds], axis=1
+        [(resampled > thresholds[place]).sum(axis=1) / known for place in places], axis=1
     )
-    return share, *_limits(shares)
+    low, high = _limits(shares)
+    within = np.searchsorted(steps, np.searchsorted(pooled, thresholds, side="right"))
+    return share, low[within], high[within]
 
 
 def _limits(resampled: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:

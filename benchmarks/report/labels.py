@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+from benchmarks.report.compared import LabelledAgent
 from benchmarks.results import Row, canonical_json
+
+_SHORT, _SHORT_LIST = 40, 14  # characters of a name, or of a list in it, that are short enough
 
 
 def by_label(
@@ -48,6 +52,54 @@ def by_label(
             if row["status"] == "finished" or seeds.get(row["seed"], row)["status"] != "finished":
                 seeds[row["seed"]] = row
     return {label: list(seeds.values()) for label, seeds in by_label.items()}
+
+
+def short_names(
+    agents: Mapping[str, Sequence[Row]], labelled: Sequence[LabelledAgent]
+) -> dict[str, str]:
+    """By full name of an agent the short one, `agent (label)`; where the suite has none for its
+    configuration, the full one without its lists.
+
+    Args:
+        agents: Rows by full name.
+        labelled: The configurations that have a short name.
+    """
+    return told_apart(
+        {name: _short_name(rows, labelled) or shorter(name) for name, rows in agents.items()}
+    )
+
+
+def told_apart(names: Mapping[str, str]) -> dict[str, str]:
+    """By full name the short one; the full one where the short one would be that of two."""
+    counted = Counter(names.values())
+    return {name: short if counted[short] == 1 else name for name, short in names.items()}
+
+
+def shorter(name: str) -> str:
+    """A long name with `[…]` for its long lists and `{…}` for its long objects."""
+    if len(name) <= _SHORT:
+        return name
+    for opened, closed in ("[]", "{}"):
+        inside = rf"\{opened}[^\{opened}\{closed}]{{{_SHORT_LIST},}}\{closed}(?=[,) ]|$)"
+        name = re.sub(inside, f"{opened}…{closed}", name)
+    return name
+
+
+def _short_name(rows: Sequence[Row], labelled: Sequence[LabelledAgent]) -> str | None:
+    """The short name of an agent whose rows all have a labelled configuration."""
+    for one in labelled:
+        own = (canonical_json(one.config), canonical_json(one.along))
+        if rows and all(
+            row["agent"] == one.agent
+            and own
+            == (
+                canonical_json(row["agent_config"]),
+                canonical_json({key: row["env_kwargs"].get(key) for key in one.along}),
+            )
+            for row in rows
+        ):
+            return f"{one.agent} ({one.label})"
+    return None
 
 
 def _suffixes(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

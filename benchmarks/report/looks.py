@@ -1,67 +1,73 @@
-"""How agents look in figures: colours, lines, markers, names that fit, and a legend with room."""
+"""How agents look in figures: a colour, a marker and a dash each, and names that fit."""
 
 from __future__ import annotations
 
-import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
-
 from benchmarks.report.aggregate import Group
 
-Color = str | tuple[float, float, float]
+# Both sets are read at 3:1 or more against their page, white or near black.
+COLORS = (
+    *("#2457c5", "#c2410c", "#15803d", "#b91c1c", "#7e22ce"),
+    *("#0f766e", "#8a6100", "#be185d", "#475569", "#0369a1"),
+)
+DARK_COLORS = (
+    *("#82aaff", "#fb923c", "#4ade80", "#f87171", "#c084fc"),
+    *("#2dd4bf", "#facc15", "#f472b6", "#a8b3c2", "#38bdf8"),
+)
+MARKERS = "osD^vPX"  # Matplotlib's letters: circle, square, diamond, triangles, plus, cross
 
 
 class Look(NamedTuple):
-    """How an agent is drawn; no two agents of a report look alike."""
+    """How an agent is drawn; no two agents of a report look alike.
 
-    color: Color
-    line: str | tuple[int, tuple[float, ...]]
+    Attributes:
+        place: Its colour's place among `COLORS` and `DARK_COLORS`.
+        dash: Its line's dashes and gaps, pixels; none for a solid line.
+        marker: Its marker, a letter of `MARKERS`.
+    """
+
+    place: int
+    dash: tuple[float, ...]
     marker: str
+
+    @property
+    def color(self) -> str:
+        """Its colour on white."""
+        return COLORS[self.place]
 
 
 Palette = Mapping[str, Look]
 
-_MARKERS = "osD^vPX*<>hp"
-_LEGEND_INCHES = 6.0  # about as tall as a column of a legend gets
-
 
 def palette(groups: Sequence[Group]) -> Palette:
-    """One look for each agent, the same in all figures: ten colours, each with several lines and
-    markers.
-    """
+    """One look for each agent, the same in all figures."""
     agents = sorted({standing.agent for group in groups for standing in group.standings})
     return {agent: look(index) for index, agent in enumerate(agents)}
 
 
 def look(index: int) -> Look:
-    """Another look for every index."""
-    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    around = index // len(colors)
-    return Look(colors[index % len(colors)], _line(around), _MARKERS[around % len(_MARKERS)])
+    """Another look for every index: ten colours, each with several dashes and markers."""
+    around = index // len(COLORS)
+    return Look(index % len(COLORS), _dash(around), MARKERS[around % len(MARKERS)])
 
 
-def wrapped(name: str) -> str:
-    """A name that fits beside a panel; `package.module:Class` is best broken before its class."""
-    return "\n".join(textwrap.fill(part, 28) for part in name.replace(":", ":\n").split("\n"))
+def style() -> str:
+    """The colours as a style sheet, for light and for dark pages."""
+    light, dark = (
+        "".join(f"--c{place}:{color};" for place, color in enumerate(colors))
+        for colors in (COLORS, DARK_COLORS)
+    )
+    rules = "".join(f".c{place}{{color:var(--c{place})}}" for place in range(len(COLORS)))
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{rules}"
 
 
-def legend(figure: Figure) -> None:
-    """Beside the axes: agents that tie lie on top of each other, and so would their names; the
-    figure makes room.
-    """
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    inches = [0.16 * (1 + name.count("\n")) + 0.07 for name in names]
-    columns = max(1, math.ceil(sum(inches) / _LEGEND_INCHES))
-    tallest = max(sum(part) for part in np.array_split(inches, columns))
-    figure.set_size_inches(4.2 + 2.2 * columns, max(3.6, tallest + 0.4))
-    figure.legend(handles, names, loc="outside right upper", ncols=columns)
+def shortened(name: str, longest: int) -> str:
+    """A name, or as much of it as fits, and an ellipsis."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def _line(index: int) -> str | tuple[int, tuple[float, ...]]:
-    """Another line for every index: solid, dashed, dotted, then dashes of ever more dots."""
-    return ("-", "--", ":")[index] if index < 3 else (0, (5, 1.5, *(1, 1.5) * (index - 2)))
+def _dash(around: int) -> tuple[float, ...]:
+    """Solid, dashed, dotted, then dashes of ever more dots."""
+    return ((), (6, 3), (2, 3))[around] if around < 3 else (8, 3, *(2, 3) * (around - 2))

@@ -2,124 +2,132 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from benchmarks.report import families
+from benchmarks.report import families, svg
 from benchmarks.report.aggregate import Group
-from benchmarks.report.looks import Color, Palette, wrapped
+from benchmarks.report.looks import Palette, shortened
 from benchmarks.report.standings import Estimate, Standing
+from benchmarks.report.svg import Panel, Scale
+from benchmarks.report.tables import estimate_text
 
 # How deep forgetting goes, by what the class looks like to somebody who asks again; each with what
 # 1 is on its axis.
 DEPTH = {"probe_accuracy": 1.0, "relearn_steps": 500.0, "mia_advantage": 1.0}
 
+_WIDTH = 372
+_ROW = 19
+_TOP, _BOTTOM = 28, 26
+_LONGEST_NAME = 24
 
-def intervals_figure(group: Group, looks: Palette) -> Figure | None:
+
+def interval_panels(group: Group, agents: Sequence[Standing], looks: Palette) -> list[Panel]:
     """One panel for each metric that has a better side: point and 95% interval of every agent."""
     keys = [
         key
         for key in group.metrics
         if families.direction(key, group.family) and not families.is_before(key)
     ]
-    agents = [standing for standing in group.standings if standing.metrics]
-    if not keys:
-        return None
-    columns = min(4, len(keys))
-    rows = -(-len(keys) // columns)
-    names, places, height = _places(agents)
-    figure = Figure(figsize=(1.8 + 2.4 * columns, rows * (0.8 + 0.26 * height)))
-    figure.set_layout_engine("constrained", h_pad=0.1)
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axis in axes.flat[len(keys) :]:
-        axis.set_axis_off()
-    for axis, key in zip(axes.flat, keys, strict=False):
-        axis.set_title(families.label(key, group.family))
-        for y, standing in zip(places, agents, strict=True):
-            estimate = standing.metrics.get(key)
-            if estimate is not None:
-                low, high = (
-                    estimate.iqm if end is None else end for end in (estimate.low, estimate.high)
-                )
-                axis.barh(
-                    y,
-                    high - low,
-                    left=low,
-                    height=0.55,
-                    color=looks[standing.agent].color,
-                    alpha=0.35,
-                )
-                axis.plot(estimate.iqm, y, "o", color=looks[standing.agent].color, markersize=5)
-        axis.set_yticks(places, names)
-        axis.locator_params(axis="x", nbins=4)
-        axis.use_sticky_edges = (
-            False  # or a dot at a bar's end, such as an accuracy of 0, is cut in half
-        )
-        axis.margins(x=0.08)
-    axes[0, 0].set_ylim(height - 0.4, -0.6)  # best at the top
-    return figure
+    panels = []
+    for key in keys:
+        measured = [standing for standing in agents if key in standing.metrics]
+        ends = [end for one in measured for end in _ends(one.metrics[key])]
+        if not ends:
+            continue
+        x_of = _axis(measured)
+        x = svg.spanning(ends, *x_of)
+
+        def drawn(standing: Standing, y: float, x: Scale = x, key: str = key) -> str:
+            return _interval(standing, key, x, y, looks)
+
+        panels.append(_panel(families.label(key, group.family), x, measured, drawn))
+    return panels
 
 
-def depth_figure(group: Group, looks: Palette) -> Figure | None:
-    """Accuracies of every agent beside what a probe finds, relearning takes and membership tells;
-    one row an agent.
+def depth_panels(group: Group, agents: Sequence[Standing], looks: Palette) -> list[Panel]:
+    """Accuracies of every agent beside what a probe finds, relearning takes and membership tells.
 
     In the first panel the retain accuracy (filled) and the forget accuracy (hollow): far apart is
     what was asked for. The dashed line is the unedited network: a probe that finds as much says
     that the class is hidden, not gone.
     """
-    agents = [standing for standing in group.standings if "probe_accuracy" in standing.metrics]
-    if not agents:
-        return None
-    names, places, height = _places(agents)
-    figure = Figure(figsize=(11.4, 1.2 + 0.26 * height), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(DEPTH), sharey=True, squeeze=False)[0]
-    first.set(title="retain ● and forget ○ accuracy", xlim=(-0.04, 1.04))
-    for y, standing in zip(places, agents, strict=True):
-        for key, face in (("retain_accuracy", None), ("forget_accuracy", "white")):
-            if key in standing.metrics:
-                _spread(first, y, standing.metrics[key], looks[standing.agent].color, face)
-    for axis, (key, most) in zip(others, DEPTH.items(), strict=True):
-        axis.set(title=families.label(key, group.family), xlim=(-0.04 * most, 1.04 * most))
-        for y, standing in zip(places, agents, strict=True):
-            if key in standing.metrics:
-                _spread(axis, y, standing.metrics[key], looks[standing.agent].color)
-    before = [
-        standing.metrics["probe_accuracy_before"].iqm
-        for standing in agents
-        if "probe_accuracy_before" in standing.metrics
-    ]
-    if before:
-        others[0].axvline(float(np.mean(before)), color="#8a929c", linestyle="--", linewidth=1)
-    first.set_yticks(places, names)
-    first.set_ylim(height - 0.4, -0.6)  # best at the top
-    return figure
+    measured = [standing for standing in agents if "probe_accuracy" in standing.metrics]
+    if not measured:
+        return []
+    x = Scale(-0.04, 1.04, *_axis(measured))
+
+    def accuracies(standing: Standing, y: float) -> str:
+        return _interval(standing, "retain_accuracy", x, y, looks) + _interval(
+            standing, "forget_accuracy", x, y, looks, "hollow"
+        )
+
+    panels = [_panel("retain ● and forget ○ accuracy", x, measured, accuracies)]
+    for key, most in DEPTH.items():
+        wide = Scale(-0.04 * most, 1.04 * most, x.start, x.end)
+
+        def drawn(standing: Standing, y: float, wide: Scale = wide, key: str = key) -> str:
+            return _interval(standing, key, wide, y, looks)
+
+        found = [
+            standing.metrics[before].iqm
+            for standing in measured
+            if (before := f"{key}{families.BEFORE}") in standing.metrics
+        ]
+        line = wide(sum(found) / len(found)) if found else None
+        panels.append(_panel(families.label(key, group.family), wide, measured, drawn, line))
+    return panels
 
 
-def _places(agents: Sequence[Standing]) -> tuple[list[str], list[float], float]:
-    """Names beside a panel, the y of each from 0 at the top, and how many rows of one name they
-    take in all.
+def _panel(
+    title: str,
+    x: Scale,
+    agents: Sequence[Standing],
+    drawn: Callable[[Standing, float], str],
+    dashed: float | None = None,
+) -> Panel:
+    """A panel with a row for each agent.
 
-    Two lines of a name fit into a row; longer ones take more, or they would cover their neighbours.
+    Args:
+        title: What it shows.
+        x: The horizontal axis.
+        agents: The agents, from the top on.
+        drawn: What stands in an agent's row, around a y.
+        dashed: Where a dashed line goes, pixels.
     """
-    names = [wrapped(standing.agent) for standing in agents]
-    heights = [max(1.0, 0.6 * (1 + name.count("\n"))) for name in names]
-    ends = list(itertools.accumulate(heights))
-    return (
-        names,
-        [end - height / 2 - 0.5 for end, height in zip(ends, heights, strict=True)],
-        sum(heights),
-    )
+    bottom = _TOP + _ROW * len(agents)
+    y = Scale(0, 1, bottom, _TOP)
+    parts = [svg.heading(title), svg.columns_of(x, y)]
+    if dashed is not None:
+        parts.append(svg.reference(dashed, y))
+    for place, standing in enumerate(agents):
+        middle = _TOP + _ROW * (place + 0.5)
+        name = shortened(standing.label, _LONGEST_NAME)
+        parts += [svg.label(x.start - 10, middle + 4, name, "end", "name"), drawn(standing, middle)]
+    return Panel(title, _WIDTH, bottom + _BOTTOM, "".join(parts))
 
 
-def _spread(
-    axis: Axes, y: float, estimate: Estimate, color: Color, face: str | None = None
-) -> None:
-    """An estimate as a dot with its interval as a line."""
-    ends = [estimate.iqm if end is None else end for end in (estimate.low, estimate.high)]
-    axis.plot(ends, [y, y], color=color, linewidth=3, alpha=0.35, solid_capstyle="butt")
-    axis.plot(estimate.iqm, y, "o", color=color, markersize=5, markerfacecolor=face or color)
+def _axis(agents: Sequence[Standing]) -> tuple[float, float]:
+    """Where the horizontal axis starts, right of the longest name, and where it ends."""
+    longest = max(svg.pixels(shortened(one.label, _LONGEST_NAME)) for one in agents)
+    return longest + 20, _WIDTH - 14
+
+
+def _interval(
+    standing: Standing, key: str, x: Scale, y: float, looks: Palette, kind: str = ""
+) -> str:
+    """An estimate as a dot with its interval as a bar; nothing where there is none."""
+    estimate = standing.metrics.get(key)
+    if estimate is None:
+        return ""
+    look = looks[standing.agent]
+    low, high = _ends(estimate)
+    tip = f"{standing.label}: {estimate_text(estimate)}"
+    drawn = "" if low == high else svg.bar(x(low), x(high), y, look, tip)
+    return drawn + svg.dot(x(estimate.iqm), y, look._replace(marker="o"), tip, kind)
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    """Both ends of an interval; the estimate where it has none."""
+    if estimate.low is None or estimate.high is None:
+        return estimate.iqm, estimate.iqm
+    return estimate.low, estimate.high

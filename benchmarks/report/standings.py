@@ -58,6 +58,7 @@ class Standing:
         peak_memory_bytes: Largest of all seeds.
         time: Median over seeds, by the rows' own keys.
         metrics: Estimates by metric key.
+        label: The name in short, where the suite gives it one.
     """
 
     agent: str
@@ -72,6 +73,7 @@ class Standing:
     peak_memory_bytes: int | None
     time: Mapping[str, float | None]
     metrics: Mapping[str, Estimate]
+    label: str = ""
 
     @property
     def rank(self) -> int | None:
@@ -112,6 +114,7 @@ def standing_of(
         peak_memory_bytes=max((row["peak_memory_bytes"] or 0 for row in finished), default=None),
         time={key: _median(row["time"][key] for row in finished) for key in TIME_KEYS},
         metrics=metrics,
+        label=name,
     )
 
 

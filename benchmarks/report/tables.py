@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
-from benchmarks.report.comparisons import RANKED_FROM
-from benchmarks.report.estimates import PROVISIONAL_BELOW, Interval
-from benchmarks.report.families import FAMILIES, SCORE
-from benchmarks.report.standings import (
-    SHALLOW_PROBE,
-    SHALLOW_SHARE,
-    SHALLOW_STEPS,
-    VERIFIED,
-    Estimate,
-    Standing,
-)
+from benchmarks.report.estimates import Interval
+from benchmarks.report.families import FAMILIES, SCORE, Direction
+from benchmarks.report.reading import notes, reading
+from benchmarks.report.standings import Estimate, Standing
 
 MISSING = "—"
-ACCESS = {
-    "reward": "black box: observations and rewards only",
-    "gradient": "white box: gradients of the reward",
-    "data": "a classical algorithm on the model and its data",
-    "oracle": "more than an editor may have, such as retraining from scratch",
-}
+SHOWN = 6  # columns, as long as nobody chooses others
 
 _LONGEST_SLUG = 160  # file systems take names of 255 bytes, and endings are to come
 _ROUNDING = 1e-12  # what a mean of numbers that cancel may be off from 0
@@ -53,21 +42,41 @@ class Item:
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column; text columns are aligned to the left."""
+    """A table's column.
 
+    Attributes:
+        key: What links call it: the metric's key, or the label's first word.
+        label: Its head.
+        numeric: Whether it holds numbers; text is aligned to the left.
+        better: Which numbers are better; None where none are.
+    """
+
+    key: str
     label: str
     numeric: bool = True
+    better: Direction | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A group, ready to be printed; `reading` tells how to read it, `notes` what to know about
-    single lines.
+    """A group, ready to be printed.
+
+    Attributes:
+        title: What the group is of.
+        label: The title in short.
+        suite: Its suite.
+        columns: All columns.
+        first: The keys of those that are shown as long as nobody chooses others.
+        lines: A line for each agent.
+        reading: How to read it.
+        notes: What to know about single lines.
     """
 
     title: str
+    label: str
     suite: str
     columns: tuple[Column, ...]
+    first: tuple[str, ...]
     lines: tuple[tuple[Item, ...], ...]
     reading: str
     notes: tuple[str, ...]
@@ -92,16 +101,44 @@ def group_table(group: Group) -> Table:
     """The table of a group: what was measured before the edit stays in `leaderboard.json`."""
     keys = [key for key in group.metrics if not families.is_before(key)]
     columns = (
-        Column("rank"),
-        Column("agent", numeric=False),
-        Column("access", numeric=False),
-        Column("reward calls"),
-        Column("n"),
-        *(Column(families.label(key, group.family)) for key in keys),
-        *(Column(label) for label, _ in _COSTS),
+        Column("rank", "rank", better="lower"),
+        Column("agent", "agent", numeric=False),
+        Column("access", "access", numeric=False),
+        Column("reward_calls", "reward calls", better="lower"),
+        Column("n", "n", better="higher"),
+        *(
+            Column(
+                key, families.label(key, group.family), True, families.direction(key, group.family)
+            )
+            for key in keys
+        ),
+        *(Column(cost.key, cost.label, True, cost.better) for cost in _COSTS),
     )
     lines = tuple(_line(standing, keys) for standing in group.standings)
-    return Table(group.title, group.suite, columns, lines, _reading(group), _notes(group))
+    return Table(
+        group.title,
+        group.label,
+        group.suite,
+        columns,
+        _first(group, columns),
+        lines,
+        reading(group),
+        notes(group),
+    )
+
+
+def _first(group: Group, columns: Sequence[Column]) -> tuple[str, ...]:
+    """The agent, its seeds, the score and its parts, and what else there is room for."""
+    parts = () if group.family is None else FAMILIES[group.family].parts
+    known = [column.key for column in columns]
+    wanted = ("agent", "n", SCORE, *parts, "access", *known)
+    chosen = [key for key in dict.fromkeys(wanted) if key in known][:SHOWN]
+    return tuple(sorted(chosen, key=known.index))
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """An estimate, with its interval in brackets where it has one."""
+    return interval_text(Interval(estimate.iqm, estimate.low, estimate.high, estimate.n))
 
 
 def number(value: float, like: float | None = None) -> str:
@@ -141,12 +178,12 @@ def _line(standing: Standing, keys: list[str]) -> tuple[Item, ...]:
     calls = standing.reward_calls
     return (
         Item(MISSING if standing.rank is None else str(standing.rank), sort=standing.rank),
-        Item(standing.agent, marks=tuple(flag for flag, raised in flags.items() if raised)),
+        Item(standing.label, marks=tuple(flag for flag, raised in flags.items() if raised)),
         Item(standing.access or MISSING),
         Item(MISSING if calls is None else f"{calls:,}", sort=calls),
         Item(str(standing.n), sort=standing.n, marks=_of_seeds(standing)),
         *(_metric(standing.metrics.get(key)) for key in keys),
-        *(_cost(cost(standing), show) for _, (cost, show) in _COSTS),
+        *(_cost(cost.of(standing), cost.show) for cost in _COSTS),
     )
 
 
@@ -179,75 +216,20 @@ def _mebibytes(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-_COSTS: tuple[
-    tuple[str, tuple[Callable[[Standing], float | None], Callable[[float], str]]], ...
-] = (
-    ("train time", (lambda standing: standing.time["train_s"], duration)),
-    ("edit time", (lambda standing: standing.time["edit_s"], duration)),
-    ("eval time", (lambda standing: standing.time["eval_s"], duration)),
-    ("edits/s", (lambda standing: standing.time["edits_per_s"], number)),
-    ("peak memory", (lambda standing: standing.peak_memory_bytes, _mebibytes)),
+class _Cost(NamedTuple):
+    """A column of what an agent costs."""
+
+    key: str
+    label: str
+    better: Direction
+    of: Callable[[Standing], float | None]
+    show: Callable[[float], str]
+
+
+_COSTS = (
+    _Cost("train_s", "train time", "lower", lambda one: one.time["train_s"], duration),
+    _Cost("edit_s", "edit time", "lower", lambda one: one.time["edit_s"], duration),
+    _Cost("eval_s", "eval time", "lower", lambda one: one.time["eval_s"], duration),
+    _Cost("edits_per_s", "edits/s", "higher", lambda one: one.time["edits_per_s"], number),
+    _Cost("memory", "peak memory", "lower", lambda one: one.peak_memory_bytes, _mebibytes),
 )
-
-
-def _reading(group: Group) -> str:
-    if not any(standing.n for standing in group.standings):
-        return "No cell of this table is finished yet."
-    order = (
-        "Lines are sorted by name, since no family of metrics says what agents are ranked by."
-        if group.family is None
-        else f"Lines are sorted by the {SCORE.replace('_', ' ')} of"
-        f" {FAMILIES[group.family].score_words}."
-    )
-    pooled = (
-        f" Runs of {len(group.strata)} environments and tasks are pooled; seeds are resampled"
-        " within each task, in all its environments at once, since these share a seed's network."
-        * (len(group.strata) > 1)
-    )
-    return (
-        "How to read this: a number is the interquartile mean over seeds (the mean of the middle"
-        f" half), in brackets its 95% bootstrap interval over seeds, from {PROVISIONAL_BELOW} seeds"
-        f" on.{pooled} #k, from {RANKED_FROM} seeds on, is 1 + the number of agents that are better"
-        " by a paired t-test over seeds, at a chance of 5% that any two agents of a column are told"
-        " apart falsely (Holm's procedure over all pairs); agents that cannot be told apart may"
-        f" share a rank. {order} ↑ higher is better, ↓ lower is better, no arrow: a description."
-        " Times are medians of wall-clock time. Compare agents of one kind of access."
-    )
-
-
-def _notes(group: Group) -> tuple[str, ...]:
-    standings = group.standings
-    notes = [
-        f"{standing.agent} does not do this: {standing.unsupported}"
-        for standing in standings
-        if standing.unsupported
-    ]
-    if group.left_out:
-        notes.append(
-            "Without a result in each of the pooled tasks, and so not here:"
-            f" {', '.join(group.left_out)}."
-        )
-    if any(standing.provisional for standing in standings):
-        notes.append(
-            f"provisional: fewer than {PROVISIONAL_BELOW} seeds, and so no interval: of 3 seeds a"
-            " nominal 95% interval covers about 75%."
-        )
-    if any(standing.shallow for standing in standings):
-        notes.append(
-            f"shallow: the class looks forgotten, but an attack has {SHALLOW_SHARE:.0%} or more of"
-            " the way from the retrained network back to the unedited one; in rows without attacks,"
-            f" {SHALLOW_STEPS} steps of fine-tuning bring it back, or a linear probe of features"
-            f" finds {SHALLOW_PROBE:.0%} of what it found before, and not so in the retrained one."
-        )
-    texts = {text for rows in group.rows.values() for row in rows for text in row.get(VERIFIED, ())}
-    if texts:
-        notes.append(
-            "verified: somebody else ran the cells again and got the same rows:"
-            f" {'; '.join(sorted(texts))}."
-        )
-    shown = {standing.access for standing in standings}
-    notes.append(
-        "access: "
-        + "; ".join(f"{name}: {meaning}" for name, meaning in ACCESS.items() if name in shown)
-    )
-    return tuple(notes)

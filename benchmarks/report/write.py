@@ -12,9 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.aggregate import EntriesOf, Group, group_rows
+from benchmarks.report.aggregate import Group, group_rows
 from benchmarks.report.brief import brief
-from benchmarks.report.page import bootstrap, drawn_sections, markdown, page
+from benchmarks.report.compared import EntriesOf
+from benchmarks.report.details import details
+from benchmarks.report.markdown import markdown
+from benchmarks.report.page import page
+from benchmarks.report.sections import bootstrap, sections_of
 from benchmarks.report.standings import VERIFIED
 from benchmarks.results import SCHEMA, Cell, Row, rows_in
 from benchmarks.results.marks import Mark, read_marks
@@ -60,23 +64,21 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
     ]
     _import_strangers(rows)
     groups = group_rows(rows, entries_of)
-    sections = drawn_sections(groups)
+    sections = sections_of(groups)
     failed = [row for row in rows if row["status"] == "failed"]
     text = markdown(rows, sections, failed)
     board = json.dumps(summary(rows, groups), indent=2, allow_nan=False, ensure_ascii=False)
     page_file = folder / "index.html"
+    plots = [plot for section in sections for plot in section.plots]
     files = {
-        folder / "leaderboard.json": f"{board}\n".encode(),
-        folder / "LEADERBOARD.md": text.encode(),
-        page_file: page(rows, sections, failed).encode(),
+        **{folder / "plots" / f"{plot.name}.svg": plot.svg for plot in plots},
+        folder / "leaderboard.json": f"{board}\n",
+        folder / "LEADERBOARD.md": text,
+        page_file: page(rows, sections, details(groups, entries_of, folder)),
     }
-    for _, plots in sections:
-        for plot in plots:
-            files[folder / "plots" / f"{plot.name}.svg"] = plot.svg
-            files[folder / "plots" / f"{plot.name}.png"] = plot.png
-    for file, content in files.items():
+    for file, content in files.items():  # what links to others after these
         with whole_file(file) as partial:
-            partial.write_bytes(content)
+            partial.write_text(content, encoding="utf-8")
     return Report(page_file, brief(groups, len(failed)), len(failed), groups, marks.refused)
 
 

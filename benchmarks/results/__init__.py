@@ -11,6 +11,7 @@ from benchmarks.results.files import (
     rows_in,
 )
 from benchmarks.results.integrity import (
+    is_elsewhere,
     journal_problem,
     records_problem,
     row_problem,
@@ -25,6 +26,7 @@ from benchmarks.results.rows import (
     build_row,
     differing_fields,
     records_file,
+    records_lines,
     row_hash,
     rows_agree,
 )
@@ -44,10 +46,12 @@ __all__ = [
     "canonical_json",
     "differing_fields",
     "finished",
+    "is_elsewhere",
     "journal_problem",
     "read_rows",
     "read_what_can_be",
     "records_file",
+    "records_lines",
     "records_problem",
     "row_hash",
     "row_problem",

@@ -68,6 +68,11 @@ def ships_by_hash_alone(row: Row) -> bool:
     return (row["edit_bytes"] or 0) > SHIPPED_BYTES
 
 
+def is_elsewhere(row: Row, folder: Path) -> bool:
+    """Whether a row's journal is published by its hash alone, and not in `folder`."""
+    return ships_by_hash_alone(row) and not (folder / row["edit_file"]).is_file()
+
+
 def _missing(row: Row) -> str:
     if ships_by_hash_alone(row):
         return (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -131,6 +132,17 @@ def records_file(cell_id: str) -> str:
     has such records.
     """
     return f"records/{cell_id}.jsonl"
+
+
+def records_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """The content of the file of a row's per-edit records.
+
+    Raises:
+        ValueError: A record holds a number that strict JSON does not have.
+    """
+    return "".join(
+        json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records
+    ).encode()
 
 
 def row_hash(row: Row) -> str:

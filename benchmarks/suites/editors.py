@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.suites.entry import AgentChoice
-from editgym.tasks.knowledge.factworld import FACTLM_GPT2_SITES, FACTLM_SITES
+from benchmarks.suites.entry import AgentChoice, Labelled
+from editgym.models.factlm_sites import FACTLM_GPT2_SITES, FACTLM_SITES
 
 LIFELONG_SITES = list(FACTLM_SITES)
 GPT2_SITES = list(FACTLM_GPT2_SITES)
@@ -96,7 +96,11 @@ def learned(
         "rledit",
         ("rledit", corrected),
         *(("hiedit", gate) for gate in _GATES),
-        *(("edit_grpo", {**editor, "bonus": bonus}) for editor in first for bonus in bonuses),
+        *(
+            Labelled("edit_grpo", f"{one['editor']}, bonus {bonus:g}", {**one, "bonus": bonus})
+            for one in first
+            for bonus in bonuses
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.suites.editors import (
@@ -37,7 +38,18 @@ def _lifelong(
         seed_kwarg=None,
         pooled=False,
         env_kwargs={"sites": LIFELONG_SITES, "max_coefficient": 6.0, **env_kwargs},
+        title=_title(**env_kwargs),
     )
+
+
+def _title(
+    horizon: int, edits_per_step: int = 10, model: str = "", sites: Sequence[str] = ()
+) -> str:
+    """A stream in a few words."""
+    edits = f"{horizon:,} steps of {edits_per_step}"
+    named = {tuple(LATE_OUTPUTS): "late outputs", tuple(GPT2_SITES): ""}
+    where = named.get(tuple(sites), f"sites {', '.join(sites)}") if sites else ""
+    return ", ".join(filter(None, (edits, model, where)))
 
 
 LIFELONG = (
@@ -87,6 +99,7 @@ CHECKPOINTS = (
             ELSEWHERE,
             seed_kwarg=None,
             env_kwargs={"model": model, "sites": ["model.layers.*.mlp.*"], "horizon": 10},
+            title=model.partition("/")[2],
         )
         for model in ("lm/stories260k", "lm/babyllama")
         for task in ("knowledge/zsre", "knowledge/counterfact")

@@ -75,6 +75,7 @@ def _streams(task: str, horizon: int, streams: int) -> Entry:
             "evaluate_formats": [one for one in _ASKED_TOO if one != form],
             "horizon": horizon,
         },
+        title=f"SmolLM2-135M, {10 * horizon} edits",
     )
 
 

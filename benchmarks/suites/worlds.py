@@ -74,6 +74,7 @@ WORLDS = (
         "unlearning/digits",
         DEEP_FORGETTING_AGENTS,
         env_kwargs=DEEP_FORGETTING,
+        title="two layers, no trace in features",
         reward_calls=122_880,
         pooled=False,
     ),
@@ -82,6 +83,7 @@ WORLDS = (
         "unlearning/mnist",
         SEVERAL_LAYERS_AGENTS,
         env_kwargs=SEVERAL_LAYERS,
+        title="three layers",
         pooled=False,
     ),
     Entry(
@@ -90,6 +92,7 @@ WORLDS = (
         UNLEARNING_AGENTS,
         max_seeds=3,
         env_kwargs=CIFAR10,
+        title="one convolution",
         pooled=False,
     ),
     # What edits the model on its data does the same in either world, at a minute a row here.
@@ -99,10 +102,11 @@ WORLDS = (
         ALL_UNLEARNING_AGENTS,
         max_seeds=3,
         env_kwargs=CIFAR10,
+        title="one convolution",
         pooled=False,
     ),
     *(
-        Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING)
+        Entry(world, task, DEBIASING_AGENTS, env_kwargs=DEBIASING, title="last layer")
         for task in ("debiasing/templates", "debiasing/toxicity")
         for world in _ENVIRONMENTS
     ),
@@ -112,6 +116,7 @@ WORLDS = (
             task,
             DEEP_DEBIASING_AGENTS,
             env_kwargs=DEEP_DEBIASING,
+            title="three layers",
             reward_calls=81_920,
             pooled=False,
         )
@@ -126,13 +131,20 @@ ENCODER_AGENTS: tuple[AgentChoice, ...] = tuple(
 )
 _ENCODER = {"model": "minilm-l6", "sites": ["classifier"], **DEBIASING}
 ENCODER = (
-    Entry("ShiftWorld-v0", "debiasing/transformer", ENCODER_AGENTS, env_kwargs=_ENCODER),
+    Entry(
+        "ShiftWorld-v0",
+        "debiasing/transformer",
+        ENCODER_AGENTS,
+        env_kwargs=_ENCODER,
+        title="MiniLM",
+    ),
     # The weights of the head spread by 0.9: within ±0.05 of them there is little to find.
     Entry(
         "ShiftWorld-v0",
         "debiasing/transformer",
         tuple(agent for agent in ENCODER_AGENTS if agent != "linear_frontier"),
         env_kwargs={**_ENCODER, "shift_limit": 0.5},
+        title="MiniLM, box of ±0.5",
         pooled=False,
     ),
 )

@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from editgym.imports import imported, is_import_path
 from editgym.models.known import fetched_folder
 from editgym.paths import FileStates, cache_folder, data_folder, file_states
@@ -157,6 +155,8 @@ def checked_device(device: str) -> str:
     Raises:
         ValueError: It is no device, or there is no such GPU.
     """
+    import torch  # not above: the table of tasks is read where nothing is computed
+
     try:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:

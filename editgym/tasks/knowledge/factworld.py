@@ -7,16 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from editgym.data.edit_request import EditRequest
 from editgym.data.factworld import FactWorld
+from editgym.models.factlm_sites import FACTLM_GPT2_SITES, FACTLM_SITES
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
 from editgym.models.reading import DeviceMap
 from editgym.tasks.knowledge.task import KnowledgeTask, StreamSplit
 
-# Of the six layers of the bundled models: where the published editors work, MLP outputs from the
-# second layer on for those that write to the residual stream, and the whole MLPs of the last three
-# layers for those that follow gradients.
-FACTLM_SITES = ("model.layers.[12].mlp.down_proj", "model.layers.[345].mlp.*")
-FACTLM_GPT2_SITES = ("transformer.h.[12].mlp.c_proj", "transformer.h.[345].mlp.*")
 _OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
 _FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams
 

@@ -23,14 +23,14 @@ def test_each_version_is_imported_from_its_own_folder(tmp_path):
     for name in versions._PACKAGES:
         (other / name).parent.mkdir(exist_ok=True)
         (other / name).mkdir() if "." not in name else (other / name).touch()
-    with versions._only(other) as packages:
+    with versions.packages_of(other) as packages:
         assert sorted(path.name for path in packages.iterdir()) == sorted(versions._PACKAGES)
         assert (packages / "editgym").resolve() == (other / "editgym").resolve()
     assert not packages.exists()
     (other / "agents").rmdir()
     with (
         pytest.raises(FileNotFoundError, match=r"no source of the package: it has no \['agents'\]"),
-        versions._only(other),
+        versions.packages_of(other),
     ):
         pass
 

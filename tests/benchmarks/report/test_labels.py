@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.report.labels import at_one_budget, by_label
+from benchmarks.report.labels import at_one_budget, by_label, shorter, told_apart
 
 
 def test_what_is_typed_and_what_is_tuned_is_one_agent(make_row):
@@ -108,3 +108,21 @@ def test_the_budget_that_most_rows_have_is_kept_agent_by_agent(make_row):
         for seed, calls in enumerate(budgets)
     ]
     assert at_one_budget(rows) == [rows[1], rows[2], rows[3], rows[4]]
+
+
+def test_long_names_leave_out_lists_and_objects():
+    assert shorter("ultraedit (sites=['a'])") == "ultraedit (sites=['a'])", "it is short"
+    long = "edit_grpo (editor=ft_l, editor_config={'site': 'model.4', 'epsilon': 0.8})"
+    assert shorter(long) == "edit_grpo (editor=ft_l, editor_config={…})"
+    title = "ShiftWorld-v0 · debiasing/toxicity · limit=0.5 · sites=['fc2', 'fc3', 'fc4']"
+    assert shorter(title) == "ShiftWorld-v0 · debiasing/toxicity · limit=0.5 · sites=[…]"
+    glob = "LifelongLLMEdit-v0 · knowledge/zsre · site=model.layers.[12].mlp.down_proj"
+    assert shorter(glob) == glob, "a pattern is no list"
+
+
+def test_names_that_would_be_one_stay_in_full():
+    assert told_apart({"a (x=[1, 2])": "a (x=[…])", "a (x=[3, 4])": "a (x=[…])", "b": "b"}) == {
+        "a (x=[1, 2])": "a (x=[1, 2])",
+        "a (x=[3, 4])": "a (x=[3, 4])",
+        "b": "b",
+    }

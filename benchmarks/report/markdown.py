@@ -1,0 +1,46 @@
+"""The leaderboard as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.report.sections import Section, overview
+from benchmarks.report.tables import Item, Table
+from benchmarks.results import Cell, Row
+
+
+def markdown(rows: Sequence[Row], sections: Sequence[Section], failed: Sequence[Row]) -> str:
+    """The content of `LEADERBOARD.md`."""
+    lines = ["# Leaderboard", "", overview(rows)]
+    for section in sections:
+        table = section.table
+        lines += [
+            "",
+            f"## {table.label} ({table.suite})",
+            "",
+            *_markdown_table(table),
+            "",
+            table.reading,
+            "",
+        ]
+        lines += [f"- {note}" for note in table.notes]
+        lines += [
+            "",
+            *(f"![{plot.title}: {plot.caption}](plots/{plot.name}.svg)" for plot in section.plots),
+        ]
+    if failed:
+        lines += ["", "## Failed cells", ""]
+        lines += [f"- {Cell.of(row)}: {' '.join(row['error'].split())}" for row in failed]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(table: Table) -> list[str]:
+    head = [column.label for column in table.columns]
+    rule = ["---:" if column.numeric else ":---" for column in table.columns]
+    body = [[_markdown_entry(entry) for entry in line] for line in table.lines]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
+
+
+def _markdown_entry(entry: Item) -> str:
+    marks = (mark if mark.startswith("#") else f"({mark})" for mark in entry.marks)
+    return " ".join(filter(None, [entry.text, entry.detail, *marks])).replace("|", "\\|")
