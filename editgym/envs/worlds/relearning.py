@@ -112,7 +112,7 @@ def _told(logits: Tensor, samples: _Samples) -> Tensor:
     """2·A − 1, the mean over the forgotten classes, a scalar.
 
     Args:
-        logits: Of the judged samples, (n, classes).
+        logits: The judged samples' logits, (n, classes).
         samples: Whose they are.
     """
     kept = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
