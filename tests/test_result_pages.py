@@ -46,6 +46,7 @@ def run(block, folder):
     environment = {
         **os.environ,
         "PATH": here,
+        "RAY_AUTH_MODE": "disabled",  # or a cluster leaves a token in the home folder
         "EDITGYM_DATA": str(folder / "no data"),
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
     }
@@ -60,6 +61,7 @@ def run(block, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_results_are_run_checked_disclosed_packed_and_verified(tmp_path):
     printed = [run(block, tmp_path) for block in blocks("submit.md")]
     assert (tmp_path / "mine.zip").is_file()
@@ -75,6 +77,7 @@ def test_results_are_run_checked_disclosed_packed_and_verified(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_cells_are_run_in_processes_and_merged_and_on_ray_where_it_is_installed(tmp_path):
     every = blocks("scale_out.md")
     printed = {block.code: run(block, tmp_path) for block in every if not block.before}

@@ -51,7 +51,7 @@ class Standing:
         n: Finished seeds; in a table over several tasks, of the task that has the fewest.
         provisional: Whether `n` is too small to trust the intervals.
         failed: Number of failed cells.
-        verified: Number of finished seeds that somebody else ran again, with the same result.
+        verified: Number of seeds that somebody else ran again, in every task, with the same result.
         unsupported: Why it does not do the task.
         shallow: Whether what it forgot can be had back, beyond what the retrained network gives.
         reward_calls: Median over seeds.
@@ -107,7 +107,7 @@ def standing_of(
         n=n,
         provisional=0 < n < PROVISIONAL_BELOW,
         failed=sum(row["status"] == "failed" for row in rows),
-        verified=sum(bool(row.get(VERIFIED)) for row in finished),
+        verified=_verified(finished),
         unsupported=next((row["error"] for row in rows if row["status"] == "unsupported"), None),
         shallow=family == UNLEARNING.name and _is_shallow(metrics, oracle or {}),
         reward_calls=None if reward_calls is None else round(reward_calls),
@@ -116,6 +116,12 @@ def standing_of(
         metrics=metrics,
         label=name,
     )
+
+
+def _verified(finished: Sequence[Row]) -> int:
+    """Seeds of which every row has a mark of verification."""
+    without = {row["seed"] for row in finished if not row.get(VERIFIED)}
+    return len({row["seed"] for row in finished} - without)
 
 
 def _is_shallow(metrics: Mapping[str, Estimate], oracle: Mapping[str, Estimate]) -> bool:

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from benchmarks import leaderboard
+from benchmarks.report.aggregate import group_rows
+from benchmarks.report.standings import VERIFIED
 from benchmarks.results import ROWS_FILE, append_row, canonical_json, read_rows, row_hash
 from benchmarks.results.agreement import CUDA_TOLERANCE, rerun_differences
 from benchmarks.results.disclosure import DISCLOSURE_FILE
@@ -58,6 +60,21 @@ def test_the_report_shows_marks(marked, capsys):
     (folder / MARKS_FILE).unlink()
     assert leaderboard.main(["report", str(folder)]) == 0
     assert "verified" not in (folder / "LEADERBOARD.md").read_text()
+
+
+def test_over_several_tasks_a_seed_counts_that_was_run_again_in_all_of_them(make_row):
+    worlds = ("MaskWorld-v0", "ShiftWorld-v0")
+    rows = [
+        {
+            **make_row(seed=seed, env_id=world, metrics={"retain_accuracy": 0.9}),
+            VERIFIED: [ADA] if seed == 0 or (seed == 1 and world == worlds[0]) else [],
+        }
+        for seed in range(3)
+        for world in worlds
+    ]
+    pooled, *single = group_rows(rows)
+    assert pooled.standings[0].verified == 1
+    assert [group.standings[0].verified for group in single] == [2, 1]
 
 
 def test_a_row_that_is_not_reproduced_gets_no_mark(stream_results, capsys):

@@ -55,6 +55,7 @@ def elsewhere(tmp_path, monkeypatch):
 def cluster(monkeypatch):
     """Two nodes of one processor each."""
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or it leaves a token in the home folder
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
