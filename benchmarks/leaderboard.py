@@ -51,13 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run a suite, or the rest of it, and print its leaderboard."""
+    from benchmarks.harness.processes import prepare
+
+    suite, tuned = find_suite(options.suite), read_tuned(options.settings)
+    if not options.ray:
+        prepare()  # its processes import what they need while this one does
     # Imported here: they load PyTorch, which a mistyped option or `report` should not wait for.
     from agents.catalogue import agent_class
     from benchmarks.harness.runner import Execution, run_cells
     from benchmarks.harness.tuned import check_tuned
     from editgym.tasks.catalogue import checked_device
 
-    suite, tuned = find_suite(options.suite), read_tuned(options.settings)
     chosen = cells(
         suite,
         tasks=options.tasks,
@@ -73,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     check_tuned(tuned, chosen)
     if not options.ray:  # a cluster's nodes have devices of their own
         checked_device(options.device)
-    execution = Execution(options.jobs, options.ray, options.gpus_per_cell)
+    execution = Execution(options.jobs, options.ray, options.gpus_per_cell, options.time_limit)
     execution.check()
     folder: Path = options.out or Path("runs") / suite.name
     _check_writable(folder)
@@ -303,6 +307,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="share of a GPU that Ray reserves for a cell",
+    )
+    add(
+        "--time-limit",
+        type=float,
+        default=86_400.0,
+        metavar="SECONDS",
+        help="a cell that takes longer has failed (default 86400, a day)",
     )
     add("--out", type=Path, metavar="DIR", help="where the results go (default runs/SUITE)")
     add("--device", default="cpu", help="PyTorch device of the networks (default cpu)")
