@@ -49,7 +49,7 @@ class Isolated:
             CallError: It failed, died, or took too long.
         """
         self._deadline = time.monotonic() + self._limit
-        keep = not cell.strangers and not is_on_cuda(cell)
+        keep = _may_share(cell)
         with self._worker("agent", keep) as worker:
             as_before = self._call(worker, _learn_and_edit, cell, folder, keep, say=say)
             if keep and as_before:
@@ -61,7 +61,7 @@ class Isolated:
         Raises:
             CallError: It failed, died, or took too long.
         """
-        keep = not without_agent(cell).strangers and not is_on_cuda(cell)
+        keep = _may_share(without_agent(cell))
         with self._worker("evaluation", keep) as worker:
             found = self._call(worker, _evaluated, cell, journal, access)
             if keep:
@@ -106,6 +106,12 @@ def run_isolated(cell: Cell, time_limit: float = TIME_LIMIT) -> Outcome:
     """Run one cell in processes that it has for itself."""
     with closing(Isolated(time_limit)) as place:
         return run_cell(cell, place)
+
+
+def _may_share(cell: Cell) -> bool:
+    """Whether a process may be used again that has imported the cell's modules."""
+    ours = all(path.startswith(("editgym.", "agents.")) for path in cell.strangers)
+    return ours and not is_on_cuda(cell)
 
 
 def _learn_and_edit(cell: Cell, folder: Path, compare: bool, say: Say) -> bool:

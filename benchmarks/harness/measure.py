@@ -146,6 +146,7 @@ def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
             raise Unsupported(reason)
         declared: str = seen.value("access")
         learning, editing = RewardMeter(files.learning), RewardMeter(files.editing)
+        _check_budget(cell, declared, learning.calls)  # before what may take long
         found = place.evaluate(cell, files.journal, declared)
         # An edit may see the reward of each step it keeps; what it asks for beyond that is search,
         # like learning.

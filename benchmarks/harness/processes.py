@@ -105,7 +105,7 @@ class Worker:
 
     def _next(self, deadline: float) -> tuple[str, Any]:
         """The next thing that the process says."""
-        left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
         # The sentinel, too: children of the process may hold its end of the connection.
         ready = connection.wait([self._connection, self._process.sentinel], left)
         if not ready:

@@ -28,6 +28,7 @@ from editgym.paths import whole_file
 
 # Neither is run again: there is nothing to gain from an agent that says it does not do a task.
 _SETTLED = ("finished", "unsupported")
+_LONGEST = 1_000_000.0  # seconds; the system's clock of waits ends at 24 days
 
 
 class RunnerError(RuntimeError):
@@ -57,8 +58,11 @@ class Execution:
             raise ValueError(f"jobs must be 1 or more, got {self.jobs}")
         if self.gpus_per_cell < 0:
             raise ValueError(f"gpus_per_cell must be 0 or more, got {self.gpus_per_cell}")
-        if not self.time_limit > 0:
-            raise ValueError(f"time limit must be greater than 0 seconds, got {self.time_limit}")
+        if not 0 < self.time_limit <= _LONGEST:
+            raise ValueError(
+                f"time limit must be greater than 0 and up to {_LONGEST:,.0f} seconds, got"
+                f" {self.time_limit}"
+            )
         if self.ray_address is not None:
             _import_ray()
 

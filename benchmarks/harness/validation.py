@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.evaluation import evaluate_journal
+from benchmarks.harness.isolation import run_isolated
 from benchmarks.harness.machine import single_thread
-from benchmarks.harness.measure import evaluate_journal, run_cell
 from benchmarks.results import (
     CURVE_KEYS,
     Cell,
@@ -107,7 +108,7 @@ def rerun_row(row: Row) -> Verdict:
     that `rows_agree` compares on the CPU, metrics to `CUDA_TOLERANCE` on a GPU.
     """
     try:
-        found = run_cell(Cell.of(row)).row
+        found = run_isolated(Cell.of(row)).row
         if found["status"] != "finished":
             return Verdict(row, (f"run again it is {found['status']}: {found['error']}",))
         if _on_cuda(row):
