@@ -68,19 +68,25 @@ class Isolated:
                 self._kept["evaluation"] = worker
         return Evaluated(**found)
 
-    def close(self) -> None:
-        """End the processes, from any thread, also in the middle of a call."""
+    def interrupt(self) -> None:
+        """End the call that is running, and every later one, from any thread."""
         with self._lock:
             self._closed = True
             if self._running is not None:
                 self._running.end()
+
+    def close(self) -> None:
+        """End the processes that are kept."""
         for worker in self._kept.values():
             worker.kill()
+        self._kept.clear()
 
     @contextmanager
     def _worker(self, name: str, keep: bool) -> Iterator[Worker]:
         """The process of this name that is kept, or a new one; ended, unless it is kept again."""
-        worker = (self._kept.pop(name, None) if keep else None) or Worker()
+        worker = self._kept.pop(name, None) if keep else None
+        if worker is None or not worker.alive:
+            worker = Worker()
         with self._lock:
             self._running = worker
             if self._closed:

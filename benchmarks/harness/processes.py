@@ -69,6 +69,11 @@ class Worker:
         theirs.close()
         self._closed = False
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there to be called."""
+        return not connection.wait([self._process.sentinel], 0)
+
     def call(
         self,
         function: Callable[..., Any],
@@ -192,7 +197,7 @@ def _follow_parent() -> None:
 @contextmanager
 def _clean_start() -> Iterator[None]:
     """What processes are started with: variables that libraries read when they are loaded, and a
-    `__main__` that is nobody's. The caller's may be a script without a guard, or the agent's module.
+    `__main__` that is nobody's: the caller's may be a script without a guard, or hold the agent.
     """
     forkserver.set_forkserver_preload([_PRELOADED])
     paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]

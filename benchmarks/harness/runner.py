@@ -104,8 +104,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     rows = {row["cell"]: row for row in read_rows(folder / ROWS_FILE)}
     if missing := [cell for cell in cells if cell.id not in rows]:
         raise RunnerError(
-            f"{len(missing)} of {len(cells)} cells have no row in {folder / ROWS_FILE}, the first is"
-            f" {missing[0]}: run the same command again"
+            f"{len(missing)} of {len(cells)} cells have no row in {folder / ROWS_FILE}, the first"
+            f" of them {missing[0]}: run the same command again"
         )
     wanted = {cell.id for cell in cells}
     return [row for cell, row in rows.items() if cell in wanted]
@@ -175,9 +175,11 @@ def _here(cells: Sequence[Cell], jobs: int, time_limit: float) -> Generator[Outc
     finally:
         waiting.clear()
         for place in places:
-            place.close()
+            place.interrupt()
         for thread in threads:
             thread.join()
+        for place in places:
+            place.close()
 
 
 def _on_ray(

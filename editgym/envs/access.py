@@ -236,6 +236,11 @@ class Withheld:
         self.__message = f"{what}: for {whose}"
 
     def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            AccessError: Always.
+        """
         raise AccessError(self.__message)
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -246,7 +251,7 @@ class Withheld:
     def __getitem__(self, _: object) -> NoReturn:
         raise AccessError(self.__message)
 
-    __len__ = __iter__ = __call__  # type: ignore[assignment]
+    __len__ = __iter__ = __call__
 
 
 def shown_task(task: Any, access: Access) -> Any:

@@ -82,7 +82,9 @@ def test_hostile_agents_fail_or_are_measured_rightly_and_change_no_other_row(tmp
         if number % 9 == 0:  # in the same two processes, one after the other, all of them
             chosen.append(cell_of("random_actions", seed=number))
     twins = [cell_of(hostile("Honest")), *(one for one in chosen if one.agent == "random_actions")]
-    rows = {row["cell"]: row for row in run_cells([*twins[:1], *chosen], tmp_path, Execution(jobs=2))}
+    rows = {
+        row["cell"]: row for row in run_cells([*twins[:1], *chosen], tmp_path, Execution(jobs=2))
+    }
     assert len(rows) == len(chosen) + 1
 
     twin = rows[twins[0].id]
