@@ -85,8 +85,10 @@ class Isolated:
     def _worker(self, name: str, keep: bool) -> Iterator[Worker]:
         """The process of this name that is kept, or a new one; ended, unless it is kept again."""
         worker = self._kept.pop(name, None) if keep else None
-        if worker is None or not worker.alive:
-            worker = Worker()
+        if worker is not None and not worker.alive:  # it was killed while it had nothing to do
+            worker.kill()
+            worker = None
+        worker = worker or Worker()
         with self._lock:
             self._running = worker
             if self._closed:

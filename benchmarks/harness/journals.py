@@ -3,12 +3,14 @@
 | access | worlds | streams of edits |
 |---|---|---|
 | `reward`, `gradient` | actions of the environment | shifts of open sites, requests left out |
-| `data` | edits of open sites, whole tensors | the same, requests left out |
+| `data` | edits of open sites, whole tensors | the same, adapters, requests left out |
 | `oracle` | anything | anything |
 
 An action is one edit of every site by the environment's operator, whose factors are in the box of
-its `layout`; an episode has no more of them than `episode_length`. Of an environment that shows
-neither operator nor sites nothing is known but the length of its episodes.
+its `layout`; an episode has no more of them than `episode_length`. Adapters are `Codebook` and
+`Remember`, which are found by what is asked; `Prepend` puts the right fact before every question,
+and so is for `oracle`. Of an environment that shows neither operator nor sites nothing is known but
+the length of its episodes.
 """
 
 from __future__ import annotations
@@ -21,18 +23,22 @@ import torch
 
 from editgym.envs.protocol import (
     GradientWorld,
-    StreamEnv,
     Unsupported,
     edit_env,
     gradient_world,
     is_stream,
     stream_env,
 )
-from editgym.weights import EditJournal, Shift, SiteEdit
-from editgym.weights.journal import Entry, ReplaceTensors, Skip
+from editgym.weights import EditJournal, EditSite, Operator, Shift, SiteEdit
+from editgym.weights.journal import Codebook, Remember, ReplaceTensors, Skip
 
 # What packing factors again may add to a number of an action by rounding.
 _ROUNDING = 1e-4
+_KINDS: dict[str, tuple[type, ...]] = {
+    "reward": (SiteEdit, Skip),
+    "gradient": (SiteEdit, Skip),
+    "data": (SiteEdit, Skip, ReplaceTensors, Codebook, Remember),
+}
 
 
 class ForbiddenEditError(ValueError):
@@ -52,53 +58,46 @@ def check_journal(env: gym.Env, journal: EditJournal, access: str) -> None:
     """
     if access == "oracle":
         return
-    if access in ("reward", "gradient"):
-        length = edit_env(env).episode_length
-        if journal.steps > length:
-            raise ForbiddenEditError(
-                f"the journal has edits of {journal.steps} steps, and an episode has {length}"
-            )
+    acts, length = access in ("reward", "gradient"), edit_env(env).episode_length
+    if acts and journal.steps > length:
+        raise ForbiddenEditError(
+            f"the journal has edits of {journal.steps} steps, and an episode has {length}"
+        )
     if is_stream(env):
-        _check_stream(stream_env(env), journal, access)
+        own = getattr(env.unwrapped, "shift", Shift())
+        _check_entries(journal, access, stream_env(env).process.sites, (Shift(), own))
         return
     try:
         world = gradient_world(env)
     except Unsupported:
         return
-    _check_world(world, journal, access)
-
-
-def _check_stream(stream: StreamEnv, journal: EditJournal, access: str) -> None:
-    """Shifts of open sites, by as much as a shift of the environment may be, and skips."""
-    shift = getattr(stream, "shift", None)
-    sites = [site.name for site in stream.process.sites]
-    kinds: tuple[type, ...] = (SiteEdit, Skip)
-    if access == "data":
-        kinds += (ReplaceTensors,)
-    for number, entry in enumerate(journal):
-        _check_kind(number, entry, kinds, access)
-        if isinstance(entry, SiteEdit):
-            _check_site(number, entry, sites)
-            if access != "data" and entry.operator not in (Shift(), shift):
-                raise _wrong(number, entry, f"operator {entry.operator} is not the environment's")
-
-
-def _check_world(world: GradientWorld, journal: EditJournal, access: str) -> None:
-    sites = [site.name for site in world.sites]
-    kinds = (SiteEdit, ReplaceTensors) if access == "data" else (SiteEdit,)
-    for number, entry in enumerate(journal):
-        _check_kind(number, entry, kinds, access)
-        if isinstance(entry, SiteEdit):
-            _check_site(number, entry, sites)
-            if access != "data" and entry.operator != world.operator:
-                raise _wrong(
-                    number,
-                    entry,
-                    f"its operator is {entry.operator}, the environment's {world.operator}",
-                )
-    if access != "data":
+    _check_entries(journal, access, world.sites, (world.operator,))
+    if acts:
         for step, entries in groupby(journal, key=lambda entry: entry.step):
             _check_action(world, step, [one for one in entries if isinstance(one, SiteEdit)])
+
+
+def _check_entries(
+    journal: EditJournal, access: str, sites: Sequence[EditSite], operators: Sequence[Operator]
+) -> None:
+    """Refuse kinds of entries that the access does not have, sites that are not open, and, of who
+    may only act, operators that are not the environment's.
+    """
+    kinds, names = _KINDS[access], [site.name for site in sites]
+    for number, entry in enumerate(journal):
+        where = f"entry {number} of the journal, {entry.kind}"
+        if not isinstance(entry, kinds):
+            allowed = ", ".join(kind.__name__ for kind in kinds)
+            raise ForbiddenEditError(f"{where}: with the access {access} there may be {allowed}")
+        if isinstance(entry, SiteEdit | Codebook) and entry.site not in names:
+            raise ForbiddenEditError(
+                f"{where}: site {entry.site} is not open; open are {', '.join(names)}"
+            )
+        acted = isinstance(entry, SiteEdit) and access != "data"
+        if acted and entry.operator not in operators:
+            raise ForbiddenEditError(
+                f"{where}: its operator is {entry.operator}, the environment's {operators[0]}"
+            )
 
 
 def _check_action(world: GradientWorld, step: int | None, entries: Sequence[SiteEdit]) -> None:
@@ -130,18 +129,3 @@ def _check_action(world: GradientWorld, step: int | None, entries: Sequence[Site
 def _rank(update: object) -> int | str:
     a = getattr(update, "a", None)
     return "full" if a is None else int(a.shape[-1])
-
-
-def _check_kind(number: int, entry: Entry, kinds: tuple[type, ...], access: str) -> None:
-    if not isinstance(entry, kinds):
-        allowed = ", ".join(kind.__name__ for kind in kinds)
-        raise _wrong(number, entry, f"with the access {access} there may be {allowed}")
-
-
-def _check_site(number: int, entry: SiteEdit, sites: Sequence[str]) -> None:
-    if entry.site not in sites:
-        raise _wrong(number, entry, f"site {entry.site} is not open; open are {', '.join(sites)}")
-
-
-def _wrong(number: int, entry: Entry, reason: str) -> ForbiddenEditError:
-    return ForbiddenEditError(f"entry {number} of the journal, {entry.kind}: {reason}")

@@ -139,7 +139,10 @@ def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
 
 def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
     """Evaluates the file, not the object: what is scored is what `validate` will load."""
-    with tempfile.TemporaryDirectory(prefix="editgym-cell-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="editgym-cell-") as folder,
+        tempfile.TemporaryDirectory(prefix="editgym-cell-") as unknown_to_the_agent,
+    ):
         files = Files(Path(folder))
         place.learn_and_edit(cell, Path(folder), seen)
         if (reason := seen.value("unsupported")) is not None:
@@ -147,30 +150,31 @@ def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
         declared: str = seen.value("access")
         learning, editing = RewardMeter(files.learning), RewardMeter(files.editing)
         _check_budget(cell, declared, learning.calls)  # before what may take long
-        found = place.evaluate(cell, files.journal, declared)
+        journal, copy = files.journal.read_bytes(), Files(Path(unknown_to_the_agent)).journal
+        copy.write_bytes(journal)
+        found = place.evaluate(cell, copy, declared)
         # An edit may see the reward of each step it keeps; what it asks for beyond that is search,
         # like learning.
         calls = learning.calls + max(0, editing.calls - found.steps)
         _check_budget(cell, declared, calls)
-        gradients = learning.gradients + editing.gradients
-        edit_s = seen.seconds("edit", "edited")
-        return Measurement(
-            "finished",
-            "gradient" if declared == "reward" and gradients else declared,
-            found.metrics,
-            curves=found.curves,
-            time={
-                "train_s": seen.seconds("learn", "learned"),
-                "edit_s": edit_s,
-                "eval_s": found.seconds,
-                "edits_per_s": found.edits / edit_s,
-            },
-            reward_calls=calls,
-            peak_memory_bytes=seen.value("memory"),
-            journal=files.journal.read_bytes(),
-            fingerprints=found.fingerprints,
-            records=None if found.records is None else found.records.encode(),
-        )
+        gradients, edit_s = learning.gradients + editing.gradients, seen.seconds("edit", "edited")
+    return Measurement(
+        "finished",
+        "gradient" if declared == "reward" and gradients else declared,
+        found.metrics,
+        curves=found.curves,
+        time={
+            "train_s": seen.seconds("learn", "learned"),
+            "edit_s": edit_s,
+            "eval_s": found.seconds,
+            "edits_per_s": found.edits / edit_s,
+        },
+        reward_calls=calls,
+        peak_memory_bytes=seen.value("memory"),
+        journal=journal,
+        fingerprints=found.fingerprints,
+        records=None if found.records is None else found.records.encode(),
+    )
 
 
 def _check_budget(cell: Cell, access: str, calls: int) -> None:

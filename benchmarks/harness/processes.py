@@ -136,8 +136,9 @@ class Worker:
         """End the process, and those that it has started, from any thread: who waits for a result
         is told that it died.
         """
+        assert self._process.pid, "it was started"
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
 
     def kill(self) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness import isolation
 from benchmarks.harness.isolation import Isolated
 from benchmarks.harness.measure import run_cell
+from benchmarks.harness.processes import Worker
 from benchmarks.harness.runner import Execution, run_cells
 from benchmarks.results import Cell, rows_agree
 
@@ -105,6 +107,24 @@ def test_hostile_agents_fail_or_are_measured_rightly_and_change_no_other_row(tmp
     assert [(name, row["error"]) for name, row in failed.items() if not says(row, name)] == []
     for cell in twins[1:]:  # alone, and in this process
         assert rows_agree(rows[cell.id], run_cell(cell).row)
+
+
+def test_catalogue_agents_share_two_processes_and_a_stranger_has_one_of_its_own(monkeypatch):
+    made = []
+    monkeypatch.setattr(isolation, "Worker", lambda: made.append(Worker()) or made[-1])
+    place = Isolated()
+    numbers = []
+    for agent in ("no_edit", hostile("ReadsTestData"), "random_actions"):
+        run_cell(cell_of(agent), place)
+        numbers.append(len(made))
+    made[0].end()  # as if the system had killed it while it waits
+    made[0]._process.join()
+    row = run_cell(cell_of("no_edit"), place).row
+    numbers.append(len(made))
+    place.close()
+    assert row["status"] == "finished"
+    assert numbers == [2, 3, 3, 4]
+    assert not any(worker.alive for worker in made)
 
 
 def test_a_hang_fails_with_the_time_limit():

@@ -1,5 +1,7 @@
 """What may stand in a journal, by the access of the agent that made it."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from benchmarks.harness.journals import ForbiddenEditError, check_journal
 from editgym.envs.protocol import edit_env, gradient_stream, open_env
 from editgym.weights import DenseUpdate, EditJournal, LowRankFactors, Shift, SiteEdit
-from editgym.weights.journal import Prepend, ReplaceTensors, Skip
+from editgym.weights.journal import Codebook, Prepend, Remember, ReplaceTensors, Skip
 
 ACCESSES = ("reward", "gradient", "data", "oracle")
 SMALL_STREAM = {"horizon": 2, "edits_per_step": 2, "back_depth": 1}
@@ -51,12 +53,12 @@ BLACK_BOX = {"reward", "gradient"}
 @pytest.mark.parametrize(
     ("change", "refused", "message"),
     [
-        (dict(site="fc3"), {*BLACK_BOX, "data"}, "site fc3 is not open; open are fc2"),
-        (dict(operator=Shift(1.0)), BLACK_BOX, "its operator is Shift.limit=1.0., the environ"),
-        (dict(bound=None), BLACK_BOX, "rank full and bound 1.0, .* rank full and bound None"),
-        (dict(d=1.01), BLACK_BOX, "a number of size 1.01, outside"),
-        (dict(d=float("nan")), BLACK_BOX, "a number of size nan, outside"),
-        (dict(step=5), set(), ""),
+        ({"site": "fc3"}, {*BLACK_BOX, "data"}, "site fc3 is not open; open are fc2"),
+        ({"operator": Shift(1.0)}, BLACK_BOX, "its operator is Shift.limit=1.0., the environ"),
+        ({"bound": None}, BLACK_BOX, "rank full and bound 1.0, .* rank full and bound None"),
+        ({"d": 1.01}, BLACK_BOX, "a number of size 1.01, outside"),
+        ({"d": float("nan")}, BLACK_BOX, "a number of size nan, outside"),
+        ({"step": 5}, set(), ""),
     ],
 )
 def test_an_edit_that_is_no_action_is_refused_to_who_may_only_act(change, refused, message):
@@ -109,6 +111,11 @@ def test_streams_allow_shifts_of_open_sites_and_skips(tiny_lm):
     assert set(refusals(env, [SiteEdit(site.name, Shift(2.0), update)])) == BLACK_BOX
     assert set(refusals(env, [SiteEdit("lm_head", Shift(), update)])) == {*BLACK_BOX, "data"}
     assert set(refusals(env, [Prepend(("a text", "another"))])) == {*BLACK_BOX, "data"}
+    one = torch.ones(1)
+    book = Codebook(site.name, one.expand(1, site.shape[1]), one.expand(1, site.shape[0]), one)
+    for adapter in (book, Remember((("Who?", "She."),), 0.5)):
+        assert set(refusals(env, [adapter])) == BLACK_BOX
+    assert "data" in refusals(env, [replace(book, site="lm_head")])
     assert set(refusals(env, [Skip(0, "x", step) for step in range(9)])) == set()
 
 
@@ -116,7 +123,7 @@ class Number(gym.Env):
     """An environment of somebody's, which shows neither operator nor sites."""
 
     observation_space = action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-    layout, choices, episode_length = None, {}, 1  # noqa: RUF012
+    layout, choices, episode_length = None, {}, 1
     journal = EditJournal("number")
 
     def evaluate(self, journal):

@@ -157,6 +157,16 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
     assert [row["cell"] for row in read_rows(tmp_path / ROWS_FILE)] == [chosen[0].id]
 
 
+def test_a_cell_without_a_row_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
+    chosen = toy_cells("Searcher", seeds=3)
+    whole = Execution.outcomes
+    monkeypatch.setattr(Execution, "outcomes", lambda self, waiting: whole(self, waiting[:1]))
+    with pytest.raises(RunnerError, match=r"2 of 3 cells have no row in .* seed 1: run the same"):
+        run_cells(chosen, tmp_path)
+    assert leaderboard.main(["run", "--suite", "toy", "--seeds", "3", "--out", "out"]) == 2
+    assert "2 of 3 cells have no row" in capsys.readouterr().err
+
+
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     with (
         FileLock(tmp_path / f"{ROWS_FILE}.lock"),
@@ -310,6 +320,7 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
         ),
         (["run", "--suite", "toy", "--seeds", "0"], "seeds must be 1 or more, got 0"),
         (["run", "--suite", "toy", "--jobs", "0"], "jobs must be 1 or more, got 0"),
+        (["run", "--suite", "toy", "--time-limit", "0"], "time limit must be greater than 0"),
         (["run", "--suite", "toy", "--out", "file/out"], "file/out"),
         (["report", "nothing"], "no rows in nothing"),
         (["validate", "nothing"], "no finished row"),
