@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from benchmarks.harness.fingerprints import fingerprints
 from benchmarks.harness.journals import check_journal
@@ -78,9 +79,11 @@ def evaluate_journal(cell: Cell, journal_file: Path, access: str | None = None) 
     Raises:
         JournalError: The file is no journal of the cell's network.
         ForbiddenEditError: It holds what the access does not allow.
+        gymnasium.error.UnregisteredEnv: The modules of suite, environment and task do not register
+            the environment.
     """
     import_strangers(without_agent(cell))
-    with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
+    with closing(gym.make(_spec(cell))) as env:
         env.reset(seed=cell.seed)
         journal = EditJournal.load(journal_file)
         if access is not None:
@@ -109,6 +112,16 @@ def evaluated(cell: Cell, journal_file: Path, access: str) -> Evaluated:
         replay.fingerprints,
         replay.seconds,
     )
+
+
+def _spec(cell: Cell) -> EnvSpec:
+    try:
+        return cell_spec(cell, evaluation=True)
+    except gym.error.UnregisteredEnv as error:
+        raise gym.error.UnregisteredEnv(
+            f"{error} The process that evaluates does not import the agent's module: name the"
+            f" environment with its own, package.module:{cell.env_id}"
+        ) from error
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> str:

@@ -93,8 +93,7 @@ def _check_entries(
             raise ForbiddenEditError(
                 f"{where}: site {entry.site} is not open; open are {', '.join(names)}"
             )
-        acted = isinstance(entry, SiteEdit) and access != "data"
-        if acted and entry.operator not in operators:
+        if isinstance(entry, SiteEdit) and access != "data" and entry.operator not in operators:
             raise ForbiddenEditError(
                 f"{where}: its operator is {entry.operator}, the environment's {operators[0]}"
             )

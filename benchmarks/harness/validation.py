@@ -133,7 +133,7 @@ def _problems(row: Row, folder: Path) -> list[str]:
         return [*changed, useless]
     try:
         with single_thread():
-            replay = evaluate_journal(Cell.of(row), folder / row["edit_file"])
+            replay = evaluate_journal(Cell.of(row), folder / row["edit_file"], row["access"])
     # Another network, or data or a stranger's module that are not here.
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         return [*changed, f"cannot be replayed: {error}"]

@@ -127,6 +127,16 @@ def test_catalogue_agents_share_two_processes_and_a_stranger_has_one_of_its_own(
     assert not any(worker.alive for worker in made)
 
 
+def test_an_environment_that_only_the_agents_module_registers_is_missed_with_a_remedy():
+    arguments = {"task": "toy", "model_seed": 0, "device": "cpu"}
+    cell = cell_of("toy_editing:Searcher", env_id="Toy-v0", env_kwargs=arguments)
+    place = Isolated()
+    row = run_cell(cell, place).row
+    place.close()
+    assert row["status"] == "failed"
+    assert "name the environment with its own, package.module:Toy-v0" in row["error"]
+
+
 def test_a_hang_fails_with_the_time_limit():
     place = Isolated(time_limit=3.0)
     row = run_cell(cell_of(hostile("Hangs")), place).row

@@ -55,6 +55,13 @@ def parts_of_main(say):
 
 def variable(name, say):
     return os.environ.get(name)
+
+def imported(names, say):
+    return [name for name in names if name in sys.modules]
+
+def has_begun_with_cuda(say):
+    import torch
+    return torch.cuda.is_initialized()
 """
 
 
@@ -97,6 +104,9 @@ def test_a_process_answers_calls_says_what_happens_and_survives_errors(
         assert "Traceback" in caught.value.traceback
     assert worker.call(stumble.double, 2) == 4
     assert worker.call(stumble.parts_of_main) == ["main"], "the server's, not the caller's"
+    there = ["benchmarks.harness.learning", "editgym.envs.mask_world", "editgym.envs.lifelong.env"]
+    assert worker.call(stumble.imported, [*there, "agents.black_box"]) == there
+    assert not worker.call(stumble.has_begun_with_cuda)
     monkeypatch.setenv("EDITGYM_TEST", "the caller's")
     another = Worker()
     assert another.call(stumble.variable, "EDITGYM_TEST") == "the caller's"
