@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from editgym.checks import at_least, optional
+from editgym.envs.access import Access
 from editgym.envs.protocol import Unsupported
 from editgym.weights import EditJournal
-
-Access = Literal["reward", "gradient", "data", "oracle"]
 
 _LIMIT = optional(at_least(0))
 

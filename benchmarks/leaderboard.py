@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness.publishing import add_publishing
+from benchmarks.harness.publishing import add_publishing, names
 from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.beside import beside
 from benchmarks.report.write import write_report
@@ -28,7 +28,6 @@ from benchmarks.results import (
     is_elsewhere,
     read_what_can_be,
     row_problem,
-    rows_in,
 )
 from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, check_verifier, read_marks
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
@@ -53,14 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run a suite, or the rest of it, and print its leaderboard."""
+    from benchmarks.harness.processes import prepare
+    from benchmarks.suites.given import read_given, read_tuned
+
+    suite, tuned = find_suite(options.suite), read_tuned(options.settings)
+    if not options.ray:
+        prepare()  # its processes import what they need while this one does
     # Imported here: they load PyTorch, which a mistyped option or `report` should not wait for.
     from agents.catalogue import agent_class
     from benchmarks.harness.runner import Execution, run_cells
     from benchmarks.harness.tuned import check_tuned
-    from benchmarks.suites.given import read_given, read_tuned
     from editgym.tasks.catalogue import checked_device
 
-    suite, tuned = find_suite(options.suite), read_tuned(options.settings)
     chosen = cells(
         suite,
         tasks=options.tasks,
@@ -76,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     check_tuned(tuned, chosen)
     if not options.ray:  # a cluster's nodes have devices of their own
         checked_device(options.device)
-    execution = Execution(options.jobs, options.ray, options.gpus_per_cell)
+    execution = Execution(options.jobs, options.ray, options.gpus_per_cell, options.time_limit)
     execution.check()
     folder: Path = options.out or Path("runs") / suite.name
     _check_writable(folder)
@@ -188,23 +191,6 @@ def _print_verdict(row: Row, problems: Sequence[str]) -> None:
         print(f"    {problem}", flush=True)
 
 
-def rescore(options: argparse.Namespace) -> int:
-    """Score journals again with other settings of the evaluation, into another folder."""
-    from benchmarks.harness.rescoring import read_settings, rescore_rows
-    from benchmarks.harness.validation import named_rows
-
-    rows = rows_in(options.folder)
-    chosen = named_rows(rows, options.rows) if options.rows else rows
-    folder = options.out or options.folder.with_name(f"{options.folder.resolve().name}-rescored")
-    found = rescore_rows(chosen, options.folder, folder, read_settings(options.set))
-    for row, problem in found.failed:
-        print(f"FAILED  {Cell.of(row)}  {row['cell'][:12]}\n    {problem}", file=sys.stderr)
-    print(found)
-    if found.added or found.there:
-        print(write_report(folder, entries_of).page.resolve())
-    return 1 if found.failed else 0
-
-
 def _check_writable(folder: Path) -> None:
     """Raise `OSError` before hours of work, not after."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     which.add_argument("--all", action="store_true", help="every finished row")
     which.add_argument(
-        "--rows", metavar="CELL,CELL", type=_names, help="these rows, by the beginnings of cells"
+        "--rows", metavar="CELL,CELL", type=names, help="these rows, by the beginnings of cells"
     )
     replay.add_argument(
         "--seed", metavar="N", type=int, help="of the draw (default: a random one, printed)"
@@ -254,19 +240,6 @@ def _parser() -> argparse.ArgumentParser:
         " ask, 'Ada Lovelace <ada@example.org>'; not for the submitter of the rows",
     )
     replay.set_defaults(command=validate)
-    again = commands.add_parser("rescore", help=rescore.__doc__)
-    again.add_argument("folder", metavar="DIR", type=Path)
-    again.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="[TASK.]KEY=VALUE",
-        help="an argument of the environments, or of those with the task TASK, that decides what is"
-        " measured: scorer, evaluate_formats, metrics, …; VALUE is JSON, or text",
-    )
-    again.add_argument("--rows", metavar="CELL,CELL", type=_names, help="only these rows")
-    again.add_argument("--out", metavar="TO", type=Path, help="default: DIR-rescored")
-    again.set_defaults(command=rescore)
     add_publishing(commands)
     return parser
 
@@ -280,15 +253,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--tasks",
-        type=_names,
+        type=names,
         metavar="A,B",
         help="only these tasks; one that the suite does not have, such as unlearning/custom, takes"
         " the place of those of its family",
     )
-    add("--envs", type=_names, metavar="A,B", help="only these environments of the suite")
+    add("--envs", type=names, metavar="A,B", help="only these environments of the suite")
     add(
         "--agents",
-        type=_names,
+        type=names,
         metavar="A,B",
         help="these agents; package.module:Class for your own",
     )
@@ -328,17 +301,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="share of a GPU that Ray reserves for a cell",
     )
+    add(
+        "--time-limit",
+        type=float,
+        default=86_400.0,
+        metavar="SECONDS",
+        help="a cell that takes longer has failed (default 86400, a day)",
+    )
     add("--out", type=Path, metavar="DIR", help="where the results go (default runs/SUITE)")
     add("--device", default="cpu", help="PyTorch device of the networks (default cpu)")
     parser.set_defaults(command=run)
-
-
-def _names(text: str) -> list[str]:
-    """The names in a comma-separated list, each once."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
-    return names
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from agents.configured import ConfiguredAgent
 from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.envs.protocol import is_stream, stream_env
+from editgym.envs.protocol import edit_env, gradient_stream, is_stream
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry, Skip, sites
 from editgym.weights.sites import EditSite
@@ -85,7 +85,7 @@ class StreamEditor(ConfiguredAgent):
                 bar.update()
                 if folder is not None:
                     self._save_checkpoint(env, folder, identity)
-        journal = process.decoder.journal
+        journal = edit_env(env).journal
         self.skipped = Counter(entry.reason for entry in journal if isinstance(entry, Skip))
         return journal
 
@@ -138,7 +138,7 @@ class StreamEditor(ConfiguredAgent):
     def _save_checkpoint(self, env: gym.Env, folder: Path, identity: dict[str, Any]) -> None:
         state = {
             "identity": identity,
-            "env": stream_env(env).checkpoint(),
+            "env": gradient_stream(env).checkpoint(),
             "editor": self.state_dict(),
             "torch": torch.get_rng_state(),
         }
@@ -171,7 +171,7 @@ def stream_process(env: gym.Env) -> LifelongProcess:
         Unsupported: It is another environment.
     """
     try:
-        return stream_env(env).process
+        return gradient_stream(env).process
     except Unsupported as error:
         raise Unsupported(
             f"this agent edits streams of facts (LifelongLLMEdit): {error}"
@@ -182,7 +182,7 @@ def own_step_size(env: gym.Env) -> float | None:
     """UltraEdit's step size for an environment's model, which counts where an agent's is None; None
     where there is no stream of facts.
     """
-    return stream_env(env).process.step_size if is_stream(env) else None
+    return gradient_stream(env).process.step_size if is_stream(env) else None
 
 
 def writes_to_residual(process: LifelongProcess, site: EditSite) -> bool:

@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from agents.hypernetworks.worlds import WorldStream
-from editgym.envs.protocol import Rewarded, edit_env, stream_env
+from editgym.envs.protocol import Rewarded, edit_env, gradient_stream
 from editgym.weights import Entry, LowRankFactors
 from editgym.weights.language.site_pass import Capture
 from editgym.weights.sites import EditSite
@@ -83,7 +83,7 @@ def learning_stream(env_spec: EnvSpec, train_env: Mapping[str, Any]) -> tuple[gy
     """
     if is_stream_of_facts(env_spec):
         env = gym.make(env_spec, **{**train_env, "split": "policy", "journal_folder": None})
-        return env, stream_env(env).process
+        return env, gradient_stream(env).process
     env = gym.make(env_spec)
     return env, WorldStream(env)
 

@@ -39,7 +39,7 @@ class Timer:
     """
 
     def __init__(self, cell: Cell) -> None:
-        self._cuda = _cuda_device(cell)
+        self._cell = cell
         self.seconds = 0.0
 
     def __enter__(self) -> Timer:
@@ -50,9 +50,20 @@ class Timer:
         self.seconds = self._now() - self._start
 
     def _now(self) -> float:
-        if self._cuda is not None:
-            torch.cuda.synchronize(self._cuda)
+        synchronize(self._cell)
         return time.perf_counter()
+
+
+def synchronize(cell: Cell) -> None:
+    """Wait until the cell's device has finished what was started on it."""
+    device = _cuda_device(cell)
+    if device is not None:
+        torch.cuda.synchronize(device)
+
+
+def is_on_cuda(cell: Cell) -> bool:
+    """Whether the cell's network is on a GPU."""
+    return _cuda_device(cell) is not None
 
 
 def _cuda_device(cell: Cell) -> torch.device | None:

@@ -1,43 +1,29 @@
 """Measures one cell: an agent learns and edits, and the harness, not the agent, evaluates the
 journal it hands in.
+
+The two halves, `learning` and `evaluation`, have nothing in common but the journal's file. Where
+they run is the business of a `Place`: each in a process of its own (`isolation`), or both in this
+one. What a row says of steps, times, calls and access is what was seen from outside of the agent.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
+import time
 import traceback
-from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
-from stable_baselines3.common.utils import set_random_seed
-
-import editgym  # noqa: F401 - registers the environments
-from agents.catalogue import make_agent
-from agents.protocol import Agent, Budget, Unsupported
-from benchmarks.harness.fingerprints import fingerprints
-from benchmarks.harness.machine import (
-    Timer,
-    forget_peak_memory,
-    peak_memory_bytes,
-    single_thread,
-)
+from agents.protocol import Unsupported
+from benchmarks.harness.evaluation import Evaluated, evaluated
+from benchmarks.harness.evaluation import evaluate_journal as evaluate_journal
+from benchmarks.harness.learning import Files, learn_and_edit
+from benchmarks.harness.processes import CallError, Say
 from benchmarks.harness.provenance import provenance
-from benchmarks.harness.strangers import import_strangers
-from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json, records_lines
-from editgym.envs.metering import count_reward_calls
-from editgym.envs.protocol import edit_env
-from editgym.metrics.evaluation import Evaluation
-from editgym.weights.journal.journal import EditJournal
-from envs_registry import environment_spec
-
-# Black box, but it asks for no reward, and so needs no budget.
-_SEARCHES_NOTHING = "no_edit"
+from benchmarks.harness.specs import cell_spec as cell_spec
+from benchmarks.results import Cell, Measurement, Row, build_row
+from editgym.envs.metering import RewardMeter
 
 
 class BudgetExceededError(RuntimeError):
@@ -61,38 +47,79 @@ class Outcome:
     traceback: str | None = None
 
 
-def cell_spec(cell: Cell, *, evaluation: bool = False) -> EnvSpec:
-    """The spec that makes the cell's environment: to learn in, or to edit, evaluate and validate
-    in.
+class Place(Protocol):
+    """Where the halves of a cell run."""
+
+    def learn_and_edit(self, cell: Cell, folder: Path, say: Say) -> None:
+        """What `benchmarks.harness.learning.learn_and_edit` does."""
+        ...
+
+    def evaluate(self, cell: Cell, journal: Path, access: str) -> Evaluated:
+        """What `benchmarks.harness.evaluation.evaluated` does."""
+        ...
+
+    def close(self) -> None:
+        """End what it has begun."""
+        ...
+
+
+class Here:
+    """Both halves in the caller's process: for tests and debuggers. Nothing is isolated, and there
+    is no time limit.
     """
-    return environment_spec(cell.env_id, cell.env_kwargs, evaluation=evaluation)
+
+    def learn_and_edit(self, cell: Cell, folder: Path, say: Say) -> None:
+        """Let the agent learn and edit."""
+        learn_and_edit(cell, folder, say)
+
+    def evaluate(self, cell: Cell, journal: Path, access: str) -> Evaluated:
+        """Evaluate its journal."""
+        return evaluated(cell, journal, access)
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
-def run_cell(cell: Cell) -> Outcome:
-    """Run one cell with one thread; whatever goes wrong in it is its outcome, not an exception."""
-    access: str | None = None
-    trace: str | None = None
-    with single_thread():
-        try:
-            import_strangers(cell)
-            agent = make_agent(cell.agent, **cell.agent_config)
-            access = agent.access
-            measurement = _measure(cell, agent)
-        except Unsupported as reason:
-            measurement = Measurement("unsupported", access, error=str(reason))
-        except (Exception, SystemExit) as error:
-            measurement, trace = (
-                Measurement("failed", access, error=_one_line(error)),
-                traceback.format_exc(),
-            )
-        try:
-            row = build_row(cell, measurement, provenance(cell))
-        except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value
-            measurement, trace = (
-                Measurement("failed", access, error=_one_line(error)),
-                traceback.format_exc(),
-            )
-            row = build_row(cell, measurement, provenance(cell))
+class Seen:
+    """What the harness sees of an agent while it runs: events, and when they arrived."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, float] = {}
+        self._values: dict[str, Any] = {}
+
+    def __call__(self, event: str, value: Any = None) -> None:
+        """Take down an event, the first of its name."""
+        if event not in self._times:
+            self._times[event], self._values[event] = time.perf_counter(), value
+
+    def value(self, event: str) -> Any:
+        """What was said with an event; None where there was none."""
+        return self._values.get(event)
+
+    def seconds(self, begin: str, end: str) -> float:
+        """Wall-clock seconds from one event to another."""
+        return self._times[end] - self._times[begin]
+
+
+def run_cell(cell: Cell, place: Place | None = None) -> Outcome:
+    """Run one cell with one thread; whatever goes wrong in it is its outcome, not an exception.
+
+    Args:
+        cell: The cell.
+        place: Where; in this process by default.
+    """
+    seen, trace = Seen(), None
+    try:
+        measurement = _measure(cell, place or Here(), seen)
+    except Unsupported as reason:
+        measurement = Measurement("unsupported", seen.value("access"), error=str(reason))
+    except (Exception, SystemExit) as error:
+        measurement, trace = _failure(seen, error)
+    try:
+        row = build_row(cell, measurement, provenance(cell))
+    except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value
+        measurement, trace = _failure(seen, error)
+        row = build_row(cell, measurement, provenance(cell))
     return Outcome(row, measurement.journal, measurement.records, trace)
 
 
@@ -103,121 +130,57 @@ def failed_outcome(cell: Cell, error: str) -> Outcome:
     )
 
 
-@dataclass(frozen=True)
-class Replay:
-    """A journal, replayed on a fresh network.
-
-    Attributes:
-        evaluation: What it does on test data.
-        fingerprints: Model, data and files that it was evaluated on.
-        seconds: How long the evaluation took.
-    """
-
-    evaluation: Evaluation
-    fingerprints: Mapping[str, Any]
-    seconds: float
+def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
+    text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+    if isinstance(error, CallError):  # what was raised in another process, or became of it
+        text, trace = str(error), error.traceback
+    return Measurement("failed", seen.value("access"), error=text), trace
 
 
-def evaluate_journal(cell: Cell, journal_file: Path) -> Replay:
-    """What a journal of the cell's episode does on test data, replayed on a fresh network."""
-    import_strangers(cell)
-    with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
-        env.reset(seed=cell.seed)
-        journal = EditJournal.load(journal_file)
-        with Timer(cell) as timer:
-            evaluation = edit_env(env).evaluate(journal)
-        return Replay(evaluation, fingerprints(env, cell.env_kwargs, journal), timer.seconds)
-
-
-def _measure(cell: Cell, agent: Agent) -> Measurement:
-    _check_has_budget(cell, agent)
-    set_random_seed(
-        cell.seed
-    )  # or an agent that draws from a global generator would depend on the cells before it
-    forget_peak_memory(cell)
-    with closing(gym.make(cell_spec(cell))) as env:
-        env.reset(
-            seed=cell.seed
-        )  # loads, or even trains, the network that is edited: that is nobody's learning time
-    with count_reward_calls() as learning, Timer(cell) as train:
-        agent.learn(cell_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
-    with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
-        env.reset(seed=cell.seed)
-        with count_reward_calls() as editing, Timer(cell) as edit:
-            journal = agent.edit(_OneEpisode(env, cell.seed))
-    if not isinstance(journal, EditJournal):
-        raise TypeError(
-            f"{cell.agent}.edit must return the episode's EditJournal (env.unwrapped.journal), got"
-            f" {type(journal).__name__}"
-        )
-    # An edit may see the reward of each step it keeps; what it asks for beyond that is search, like
-    # learning.
-    calls = learning.calls + max(0, editing.calls - journal.steps)
-    _check_budget(cell, agent, calls)
-    saved, replay = _save_and_evaluate(cell, journal)
-    evaluation = replay.evaluation
-    edits = len(evaluation.records) or journal.steps  # a step of a stream makes several edits
+def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
+    """Evaluates the file, not the object: what is scored is what `validate` will load."""
+    with (
+        tempfile.TemporaryDirectory(prefix="editgym-cell-") as folder,
+        tempfile.TemporaryDirectory(prefix="editgym-cell-") as unknown_to_the_agent,
+    ):
+        files = Files(Path(folder))
+        place.learn_and_edit(cell, Path(folder), seen)
+        if (reason := seen.value("unsupported")) is not None:
+            raise Unsupported(reason)
+        declared: str = seen.value("access")
+        learning, editing = RewardMeter(files.learning), RewardMeter(files.editing)
+        _check_budget(cell, declared, learning.calls)  # before what may take long
+        journal, copy = files.journal.read_bytes(), Files(Path(unknown_to_the_agent)).journal
+        copy.write_bytes(journal)
+        found = place.evaluate(cell, copy, declared)
+        # An edit may see the reward of each step it keeps; what it asks for beyond that is search,
+        # like learning.
+        calls = learning.calls + max(0, editing.calls - found.steps)
+        _check_budget(cell, declared, calls)
+        gradients, edit_s = learning.gradients + editing.gradients, seen.seconds("edit", "edited")
     return Measurement(
         "finished",
-        agent.access,
-        evaluation.metrics,
-        curves=json.loads(canonical_json(evaluation.curves)),  # as the row will be read back
+        "gradient" if declared == "reward" and gradients else declared,
+        found.metrics,
+        curves=found.curves,
         time={
-            "train_s": train.seconds,
-            "edit_s": edit.seconds,
-            "eval_s": replay.seconds,
-            "edits_per_s": edits / edit.seconds,
+            "train_s": seen.seconds("learn", "learned"),
+            "edit_s": edit_s,
+            "eval_s": found.seconds,
+            "edits_per_s": found.edits / edit_s,
         },
         reward_calls=calls,
-        peak_memory_bytes=peak_memory_bytes(cell),
-        journal=saved,
-        fingerprints=replay.fingerprints,
-        records=records_lines(evaluation.records) if evaluation.records else None,
+        peak_memory_bytes=seen.value("memory"),
+        journal=journal,
+        fingerprints=found.fingerprints,
+        records=None if found.records is None else found.records.encode(),
     )
 
 
-def _save_and_evaluate(cell: Cell, journal: EditJournal) -> tuple[bytes, Replay]:
-    """Evaluates the file, not the object: what is scored is what `validate` will load."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "journal.safetensors"
-        journal.save(file)
-        return file.read_bytes(), evaluate_journal(cell, file)
-
-
-def _check_has_budget(cell: Cell, agent: Agent) -> None:
-    """Raise `ValueError` for a search that nothing would end."""
-    if agent.access == "reward" and cell.reward_calls is None and cell.agent != _SEARCHES_NOTHING:
-        raise ValueError(
-            f"{cell.agent} has access 'reward' and must know its budget, but task {cell.task!r} has"
-            " none: give it a row in benchmarks.suites.entry.REWARD_CALLS"
-        )
-
-
-def _check_budget(cell: Cell, agent: Agent, calls: int) -> None:
-    if agent.access == "reward" and cell.reward_calls is not None and calls > cell.reward_calls:
+def _check_budget(cell: Cell, access: str, calls: int) -> None:
+    if access == "reward" and cell.reward_calls is not None and calls > cell.reward_calls:
         raise BudgetExceededError(
             f"{cell.agent} asked for {calls:,} rewards, but its budget is"
             f" reward_calls={cell.reward_calls:,}: an agent with access 'reward' must stop by"
             " itself"
         )
-
-
-class _OneEpisode(gym.Wrapper):
-    """Whatever a reset asks for, it begins the episode that the cell's seed draws, with its goal or
-    stream of edits.
-
-    It is the one that the journal is evaluated on, now and by `validate`.
-    """
-
-    def __init__(self, env: gym.Env, seed: int) -> None:
-        super().__init__(env)
-        self._seed = seed
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        return self.env.reset(seed=self._seed)
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -1,12 +1,32 @@
-"""The commands that hand results on: `ship`, `merge`, `submit`."""
+"""The commands that make something of rows: `rescore`, `ship`, `merge`, `submit`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import SHIPPED_BYTES
+from benchmarks.report.write import write_report
+from benchmarks.results import SHIPPED_BYTES, Cell, rows_in
+from benchmarks.suites.cells import entries_of
+
+
+def rescore(options: argparse.Namespace) -> int:
+    """Score journals again with other settings of the evaluation, into another folder."""
+    from benchmarks.harness.rescoring import read_settings, rescore_rows
+    from benchmarks.harness.validation import named_rows
+
+    rows = rows_in(options.folder)
+    chosen = named_rows(rows, options.rows) if options.rows else rows
+    folder = options.out or options.folder.with_name(f"{options.folder.resolve().name}-rescored")
+    found = rescore_rows(chosen, options.folder, folder, read_settings(options.set))
+    for row, problem in found.failed:
+        print(f"FAILED  {Cell.of(row)}  {row['cell'][:12]}\n    {problem}", file=sys.stderr)
+    print(found)
+    if found.added or found.there:
+        print(write_report(folder, entries_of).page.resolve())
+    return 1 if found.failed else 0
 
 
 def ship(options: argparse.Namespace) -> int:
@@ -48,6 +68,19 @@ def add_publishing(commands: Any) -> None:
     Args:
         commands: What `add_subparsers` of its parser returned.
     """
+    again = commands.add_parser("rescore", help=rescore.__doc__)
+    again.add_argument("folder", metavar="DIR", type=Path)
+    again.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[TASK.]KEY=VALUE",
+        help="an argument of the environments, or of those with the task TASK, that decides what is"
+        " measured: scorer, evaluate_formats, metrics, …; VALUE is JSON, or text",
+    )
+    again.add_argument("--rows", metavar="CELL,CELL", type=names, help="only these rows")
+    again.add_argument("--out", metavar="TO", type=Path, help="default: DIR-rescored")
+    again.set_defaults(command=rescore)
     shipped = commands.add_parser("ship", help=ship.__doc__)
     shipped.add_argument("folder", metavar="DIR", type=Path)
     shipped.add_argument("destination", metavar="TO", type=Path)
@@ -62,3 +95,11 @@ def add_publishing(commands: Any) -> None:
         "--out", metavar="FILE.zip", type=Path, required=True, help="the archive to write"
     )
     packed.set_defaults(command=submit)
+
+
+def names(text: str) -> list[str]:
+    """The names in a comma-separated list, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
+    return names

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 import envs_registry
 from agents.command_line import typed_value
+from benchmarks.harness.evaluation import Replay, evaluate_journal
 from benchmarks.harness.machine import single_thread
-from benchmarks.harness.measure import Replay, evaluate_journal
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.validation import fingerprint_differences
 from benchmarks.results import (

@@ -8,19 +8,21 @@ import importlib
 import os
 import shutil
 import sys
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from benchmarks.harness.isolation import TIME_LIMIT, Isolated, run_isolated
 from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
-from benchmarks.harness.processes import in_processes
 from benchmarks.harness.strangers import carried_modules, find_modules_in
 from benchmarks.report import families
 from benchmarks.report.brief import WIDTH
@@ -29,6 +31,7 @@ from editgym.paths import whole_file
 
 # Neither is run again: there is nothing to gain from an agent that says it does not do a task.
 _SETTLED = ("finished", "unsupported")
+_LONGEST = 1_000_000.0  # seconds; the system's clock of waits ends at 24 days
 
 
 class RunnerError(RuntimeError):
@@ -40,15 +43,17 @@ class Execution:
     """How cells are executed; every way gives the same rows.
 
     Attributes:
-        jobs: Number of processes on this machine; 1 runs in the caller's process.
+        jobs: Number of cells at a time on this machine, each in processes of its own.
         ray_address: Address of a Ray cluster (`auto`, `local`, `ray://host:10001`), used instead of
             `jobs`.
         gpus_per_cell: Share of a GPU that Ray reserves for each cell.
+        time_limit: Seconds that a cell may take; one that takes longer has failed.
     """
 
     jobs: int = 1
     ray_address: str | None = None
     gpus_per_cell: float = 0.0
+    time_limit: float = TIME_LIMIT
 
     def check(self) -> None:
         """Raise `ValueError` or `RunnerError` where this cannot work, before anything is run."""
@@ -56,17 +61,20 @@ class Execution:
             raise ValueError(f"jobs must be 1 or more, got {self.jobs}")
         if self.gpus_per_cell < 0:
             raise ValueError(f"gpus_per_cell must be 0 or more, got {self.gpus_per_cell}")
+        if not 0 < self.time_limit <= _LONGEST:
+            raise ValueError(
+                f"time limit must be greater than 0 and up to {_LONGEST:,.0f} seconds, got"
+                f" {self.time_limit}"
+            )
         if self.ray_address is not None:
             _import_ray()
 
     def outcomes(self, cells: Sequence[Cell]) -> Generator[Outcome, None, None]:
         """The outcomes of `cells`, in the order in which they are finished."""
         if self.ray_address is not None:
-            yield from _on_ray(cells, self.ray_address, self.gpus_per_cell)
-        elif self.jobs > 1:
-            yield from _in_processes(cells, min(self.jobs, len(cells)))
+            yield from _on_ray(cells, self.ray_address, self.gpus_per_cell, self.time_limit)
         else:
-            yield from map(run_cell, cells)
+            yield from _here(cells, min(self.jobs, len(cells)), self.time_limit)
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None = None) -> list[Row]:
@@ -77,7 +85,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
 
     Raises:
         ResultsError: `folder` holds rows of another schema, or a damaged file.
-        RunnerError: Another run is writing to `folder`, or Ray is asked for and not installed.
+        RunnerError: Another run is writing to `folder`, Ray is asked for and not installed, or at
+            the end a cell has no row.
         OSError: `folder` cannot be written.
     """
     execution = execution or Execution()
@@ -93,8 +102,14 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
             for outcome in outcomes:
                 _store(outcome, folder)
                 _report(outcome, bar)
+    rows = {row["cell"]: row for row in read_rows(folder / ROWS_FILE)}
+    if missing := [cell for cell in cells if cell.id not in rows]:
+        raise RunnerError(
+            f"{len(missing)} of {len(cells)} cells have no row in {folder / ROWS_FILE}, the first"
+            f" of them {missing[0]}: run the same command again"
+        )
     wanted = {cell.id for cell in cells}
-    return [row for row in read_rows(folder / ROWS_FILE) if row["cell"] in wanted]
+    return [row for cell, row in rows.items() if cell in wanted]
 
 
 def _store(outcome: Outcome, folder: Path) -> None:
@@ -143,21 +158,43 @@ def _only_writer(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _in_processes(cells: Sequence[Cell], jobs: int) -> Generator[Outcome, None, None]:
-    with closing(in_processes(run_cell, cells, jobs)) as finished:
-        for cell, future in finished:
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                yield failed_outcome(
-                    cell, "the worker process died: killed (out of memory?) or crashed"
-                )
-            except Exception as error:  # such as an outcome that cannot be sent between processes
-                yield failed_outcome(cell, f"{type(error).__name__}: {error}")
+def _here(cells: Sequence[Cell], jobs: int, time_limit: float) -> Generator[Outcome, None, None]:
+    """Run cells on this machine, `jobs` at a time; when the generator is closed, by an error or
+    Ctrl-C as well, nothing goes on.
+    """
+    waiting, finished = deque(cells), SimpleQueue[Outcome | BaseException]()
+    places = [Isolated(time_limit) for _ in range(jobs)]
+
+    def work(place: Isolated) -> None:
+        try:
+            while waiting:
+                finished.put(run_cell(waiting.popleft(), place))
+        except IndexError:  # another one has taken the last cell
+            return
+        except BaseException as error:
+            finished.put(error)
+
+    threads = [Thread(target=work, args=(place,), daemon=True) for place in places]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in cells:
+            outcome = finished.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield outcome
+    finally:
+        waiting.clear()
+        for place in places:
+            place.interrupt()
+        for thread in threads:
+            thread.join()
+        for place in places:
+            place.close()
 
 
 def _on_ray(
-    cells: Sequence[Cell], address: str, gpus_per_cell: float
+    cells: Sequence[Cell], address: str, gpus_per_cell: float, time_limit: float
 ) -> Generator[Outcome, None, None]:
     """Runs the cells on a cluster; one whose worker or node died is run once more."""
     ray = _import_ray()
@@ -165,7 +202,7 @@ def _on_ray(
         # Not Ray's own retries: it starts a task again without end that took too much memory.
         task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(_run_elsewhere)
         here = os.getcwd(), list(sys.path)
-        running = {task.remote(cell, *here): cell for cell in cells}
+        running = {task.remote(cell, *here, time_limit): cell for cell in cells}
         tried_again: set[str] = set()
         while running:
             (reference,), _ = ray.wait(list(running), num_returns=1)
@@ -175,7 +212,7 @@ def _on_ray(
             except ray.exceptions.RayError as error:
                 if _died(ray, error) and cell.id not in tried_again:
                     tried_again.add(cell.id)
-                    running[task.remote(cell, *here)] = cell
+                    running[task.remote(cell, *here, time_limit)] = cell
                 else:
                     yield failed_outcome(cell, f"{type(error).__name__}: {error}")
 
@@ -211,14 +248,16 @@ def _died(ray: ModuleType, error: Exception) -> bool:
     return isinstance(error, tuple(getattr(ray.exceptions, name) for name in names))
 
 
-def _run_elsewhere(cell: Cell, directory: str, folders: Sequence[str]) -> Outcome:
+def _run_elsewhere(
+    cell: Cell, directory: str, folders: Sequence[str], time_limit: float
+) -> Outcome:
     """Run a cell in a process that was not started here: relative paths lead where they lead here,
     and modules are found where they are found here, if these folders are there too.
     """
     if os.path.isdir(directory):
         os.chdir(directory)
     find_modules_in(folders)
-    return run_cell(cell)
+    return run_isolated(cell, time_limit)
 
 
 def _runtime_env(cells: Sequence[Cell]) -> dict[str, Any]:

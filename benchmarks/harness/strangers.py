@@ -15,6 +15,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.results import Cell
@@ -37,6 +38,11 @@ def import_strangers(cell: Cell) -> None:
         # wrong with it.
         with suppress(Exception):
             importlib.import_module(_module(path))
+
+
+def without_agent(cell: Cell) -> Cell:
+    """The cell as who evaluates it needs to know it: without the agent and its settings."""
+    return replace(cell, agent="", agent_config={}, settings={})
 
 
 def module_hashes(cell: Cell) -> dict[str, str | None]:

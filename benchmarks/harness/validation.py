@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.evaluation import evaluate_journal
+from benchmarks.harness.isolation import run_isolated
 from benchmarks.harness.machine import single_thread
-from benchmarks.harness.measure import evaluate_journal, run_cell
 from benchmarks.results import (
     CURVE_KEYS,
     Cell,
@@ -113,7 +114,7 @@ def rerun_row(row: Row) -> Verdict:
         made_from = row["rescored_from"]["cell"]
         return Verdict(row, (f"it is scored again: run the row that it is of again, {made_from}",))
     try:
-        found = run_cell(Cell.of(row)).row
+        found = run_isolated(Cell.of(row)).row
         return Verdict(row, rerun_differences(row, found), found)
     except Exception as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
@@ -127,7 +128,7 @@ def _problems(row: Row, folder: Path) -> list[str]:
         return [*changed, useless]
     try:
         with single_thread():
-            replay = evaluate_journal(Cell.of(row), folder / row["edit_file"])
+            replay = evaluate_journal(Cell.of(row), folder / row["edit_file"], row["access"])
     # Another network, or data or a stranger's module that are not here.
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         return [*changed, f"cannot be replayed: {error}"]

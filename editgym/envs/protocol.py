@@ -3,13 +3,14 @@
 | access | every environment | worlds | streams of edits |
 |---|---|---|---|
 | `reward` | `EditEnv` | | `CandidateEnv`: many actions scored on one state |
-| `gradient` | `GradientEnv`: a differentiable step | `GradientWorld`: gradients by weights | |
-| `data`, `oracle` | `OpenEnv`: task, network | `OpenWorld`: operator | `StreamEnv`: process |
+| `gradient` | `GradientEnv`: a gradient | `GradientWorld`: by weights | `GradientStream`: process |
+| `data`, `oracle` | `OpenEnv`: task, network | `OpenWorld`: operator | `StreamEnv`: both |
 
 Worlds are MaskWorld and ShiftWorld, streams LifelongLLMEdit. An environment of one's own fulfils a
 contract by having its attributes; it need not inherit. `edit_env`, `stream_env` and so on are the
 ways from a `gym.Env`, through all its wrappers, to the contract; agents and harness ask nothing
-else of `unwrapped`. `is_stream` tells streams from worlds.
+else of `unwrapped`. `is_stream` tells streams from worlds. What the leaderboard hands to agents
+offers no more than their access allows (`editgym.envs.access`).
 """
 
 from __future__ import annotations
@@ -24,35 +25,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from editgym.envs.lifelong.process import LifelongProcess
+from editgym.envs.rewarded import AccessError as AccessError
+from editgym.envs.rewarded import CostGradient as CostGradient
+from editgym.envs.rewarded import Rewarded as Rewarded
 from editgym.metrics.evaluation import Evaluation
 from editgym.weights import ActionLayout, EditJournal, EditSite, Operator
 
 
 class Unsupported(RuntimeError):
     """The agent cannot work on this environment or task; the message says why."""
-
-
-class Rewarded(Protocol):
-    """What a differentiable step gives."""
-
-    @property
-    def reward(self) -> Tensor:
-        """The reward, a scalar or (1,), with gradients to the action."""
-        ...
-
-
-class CostGradient(Protocol):
-    """What a world's reward says of the edited matrices: which way it falls, and how low it is."""
-
-    @property
-    def cost(self) -> float:
-        """Minus the reward."""
-        ...
-
-    @property
-    def gradients(self) -> Sequence[Tensor]:
-        """The cost's gradient by every site's matrix, each (out, in)."""
-        ...
 
 
 @runtime_checkable
@@ -193,16 +174,14 @@ class OpenWorld(OpenEnv, Protocol):
 
 
 @runtime_checkable
-class StreamEnv(OpenEnv, Protocol):
-    """What agents may ask of an environment whose episode is a stream of edits."""
+class GradientStream(GradientEnv, Protocol):
+    """What agents with the access `gradient` may ask of a stream of edits beside `GradientEnv`."""
 
     @property
     def process(self) -> LifelongProcess:
-        """The stream's tensor API."""
-        ...
-
-    def evaluate(self, journal: EditJournal, thorough: bool = True) -> Evaluation:
-        """`EditEnv.evaluate`; not `thorough`, without what takes passes of its own."""
+        """The stream's tensor API; for agents that have no more access than `gradient`, of an
+        environment that says so, what `editgym.envs.lifelong.view` has of it.
+        """
         ...
 
     def checkpoint(self) -> dict[str, Any]:
@@ -210,86 +189,68 @@ class StreamEnv(OpenEnv, Protocol):
         ...
 
 
+@runtime_checkable
+class StreamEnv(OpenEnv, GradientStream, Protocol):
+    """What agents with the access `data` or `oracle` may ask of a stream of edits."""
+
+    def evaluate(self, journal: EditJournal, thorough: bool = True) -> Evaluation:
+        """`EditEnv.evaluate`; not `thorough`, without what takes passes of its own."""
+        ...
+
+
 def edit_env(env: gym.Env) -> EditEnv:
     """The environment beneath all wrappers, as `EditEnv`.
 
     Raises:
+        AccessError: A part of the contract is there, but not for the agent that asks.
         Unsupported: It lacks a part of the contract; the message names it.
     """
     return _offered(env, EditEnv)
 
 
 def candidate_env(env: gym.Env) -> CandidateEnv:
-    """The environment beneath all wrappers, as `CandidateEnv`.
-
-    Raises:
-        Unsupported: It lacks a part of the contract; the message names it.
-    """
+    """The environment beneath all wrappers, as `CandidateEnv`; see `edit_env` for errors."""
     return _offered(env, CandidateEnv)
 
 
 def gradient_env(env: gym.Env) -> GradientEnv:
-    """The environment beneath all wrappers, as `GradientEnv`.
-
-    Raises:
-        Unsupported: It lacks a part of the contract; the message names it.
-    """
+    """The environment beneath all wrappers, as `GradientEnv`; see `edit_env` for errors."""
     return _offered(env, GradientEnv)
 
 
 def gradient_world(env: gym.Env) -> GradientWorld:
-    """The environment beneath all wrappers, as `GradientWorld`.
-
-    Raises:
-        Unsupported: It lacks a part of the contract; the message names it.
-    """
+    """The environment beneath all wrappers, as `GradientWorld`; see `edit_env` for errors."""
     return _offered(env, GradientWorld)
 
 
-def open_env(env: gym.Env) -> OpenEnv:
-    """The environment beneath all wrappers, as `OpenEnv`.
+def gradient_stream(env: gym.Env) -> GradientStream:
+    """The environment beneath all wrappers, as `GradientStream`; see `edit_env` for errors."""
+    return _offered(env, GradientStream)
 
-    Raises:
-        Unsupported: It lacks a part of the contract; the message names it.
-    """
+
+def open_env(env: gym.Env) -> OpenEnv:
+    """The environment beneath all wrappers, as `OpenEnv`; see `edit_env` for errors."""
     return _offered(env, OpenEnv)
 
 
 def open_world(env: gym.Env) -> OpenWorld:
-    """The environment beneath all wrappers, as `OpenWorld`.
-
-    Raises:
-        Unsupported: It lacks a part of the contract; the message names it.
-    """
+    """The environment beneath all wrappers, as `OpenWorld`; see `edit_env` for errors."""
     return _offered(env, OpenWorld)
 
 
 def stream_env(env: gym.Env) -> StreamEnv:
-    """The environment beneath all wrappers, as `StreamEnv`.
-
-    Raises:
-        Unsupported: It lacks a part of the contract; the message names it.
-    """
+    """The environment beneath all wrappers, as `StreamEnv`; see `edit_env` for errors."""
     return _offered(env, StreamEnv)
 
 
 def is_stream(env: gym.Env) -> bool:
-    """Whether the environment's episode is a stream of edits (`StreamEnv`)."""
-    return isinstance(env.unwrapped, StreamEnv)
+    """Whether the environment's episode is a stream of edits: it is `GradientStream`, or, where the
+    access is `reward`, `CandidateEnv`.
+    """
+    return isinstance(env.unwrapped, GradientStream | CandidateEnv)
 
 
-def _offered(env: gym.Env, contract: Any) -> Any:
-    inner = env.unwrapped
-    missing = [name for name in _members(contract) if not hasattr(inner, name)]
-    if missing:
-        raise Unsupported(
-            f"{inner} is no {contract.__name__}: it lacks {', '.join(missing)}"
-            " (editgym.envs.protocol)"
-        )
-    return inner
-
-
-def _members(contract: type) -> list[str]:
+def members(contract: type) -> list[str]:
     """The names that a contract asks for, its bases' among them."""
     names: dict[str, None] = {}
     for base in reversed(contract.__mro__):
@@ -297,3 +258,21 @@ def _members(contract: type) -> list[str]:
             own = {**getattr(base, "__annotations__", {}), **vars(base)}
             names |= dict.fromkeys(name for name in own if not name.startswith("_"))
     return list(names)
+
+
+def _offered(env: gym.Env, contract: Any) -> Any:
+    inner = env.unwrapped
+    missing = [name for name in members(contract) if not hasattr(inner, name)]
+    for name in missing:
+        try:
+            getattr(inner, name)
+        except AccessError:
+            raise
+        except AttributeError:
+            pass
+    if missing:
+        raise Unsupported(
+            f"{inner} is no {contract.__name__}: it lacks {', '.join(missing)}"
+            " (editgym.envs.protocol)"
+        )
+    return inner

@@ -108,6 +108,11 @@ _alive: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDic
 _latest: dict[bool, deque[Any]] = {True: deque(maxlen=1), False: deque(maxlen=8)}
 
 
+def loaded_tasks() -> list[Any]:
+    """The tasks that this process has loaded and would hand out again."""
+    return list(_alive.values())
+
+
 def _load(name: str, device: str, arguments: str, data: str, cache: str, files: FileStates) -> Any:
     # `data` and `cache` are read from the environment by the loaders; like `files` they stand here
     # as part of the key.

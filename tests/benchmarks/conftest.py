@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.isolation import Isolated
+from benchmarks.harness.measure import Here
 from benchmarks.report.families import FAMILIES
 from benchmarks.results import Cell, Measurement, Row, build_row
 
@@ -88,6 +90,16 @@ def unlearning_row(make_row: Callable[..., Row]) -> Callable[..., Row]:
         return make_row(*cell, metrics=values, **changes)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(request, monkeypatch):
+    """Cells run in the test's own process, where it may change tables and look at agents, unless
+    the test is marked `isolated`."""
+    if request.node.get_closest_marker("isolated") is None:
+        for half in ("learn_and_edit", "evaluate"):
+            monkeypatch.setattr(Isolated, half, getattr(Here, half))
+        monkeypatch.setattr("benchmarks.harness.processes.prepare", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ def no_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(
-        "benchmarks.harness.runner.run_cell", lambda cell: pytest.fail("worked before it checked")
+        "benchmarks.harness.runner.run_cell", lambda *_: pytest.fail("worked before it checked")
     )
     yield
     sys.modules.pop("picky_agents", None)

@@ -247,10 +247,10 @@ class StreamEditor(Searcher):
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         time.sleep(self.seconds)
-        self.splits.append(gym.make(env_spec).unwrapped.split)
+        self.splits.append(env_spec.kwargs.get("split", "policy"))
 
     def edit(self, env: gym.Env) -> EditJournal:
-        self.splits.append(env.unwrapped.split)
+        self.splits.append(env.spec.kwargs.get("split", "policy"))
         env.reset(seed=12_345)
         observation, _ = env.reset()
         over = False

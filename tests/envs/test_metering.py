@@ -1,8 +1,15 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from editgym.envs import metering
 from editgym.envs.metering import count_reward_calls
 from editgym.envs.protocol import gradient_env
 
@@ -50,3 +57,55 @@ def test_every_rewarded_step_of_a_stream_is_counted(action):
         if action == "coefficients":
             gradient_env(env).differentiable_step(torch.from_numpy(still))
             assert meter.calls == 3
+
+
+def test_steps_that_can_be_differentiated_are_told_apart(world, make, actions):
+    env = make(world)
+    env.reset(seed=0)
+    with count_reward_calls() as meter:
+        env.step(actions(env.action_space)[0])
+        env.reset()
+        gradient_env(env).differentiable_step(torch.from_numpy(actions(env.action_space)[0]))
+    assert (meter.calls, meter.gradients) == (2, 1)
+
+
+def test_rewards_of_forked_processes_are_counted_also_when_they_are_killed():
+    with count_reward_calls() as meter:
+        metering.record(1)
+        for _ in range(3):
+            child = os.fork()
+            if not child:
+                metering.record(10, gradient=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.waitpid(child, 0)
+        metering.record(2)
+        assert (meter.calls, meter.gradients) == (33, 30)
+    metering.record(5)
+    assert meter.calls == 33
+
+
+def test_rewards_of_threads_are_all_counted():
+    with count_reward_calls() as meter:
+        threads = [
+            threading.Thread(target=lambda: [metering.record(1) for _ in range(500)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert meter.calls == 2_000
+
+
+def test_a_new_process_finds_the_meters_by_the_environment():
+    code = "from editgym.envs import metering; metering.record(7)"
+    with count_reward_calls() as meter:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert meter.calls == 7
+    assert metering.VARIABLE not in os.environ
+
+
+def test_a_meter_that_is_switched_off_is_an_error():
+    with pytest.raises(metering.MeterError, match="switched off"), count_reward_calls():
+        metering._counters.folders.clear()

@@ -66,7 +66,7 @@ def made(env_id, **arguments):
 
 
 def members(contract):
-    return set(contracts._members(contract))
+    return set(contracts.members(contract))
 
 
 @of_every_environment

@@ -221,7 +221,7 @@ class LifelongProcess:
         edits = site_edits(self.sites, Shift(), updates)
         with self._whole_or_nothing():
             self.decoder.apply(*(replace(edit, step=self.step_index) for edit in edits))
-            metering.record(1)
+            metering.record(1, gradient=True)
             return self._finish(reward, costs)
 
     def candidate_rewards(self, updates: Sequence[LowRankFactors]) -> Tensor:

@@ -82,7 +82,7 @@ class CostGradients:
             cost = -(rewards.alpha * task.utility(scores) + rewards.beta * task.edit(scores)).sum()
             cost = cost + self._scorer.traces(candidate, *where).sum()
             found = torch.autograd.grad(cost, leaves)
-        metering.record(1)
+        metering.record(1, gradient=True)
         return CostGradient(float(cost.detach()), found)
 
     def _samples_of(self, network: int, goal: int) -> _Samples:

@@ -102,7 +102,7 @@ class Scorer:
             reward, gain = improved - gained, improved.detach()
         is_success = self.task.is_success(accuracy, accuracy_before)
         draws.advance()  # last: a step that is interrupted before it is made again, on its batch
-        metering.record(len(weights[0]))
+        metering.record(len(weights[0]), gradient=torch.is_grad_enabled())
         return Scores(reward, gain, utility, edit, accuracy, accuracy_before, is_success)
 
     @torch.no_grad()

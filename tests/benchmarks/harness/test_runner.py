@@ -28,7 +28,7 @@ def toys(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(HERE)
     monkeypatch.setitem(suites.REWARD_CALLS, "toy", 5)
     monkeypatch.setitem(
-        SUITES, "toy", Suite("toy", 2, (Entry("Toy-v0", "toy", (agent("Searcher"),)),))
+        SUITES, "toy", Suite("toy", 2, (Entry("toy_editing:Toy-v0", "toy", (agent("Searcher"),)),))
     )
     monkeypatch.chdir(tmp_path)
 
@@ -145,16 +145,26 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
     chosen = toy_cells("Searcher", seeds=3)
     calls = []
 
-    def interrupted(cell):
+    def interrupted(cell, place):
         calls.append(cell)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return run_cell(cell)
+        return run_cell(cell, place)
 
     monkeypatch.setattr("benchmarks.harness.runner.run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_cells(chosen, tmp_path)
     assert [row["cell"] for row in read_rows(tmp_path / ROWS_FILE)] == [chosen[0].id]
+
+
+def test_a_cell_without_a_row_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
+    chosen = toy_cells("Searcher", seeds=3)
+    whole = Execution.outcomes
+    monkeypatch.setattr(Execution, "outcomes", lambda self, waiting: whole(self, waiting[:1]))
+    with pytest.raises(RunnerError, match=r"2 of 3 cells have no row in .* seed 1: run the same"):
+        run_cells(chosen, tmp_path)
+    assert leaderboard.main(["run", "--suite", "toy", "--seeds", "3", "--out", "out"]) == 2
+    assert "2 of 3 cells have no row" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
@@ -166,6 +176,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.isolated
 def test_processes_give_the_same_rows_and_survive_a_worker_that_dies(tmp_path):
     chosen = toy_cells("Dies", "Searcher", "UsesGlobalGenerator")
     alone = run_cells([cell for cell in chosen if "Dies" not in cell.agent], tmp_path / "alone")
@@ -177,12 +188,13 @@ def test_processes_give_the_same_rows_and_survive_a_worker_that_dies(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.isolated
 @pytest.mark.parametrize(
     ("jobs", "env_id", "name"),
     [
-        (1, "Toy-v0", "Slow"),
-        (2, "Toy-v0", "Slow"),
-        (2, "ToyStream-v0", "SlowStreamEditor"),
+        (1, "toy_editing:Toy-v0", "Slow"),
+        (2, "toy_editing:Toy-v0", "Slow"),
+        (2, "toy_editing:ToyStream-v0", "SlowStreamEditor"),
     ],
 )
 def test_run_that_is_killed_is_resumed(tmp_path, jobs, env_id, name):
@@ -308,6 +320,7 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
         ),
         (["run", "--suite", "toy", "--seeds", "0"], "seeds must be 1 or more, got 0"),
         (["run", "--suite", "toy", "--jobs", "0"], "jobs must be 1 or more, got 0"),
+        (["run", "--suite", "toy", "--time-limit", "0"], "time limit must be greater than 0"),
         (["run", "--suite", "toy", "--out", "file/out"], "file/out"),
         (["report", "nothing"], "no rows in nothing"),
         (["validate", "nothing"], "no finished row"),
@@ -317,7 +330,7 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
 def test_command_line_errors(arguments, message, capsys, monkeypatch):
     Path("file").write_text("in the way")
     monkeypatch.setattr(
-        "benchmarks.harness.runner.run_cell", lambda cell: pytest.fail("worked before it checked")
+        "benchmarks.harness.runner.run_cell", lambda *_: pytest.fail("worked before it checked")
     )
     assert leaderboard.main(arguments) == 2
     assert message in capsys.readouterr().err
@@ -327,7 +340,7 @@ def test_foreign_schema_is_refused_before_any_work(tmp_path, capsys, monkeypatch
     outcome = run_cell(toy_cells("Searcher", seeds=1)[0])
     append_row(tmp_path / ROWS_FILE, {**outcome.row, "schema": 0})
     monkeypatch.setattr(
-        "benchmarks.harness.runner.run_cell", lambda cell: pytest.fail("worked before it checked")
+        "benchmarks.harness.runner.run_cell", lambda *_: pytest.fail("worked before it checked")
     )
     assert leaderboard.main(["run", "--suite", "toy", "--out", str(tmp_path)]) == 2
     assert "has schema 0" in capsys.readouterr().err

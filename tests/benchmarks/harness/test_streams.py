@@ -110,10 +110,12 @@ def test_agent_edits_the_episode_that_is_evaluated():
 
 
 @pytest.mark.slow
+@pytest.mark.isolated
 def test_processes_write_the_same_records(tmp_path):
     chosen = [
-        with_kwargs(cell, split="test") for cell in stream_cells()
-    ]  # children have the table as it is committed
+        dataclasses.replace(with_kwargs(cell, split="test"), env_id="toy_editing:ToyStream-v0")
+        for cell in stream_cells()
+    ]  # other processes have the table as it is committed
     alone, together = (
         run_cells(chosen, tmp_path / "alone"),
         run_cells(chosen, tmp_path / "two", Execution(jobs=2)),

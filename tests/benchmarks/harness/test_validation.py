@@ -1,5 +1,7 @@
 """What validation notices: it is bitwise on the processor that measured."""
 
+import dataclasses
+import hashlib
 import math
 
 import pytest
@@ -18,6 +20,7 @@ from benchmarks.results import (
 )
 from benchmarks.suites.cells import cells
 from benchmarks.suites.entry import Entry, Suite
+from editgym.weights import EditJournal
 
 
 @pytest.fixture
@@ -51,6 +54,19 @@ def test_a_row_knows_its_model_and_its_data(finished):
         other = rewritten(row, fingerprints={**row["fingerprints"], name: "0" * 64})
         (problem,) = validate_row(other, folder).problems
         assert problem.startswith(f"fingerprint of the {name}: recorded 000")
+
+
+def test_a_journal_that_the_access_does_not_allow_is_not_replayed(finished):
+    row, folder = finished
+    file = folder / row["edit_file"]
+    journal = EditJournal.load(file)
+    (edit,) = journal.entries
+    twice = dataclasses.replace(edit.update, a=2 * edit.update.a, b=2 * edit.update.b)
+    EditJournal(journal.base_hash, [dataclasses.replace(edit, update=twice)]).save(file)
+    content = file.read_bytes()
+    other = rewritten(row, edit_sha256=hashlib.sha256(content).hexdigest(), edit_bytes=len(content))
+    (problem,) = validate_row(other, folder).problems
+    assert "step 0 is an action with a number of size" in problem
 
 
 def test_a_row_that_was_changed_is_named(finished):

@@ -1,0 +1,134 @@
+"""Cells in processes: one in which the agent learns and edits, and another one, which has never
+imported an agent, in which the journal that it has saved is evaluated.
+
+A cell with a module of a stranger's has both for itself, and so has one on a GPU, where the first
+must be gone before the second finds memory. Others are served by the same two processes one after
+the other, as long as an agent leaves its process as it found it (`untouched`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from benchmarks.harness.evaluation import Evaluated, evaluated
+from benchmarks.harness.learning import learn_and_edit
+from benchmarks.harness.machine import is_on_cuda
+from benchmarks.harness.measure import Outcome, run_cell
+from benchmarks.harness.processes import Say, TimeLimitError, Worker
+from benchmarks.harness.strangers import without_agent
+from benchmarks.harness.untouched import State
+from benchmarks.results import Cell
+
+# A day: what takes longer has most likely come to a halt.
+TIME_LIMIT = 86_400.0
+
+
+class Isolated:
+    """Runs the halves of cells, one cell at a time, in processes; a `Place`.
+
+    Args:
+        time_limit: Seconds that a cell may take.
+    """
+
+    def __init__(self, time_limit: float = TIME_LIMIT) -> None:
+        self._limit, self._deadline = time_limit, float("inf")
+        self._kept: dict[str, Worker] = {}
+        self._running: Worker | None = None
+        self._closed, self._lock = False, Lock()
+
+    def learn_and_edit(self, cell: Cell, folder: Path, say: Say) -> None:
+        """Let the agent learn and edit; the time of the cell begins.
+
+        Raises:
+            CallError: It failed, died, or took too long.
+        """
+        self._deadline = time.monotonic() + self._limit
+        keep = _may_share(cell)
+        with self._worker("agent", keep) as worker:
+            as_before = self._call(worker, _learn_and_edit, cell, folder, keep, say=say)
+            if keep and as_before:
+                self._kept["agent"] = worker
+
+    def evaluate(self, cell: Cell, journal: Path, access: str) -> Evaluated:
+        """Evaluate the journal, within what is left of the cell's time.
+
+        Raises:
+            CallError: It failed, died, or took too long.
+        """
+        keep = _may_share(without_agent(cell))
+        with self._worker("evaluation", keep) as worker:
+            found = self._call(worker, _evaluated, cell, journal, access)
+            if keep:
+                self._kept["evaluation"] = worker
+        return Evaluated(**found)
+
+    def interrupt(self) -> None:
+        """End the call that is running, and every later one, from any thread."""
+        with self._lock:
+            self._closed = True
+            if self._running is not None:
+                self._running.end()
+
+    def close(self) -> None:
+        """End the processes that are kept."""
+        for worker in self._kept.values():
+            worker.kill()
+        self._kept.clear()
+
+    @contextmanager
+    def _worker(self, name: str, keep: bool) -> Iterator[Worker]:
+        """The process of this name that is kept, or a new one; ended, unless it is kept again."""
+        worker = self._kept.pop(name, None) if keep else None
+        if worker is not None and not worker.alive:  # it was killed while it had nothing to do
+            worker.kill()
+            worker = None
+        worker = worker or Worker()
+        with self._lock:
+            self._running = worker
+            if self._closed:
+                worker.end()
+        try:
+            yield worker
+        finally:
+            with self._lock:
+                self._running = None
+            if self._closed or self._kept.get(name) is not worker:
+                worker.kill()
+
+    def _call(self, worker: Worker, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        try:
+            return worker.call(function, *given, deadline=self._deadline, **more)
+        except TimeLimitError as error:
+            raise TimeLimitError(
+                f"there was no end after {self._limit:,.0f} s, the time limit of a cell"
+            ) from error
+
+
+def run_isolated(cell: Cell, time_limit: float = TIME_LIMIT) -> Outcome:
+    """Run one cell in processes that it has for itself."""
+    with closing(Isolated(time_limit)) as place:
+        return run_cell(cell, place)
+
+
+def _may_share(cell: Cell) -> bool:
+    """Whether a process may be used again that has imported the cell's modules."""
+    ours = all(path.startswith(("editgym.", "agents.")) for path in cell.strangers)
+    return ours and not is_on_cuda(cell)
+
+
+def _learn_and_edit(cell: Cell, folder: Path, compare: bool, say: Say) -> bool:
+    """In the agent's process; whether the next agent finds there what this one has found."""
+    state = State() if compare else None
+    learn_and_edit(cell, folder, say, state)
+    return state is not None and state.is_as_before()
+
+
+def _evaluated(cell: Cell, journal: Path, access: str, _: Say) -> dict[str, Any]:
+    """In the other process."""
+    return asdict(evaluated(cell, journal, access))
