@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 _FROM = re.compile(r"^<!-- from CONTRIBUTING: (.+) -->$", re.MULTILINE)
 _SECTION = re.compile(r"^## (.+)\n((?:(?!## ).*\n?)*)", re.MULTILINE)
-_PARAGRAPH = re.compile(r"^(?![#|<!:`>\-])\S[^\n]*(?:\n\S[^\n]*)*", re.MULTILINE)
+_NO_PARAGRAPH = ("#", "|", "<!--", "```", ":::", "- ", "![", "> ")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 
 
@@ -44,10 +44,12 @@ def contributing(heading: str) -> str:
 
 
 def summary(markdown: str) -> str:
-    """The first sentence of a page's first paragraph, without links."""
-    paragraph = _PARAGRAPH.search(markdown)
-    plain = _LINK.sub(r"\1", " ".join(paragraph[0].split())) if paragraph else ""
-    return re.split(r"(?<=[.:]) (?=[A-Z`])", plain)[0]
+    """The first sentence of a page's first paragraph, without links; empty where it has none."""
+    for block in re.split(r"\n\s*\n", markdown.strip()):
+        if not block.startswith(_NO_PARAGRAPH):
+            plain = _LINK.sub(r"\1", " ".join(block.split()))
+            return re.split(r"(?<=\.) (?=[A-Z`])", plain)[0]
+    return ""
 
 
 def llms(name: str, about: str, entries: Iterable[Entry]) -> str:

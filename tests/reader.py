@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 PYTHON = "python"
 _FENCED = re.compile(
-    r"^(?:<!-- not run: (?P<reason>.+) -->\n)?```(?P<kind>python|bash)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<kind>python|bash)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 _FILE_NAME = re.compile(r"# (\w+\.py)\n")
@@ -40,7 +40,9 @@ class Followed(NamedTuple):
 def blocks(page: str) -> list[Block]:
     """The Python blocks and the commands of a page."""
     return [
-        Block(found["kind"], found["text"], page.count("\n", 0, found.start("text")), found["reason"])
+        Block(
+            found["kind"], found["text"], page.count("\n", 0, found.start("text")), found["reason"]
+        )
         for found in _FENCED.finditer(page)
     ]
 
@@ -52,9 +54,7 @@ def commands(block: Block) -> Iterator[list[str]]:
             yield words
 
 
-def follow(
-    page: str, folder: Path, monkeypatch, names: dict[str, Any] | None = None
-) -> Followed:
+def follow(page: str, folder: Path, monkeypatch, names: dict[str, Any] | None = None) -> Followed:
     """Do what a page says, in the folder that is the working directory.
 
     A block whose first line names a file is saved under that name. Commands run in this process: to
