@@ -3,9 +3,10 @@
 
 A line is an agent's rows of one environment; the settings and arguments of the environment in which
 lines differ are told, lists by how many they hold. Besides metrics there are `score`, that of the
-family, `reward_calls`, and times such as `train_s`. Numbers are interquartile means over seeds, or
-with `--mean` means; those of metrics have 95% bootstrap intervals from five seeds on. Lines are
-sorted by the metrics, the first one first, the best on top, within what `--by` names.
+family, `reward_calls`, and times such as `train_s`; `KEY%` is in percent, and `ΔKEY` the change
+from before the edit. Numbers are interquartile means over seeds, or with `--mean` means; those of
+metrics have 95% bootstrap intervals from five seeds on. Lines are sorted by the metrics, the first
+one first, the best on top, within what `--by` names.
 """
 
 from __future__ import annotations
@@ -21,28 +22,41 @@ from typing import Any, NamedTuple
 from benchmarks.report import families
 from benchmarks.report.aggregate import metric_value
 from benchmarks.report.estimates import Interval, iqm_interval, mean_interval
-from benchmarks.report.families import SCORE
+from benchmarks.report.families import BEFORE, SCORE
 from benchmarks.report.labels import at_one_budget, by_label
 from benchmarks.report.tables import MISSING, number
 from benchmarks.results import Row, canonical_json, rows_in
 
+CHANGE = "Δ"
 _SEEDED = ("model_seed", "device", "task")
 
 
 class Shown(NamedTuple):
-    """A column: its heading, its metric, and whether it is shown in percent."""
+    """A column: its heading, its metric, and whether it is shown in percent, and as the change from
+    what it was before the edit.
+    """
 
     heading: str
     key: str
     percent: bool
+    change: bool
 
     @classmethod
     def of(cls, text: str) -> Shown:
-        """`KEY`, `KEY%` for percent, or `HEADING=KEY`."""
+        """`KEY`, `KEY%` for percent, `ΔKEY` for the change, each also behind `HEADING=`."""
         heading, _, key = text.rpartition("=")
-        name = key.removesuffix("%")
-        name = SCORE if name == "score" else name
-        return cls(heading or key.removesuffix("%").replace("_", " "), name, key.endswith("%"))
+        name = key.removesuffix("%").removeprefix(CHANGE)
+        metric = SCORE if name == "score" else name
+        words = heading or name.replace("_", " ")
+        return cls(words, metric, key.endswith("%"), key.startswith(CHANGE))
+
+    def value(self, row: Row, family: str | None) -> float | None:
+        """What a row has of it."""
+        value = _costs(row).get(self.key, metric_value(row, self.key, family))
+        if value is None or not self.change:
+            return value
+        before = metric_value(row, f"{self.key}{BEFORE}", family)
+        return None if before is None else value - before
 
 
 def chosen(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
@@ -82,7 +96,7 @@ def table(
     if not rows:
         raise ValueError("no finished row is as --where says")
     for column in shown:
-        if not any(_values([row], column.key) for row in rows):
+        if not any(_values([row], column) for row in rows):
             raise ValueError(f"--show: no row has the metric {column.key}")
     places: dict[str, list[Row]] = {}
     for row in rows:
@@ -111,12 +125,12 @@ def _differing(rows: Sequence[Row], by: Sequence[str]) -> frozenset[str]:
     )
 
 
-def _values(rows: Sequence[Row], key: str) -> dict[int, float]:
+def _values(rows: Sequence[Row], column: Shown) -> dict[int, float]:
     # Early rows name the metrics of all families, the others' without a value.
     family = families.family_of(
         name for row in rows for name, value in row["metrics"].items() if value is not None
     )
-    found = {row["seed"]: _costs(row).get(key, metric_value(row, key, family)) for row in rows}
+    found = {row["seed"]: column.value(row, family) for row in rows}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
@@ -129,7 +143,7 @@ def _order(rows: Sequence[Row], shown: Sequence[Shown]) -> tuple[float, ...]:
     places = []
     for column in shown:
         better = families.direction(column.key)
-        values = _values(rows, column.key)
+        values = _values(rows, column)
         if better is not None and not families.is_before(column.key):
             sign = 1 if better == "lower" else -1
             estimate = iqm_interval({("", ""): values}).estimate if values else None
@@ -140,11 +154,11 @@ def _order(rows: Sequence[Row], shown: Sequence[Shown]) -> tuple[float, ...]:
 def _line(
     label: str, rows: Sequence[Row], shown: Sequence[Shown], by: Sequence[str], mean: bool
 ) -> list[str]:
-    name, _, settings = label.partition(" (")
+    agent, _, settings = label.partition(" (")
     told = f", {_brief(settings.removesuffix(')'))}" if settings else ""
     return [
-        *(str(_field(rows[0], field)) for field in by),
-        f"`{name}`{told}",
+        *(MISSING if (value := _field(rows[0], name)) is None else str(value) for name in by),
+        f"`{agent}`{told}",
         str(len(rows)),
         *(_cell(rows, column, mean) for column in shown),
     ]
@@ -158,18 +172,20 @@ def _brief(settings: str) -> str:
 
 
 def _cell(rows: Sequence[Row], column: Shown, mean: bool) -> str:
-    values = _values(rows, column.key)
+    values = _values(rows, column)
     if not values:
         return MISSING
     interval = mean_interval(list(values.values())) if mean else iqm_interval({("", ""): values})
     if column.key in _costs(rows[0]):
         return f"{interval.estimate:,.0f}"
-    return _text(interval, column.percent)
+    return _text(interval, column)
 
 
-def _text(interval: Interval, percent: bool) -> str:
+def _text(interval: Interval, column: Shown) -> str:
     def one(value: float) -> str:
-        return f"{100 * value:.2f}" if percent else number(value)
+        if column.percent:
+            return f"{100 * value:+.2f}" if column.change else f"{100 * value:.2f}"
+        return number(value)
 
     if interval.low is None or interval.high is None:
         return one(interval.estimate)
@@ -195,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument(
-        "--show", nargs="+", type=Shown.of, required=True, metavar="[HEADING=]KEY[%]"
+        "--show", nargs="+", type=Shown.of, required=True, metavar="[HEADING=][Δ]KEY[%%]"
     )
     parser.add_argument("--where", nargs="+", type=_condition, default=(), metavar="NAME=VALUE")
     parser.add_argument("--by", nargs="+", default=(), metavar="NAME")
