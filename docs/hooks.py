@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _FROM = re.compile(r"^<!-- from CONTRIBUTING: (.+) -->$", re.MULTILINE)
 _SECTION = re.compile(r"^## (.+)\n((?:(?!## ).*\n?)*)", re.MULTILINE)
 _NO_PARAGRAPH = ("#", "|", "<!--", "```", ":::", "- ", "![", "> ")
+_INTERVAL = re.compile(r"\[(\S+), (\S+)\]")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 
 
@@ -67,11 +68,20 @@ def llms(name: str, about: str, entries: Iterable[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def unbroken(markdown: str) -> str:
+    """A page whose tables have no line break within an interval."""
+    lines = (
+        _INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", line) if line.startswith("|") else line
+        for line in markdown.split("\n")
+    )
+    return "\n".join(lines)
+
+
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Put in the sections of CONTRIBUTING, and keep the page's Markdown for publication."""
     text = _FROM.sub(lambda found: contributing(found[1]), markdown)
     _published[page.file.src_uri] = text
-    return text
+    return unbroken(text)
 
 
 def on_nav(nav: Any, **_: Any) -> Any:

@@ -1,5 +1,5 @@
-"""docs/guides/own_data.md is followed word for word: its blocks and commands, one after the other, in an
-empty folder."""
+"""docs/guides/own_data.md is followed word for word: its blocks and commands, one after the other,
+in an empty folder."""
 
 import sys
 from pathlib import Path

@@ -148,6 +148,12 @@ def test_a_page_is_summed_up_by_its_first_sentence():
     assert hooks.summary("# Title\n\n::: module\n") == ""
 
 
+def test_intervals_do_not_break_in_tables():
+    assert hooks.unbroken("| 0.5 [0.4, 0.6] |\nIn [0.4, 0.6].\n") == (
+        "| 0.5 [0.4,\u00a00.6] |\nIn [0.4, 0.6].\n"
+    )
+
+
 def test_llms_txt_lists_pages_by_section():
     entries = [
         hooks.Entry("One", "A", "a.md", "# A\n\nWhat A is. More.\n"),

@@ -28,6 +28,7 @@ from benchmarks.report.tables import MISSING, number
 from benchmarks.results import Row, canonical_json, rows_in
 
 CHANGE = "Δ"
+_HEADINGS = {"env_id": "environment", "shift_limit": "box"}
 _SEEDED = ("model_seed", "device", "task")
 
 
@@ -102,11 +103,16 @@ def table(
     for row in rows:
         places.setdefault(canonical_json([_field(row, name) for name in by]), []).append(row)
     apart = _differing(rows, by)
-    head = [*by, "agent", "n", *(column.heading for column in shown)]
+    head = [
+        *(_HEADINGS.get(name, name) for name in by),
+        "agent",
+        "n",
+        *(column.heading for column in shown),
+    ]
     lines = [head, [*["---"] * (len(by) + 1), *["--:"] * (len(shown) + 1)]]
     for own in places.values():
         found = by_label(at_one_budget(own), along=apart)
-        ordered = sorted(found.items(), key=lambda item: _order(item[1], shown))
+        ordered = sorted(found.items(), key=lambda item: _order(item[1], shown, mean))
         lines += [_line(label, group, shown, by, mean) for label, group in ordered]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -138,7 +144,7 @@ def _costs(row: Row) -> dict[str, float]:
     return {"reward_calls": row["reward_calls"], **row["time"]}
 
 
-def _order(rows: Sequence[Row], shown: Sequence[Shown]) -> tuple[float, ...]:
+def _order(rows: Sequence[Row], shown: Sequence[Shown], mean: bool) -> tuple[float, ...]:
     """The best side first, by one metric after the other; what has no value comes last."""
     places = []
     for column in shown:
@@ -146,8 +152,7 @@ def _order(rows: Sequence[Row], shown: Sequence[Shown]) -> tuple[float, ...]:
         values = _values(rows, column)
         if better is not None and not families.is_before(column.key):
             sign = 1 if better == "lower" else -1
-            estimate = iqm_interval({("", ""): values}).estimate if values else None
-            places.append(float("inf") if estimate is None else sign * estimate)
+            places.append(sign * _estimated(values, mean).estimate if values else float("inf"))
     return tuple(places)
 
 
@@ -175,10 +180,14 @@ def _cell(rows: Sequence[Row], column: Shown, mean: bool) -> str:
     values = _values(rows, column)
     if not values:
         return MISSING
-    interval = mean_interval(list(values.values())) if mean else iqm_interval({("", ""): values})
+    interval = _estimated(values, mean)
     if column.key in _costs(rows[0]):
         return f"{interval.estimate:,.0f}"
     return _text(interval, column)
+
+
+def _estimated(values: Mapping[int, float], mean: bool) -> Interval:
+    return mean_interval(list(values.values())) if mean else iqm_interval({("", ""): values})
 
 
 def _text(interval: Interval, column: Shown) -> str:

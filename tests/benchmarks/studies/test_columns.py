@@ -69,6 +69,23 @@ def test_means_are_means(rows):
     assert cells(table(found, shown))[0][2].startswith("52.00 [")
 
 
+def test_a_change_is_from_before_the_edit_and_lines_are_sorted_as_they_are_shown(unlearning_row):
+    def group(agent, retained):
+        return [
+            unlearning_row(agent, seed, retain=value, forget=0.0)
+            for seed, value in enumerate(retained)
+        ]
+
+    # The interquartile mean of the first is larger, the mean of the second.
+    rows = [*group("one", (0.9, 0.9, 0.9, 0.1)), *group("two", (0.8, 0.8, 0.8, 0.8))]
+    for row in rows:
+        row["metrics"]["retain_accuracy_before"] = 1.0
+    shown = [Shown.of("retain_accuracy%"), Shown.of("change=Δretain_accuracy%")]
+    assert [line[0] for line in cells(table(rows, shown))] == ["`one`", "`two`"]
+    lines = cells(table(rows, shown, mean=True))
+    assert lines == [["`two`", "4", "80.00", "-20.00"], ["`one`", "4", "70.00", "-30.00"]]
+
+
 def test_costs_stand_without_an_interval(rows):
     found = chosen(rows, {"agent": "ft_l", "horizon": 20})
     for row in found:
