@@ -6,6 +6,7 @@ that heading. Every page's Markdown is published beside it, for readers that are
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,6 +69,21 @@ def llms(name: str, about: str, entries: Iterable[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def inside(markdown: str, source: str) -> str:
+    """A page whose links to files of the repository that are not on the site are their text alone.
+
+    Args:
+        markdown: The page.
+        source: Its path in the docs folder.
+    """
+
+    def kept(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[2]))
+        return link[1] if target.startswith("..") else link[0]
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((\.\./[^)#]*)[^)]*\)", kept, markdown)
+
+
 def unbroken(markdown: str) -> str:
     """A page whose tables have no line break within an interval."""
     lines = (
@@ -79,8 +95,9 @@ def unbroken(markdown: str) -> str:
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Put in the sections of CONTRIBUTING, and keep the page's Markdown for publication."""
-    text = _FROM.sub(lambda found: contributing(found[1]), markdown)
-    _published[page.file.src_uri] = text
+    source = page.file.src_uri
+    text = inside(_FROM.sub(lambda found: contributing(found[1]), markdown), source)
+    _published[source] = text
     return unbroken(text)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+ROOT = Path(__file__).resolve().parent.parent
 PYTHON = "python"
 _FENCED = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<kind>python|bash)\n(?P<text>.*?)^```$",
@@ -82,15 +83,23 @@ def follow(page: str, folder: Path, monkeypatch, names: dict[str, Any] | None = 
 
 
 def typed(words: list[str], monkeypatch) -> Any:
-    """What a command ends with, `python -m MODULE ARGUMENTS`, done in this process."""
-    python, option, module, *arguments = words
-    assert (python, option) == (PYTHON, "-m"), shlex.join(words)
+    """What a command ends with, done in this process: `python -m MODULE ARGUMENTS`, or
+    `python FOLDER/FILE.py ARGUMENTS` with a file of the repository."""
+    python, *typed_behind = words
+    is_module = typed_behind[0] == "-m"
+    name, *arguments = typed_behind[is_module:]
+    assert python == PYTHON, shlex.join(words)
+    assert is_module or (ROOT / name).is_file(), shlex.join(words)
     with monkeypatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(sys, "argv", [module, *arguments])
+        patch.setattr(sys, "argv", [name, *arguments])
         # The module was imported before, in this process.
         warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            if is_module:
+                runpy.run_module(name, run_name="__main__", alter_sys=True)
+            else:
+                patch.syspath_prepend((ROOT / name).parent)
+                runpy.run_path(str(ROOT / name), run_name="__main__")
         except SystemExit as left:
             return left.code
     return 0

@@ -76,7 +76,7 @@ def test_every_fence_is_code_that_runs_or_says_what_it_is():
         for text in PAGES.values()
         for fence in re.findall(r"^\s*```(\S*)[^\n]*\n.*?^\s*```$", text, re.DOTALL | re.MULTILINE)
     }
-    assert fences <= {"python", "bash", "text"}
+    assert fences <= {"python", "bash", "text", "toml", "json"}
 
 
 def test_every_command_is_written_alike():
@@ -121,6 +121,13 @@ def test_a_block_that_fails_names_its_line(tmp_path, monkeypatch):
     with pytest.raises(NameError) as failure:
         follow(page, tmp_path, monkeypatch)
     assert failure.traceback[-1].lineno + 1 == 13
+
+
+def test_scripts_of_the_repository_are_commands_too(tmp_path, monkeypatch):
+    followed = follow("```bash\npython docs/printed.py --help\n```\n", tmp_path, monkeypatch)
+    assert followed.commands == 1
+    with pytest.raises(AssertionError, match="nowhere"):
+        follow("```bash\npython nowhere.py\n```\n", tmp_path, monkeypatch)
 
 
 def test_commands_are_read_as_a_shell_reads_them():

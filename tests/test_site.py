@@ -148,6 +148,13 @@ def test_a_page_is_summed_up_by_its_first_sentence():
     assert hooks.summary("# Title\n\n::: module\n") == ""
 
 
+def test_links_that_leave_the_site_are_their_text():
+    page = "See [this](../a.md#b), [`that.py`](../../examples/that.py) and ![x](../../y.png).\n"
+    assert hooks.inside(page, "guides/page.md") == (
+        "See [this](../a.md#b), `that.py` and ![x](../../y.png).\n"
+    )
+
+
 def test_intervals_do_not_break_in_tables():
     assert hooks.unbroken("| 0.5 [0.4, 0.6] |\nIn [0.4, 0.6].\n") == (
         "| 0.5 [0.4,\u00a00.6] |\nIn [0.4, 0.6].\n"
