@@ -25,8 +25,24 @@ OWN_TESTS = {
     "docs/guides/own_texts.md": "test_own_texts_page.py",
     "docs/guides/debias.md": "test_own_texts_page.py",
 }
-# Pages that take more than five seconds on two cores.
-SLOW: set[str] = set()
+# Pages that take more than five seconds of a core.
+SLOW = {
+    "README.md",
+    "docs/agents/hypernetworks.md",
+    "docs/agents/reinforcement_learning.md",
+    "docs/agents/unlearning.md",
+    "docs/environments/paper.md",
+    "docs/guides/backdoor.md",
+    "docs/guides/edit_llm.md",
+    "docs/guides/leaderboard.md",
+    "docs/guides/own_agent.md",
+    "docs/guides/streams.md",
+    "docs/guides/tensor_api.md",
+    "docs/guides/train.md",
+    "docs/index.md",
+    "docs/tasks/asking.md",
+    "docs/tasks/index.md",
+}
 REASONS = {
     "downloads",
     "installs and downloads",
