@@ -74,10 +74,39 @@ def working_directory(tmp_path, monkeypatch):
         sys.modules.pop(file.stem, None)
 
 
+def the_class_is_gone(names, folder, printed):
+    metrics = names["metrics"]
+    assert metrics["forget_accuracy_before"] > 0.9
+    assert metrics["forget_accuracy"] <= 0.03
+    assert metrics["retain_accuracy"] >= metrics["retain_accuracy_before"] - 0.03
+    assert metrics["worst_attack"] > 0.5
+    assert "1 of 1 rows reproduced" in printed
+
+
+def the_trigger_is_gone(names, folder, printed):
+    assert "| flipped share ↓ |" in (folder / "runs/backdoor/LEADERBOARD.md").read_text("utf-8")
+    assert "2 of 2 rows reproduced" in printed
+
+
+def the_start_helps(names, folder, printed):
+    assert names["info"]["forget_accuracy_before"] > 0.9
+    assert names["info"]["forget_accuracy"] <= 0.03
+
+
+# What a page says that its reader sees, beside that everything runs.
+SAID = {
+    "docs/index.md": the_class_is_gone,
+    "docs/guides/backdoor.md": the_trigger_is_gone,
+    "docs/agents/reinforcement_learning.md": the_start_helps,
+}
+
+
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_a_page_is_followed(name, working_directory, monkeypatch):
+def test_a_page_is_followed(name, working_directory, monkeypatch, capsys):
     followed = follow(PAGES[name], working_directory, monkeypatch)
     assert followed.blocks + followed.commands > 0
+    if name in SAID:
+        SAID[name](followed.names, working_directory, capsys.readouterr().out)
 
 
 def test_what_is_not_run_says_why():
@@ -153,14 +182,6 @@ def test_commands_are_read_as_a_shell_reads_them():
         ["python", "-m", "a", "b c", "--d"],
         ["python", "-m", "e"],
     ]
-
-
-@pytest.mark.slow
-def test_the_tutorial_ends_in_its_table_and_reproduces_it(working_directory, monkeypatch, capsys):
-    follow(PAGES["docs/guides/backdoor.md"], working_directory, monkeypatch)
-    table = (working_directory / "runs" / "backdoor" / "LEADERBOARD.md").read_text("utf-8")
-    assert "| flipped share ↓ |" in table
-    assert "2 of 2 rows reproduced" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suite", SUITES)
