@@ -104,14 +104,14 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 def on_nav(nav: Any, **_: Any) -> Any:
     """Note the pages in the order of the navigation, with the section of each."""
     _listed[:] = [
-        (section.title if section.is_section else nav_title(nav), page)
+        (section.title if section.is_section else _title(nav), page)
         for section in nav.items
         for page in _pages(section)
     ]
     return nav
 
 
-def nav_title(nav: Any) -> str:
+def _title(nav: Any) -> str:
     """What pages outside of all sections are listed under: the title of the home page."""
     return nav.homepage.title if nav.homepage is not None else "Pages"
 
