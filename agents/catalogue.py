@@ -138,16 +138,19 @@ def _check_arguments(name: str, cls: type[Agent], config: Mapping[str, Any]) -> 
 
 
 def table() -> str:
-    """All agents as a Markdown table: a class's names, its access and its docstring's summary."""
+    """All agents as a Markdown table: a class's names, its access, its docstring's summary, and its
+    module in `agents`.
+    """
     names: dict[type[Agent], list[str]] = {}
     for name in agent_names():
         names.setdefault(agent_class(name), []).append(name)
-    lines = ["| name | access | what it is | class |", "| --- | --- | --- | --- |"]
+    lines = ["| name | access | what it is | module |", "| --- | --- | --- | --- |"]
     for cls, own in names.items():
         summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
         quoted = " ".join(f"`{name}`" for name in own)
         access = make_agent(own[0]).access
-        lines.append(f"| {quoted} | {access} | {summary} | `{cls.__module__}.{cls.__name__}` |")
+        module = cls.__module__.removeprefix("agents.")
+        lines.append(f"| {quoted} | {access} | {summary} | `{module}` |")
     return "\n".join(lines)
 
 
