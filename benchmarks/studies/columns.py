@@ -170,10 +170,11 @@ def _line(
 
 
 def _brief(settings: str) -> str:
-    """Settings with their lists by how many they hold, and without what mappings hold."""
+    """Settings with their lists by how many they hold, and mappings as settings in brackets."""
     listed = r"\[(?:'[^']*'(?:, )?)+\]|\[[^\]']*\]"
     counted = re.sub(listed, lambda found: str(found[0].count(", ") + 1), settings)
-    return re.sub(r"\{[^}]*\}", "{…}", counted)
+    inner = re.compile(r"\{([^}]*)\}")
+    return inner.sub(lambda found: f"({found[1].replace(': ', '=')})", counted).replace("'", "")
 
 
 def _cell(rows: Sequence[Row], column: Shown, mean: bool) -> str:

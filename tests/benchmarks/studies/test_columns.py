@@ -94,20 +94,22 @@ def test_costs_stand_without_an_interval(rows):
     assert cells(table(found, shown))[0][3:] == ["20,480", "12"]
 
 
-def test_lists_of_settings_are_told_by_how_many_they_hold(rows, make_row):
-    def sited(sites):
+def test_lists_of_settings_are_told_by_how_many_they_hold_and_mappings_by_what(rows, make_row):
+    def sited(sites, **inner):
+        settings = {"sites": sites, "train": inner}
         return make_row(
             "ft_l",
             0,
             env_kwargs={"task": "knowledge/factworld"},
-            agent_config={"sites": sites},
-            settings={"sites": sites, "inner": {"a": 1}},
+            agent_config=settings,
+            settings=settings,
             metrics=dict.fromkeys(PARTS, 0.5),
         )
 
-    text = table([sited(["layers.[12].a", "layers.[3].b"]), sited(["c"])], [Shown.of("locality")])
-    assert "`ft_l`, sites=2 |" in text
-    assert "`ft_l`, sites=1 |" in text
+    rows = [sited(["layers.[12].a", "layers.[3].b"], depth=1, form="x"), sited(["c"], depth=2)]
+    text = table(rows, [Shown.of("locality")])
+    assert "`ft_l`, sites=2, train=(depth=1, form=x) |" in text
+    assert "`ft_l`, sites=1, train=(depth=2) |" in text
 
 
 def test_what_is_not_there_is_said(rows, tmp_path, capsys):
