@@ -28,6 +28,7 @@ OWN_TESTS = {
 # Pages that take more than five seconds of a core.
 SLOW = {
     "README.md",
+    "docs/agents/editors.md",
     "docs/agents/hypernetworks.md",
     "docs/agents/reinforcement_learning.md",
     "docs/agents/unlearning.md",
