@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One torch thread per process: processes with two threads each on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-page lint bench coverage mutants package clean
+.PHONY: demo test test-all test-page lint docs bench coverage mutants package clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
@@ -28,6 +28,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in site/; a dead link or a warning is an error.
+docs: $(STAMP) .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+.venv/.docs: setup.cfg $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch .venv/.docs
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.costs.throughput --json runs/throughput.json
@@ -56,7 +64,7 @@ package: $(STAMP)
 	cd .package && bin/python ../tests/packaging/check.py
 
 clean:
-	rm -rf .venv .package build dist *.egg-info runs .coverage*
+	rm -rf .venv .package build dist site *.egg-info runs .coverage*
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

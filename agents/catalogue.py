@@ -1,10 +1,15 @@
-"""Agents by name. A new agent is one class and one row; a stranger's is `package.module:Class`."""
+"""Agents by name. A new agent is one class and one row; a stranger's is `package.module:Class`.
+
+`python -m agents.catalogue` prints them as a Markdown table, a line for each class.
+"""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 from agents.protocol import Access, Agent
@@ -131,3 +136,34 @@ def _check_arguments(name: str, cls: type[Agent], config: Mapping[str, Any]) -> 
         raise SettingsError(
             f"agent {name}: {error}{given}; its arguments: {', '.join(parameters) or 'none'}"
         ) from error
+
+
+def table() -> str:
+    """All agents as a Markdown table: a class's names, its access, its docstring's summary, and its
+    module in `agents`.
+    """
+    names: dict[type[Agent], list[str]] = {}
+    for name in agent_names():
+        names.setdefault(agent_class(name), []).append(name)
+    lines = ["| name | access | what it is | module |", "| --- | --- | --- | --- |"]
+    for cls, own in names.items():
+        summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+        quoted = " ".join(f"`{name}`" for name in own)
+        access = make_agent(own[0]).access
+        module = cls.__module__.removeprefix("agents.")
+        lines.append(f"| {quoted} | {access} | {summary} | `{module}` |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m agents.catalogue", description="Print the table of agents."
+    )
+    parser.parse_args(arguments)
+    print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,5 @@
-"""docs/own_data.md is followed word for word: its blocks and commands, one after the other, in an
-empty folder."""
+"""docs/guides/own_data.md is followed word for word: its blocks and commands, one after the other,
+in an empty folder."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from reader import PYTHON, follow
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "own_data.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "own_data.md"
 
 
 def test_the_page_is_followed_word_for_word(tmp_path, monkeypatch, capsys):

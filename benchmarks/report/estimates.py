@@ -10,7 +10,7 @@ in common, so its scores there are drawn together: they are one observation.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ class Interval:
     """An estimate with its 95% interval.
 
     Attributes:
-        estimate: Interquartile mean.
+        estimate: Interquartile mean, or the mean where it is said so.
         low: Lower end; None with fewer seeds than tell anything about the spread, five.
         high: Upper end; None likewise.
         n: Seeds of the stratum that has the fewest.
@@ -122,6 +122,17 @@ def iqm_interval(runs: Runs) -> Interval:
         return Interval(estimate, None, None, n)
     low, high = _limits(interquartile_mean(bootstrap(runs)))
     return Interval(estimate, float(low), float(high), n)
+
+
+def mean_interval(scores: Sequence[float]) -> Interval:
+    """Mean over seeds, with its 95% percentile bootstrap interval from five seeds on."""
+    values = np.asarray(scores, dtype=np.float64)
+    n = len(values)
+    if n < PROVISIONAL_BELOW:
+        return Interval(float(values.mean()), None, None, n)
+    drawn = np.random.default_rng(BOOTSTRAP_SEED).integers(n, size=(BOOTSTRAP_SAMPLES, n))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high), n)
 
 
 def paired_difference(a: Runs, b: Runs) -> Interval | None:

@@ -2,8 +2,8 @@
 from leaderboard rows.
 
 The rows come from `leaderboard run --suite worlds --tasks unlearning/mnist` and `--suite paper`.
-Means over seeds, as the paper has them, with 95% bootstrap intervals over seeds; everything on test
-images.
+Means over seeds, as the paper has them, with 95% bootstrap intervals over seeds from five seeds on;
+everything on test images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report.estimates import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, PROVISIONAL_BELOW
+from benchmarks.report.estimates import PROVISIONAL_BELOW, mean_interval
 from benchmarks.report.labels import by_label
 from benchmarks.results import Row, rows_in
 
@@ -89,16 +89,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95% percentile bootstrap interval over seeds."""
-    scores = np.asarray(values, dtype=np.float64)
-    drawn = np.random.default_rng(BOOTSTRAP_SEED).integers(
-        len(scores), size=(BOOTSTRAP_SAMPLES, len(scores))
-    )
-    low, high = np.percentile(scores[drawn].mean(axis=1), [2.5, 97.5])
-    return float(scores.mean()), float(low), float(high)
-
-
 def _belongs(row: Row, world: str, condition: Condition, agent: str) -> bool:
     extra = {
         key: value
@@ -116,10 +106,10 @@ def _belongs(row: Row, world: str, condition: Condition, agent: str) -> bool:
 
 def _line(world: str, condition: Condition, label: str, rows: Sequence[Row]) -> str:
     def cell(key: str) -> str:
-        mean, low, high = (
-            100 * value for value in mean_interval([row["metrics"][key] for row in rows])
-        )
-        return f"{mean:.2f} [{low:.2f}, {high:.2f}]" if len(rows) > 1 else f"{mean:.2f}"
+        mean = mean_interval([row["metrics"][key] for row in rows])
+        if mean.low is None or mean.high is None:
+            return f"{100 * mean.estimate:.2f}"
+        return f"{100 * mean.estimate:.2f} [{100 * mean.low:.2f}, {100 * mean.high:.2f}]"
 
     n = f"{len(rows)}" + (" (provisional)" if len(rows) < PROVISIONAL_BELOW else "")
     calls = f"{round(np.median([row['reward_calls'] for row in rows])):,}"

@@ -37,7 +37,16 @@ def test_rows_that_two_folders_have_count_once(folder, capsys):
     assert main([own, own]) == 0
     (line,) = lines(capsys)
     assert "| ppo | 2 (provisional) |" in line
-    assert "90.50 [90.00, 91.00]" in line
+    assert "| 90.50 |" in line
+
+
+def test_intervals_are_shown_from_five_seeds_on(folder, capsys):
+    assert main([folder("a", range(4), 10)]) == 0
+    assert "[" not in lines(capsys)[0]
+    assert main([folder("b", range(5), 10)]) == 0
+    (line,) = lines(capsys)
+    assert "| ppo | 5 |" in line
+    assert "| 92.00 [90.80, 93.20] |" in line
 
 
 def test_budgets_have_lines_of_their_own_and_one_seed_no_interval(folder, capsys):

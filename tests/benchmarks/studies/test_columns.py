@@ -1,0 +1,127 @@
+"""Chosen metrics of chosen rows, as a table."""
+
+import pytest
+
+from benchmarks.results import ROWS_FILE, append_row
+from benchmarks.studies.columns import Shown, chosen, main, table
+
+PARTS = ("reliability", "generalization", "locality", "harmonic_mean")
+
+
+@pytest.fixture
+def rows(make_row):
+    """Five seeds of an editor at two lengths, and two seeds of another one."""
+
+    def row(agent, seed, value, horizon=20, steps=25, **env):
+        return make_row(
+            agent,
+            seed,
+            env_kwargs={"task": "knowledge/factworld", "horizon": horizon, **env},
+            agent_config={"steps": steps},
+            settings={"steps": steps},
+            # An early row names the metrics of other families too.
+            metrics={**dict.fromkeys(PARTS, value), "retain_accuracy": None, "fped": None},
+        )
+
+    return [
+        *(row("ft_l", seed, 0.5 + 0.01 * seed) for seed in range(5)),
+        *(row("ft_l", seed, 0.3, horizon=100) for seed in range(5)),
+        *(row("rome", seed, 0.7) for seed in range(2)),
+        row("rome", 0, 0.9, rehearse=30),
+    ]
+
+
+def cells(text):
+    return [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+
+
+def test_agents_are_lines_and_the_best_comes_first(rows):
+    found = chosen(rows, {"horizon": 20, "rehearse": None})
+    lines = cells(table(found, [Shown.of("H=score"), Shown.of("locality%")]))
+    assert [line[:2] for line in lines] == [["`rome`", "2"], ["`ft_l`", "5"]]
+    # Fewer than five seeds have no interval.
+    assert lines[0][2:] == ["0.700", "70.00"]
+    assert lines[1][2].startswith("0.520 [0.5")
+    assert lines[1][3].startswith("52.00 [5")
+
+
+def test_arguments_of_the_environment_that_differ_are_told_or_have_columns(rows):
+    shown = [Shown.of("reliability")]
+    told = table(chosen(rows, {"agent": "ft_l"}), shown)
+    assert "`ft_l`, horizon=20" in told
+    assert "`ft_l`, horizon=100" in told
+    lines = cells(table(chosen(rows, {"agent": "ft_l"}), shown, ["horizon"]))
+    assert [line[:3] for line in lines] == [["20", "`ft_l`", "5"], ["100", "`ft_l`", "5"]]
+
+
+def test_a_list_means_any_of_its_members_and_null_that_there_is_none(rows):
+    assert len(chosen(rows, {"seed": [0, 1], "horizon": 20})) == 5
+    assert len(chosen(rows, {"rehearse": 30})) == 1
+    assert len(chosen(rows, {"rehearse": None, "steps": 25})) == 12
+
+
+def test_means_are_means(rows):
+    found = chosen(rows, {"agent": "ft_l", "horizon": 20})
+    shown = [Shown.of("reliability%")]
+    assert cells(table(found, shown, mean=True))[0][2].startswith("52.00 [50.")
+    found[0]["metrics"]["reliability"] = 0.0  # an interquartile mean hardly sees it
+    assert cells(table(found, shown, mean=True))[0][2].startswith("42.00 [")
+    assert cells(table(found, shown))[0][2].startswith("52.00 [")
+
+
+def test_a_change_is_from_before_the_edit_and_lines_are_sorted_as_they_are_shown(unlearning_row):
+    def group(agent, retained):
+        return [
+            unlearning_row(agent, seed, retain=value, forget=0.0)
+            for seed, value in enumerate(retained)
+        ]
+
+    # The interquartile mean of the first is larger, the mean of the second.
+    rows = [*group("one", (0.9, 0.9, 0.9, 0.1)), *group("two", (0.8, 0.8, 0.8, 0.8))]
+    for row in rows:
+        row["metrics"]["retain_accuracy_before"] = 1.0
+    shown = [Shown.of("retain_accuracy%"), Shown.of("change=Δretain_accuracy%")]
+    assert [line[0] for line in cells(table(rows, shown))] == ["`one`", "`two`"]
+    lines = cells(table(rows, shown, mean=True))
+    assert lines == [["`two`", "4", "80.00", "-20.00"], ["`one`", "4", "70.00", "-30.00"]]
+
+
+def test_costs_stand_without_an_interval(rows):
+    found = chosen(rows, {"agent": "ft_l", "horizon": 20})
+    for row in found:
+        row["time"]["train_s"], row["reward_calls"] = 12.4, 20_480
+    shown = [Shown.of("reliability"), Shown.of("reward_calls"), Shown.of("s=train_s")]
+    assert cells(table(found, shown))[0][3:] == ["20,480", "12"]
+
+
+def test_lists_of_settings_are_told_by_how_many_they_hold_and_mappings_by_what(rows, make_row):
+    def sited(sites, **inner):
+        settings = {"sites": sites, "train": inner}
+        return make_row(
+            "ft_l",
+            0,
+            env_kwargs={"task": "knowledge/factworld"},
+            agent_config=settings,
+            settings=settings,
+            metrics=dict.fromkeys(PARTS, 0.5),
+        )
+
+    rows = [sited(["layers.[12].a", "layers.[3].b"], depth=1, form="x"), sited(["c"], depth=2)]
+    text = table(rows, [Shown.of("locality")])
+    assert "`ft_l`, sites=2, train=(depth=1, form=x) |" in text
+    assert "`ft_l`, sites=1, train=(depth=2) |" in text
+
+
+def test_what_is_not_there_is_said(rows, tmp_path, capsys):
+    for row in rows:
+        append_row(tmp_path / ROWS_FILE, row)
+    folder = str(tmp_path)
+    assert main([folder, "--show", "reliability", "--where", "horizon=20"]) == 0
+    assert "| `ft_l`" in capsys.readouterr().out
+    assert main([folder, "--show", "reliabilty"]) == 2
+    assert "no row has the metric reliabilty" in capsys.readouterr().err
+    assert main([folder, "--show", "reliability", "--where", "horizon=7"]) == 2
+    assert "no finished row is as --where says" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([folder, "--show", "reliability", "--where", "horizon"])
+    assert "write NAME=VALUE, got 'horizon'" in capsys.readouterr().err
