@@ -20,7 +20,7 @@ test-all: $(STAMP)
 # on the path, or, as root on Debian, the package.
 test-page: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[dev,page]"
-	test -n "$$CHROMIUM" || command -v chromium chromium-browser google-chrome chrome > /dev/null \
+	test -n "$$CHROMIUM" || command -v chromium > /dev/null || command -v google-chrome > /dev/null \
 		|| (apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium)
 	$(BIN)/python -m pytest tests/benchmarks/report/test_browser.py
 

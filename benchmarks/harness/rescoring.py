@@ -74,13 +74,13 @@ class Rescored:
     failed: Sequence[tuple[Row, str]]
 
     def __str__(self) -> str:
-        counts = {
-            "rows scored again": len(self.added),
+        others = {
             "scored before": self.there,
             "left out, whose journals are published by their SHA-256 alone": len(self.elsewhere),
             "failed": len(self.failed),
         }
-        return ", ".join(f"{n} {what}" for what, n in counts.items() if n or what[0] == "r")
+        counted = [f"{count} {what}" for what, count in others.items() if count]
+        return ", ".join([f"rows: {len(self.added)} scored again", *counted])
 
 
 def read_settings(pairs: Sequence[str]) -> list[Setting]:
@@ -205,7 +205,9 @@ def _rescore(row: Row, cell: Cell, folder: Path, destination: Path) -> Row:
         found = build_row(cell, measurement, provenance(cell))
     except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value
         raise RescoringError(f"what was measured cannot be written: {error}") from error
-    made_from = {key: row[key] for key in ("cell", "row_sha256", "git")}
+    before = row["env_kwargs"]
+    given = {key: value for key, value in cell.env_kwargs.items() if before.get(key) != value}
+    made_from = {**{key: row[key] for key in ("cell", "row_sha256", "git")}, "set": given}
     found = {**found, "rescored_from": made_from}
     found["row_sha256"] = row_hash(found)
     _store(found, journal, measurement.records, destination)

@@ -23,6 +23,8 @@ def command(rows: Sequence[Row], entries: Sequence[Compared]) -> str:
             typed cannot be told apart, and nothing is repeated.
     """
     first = rows[0]
+    if "rescored_from" in first:
+        return _rescoring(rows)
     options = {
         "suite": first["suite"],
         "tasks": ",".join(dict.fromkeys(row["task"] for row in rows if row["task"])),
@@ -36,6 +38,14 @@ def command(rows: Sequence[Row], entries: Sequence[Compared]) -> str:
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value]
     typed = dict.fromkeys(one for row in rows for one in _typed(row, entries))
     return " ".join([_PROGRAM, *words, *(f"--set {shlex.quote(one)}" for one in typed)])
+
+
+def _rescoring(rows: Sequence[Row]) -> str:
+    """The command line that scores the rows again that these are of, in the folder DIR of those."""
+    cells = ",".join(row["rescored_from"]["cell"][:12] for row in rows)
+    given = rows[0]["rescored_from"]["set"]
+    words = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in given.items()]
+    return " ".join(["python -m benchmarks.leaderboard rescore DIR", *words, f"--rows {cells}"])
 
 
 def _typed(row: Row, entries: Sequence[Compared]) -> Iterable[str]:

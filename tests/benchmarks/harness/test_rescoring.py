@@ -11,6 +11,7 @@ from benchmarks import leaderboard
 from benchmarks.harness.rescoring import RescoringError, Setting, read_settings, rescore_rows
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.validation import rerun_row, validate_row
+from benchmarks.report.commands import command
 from benchmarks.results import (
     ROWS_FILE,
     append_row,
@@ -84,12 +85,17 @@ def test_a_new_metric_is_measured_of_the_edits_that_were_made(world, own, tmp_pa
             "cell": old["cell"],
             "row_sha256": old["row_sha256"],
             "git": old["git"],
+            "set": {"metrics": ["own_halves:halves"]},
         }
         assert row["cell"] != old["cell"]
         for same in ("agent", "access", "seed", "settings", "reward_calls", "edit_sha256"):
             assert row[same] == old[same]
         assert row["time"]["train_s"] == old["time"]["train_s"]
         assert row_problem(row) is None
+        assert command([row], ()) == (
+            "python -m benchmarks.leaderboard rescore DIR"
+            f" --set 'metrics=[\"own_halves:halves\"]' --rows {old['cell'][:12]}"
+        )
         journal = (tmp_path / "to" / row["edit_file"]).read_bytes()
         assert hashlib.sha256(journal).hexdigest() == row["edit_sha256"]
         assert validate_row(row, tmp_path / "to").problems == ()
@@ -190,13 +196,13 @@ def test_folders_and_settings_are_checked(world, tmp_path):
 def test_the_command(world, own, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (row, _) = read_rows(world / ROWS_FILE)
-    command = ["rescore", str(world), "--set", 'metrics=["own_halves:halves"]']
-    command += ["--rows", row["cell"][:10], "--out", "to"]
-    assert leaderboard.main(command) == 0
+    typed = ["rescore", str(world), "--set", 'metrics=["own_halves:halves"]']
+    typed += ["--rows", row["cell"][:10], "--out", "to"]
+    assert leaderboard.main(typed) == 0
     printed = capsys.readouterr().out
-    assert printed.splitlines() == ["1 rows scored again", str(Path("to/index.html").resolve())]
+    assert printed.splitlines() == ["rows: 1 scored again", str(Path("to/index.html").resolve())]
     assert json.loads(Path("to/leaderboard.json").read_text())["groups"]
-    assert leaderboard.main([*command[:-2], "--set", "alpha=1"]) == 2
+    assert leaderboard.main([*typed[:-2], "--set", "alpha=1"]) == 2
     assert "for another edit run the suite again" in capsys.readouterr().err
     broken = ["rescore", str(world), "--set", 'metrics=["own_halves:broken"]', "--out", "no"]
     assert leaderboard.main(broken) == 1
