@@ -4,14 +4,15 @@ benchmarks.studies.general_editor --out DIR`.
 The general editor (`agents.rl.general_editor`) learns from rewards on some classes of some networks
 of `unlearning/digits` and then edits others, one episode each, without learning further. Beside it:
 the same PPO with an ordinary policy, trained on the same, PPO trained on the very class and
-network, and no edit. Finished rows are in DIR/results.jsonl, and are not measured again; trained
-agents are in DIR/agents; DIR/TABLE.md is the comparison.
+network, and no edit. In version 1 of the worlds, the gradient editor (`agents.rl.gradient_editor`)
+learns through the reward's gradient, on these networks and on more of them. Finished rows are in
+DIR/results.jsonl, and are not measured again; trained agents are in DIR/agents; DIR/TABLE.md is the
+comparison.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import statistics
@@ -22,44 +23,31 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
 from tqdm import tqdm
 
 import editgym  # noqa: F401 - registers the environments
 from agents.protocol import Budget
 from agents.rl.agent import SB3Agent
-from agents.rl.general_editor import GeneralEditor
 from benchmarks.harness.machine import single_thread
 from benchmarks.results import ROWS_FILE, append_row, finished
+from benchmarks.studies.general_agents import (
+    GENERAL,
+    GENERAL_CALLS,
+    HEAD_SEEN,
+    SINGLE_CALLS,
+    TEST_CLASSES,
+    TRAIN_CLASSES,
+    TRAIN_NETWORKS,
+    WORLDS,
+    Learner,
+    general_spec,
+    trained,
+)
 from editgym.envs.protocol import open_env
 from editgym.tasks.unlearning.task import UnlearningTask
 
-WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
-TRAIN_CLASSES, TEST_CLASSES, TRAIN_NETWORKS = tuple(range(7)), (7, 8, 9), tuple(range(10, 22))
-GENERAL_CALLS, SINGLE_CALLS = 102_400, 40_960
-GENERAL: Mapping[str, type[SB3Agent]] = {
-    "general editor": GeneralEditor,
-    "ordinary policy": SB3Agent,
-}
-# An ordinary policy sees all numbers: a sketch of them would bury the goal.
-SETTINGS: Mapping[str, Mapping[str, Any]] = {"general editor": {}, "ordinary policy": {"sketch": 0}}
 AGENTS = ("no edit", *GENERAL, "PPO for each")
 Row = dict[str, Any]
-
-
-def general_spec(
-    world: str, goals: Sequence[int], networks: Sequence[int], **arguments: Any
-) -> EnvSpec:
-    """A world in which a policy sees the class to forget and the layer after the edited one."""
-    spec = copy.deepcopy(gym.spec(world))
-    spec.kwargs.update(
-        goals=list(goals),
-        networks=list(networks),
-        observe_task=True,
-        observe_parameters=["fc3.weight"],
-        **arguments,
-    )
-    return spec
 
 
 class OneEpisode(gym.Wrapper):
@@ -74,9 +62,15 @@ class OneEpisode(gym.Wrapper):
         return self.env.reset(options={"goal": self._goal})
 
 
-def measure(agent: SB3Agent | None, world: str, network: int, digit: int) -> Row:
+def measure(
+    agent: Learner | None,
+    world: str,
+    network: int,
+    digit: int,
+    seen: Mapping[str, Any] = HEAD_SEEN,
+) -> Row:
     """Test accuracies of one agent's edit of one network for one class; no agent is no edit."""
-    env = gym.make(general_spec(world, [digit], [network]))
+    env = gym.make(general_spec(world, [digit], [network], seen))
     task: UnlearningTask = open_env(env).task
     before = task.accuracies(task.networks[0].fresh())
     if agent is None:
@@ -91,31 +85,19 @@ def measure(agent: SB3Agent | None, world: str, network: int, digit: int) -> Row
     }
 
 
-def trained(kind: str, world: str, seed: int, folder: Path, calls: int) -> SB3Agent:
-    """A general agent, learned once and then loaded."""
-    path = folder / "agents" / f"{kind.replace(' ', '-')}-{world}-{seed}"
-    cls = GENERAL[kind]
-    if not (path / "cost.json").exists():
-        agent, begin = cls("ppo", **SETTINGS[kind]), time.monotonic()
-        spec = general_spec(world, TRAIN_CLASSES, TRAIN_NETWORKS, batch_size=256)
-        agent.learn(spec, Budget(reward_calls=calls), seed)
-        agent.save(path)
-        (path / "cost.json").write_text(
-            json.dumps({"train_s": time.monotonic() - begin, "reward_calls": calls}) + "\n"
-        )
-    return cls.load(path)
-
-
 def calls_before(folder: Path) -> set[int]:
-    """How many reward calls the general agents in `folder` and its rows learned from; one number,
-    but for old rows.
+    """How many reward calls those agents in `folder` and its rows learned from whose number the
+    command line gives; one number, but for old rows.
     """
-    costs = [json.loads(path.read_text()) for path in (folder / "agents").glob("*/cost.json")]
-    return {
-        one["reward_calls"]
-        for one in (*costs, *finished(folder / ROWS_FILE))
-        if "reward_calls" in one
-    }
+    names = [name for name, general in GENERAL.items() if general.calls is None]
+    costs = [
+        json.loads(path.read_text())
+        for name in names
+        for world in WORLDS
+        for path in (folder / "agents").glob(f"{name.replace(' ', '-')}-{world}-*/cost.json")
+    ]
+    found = [row for row in finished(folder / ROWS_FILE) if row["agent"] in names]
+    return {one["reward_calls"] for one in (*costs, *found) if "reward_calls" in one}
 
 
 def rows(
@@ -132,8 +114,11 @@ def rows(
     pairs = [(network, digit) for network in networks for digit in (*TEST_CLASSES, *TRAIN_CLASSES)]
     pairs += [(network, digit) for network in TRAIN_NETWORKS[:3] for digit in TEST_CLASSES]
     for kind in (kind for kind in AGENTS[:-1] if kind in agents):
+        general = GENERAL.get(kind)
+        if general is not None and not world.endswith(general.version):
+            continue
         missing = [pair for pair in pairs if (kind, world, seed, *pair) not in known]
-        agent = trained(kind, world, seed, folder, calls) if missing and kind in GENERAL else None
+        agent = trained(kind, world, seed, folder, calls) if missing and general else None
         for network, digit in missing:
             yield {
                 "agent": kind,
@@ -141,15 +126,17 @@ def rows(
                 "seed": seed,
                 "network": network,
                 "class": digit,
-                **({"reward_calls": calls} if kind in GENERAL else {}),
-                **measure(agent, world, network, digit),
+                **({"reward_calls": general.calls or calls} if general else {}),
+                **measure(agent, world, network, digit, general.seen if general else HEAD_SEEN),
             }
-    for network in single if AGENTS[-1] in agents else ():
+    for network in single if AGENTS[-1] in agents and world.endswith("v0") else ():
         for digit in TEST_CLASSES:
             if (AGENTS[-1], world, seed, network, digit) not in known:
                 alone, begin = SB3Agent("ppo"), time.monotonic()
                 alone.learn(
-                    general_spec(world, [digit], [network]), Budget(reward_calls=SINGLE_CALLS), seed
+                    general_spec(world, [digit], [network]),
+                    Budget(reward_calls=SINGLE_CALLS),
+                    seed,
                 )
                 yield {
                     "agent": AGENTS[-1],
@@ -175,7 +162,7 @@ def table(found: Sequence[Row], folder: Path) -> str:
     for row in found:
         seen = [
             name
-            for name, values in (("class", TRAIN_CLASSES), ("network", TRAIN_NETWORKS))
+            for name, values in (("class", TRAIN_CLASSES), ("network", _learned_on(row["agent"])))
             if row[name] in values
         ]
         kind = f"{seen[0]} seen" if seen else "neither seen"
@@ -193,6 +180,11 @@ def table(found: Sequence[Row], folder: Path) -> str:
             f" {mean['forget']:.2f}, {worst:.2f} | {_cost(own, folder)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _learned_on(agent: str) -> Sequence[int]:
+    """The networks that an agent learned on, or that the others of its table did."""
+    return GENERAL[agent].networks if agent in GENERAL else TRAIN_NETWORKS
 
 
 def _cost(own: Sequence[Row], folder: Path) -> str:

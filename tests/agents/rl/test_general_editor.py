@@ -4,6 +4,7 @@ alike."""
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from agents.protocol import Budget, Unsupported
 from agents.rl.equivariant import EditorShape, EquivariantEdit, describe_units, distinct
 from agents.rl.general_editor import GeneralEditor
+from benchmarks.studies import general_agents
 from benchmarks.studies import general_editor as script
 from benchmarks.studies.general_editor import OneEpisode, general_spec
 
@@ -193,10 +195,38 @@ def test_unknown_parameters_are_named(given, message):
 # --- the comparison -------------------------------------------------------------------------------
 
 
+def learn_on(monkeypatch, networks):
+    """Have the study learn on other networks, and by gradient for no longer than a test may."""
+    kinds = {
+        name: replace(general, networks=networks, calls=general.calls and 8)
+        for name, general in script.GENERAL.items()
+    }
+    for module in (script, general_agents):
+        monkeypatch.setattr(module, "GENERAL", kinds)
+    monkeypatch.setattr(script, "TRAIN_NETWORKS", networks)
+
+
+def test_the_gradient_editor_is_measured_in_version_1_alone(tmp_path, monkeypatch, capsys):
+    learn_on(monkeypatch, (3,))
+    monkeypatch.setattr(script, "TRAIN_CLASSES", (0,))
+    monkeypatch.setattr(general_agents, "TRAIN_CLASSES", (0, 1))
+    monkeypatch.setattr(script, "TEST_CLASSES", (7,))
+    own = ["--out", str(tmp_path), "--networks", "1", "--single", "0", "--agents"]
+    assert script.main([*own, "gradient editor", "--worlds", "MaskWorld-v0,MaskWorld-v1"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {row["world"] for row in rows} == {"MaskWorld-v1"}
+    assert [(row["network"], row["class"]) for row in rows] == [(0, 7), (0, 0), (3, 7)]
+    assert {row["reward_calls"] for row in rows} == {8}
+    table = capsys.readouterr().out
+    assert "| MaskWorld-v1 | gradient editor | neither seen | 1 |" in table
+    assert "| MaskWorld-v1 | gradient editor | network seen | 1 |" in table
+
+
 @pytest.mark.slow
 def test_comparison_is_resumed_and_tabulated(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "TRAIN_NETWORKS", (3, 4, 5))
-    monkeypatch.setattr(script, "TRAIN_CLASSES", (0,))
+    learn_on(monkeypatch, (3, 4, 5))
+    for module in (script, general_agents):
+        monkeypatch.setattr(module, "TRAIN_CLASSES", (0,))
     monkeypatch.setattr(script, "TEST_CLASSES", (7,))
     monkeypatch.setattr(script, "SINGLE_CALLS", 1_024)
     arguments = [
@@ -229,8 +259,9 @@ def test_comparison_is_resumed_and_tabulated(tmp_path, monkeypatch, capsys):
 
 
 def test_rows_of_another_budget_are_not_mixed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "TRAIN_NETWORKS", (3,))
-    monkeypatch.setattr(script, "TRAIN_CLASSES", (0,))
+    learn_on(monkeypatch, (3,))
+    for module in (script, general_agents):
+        monkeypatch.setattr(module, "TRAIN_CLASSES", (0,))
     monkeypatch.setattr(script, "TEST_CLASSES", (7,))
     arguments = [
         "--out",

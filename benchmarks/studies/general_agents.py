@@ -1,0 +1,103 @@
+"""Who learns once and edits many in the study of general editors, and where."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+import editgym  # noqa: F401 - registers the environments
+from agents.protocol import Budget
+from agents.rl.agent import SB3Agent
+from agents.rl.general_editor import GeneralEditor
+from agents.rl.gradient_editor import GradientEditor
+
+Learner = SB3Agent | GradientEditor
+WORLDS = ("MaskWorld-v0", "ShiftWorld-v0", "MaskWorld-v1", "ShiftWorld-v1")
+TRAIN_CLASSES, TEST_CLASSES, TRAIN_NETWORKS = tuple(range(7)), (7, 8, 9), tuple(range(10, 22))
+MORE_NETWORKS = tuple(range(10, 50))
+GENERAL_CALLS, SINGLE_CALLS = 102_400, 40_960
+GRADIENT_STEPS, GRADIENT_BATCH = 3_500, 8
+
+
+HEAD_SEEN: Mapping[str, Any] = {"observe_parameters": ["fc3.weight"]}
+_ALL_SEEN: Mapping[str, Any] = {
+    "observe_parameters": ["fc3.weight", "fc2.bias", "fc1.bias"],
+    "observe": "weights",
+    "max_raw_observation": 8_192,
+}
+
+
+@dataclass(frozen=True)
+class General:
+    """An agent that learns once and edits many.
+
+    Attributes:
+        make: The agent, untrained.
+        version: Of the worlds that it is for.
+        networks: Those that it learns on.
+        seen: What it observes of the network beside the edited matrix, and how.
+        calls: Rewards that it learns from; None where the command line says it.
+    """
+
+    make: Callable[[], Learner]
+    version: str
+    networks: Sequence[int] = TRAIN_NETWORKS
+    seen: Mapping[str, Any] = field(default_factory=lambda: HEAD_SEEN)
+    calls: int | None = None
+
+
+def _by_gradient(networks: Sequence[int]) -> General:
+    return General(
+        lambda: GradientEditor(steps=GRADIENT_STEPS, batch=GRADIENT_BATCH),
+        "v1",
+        networks,
+        _ALL_SEEN,
+        GRADIENT_STEPS * GRADIENT_BATCH,
+    )
+
+
+GENERAL: Mapping[str, General] = {
+    "general editor": General(lambda: GeneralEditor("ppo"), "v0"),
+    # An ordinary policy sees all numbers: a sketch of them would bury the goal.
+    "ordinary policy": General(lambda: SB3Agent("ppo", sketch=0), "v0"),
+    "gradient editor": _by_gradient(TRAIN_NETWORKS),
+    "gradient editor of 40 networks": _by_gradient(MORE_NETWORKS),
+}
+
+
+def general_spec(
+    world: str,
+    goals: Sequence[int],
+    networks: Sequence[int],
+    seen: Mapping[str, Any] = HEAD_SEEN,
+    **arguments: Any,
+) -> EnvSpec:
+    """A world in which a policy sees the class to forget and what `seen` says."""
+    spec = copy.deepcopy(gym.spec(world))
+    spec.kwargs.update(
+        goals=list(goals), networks=list(networks), observe_task=True, **seen, **arguments
+    )
+    return spec
+
+
+def trained(kind: str, world: str, seed: int, folder: Path, calls: int) -> Learner:
+    """A general agent, learned once and then loaded."""
+    path = folder / "agents" / f"{kind.replace(' ', '-')}-{world}-{seed}"
+    general = GENERAL[kind]
+    agent = general.make()
+    if not (path / "cost.json").exists():
+        begin = time.monotonic()
+        spec = general_spec(world, TRAIN_CLASSES, general.networks, general.seen, batch_size=256)
+        agent.learn(spec, Budget(reward_calls=general.calls or calls), seed)
+        agent.save(path)
+        cost = {"train_s": time.monotonic() - begin, "reward_calls": general.calls or calls}
+        (path / "cost.json").write_text(json.dumps(cost) + "\n")
+    return type(agent).load(path)
