@@ -81,7 +81,7 @@ def _listed(folder: Path) -> torchvision.datasets.ImageFolder:
     _check_none_is_left_out(folder)
     try:
         return torchvision.datasets.ImageFolder(str(folder), loader=Image.open)
-    except FileNotFoundError as error:
+    except OSError as error:  # none, no folder, or one without classes or files
         raise DataError(
             f"data: {folder} must hold one folder of images per class: {error}"
         ) from error

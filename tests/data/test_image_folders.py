@@ -1,5 +1,7 @@
 """Images of one's own in folders: which are read how, and which are refused by their files."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,3 +118,15 @@ def test_files_that_are_cut_are_named(folder, part, suffix):
 def test_sizes_that_are_none_are_refused(folder, arguments, message):
     with pytest.raises(ValueError, match=message):
         image_folder(folder(), **arguments)
+
+
+def test_a_part_that_is_a_file_or_has_no_images_is_named(folder):
+    path = folder()
+    for image in (path / "test" / "dog").iterdir():
+        image.unlink()
+    with pytest.raises(DataError, match=r"images/test must hold one folder .* for the classes dog"):
+        image_folder(path, 8)
+    shutil.rmtree(path / "test")
+    (path / "test").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/test must hold one folder of images per class: "):
+        image_folder(path, 8)

@@ -15,7 +15,7 @@ _OF_OTHERS = 1e-4
 @torch.no_grad()
 def is_by_sample(compute: Callable[[Tensor], Sequence[Tensor]], example: Tensor) -> bool:
     """Whether each sample's results are the same in other batches: without the last or the first
-    one, the other way round, and among copies of one sample.
+    one, and among copies of one sample.
 
     Statistics of the batch, what is handed on from sample to sample, and what is looked up at one
     place of the batch all show in one of these.
@@ -27,7 +27,7 @@ def is_by_sample(compute: Callable[[Tensor], Sequence[Tensor]], example: Tensor)
     count = len(example)
     order = torch.arange(count, device=example.device)
     whole = compute(example)
-    others = [order[:-1], order[1:], order.flip(0), *(0 * order + one for one in (0, count // 2))]
+    others = [order[:-1], order[1:], 0 * order + count // 2]
     return all(
         _alike(own[rows], found)
         for rows in others
