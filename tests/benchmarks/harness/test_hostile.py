@@ -148,4 +148,4 @@ def test_a_hang_fails_with_the_time_limit():
 @pytest.mark.slow
 def test_rewards_are_counted_in_processes_that_the_meter_was_hidden_from(tmp_path):
     (row,) = run_cells([cell_of(hostile("SearchesElsewhere"))], tmp_path)
-    assert "asked for 16 rewards" in row["error"]
+    assert "asked for 14 rewards" in row["error"]  # a step in which an environment resets has none
