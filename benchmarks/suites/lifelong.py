@@ -10,6 +10,7 @@ from benchmarks.suites.editors import (
     ELSEWHERE,
     GPT2_SITES,
     LATE_OUTPUTS,
+    LEARNED_ONCE,
     LIFELONG_SITES,
     LONG,
     ON_GPT2,
@@ -73,6 +74,7 @@ LIFELONG = (
     ),
     _lifelong(rehearsed(SHORT, ultraedit=2), horizon=20),
     _lifelong(rehearsed(LONG, ultraedit=3), horizon=100),
+    _lifelong(LEARNED_ONCE, horizon=100),
     _lifelong(READINGS, max_seeds=5, horizon=20),
 )
 _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))
