@@ -118,9 +118,9 @@ def rehearsed(table: Configurations, ultraedit: int) -> tuple[AgentChoice, ...]:
     )
 
 
-# Six looks and 30 rehearsed requests a step, as UltraEdit has them, by a policy that learned once and
-# stands beside the rows, and by the untrained one that it began as. It learned on ten policy streams
-# of 100 steps, by `agents.train --env LifelongLLMEdit-v1 --agent rledit` with `horizon=100`,
+# Six looks and 30 rehearsed requests a step, as UltraEdit has them, by a policy that learned once
+# and stands beside the rows, and by the untrained one that it began as. It learned on ten policy
+# streams of 100 steps: `agents.train --env LifelongLLMEdit-v1 --agent rledit` with `horizon=100`,
 # `rehearse=30` and these sites, `passes=6`, `step_size=0.001`, `learning_rate=3e-5`,
 # `step_learning_rate=0.002`, `sequences=10`, `validate_every=2`, and as `train_env` `horizon=100`,
 # `rehearse=30`, `look_back="uniform"`, `back_depth=8` and `locality_weight=6`.
