@@ -1,0 +1,62 @@
+"""Any algorithm of Stable-Baselines3 or sb3-contrib that takes continuous actions, with its
+library's defaults: `python examples/sb3.py --algorithm SAC`.
+
+Nothing is chosen but how many environments there are, and the length of the rollouts of the
+algorithms that keep them whole: 64 × 32 steps make the 2,048 that PPO has by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from typing import Any
+
+import gymnasium as gym
+import sb3_contrib
+import stable_baselines3
+from common import Act, parser, run
+
+from editgym.envs.sb3 import monitored
+
+# Off-policy algorithms make a gradient step for each step of all environments: they have one.
+OFF_POLICY = ("CrossQ", "DDPG", "SAC", "TD3", "TQC")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "A2C": {},
+    "ARS": {},
+    "PPO": {"n_steps": 32},
+    "RecurrentPPO": {"n_steps": 32},
+    "TRPO": {"n_steps": 32},
+    **{name: {} for name in OFF_POLICY},
+}
+
+
+def learn(args: argparse.Namespace) -> Act:
+    """Train, and return the deterministic policy."""
+    name = args.algorithm
+    kind = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
+    policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
+    with closing(monitored(gym.make_vec(args.env_id, num_envs=args.num_envs))) as envs:
+        model = kind(policy, envs, seed=args.seed, device="cpu", **SETTINGS[name])
+        model.learn(args.total_calls)
+    return lambda observation: model.predict(observation, deterministic=True)[0]
+
+
+def main() -> None:
+    """The command line."""
+    command_line = parser(__doc__)
+    command_line.add_argument("--algorithm", choices=sorted(SETTINGS), default="PPO")
+    args = command_line.parse_args()
+    if args.algorithm in OFF_POLICY:
+        args.num_envs = 1
+    library = "sb3-contrib" if hasattr(sb3_contrib, args.algorithm) else "stable-baselines3"
+    run(
+        args,
+        learn,
+        agent=f"SB3 {args.algorithm}",
+        packages=(library,),
+        settings=SETTINGS[args.algorithm],
+    )
+
+
+if __name__ == "__main__":
+    main()
