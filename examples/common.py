@@ -84,7 +84,7 @@ def run(
         "reward_calls": meter.calls,
         "seed": args.seed,
         **result,
-        "cpu_seconds": round(seconds, 1),
+        "seconds": round(seconds, 1),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in (*_PACKAGES, *packages)},
         "hardware": hardware("cpu"),

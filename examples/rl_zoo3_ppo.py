@@ -23,11 +23,14 @@ def learn(args: argparse.Namespace) -> Act:
     """Train, and return the deterministic policy of the saved model."""
     rollout = min(ROLLOUT, args.total_calls)
     with tempfile.TemporaryDirectory() as folder:
-        words = ["rl_zoo3.train", "--algo", "ppo", "--env", args.env_id, "--gym-packages", "editgym"]
-        words += ["--conf-file", str(SETTINGS), "--n-timesteps", str(args.total_calls)]
-        words += ["--hyperparams", f"n_envs:{args.num_envs}", f"n_steps:{rollout // args.num_envs}"]
-        words += ["--seed", str(args.seed), "--eval-freq", "-1", "--log-folder", folder]
-        with mock.patch.object(sys, "argv", [*words, "--device", "cpu", "--verbose", "0"]):
+        steps = rollout // args.num_envs
+        command = (
+            f"rl_zoo3.train --algo ppo --env {args.env_id} --gym-packages editgym"
+            f" --conf-file {SETTINGS} --n-timesteps {args.total_calls}"
+            f" --hyperparams n_envs:{args.num_envs} n_steps:{steps} --seed {args.seed}"
+            f" --eval-freq -1 --log-folder {folder} --device cpu --verbose 0"
+        )
+        with mock.patch.object(sys, "argv", command.split()):
             train()
         (saved,) = Path(folder).glob(f"ppo/*/{args.env_id}.zip")
         model = PPO.load(saved, device="cpu")

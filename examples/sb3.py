@@ -12,9 +12,12 @@ from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import sb3_contrib
 import stable_baselines3
 from common import Act, parser, run
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from editgym.envs.sb3 import monitored
 
@@ -36,15 +39,23 @@ def learn(args: argparse.Namespace) -> Act:
     kind = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
     with closing(monitored(gym.make_vec(args.env_id, num_envs=args.num_envs))) as envs:
-        model = kind(policy, envs, seed=args.seed, device="cpu", **SETTINGS[name])
+        seen: VecEnv = VecNormalize(envs) if args.normalize else envs
+        model = kind(policy, seen, seed=args.seed, device="cpu", **SETTINGS[name])
         model.learn(args.total_calls)
-    return lambda observation: model.predict(observation, deterministic=True)[0]
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        if isinstance(seen, VecNormalize):
+            observation = seen.normalize_obs(observation)
+        return model.predict(observation, deterministic=True)[0]
+
+    return act
 
 
 def main() -> None:
     """The command line."""
     command_line = parser(__doc__)
     command_line.add_argument("--algorithm", choices=sorted(SETTINGS), default="PPO")
+    command_line.add_argument("--normalize", action="store_true", help="behind VecNormalize")
     args = command_line.parse_args()
     if args.algorithm in OFF_POLICY:
         args.num_envs = 1
@@ -52,7 +63,7 @@ def main() -> None:
     run(
         args,
         learn,
-        agent=f"SB3 {args.algorithm}",
+        agent=f"SB3 {args.algorithm}{', VecNormalize' if args.normalize else ''}",
         packages=(library,),
         settings=SETTINGS[args.algorithm],
     )

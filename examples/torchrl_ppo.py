@@ -26,6 +26,7 @@ from torchrl.objectives.value import GAE
 
 ROLLOUT, MINIBATCH, EPOCHS = 2_048, 64, 10
 LEARNING_RATE, MAX_NORM = 3e-4, 0.5
+LOSSES = ("loss_objective", "loss_critic", "loss_entropy")
 
 
 def learn(args: argparse.Namespace) -> Act:
@@ -52,7 +53,7 @@ def learn(args: argparse.Namespace) -> Act:
                 for rows in torch.randperm(len(samples)).split(MINIBATCH):
                     terms = loss(samples[rows])
                     optimizer.zero_grad()
-                    sum(terms[name] for name in terms.keys() if name.startswith("loss_")).backward()
+                    sum(terms[name] for name in LOSSES).backward()
                     nn.utils.clip_grad_norm_(loss.parameters(), MAX_NORM)
                     optimizer.step()
 
