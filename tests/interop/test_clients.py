@@ -106,7 +106,7 @@ def test_ten_lines_are_what_the_script_learns(python, tmp_path):
 
 def test_a_video_is_recorded(python, tmp_path):
     script = ROOT / "examples" / "record_video.py"
-    python("gymnasium", script, *"--num-envs 2 --total-calls 64".split(), cwd=tmp_path)
+    python("gymnasium", script, *["--num-envs", "2", "--total-calls", "64"], cwd=tmp_path)
     (video,) = (tmp_path / "runs" / "video").glob("*.mp4")
     assert video.stat().st_size > 1_000
 
