@@ -1,8 +1,9 @@
 """PPO for continuous actions in one file, in the manner of CleanRL.
 
-All that the algorithm does stands below, with the settings that are usual for it: observations and
-rewards normalised and clipped, orthogonal initial weights, a learning rate that falls to 0. The
-rollout of 2,048 steps is divided among the environments.
+All that the algorithm does stands below, with the settings that Schulman et al. (2017) have for
+continuous control, and what has become usual beside them: observations and rewards normalised and
+clipped, and orthogonal initial weights. `--anneal` lets the learning rate fall to 0. The rollout of
+2,048 steps is divided among the environments.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def learn(args: argparse.Namespace) -> Act:
     updates = args.total_calls // (steps * args.num_envs)
     observation = world.reset(args.seed)
     for update in range(updates):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - update / updates)
+        if args.anneal:
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - update / updates)
         rollout: dict[str, list[Tensor]] = {}
         with torch.no_grad():
             for _ in range(steps):
@@ -177,5 +179,14 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return torch.as_tensor(array, dtype=torch.float32)
 
 
+def main() -> None:
+    """The command line."""
+    command_line = parser(__doc__)
+    command_line.add_argument("--anneal", action="store_true", help="the learning rate falls to 0")
+    args = command_line.parse_args()
+    agent = f"CleanRL-style PPO{', annealed' if args.anneal else ''}"
+    run(args, learn, agent=agent, settings={"anneal": True} if args.anneal else {})
+
+
 if __name__ == "__main__":
-    run(parser(__doc__).parse_args(), learn, agent="CleanRL-style PPO")
+    main()
