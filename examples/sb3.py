@@ -8,6 +8,7 @@ algorithms that keep them whole: 64 × 32 steps make the 2,048 that PPO has by d
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import closing
 from typing import Any
 
@@ -40,7 +41,7 @@ def learn(args: argparse.Namespace) -> Act:
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
     with closing(monitored(gym.make_vec(args.env_id, num_envs=args.num_envs))) as envs:
         seen: VecEnv = VecNormalize(envs) if args.normalize else envs
-        model = kind(policy, seen, seed=args.seed, device="cpu", **SETTINGS[name])
+        model = kind(policy, seen, seed=args.seed, device="cpu", **SETTINGS[name], **args.settings)
         model.learn(args.total_calls)
 
     def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -56,17 +57,22 @@ def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--algorithm", choices=sorted(SETTINGS), default="PPO")
     command_line.add_argument("--normalize", action="store_true", help="behind VecNormalize")
-    args = command_line.parse_args()
-    if args.algorithm in OFF_POLICY:
-        args.num_envs = 1
-    library = "sb3-contrib" if hasattr(sb3_contrib, args.algorithm) else "stable-baselines3"
-    run(
-        args,
-        learn,
-        agent=f"SB3 {args.algorithm}{', VecNormalize' if args.normalize else ''}",
-        packages=(library,),
-        settings=SETTINGS[args.algorithm],
+    command_line.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="""what else is not the default, such as '{"ent_coef": 0.001}'""",
     )
+    args = command_line.parse_args()
+    name = args.algorithm
+    if name in OFF_POLICY:
+        args.num_envs = 1
+    chosen = ["VecNormalize"] * args.normalize
+    chosen += [f"{key}={value}" for key, value in args.settings.items()]
+    library = "sb3-contrib" if hasattr(sb3_contrib, name) else "stable-baselines3"
+    agent = ", ".join([f"SB3 {name}", *chosen])
+    run(args, learn, agent=agent, packages=(library,), settings=SETTINGS[name] | args.settings)
 
 
 if __name__ == "__main__":
