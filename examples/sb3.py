@@ -41,7 +41,8 @@ def learn(args: argparse.Namespace) -> Act:
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
     with closing(monitored(gym.make_vec(args.env_id, num_envs=args.num_envs))) as envs:
         seen: VecEnv = VecNormalize(envs) if args.normalize else envs
-        model = kind(policy, seen, seed=args.seed, device="cpu", **SETTINGS[name], **args.settings)
+        settings = SETTINGS[name] | args.settings
+        model = kind(policy, seen, seed=args.seed, device="cpu", **settings)
         model.learn(args.total_calls)
 
     def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:

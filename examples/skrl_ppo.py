@@ -1,7 +1,9 @@
 """PPO of skrl with its defaults: `python examples/skrl_ppo.py`.
 
 skrl leaves the models to its user: these are its generated ones, of the size that its examples
-have. The agent's memory is as long as its rollout, 16 steps of every environment.
+have. The agent's memory is as long as its rollout, 16 steps of every environment. The learning rate
+follows the policy's change, as in skrl's examples: with a fixed one of 1e-3, skrl's default, a
+policy of 4,096 actions ended in NaN.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from common import Act, parser, run
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.envs.wrappers.torch import wrap_env
 from skrl.memories.torch import RandomMemory
+from skrl.resources.schedulers.torch import KLAdaptiveLR
 from skrl.trainers.torch import SequentialTrainer
 from skrl.utils import set_seed
 from skrl.utils.model_instantiators.torch import deterministic_model, gaussian_model
 
+SCHEDULE = {"kl_threshold": 0.008}
 NETWORK = [{"name": "net", "input": "OBSERVATIONS", "layers": [64, 64], "activations": "elu"}]
 
 
@@ -33,7 +37,7 @@ def learn(args: argparse.Namespace) -> Act:
         "policy": gaussian_model(**spaces, device="cpu", network=NETWORK, output="ACTIONS"),
         "value": deterministic_model(**spaces, device="cpu", network=NETWORK, output="ONE"),
     }
-    config = PPO_CFG()
+    config = PPO_CFG(learning_rate_scheduler=KLAdaptiveLR, learning_rate_scheduler_kwargs=SCHEDULE)
     config.experiment.write_interval = config.experiment.checkpoint_interval = 0
     with tempfile.TemporaryDirectory() as config.experiment.directory:
         agent = PPO(
@@ -55,4 +59,10 @@ def learn(args: argparse.Namespace) -> Act:
 
 
 if __name__ == "__main__":
-    run(parser(__doc__).parse_args(), learn, agent="skrl PPO", packages=("skrl",))
+    run(
+        parser(__doc__).parse_args(),
+        learn,
+        agent="skrl PPO",
+        packages=("skrl",),
+        settings={"learning_rate_scheduler": "KLAdaptiveLR", **SCHEDULE},
+    )

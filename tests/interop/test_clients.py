@@ -24,6 +24,7 @@ OFF_POLICY = ("CrossQ", "DDPG", "SAC", "TD3", "TQC")  # 100 random steps, then a
 SCRIPTS = {
     **{f"sb3.py --algorithm {name}": "sb3" for name in SB3},
     "sb3.py --normalize": "sb3",
+    'sb3.py --settings {"n_steps":16}': "sb3",
     "tensorboard_log.py": "sb3",
     "cleanrl_ppo.py": "cleanrl",
     "cleanrl_sac.py --total-calls 8": "cleanrl",
