@@ -8,6 +8,7 @@ batched environment, in which TorchRL itself says which episodes begin anew.
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import closing
 
 import gymnasium as gym
@@ -36,7 +37,7 @@ def learn(args: argparse.Namespace) -> Act:
         env = GymWrapper(envs)
         env.set_seed(args.seed)
         actor, value = networks(env)
-        loss = ClipPPOLoss(actor, value)
+        loss = ClipPPOLoss(actor, value, **args.settings)
         advantage = GAE(gamma=0.99, lmbda=0.95, value_network=value)
         optimizer = torch.optim.Adam(loss.parameters(), LEARNING_RATE)
         collector = Collector(
@@ -84,5 +85,20 @@ def _observed(observation: NDArray[np.float32]) -> TensorDict:
     return TensorDict({"observation": torch.as_tensor(observation)[None]}, batch_size=1)
 
 
+def main() -> None:
+    """The command line."""
+    command_line = parser(__doc__)
+    command_line.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="""of `ClipPPOLoss`, such as '{"entropy_coeff": 0, "normalize_advantage": true}'""",
+    )
+    args = command_line.parse_args()
+    agent = ", ".join(["TorchRL PPO", *(f"{key}={value}" for key, value in args.settings.items())])
+    run(args, learn, agent=agent, packages=("torchrl",), settings=args.settings)
+
+
 if __name__ == "__main__":
-    run(parser(__doc__).parse_args(), learn, agent="TorchRL PPO", packages=("torchrl",))
+    main()
