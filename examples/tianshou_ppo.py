@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
 import torch
 from common import Act, parser, run
+from numpy.typing import NDArray
 from tianshou.highlevel.config import OnPolicyTrainingConfig
 from tianshou.highlevel.env import EnvFactoryRegistered, VectorEnvType
 from tianshou.highlevel.experiment import ExperimentConfig, PPOExperimentBuilder
@@ -37,9 +39,9 @@ def learn(args: argparse.Namespace) -> Act:
     builder = PPOExperimentBuilder(envs, experiment, training)
     policy = builder.build().run().world.algorithm.policy
 
-    def act(observation):
-        with torch.no_grad():
-            return policy.compute_action(observation)
+    @torch.no_grad()
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        return policy.compute_action(observation)
 
     policy.eval()  # the mean action
     return act
