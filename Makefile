@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One torch thread per process: processes with two threads each on two cores are many times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-page lint docs bench coverage mutants package clean
+.PHONY: demo test test-all test-page lint docs interop bench coverage mutants package clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
@@ -63,8 +63,13 @@ package: $(STAMP)
 	.package/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.tar.gz
 	cd .package && bin/python ../tests/packaging/check.py
 
+# Does every client library learn here? A virtual environment for each, and the scripts of examples/.
+interop: $(STAMP)
+	-$(BIN)/python tests/interop/venvs.py
+	$(BIN)/python -m pytest tests/interop
+
 clean:
-	rm -rf .venv .package build dist site *.egg-info runs .coverage*
+	rm -rf .venv .interop .package build dist site *.egg-info runs .coverage*
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -4,6 +4,9 @@ Trains algorithms of Stable-Baselines3 with its defaults on MaskWorld and ShiftW
 Markdown table: accuracies on test data in percent, before → after the deterministic policy's edit,
 of every run. Nothing is chosen but the environment, how many of them, and PPO's rollout of 64 × 32
 steps; with `--networks`, also the network, whose model seed is then the run's seed.
+
+With `--rows FILES` nothing is trained: the table is that of rows which the scripts in `examples/`
+wrote with their `--out`, one client library beside the other.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ WORLDS = ("MaskWorld-v1", "ShiftWorld-v1")
 ALGORITHMS: dict[str, tuple[int, dict[str, Any]]] = {"PPO": (64, {"n_steps": 32}), "SAC": (1, {})}
 _JUDGED = ("forget_accuracy", "retain_accuracy")
 METRICS = (*_JUDGED, *(f"{name}_before" for name in _JUDGED))
+_COLUMNS = ("world", "agent", "reward_calls", "seed", "seconds", *METRICS)
+# An edit holds that leaves at most so much of the forgotten class, and takes no more of the others.
+_FORGOTTEN, _LOST = 0.05, 0.03
 
 
 def run(
@@ -66,7 +72,7 @@ def run(
         metrics = edit_env(env).evaluate(edit_env(env).journal).metrics
     return {
         "world": world,
-        "algorithm": algorithm,
+        "agent": f"SB3 {algorithm}",
         "num_envs": count,
         "settings": settings,
         "reward_calls": calls,
@@ -77,26 +83,59 @@ def run(
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Accuracies in percent, before → after, of every seed, as Markdown; the number of runs is in
-    the column n.
+def held(row: Mapping[str, Any]) -> bool:
+    """Whether a run's edit leaves at most 5% accuracy on what is to be forgotten, and retain
+    accuracy within three points of the unedited network's.
+    """
+    lost = row["retain_accuracy_before"] - row["retain_accuracy"]
+    return bool(row["forget_accuracy"] <= _FORGOTTEN and lost <= _LOST)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracies in percent, before → after, of every seed in order, as Markdown; in how many of
+    the n runs the edit `held`; and the mean seconds of one run.
     """
     lines = [
-        "| world | agent | reward calls | n | forget | retain |",
-        "|---|---|--:|--:|--:|--:|",
+        "| world | agent | reward calls | n | forget | retain | held | seconds |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for key in dict.fromkeys((r["world"], r["algorithm"], r["reward_calls"]) for r in rows):
-        own = [r for r in rows if (r["world"], r["algorithm"], r["reward_calls"]) == key]
-        world, algorithm, calls = key
+    groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["world"], row["seed"])):
+        groups.setdefault((row["world"], row["agent"], row["reward_calls"]), []).append(row)
+    for (world, agent, calls), own in groups.items():
         cells = " | ".join(_change(own, name) for name in _JUDGED)
-        lines.append(f"| {world} | SB3 {algorithm} | {calls:,} | {len(own)} | {cells} |")
+        kept, seconds = sum(map(held, own)), np.mean([row["seconds"] for row in own])
+        lines.append(
+            f"| {world} | {agent} | {calls:,} | {len(own)} | {cells} | {kept}/{len(own)}"
+            f" | {seconds:.0f} |"
+        )
     return "\n".join(lines)
 
 
-def _change(rows: Sequence[dict[str, Any]], name: str) -> str:
+def _change(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     before = np.mean([row[f"{name}_before"] for row in rows])
     each = ", ".join(f"{100 * row[name]:.1f}" for row in rows)
     return f"{100 * before:.1f} → {each}"
+
+
+def read(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of JSON Lines files.
+
+    Raises:
+        ValueError: A line is no row of a run; the message names file, line and what it lacks.
+    """
+    rows = []
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                lacks = [name for name in _COLUMNS if name not in row]
+            except (json.JSONDecodeError, TypeError):
+                lacks = ["JSON"]
+            if lacks:
+                raise ValueError(f"{file}:{number} is no row of a run: it lacks {', '.join(lacks)}")
+            rows.append(row)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,7 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--networks", action="store_true", help="each seed edits another network")
     parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--rows", type=Path, nargs="+", metavar="FILE", help="only print these")
     options = parser.parse_args(arguments)
+    if options.rows:
+        try:
+            print(table(read(options.rows)))
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        return 0
     rows = []
     for world in options.worlds:
         for seed in range(options.seeds):

@@ -38,7 +38,7 @@ class UnknownArgumentError(ValueError, TypeError):
     """An argument that a task does not take.
 
     Clients such as TorchRL's `GymEnv` try arguments of their own, and take them back on the
-    TypeError that says "unexpected keyword argument", as Python's does.
+    TypeError that says "unexpected keyword argument 'NAME'", as Python's does.
     """
 
 
@@ -70,7 +70,7 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     unknown = [] if takes_all else sorted(set(arguments) - accepted)
     if unknown:
         raise UnknownArgumentError(
-            f"unexpected keyword argument: {name} takes no argument"
+            f"unexpected keyword argument {unknown[0]!r}: {name} takes no argument"
             f" {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(accepted))}"
         )
     required = [

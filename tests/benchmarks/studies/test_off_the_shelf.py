@@ -1,74 +1,81 @@
-"""Agents as their library has them: what is run, and what is printed of it."""
+"""Agents as their libraries have them: runs, rows and the table of rows."""
 
 import json
 
-import gymnasium as gym
-import numpy as np
-import stable_baselines3
+import pytest
 
 from benchmarks.studies import off_the_shelf
-from editgym.envs.protocol import edit_env
+from benchmarks.studies.off_the_shelf import METRICS, held, main, read, run, table
 
 
-def row(world, seed, forget, retain):
+def row(agent="A", world="MaskWorld-v1", seed=0, forget=0.0, retain=0.95, calls=2_048):
+    """A row of a run whose network had a forget accuracy of 1 and a retain accuracy of 0.97."""
     return {
         "world": world,
-        "algorithm": "PPO",
-        "reward_calls": 20_480,
+        "agent": agent,
+        "reward_calls": calls,
         "seed": seed,
+        "seconds": 10.0 + seed,
         "forget_accuracy": forget,
-        "forget_accuracy_before": 0.9 + seed / 50,
+        "forget_accuracy_before": 1.0,
         "retain_accuracy": retain,
-        "retain_accuracy_before": 0.95,
+        "retain_accuracy_before": 0.97,
     }
 
 
-def test_the_table_has_every_run_in_percent():
-    rows = [row("A-v1", 0, 0.1, 0.9), row("A-v1", 1, 0.25, 0.8), row("B-v1", 0, 0.0, 1.0)]
-    assert off_the_shelf.table(rows).split("\n") == [
-        "| world | agent | reward calls | n | forget | retain |",
-        "|---|---|--:|--:|--:|--:|",
-        "| A-v1 | SB3 PPO | 20,480 | 2 | 91.0 → 10.0, 25.0 | 95.0 → 90.0, 80.0 |",
-        "| B-v1 | SB3 PPO | 20,480 | 1 | 90.0 → 0.0 | 95.0 → 100.0 |",
+@pytest.mark.parametrize(
+    ("forget", "retain", "holds"),
+    [(0.05, 0.95, True), (0.06, 0.97, False), (0.0, 0.9401, True), (0.0, 0.9399, False)],
+)
+def test_an_edit_holds_that_forgets_and_keeps(forget, retain, holds):
+    assert held(row(forget=forget, retain=retain)) is holds
+
+
+def test_table_has_a_line_for_every_world_and_agent_with_seeds_in_order():
+    rows = [
+        row("B", "ShiftWorld-v1"),
+        row(seed=1, forget=0.5),
+        row("B"),
+        row(seed=0, retain=0.96),
+        row(seed=0, calls=512),
+    ]
+    assert table(rows).splitlines() == [
+        "| world | agent | reward calls | n | forget | retain | held | seconds |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| MaskWorld-v1 | B | 2,048 | 1 | 100.0 → 0.0 | 97.0 → 95.0 | 1/1 | 10 |",
+        "| MaskWorld-v1 | A | 2,048 | 2 | 100.0 → 0.0, 50.0 | 97.0 → 96.0, 95.0 | 1/2 | 10 |",
+        "| MaskWorld-v1 | A | 512 | 1 | 100.0 → 0.0 | 97.0 → 95.0 | 1/1 | 10 |",
+        "| ShiftWorld-v1 | B | 2,048 | 1 | 100.0 → 0.0 | 97.0 → 95.0 | 1/1 | 10 |",
     ]
 
 
-def test_a_run_is_judged_on_test_data_by_the_edit_of_its_policy(tmp_path, capsys, monkeypatch):
-    small = {"n_steps": 4, "batch_size": 8}
-    monkeypatch.setitem(off_the_shelf.ALGORITHMS, "PPO", (2, small))
-    learned = []
+def test_rows_of_several_files_are_printed(tmp_path, capsys):
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file, agent in zip(files, "AB", strict=True):
+        file.write_text(json.dumps(row(agent)) + "\n")
+    assert main(["--rows", *map(str, files)]) == 0
+    assert capsys.readouterr().out == table([row("A"), row("B")]) + "\n"
 
-    class Learned(stable_baselines3.PPO):
-        """Learns as PPO does, and then has a policy that is known."""
 
-        def learn(self, calls):
-            learned.append(super().learn(calls).num_timesteps)
+@pytest.mark.parametrize(
+    ("line", "lacks"),
+    [("no JSON", "JSON"), ("3", "JSON"), ('{"agent": "A"}', "world, reward_calls, seed, seconds")],
+)
+def test_what_is_no_row_is_an_error_that_names_its_line(tmp_path, capsys, line, lacks):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row()) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:2 is no row of a run: it lacks {lacks}"):
+        read([file])
+    with pytest.raises(SystemExit):
+        main(["--rows", str(file)])
+    assert "rows.jsonl:2" in capsys.readouterr().err
 
-        def predict(self, observation, deterministic=False):
-            assert deterministic
-            return action, None
 
-    monkeypatch.setattr(stable_baselines3, "PPO", Learned)
-    with gym.make("MaskWorld-v1", model_seed=0) as env:
-        env.reset(seed=0)
-        unedited = edit_env(env).evaluate(edit_env(env).journal).metrics
-        action = np.random.default_rng(0).uniform(-1, 1, env.action_space.shape).astype("float32")
-        over = False
-        while not over:
-            _, _, over, truncated, _ = env.step(action)
-            over = over or truncated
-        edited = edit_env(env).evaluate(edit_env(env).journal).metrics
-    file = tmp_path / "rows.json"
-    asked = ["--worlds", "MaskWorld-v1", "--reward-calls", "8", "--seeds", "1", "--networks"]
-    assert off_the_shelf.main([*asked, "--json", str(file)]) == 0
-    (found,) = json.loads(file.read_text())
-    captured = capsys.readouterr()
-    assert json.loads(captured.err.splitlines()[-1]) == found
-    assert captured.out == off_the_shelf.table([found]) + "\n"
-    assert learned == [8]
-    assert (found["num_envs"], found["settings"]) == (2, small)
-    assert found["env_kwargs"] == {"model_seed": 0}
-    for name in ("forget_accuracy", "retain_accuracy"):
-        assert found[f"{name}_before"] == unedited[name]
-        assert found[name] == edited[name]
-    assert edited != unedited
+def test_a_run_trains_and_is_judged_on_test_data(monkeypatch):
+    monkeypatch.setitem(off_the_shelf.ALGORITHMS, "PPO", (4, {"n_steps": 32}))
+    found = run("ShiftWorld-v1", "PPO", 128, seed=0, arguments={"batch_size": 64})
+    assert found["agent"] == "SB3 PPO"
+    assert found["settings"] == {"n_steps": 32}
+    assert found["env_kwargs"] == {"batch_size": 64}
+    assert all(0 <= found[name] <= 1 for name in METRICS)
+    assert table([found]).count("\n") == 2
