@@ -64,8 +64,9 @@ def check_journal(env: gym.Env, journal: EditJournal, access: str) -> None:
             f"the journal has edits of {journal.steps} steps, and an episode has {length}"
         )
     if is_stream(env):
-        own = getattr(env.unwrapped, "shift", Shift())
-        _check_entries(journal, access, stream_env(env).process.sites, (Shift(), own))
+        stream = stream_env(env)
+        own = getattr(stream, "shift", Shift())
+        _check_entries(journal, access, stream.process.sites, (Shift(), own))
         return
     try:
         world = gradient_world(env)

@@ -72,7 +72,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process is there to be called."""
-        return not connection.wait([self._process.sentinel], 0)
+        return self._process.is_alive()
 
     def call(
         self,
