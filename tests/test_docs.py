@@ -44,6 +44,7 @@ SLOW = {
     "docs/guides/tensor_api.md",
     "docs/guides/train.md",
     "docs/index.md",
+    "docs/results/forgetting.md",
     "docs/tasks/asking.md",
     "docs/tasks/index.md",
 }
