@@ -145,8 +145,10 @@ def _described(
         "reward_calls": row["budget"]["reward_calls"],
         "device": row["env_kwargs"].get("device"),
     }
-    return {key: value for key, value in every.items() if key not in ignored}
+    # A row that is older than a setting does not have it; where it changes nothing it is None.
+    return {key: value for key, value in every.items() if key not in ignored and value is not None}
 
 
 def _apart_from_budget(row: Row) -> str:
-    return canonical_json([row["agent"], row["settings"]])
+    settings = {key: value for key, value in row["settings"].items() if value is not None}
+    return canonical_json([row["agent"], settings])

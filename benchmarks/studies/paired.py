@@ -86,9 +86,11 @@ def table(rows: Sequence[Row], name: str) -> str:
 
 
 def _apart_from(row: Row, name: str) -> str:
-    """All that has to be alike in two rows that are compared."""
+    """All that has to be alike in two rows that are compared. What is None counts as not there: a
+    row that is older than a setting does not have it.
+    """
     kwargs, settings = (
-        {key: value for key, value in row[kind].items() if key != name}
+        {key: value for key, value in row[kind].items() if key != name and value is not None}
         for kind in ("env_kwargs", "settings")
     )
     return canonical_json([row["suite"], row["env_id"], row["agent"], kwargs, settings])

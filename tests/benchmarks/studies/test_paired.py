@@ -55,3 +55,22 @@ def test_nothing_to_compare_is_an_error(rows, tmp_path, capsys):
     assert paired.main([str(tmp_path), "--by", "rehearsal"]) == 2
     assert "--by: no two rows of one seed differ in 'rehearsal' alone" in capsys.readouterr().err
     assert paired.main([str(tmp_path / "no"), "--by", "rehearse"]) == 2
+
+
+def test_a_setting_that_a_row_is_older_than_is_as_one_that_is_none(make_row):
+    def row(seed, gain, settings, **env):
+        return make_row(
+            "rledit",
+            seed,
+            env_kwargs={"task": "knowledge/factworld", "horizon": 20, **env},
+            settings={"steps": 5, **settings},
+            metrics={name: value + gain for name, value in KNOWN.items()},
+        )
+
+    before = [row(seed, 0.0, {}) for seed in range(5)]
+    after = [row(seed, 0.1, {"start_from": None}, rehearse=30) for seed in range(5)]
+    (_, _, line) = paired.table([*before, *after], "rehearse").split("\n")
+    assert " | 5 | " in line
+    other = [row(seed, 0.1, {"start_from": "x"}, rehearse=30) for seed in range(5)]
+    with pytest.raises(ValueError, match="no two rows"):
+        paired.table([*before, *other], "rehearse")
