@@ -172,7 +172,9 @@ def test_the_line_that_tells_how_far_a_run_is_fits_and_shows_the_last_score(
     monkeypatch.setattr(
         runner,
         "run_cell",
-        lambda cell: runner.Outcome(unlearning_row(cell.agent, cell.seed, retain=0.9, forget=0.0)),
+        lambda cell, _: runner.Outcome(
+            unlearning_row(cell.agent, cell.seed, retain=0.9, forget=0.0)
+        ),
     )
     for name in ("ppo", "an.agent.of_a_stranger:" + "WithALongName" * 9):
         runner.run_cells([make_cell(name)], tmp_path)
