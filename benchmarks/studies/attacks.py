@@ -79,7 +79,10 @@ def _table(rows: Sequence[Row], family: str) -> str:
         groups.setdefault(_group(row), []).append(row)
     head = ["task", "agent", "n", *COLUMNS[family]]
     lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
-    lines += [_line(group, family) for group in groups.values()]
+    lines += [
+        _line(group, family, _told_by(group[0], [other[0] for other in groups.values()]))
+        for group in groups.values()
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -89,12 +92,30 @@ def _group(row: Row) -> str:
     return canonical_json([row["env_id"], kwargs, row["agent"], row["settings"]])
 
 
-def _line(rows: Sequence[Row], family: str) -> list[str]:
+def _told_by(row: Row, firsts: Sequence[Row]) -> str:
+    """What tells a line's agent from its namesakes on the same task and world: arguments and
+    settings in which they differ; nothing where it has no namesake.
+
+    Args:
+        row: A row of the line.
+        firsts: One row of each line.
+    """
+    where = ("env_id", "task", "agent")
+    namesakes = [one for one in firsts if all(one[key] == row[key] for key in where)]
+    return "".join(
+        f", {name}={canonical_json(value)}"
+        for kind in ("settings", "env_kwargs")
+        for name, value in sorted(row[kind].items())
+        if name != "model_seed" and any(one[kind].get(name) != value for one in namesakes)
+    )
+
+
+def _line(rows: Sequence[Row], family: str, told_by: str) -> list[str]:
     first = rows[0]
     world = first["env_id"].partition("-")[0]
     return [
         f"{first['task']}, {world}",
-        f"`{first['agent']}`",
+        f"`{first['agent']}`{told_by}",
         str(len(rows)),
         *(_shown(rows, key, family) for key in COLUMNS[family].values()),
     ]

@@ -41,10 +41,10 @@ class General:
 
     Attributes:
         make: The agent, untrained.
-        version: Of the worlds that it is for.
-        networks: Those that it learns on.
+        version: The version of the worlds that it is for.
+        networks: The numbers of the networks that it learns on.
         seen: What it observes of the network beside the edited matrix, and how.
-        calls: Rewards that it learns from; None where the command line says it.
+        calls: The number of rewards that it learns from; None where the command line says it.
     """
 
     make: Callable[[], Learner]

@@ -52,6 +52,14 @@ def test_a_line_for_each_agent_with_its_seeds_and_intervals(cells):
     assert ppo[5] == "0.750 [0.750, 0.750]"
 
 
+def test_namesakes_are_told_apart_by_what_differs(make_row):
+    rows = [
+        make_row(agent="ppo", seed=0, metrics=measured(), env_kwargs={"alpha": 5.0} | more)
+        for more in ({}, {"probe_weight": 6.0})
+    ]
+    assert [line[1] for line in lines(attacks.tables(rows))] == ["`ppo`", "`ppo`, probe_weight=6.0"]
+
+
 def test_older_rows_are_left_out_and_counted(cells):
     assert attacks.tables(cells).endswith("\n\n1 rows of unlearning have no worst_attack.")
     assert "have no" not in attacks.tables(cells[:10])
@@ -70,7 +78,7 @@ def test_what_is_not_alike_has_a_line_of_its_own(cells):
     cells[1]["env_kwargs"] = cells[1]["env_kwargs"] | {"sites": ["fc1"]}
     assert [line[1:3] for line in lines(attacks.tables(cells))] == [
         ["`ppo`", "4"],
-        ["`ppo`", "1"],
+        ['`ppo`, sites=["fc1"]', "1"],
         ["`scrub`", "5"],
     ]
 
