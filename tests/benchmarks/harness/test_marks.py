@@ -262,3 +262,9 @@ def test_a_submitter_is_known_with_and_without_the_affiliation(
 def test_an_address_alone_is_no_name(tmp_path):
     with pytest.raises(ValueError, match=r"verifier must be a name.*got ' <a@b.org>'"):
         check_verifier(tmp_path, " <a@b.org>")
+
+
+@pytest.mark.parametrize("name", ["rerun", "seed"])
+def test_a_negative_number_is_refused_by_its_name(tmp_path, name, capsys):
+    assert leaderboard.main(["validate", str(tmp_path), f"--{name}", "-3"]) == 2
+    assert f"{name} must be 0 or more, got -3" in capsys.readouterr().err
