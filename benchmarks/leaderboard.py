@@ -122,6 +122,9 @@ def validate(options: argparse.Namespace) -> int:
         validate_row,
     )
 
+    for name in ("rerun", "seed"):
+        if (number := getattr(options, name)) is not None and number < 0:
+            raise ValueError(f"{name} must be 0 or more, got {number}")
     if options.verifier is not None:
         if not options.rerun:
             raise ValueError("verifier: only rows that were run again are marked: give --rerun K")

@@ -13,9 +13,9 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
-from agents.protocol import Unsupported
+from agents.protocol import Access, Unsupported
 from benchmarks.harness.evaluation import Evaluated, evaluated
 from benchmarks.harness.evaluation import evaluate_journal as evaluate_journal
 from benchmarks.harness.learning import Files, learn_and_edit
@@ -23,6 +23,7 @@ from benchmarks.harness.processes import CallError, Say
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.specs import cell_spec as cell_spec
 from benchmarks.results import Cell, Measurement, Row, build_row
+from benchmarks.results.files import check_types
 from editgym.envs.metering import RewardMeter
 
 
@@ -96,6 +97,12 @@ class Seen:
         """What was said with an event; None where there was none."""
         return self._values.get(event)
 
+    @property
+    def access(self) -> str | None:
+        """The access that the agent has declared; None where it has declared none that there is."""
+        access = self.value("access")
+        return access if access in get_args(Access) else None
+
     def seconds(self, begin: str, end: str) -> float:
         """Wall-clock seconds from one event to another."""
         return self._times[end] - self._times[begin]
@@ -112,11 +119,12 @@ def run_cell(cell: Cell, place: Place | None = None) -> Outcome:
     try:
         measurement = _measure(cell, place or Here(), seen)
     except Unsupported as reason:
-        measurement = Measurement("unsupported", seen.value("access"), error=str(reason))
+        measurement = Measurement("unsupported", seen.access, error=_printable(str(reason)))
     except (Exception, SystemExit) as error:
         measurement, trace = _failure(seen, error)
     try:
         row = build_row(cell, measurement, provenance(cell))
+        check_types(row)  # or nobody could read any row of the file again
     except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value
         measurement, trace = _failure(seen, error)
         row = build_row(cell, measurement, provenance(cell))
@@ -134,7 +142,12 @@ def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
     text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
     if isinstance(error, CallError):  # what was raised in another process, or became of it
         text, trace = str(error), error.traceback
-    return Measurement("failed", seen.value("access"), error=text), trace
+    return Measurement("failed", seen.access, error=_printable(text)), _printable(trace)
+
+
+def _printable(text: str) -> str:
+    """A stranger's text, also where it holds halves of characters, which no file takes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
@@ -147,7 +160,10 @@ def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
         place.learn_and_edit(cell, Path(folder), seen)
         if (reason := seen.value("unsupported")) is not None:
             raise Unsupported(reason)
-        declared: str = seen.value("access")
+        if (declared := seen.access) is None:
+            raise ValueError(
+                f"access must be one of {', '.join(get_args(Access))}, got {seen.value('access')!r}"
+            )
         learning, editing = RewardMeter(files.learning), RewardMeter(files.editing)
         _check_budget(cell, declared, learning.calls)  # before what may take long
         journal, copy = files.journal.read_bytes(), Files(Path(unknown_to_the_agent)).journal

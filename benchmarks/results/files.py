@@ -134,7 +134,7 @@ def parse_row(line: bytes, where: str) -> Row:
             Cell.of(row)
             for field in FIELDS:
                 row[field]
-            _check_types(row)
+            check_types(row)
     except (KeyError, TypeError) as error:
         raise ResultsError(
             f"{where} lacks a field of its schema, {error}: delete that line and run its cell again"
@@ -152,7 +152,7 @@ def parse_row(line: bytes, where: str) -> Row:
     return row
 
 
-def _check_types(row: Row) -> None:
+def check_types(row: Row) -> None:
     """Refuse what no measurement gives.
 
     Raises:

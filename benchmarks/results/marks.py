@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -121,9 +122,9 @@ def check_verifier(folder: Path, by: str) -> None:
     Raises:
         ValueError: There is no name, or it is the submitter's.
     """
-    if not by.strip():
+    if not _name(by):
         raise ValueError(
-            "verifier must be a name, and how to ask: 'Ada Lovelace <ada@example.org>'"
+            f"verifier must be a name, and how to ask: 'Ada Lovelace <ada@example.org>', got {by!r}"
         )
     if _is_submitter(by, submitter_of(folder)):
         raise ValueError(
@@ -145,6 +146,8 @@ def _check(mark: Mark, row: Row | None, submitter: str | None) -> None:
         raise ValueError(f"of the run that it holds: {problem}")
     if mark.rerun["cell"] != mark.cell:
         raise ValueError("the run that it holds is of another cell")
+    if "rescored_from" in mark.rerun:
+        raise ValueError("the run that it holds was no run: its journal was scored again")
     if mark.rerun["row_sha256"] == mark.row_sha256:
         raise ValueError("the run that it holds is the row itself, not another run of its cell")
     if differing := rerun_differences(row, mark.rerun):
@@ -154,12 +157,21 @@ def _check(mark: Mark, row: Row | None, submitter: str | None) -> None:
 
 
 def _is_submitter(by: str, submitter: str | None) -> bool:
-    return submitter is not None and _name(by) == _name(submitter)
+    if submitter is None:
+        return False
+    (one, alone), (other, other_alone) = ((_name(t), _without_place(t)) for t in (by, submitter))
+    same = alone == other_alone and " " in alone  # 'Lovelace, Ada' is not 'Lovelace, Byron'
+    return same or one in (other, other_alone) or other == alone
 
 
 def _name(text: str) -> str:
     """A name without the address behind it, as it compares."""
     return " ".join(text.partition("<")[0].casefold().split())
+
+
+def _without_place(text: str) -> str:
+    """A name without the affiliation behind it, which the disclosure asks for."""
+    return re.split(r"[,;(]", _name(text))[0].strip()
 
 
 def _parse(line: bytes) -> Mark:

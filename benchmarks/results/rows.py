@@ -39,9 +39,19 @@ FIELDS = (
 
 Status = Literal["finished", "failed", "unsupported"]
 
-# What depends on the machine and the checkout, not on the cell; and the hash over it.
+# What depends on the machine and the checkout, not on the cell; the row that a row was made from;
+# and the hash over it.
 _NOT_COMPARED = frozenset(
-    {"time", "hardware", "versions", "git", "modules", "peak_memory_bytes", "row_sha256"}
+    {
+        "time",
+        "hardware",
+        "versions",
+        "git",
+        "modules",
+        "peak_memory_bytes",
+        "rescored_from",
+        "row_sha256",
+    }
 )
 
 
@@ -153,7 +163,7 @@ def row_hash(row: Row) -> str:
 
 def rows_agree(a: Row, b: Row) -> bool:
     """Whether two rows say the same: all but `time`, `hardware`, `versions`, `git`, `modules`,
-    `peak_memory_bytes`, and the hash over these.
+    `peak_memory_bytes`, `rescored_from`, and the hash over these.
     """
     return not differing_fields(a, b)
 

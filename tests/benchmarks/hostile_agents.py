@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,12 @@ def _tasks() -> list[UnlearningTask]:
     found = [one for one in gc.get_objects() if type(one) is UnlearningTask]
     assert found
     return found
+
+
+def _tell(event: str, value: Any) -> None:
+    """Tell the harness something in the name of the code that watches the agent."""
+    for one in [one for one in gc.get_objects() if type(one) is Connection]:
+        one.send_bytes(json.dumps([event, value]).encode())
 
 
 # --- what is measured as if it had not been done --------------------------------------------------
@@ -270,6 +278,21 @@ class ExitsAtOnce(Honest):
 class IsKilled(Honest):
     def after_learning(self, env: gym.Env) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class TellsNoNumber(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        _tell("memory", "much")
+
+
+class TellsNoAccess(Honest):
+    def __init__(self) -> None:
+        _tell("access", ["reward"])
+
+
+class RaisesHalfACharacter(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        raise ValueError("half \ud800 a character")
 
 
 class Hangs(Honest):

@@ -50,6 +50,9 @@ REASONS = {
     "LeavesTheBoxOfActions": r"an action with a number of size 2, outside \[−1, 1\]",
     "HandsInNothing": "TypeError: .* must return the episode's EditJournal .* got NoneType",
     "ExitsAtOnce": "the worker process died: it ended with exit code 3",
+    "TellsNoNumber": "ValueError: peak_memory_bytes is 'much', no number",
+    "TellsNoAccess": r"ValueError: access must be one of reward, .*, got \['reward'\]",
+    "RaisesHalfACharacter": r"ValueError: half \\ud800 a character",
     "IsKilled": r"the worker process died: killed by SIGKILL \(out of memory\?\)",
 }
 

@@ -11,7 +11,7 @@ from benchmarks.report.standings import VERIFIED
 from benchmarks.results import ROWS_FILE, append_row, canonical_json, read_rows, row_hash
 from benchmarks.results.agreement import CUDA_TOLERANCE, rerun_differences
 from benchmarks.results.disclosure import DISCLOSURE_FILE
-from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, read_marks
+from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, check_verifier, read_marks
 
 ADA = "Ada Lovelace <ada@example.org>"
 
@@ -236,3 +236,35 @@ def test_on_a_gpu_a_run_may_differ_by_rounding(make_row):
     assert len(rerun_differences(row, far)) == 1
     here, there = make_row(metrics={"a": 0.5}), make_row(metrics={"a": 0.5 + 1e-12})
     assert len(rerun_differences(here, there)) == 1
+
+
+@pytest.mark.parametrize(
+    ("submitter", "verifier", "refused"),
+    [
+        ("Ada Lovelace, University of London", ADA, True),
+        ("Ada Lovelace (London)", "ada lovelace, Paris <a@b.org>", True),
+        ("Ada", "Ada, London", True),
+        ("Lovelace, Ada", "Lovelace, Byron", False),
+        ("Ada Lovelace, University of London", "Grace Hopper, University of London", False),
+    ],
+)
+def test_a_submitter_is_known_with_and_without_the_affiliation(
+    tmp_path, submitter, verifier, refused
+):
+    (tmp_path / DISCLOSURE_FILE).write_text(f'submitter = "{submitter}"')
+    if refused:
+        with pytest.raises(ValueError, match="submitted these rows"):
+            check_verifier(tmp_path, verifier)
+    else:
+        check_verifier(tmp_path, verifier)
+
+
+def test_an_address_alone_is_no_name(tmp_path):
+    with pytest.raises(ValueError, match=r"verifier must be a name.*got ' <a@b.org>'"):
+        check_verifier(tmp_path, " <a@b.org>")
+
+
+@pytest.mark.parametrize("name", ["rerun", "seed"])
+def test_a_negative_number_is_refused_by_its_name(tmp_path, name, capsys):
+    assert leaderboard.main(["validate", str(tmp_path), f"--{name}", "-3"]) == 2
+    assert f"{name} must be 0 or more, got -3" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from benchmarks import leaderboard
-from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file
+from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file, row_hash
 
 
 @pytest.fixture
@@ -86,3 +86,14 @@ def test_whatever_is_not_as_it_was_measured_stops_the_merge(folder, tmp_path, ca
     assert merged(one, tmp_path / "nothing", to=tmp_path / "all") == 2
     assert "no rows in" in capsys.readouterr().err
     assert not (tmp_path / "all").exists()
+
+
+def test_a_row_that_was_scored_again_says_what_a_run_of_its_cell_says(folder, tmp_path, capsys):
+    one, other = folder("one", ("ppo", 0, 0.5)), folder("other", ("ppo", 0, 0.5))
+    (row,) = read_rows(other / ROWS_FILE)
+    row["rescored_from"] = {"cell": "0" * 64, "set": {"scorer": "contains"}}
+    append_row(other / ROWS_FILE, {**row, "row_sha256": row_hash(row)})
+    to = tmp_path / "all"
+    assert merged(one, other, to=to) == 0
+    assert "1 rows, 1 of them new" in capsys.readouterr().out
+    assert "rescored_from" not in read_rows(to / ROWS_FILE)[0]
