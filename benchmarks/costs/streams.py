@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,20 @@ def _tensors_of_journal(env: LifelongLLMEditEnv) -> list[Tensor]:
     return [part for update in low_rank for part in (update.a, update.b)]
 
 
-def _bytes(tensors: Any) -> int:
-    return sum(
-        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
-    )
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    storages = [part.untyped_storage() for one in tensors for part in _strided(one)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _strided(tensor: Tensor) -> Sequence[Tensor]:
+    """The tensors that hold a tensor's numbers: itself, or of a sparse one places and values."""
+    if tensor.layout == torch.strided:
+        return (tensor,)
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -86,6 +86,17 @@ def test_bytes_are_counted_once_for_each_storage():
     assert len(views) == 3
 
 
+@pytest.mark.parametrize("make", [torch.sparse_csr_tensor, torch.sparse_csc_tensor])
+def test_a_sparse_tensor_holds_its_places_and_values(make):
+    before = streams.held_bytes()
+    pairs = torch.eye(64).to_sparse()
+    assert streams.held_bytes() - before == 64 * (2 * 8 + 4)
+    compressed = make(torch.arange(65), torch.arange(64), torch.ones(64))
+    assert streams.held_bytes() - before == 64 * (2 * 8 + 4) + 65 * 8 + 64 * (8 + 4)
+    assert pairs.layout == torch.sparse_coo
+    assert compressed.shape == (64, 64)
+
+
 def test_a_training_step_is_a_whole_one_that_leaves_the_hypernetwork_as_it_was(short, monkeypatch):
     process = streams.make_env("cpu", horizon=4, sites=streams._RLEDIT_SITES[:1], **short).process
     process.reset(0)
