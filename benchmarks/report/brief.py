@@ -75,7 +75,7 @@ def _table(group: Group) -> str:
     head = ["rank", "agent", "n", *heads]
     lines = _fitting([head, *(_line(standing, keys) for standing in shown)])
     table = aligned(lines, left={1})
-    return "\n".join([cut(group.title, WIDTH), *table, wrapped(conclusion(group))])
+    return "\n".join([cut(group.label or group.title, WIDTH), *table, wrapped(conclusion(group))])
 
 
 def _keys(group: Group) -> list[str]:
@@ -113,6 +113,8 @@ def conclusion(group: Group) -> str:
     if not scored:
         return "No agent has a score yet."
     first, *others = scored
+    if first.metrics[SCORE].iqm == 0:
+        return f"No agent has a {_score_words()} above 0."
     score = f"{_name(first)} has the highest {_score_words()}, {_value(first, SCORE)}"
     level = sum(_written(one) == _written(first) for one in others)
     score += (

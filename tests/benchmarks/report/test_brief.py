@@ -2,6 +2,7 @@
 more than the seeds allow."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -181,3 +182,19 @@ def test_the_line_that_tells_how_far_a_run_is_fits_and_shows_the_last_score(
         shown = re.split(r"[\r\n]", capsys.readouterr().err)
         assert max(map(len, shown)) <= 100
         assert any("1/1" in line and ", 0.900 MaskWorld-v0 · unlearning" in line for line in shown)
+
+
+def test_where_nobody_reaches_anything_nobody_is_named(unlearning_row):
+    rows = [
+        unlearning_row(name, seed, retain=0.9, forget=1.0)
+        for name in ("no_edit", "mine")
+        for seed in range(3)
+    ]
+    (group,) = group_rows(rows)
+    assert conclusion(group) == "No agent has a harmonic mean above 0."
+
+
+def test_a_suites_short_title_is_the_heading(unlearning_row):
+    (group,) = group_rows([unlearning_row("ppo", 0, retain=0.9, forget=0.0)])
+    named = replace(group, label="digits, in short")
+    assert "\ndigits, in short\n" in f"\n{brief([named], 0)}"
