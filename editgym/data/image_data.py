@@ -63,6 +63,7 @@ class ImageData:
         files: The file of every training image, as its folder names it; empty where there are none.
         forget: Rows of `train` that are to be forgotten; None where the data do not say.
         members: Rows of `train` that the network was trained on; None where the data do not say.
+        source: The file, folder or function that they were read from, for messages.
     """
 
     train: Labelled
@@ -74,6 +75,7 @@ class ImageData:
     files: tuple[str, ...] = ()
     forget: tuple[int, ...] | None = None
     members: tuple[int, ...] | None = None
+    source: str = "the training data"
 
     @property
     def parts(self) -> dict[str, Labelled]:

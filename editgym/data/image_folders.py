@@ -73,6 +73,7 @@ def image_folder(
         read.get("validation"),
         tuple(classes),
         files,
+        source=str(path),
     )
 
 

@@ -77,6 +77,7 @@ def npz(
         classes or (),
         forget=forget,
         members=members,
+        source=str(path),
     )
 
 

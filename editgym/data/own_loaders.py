@@ -70,7 +70,13 @@ def checked_own(data: ImageData, where: str) -> ImageData:
     check_rows(members, total, f"{place}: members")
     check_rows(forget, total, f"{place}: forget")
     return replace(
-        data, n_classes=n_classes, classes=classes, files=files, members=members, forget=forget
+        data,
+        n_classes=n_classes,
+        classes=classes,
+        files=files,
+        members=members,
+        forget=forget,
+        source=where,
     )
 
 

@@ -1,10 +1,18 @@
 """What is to be forgotten: classes by number or name, samples by row or file."""
 
 import pytest
+import torch
 
+from editgym.data.images import ImageData, Labelled
 from editgym.tasks.unlearning.goals import checked_goals, checked_rows, given_samples
 
 ANIMALS = ("cat", "dog", "frog")
+
+
+def data_of(total, files=()):
+    """`total` images of nothing, from the file own.npz."""
+    part = Labelled(torch.zeros(total, 1, 2, 2), torch.zeros(total, dtype=torch.long))
+    return ImageData(part, part, 1, files=files, source="own.npz")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,7 @@ def test_a_number_that_is_another_classs_name_is_refused():
 )
 def test_rows_are_whole_numbers_or_files(given, expected):
     files = ("cat/0.png", "dog/0.png", "dog/1.png", *(f"frog/{i}.png" for i in range(7)))
-    assert checked_rows("forget_indices", given, 10, files) == expected
+    assert checked_rows("forget_indices", given, data_of(10, files)) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,7 @@ def test_rows_are_whole_numbers_or_files(given, expected):
         ([], r"forget_indices must be a list of training samples, got \[\]"),
         (7, "must be a list of training samples, got 7"),
         ("dog/1.png", "must be a list of training samples, got 'dog/1.png'"),
-        ([3, 10], "forget_indices: 10 is no row of the training data, 0 to 9"),
+        ([3, 10], "forget_indices: 10 is no row of own.npz, 0 to 9"),
         ([-1], "-1 is no row"),
         ([True], "True is no row"),
         ([2.0], "2.0 is no row"),
@@ -76,17 +84,17 @@ def test_rows_are_whole_numbers_or_files(given, expected):
 )
 def test_what_is_no_row_is_named(given, message):
     with pytest.raises(ValueError, match=message):
-        checked_rows("forget_indices", given, 10, ("cat/0.png", "dog/0.png"))
+        checked_rows("forget_indices", given, data_of(10, ("cat/0.png", "dog/0.png")))
 
 
 def test_given_samples_are_places_in_the_model_split():
-    found = given_samples("forget_indices", (2, 7), [9, 7, 4, 2])
+    found = given_samples("forget_indices", (2, 7), [9, 7, 4, 2], data_of(10))
     assert (found.rows, found.label) == ((3, 1), "forget samples 2, 7")
 
 
 def test_labels_of_many_samples_differ():
     first, second = (
-        given_samples("forget_indices", tuple(rows), list(range(100))).label
+        given_samples("forget_indices", tuple(rows), list(range(100)), data_of(100)).label
         for rows in ([*range(20), 50, 90], [*range(20), 51, 90])
     )
     assert first != second
@@ -96,10 +104,11 @@ def test_labels_of_many_samples_differ():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ((2, 5), "forget_indices: rows 5 of the training data are not in the model split"),
-        ((2, 4, 7, 9), "4 samples are all of the 4 that the network was trained on"),
+        ((2, 5), r"forget_indices: rows 5 \(5.png\) of own.npz are not in .* rows 2 \(2.png\), 4"),
+        ((2, 4, 7, 9), "4 samples are all of the 4 of own.npz that the network was trained on"),
     ],
 )
 def test_samples_that_cannot_be_forgotten_are_named(wanted, message):
+    data = data_of(10, tuple(f"{row}.png" for row in range(10)))
     with pytest.raises(ValueError, match=message):
-        given_samples("forget_indices", wanted, [9, 7, 4, 2])
+        given_samples("forget_indices", wanted, [9, 7, 4, 2], data)

@@ -53,11 +53,19 @@ def made(own, tmp_path, monkeypatch):
         (
             "plain",
             {"channels": 3},
-            r"data: Sequential cannot take images of shape \(1, 8, 8\) .*'0', takes 3 channels, and"
-            r" these have 1 \(channels=3 reads",
+            r"data: Sequential cannot take the images of /.*\.npz, of shape \(1, 8, 8\) .*'0',"
+            r" takes 3 channels, and these have 1 \(channels=3 reads",
         ),
-        ("plain", {"size": 16}, r"cannot take images of shape \(1, 8, 8\) .*RuntimeError: mat1"),
-        ("plain", {"classes": 3}, "has labels up to 3, but Sequential has only 3 outputs"),
+        (
+            "plain",
+            {"size": 16},
+            r"cannot take the images of .*, of shape \(1, 8, 8\) .*RuntimeError: mat1",
+        ),
+        (
+            "plain",
+            {"classes": 3},
+            r"data: /.*\.npz has labels up to 3, but Sequential has only 3 outputs",
+        ),
         ("plain", {"last": "Softmax"}, "returns probabilities, which sum to 1 .*leave its softmax"),
         ("pixelwise", {}, r"returns \(18, 4, 8, 8\) for 18 images; it must return logits \(n, cla"),
     ],
@@ -98,4 +106,4 @@ def test_a_network_that_fails_in_any_way_is_named():
             raise KeyError("pixel_values")
 
     with pytest.raises(DataError, match=r"Fails cannot take .*KeyError: 'pixel_values'"):
-        check_takes(Fails(), torch.zeros(2, 1, 8, 8))
+        check_takes(Fails(), torch.zeros(2, 1, 8, 8), "own.npz")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from editgym.checks import is_whole, shown
-from editgym.data.images import Labelled
+from editgym.data.images import ImageData, Labelled
 from editgym.tasks.protocol import Goal
 
 # A class, or a set of classes; a class is its number or, where classes have names, its name.
@@ -99,16 +99,13 @@ def checked_samples(samples: int | None, available: int) -> int | None:
     return samples
 
 
-def checked_rows(
-    argument: str, given: object, total: int, files: Sequence[str] = (), other: str = ""
-) -> tuple[int, ...]:
+def checked_rows(argument: str, given: object, data: ImageData, other: str = "") -> tuple[int, ...]:
     """Rows of the training data, in their order.
 
     Args:
         argument: What they were given for, for messages.
         given: Whole numbers, or names of files.
-        total: How many rows there are.
-        files: The rows' files, where the data are files.
+        data: The data.
         other: What else would be right, for messages.
 
     Raises:
@@ -120,6 +117,7 @@ def checked_rows(
         raise ValueError(
             f"{argument} must be {other}a list of training samples, got {shown(given)}"
         )
+    files, total = data.files, len(data.train)
     by_name = {file: row for row, file in enumerate(files)}
     rows: dict[int, object] = {}
     for one in listed:
@@ -128,7 +126,7 @@ def checked_rows(
             near = difflib.get_close_matches(one, by_name, n=1) if isinstance(one, str) else []
             named = f", or a file of it, such as {(near or files[:1])[0]!r}" if files else ""
             raise ValueError(
-                f"{argument}: {one!r} is no row of the training data, 0 to {total - 1}{named}"
+                f"{argument}: {one!r} is no row of {data.source}, 0 to {total - 1}{named}"
             )
         if row in rows:
             raise ValueError(f"{argument}: {rows[row]!r} and {one!r} are the same sample twice")
@@ -137,7 +135,7 @@ def checked_rows(
 
 
 def given_samples(
-    argument: str, wanted: tuple[int, ...], model_rows: Sequence[int]
+    argument: str, wanted: tuple[int, ...], model_rows: Sequence[int], data: ImageData
 ) -> GivenSamples:
     """Rows of the training data as samples of the model split.
 
@@ -145,6 +143,7 @@ def given_samples(
         argument: What they were given for, for messages.
         wanted: Rows of the training data.
         model_rows: The rows that the model split has, in its order.
+        data: The data, for messages.
 
     Raises:
         ValueError: One is not in the model split, or nothing would be left to retain.
@@ -152,14 +151,14 @@ def given_samples(
     places = {row: place for place, row in enumerate(model_rows)}
     if outside := [row for row in wanted if row not in places]:
         raise ValueError(
-            f"{argument}: {_listed(outside)} of the training data are not in the model split, so"
+            f"{argument}: {_listed(outside, data)} of {data.source} are not in the model split, so"
             f" the network was not trained on them; its {len(places)} rows are, for example,"
-            f" {_listed(sorted(places))}"
+            f" {_listed(sorted(places), data)}"
         )
     if len(wanted) >= len(places):
         raise ValueError(
-            f"{argument}: {len(wanted)} samples are all of the {len(places)} that the network was"
-            " trained on; leave one to retain"
+            f"{argument}: {len(wanted)} samples are all of the {len(places)} of {data.source} that"
+            " the network was trained on; leave one to retain"
         )
     label = f"forget samples {', '.join(map(str, wanted))}"
     if len(wanted) > _NAMED_IN_LABEL:
@@ -263,6 +262,9 @@ def _number(argument: str, one: object, classes: Sequence[str]) -> Any:
     )
 
 
-def _listed(rows: Sequence[int]) -> str:
-    shown_rows = ", ".join(map(str, rows[:_NAMED_IN_LABEL]))
+def _listed(rows: Sequence[int], data: ImageData) -> str:
+    """The first of some rows, with their files where they have any."""
+    shown_rows = ", ".join(
+        f"{row} ({data.files[row]})" if data.files else str(row) for row in rows[:_NAMED_IN_LABEL]
+    )
     return f"rows {shown_rows}" + (" …" if len(rows) > _NAMED_IN_LABEL else "")

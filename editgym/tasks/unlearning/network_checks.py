@@ -5,12 +5,13 @@ a retrained one is fit to be compared with.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from editgym.data.errors import DataError
+from editgym.data.images import ImageData
 from editgym.weights import EditableNetwork
 
 _LOOKED_AT = 64  # images
@@ -20,12 +21,13 @@ _RETAIN_LOST, _FORGET_KNOWN = 0.1, 0.1
 
 
 @torch.no_grad()
-def check_takes(model: nn.Module, inputs: Tensor) -> None:
+def check_takes(model: nn.Module, inputs: Tensor, source: str) -> None:
     """Refuse images that a network cannot take.
 
     Args:
         model: In evaluation mode, on the images' device.
         inputs: Images, (n, ...).
+        source: Where they were read from, for messages.
 
     Raises:
         DataError: Its forward pass fails; the message says what the images are, and what its first
@@ -35,27 +37,19 @@ def check_takes(model: nn.Module, inputs: Tensor) -> None:
         model(inputs[:2])
     except Exception as error:  # a stranger's network may raise anything
         raise DataError(
-            f"data: {type(model).__name__} cannot take images of shape {tuple(inputs.shape[1:])}"
-            f" (channels, height, width){_first_layer(model, inputs)}: {type(error).__name__}:"
-            f" {error}"
+            f"data: {type(model).__name__} cannot take the images of {source}, of shape"
+            f" {tuple(inputs.shape[1:])} (channels, height, width){_first_layer(model, inputs)}:"
+            f" {type(error).__name__}: {error}"
         ) from error
 
 
-def check_outputs(
-    network: EditableNetwork,
-    inputs: Tensor,
-    n_classes: int,
-    without_zero: bool,
-    classes: Sequence[str] = (),
-) -> None:
+def check_outputs(network: EditableNetwork, inputs: Tensor, data: ImageData) -> None:
     """Refuse a network whose outputs are not logits of the data's classes.
 
     Args:
         network: The unedited network.
         inputs: Images, (n, ...); a few are looked at.
-        n_classes: How many classes the data have.
-        without_zero: Whether no training image has the label 0.
-        classes: The classes' names; empty where they have none.
+        data: The data that they are of.
 
     Raises:
         DataError: The outputs are not (n, outputs), are fewer than the classes, are not finite, or
@@ -68,16 +62,20 @@ def check_outputs(
             f"model: {name} returns {tuple(logits.shape)} for {len(inputs)} images; it must return"
             " logits (n, classes)"
         )
-    if logits.shape[1] < n_classes:
+    if logits.shape[1] < data.n_classes:
+        without_zero = bool((data.train.labels > 0).all())
         hint = "; no image has the label 0: labels are 0 … C - 1" if without_zero else ""
-        found = f"{n_classes} names of classes" if classes else f"labels up to {n_classes - 1}"
-        raise DataError(f"data: has {found}, but {name} has only {logits.shape[1]} outputs{hint}")
+        last = data.n_classes - 1
+        found = f"{data.n_classes} names of classes" if data.classes else f"labels up to {last}"
+        raise DataError(
+            f"data: {data.source} has {found}, but {name} has only {logits.shape[1]} outputs{hint}"
+        )
     if not bool(logits.isfinite().all()):
         row = int((~logits.isfinite()).any(1).nonzero()[0])
         raise DataError(
-            f"model: {name} returns what is not finite for image {row} of the policy split; are"
-            " its weights those of this network, and the pixels as it was trained on them (mean=,"
-            " std=)?"
+            f"model: {name} returns what is not finite for image {row} of the policy split of"
+            f" {data.source}; are its weights those of this network, and the pixels as it was"
+            " trained on them (mean=, std=)?"
         )
     sums = logits.sum(1)
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):

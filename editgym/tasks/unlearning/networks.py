@@ -85,7 +85,7 @@ class Request:
             unsaid = self.forget_class is None and self.goals is None
             if data.forget is None or not unsaid or self.forget_samples is not None:
                 return None
-            return checked_rows("data: forget", data.forget, len(data.train))
+            return checked_rows("data: forget", data.forget, data)
         others = {
             "forget_class": self.forget_class,
             "goals": self.goals,
@@ -95,7 +95,7 @@ class Request:
             raise ValueError(
                 f"forget_indices: {given[0]} is given too; say one of them, what is to be forgotten"
             )
-        return checked_rows("forget_indices", self.forget_indices, len(data.train), data.files)
+        return checked_rows("forget_indices", self.forget_indices, data)
 
 
 def bundled_file(model_seed: int) -> Path:
@@ -221,15 +221,12 @@ def task_of(
     networks = []
     for model in models:
         model = model.to(request.device)
-        check_takes(model, splits.policy.inputs)
+        check_takes(model, splits.policy.inputs, data.source)
         chosen = (
             discover_sites(model) if request.sites is None else find_sites(model, request.sites)
         )
         networks.append(EditableNetwork(model, chosen, splits.policy.inputs[:8]))
-        without_zero = bool((data.train.labels > 0).all())
-        check_outputs(
-            networks[-1], splits.policy.inputs, data.n_classes, without_zero, data.classes
-        )
+        check_outputs(networks[-1], splits.policy.inputs, data)
     forgotten = request.rows(data)
     forget_class = request.default_class if request.forget_class is None else request.forget_class
     return UnlearningTask(
@@ -244,6 +241,7 @@ def task_of(
             "data: forget" if request.forget_indices is None else "forget_indices",
             forgotten,
             rows.model.tolist(),
+            data,
         ),
         sample_seed,
         retrain,

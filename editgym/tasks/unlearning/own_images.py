@@ -182,4 +182,4 @@ def _member_rows(
     argument, given = (
         ("members", members) if members is not None else ("data: members", data.members)
     )
-    return checked_rows(argument, given, len(data.train), data.files, f'"{TRAIN}", or ')
+    return checked_rows(argument, given, data, f'"{TRAIN}", or ')

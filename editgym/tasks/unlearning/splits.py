@@ -81,10 +81,11 @@ class Rows:
     def _check(self, data: ImageData, by_members: bool) -> None:
         """Refuse a division that leaves a part without what it is for."""
         total = sum(len(part) for part in (self.model, self.policy, self.validation))
-        named = f"members: {len(self.model)} of {total} training images" if by_members else ""
+        images = f"{total} training images of {data.source}"
+        named = f"members: {len(self.model)} of {images}" if by_members else f"data: {images}"
         if data.policy is None and not len(self.policy):
             raise DataError(
-                f"{named or f'data: {total} training images'} leave none for the policy split,"
+                f"{named} leave none for the policy split,"
                 " which rewards come from: give more images, or x_policy"
             )
         if data.validation is not None and len(self.validation):
