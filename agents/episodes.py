@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import gymnasium as gym
 import torch
 from gymnasium.envs.registration import EnvSpec
-from torch import nn
+from torch import Tensor
 
 from agents.configured import spec_arguments
 from agents.protocol import Unsupported
@@ -68,15 +69,15 @@ def task_of(env: gym.Env, kind: type[T], what: str) -> T:
     return task
 
 
-def replace(env: gym.Env, model: nn.Module) -> EditJournal:
-    """Put a whole network's tensors in place of the edited one's, where they differ; where none
-    does, there is no edit.
+def replace(env: gym.Env, tensors: Mapping[str, Tensor]) -> EditJournal:
+    """Put tensors, by their names in a state dict, in place of the edited network's, where they
+    differ; where none does, there is no edit.
     """
     network = open_env(env).network
     before = network.state_dict()
     changed = {
         name: tensor.detach()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in tensors.items()
         if not torch.equal(tensor.to(before[name].device), before[name])
     }
     if changed:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,19 +14,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.envs.registration import EnvSpec
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from agents.configured import Settings, setting
 from agents.debiasing.episode import TOLERANCE, DebiasingAgent, start
 from agents.debiasing.last_layer import Point, all_finite, best_within
+from agents.debiasing.seen import Seen
 from agents.episodes import replace
 from agents.protocol import Budget
-from editgym.checks import Check, at_least, is_whole, whole
+from editgym.checks import Check, at_least, is_whole, one_of, optional, whole
+from editgym.data.images import Labelled
 from editgym.data.text import Comments
 from editgym.envs.protocol import edit_env
 from editgym.models.training import one_thread
-from editgym.tasks.debiasing.task import DebiasingTask
+from editgym.tasks.debiasing.task import LabelledPair
 from editgym.weights import EditableNetwork, EditJournal
 
 
@@ -41,12 +42,13 @@ class CdaSettings(Settings):
     momentum: float = setting(0.9, at_least(0))
     batch_size: int = setting(64, whole(1))
     tolerance: float = setting(0.01, TOLERANCE)
+    scope: str | None = setting(None, optional(one_of("sites")))
     seed: int = setting(0, Check(is_whole, "a whole number"))
 
 
 class CdaReweight(DebiasingAgent):
-    """Counterfactual data augmentation and reweighting, fine-tuning all weights on the network's
-    own training data.
+    """Counterfactual data augmentation and reweighting, fine-tuning all weights, or the sites'
+    alone, on the network's own training data.
 
     Every training comment that names an identity gets copies with other terms of the policy split
     and the same label (Zmigrod et al. 2019; Lu et al. 2020). Then a comment with identity a (or
@@ -62,6 +64,8 @@ class CdaReweight(DebiasingAgent):
         batch_size: Comments a step.
         tolerance: How much general accuracy, on the validation split, a candidate may lose; 0.01 is
             a point.
+        scope: "sites" moves the matrices of the environment's sites alone, and computes what lies
+            beneath once for each text; None moves all weights.
         seed: Seed of the terms put in and of the order of the comments; `learn` sets it.
     """
 
@@ -86,49 +90,111 @@ class CdaReweight(DebiasingAgent):
             task.splits.model, terms, self.settings.copies, self.settings.seed
         )
         weights = independence_weights(named, texts.labels).to(task.device)
-        validation = task.labelled("validation")
-
-        def measure(model: nn.Module) -> Point:
-            return Point(*(_accuracy(model, part.inputs, part.labels) for part in validation))
-
+        moving = _whole if self.settings.scope is None else _sites
         with one_thread():
+            data = task.encoded(texts)
+            moved = moving(network, data, task.labelled("validation"))
             best = best_within(
-                measure(network.base),
-                self._candidates(task, network, texts, weights),
-                measure,
+                moved.point(),
+                self._candidates(moved, data.labels, weights),
+                lambda candidate: candidate.point,
                 self.settings.tolerance,
             )
         self.note_choice(best)
-        return edit_env(env).journal if best is None else replace(env, best)
+        return edit_env(env).journal if best is None else replace(env, best.tensors)
 
-    def _candidates(
-        self, task: DebiasingTask, network: EditableNetwork, texts: Comments, weights: Tensor
-    ) -> Iterator[nn.Module]:
-        model, data = network.merged(), task.encoded(texts)
+    def _candidates(self, moved: _Moved, labels: Tensor, weights: Tensor) -> Iterator[_Candidate]:
+        """The tensors after each epoch."""
         optimizer = torch.optim.SGD(
-            model.parameters(), self.settings.learning_rate, self.settings.momentum
+            moved.parameters, self.settings.learning_rate, self.settings.momentum
         )
         generator = torch.Generator().manual_seed(self.settings.seed)
         size = self.settings.batch_size
         with tqdm(
-            total=self.settings.epochs * -(-len(data) // size),
+            total=self.settings.epochs * -(-len(labels) // size),
             desc=self.name,
             unit="step",
             leave=False,
             mininterval=0.5,
         ) as bar:
             for epoch in range(1, self.settings.epochs + 1):
-                for rows in torch.randperm(len(data), generator=generator).split(size):
-                    batch = data[rows.to(task.device)]
-                    loss = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
+                for rows in torch.randperm(len(labels), generator=generator).split(size):
+                    rows = rows.to(labels.device)
+                    loss = F.cross_entropy(moved.logits(rows), labels[rows], reduction="none")
                     optimizer.zero_grad(set_to_none=True)
-                    (loss * weights[rows.to(task.device)]).mean().backward()
+                    (loss * weights[rows]).mean().backward()
                     optimizer.step()
                     bar.update()
-                if not all_finite(model.parameters()):
+                if not all_finite(moved.parameters):
                     self.warn_of_divergence(f"in epoch {epoch}")
                     return
-                yield copy.deepcopy(model)
+                yield _Candidate(
+                    moved.point(),
+                    {name: own.detach().clone() for name, own in moved.tensors.items()},
+                )
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """What is fine-tuned, as it is now.
+
+    Attributes:
+        parameters: What is moved.
+        tensors: All that can differ, by name in the network's state dict.
+        logits: Logits (k, 2) of some rows, (k,), of the texts that it is fine-tuned on.
+        point: What it reaches on the validation split.
+    """
+
+    parameters: Sequence[Tensor]
+    tensors: Mapping[str, Tensor]
+    logits: Callable[[Tensor], Tensor]
+    point: Callable[[], Point]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What it was after an epoch."""
+
+    point: Point
+    tensors: Mapping[str, Tensor]
+
+
+def _whole(network: EditableNetwork, data: Labelled, validation: LabelledPair) -> _Moved:
+    """All weights of a network."""
+    model = network.merged()
+
+    @torch.no_grad()
+    def point() -> Point:
+        return Point(*(_share([(model(part.inputs), part.labels)]) for part in validation))
+
+    return _Moved(
+        list(model.parameters()), model.state_dict(), lambda rows: model(data.inputs[rows]), point
+    )
+
+
+def _sites(network: EditableNetwork, data: Labelled, validation: LabelledPair) -> _Moved:
+    """The matrices of a network's sites."""
+    own = network.state_dict()
+    tensors = {
+        site.parameter: own[site.parameter].clone().requires_grad_() for site in network.sites
+    }
+    texts, parts = Seen(network, data), [Seen(network, part) for part in validation]
+
+    @torch.no_grad()
+    def point() -> Point:
+        return Point(
+            *(
+                _share((network.logits_from(some, tensors), right) for some, right in part.pieces())
+                for part in parts
+            )
+        )
+
+    return _Moved(
+        list(tensors.values()),
+        tensors,
+        lambda rows: network.logits_from(texts.batch(rows), tensors),
+        point,
+    )
 
 
 def counterfactuals(
@@ -176,6 +242,7 @@ def independence_weights(groups: Sequence[str], labels: Sequence[int]) -> Tensor
     )
 
 
-@torch.no_grad()
-def _accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    return float((model(inputs).argmax(-1) == labels).double().mean())
+def _share(parts: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The share of right predictions: logits (n, 2) and labels (n,) in parts."""
+    right = torch.cat([logits.argmax(-1) == labels for logits, labels in parts])
+    return float(right.double().mean())

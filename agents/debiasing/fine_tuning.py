@@ -26,14 +26,10 @@ from agents.debiasing.episode import (
     start,
 )
 from agents.debiasing.last_layer import Head, HeadOfNetwork, Point, all_finite, best_within
+from agents.debiasing.seen import Seen
 from editgym.checks import above, whole
-from editgym.data.images import Labelled
 from editgym.models.training import one_thread
-from editgym.weights import EditableNetwork, EditJournal, ReplaceTensors
-
-# Numbers of the inputs to the first edited layer; what a transformer keeps for its gradient is some
-# thirty times as much.
-_NUMBERS_IN_ONE_GRAPH = 1 << 24
+from editgym.weights import EditJournal, ReplaceTensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +158,7 @@ class SiteFineTune(FineTuning):
         task, network = start(env)
         own = [weight.unsqueeze(0) for weight in network.weights]
         policy, validation = (
-            [_Seen(network, part) for part in task.labelled(split)]
+            [Seen(network, part) for part in task.labelled(split)]
             for split in ("policy", "validation")
         )
 
@@ -173,7 +169,7 @@ class SiteFineTune(FineTuning):
                     yield weight * (len(right) / len(seen)) * loss
 
         @torch.no_grad()
-        def accuracy(moved: Sequence[Tensor], seen: _Seen) -> float:
+        def accuracy(moved: Sequence[Tensor], seen: Seen) -> float:
             return sum(
                 int((network.candidate_logits(moved, some)[0].argmax(-1) == right).sum())
                 for some, right in seen.pieces()
@@ -197,27 +193,3 @@ class SiteFineTune(FineTuning):
                 )
             )
         return network.journal
-
-
-class _Seen:
-    """What a network's sites see of some data, and its labels.
-
-    Activations that would fill the memory are computed anew for each piece.
-    """
-
-    def __init__(self, network: EditableNetwork, data: Labelled) -> None:
-        self._network, self._data = network, data
-        self._held = network.held(data.inputs)
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def pieces(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """Activations and labels, so many samples at a time as one graph may hold."""
-        rows = max(1, _NUMBERS_IN_ONE_GRAPH // self._network.numbers)
-        labels = self._data.labels.split(rows)
-        if self._held is None:
-            parts = map(self._network.activations, self._data.inputs.split(rows))
-            return zip(parts, labels, strict=True)
-        columns = (column.split(rows) for column in self._held)
-        return zip(zip(*columns, strict=True), labels, strict=True)

@@ -110,7 +110,7 @@ class UnlearningAlgorithm(ConfiguredAgent):
             warnings.warn(f"{self.name} has diverged: {reason}; {left}", stacklevel=2)
             if undone:
                 return network.journal
-        return replace(env, model)
+        return replace(env, model.state_dict())
 
     def keeps_diverged(self, task: str) -> bool:
         """Whether a network that has diverged is the edit nevertheless, as long as it is finite."""

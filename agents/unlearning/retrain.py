@@ -49,4 +49,4 @@ class Retrain(ConfiguredAgent):
         oracle = task.oracle([n.base_hash for n in task.networks].index(network.base_hash), goal)
         if oracle is None:
             raise Unsupported(f"{task.name} cannot be retrained")
-        return replace(env, oracle)
+        return replace(env, oracle.state_dict())

@@ -124,10 +124,11 @@ WORLDS = (
     ),
 )
 # A real encoder, `minilm-l6`, which must have been fetched; its head is trained for each division.
-# `cda_reweight` is left out: it moves all weights, by passes of some hundred thousand texts and
-# back, which on one core is hours for each division.
+# `cda_reweight` moves the head alone: all weights, by passes of some hundred thousand texts and
+# back, would on one core take hours for each division.
 ENCODER_AGENTS: tuple[AgentChoice, ...] = tuple(
-    agent for agent in DEBIASING_AGENTS if agent != "cda_reweight"
+    ("cda_reweight", {"scope": "sites"}) if agent == "cda_reweight" else agent
+    for agent in DEBIASING_AGENTS
 )
 _ENCODER = {"model": "minilm-l6", "sites": ["classifier"], **DEBIASING}
 ENCODER = (

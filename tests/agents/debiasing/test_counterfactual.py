@@ -1,8 +1,12 @@
 """Counterfactual copies, and weights under which group and label are independent."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
+from agents.catalogue import make_agent
 from agents.debiasing.counterfactual import counterfactuals, independence_weights
 from editgym.data.text import Comments
 
@@ -39,3 +43,27 @@ def test_under_the_weights_group_and_label_are_independent():
     )
     assert table.sum() == pytest.approx(8)
     assert table == pytest.approx(np.outer(table.sum(1), table.sum(0)) / table.sum())
+
+
+@pytest.mark.parametrize("most_held", [1 << 28, 0])
+def test_the_sites_alone_move_as_by_sgd_on_them(monkeypatch, most_held):
+    monkeypatch.setattr("editgym.weights.classifiers.network._MOST_HELD", most_held)
+    env = gym.make("editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc3", "fc4"])
+    agent = make_agent("cda_reweight", scope="sites", epochs=1, copies=1, tolerance=1.0, seed=3)
+    (entry,) = agent.edit(env)
+    task = env.unwrapped.task
+    texts, named = counterfactuals(
+        task.splits.model, task.splits.policy.unbiased.terms, copies=1, seed=3
+    )
+    weights = independence_weights(named, texts.labels)
+    data, model = task.encoded(texts), env.unwrapped.network.fresh().merged()
+    moved = [model.get_parameter(f"{site}.weight") for site in ("fc3", "fc4")]
+    optimizer = torch.optim.SGD(moved, lr=0.03, momentum=0.9)
+    for rows in torch.randperm(len(data), generator=torch.Generator().manual_seed(3)).split(64):
+        losses = F.cross_entropy(model(data.inputs[rows]), data.labels[rows], reduction="none")
+        optimizer.zero_grad()
+        (losses * weights[rows]).mean().backward()
+        optimizer.step()
+    assert entry.tensors.keys() == {"fc3.weight", "fc4.weight"}
+    for name, tensor in entry.tensors.items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=1e-5)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from agents.catalogue import make_agent
-from agents.debiasing import fine_tuning as debiasing
+from agents.debiasing import seen as debiasing
 from agents.debiasing.fine_tuning import LastLayerFineTune
 from agents.debiasing.last_layer import Head
 from editgym.weights import EditableNetwork
