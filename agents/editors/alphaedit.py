@@ -57,7 +57,7 @@ class RlsEditor(SpreadEditor):
     ) -> LowRankFactors:
         """The next recursive step of a site."""
         solver = self._solvers[index]
-        batch = Batch(keys.float(), (keys @ solver.w.mT + residuals).float())
+        batch = Batch(keys.float(), (solver.outputs(keys) + residuals).float())
         new = [row for row, place in enumerate(places) if not self._stored(place, index)]
         again = [row for row, place in enumerate(places) if self._stored(place, index)]
         if new:
@@ -141,9 +141,9 @@ class RlsEditor(SpreadEditor):
         return entries
 
     def state_dict(self) -> dict[str, Any]:
-        """W and S of every site, and the keys, values and requests of every step."""
+        """Every site's solver, and the keys, values and requests of every step."""
         return {
-            "solvers": [(solver.w, solver.s) for solver in self._solvers],
+            "solvers": [solver.state() for solver in self._solvers],
             "batches": {
                 step: [tuple(batch) for batch in batches] for step, batches in self._batches.items()
             },
@@ -153,11 +153,11 @@ class RlsEditor(SpreadEditor):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """A state that `state_dict` gave."""
         super().load_state_dict(state)
-        for solver, (w, s) in zip(self._solvers, state["solvers"], strict=True):
-            solver.w, solver.s = w.to(solver.w), s.to(solver.s)
+        for solver, own in zip(self._solvers, state["solvers"], strict=True):
+            solver.load(own)
         self._batches = {
             step: [
-                Batch(*(part.to(solver.s.device) for part in batch))
+                Batch(*(part.to(solver.device) for part in batch))
                 for solver, batch in zip(self._solvers, batches, strict=True)
             ]
             for step, batches in state["batches"].items()

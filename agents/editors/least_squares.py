@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from agents.editors.on_disk import MatrixOnDisk
 from editgym.weights import LowRankFactors
 
 
@@ -21,17 +22,41 @@ class RecursiveLeastSquares:
     All is in float64, W too: while edits nearly interpolate, V − WK is a small difference, which
     `remove` divides by another small one.
 
+    Between batches only the changes are in memory, as factors: S = S₀ + Σ_i σ_i h_i h_iᵀ and
+    W = W₀ + Σ_i a_i h_iᵀ. S₀ and W₀ lie on disk; once there are d/4 changes, S and W take their
+    place.
+
     Args:
         weight: W₀, (out, d).
         covariance: S₀, (d, d), symmetric and positive semidefinite. W changes only in its range.
-
-    Attributes:
-        w: W, (out, d).
-        s: S, (d, d).
     """
 
     def __init__(self, weight: Tensor, covariance: Tensor) -> None:
-        self.w, self.s = (x.to(torch.float64, copy=True) for x in (weight, covariance))
+        self._begun = False
+        self._h: Tensor  # h as rows, (changes, d)
+        self._a: Tensor  # a as rows, (changes, out)
+        self._signs: Tensor  # σ, (changes, 1)
+        self._put(weight.double(), covariance.double())
+
+    @property
+    def w(self) -> Tensor:
+        """W, (out, d)."""
+        return self._w.read() + self._a.mT @ self._h
+
+    @property
+    def s(self) -> Tensor:
+        """S, (d, d)."""
+        return self._s.read() + (self._h * self._signs).mT @ self._h
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._h.device
+
+    def outputs(self, keys: Tensor) -> Tensor:
+        """W k for keys as rows, (n, d) -> (n, out), float64."""
+        keys = keys.double()
+        return keys @ self._w.read().mT + (keys @ self._h.mT) @ self._a
 
     def update(self, keys: Tensor, values: Tensor) -> LowRankFactors:
         """Take a batch in, and return W's change.
@@ -40,13 +65,10 @@ class RecursiveLeastSquares:
             keys: K as rows, (n, d).
             values: V as rows, (n, out).
         """
-        keys = keys.double()
-        residuals = values.double() - keys @ self.w.mT
-        spread = keys @ self.s  # KᵀS, (n, d)
+        keys, residuals = keys.double(), values.double() - self.outputs(keys)
+        spread = self._spread(keys)
         factor = torch.linalg.cholesky(eye(keys) + spread @ keys.mT)
-        half = torch.linalg.solve_triangular(factor, spread, upper=False)
-        self.s -= half.mT @ half
-        return self._changed(LowRankFactors(torch.cholesky_solve(residuals, factor).mT, spread))
+        return self._changed(spread, residuals, factor, -1.0)
 
     def remove(self, keys: Tensor, values: Tensor) -> LowRankFactors:
         """Take a batch out again, as if it had never been among the K_t and V_t, and return W's
@@ -63,21 +85,57 @@ class RecursiveLeastSquares:
             ValueError: The keys were never taken in, or too much precision is lost to take them
                 out.
         """
-        keys = keys.double()
-        residuals = values.double() - keys @ self.w.mT
-        spread = keys @ self.s  # (n, d)
+        keys, residuals = keys.double(), values.double() - self.outputs(keys)
+        spread = self._spread(keys)
         factor, failed = torch.linalg.cholesky_ex(eye(keys) - spread @ keys.mT)
         if int(failed):
             raise ValueError(
                 "these keys cannot be removed: they are not among those that were taken in"
             )
-        half = torch.linalg.solve_triangular(factor, spread, upper=False)
-        self.s += half.mT @ half
-        return self._changed(LowRankFactors(-torch.cholesky_solve(residuals, factor).mT, spread))
+        return self._changed(spread, -residuals, factor, 1.0)
 
-    def _changed(self, update: LowRankFactors) -> LowRankFactors:
-        self.w += update.matrix()
-        return update
+    def state(self) -> tuple[Tensor | None, ...]:
+        """What it needs to go on: S and W where they are no longer those that it was made with, and
+        the changes since.
+        """
+        begun = (self._w.read(), self._s.read()) if self._begun else (None, None)
+        return (*begun, self._h, self._a, self._signs)
+
+    def load(self, state: Sequence[Tensor | None]) -> None:
+        """Go on from what `state` gave to one that was made with the same W₀ and S₀."""
+        w, s, *changes = (None if one is None else one.to(self._h.device) for one in state)
+        if w is not None and s is not None:
+            self._put(w, s)
+            self._begun = True
+        if changes:
+            self._h, self._a, self._signs = (one for one in changes if one is not None)
+
+    def _put(self, w: Tensor, s: Tensor) -> None:
+        """Begin anew with W and S, without a change."""
+        self._w, self._s = MatrixOnDisk(w), MatrixOnDisk(s)
+        self._h, self._a = s.new_empty(0, len(s)), s.new_empty(0, len(w))
+        self._signs = s.new_empty(0, 1)
+
+    def _spread(self, keys: Tensor) -> Tensor:
+        """KᵀS, (n, d)."""
+        return keys @ self._s.read() + (keys @ (self._h * self._signs).mT) @ self._h
+
+    def _changed(
+        self, spread: Tensor, residuals: Tensor, factor: Tensor, sign: float
+    ) -> LowRankFactors:
+        """Keep a batch's changes: with L the factor of M⁻¹, h the rows of L⁻¹KᵀS and a those of
+        L⁻¹Rᵀ.
+        """
+        half = torch.linalg.solve_triangular(factor, spread, upper=False)
+        self._h = torch.cat([self._h, half])
+        self._a = torch.cat(
+            [self._a, torch.linalg.solve_triangular(factor, residuals, upper=False)]
+        )
+        self._signs = torch.cat([self._signs, half.new_full((len(half), 1), sign)])
+        if len(self._h) > half.shape[1] // 4:
+            self._put(self.w, self.s)
+            self._begun = True
+        return LowRankFactors(torch.cholesky_solve(residuals, factor).mT, spread)
 
 
 class Batch(NamedTuple):

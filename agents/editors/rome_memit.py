@@ -168,7 +168,7 @@ class SpreadEditor(SubjectEditor):
     def begin(self, process: LifelongProcess) -> None:
         """Choose the sites and prepare them with the covariances of their keys."""
         self._sites = self.usable_sites(process, self.settings.sites)
-        every, device = process.decoder.weights, process.task.device
+        every, device = process.decoder.base_weights, process.task.device
         weights = [every[process.sites.index(site)].to(device) for site in self._sites]
         self.prepare(weights, covariances(process.task, self._sites, self.settings.tokens))
 
@@ -183,7 +183,7 @@ class SpreadEditor(SubjectEditor):
 
     @abstractmethod
     def prepare(self, weights: list[Tensor], covariances: Iterable[Tensor]) -> None:
-        """Make ready for a stream, from W (out, in) and C (in, in), float64, of every site."""
+        """Make ready for a stream, from W₀ (out, in) and C (in, in), float64, of every site."""
 
     @abstractmethod
     def solve(

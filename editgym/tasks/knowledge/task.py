@@ -34,6 +34,7 @@ from editgym.weights.language.tokens import by_length
 
 TeacherForced = Literal["accuracy", "probability"]
 _TOKENS_AT_ONCE = 8_192  # padding counted
+_CHECKED_ON = 4  # sentences that the decoder's shortcuts are checked on
 
 
 class KnowledgeTask(AskedModel):
@@ -101,7 +102,7 @@ class KnowledgeTask(AskedModel):
         self._own_text = text
         self._texts: dict[tuple[str, ...], PlainText] = {}
 
-        self.example = self._text_batch(FactWorldText().held_out[:8])
+        self.example = self._text_batch(FactWorldText().held_out[:_CHECKED_ON])
         self.decoder = EditableDecoder(language.model, chosen, self.example)
         # At Llama-3-8B's down_proj (14,336 inputs) 1e-6 is UltraEdit's own; ‖k̂‖² grows with the
         # inputs.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from agents.editors.alphaedit import RecursiveLeastSquares
 from agents.editors.covariance import covariances, null_space
@@ -112,3 +113,24 @@ def test_removed_steps_leave_what_the_other_steps_ask_for(
         assert close(decoder.weights[process.sites.index(site)].double(), expected, 1e-5)
     with pytest.raises(ValueError, match="steps"):
         agent.remove(0)
+
+
+@pytest.mark.parametrize("done", [1, 3, 4])
+def test_a_solver_goes_on_from_its_state_to_the_bit(done):
+    prior, weight, batches = problem(n=1)
+    whole, _ = stream(prior.inverse(), weight, batches)
+    begun, _ = stream(prior.inverse(), weight, batches[:done])
+    resumed = RecursiveLeastSquares(weight, prior.inverse())
+    resumed.load(begun.state())
+    for keys, values in batches[done:]:
+        resumed.update(keys, values)
+    assert torch.equal(resumed.w, whole.w)
+    assert torch.equal(resumed.s, whole.s)
+
+
+def test_between_batches_only_factors_are_in_memory():
+    solver = RecursiveLeastSquares(torch.randn(30, 40), torch.eye(40))
+    for _ in range(8):
+        solver.update(torch.randn(3, 40), torch.randn(3, 30))
+        held = sum(one.numel() for one in vars(solver).values() if isinstance(one, Tensor))
+        assert held <= 10 * (40 + 30 + 1)  # a quarter of d changes
