@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from agents.editors.on_disk import give_back_freed
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights.hooks import Reached, hooked
@@ -47,6 +48,7 @@ def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> 
                 save_file({"covariance": sums.pop(0).div_(counted).cpu()}, partial)
     for path in paths:
         yield load_file(path)["covariance"].to(task.device)
+        give_back_freed()  # what was made of it, matrices of its size among it
 
 
 def inverse_factor(covariance: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""Matrices that lie on disk between the steps that need them."""
+"""Memory of editors with a large matrix for every site: on disk between the steps that need it."""
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -33,3 +35,13 @@ class MatrixOnDisk:
         self._file.seek(0)
         array = np.fromfile(self._file, self._dtype, self._shape.numel())
         return torch.from_numpy(array).view(self._shape).to(self._device)
+
+
+def give_back_freed() -> None:
+    """Give memory that was freed back to the system, where its C library can (glibc).
+
+    PyTorch's matrices are aligned, and glibc takes no freed one of the same size for the next:
+    without this, what a loop over sites frees stays with the process.
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.configured import Settings, setting
 from agents.editors.covariance import covariances, inverse_factor
+from agents.editors.on_disk import MatrixOnDisk
 from agents.editors.settings import SITE, SITES
 from agents.editors.subject_keys import SubjectEditor, SubjectSettings, read_states
 from agents.editors.targets import SubjectBatch, target_shifts
@@ -243,13 +244,15 @@ class Memit(SpreadEditor):
 
     def prepare(self, weights: list[Tensor], covariances: Iterable[Tensor]) -> None:
         """Factorise the covariances once."""
-        self._factors = [inverse_factor(covariance) for covariance in covariances]
+        self._factors = [MatrixOnDisk(inverse_factor(covariance)) for covariance in covariances]
 
     def solve(
         self, places: Sequence[int], index: int, keys: Tensor, residuals: Tensor
     ) -> LowRankFactors:
         """`memit_update`."""
-        return memit_update(keys, residuals, self._factors[index], self.settings.covariance_weight)
+        return memit_update(
+            keys, residuals, self._factors[index].read(), self.settings.covariance_weight
+        )
 
 
 def in_float32(update: LowRankFactors) -> LowRankFactors:

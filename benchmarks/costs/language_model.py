@@ -15,8 +15,8 @@ and the seconds that making the environment takes in a process that has loaded n
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -32,6 +32,7 @@ import torch
 
 from agents.catalogue import make_agent
 from agents.editors.covariance import covariances
+from agents.editors.on_disk import give_back_freed
 from agents.editors.stream import StreamEditor
 from benchmarks.costs.bare_passes import seconds, there_and_back
 from benchmarks.costs.hardware import hardware
@@ -176,21 +177,43 @@ def _read(task: KnowledgeTask, passages: Sequence[str]) -> None:
 
 
 def memory_ratio(env: LifelongLLMEditEnv, editor: str) -> dict[str, float]:
-    """Model, and what a step has taken beyond it at its peak, beside model and one matrix a
-    site.
+    """Model, and what a stream's edits have taken beyond it at their peak, beside model and one
+    matrix a site.
     """
     env.reset(seed=0)
-    model = sum(t.numel() * t.element_size() for t in env.task.language.model.state_dict().values())
+    # Weights that two modules share are one parameter.
+    model = sum(p.numel() * p.element_size() for p in env.task.language.model.parameters())
     sites = 4 * sum(rows * columns for rows, columns in (s.shape for s in env.process.sites))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    make_agent(editor).edit(env)
-    taken = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    taken = resident_peak(lambda: make_agent(editor).edit(env))
     return {
         "taken_bytes": taken,
         "model_bytes": model,
         "one_matrix_per_site_bytes": sites,
         "ratio": (model + taken) / (model + sites),
     }
+
+
+def resident_peak(function: Callable[[], object]) -> int:
+    """Resident bytes that a call takes at its peak beyond what was resident before it.
+
+    Raises:
+        OSError: The system is not Linux, whose /proc tells it.
+    """
+    process = Path("/proc/self")
+    gc.collect()
+    give_back_freed()
+    (process / "clear_refs").write_text("5")  # begins the peak anew: proc(5)
+    before = _resident(process, "VmRSS")
+    function()
+    return _resident(process, "VmHWM") - before
+
+
+def _resident(process: Path, name: str) -> int:
+    """A figure of /proc/PID/status, in bytes."""
+    (line,) = (
+        line for line in (process / "status").read_text().splitlines() if line.startswith(name)
+    )
+    return 1024 * int(line.split()[1])
 
 
 def _compared(
