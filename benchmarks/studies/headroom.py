@@ -32,6 +32,7 @@ from benchmarks.report.tables import interval_text, number
 from benchmarks.suites.editors import LATE_OUTPUTS
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.protocol import stream_env
+from editgym.paths import whole_file
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import least_squares
 
@@ -106,8 +107,9 @@ def search(out: Path, trials: int, horizon: int) -> None:
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=8)
     )
-    rows = [row for row in _rows(out) if row["horizon"] == horizon]
-    done = [row for row in rows if row["stream"] == _SEARCHED]
+    rows = _rows(out)
+    known = [row for row in rows if row["horizon"] == horizon]
+    done = [row for row in known if row["stream"] == _SEARCHED]
     study.enqueue_trial(dict(TUNED))
     for place in range(trials):
         trial = study.ask()
@@ -120,14 +122,13 @@ def search(out: Path, trials: int, horizon: int) -> None:
                 )
             row = done[place]
         else:
-            row = _measure(out, choices, _SEARCHED, horizon)
-            rows.append(row)
+            row = _measure(out, rows, choices, _SEARCHED, horizon)
         study.tell(trial, row["score"])
     best: Choices = study.best_params
     for seed in _CHECKED:
         for one in (TUNED, best):
-            if not any(row["stream"] == seed and row["choices"] == one for row in rows):
-                rows.append(_measure(out, one, seed, horizon))
+            if not any(row["stream"] == seed and row["choices"] == one for row in known):
+                _measure(out, rows, one, seed, horizon)
 
 
 def table(path: Path) -> Iterator[str]:
@@ -174,16 +175,19 @@ def _asked(trial: optuna.Trial) -> dict[str, float]:
     }
 
 
-def _measure(out: Path, choices: Choices, seed: int, horizon: int) -> dict[str, Any]:
+def _measure(
+    out: Path, rows: list[dict[str, Any]], choices: Choices, seed: int, horizon: int
+) -> dict[str, Any]:
+    """A new row, written behind the others."""
     row = {
         "stream": seed,
         "horizon": horizon,
         "choices": dict(choices),
         **measured(choices, seed, horizon),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    rows.append(row)
+    with whole_file(out) as partial:
+        partial.write_text("".join(json.dumps(one) + "\n" for one in rows))
     print(json.dumps(row), flush=True)
     return row
 
