@@ -140,6 +140,16 @@ LEARNED_ONCE: tuple[AgentChoice, ...] = (
         _REHEARSING,
     ),
 )
+# The same looks, and as many rehearsed requests a step: those that the model has lost most.
+BY_LOSS: tuple[AgentChoice, ...] = (
+    ("ultraedit", LONG["ultraedit"][3], {"rehearse": 30, "rehearse_by": "loss"}),
+    Labelled(
+        "rledit",
+        "learned, 6 looks, 30 rehearsed by loss",
+        {"start_from": REHEARSED_POLICY, "sequences": 0, "passes": 6},
+        {**_REHEARSING, "rehearse_by": "loss"},
+    ),
+)
 # What is left open by the methods' papers and codes, each beside the row without it.
 READINGS: tuple[AgentChoice, ...] = (
     ("ultraedit", {"statistics": "shape"}),

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.suites.editors import (
     ABLATIONS,
+    BY_LOSS,
     ELSEWHERE,
     GPT2_SITES,
     LATE_OUTPUTS,
@@ -75,6 +76,7 @@ LIFELONG = (
     _lifelong(rehearsed(SHORT, ultraedit=2), horizon=20),
     _lifelong(rehearsed(LONG, ultraedit=3), horizon=100),
     _lifelong(LEARNED_ONCE, horizon=100),
+    _lifelong(BY_LOSS, horizon=100),
     _lifelong(READINGS, max_seeds=5, horizon=20),
 )
 _ULTRAEDIT: tuple[AgentChoice, ...] = ("ultraedit", ("ultraedit", {"passes": 3, "step_size": 7e-4}))

@@ -10,6 +10,7 @@ from editgym.envs.arguments import task_for
 from editgym.envs.lifelong.arguments import CHECKS, ActionForm
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.env import StreamEditing
+from editgym.envs.lifelong.rehearsal import RehearsedBy
 from editgym.envs.lifelong.reward import LookedAt, Reference, RewardWeights
 from editgym.envs.lifelong.settings import LifelongSettings, Order
 from editgym.tasks.knowledge.interview import EvaluateFormats, Interview, Texts
@@ -74,11 +75,14 @@ class LifelongLLMEditEnv(StreamEditing):
         horizon: Steps in an episode.
         split: `policy`, `validation` or `test`.
         rehearse: M, how many earlier requests every step teaches again (fewer while there are
-            fewer), drawn by the stream's seed anew at every step, without replacement, from all
-            before it. They join the new ones in `process.prompts` and `process.capture`, so that
+            fewer). They join the new ones in `process.prompts` and `process.capture`, so that
             the update of any agent serves both; of them too only subject, prompt and target are
             seen. Observation, reward and infos stay of the new requests, and so do running
             statistics of keys and gradients.
+        rehearse_by: How these are chosen from all before the step: `draw`, by the stream's seed
+            anew at every step, without replacement; or `loss`, those whose answers the model has
+            lost most, by the cross-entropy of their targets, for which it reads all of them once a
+            step.
         unique_subjects: Whether of several requests about one subject a stream takes only the
             first. False takes all of them, and also requests that edit a prompt again: from then on
             the earlier one does not hold. It is not rehearsed, rewarded or asked about at the end
@@ -163,6 +167,7 @@ class LifelongLLMEditEnv(StreamEditing):
         horizon: int = 20,
         split: StreamSplit = "policy",
         rehearse: int = 0,
+        rehearse_by: RehearsedBy = "draw",
         unique_subjects: bool = True,
         order: Order = 0,
         look_back: LookedAt = "recent",
@@ -210,6 +215,7 @@ class LifelongLLMEditEnv(StreamEditing):
             "horizon": horizon,
             "split": split,
             "rehearse": rehearse,
+            "rehearse_by": rehearse_by,
             "unique_subjects": unique_subjects,
             "order": order,
             "look_back": look_back,
@@ -238,7 +244,15 @@ class LifelongLLMEditEnv(StreamEditing):
         super().__init__(
             knowledge.asked(interview),
             LifelongSettings(
-                edits_per_step, horizon, split, basis, weights, rehearse, unique_subjects, order
+                edits_per_step,
+                horizon,
+                split,
+                basis,
+                weights,
+                rehearse,
+                unique_subjects,
+                order,
+                rehearse_by,
             ),
             action,
             max_coefficient,

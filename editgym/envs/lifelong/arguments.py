@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from editgym.checks import Check, above, at_least, is_whole, one_of, whole
 from editgym.envs.lifelong.batch import Basis
+from editgym.envs.lifelong.rehearsal import RehearsedBy
 from editgym.envs.lifelong.rendering import RENDER_MODES
 from editgym.envs.lifelong.reward import LookedAt, Reference
 from editgym.tasks.knowledge.task import SPLITS
@@ -24,6 +25,7 @@ CHECKS: Mapping[str, Check] = {
     "edits_per_step": whole(1),
     "horizon": whole(1),
     "rehearse": whole(0),
+    "rehearse_by": one_of(*get_args(RehearsedBy)),
     "unique_subjects": Check(lambda v: isinstance(v, bool), "True or False"),
     "order": Check(
         lambda v: v == "file" or (is_whole(v) and v >= 0), '0 or more, a whole number, or "file"'

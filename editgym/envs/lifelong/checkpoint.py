@@ -58,8 +58,8 @@ def check_restorable(
     if state["stream"] != identity:
         raise ValueError(
             f"state: it is of the stream {state['stream']}, this one is {identity}: go"
-            " on with the same task, split, horizon, edits_per_step, rehearse, unique_subjects and"
-            " order"
+            " on with the same task, split, horizon, edits_per_step, rehearse, rehearse_by,"
+            " unique_subjects and order"
         )
     journalled = steps_before(journal, state["step_index"])
     if state["journalled"] != journalled:

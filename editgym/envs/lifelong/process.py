@@ -20,6 +20,7 @@ from editgym.envs.lifelong.episode import REWARDED
 from editgym.envs.lifelong.episode import LifelongOutcome as LifelongOutcome
 from editgym.envs.lifelong.grades import Grades
 from editgym.envs.lifelong.gradient import differentiable_reward
+from editgym.envs.lifelong.rehearsal import drawn, most_lost
 from editgym.envs.lifelong.reward import Costs, LookBack, floored, squared_norm, squared_norms
 from editgym.envs.lifelong.settings import ClosedStreamError as ClosedStreamError
 from editgym.envs.lifelong.settings import LifelongSettings as LifelongSettings
@@ -54,7 +55,7 @@ class LifelongProcess:
         self.sites = self.decoder.sites
         self._run: str | None = None
         self._look_back = LookBack(task, settings.reward)
-        self._grades = Grades(self.decoder, self._batch_of)
+        self._grades = Grades(self.decoder, self._graded_batch)
         self._begin(0, Stream(()))
 
     # --- episodes ---------------------------------------------------------------------------------
@@ -112,15 +113,30 @@ class LifelongProcess:
         self._seed = seed
         self.outcomes: list[LifelongOutcome] = []
         self._grades.close()
-        self._grades = Grades(self.decoder, self._batch_of)
+        self._grades = Grades(self.decoder, self._graded_batch)
         self._look_back.begin(stream, self.settings.edits_per_step, seed)
         self._ultraedit = [UltraEdit(site.shape, self.task.device) for site in self.sites]
-        self._batch = self._batch_of(0, self.decoder)
+        self._batch = self._next_batch(0)
 
-    def _batch_of(self, step: int, decoder: EditableDecoder) -> Batch:
+    def _next_batch(self, step: int) -> Batch:
+        """The batch of the step that is to be made next, of the model as it is now."""
         stream, settings = self.stream, self.settings
-        places = settings.places(self._seed, step, stream)
-        return Batch(stream, *places, self.task, decoder, self._ultraedit, settings.basis)
+        new, earlier = settings.places(step, stream)
+        if settings.rehearse_by == "draw":
+            again = drawn(earlier, settings.rehearse, self._seed, step)
+        else:
+            again = most_lost(earlier, settings.rehearse, stream, self.task, self.decoder)
+        return self._batch_of(new, again, self.decoder)
+
+    def _graded_batch(self, step: int, decoder: EditableDecoder) -> Batch:
+        """The batch of a step that was made, to be graded: of its new requests alone."""
+        return self._batch_of(self.settings.places(step, self.stream)[0], (), decoder)
+
+    def _batch_of(
+        self, new: Sequence[int], again: Sequence[int], decoder: EditableDecoder
+    ) -> Batch:
+        own = self.settings
+        return Batch(self.stream, new, again, self.task, decoder, self._ultraedit, own.basis)
 
     # --- what an editor may see -------------------------------------------------------------------
 
@@ -284,8 +300,8 @@ class LifelongProcess:
             self.outcomes.append(self._outcome(step, torch.tensor(own["reward"]), rewarded))
         for editor, own in zip(self._ultraedit, state["ultraedit"], strict=True):
             editor.load_state_dict(own)
-        self._batch = self._batch_of(self.step_index, self.decoder)
         self.decoder.rollback(self.step_index)
+        self._batch = self._next_batch(self.step_index)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -308,7 +324,7 @@ class LifelongProcess:
         )
         step, batch = self.step_index, self.batch
         outcome = self._outcome(step, reward, rewarded)
-        following = self._batch_of(step + 1, self.decoder)
+        following = self._next_batch(step + 1)
         batch.forget()
         self._grades.add(step, batch)
         self.outcomes.append(outcome.kept())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from editgym.envs.lifelong.batch import Basis
+from editgym.envs.lifelong.rehearsal import RehearsedBy
 from editgym.envs.lifelong.reward import RewardWeights
 from editgym.tasks.knowledge.task import KnowledgeTask, Stream, StreamSplit
 
@@ -29,6 +30,7 @@ class LifelongSettings:
         basis: Which update `directions` takes apart.
         reward: The weights of the reward's terms.
         rehearse: Earlier requests that every step teaches again.
+        rehearse_by: How these are chosen: drawn, or those whose answers the model has lost most.
         unique_subjects: Whether of several requests about one subject a stream takes one.
         order: 0 for the order in which requests are drawn, another number for another order of the
             same ones, "file" for the first ones of the file, in its order.
@@ -42,6 +44,7 @@ class LifelongSettings:
     rehearse: int = 0
     unique_subjects: bool = True
     order: Order = 0
+    rehearse_by: RehearsedBy = "draw"
 
     def __post_init__(self) -> None:
         if not self.unique_subjects and self.order not in (0, "file"):
@@ -87,26 +90,19 @@ class LifelongSettings:
         random.Random(f"order {self.order} of stream {self.split} {seed}").shuffle(requests)
         return replace(stream, requests=tuple(requests))
 
-    def places(self, seed: int, step: int, stream: Stream) -> tuple[Sequence[int], Sequence[int]]:
-        """Where a step's new requests stand in the stream, and those that it teaches again.
-
-        The latter are drawn anew for every step, without replacement, from all requests before it;
-        a step with fewer than `rehearse` before it takes all of these. What is drawn depends on
-        nothing but the seed, the step, and which earlier requests still hold: one that a later
-        request overwrites, of the step or before it, is not taught again.
+    def places(self, step: int, stream: Stream) -> tuple[Sequence[int], Sequence[int]]:
+        """Where a step's new requests stand in the stream, and those that it may teach again: all
+        that still hold. One that a later request overwrites, of the step or before it, does not.
 
         Args:
-            seed: The stream's seed.
             step: The step's number, from 0.
             stream: The stream; after its end there is nothing.
         """
         start, count = step * self.edits_per_step, len(stream.requests)
         new = range(count)[start : start + self.edits_per_step]
-        if not new:
-            return (), ()
-        rng = random.Random(f"rehearsed requests {seed} {step}")
-        earlier = [at for at in range(start) if stream.overwritten_by(at, new.stop) is None]
-        return new, rng.sample(earlier, min(self.rehearse, len(earlier)))
+        if not new or not self.rehearse:
+            return new, ()
+        return new, [at for at in range(start) if stream.overwritten_by(at, new.stop) is None]
 
     def identity(self, task: KnowledgeTask) -> list[Any]:
         """What a stream's batches depend on beside its seed, as plain values."""
@@ -120,4 +116,5 @@ class LifelongSettings:
             self.rehearse,
             self.unique_subjects,
             self.order,
+            *([] if self.rehearse_by == "draw" else [self.rehearse_by]),
         ]

@@ -297,7 +297,7 @@ def test_only_fields_for_rewards_are_looked_at(refined, stream_env):
     process.reset = lambda seed: (
         type(process).reset(process, seed),
         setattr(process, "stream", replace(stream, requests=changed)),
-        setattr(process, "_batch", process._batch_of(0, process.decoder)),
+        setattr(process, "_batch", process._next_batch(0)),
     )
     assert same_edits(EditGRPO(**QUICK).edit(env), expected)
 

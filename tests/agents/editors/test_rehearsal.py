@@ -161,7 +161,7 @@ def test_a_rehearsed_request_without_its_subject_is_left_out_and_not_skipped(
         for place, request in enumerate(whole)
     )
     monkeypatch.setattr(process, "stream", replace(process.stream, requests=changed))
-    process._batch = process._batch_of(0, process.decoder)
+    process._batch = process._next_batch(0)
     *edits, skip = agent.entries(process)
     assert skip == Skip(1, NO_SUBJECT)
     process.advance([*edits, skip])

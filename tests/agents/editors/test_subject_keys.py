@@ -66,7 +66,7 @@ def test_the_records_of_what_is_left_out_say_why(
     def begin_with_strangers(self, seed):
         reset(self, seed)
         self.stream = replace(self.stream, requests=changed)
-        self._batch = self._batch_of(0, self.decoder)
+        self._batch = self._next_batch(0)
 
     monkeypatch.setattr(type(process), "reset", begin_with_strangers)
     journal = agent.edit(env)

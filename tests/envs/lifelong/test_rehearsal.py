@@ -1,14 +1,17 @@
 """Rehearsal: which earlier requests join a step, what of them is seen, and what stays of the new
 ones."""
 
+import math
 from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from editgym.data.facts import EditRequest
+from editgym.envs.lifelong.rehearsal import drawn
 from editgym.weights import DenseUpdate, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit, principal_directions
 
@@ -48,6 +51,15 @@ def edited(make_env, steps, **arguments):
     return process
 
 
+def site_edits(process, seed):
+    """Entries of the same few edits."""
+    updates = updates_for(process, seed)
+    return [
+        SiteEdit(site.name, Shift(), update)
+        for site, update in zip(process.sites, updates, strict=True)
+    ]
+
+
 def close(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -56,7 +68,7 @@ def close(ours, theirs):
 # --- what is drawn --------------------------------------------------------------------------------
 
 
-def drawn(process):
+def rehearsed(process):
     """Of every step of the stream, the places of what it rehearses."""
     places = []
     while not process.over:
@@ -72,26 +84,25 @@ def drawn(process):
 @pytest.mark.parametrize("version", ["v0", "v1"])
 def test_earlier_requests_are_drawn_anew_at_every_step_and_never_twice(make_env, version):
     process = make_env(rehearse=4, version=version, horizon=6).process
-    found = drawn(process)
+    found = rehearsed(process)
     assert [len(own) for own in found] == [0, 3, 4, 4, 4, 4]
     for step, own in enumerate(found):
         assert len(set(own)) == len(own)
         assert all(place < 3 * step for place in own)
     assert len({frozenset(own) for own in found[2:]}) == 4
     process.reset(process._seed)
-    assert drawn(process) == found, "the seed decides"
+    assert rehearsed(process) == found, "the seed decides"
     process.reset(process._seed + 1)
-    assert drawn(process) != found
+    assert rehearsed(process) != found
 
 
 def test_every_earlier_request_is_as_likely(make_env):
     process = make_env(rehearse=2).process
-    settings, stream = process.settings, process.stream
+    new, earlier = process.settings.places(3, process.stream)
+    assert (list(new), list(earlier)) == ([9, 10, 11], list(range(9)))
     times = np.zeros(9)
     for seed in range(3_000):
-        new, again = settings.places(seed, 3, stream)
-        assert list(new) == [9, 10, 11]
-        times[list(again)] += 1
+        times[drawn(earlier, 2, seed, step=3)] += 1
     assert times == pytest.approx(3_000 * 2 / 9, rel=0.12)
 
 
@@ -116,7 +127,9 @@ def test_a_checkpoint_goes_on_with_the_same_draws_and_no_others(make_env, tmp_pa
     for _ in range(2):
         whole.step(whole.training_free_action())
     other = gym.make("LifelongLLMEdit-v1", **env.spec.kwargs | {"rehearse": 3}).unwrapped
-    with pytest.raises(ValueError, match="edits_per_step, rehearse, unique_subjects and order"):
+    with pytest.raises(
+        ValueError, match="edits_per_step, rehearse, rehearse_by, unique_subjects and order"
+    ):
         other.reset(options={"restore": state})
     again = gym.make(env.spec).unwrapped
     again.reset(options={"restore": state})
@@ -125,6 +138,78 @@ def test_a_checkpoint_goes_on_with_the_same_draws_and_no_others(make_env, tmp_pa
         again.step(again.training_free_action())
         whole.step(whole.training_free_action())
     assert all(map(torch.equal, again.network.weights, whole.network.weights))
+
+
+# --- by loss --------------------------------------------------------------------------------------
+
+
+def lost(process, places):
+    """The loss of each earlier request, asked by itself."""
+    losses = []
+    for place in places:
+        request = process.stream.requests[place]
+        text = process.task.batch([(request.prompt, request.target)])
+        costs = F.cross_entropy(process.decoder.logits(text), text.labels, reduction="none")
+        losses.append(float(text.mean_costs(costs)))
+    return losses
+
+
+@pytest.mark.parametrize("end_weight", [1.0, 0.5])
+def test_those_that_the_model_has_lost_most_are_taught_again(make_env, end_weight, monkeypatch):
+    monkeypatch.setattr("editgym.envs.lifelong.rehearsal._TOKENS_AT_ONCE", 40)  # in pieces
+    process = make_env(rehearse=4, rehearse_by="loss", end_weight=end_weight).process
+    taken = []
+    for step in range(4):
+        earlier = range(3 * step)
+        own = process.batch.places[3:]
+        losses = lost(process, earlier)
+        assert len(own) == min(4, len(earlier))
+        if step > 1:
+            worst = sorted(earlier, key=lambda place, of=losses: -of[place])[:4]
+            assert list(own) == worst
+        taken.append(own)
+        process.step(updates_for(process, step, size=0.5))
+    assert taken[2] != (0, 1, 2, 3)
+
+
+def test_what_was_lost_is_chosen_again_after_an_interruption(make_env, tmp_path):
+    arguments = {"rehearse": 3, "rehearse_by": "loss", "split": "test", "horizon": 5}
+    env = make_env(**arguments, journal_folder=str(tmp_path / "steps"))
+    whole = make_env(**arguments)
+    for one in (env, whole):
+        for step in range(3):
+            one.process.advance(site_edits(one.process, step))
+    state = env.checkpoint()
+    env.process.advance(site_edits(env.process, 3))  # journalled after the state was saved
+    again = gym.make(env.spec).unwrapped
+    again.reset(options={"restore": state})
+    assert again.process.batch.places == whole.process.batch.places
+    assert len(again.network.journal) == len(whole.network.journal)
+
+
+def test_answers_of_a_collapsed_model_are_lost_altogether(make_env):
+    process = make_env(rehearse=2, rehearse_by="loss").process
+    process.advance([])
+    ruined = [
+        SiteEdit(site.name, Shift(), DenseUpdate(torch.full(site.shape, 1e38)))
+        for site in process.sites
+    ]
+    process.advance(ruined)
+    assert not any(map(math.isfinite, lost(process, range(6))))
+    assert process.batch.places[3:] == (0, 1)
+
+
+def test_grades_do_not_depend_on_what_is_rehearsed(make_env):
+    process = make_env(rehearse=4, rehearse_by="loss").process
+    outcomes = [process.step(updates_for(process, step)) for step in range(4)]
+    again = make_env(rehearse=4, rehearse_by="loss").process
+    at_once = [again.step(updates_for(again, step)).metrics for step in range(4)]
+    assert [one.metrics for one in outcomes] == at_once
+
+
+def test_it_is_by_draw_or_by_loss(make_env):
+    with pytest.raises(ValueError, match=r"^rehearse_by must be one of 'draw', 'loss', got 'age'"):
+        make_env(rehearse=2, rehearse_by="age")
 
 
 @pytest.mark.parametrize("value", [-1, 1.0, "3", True, None])
