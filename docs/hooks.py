@@ -1,7 +1,9 @@
-"""Hooks of the site: sections of CONTRIBUTING stand in pages, and `llms.txt` lists all pages.
+"""Hooks of the site: mkdocstrings shows docstrings in full, and `llms.txt` lists all pages.
 
-A line `<!-- from CONTRIBUTING: Heading -->` in a page stands for what CONTRIBUTING.md says under
-that heading. Every page's Markdown is published beside it, for readers that are programs.
+A page holds docstrings as Markdown between `<!-- docstring of: NAME -->`, or `<!-- members of: NAME
+-->`, and `<!-- end -->` (`docs/printed.py`), so that it can be read where it lies; on the site
+mkdocstrings takes their place. Every page's Markdown is published beside it, for readers that are
+programs.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-_FROM = re.compile(r"^<!-- from CONTRIBUTING: (.+) -->$", re.MULTILINE)
-_SECTION = re.compile(r"^## (.+)\n((?:(?!## ).*\n?)*)", re.MULTILINE)
+_DOCSTRING = re.compile(
+    r"^<!-- (?:docstring|members) of: (?P<name>\S+)(?: -->\n|\n(?P<options>(?: .*\n)*)-->\n)"
+    r"(?:.*\n)*?<!-- end -->$",
+    re.MULTILINE,
+)
 _NO_PARAGRAPH = ("#", "|", "<!--", "```", ":::", "- ", "![", "> ")
 _INTERVAL = re.compile(r"\[(\S+), (\S+)\]")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
@@ -33,16 +37,9 @@ _published: dict[str, str] = {}
 _listed: list[tuple[str, Any]] = []
 
 
-def contributing(heading: str) -> str:
-    """What CONTRIBUTING says under a heading, with its links as they are from a page of the top
-    floor.
-
-    Raises:
-        KeyError: There is no such heading.
-    """
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = dict(_SECTION.findall(text))[heading].strip()
-    return re.sub(r"\]\(docs/", "](", section)
+def in_full(markdown: str) -> str:
+    """A page with mkdocstrings' directives in place of the docstrings that it holds."""
+    return _DOCSTRING.sub(lambda found: f"::: {found['name']}\n{found['options'] or ''}", markdown)
 
 
 def summary(markdown: str) -> str:
@@ -94,11 +91,11 @@ def unbroken(markdown: str) -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Put in the sections of CONTRIBUTING, and keep the page's Markdown for publication."""
+    """Keep the page's Markdown for publication, and let mkdocstrings show docstrings."""
     source = page.file.src_uri
-    text = inside(_FROM.sub(lambda found: contributing(found[1]), markdown), source)
+    text = inside(markdown, source)
     _published[source] = text
-    return unbroken(text)
+    return unbroken(in_full(text))
 
 
 def on_nav(nav: Any, **_: Any) -> Any:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -51,13 +52,25 @@ def run(block, folder):
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
     }
     command = ["bash", "-ec", block.code] if block.language == "bash" else [sys.executable, "-"]
-    script = {} if block.language == "bash" else {"input": block.code}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, **script
-    )
+    typed = None if block.language == "bash" else block.code
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **pipes,
+    ) as started:
+        try:
+            printed, _ = started.communicate(typed)
+        except BaseException:  # a test that runs out of time leaves nobody behind
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
     allowed = _EXIT.fullmatch(block.before.strip())
-    assert done.returncode == (int(allowed[1]) if allowed else 0), done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert started.returncode == (int(allowed[1]) if allowed else 0), printed
+    return printed
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 import editgym  # noqa: F401 - registers the environments
+from benchmarks.costs.files import add_files, show
 from benchmarks.costs.hardware import hardware
 from benchmarks.costs.worlds import ppo_run
 from editgym.envs.sb3 import monitored
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    add_files(parser)
     parser.add_argument(
         "--texts",
         type=int,
@@ -172,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="reward calls of the single environment (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
+    if options.show:
+        return show(options.show, table)
     try:
         result = measure(options.texts, options.rewards, options.ppo_calls)
         options.json.parent.mkdir(parents=True, exist_ok=True)

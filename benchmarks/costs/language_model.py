@@ -35,6 +35,7 @@ from agents.editors.covariance import covariances
 from agents.editors.on_disk import give_back_freed
 from agents.editors.stream import StreamEditor
 from benchmarks.costs.bare_passes import seconds, there_and_back
+from benchmarks.costs.files import add_files, beside, markdown, show
 from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong.process import LifelongProcess
@@ -236,6 +237,23 @@ def _ratio(ours: Sequence[float], bare: Sequence[float]) -> dict[str, float]:
     }
 
 
+def table(result: dict[str, Any]) -> str:
+    """The ratios as a Markdown table, each beside what it is the ratio of."""
+    lines = [
+        beside(f"{words}, asked in `{form}`", costs[key], "ours_s", "bare_s")
+        for form, costs in result.items()
+        if isinstance(costs, dict) and "ultraedit_step" in costs
+        for key, words in (
+            ("evaluation", "a stream evaluated, beside the plain model's batched passes"),
+            ("ultraedit_step", "an UltraEdit step, beside a forward and backward pass"),
+        )
+    ]
+    read = result["covariances"]
+    lines.append(beside("covariances, beside one pass over their tokens", read, "cold_s", "bare_s"))
+    lines.append(["covariances, read from disk", f"{read['warm_s']:.3g}", "—", "—"])
+    return markdown(["what, in seconds", "here", "beside", "ratio"], lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -244,14 +262,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True)
+    add("--model")
     add("--task", default="knowledge/counterfact")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="of the environment")
     add("--prompt-formats", default="bare,completion", metavar="A,B")
     add("--edits", type=int, default=50, help="of the stream that is evaluated")
     add("--editors", default="memit_seq,ft_m", metavar="A,B", help="whose memory is measured")
-    add("--json", type=Path, required=True, metavar="FILE")
+    add_files(parser)
     options = parser.parse_args(arguments)
+    if options.show:
+        return show(options.show, table)
+    if options.model is None:
+        parser.error("--model is needed where something is measured")
     from agents.command_line import settings
 
     common = {

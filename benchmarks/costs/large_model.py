@@ -24,7 +24,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from agents.editors.ultraedit import UltraEditAgent
 from agents.hypernetworks.network import Hypernetwork
 from agents.hypernetworks.policy import HypernetworkPolicy
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
+from benchmarks.costs.files import add_files, markdown, show
 from benchmarks.costs.hardware import hardware
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import DIRECTIONS, LifelongProcess, LifelongSettings
@@ -191,6 +191,42 @@ def with_peak_memory(
     return {**found, "peak_memory_bytes": peak, "peak_over_model_and_matrices": peak / least}
 
 
+def table(result: dict[str, Any]) -> str:
+    """The timings as a Markdown table: seconds of a step, in brackets milliseconds of a fact where
+    nothing but the edit is made, the ratio to bare passes, and on CUDA the peak memory.
+    """
+    facts = result["edits_per_step"]
+    lines = []
+    for key, words in (
+        ("edit_step", f"UltraEdit's edit of {facts} facts"),
+        ("rledit_edit_step", f"RLEdit's edit of {facts} facts, a network of the published size"),
+        ("environment_step", "environment step with its reward"),
+        ("rledit_training_step", "RLEdit's training step, with network and Adam"),
+    ):
+        found = result[key]
+        fact = f" ({1e3 * found['s_per_fact']:.0f} ms a fact)" if "s_per_fact" in found else ""
+        peak, over = found.get("peak_memory_bytes"), found.get("peak_over_model_and_matrices")
+        lines.append(
+            [
+                words,
+                f"{found['step_s']:.3f}{fact}",
+                f"{found['ratio']:.2f}" if "ratio" in found else "—",
+                f"{peak / 1e9:.1f}" if peak is not None else "—",
+                f"{over:.2f}" if over is not None else "—",
+            ]
+        )
+    return markdown(
+        [
+            f"{result['hardware']['name']}, {result['dtype']}",
+            "seconds a step",
+            "beside bare passes",
+            "peak memory, GB",
+            "over model and one fp32 matrix per site",
+        ],
+        lines,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -198,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    add_files(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="llama-3-8b")
     parser.add_argument("--edits-per-step", type=int, default=20)
@@ -212,6 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--steps", type=int, default=5, help="steps timed of each kind (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
+    if options.show:
+        return show(options.show, table)
     result = measure(options)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n")

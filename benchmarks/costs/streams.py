@@ -19,13 +19,13 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
+from benchmarks.costs.files import add_files, beside, markdown, show
 from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from benchmarks.suites.editors import LIFELONG_SITES
@@ -125,6 +125,34 @@ def _strided(tensor: Tensor) -> Sequence[Tensor]:
     return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
+def table(result: dict[str, Any]) -> str:
+    """The ratios as a Markdown table, each beside what it is the ratio of."""
+    edits, mega = result["edits"], 1e6
+    least = edits["model_bytes"] + edits["one_matrix_per_site_bytes"]
+    return markdown(
+        ["what", "here", "beside", "ratio"],
+        [
+            beside(f"{words}, s, beside bare passes", result[key], "step_s", "passes_s")
+            for key, words in (
+                ("step", "environment step"),
+                ("differentiable_step", "differentiable step"),
+                ("rledit_training_step", "RLEdit's training step"),
+            )
+        ]
+        + [
+            beside(
+                "one of the last 100 edits, s, beside the first", edits, "last_100_s", "first_100_s"
+            ),
+            [
+                "memory held, MB, beside model and one fp32 matrix per site",
+                f"{edits['held_bytes'] / mega:.3g}",
+                f"{least / mega:.3g}",
+                f"{edits['memory_ratio']:.2f}",
+            ],
+        ],
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -132,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    add_files(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--steps",
@@ -144,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--edits", type=int, default=1_000, help="length of the long stream (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
+    if options.show:
+        return show(options.show, table)
     with single_thread():
         result = {
             "hardware": hardware(options.device),

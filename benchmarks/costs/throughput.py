@@ -19,11 +19,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import editgym  # noqa: F401 - registers the environments
 from benchmarks.costs.by_hand import BATCH
+from benchmarks.costs.files import add_files, show
 from benchmarks.costs.hardware import hardware
 from benchmarks.costs.worlds import bare_suffix, by_hand, ppo_times, single, tensor_api, vector
 from editgym.tasks import make_task
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    add_files(parser)
     parser.add_argument(
         "--tasks",
         default="unlearning/digits,unlearning/mnist",
@@ -118,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="run PPO on (a) for N calls only and scale its time (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
+    if options.show:
+        return show(options.show, lambda costs: "\n".join(map(table, costs["tasks"])))
     try:
         results: dict[str, Any] = {
             "hardware": hardware(checked_device(options.device)),

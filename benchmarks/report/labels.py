@@ -6,12 +6,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 from benchmarks.report.compared import LabelledAgent
 from benchmarks.results import Row, canonical_json
 
 _SHORT, _SHORT_LIST = 40, 14  # characters of a name, or of a list in it, that are short enough
+# Lists and objects. Globs in quotes have brackets of their own: `'model.layers.[12].mlp'`.
+_LISTED = {
+    "[…]": re.compile(r"\[((?:'[^']*'|[^\[\]'])*)\](?=[,) ]|$)"),
+    "{…}": re.compile(r"\{((?:'[^']*'|[^{}'])*)\}(?=[,) ]|$)"),
+}
 
 
 def by_label(
@@ -79,10 +85,13 @@ def shorter(name: str) -> str:
     """A long name with `[…]` for its long lists and `{…}` for its long objects."""
     if len(name) <= _SHORT:
         return name
-    for opened, closed in ("[]", "{}"):
-        inside = rf"\{opened}[^\{opened}\{closed}]{{{_SHORT_LIST},}}\{closed}(?=[,) ]|$)"
-        name = re.sub(inside, f"{opened}…{closed}", name)
+    for short, whole in _LISTED.items():
+        name = whole.sub(partial(_cut, short), name)
     return name
+
+
+def _cut(short: str, found: re.Match[str]) -> str:
+    return short if len(found[1]) >= _SHORT_LIST else found[0]
 
 
 def _short_name(rows: Sequence[Row], labelled: Sequence[LabelledAgent]) -> str | None:

@@ -57,8 +57,8 @@ def overview(rows: Sequence[Row]) -> str:
         for status in ("finished", "failed", "unsupported")
     }
     return (
-        f"{len(rows)} cells: "
-        + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        f"{len(rows):,} cells: "
+        + ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
         + f". Bootstrap over seeds: {statistics.BOOTSTRAP_SAMPLES:,} resamples, seed"
         f" {statistics.BOOTSTRAP_SEED}."
     )

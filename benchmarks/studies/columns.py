@@ -6,7 +6,9 @@ lines differ are told, lists by how many they hold. Besides metrics there are `s
 family, `reward_calls`, and times such as `train_s`; `KEY%` is in percent, and `ΔKEY` the change
 from before the edit. Numbers are interquartile means over seeds, or with `--mean` means; those of
 metrics have 95% bootstrap intervals from five seeds on. Lines are sorted by the metrics, the first
-one first, the best on top, within what `--by` names.
+one first, the best on top, within what `--by` names. `--against sequences=20` adds a last column:
+how much the first metric differs from that of the line whose rows have these values, seed by seed,
+with its interval, or with fewer than five seeds the least and the largest difference.
 """
 
 from __future__ import annotations
@@ -80,7 +82,12 @@ def chosen(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
 
 
 def table(
-    rows: Sequence[Row], shown: Sequence[Shown], by: Sequence[str] = (), *, mean: bool = False
+    rows: Sequence[Row],
+    shown: Sequence[Shown],
+    by: Sequence[str] = (),
+    *,
+    mean: bool = False,
+    against: Mapping[str, Any] | None = None,
 ) -> str:
     """The Markdown table.
 
@@ -90,9 +97,12 @@ def table(
         by: Fields of rows or arguments of environments that stand in columns of their own, by which
             lines are kept together; lines that differ in other arguments have these told.
         mean: Whether means are shown, in place of interquartile means.
+        against: What the rows of the line have that the others are set against; None for no such
+            column.
 
     Raises:
-        ValueError: There is no row, or a metric that no row has.
+        ValueError: There is no row, or a metric that no row has, or not one line that the others
+            are to be set against.
     """
     if not rows:
         raise ValueError("no finished row is as --where says")
@@ -108,13 +118,46 @@ def table(
         "agent",
         "n",
         *(column.heading for column in shown),
+        *([f"{CHANGE} {shown[0].heading}"] if against else []),
     ]
-    lines = [head, [*["---"] * (len(by) + 1), *["--:"] * (len(shown) + 1)]]
+    lines = [head, [*["---"] * (len(by) + 1), *["--:"] * (len(head) - len(by) - 1)]]
     for own in places.values():
         found = by_label(at_one_budget(own), along=apart)
         ordered = sorted(found.items(), key=lambda item: _order(item[1], shown, mean))
         lines += [_line(label, group, shown, by, mean) for label, group in ordered]
+        if against:
+            first = _one_line(found, against)
+            for line, (label, group) in zip(lines[-len(ordered) :], ordered, strict=True):
+                line.append(
+                    MISSING if label == first else _beside(group, found[first], shown[0], mean)
+                )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _one_line(found: Mapping[str, Sequence[Row]], against: Mapping[str, Any]) -> str:
+    """The label of the line whose rows all have these values."""
+    own = [label for label, rows in found.items() if len(chosen(rows, against)) == len(rows)]
+    if len(own) != 1:
+        raise ValueError(f"--against: must say which line it is, and fits {len(own)}: {own}")
+    return own[0]
+
+
+def _beside(rows: Sequence[Row], first: Sequence[Row], column: Shown, mean: bool) -> str:
+    """How much a column differs from that of other rows, seed by seed."""
+    ours, theirs = _values(rows, column), _values(first, column)
+    changes = {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
+    if not changes:
+        return MISSING
+    interval = _estimated(changes, mean)
+    scale, digits = (100, 2) if column.percent else (1, 3)
+
+    def one(value: float) -> str:
+        return f"{scale * value:+.{digits}f}"
+
+    if interval.low is None or interval.high is None:
+        least, most = min(changes.values()), max(changes.values())
+        return f"{one(interval.estimate)} ({one(least)} to {one(most)})"
+    return f"{one(interval.estimate)} [{one(interval.low)}, {one(interval.high)}]"
 
 
 def _field(row: Row, name: str) -> Any:
@@ -226,10 +269,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--where", nargs="+", type=_condition, default=(), metavar="NAME=VALUE")
     parser.add_argument("--by", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--mean", action="store_true", help="means, not interquartile means")
+    parser.add_argument("--against", nargs="+", type=_condition, default=(), metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
     try:
         rows = chosen(rows_in(*options.folders), dict(options.where))
-        print(table(rows, options.show, options.by, mean=options.mean))
+        against = dict(options.against)
+        print(table(rows, options.show, options.by, mean=options.mean, against=against))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

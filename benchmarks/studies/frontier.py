@@ -6,6 +6,9 @@ is computed anew: logistic regression on the last layer's features of the policy
 the weight of the templates, measured on the test split. An agent's share is its mean gain of
 unbiased accuracy over seeds by the most that the frontier's mean curve gains at no more loss of
 general accuracy.
+
+`--show FILE` prints what `--json` wrote, without computing anything; `--task NAME` prints a task's
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -169,6 +172,48 @@ def _network(row: Row) -> str:
     return canonical_json({**chosen, "seed": row["seed"] if "networks" in chosen else None})
 
 
+def table(found: Sequence[Share], task: str | None = None) -> str:
+    """The shares as a Markdown table, changes in points.
+
+    Args:
+        found: All shares.
+        task: The task whose lines are shown; None for all.
+
+    Raises:
+        ValueError: No share is of the task.
+    """
+    worlds = [row for row in found if task is None or f" · {task}" in row.stratum]
+    if not worlds:
+        raise ValueError(f"--task: no share is of {task}")
+    lines = [
+        "| world and task | agent | n | general | unbiased | frontier's | share |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in worlds:
+        share = "—" if row.share is None else f"{row.share:.0%}"
+        lines.append(
+            f"| {row.stratum} | {row.agent} | {row.seeds} | {100 * row.general:+.2f} | "
+            f"{100 * row.unbiased:+.2f} | {100 * row.available:+.2f} | {share} |"
+        )
+    return "\n".join(lines)
+
+
+def read(file: Path) -> list[Share]:
+    """The shares that `--json` wrote.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    names = [one.name for one in fields(Share)]
+    try:
+        return [
+            Share(**{name: row[name] for name in names})
+            for row in json.loads(file.read_text(encoding="utf-8"))
+        ]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"--show: {file} is no file of shares: {error!r}") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of shares, in points; with `--json` also write it. Returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -176,24 +221,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="with results.jsonl")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="with results.jsonl")
+    source.add_argument("--show", type=Path, metavar="FILE", help="only print what FILE holds")
+    parser.add_argument("--task", help="print the lines of this task alone")
     parser.add_argument("--json", type=Path, help="also write the table here")
     options = parser.parse_args(arguments)
     try:
-        with single_thread():
-            found = shares(rows_in(options.folder))
+        if options.show:
+            found = read(options.show)
+        else:
+            with single_thread():
+                found = shares(rows_in(options.folder))
+        print(table(found, options.task))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"| world and task | agent | n | general | unbiased | frontier's | share |\n|{'---|' * 7}"
-    )
-    for row in found:
-        share = "—" if row.share is None else f"{row.share:.0%}"
-        print(
-            f"| {row.stratum} | {row.agent} | {row.seeds} | {100 * row.general:+.2f} | "
-            f"{100 * row.unbiased:+.2f} | {100 * row.available:+.2f} | {share} |"
-        )
     if options.json:
         options.json.write_text(
             json.dumps([asdict(row) | {"share": row.share} for row in found], indent=1) + "\n"

@@ -7,7 +7,7 @@ the same PPO with an ordinary policy, trained on the same, PPO trained on the ve
 network, and no edit. In version 1 of the worlds, the gradient editor (`agents.rl.gradient_editor`)
 learns through the reward's gradient, on these networks and on more of them. Finished rows are in
 DIR/results.jsonl, and are not measured again; trained agents are in DIR/agents; DIR/TABLE.md is the
-comparison.
+comparison. With `--show DIR` nothing is measured: the comparison of DIR's rows is printed.
 """
 
 from __future__ import annotations
@@ -193,12 +193,11 @@ def _cost(own: Sequence[Row], folder: Path) -> str:
             f"{own[0]['agent'].replace(' ', '-')}-{own[0]['world']}-*/cost.json"
         )
         costs = [json.loads(path.read_text()) for path in paths]
-        return (
-            f"{costs[0]['reward_calls']:,} calls,"
-            f" {statistics.fmean(c['train_s'] for c in costs):.0f} s, once"
-            if costs
-            else ""
-        )
+        calls = {one["reward_calls"] for one in (*costs, *own) if "reward_calls" in one}
+        words = [f"{count:,} calls" for count in sorted(calls)]
+        if costs:
+            words.append(f"{statistics.fmean(c['train_s'] for c in costs):.0f} s")
+        return ", ".join([*(words or ["not kept"]), "once"])
     seconds = [row["train_s"] for row in own if "train_s" in row]
     return (
         f"{SINGLE_CALLS:,} calls, {statistics.fmean(seconds):.0f} s, for each edit"
@@ -213,7 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    folder = parser.add_mutually_exclusive_group(required=True)
+    folder.add_argument("--out", type=Path, metavar="DIR")
+    folder.add_argument("--show", type=Path, metavar="DIR", help="only print what DIR has")
     parser.add_argument(
         "--worlds", default=",".join(WORLDS), help="comma-separated (default: %(default)s)"
     )
@@ -275,6 +276,13 @@ def _measure_missing(options: argparse.Namespace, worlds: list[str], agents: lis
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.show:
+        rows = finished(options.show / ROWS_FILE)
+        if not rows:
+            print(f"error: --show: there are no rows in {options.show}", file=sys.stderr)
+            return 2
+        print(table(rows, options.show), end="")
+        return 0
     worlds, agents = options.worlds.split(","), options.agents.split(",")
     if wrong := _wrong(options, worlds, agents):
         print(f"error: {wrong}", file=sys.stderr)

@@ -5,8 +5,8 @@ Markdown table: accuracies on test data in percent, before → after the determi
 of every run. Nothing is chosen but the environment, how many of them, and PPO's rollout of 64 × 32
 steps; with `--networks`, also the network, whose model seed is then the run's seed.
 
-With `--rows FILES` nothing is trained: the table is that of rows which the scripts in `examples/`
-wrote with their `--out`, one client library beside the other.
+With `--rows FILES` nothing is trained: the table is that of rows which this command or the scripts
+in `examples/` wrote with their `--out`, one client library beside the other.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import editgym  # noqa: F401 - registers the environments
+from benchmarks.results import append_row
 from editgym.envs.protocol import edit_env
 from editgym.envs.sb3 import monitored
 
@@ -93,7 +94,8 @@ def held(row: Mapping[str, Any]) -> bool:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Accuracies in percent, before → after, of every seed in order, as Markdown; in how many of
-    the n runs the edit `held`; and the mean seconds of one run.
+    the n runs the edit `held`; and the mean seconds of one run. Runs that edit another network each
+    have a line of their own.
     """
     lines = [
         "| world | agent | reward calls | n | forget | retain | held | seconds |",
@@ -101,7 +103,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["world"], row["seed"])):
-        groups.setdefault((row["world"], row["agent"], row["reward_calls"]), []).append(row)
+        agent = row["agent"] + ", other networks" * ("model_seed" in row.get("env_kwargs", {}))
+        groups.setdefault((row["world"], agent, row["reward_calls"]), []).append(row)
     for (world, agent, calls), own in groups.items():
         cells = " | ".join(_change(own, name) for name in _JUDGED)
         kept, seconds = sum(map(held, own)), np.mean([row["seconds"] for row in own])
@@ -151,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--networks", action="store_true", help="each seed edits another network")
     parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--out", type=Path, help="also append each row here, as a line of JSON")
     parser.add_argument("--rows", type=Path, nargs="+", metavar="FILE", help="only print these")
     options = parser.parse_args(arguments)
     if options.rows:
@@ -160,11 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(str(error))
         return 0
     rows = []
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     for world in options.worlds:
         for seed in range(options.seeds):
             chosen = {"model_seed": seed} if options.networks else {}
             rows.append(run(world, options.algorithm, options.reward_calls, seed, chosen))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if options.out:
+                append_row(options.out, rows[-1])
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -28,7 +28,9 @@ for (const column of tables.flatMap((table) => table.columns))
   if (!allColumns.some((known) => known.key === column.key)) allColumns.push(column);
 
 const form = find(".filters");
-const firstTask = tables.length ? tables[0].slug : "";
+// Tasks that few agents have in common are first in the list, but nothing to begin with.
+const most = Math.max(...tables.map((table) => table.lines.length));
+const firstTask = tables.find((table) => 2 * table.lines.length >= most)?.slug ?? "";
 const state = { task: firstTask, access: "", text: "", columns: null, sort: null, from: 0, open: null };
 
 function shownTables() {
@@ -140,10 +142,15 @@ function draw() {
 
 function drawnHead(column) {
   const head = make("th", { scope: "col", className: column.numeric ? "" : "text" },
-    make("button", { type: "button", textContent: column.label, onclick: () => sortBy(column) }));
+    make("button", { type: "button", textContent: together(column.label), onclick: () => sortBy(column) }));
   head.dataset.key = column.key;
   if (state.sort && state.sort[0] === column.key) head.setAttribute("aria-sort", state.sort[1]);
   return head;
+}
+
+// An arrow stays on the line of its last word.
+function together(label) {
+  return label.replace(/ (?=[↑↓]$)/, "\u00a0");
 }
 
 function drawnLine(line, columns) {

@@ -218,6 +218,10 @@ def test_the_gradient_editor_is_measured_in_version_1_alone(tmp_path, monkeypatc
     assert [(row["network"], row["class"]) for row in rows] == [(0, 7), (0, 0), (3, 7)]
     assert {row["reward_calls"] for row in rows} == {8}
     table = capsys.readouterr().out
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert script.main(["--show", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == table
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert "| MaskWorld-v1 | gradient editor | neither seen | 1 |" in table
     assert "| MaskWorld-v1 | gradient editor | network seen | 1 |" in table
 
@@ -256,6 +260,19 @@ def test_comparison_is_resumed_and_tabulated(tmp_path, monkeypatch, capsys):
     torn, again = (json.loads(rows[-1]) for rows in (lines, path.read_text().splitlines()))
     assert path.read_text().splitlines()[:-1] == lines[:-1]
     assert {**torn, "train_s": 0} == {**again, "train_s": 0}
+
+
+def test_costs_that_were_not_kept_are_not_made_up(tmp_path, capsys):
+    row = {"agent": "general editor", "world": "ShiftWorld-v0", "seed": 0, "network": 0, "class": 7}
+    row |= {"retain": 0.9, "retain_before": 0.95, "forget": 0.0, "forget_before": 1.0}
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    assert script.main(["--show", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("| 100.00 → 0.00, 0.00 | not kept, once |\n")
+    (tmp_path / "results.jsonl").write_text(json.dumps(row | {"reward_calls": 1024}) + "\n")
+    assert script.main(["--show", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("| 1,024 calls, once |\n")
+    assert script.main(["--show", str(tmp_path / "nowhere")]) == 2
+    assert "there are no rows in" in capsys.readouterr().err
 
 
 def test_rows_of_another_budget_are_not_mixed(tmp_path, monkeypatch, capsys):

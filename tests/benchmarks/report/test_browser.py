@@ -143,7 +143,8 @@ def test_five_thousand_lines_open_and_sort_at_once(large, opened):
     assert min(took) < OPEN_WITHIN, took
     sort = f"""async (name) => {{
         const start = performance.now();
-        [...document.querySelectorAll("thead button")].find(b => b.textContent === name).click();
+        const said = (button) => button.textContent.replace("\\u00a0", " ");
+        [...document.querySelectorAll("thead button")].find(b => said(b) === name).click();
         await {SETTLED};
         return performance.now() - start;
     }}"""
@@ -156,9 +157,12 @@ def test_five_thousand_lines_open_and_sort_at_once(large, opened):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_no_violation_and_nothing_beside_the_screen(small, opened, viewport, scheme):
-    for address in (f"{small}#task=all", f"{small}#open=ppo"):
-        page = opened(address, viewport, scheme)
+@pytest.mark.parametrize(("report", "agent"), [("small", "ppo"), ("large", "agent_17")])
+def test_no_violation_and_nothing_beside_the_screen(
+    request, opened, report, agent, viewport, scheme
+):
+    for asked in ("task=all", f"open={agent}", f"task=all&text={agent}"):
+        page = opened(f"{request.getfixturevalue(report)}#{asked}", viewport, scheme)
         page.wait_for_selector("#lines tbody tr")
         page.locator("summary").first.click()
         for _ in range(12):
@@ -168,6 +172,35 @@ def test_no_violation_and_nothing_beside_the_screen(small, opened, viewport, sch
         found = axe.Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_names_are_read_while_one_of_many_curves_stands_out(small, opened):
+    page = opened(small)
+    page.locator("#figures").scroll_into_view_if_needed()
+    page.wait_for_selector("figure .legend")
+    entry = page.locator("figure .legend li").first
+    entry.scroll_into_view_if_needed()
+    entry.hover()
+    assert page.locator("figure.dimmed").count() == 1
+    page.evaluate(SETTLED)
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    shown = "marks => marks.map(mark => [mark.dataset.of, getComputedStyle(mark).opacity])"
+    for place, opacity in page.locator("figure.dimmed .panels [data-of]").evaluate_all(shown):
+        assert (float(opacity) == 1) == (place == entry.get_attribute("data-of"))
+
+
+def test_it_begins_with_a_table_that_most_agents_are_in(unlearning_row, opened, tmp_path):
+    rows = [
+        unlearning_row(agent, 0, f"unlearning/{task}", retain=0.9, forget=0.1)
+        for task, agents in (("digits", "abcdef"), ("mnist", "a"))
+        for agent in agents
+    ]
+    write_rows(tmp_path, rows)
+    page = opened(write_report(tmp_path).page.as_uri())
+    assert page.locator("[name=task] option").nth(1).inner_text() == "All unlearning tasks"
+    assert page.locator("[name=task] option:checked").inner_text().endswith("unlearning/digits")
+    assert page.locator("#count").inner_text() == "6 lines"
 
 
 def test_filters_columns_and_sorting_are_in_the_address(small, opened):

@@ -116,6 +116,10 @@ def test_long_names_leave_out_lists_and_objects():
     assert shorter(long) == "edit_grpo (editor=ft_l, editor_config={…})"
     title = "ShiftWorld-v0 · debiasing/toxicity · limit=0.5 · sites=['fc2', 'fc3', 'fc4']"
     assert shorter(title) == "ShiftWorld-v0 · debiasing/toxicity · limit=0.5 · sites=[…]"
+    globs = (
+        "LifelongLLMEdit-v0 · horizon=20 · sites=['model.layers.[12].mlp', 'model.layers.[345]']"
+    )
+    assert shorter(globs) == "LifelongLLMEdit-v0 · horizon=20 · sites=[…]"
     glob = "LifelongLLMEdit-v0 · knowledge/zsre · site=model.layers.[12].mlp.down_proj"
     assert shorter(glob) == glob, "a pattern is no list"
 

@@ -69,6 +69,46 @@ def test_means_are_means(rows):
     assert cells(table(found, shown))[0][2].startswith("52.00 [")
 
 
+def test_lines_are_set_against_one_of_them_seed_by_seed(rows, make_row):
+    found = chosen(rows, {"agent": "ft_l", "horizon": 20})
+    found += [
+        make_row(
+            "ft_m",
+            seed,
+            env_kwargs={"task": "knowledge/factworld", "horizon": 20},
+            metrics=dict.fromkeys(PARTS, 0.3 + 0.01 * seed),
+        )
+        for seed in range(4)
+    ]
+    shown = [Shown.of("H=score"), Shown.of("locality")]
+    text = table(found, shown, mean=True, against={"agent": "ft_l"})
+    assert text.splitlines()[0].endswith("| locality | Δ H |")
+    # Of the five seeds the four are compared that both have; fewer than five have no interval.
+    assert [line[-1] for line in cells(text)] == ["—", "-0.200 (-0.200 to -0.200)"]
+    text = table(found, shown, mean=True, against={"agent": "ft_m"})
+    assert next(line[-1] for line in cells(text)) == "+0.200 (+0.200 to +0.200)"
+    percent = table(found, [Shown.of("locality%")], mean=True, against={"agent": "ft_l"})
+    assert cells(percent)[1][-1] == "-20.00 (-20.00 to -20.00)"
+    for against in ({"horizon": 20}, {"agent": "rome"}):
+        with pytest.raises(ValueError, match=r"--against: must say which line it is, and fits"):
+            table(found, shown, against=against)
+
+
+def test_from_five_seeds_on_a_difference_has_an_interval(rows, make_row):
+    found = chosen(rows, {"agent": "ft_l", "horizon": 20})
+    found += [
+        make_row(
+            "ft_m",
+            seed,
+            env_kwargs={"task": "knowledge/factworld", "horizon": 20},
+            metrics=dict.fromkeys(PARTS, 0.4),
+        )
+        for seed in range(5)
+    ]
+    text = table(found, [Shown.of("H=score")], mean=True, against={"agent": "ft_l"})
+    assert cells(text)[1][-1].startswith("-0.120 [-0.13")
+
+
 def test_a_change_is_from_before_the_edit_and_lines_are_sorted_as_they_are_shown(unlearning_row):
     def group(agent, retained):
         return [

@@ -77,6 +77,25 @@ def test_shares_and_table(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "frontier.json").read_text())[0]["share"] == pytest.approx(0.75)
 
 
+def test_what_was_written_is_printed_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(frontier, "trace", lambda of: CURVE)
+    for seed in (0, 1):
+        append_row(tmp_path / "results.jsonl", row("ppo", seed, -0.02, 0.02))
+    file = tmp_path / "frontier.json"
+    assert main([str(tmp_path), "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    monkeypatch.setattr(frontier, "trace", None)
+    assert main(["--show", str(file)]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["--show", str(file), "--task", "debiasing/templates"]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["--show", str(file), "--task", "debiasing/toxicity"]) == 2
+    assert "no share is of debiasing/toxicity" in capsys.readouterr().err
+    file.write_text('[{"agent": "ppo"}]')
+    assert main(["--show", str(file)]) == 2
+    assert "frontier.json is no file of shares: KeyError('stratum')" in capsys.readouterr().err
+
+
 def test_edits_of_other_sites_are_not_averaged_with_those_of_the_last_layer(monkeypatch):
     monkeypatch.setattr(frontier, "trace", lambda of: CURVE)
     last, deep = shares([row("ppo", 0, -0.02, 0.02), row("ppo", 0, -0.02, 0.12, sites=["fc2"])])

@@ -49,6 +49,16 @@ def test_table_has_a_line_for_every_world_and_agent_with_seeds_in_order():
     ]
 
 
+def test_runs_that_edit_other_networks_have_a_line_of_their_own():
+    rows = [row(), row() | {"env_kwargs": {}, "seed": 1}]
+    rows += [row(seed=seed, forget=0.2) | {"env_kwargs": {"model_seed": seed}} for seed in (0, 1)]
+    assert table(rows).splitlines()[2:] == [
+        "| MaskWorld-v1 | A | 2,048 | 2 | 100.0 → 0.0, 0.0 | 97.0 → 95.0, 95.0 | 2/2 | 10 |",
+        "| MaskWorld-v1 | A, other networks | 2,048 | 2 | 100.0 → 20.0, 20.0 | 97.0 → 95.0, 95.0"
+        " | 0/2 | 10 |",
+    ]
+
+
 def test_rows_of_several_files_are_printed(tmp_path, capsys):
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for file, agent in zip(files, "AB", strict=True):
@@ -69,6 +79,17 @@ def test_what_is_no_row_is_an_error_that_names_its_line(tmp_path, capsys, line, 
     with pytest.raises(SystemExit):
         main(["--rows", str(file)])
     assert "rows.jsonl:2" in capsys.readouterr().err
+
+
+def test_rows_are_appended_where_they_are_printed_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(off_the_shelf, "run", lambda world, *_: row(world=world))
+    file = tmp_path / "new" / "rows.jsonl"
+    for _ in range(2):
+        assert main(["--worlds", "ShiftWorld-v1", "--seeds", "1", "--out", str(file)]) == 0
+    assert file.read_text().count("\n") == 2
+    capsys.readouterr()
+    assert main(["--rows", str(file)]) == 0
+    assert "| ShiftWorld-v1 | A | 2,048 | 2 |" in capsys.readouterr().out
 
 
 def test_a_run_trains_and_is_judged_on_test_data(monkeypatch):

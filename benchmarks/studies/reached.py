@@ -1,0 +1,221 @@
+"""What was reached, in one table: `python -m benchmarks.studies.reached` prints README's, from the
+rows and files in `docs/results`. Each line has the page that says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import families
+from benchmarks.report.aggregate import metric_value
+from benchmarks.report.estimates import interquartile_mean
+from benchmarks.report.families import SCORE
+from benchmarks.results import ROWS_FILE, Row, finished, rows_in
+from benchmarks.studies.columns import chosen
+from benchmarks.studies.general_agents import GENERAL, TEST_CLASSES
+
+Told = Callable[[Path], str]
+_TWENTY = {"suite": "lifelong", "horizon": 100, "agent": "ultraedit", "rehearse": None}
+
+
+def table(results: Path) -> str:
+    """The Markdown table.
+
+    Args:
+        results: The folder `docs/results`, or one like it.
+
+    Raises:
+        ValueError: A line has no row.
+    """
+    lines = ["| what was reached | |", "|---|---|"]
+    for what, page, told, link in _LINES:
+        lines.append(f"| {what} | {told(results)} ([{link}](docs/results/{page})) |")
+    return "\n".join(lines)
+
+
+def _rows(folder: Path, where: Mapping[str, Any]) -> list[Row]:
+    found = chosen(rows_in(folder), where)
+    if not found:
+        raise ValueError(f"no finished row in {folder} has {dict(where)}")
+    return found
+
+
+def _values(rows: Sequence[Row], key: str) -> list[float]:
+    family = families.family_of(
+        name for row in rows for name, value in row["metrics"].items() if value is not None
+    )
+    values = [metric_value(row, key, family) for row in rows]
+    return [value for value in values if value is not None]
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return float(np.mean(_values(rows, key)))
+
+
+def _iqm(rows: Sequence[Row], key: str) -> float:
+    return float(interquartile_mean(_values(rows, key)))
+
+
+def _lost(rows: Sequence[Row]) -> float:
+    """Points of retain accuracy."""
+    return 100 * (_mean(rows, "retain_accuracy_before") - _mean(rows, "retain_accuracy"))
+
+
+def _forgetting(results: Path) -> str:
+    groups = [
+        _rows(
+            results / "worlds",
+            {"agent": "ppo", "task": f"unlearning/{task}", "env_id": world, "sites": None},
+        )
+        for task in ("digits", "mnist")
+        for world in ("MaskWorld-v0", "ShiftWorld-v0")
+    ]
+    forget, lost = max(_mean(rows, "forget_accuracy") for rows in groups), max(map(_lost, groups))
+    return f"forget accuracy {forget:.2%}, retain accuracy at most {lost:.2f} points below before"
+
+
+def _attacked(results: Path) -> str:
+    rows = _rows(results / "attacks", {"agent": "ppo"})
+    share = _iqm(rows, "logit_attack_recovered")
+    return f"{share:.0%} of what was taken: the edits are shallow, and every row says so"
+
+
+def _in_depth(results: Path) -> str:
+    own = {"agent": "reward_ascent"}
+    plain = _rows(results / "deep", own | {"probe_weight": None, "relearn_weight": None})
+    deep = _rows(results / "deep", own | {"alpha": 8.0, "probe_weight": 6.0, "relearn_weight": 3.0})
+    simple = max(
+        _mean(deep, f"{attack}_recovered") for attack in ("logit_attack", "few_image_relearning")
+    )
+    return (
+        f"the worst attack brings back {_mean(deep, 'worst_attack'):.0%} in place of"
+        f" {_mean(plain, 'worst_attack'):.0%}, a constant on the logit and five images"
+        f" {simple:.0%}, at {_lost(deep):.1f} points of retain accuracy"
+    )
+
+
+def _one_policy(results: Path) -> str:
+    agent = "gradient editor of 40 networks"
+    rows = [
+        row
+        for row in finished(results / "general" / ROWS_FILE)
+        if row["agent"] == agent
+        and row["class"] in TEST_CLASSES
+        and row["network"] not in GENERAL[agent].networks
+    ]
+    if not rows:
+        raise ValueError(f"no row in {results / 'general'} is of the {agent}")
+    forget = np.mean([row["forget"] for row in rows])
+    lost = 100 * np.mean([row["retain_before"] - row["retain"] for row in rows])
+    return f"forget accuracy {forget:.1%}, retain accuracy {lost:.1f} points below before"
+
+
+def _real_model(results: Path) -> str:
+    rows = _rows(results / "smollm2", {"agent": "memit_seq", "task": "knowledge/counterfact"})
+    given, otherwise, kept = (
+        _iqm(rows, key) for key in ("reliability", "generalization", "locality")
+    )
+    return (
+        f"{given:.1%} given, {otherwise:.1%} in other words, {kept:.1%} of the neighbouring answers"
+        " kept"
+    )
+
+
+def _thousand_facts(results: Path) -> str:
+    published, six, best = (
+        _iqm(_rows(results / "lifelong", _TWENTY | where), SCORE)
+        for where in (
+            {"step_size": 0.0014, "passes": 1},
+            {"step_size": 0.0002, "passes": 6},
+            {"step_size": 0.001, "passes": 6},
+        )
+    )
+    return (
+        "harmonic mean of reliability, generalization and locality"
+        f" {published:.2f}; {six:.2f}, at its best sites {best:.2f}"
+    )
+
+
+def _large_model(results: Path) -> str:
+    costs = json.loads((results / "lifelong" / "llama3_8b_h100.json").read_text(encoding="utf-8"))
+    least, most = sorted(costs[key]["step_s"] for key in ("edit_step", "rledit_edit_step"))
+    return f"{least:.2f} to {most:.2f} s"
+
+
+_LINES: tuple[tuple[str, str, Told, str], ...] = (
+    (
+        "Forgetting a class by editing one layer: digits, MNIST, ten networks each, PPO from"
+        " rewards alone",
+        "unlearning.md",
+        _forgetting,
+        "table",
+    ),
+    (
+        "What attacks bring back of it: one constant on the class's logit",
+        "attacks.md",
+        _attacked,
+        "table",
+    ),
+    (
+        "A reward that asks for forgetting in depth, ten networks, by its own gradient",
+        "forgetting.md",
+        _in_depth,
+        "table",
+    ),
+    (
+        "One policy for classes and networks that it never saw, a mask for every weight, one step",
+        "general_editor.md",
+        _one_policy,
+        "table",
+    ),
+    (
+        "SmolLM2-135M-Instruct, 200 facts of CounterFact, the best editor (`memit_seq`), one"
+        " stream",
+        "smollm2.md",
+        _real_model,
+        "table",
+    ),
+    (
+        "1,000 facts in the bundled model: UltraEdit as published; looking at every batch six"
+        " times",
+        "streams.md",
+        _thousand_facts,
+        "table",
+    ),
+    (
+        "A batch of 20 facts at Llama-3-8B's shape, bf16, one H100",
+        "speed.md#a-large-model-on-a-gpu",
+        _large_model,
+        "costs",
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.reached",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "results", nargs="?", type=Path, default=Path("docs/results"), metavar="DIR"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(table(options.results))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
