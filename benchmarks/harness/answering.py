@@ -18,6 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.harness.descendants import adopt_orphans
+
 # Characters of an error's text and of its trace, which may be a stranger's.
 _TEXT, _TRACE = 20_000, 100_000
 
@@ -29,6 +31,7 @@ def serve(
     os.environ.clear()
     os.environ.update(environment)
     os.setpgid(0, 0)
+    adopt_orphans()
     _follow_parent()
     stages: Iterator[Any] = iter(())
     while True:

@@ -32,7 +32,7 @@ def handed_in(path: Path, what: str, most: int | None = None) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise HandedInError(f"{what}, {path.name}, {_reason(error)}") from error
-    with open(descriptor, "rb") as file:
+    try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             kind = "a folder" if stat.S_ISDIR(state.st_mode) else "no file but a pipe or a device"
@@ -41,10 +41,12 @@ def handed_in(path: Path, what: str, most: int | None = None) -> bytes:
             raise HandedInError(
                 f"{what}, {path.name}, has {state.st_size:,} bytes, and may have {limit:,}"
             )
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(limit)
-        except OSError as error:
-            raise HandedInError(f"{what}, {path.name}, {_reason(error)}") from error
+    except OSError as error:
+        raise HandedInError(f"{what}, {path.name}, {_reason(error)}") from error
+    finally:
+        os.close(descriptor)
 
 
 def _reason(error: OSError) -> str:

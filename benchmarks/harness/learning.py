@@ -84,9 +84,9 @@ def _stages(cell: Cell, files: Files, state: State | None) -> Generator[Stage, N
     with single_thread():
         with count_into(str(files.learning)):
             import_strangers(cell)
-            declared = getattr(agent_class(cell.agent), "access", None)
+            expected = _expected_access(cell)
             yield "imported", None
-            with only_offered(declared if declared in get_args(Access) else "reward", env_id):
+            with only_offered(expected, env_id):
                 agent = make_agent(cell.agent, **cell.agent_config)
             access = agent.access
             yield "made", access
@@ -114,9 +114,16 @@ def _stages(cell: Cell, files: Files, state: State | None) -> Generator[Stage, N
             yield "edited", None
         if changed := code.changed():
             raise MeterError(
-                f"{', '.join(changed)} was replaced while the agent ran: rewards are counted there"
+                f"{', '.join(changed)} was replaced while the agent ran: rewards are counted, and"
+                " agents watched, there"
             )
         yield "handed in", peak_memory_bytes(cell)
+
+
+def _expected_access(cell: Cell) -> Access:
+    """What the constructor of the agent is offered: what its class declares, if anything."""
+    declared: Any = getattr(agent_class(cell.agent), "access", None)
+    return declared if declared in get_args(Access) else "reward"
 
 
 def _hand_in(journal: object, cell: Cell, files: Files) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from agents.protocol import Access, Unsupported
+from benchmarks.harness.agent_files import agent_files, unchanged
 from benchmarks.harness.evaluation import Evaluated, evaluated
 from benchmarks.harness.evaluation import evaluate_journal as evaluate_journal
 from benchmarks.harness.handed_in import handed_in
@@ -26,7 +27,7 @@ from benchmarks.harness.learning import STAGES, UNSUPPORTED, Files, Stage, learn
 from benchmarks.harness.processes import CallError
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.specs import cell_spec as cell_spec
-from benchmarks.results import Cell, Measurement, Row, build_row
+from benchmarks.results import AGENT_FILES, Cell, Measurement, Row, build_row
 from benchmarks.results.files import check_types
 from editgym.checks import is_whole, require
 from editgym.envs.metering import RewardMeter
@@ -182,7 +183,7 @@ def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
         _folder() as folder,
         _folder() as unknown_to_the_agent,
     ):
-        files = Files(Path(folder))
+        files, read = Files(Path(folder)), agent_files(cell)
         seen.watch(place.learn_and_edit(cell, Path(folder)))
         declared = seen.access
         if declared is None:
@@ -214,7 +215,7 @@ def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
         reward_calls=calls,
         peak_memory_bytes=_memory(seen.value("handed in")),
         journal=journal,
-        fingerprints=found.fingerprints,
+        fingerprints={**found.fingerprints, AGENT_FILES: unchanged(read, agent_files(cell))},
         records=None if found.records is None else found.records.encode(),
     )
 

@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.harness.answering import serve
+from benchmarks.harness.descendants import end_descendants
 
 # One thread, and no progress bars of agents that would overwrite each other's.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -213,6 +214,7 @@ class Worker:
         is told that it died.
         """
         assert self._process.pid, "it was started"
+        end_descendants(self._process.pid)  # before it: they are its children while it lives
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()

@@ -10,23 +10,17 @@ from typing import BinaryIO, get_args
 
 from benchmarks.results.cell import Cell, Row
 from benchmarks.results.integrity import row_problem
-from benchmarks.results.lines import json_kind, json_of, lines_of
+from benchmarks.results.lines import ResultsError, json_kind, json_of, lines_of
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
 from benchmarks.results.rows import CURVE_KEYS, FIELDS, SCHEMA, TIME_KEYS, Status
 from editgym.checks import is_whole
 
 ROWS_FILE = "results.jsonl"
-_OF_CELLS = {
+_OF_CELLS: Mapping[str, type] = {
     **dict.fromkeys(("cell", "suite", "env_id", "agent"), str),
     **dict.fromkeys(("env_kwargs", "agent_config"), dict),
 }
-_OF_SCHEMA = dict.fromkeys(("settings", "budget"), dict)
-
-
-class ResultsError(ValueError):
-    """A file of rows that cannot be used: another schema, a damaged line, a row that was changed
-    after it was written, or a journal that is not the row's.
-    """
+_OF_SCHEMA: Mapping[str, type] = dict.fromkeys(("settings", "budget"), dict)
 
 
 def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
@@ -133,7 +127,7 @@ def parse_row(
     schema = row.get("schema") if isinstance(row, dict) else None
     try:
         if schema in (MIGRATED_SCHEMA, SCHEMA):
-            _check_cell(row, _OF_CELLS | (_OF_SCHEMA if schema == SCHEMA else {}))
+            _check_cell(row, {**_OF_CELLS, **(_OF_SCHEMA if schema == SCHEMA else {})})
         if schema == MIGRATED_SCHEMA:
             return migrated(row)
         if schema == SCHEMA:
@@ -164,7 +158,7 @@ def _check_cell(row: Row, types: Mapping[str, type]) -> None:
     """
     for field, kind in types.items():
         if not isinstance(row[field], kind):
-            right = {dict: "an object", str: "a text"}[kind]
+            right = "an object" if kind is dict else "a text"
             raise ValueError(f"{field} is {json_kind(row[field])}, and must be {right}")
 
 

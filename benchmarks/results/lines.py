@@ -5,9 +5,25 @@ by hand, and every crash, may leave anything there; what is no JSON is said in w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+# Bytes of a line that is read: a record holds questions and answers, not books.
+_LONGEST = 16 * 2**20
+
+_RIGHT = (
+    "there must be the file of records that was written with the row, or none: then its edits are"
+    " not shown"
+)
+
+
+class ResultsError(ValueError):
+    """A file of results that cannot be used: rows of another schema, a damaged line, a row that was
+    changed after it was written, or a journal or records that are not the row's.
+    """
 
 
 class _NoNumberError(ValueError):
@@ -28,7 +44,7 @@ def json_of(line: bytes) -> Any:
         ValueError: It holds none; the message, which goes on after "is not JSON", says where.
     """
     try:
-        return json.loads(line, parse_constant=_no_number)
+        return json.loads(line.decode(), parse_constant=_no_number, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise ValueError(f"from character {error.pos + 1} on") from error
     except UnicodeDecodeError as error:
@@ -39,6 +55,34 @@ def json_of(line: bytes) -> Any:
         raise
     except ValueError as error:  # Python reads no number of more than some thousand digits
         raise ValueError("a number has more digits than anybody reads") from error
+
+
+def records_in(file: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """The per-edit records in a file, the first `most` of them.
+
+    Raises:
+        ResultsError: A line is none, or the file cannot be read; the message names both.
+    """
+    try:
+        with file.open("rb") as opened:
+            for number in count(1) if most is None else range(1, most + 1):
+                if not (line := opened.readline(_LONGEST + 1)):
+                    return
+                yield _record(line, f"{file}, line {number}")
+    except OSError as error:
+        raise ResultsError(f"{file} cannot be read ({error.strerror}); {_RIGHT}") from error
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    if len(line) > _LONGEST:
+        raise ResultsError(f"{where} has more than {_LONGEST:,} bytes; {_RIGHT}")
+    try:
+        record = json_of(line)
+    except ValueError as error:
+        raise ResultsError(f"{where} is not JSON ({error}); {_RIGHT}") from error
+    if not isinstance(record, dict):
+        raise ResultsError(f"{where} is {json_kind(record)}, no object; {_RIGHT}")
+    return record
 
 
 def json_kind(value: object) -> str:
@@ -52,3 +96,10 @@ def json_kind(value: object) -> str:
 
 def _no_number(text: str) -> None:
     raise _NoNumberError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NoNumberError(f"{text} is beyond all numbers")
+    return number

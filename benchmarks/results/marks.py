@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results.agreement import rerun_differences
 from benchmarks.results.cell import Row, canonical_json
 from benchmarks.results.disclosure import submitter_of
-from benchmarks.results.files import ResultsError, append_row, parse_row
+from benchmarks.results.files import append_row, parse_row
 from benchmarks.results.integrity import row_problem
-from benchmarks.results.lines import json_kind, json_of, lines_of
+from benchmarks.results.lines import ResultsError, json_kind, json_of, lines_of
 
 MARKS_FILE = "verified.jsonl"
 _HASH = "mark_sha256"
@@ -150,14 +151,27 @@ def _check(mark: Mark, row: Row | None, submitter: str | None) -> None:
         raise ValueError(f"of the run that it holds: {problem}")
     if mark.rerun["cell"] != mark.cell:
         raise ValueError("the run that it holds is of another cell")
-    if "rescored_from" in mark.rerun:
-        raise ValueError("the run that it holds was no run: its journal was scored again")
     if mark.rerun["row_sha256"] == mark.row_sha256:
         raise ValueError("the run that it holds is the row itself, not another run of its cell")
+    _check_run(mark.rerun.get("rescored_from"), row.get("rescored_from"))
     if differing := rerun_differences(row, mark.rerun):
         raise ValueError(f"the run that it holds does not reproduce the row: {differing[0]}")
     if _is_submitter(mark.by, submitter):
         raise ValueError(f"it is by {mark.by!r}, who submitted the rows")
+
+
+def _check_run(rerun: Mapping[str, Any] | None, row: Mapping[str, Any] | None) -> None:
+    """Refuse a run whose edit was not made for it. Of a row that was scored again the run is of the
+    row that its edit is of, and what came of it was scored again as well.
+    """
+    if rerun is None or row is None:
+        if rerun is not None:
+            raise ValueError("the run that it holds was no run: its journal was scored again")
+        return
+    if rerun.get("cell") != row.get("cell"):
+        raise ValueError("the run that it holds is scored again from another cell than the row")
+    if rerun.get("row_sha256") == row.get("row_sha256"):
+        raise ValueError("the run that it holds was no run: the row's edit was scored again")
 
 
 def _is_submitter(by: str, submitter: str | None) -> bool:

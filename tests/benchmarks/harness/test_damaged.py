@@ -1,9 +1,13 @@
 """Files that the harness reads back may be damaged in any way: each is an error of the project's
 own that names the file and the place in it. (Answers of processes are in `test_processes`.)"""
 
+import hashlib
 import json
 import os
 import struct
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,15 @@ from safetensors.numpy import save_file
 from benchmarks.harness import handed_in
 from benchmarks.harness.learning import Files
 from benchmarks.harness.measure import Here, run_cell
-from benchmarks.results import Cell
+from benchmarks.harness.validation import record_differences
+from benchmarks.report import details
+from benchmarks.results import (
+    Cell,
+    ResultsError,
+    records_file,
+    records_lines,
+    records_problem,
+)
 from editgym.envs.metering import MeterError, RewardMeter, count_reward_calls, record
 
 ARGUMENTS = {"task": "unlearning/digits", "device": "cpu"}
@@ -31,7 +43,7 @@ def folder(file):
 
 def link_out(file):
     """A link to the very same content, elsewhere."""
-    elsewhere = file.parent.parent / f"elsewhere-{file.name}"
+    elsewhere = Path(tempfile.mkdtemp()) / file.name
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
 
@@ -170,7 +182,7 @@ METERS = {
     "binary": (binary, f"has 512 bytes: {RIGHT}"),
     "more than can be": (counts(2**63, 0), "bytes 0–7, says 9,223,372,036,854,775,808 rewards"),
     "more gradients": (counts(2, 3), "bytes 8–15, says 3 rewards with a gradient, of 2 in all"),
-    "another name": (another_name, "a name is nobody's: files are called PROCESS-RANDOM"),
+    "another name": (another_name, "is nobody's: files are called PROCESS-RANDOM"),
 }
 
 
@@ -234,3 +246,122 @@ def test_a_cell_with_a_damaged_meter_fails_with_its_reason(damage):
     row = run_cell(CELL, Meddling(lambda _: None)).row
     assert row["status"] == "failed"
     assert row["error"].startswith("MeterError: the meter learning/")
+
+
+# --- what the agent's process tells ---------------------------------------------------------------
+
+
+class Telling(Here):
+    """Both halves of a cell; some stages are told otherwise."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def learn_and_edit(self, cell, folder):
+        yield from self.change(list(super().learn_and_edit(cell, folder)))
+
+
+@pytest.mark.parametrize("memory", ["much", None, True, -1, 2**63, 1.5, float("nan"), [7], {}])
+def test_memory_that_is_no_number_of_bytes_fails_the_cell(memory):
+    place = Telling(lambda stages: [*stages[:-1], (stages[-1][0], memory)])
+    row = run_cell(CELL, place).row
+    assert row["status"] == "failed"
+    assert "ValueError: peak_memory_bytes must be 0 or more, a whole number below" in row["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stages: [], "ValueError: the agent's process ended before 'imported'"),
+        (lambda stages: stages[:-1], "ValueError: the agent's process ended before 'handed in'"),
+        (lambda stages: stages[1:], "is at 'made', and 'imported' is next"),
+        (lambda stages: [*stages, stages[-1]], "is at 'handed in', and None is next"),
+        (lambda stages: [*stages[:4], *stages[3:]], "is at 'learned', and 'ready' is next"),
+        (
+            lambda stages: [stages[0], ("made", ["reward"]), *stages[2:]],
+            r"access must be one of reward, .*, got \['reward'\]",
+        ),
+    ],
+)
+def test_stages_that_are_not_those_that_there_are_fail_the_cell(change, message):
+    row = run_cell(CELL, Telling(change)).row
+    assert row["status"] == "failed"
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(row["error"])
+
+
+def test_times_are_between_asking_and_being_told():
+    seconds = {"imported": 0.2, "learned": 0.4, "ready": 0.2, "edited": 0.1}
+
+    class Slow(Here):
+        def learn_and_edit(self, cell, folder):
+            for name, value in super().learn_and_edit(cell, folder):
+                time.sleep(seconds.get(name, 0))
+                yield name, value
+
+    taken = run_cell(CELL, Slow()).row["time"]
+    assert taken["train_s"] > 0.4
+    assert 0.1 < taken["edit_s"] < taken["train_s"]
+
+
+# --- files of records -----------------------------------------------------------------------------
+
+
+def line(text):
+    """The third record in another form."""
+
+    def damage(file):
+        lines = file.read_bytes().split(b"\n")
+        lines[2] = text if isinstance(text, bytes) else text.encode()
+        file.write_bytes(b"\n".join(lines))
+
+    return damage
+
+
+def link_to(name):
+    def damage(file):
+        file.unlink()
+        file.symlink_to(file.with_name(name or file.name))
+
+    return damage
+
+
+RECORDS = {
+    "truncated": (truncate, ", line 3 is not JSON (from character"),
+    "binary": (binary, ", line 1 is not JSON (from character 1 on)"),
+    "not a number": (line('{"edit": NaN}'), ", line 3 is not JSON (NaN is no number of JSON)"),
+    "infinite": (line('{"edit": 1e999}'), ", line 3 is not JSON (1e999 is beyond all numbers)"),
+    "a list": (line("[1]"), ", line 3 is a list, no object"),
+    "null": (line("null"), ", line 3 is null, no object"),
+    "no end of brackets": (line("[" * 99_999), ", line 3 is not JSON (brackets within brackets"),
+    "huge": (line(b'"' + b"x" * (17 * 2**20) + b'"'), ", line 3 has more than 16,777,216 bytes"),
+    "a folder": (folder, " is a folder, a pipe, a device or a link to nothing"),
+    "a pipe": (pipe, " is a folder, a pipe, a device or a link to nothing"),
+    "a link out": (link_out, " leads out of "),
+    "a link to nothing": (link_to("nowhere"), " is a folder, a pipe, a device or a link to"),
+    "a link to itself": (link_to(""), " is a folder, a pipe, a device or a link to nothing"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_damaged_records_are_named_by_whoever_reads_them(tmp_path, make_row, name):
+    damage, message = RECORDS[name]
+    row = make_row(metrics={"reliability": 0.5})
+    file = tmp_path / records_file(row["cell"])
+    file.parent.mkdir()
+    content = records_lines([{"edit": number, "prompt": "où ?"} for number in range(5)])
+    file.write_bytes(content)
+    row["records_sha256"] = hashlib.sha256(content).hexdigest()
+    assert records_problem(row, tmp_path) is None
+    damage(file)
+    (problem,) = [
+        found
+        for found in (records_problem(row, tmp_path), *record_differences(file, [{}] * 5))
+        if found is not None and message in found
+    ]
+    assert file.name in problem
+    assert records_problem(row, tmp_path) is not None, "its SHA-256 differs, too"
+    with pytest.raises(ResultsError, match=r"records/.*jsonl"):
+        details._edits(tmp_path, [row["cell"]])
+    file.unlink() if not file.is_dir() else file.rmdir()
+    assert records_problem(row, tmp_path) is None, "they need not be here"

@@ -56,6 +56,18 @@ def pid_of_a_child_that_stays():
     threading.Thread(target=time.sleep, args=(600,)).start()
     return child
 
+def pid_of_one_that_left():
+    '''A process in a session of its own, whose parent has ended.'''
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            os.write(writing, str(os.getpid()).encode())
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    return int(os.read(reading, 20))
+
 def parts_of_main():
     return [name for name in vars(sys.modules["__main__"]) if not name.startswith("__")]
 
@@ -187,8 +199,9 @@ def test_a_hang_ends_in_time(stumble, worker):
     assert time.monotonic() - begin < 10
 
 
-def test_what_a_process_has_started_ends_with_it(stumble, worker):
-    child = worker.call(stumble.pid_of_a_child_that_stays)
+@pytest.mark.parametrize("name", ["pid_of_a_child_that_stays", "pid_of_one_that_left"])
+def test_what_a_process_has_started_ends_with_it(stumble, worker, name):
+    child = worker.call(getattr(stumble, name))
     assert not ended(child)
     worker.kill()
     deadline = time.monotonic() + 10
