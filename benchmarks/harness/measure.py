@@ -170,11 +170,14 @@ def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
 
 
 def _printable(text: str) -> str:
-    """A stranger's text, also where it holds halves of characters, which no file takes, or has no
-    end.
+    """A stranger's text, also where it holds halves of characters, which no file takes, or what
+    moves a terminal's cursor, or has no end.
     """
-    printable = text.encode(errors="backslashreplace").decode()
-    return printable if len(printable) <= _TEXT else f"{printable[:_TEXT]} […]"
+    kept = text if len(text) <= _TEXT else f"{text[:_TEXT]} […]"
+    return "".join(
+        one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode()
+        for one in kept
+    )
 
 
 def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:

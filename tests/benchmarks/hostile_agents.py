@@ -427,6 +427,11 @@ class RaisesHalfACharacter(Honest):
         raise ValueError("half \ud800 a character")
 
 
+class MovesTheCursor(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        raise ValueError("\x1b[2J\x1b[1;1Hall cells are finished\r")
+
+
 class Hangs(Honest):
     def after_learning(self, env: gym.Env) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -69,6 +69,7 @@ REASONS = {
     "LinksItsMeter": "MeterError: the meter learning/.* is a link: it must be a file of 16 bytes",
     "LeavesAFolderAmongMeters": "MeterError: the meter learning/1-0* is a folder, a pipe or a",
     "RaisesHalfACharacter": r"ValueError: half \\ud800 a character",
+    "MovesTheCursor": r"ValueError: \\x1b\[2J\\x1b\[1;1Hall cells are finished\\r$",
     "IsKilled": r"the worker process died: killed by SIGKILL \(out of memory\?\)",
 }
 
