@@ -99,9 +99,10 @@ class Seen:
         self._values: dict[str, Any] = {}
 
     def watch(self, stages: Generator[Stage, None, None]) -> None:
-        """Ask for one stage after the other.
+        """Ask for one stage after the other, until there are no more.
 
         Raises:
+            Unsupported: The agent does not do the task.
             ValueError: They are not the ones that there are.
         """
         expected = iter(STAGES)
@@ -110,10 +111,12 @@ class Seen:
             for name, value in stages:
                 self._seconds[name], self._values[name] = time.perf_counter() - begin, value
                 if name == UNSUPPORTED:
-                    raise Unsupported(value)
-                if name != (due := next(expected, None)):
+                    expected = iter(())
+                elif name != (due := next(expected, None)):
                     raise ValueError(f"the agent's process is at {name!r}, and {due!r} is next")
                 begin = time.perf_counter()
+        if UNSUPPORTED in self._values:
+            raise Unsupported(self._values[UNSUPPORTED])
         if (missing := next(expected, None)) is not None:
             raise ValueError(f"the agent's process ended before {missing!r}")
 

@@ -202,11 +202,11 @@ def count_into(folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _counters.leave(folder)
         if before is None:
             os.environ.pop(VARIABLE, None)
         else:
             os.environ[VARIABLE] = before
+        _counters.leave(folder)
 
 
 def meters() -> tuple[str, ...]:

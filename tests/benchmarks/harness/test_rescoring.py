@@ -278,7 +278,7 @@ def test_all_rows_that_cannot_be_scored_are_named_before_the_first_is_written(
         ("stream", 'evaluate_formats=["nope"]', "evaluate_formats"),
         ("stream", "max_new_tokens=0", "max_new_tokens must be 1 or more"),
         ("stream", "format_edits=-1", "format_edits must be 1 or more"),
-        ("stream", "text=nowhere.txt", "text"),
+        ("stream", "text=nowhere.txt", "text: no file at"),
         ("stream", "no_such=1", "no_such of LifelongLLMEdit-v0 is none of what is measured"),
         ("world", "metrics=own_halves:halves", "metrics must be a list"),
         ("world", 'metrics=["own_halves:nowhere"]', "has no 'nowhere'"),
