@@ -132,7 +132,10 @@ class Worker:
             deadline: Until when all of them may take, by `time.monotonic`.
 
         Raises:
-            ProcessDiedError, TimeLimitError, UnaskedError, CallError: As of `call`.
+            ProcessDiedError: The process ended.
+            TimeLimitError: The deadline is over; the process is ended.
+            UnaskedError: It sent something else than one answer to each request; it is ended.
+            CallError: The function raised an error, in the stage that was asked for.
         """
         self._asked((function, arguments), deadline, _LONGEST)
         while True:
