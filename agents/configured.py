@@ -27,7 +27,10 @@ SETTINGS_FILE = "settings.json"
 
 
 def setting(
-    default: Any, check: Check | None = None, search: Search | Searches | None = None
+    default: Any,
+    check: Check | None = None,
+    search: Search | Searches | None = None,
+    names_folder: bool = False,
 ) -> Any:
     """A field of `Settings`.
 
@@ -36,8 +39,12 @@ def setting(
         check: What its values have to be.
         search: Where `agents.tune` looks for a better one; of a mapping, by its keys. None keeps
             what an agent has by itself.
+        names_folder: Whether its value is the name of a file or folder that the agent reads: rows
+            keep a hash of what is in it.
     """
     metadata: dict[str, Any] = {} if check is None else {"check": check}
+    if names_folder:
+        metadata["names_folder"] = True
     if search is not None:
         metadata["search"] = search
     if isinstance(default, list | dict):
@@ -80,6 +87,11 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Every field's value, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def named_folders(cls) -> list[str]:
+        """The settings that name a file or folder which the agent reads."""
+        return [one.name for one in dataclasses.fields(cls) if one.metadata.get("names_folder")]
 
     def searches(self) -> dict[str, Search]:
         """Where `agents.tune` looks for better values, by name; by `setting.key` inside a

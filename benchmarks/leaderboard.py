@@ -10,26 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.harness.checking import add_validate
 from benchmarks.harness.publishing import add_publishing, names
 from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.beside import beside
 from benchmarks.report.write import write_report
-from benchmarks.results import (
-    ROWS_FILE,
-    SHIPPED_BYTES,
-    Cell,
-    Row,
-    is_elsewhere,
-    read_what_can_be,
-    row_problem,
-)
-from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, check_verifier, read_marks
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 
 
@@ -110,90 +100,6 @@ def _print_refused(marks: Sequence[str]) -> None:
         print(f"mark of verification refused: {problem}", file=sys.stderr)
 
 
-def validate(options: argparse.Namespace) -> int:
-    """Replay journals of some rows, or of all, and say which are not reproduced, and which of all
-    rows were changed.
-    """
-    from benchmarks.harness.validation import (
-        finished_rows,
-        named_rows,
-        rerun_row,
-        sample_rows,
-        validate_row,
-    )
-
-    for name in ("rerun", "seed"):
-        if (number := getattr(options, name)) is not None and number < 0:
-            raise ValueError(f"{name} must be 0 or more, got {number}")
-    if options.verifier is not None:
-        if not options.rerun:
-            raise ValueError("verifier: only rows that were run again are marked: give --rerun K")
-        check_verifier(options.folder, options.verifier)
-    every, damaged = read_what_can_be(options.folder / ROWS_FILE)
-    refused = read_marks(options.folder, every).refused
-    here = [
-        row
-        for row in every
-        if row_problem(row) is not None or not is_elsewhere(row, options.folder)
-    ]
-    if len(here) < len(every):
-        print(
-            f"not replayed: {len(every) - len(here)} of {len(every)} rows, whose journals are above"
-            f" {SHIPPED_BYTES:,} bytes and not here (lost, or published by their SHA-256 alone)"
-        )
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    if options.rows:
-        rows = named_rows(every, options.rows)
-    else:
-        rows = finished_rows(here) if options.all else sample_rows(here, options.sample, seed)
-    again = sample_rows(rows, options.rerun, seed) if options.rerun else []
-    differ = set()
-    marked = 0
-    for row in rows:
-        problems, rerun = validate_row(row, options.folder).problems, None
-        if row in again:
-            verdict = rerun_row(row)
-            problems, rerun = problems + verdict.problems, verdict.rerun
-        if problems:
-            differ.add(row["cell"])
-        elif rerun is not None and options.verifier is not None:
-            add_marks(options.folder, [Mark.of(row, rerun, options.verifier)])
-            marked += 1
-        _print_verdict(row, problems)
-    checked = {row["cell"] for row in rows}
-    changed = [
-        (row, problem)
-        for row in every
-        if row["cell"] not in checked and (problem := row_problem(row)) is not None
-    ]
-    for row, problem in changed:
-        _print_verdict(row, [problem])
-    for problem in (*damaged, *(f"mark of verification, {problem}" for problem in refused)):
-        print(f"DIFFERS  {problem}")
-    drawn = "" if options.rows or options.all else f", drawn by --seed {seed}"
-    print(
-        f"{len(rows)} of {len(every) + len(damaged)} rows checked{drawn}"
-        + (f"; {len(again)} run again" if again else "")
-    )
-    print(f"{len(rows) - len(differ)} of {len(rows)} rows reproduced")
-    if changed or damaged:
-        print(
-            f"{len(changed) + len(damaged)} of {len(every) + len(damaged)} rows were changed,"
-            " beside those that were replayed"
-        )
-    if marked:
-        print(f"{marked} rows marked as verified: {options.folder / MARKS_FILE}")
-    if not again:
-        print("(agent, access, seed, reward calls and times as the rows say: --rerun K tells)")
-    return 1 if differ or changed or damaged or refused else 0
-
-
-def _print_verdict(row: Row, problems: Sequence[str]) -> None:
-    print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}", flush=True)
-    for problem in problems:
-        print(f"    {problem}", flush=True)
-
-
 def _check_writable(folder: Path) -> None:
     """Raise `OSError` before hours of work, not after."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,33 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         "--against", metavar="AGENT", help="print every agent beside this one, by the score"
     )
     redraw.set_defaults(command=report)
-    replay = commands.add_parser("validate", help=validate.__doc__)
-    replay.add_argument("folder", metavar="DIR", type=Path)
-    which = replay.add_mutually_exclusive_group()
-    which.add_argument(
-        "--sample", metavar="K", type=int, default=5, help="number of rows to draw (default 5)"
-    )
-    which.add_argument("--all", action="store_true", help="every finished row")
-    which.add_argument(
-        "--rows", metavar="CELL,CELL", type=names, help="these rows, by the beginnings of cells"
-    )
-    replay.add_argument(
-        "--seed", metavar="N", type=int, help="of the draw (default: a random one, printed)"
-    )
-    replay.add_argument(
-        "--rerun",
-        metavar="K",
-        type=int,
-        default=0,
-        help="of these rows, how many are learned and edited again, and compared (default 0)",
-    )
-    replay.add_argument(
-        "--verifier",
-        metavar="WHO",
-        help="mark the rows that are reproduced by --rerun as verified by you: a name, and how to"
-        " ask, 'Ada Lovelace <ada@example.org>'; not for the submitter of the rows",
-    )
-    replay.set_defaults(command=validate)
+    add_validate(commands)
     add_publishing(commands)
     return parser
 

@@ -25,7 +25,7 @@ class HiEditSettings(HypernetworkSettings):
     adaptive: bool = setting(False, FLAG)
     site_cost: float = setting(0.01, at_least(0))
     gate_learning_rate: float = setting(1e-2, at_least(0))
-    low_level: str | None = setting(None, SAVED_AGENT)
+    low_level: str | None = setting(None, SAVED_AGENT, names_folder=True)
     rule: Rule = setting("malmen", one_of(*get_args(Rule)))
 
     def __post_init__(self) -> None:

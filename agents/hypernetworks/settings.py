@@ -60,7 +60,7 @@ class Learning(Settings):
     validate_every: int = setting(5, whole(0))
     patience: int | None = setting(None, optional(whole(1)))
     train_env: Mapping[str, Any] = setting({}, ARGUMENTS)
-    start_from: str | None = setting(None, SAVED_AGENT)
+    start_from: str | None = setting(None, SAVED_AGENT, names_folder=True)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

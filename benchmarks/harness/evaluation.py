@@ -94,7 +94,7 @@ def evaluate_journal(cell: Cell, journal_file: Path, access: str | None = None) 
         return Replay(evaluation, found, timer.seconds, journal.steps)
 
 
-def evaluated(cell: Cell, journal_file: Path, access: str) -> Evaluated:
+def evaluated(cell: Cell, journal_file: Path, access: str | None) -> Evaluated:
     """What a row says of a journal; see `evaluate_journal`.
 
     Raises:

@@ -46,7 +46,7 @@ def fingerprints(
     return {
         "model": journal.base_hash,
         "data": _data(env),
-        "text": _text(env),
+        "text": text_hash(env),
         "files": {
             name: digest for name in texts_in(env_kwargs) if (digest := _file(name)) is not None
         },
@@ -84,7 +84,7 @@ def _data(env: gym.Env) -> str | None:
     return found
 
 
-def _text(env: gym.Env) -> str | None:
+def text_hash(env: gym.Env) -> str | None:
     """The hash of the plain text that a stream's model is read with; None where there is none."""
     try:
         found: str = stream_env(env).task.text.hash
@@ -102,17 +102,24 @@ def _file(name: str) -> str | None:
         path = gguf_file(name) or (
             own if own.is_file() else data_folder() / os.path.expanduser(name)
         )
-        if not path.is_file():
-            return None
-        state = path.stat()
-    except (OSError, RuntimeError):  # a text too long for a name, a home that nobody has
+        return file_hash(path) if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no name of a file, a home that nobody has
         return None
-    return _file_hash(str(path), state.st_mtime_ns, state.st_size)
 
 
-@functools.lru_cache(maxsize=64)
-def _file_hash(path: str, _written: int, _size: int) -> str:
-    """The hash of a file in one state: when it was written, and how long it is."""
+def file_hash(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file; it is read once, as long as nobody writes to it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    state = path.stat()
+    return _file_hash(str(path), state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_hash(path: str, _written: int, _changed: int, _size: int) -> str:
+    """The hash of a file in one state: when it was written and changed, and how long it is."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

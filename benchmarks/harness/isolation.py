@@ -9,7 +9,7 @@ the other, as long as an agent leaves its process as it found it (`untouched`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,16 +17,17 @@ from threading import Lock
 from typing import Any
 
 from benchmarks.harness.evaluation import Evaluated, evaluated
-from benchmarks.harness.learning import learn_and_edit
+from benchmarks.harness.learning import Stage, learn_and_edit
 from benchmarks.harness.machine import is_on_cuda
 from benchmarks.harness.measure import Outcome, run_cell
-from benchmarks.harness.processes import Say, TimeLimitError, Worker
+from benchmarks.harness.processes import TimeLimitError, Worker
 from benchmarks.harness.strangers import without_agent
 from benchmarks.harness.untouched import State
 from benchmarks.results import Cell
 
 # A day: what takes longer has most likely come to a halt.
 TIME_LIMIT = 86_400.0
+_AS_BEFORE = "as before"
 
 
 class Isolated:
@@ -42,17 +43,23 @@ class Isolated:
         self._running: Worker | None = None
         self._closed, self._lock = False, Lock()
 
-    def learn_and_edit(self, cell: Cell, folder: Path, say: Say) -> None:
-        """Let the agent learn and edit; the time of the cell begins.
+    def learn_and_edit(self, cell: Cell, folder: Path) -> Generator[Stage, None, None]:
+        """Let the agent learn and edit, stage by stage; the time of the cell begins.
 
         Raises:
-            CallError: It failed, died, or took too long.
+            CallError: It failed, died, took too long, or its process said what it was not asked.
         """
         self._deadline = time.monotonic() + self._limit
-        keep = _may_share(cell)
+        keep, as_before = _may_share(cell), False
         with self._worker("agent", keep) as worker:
-            as_before = self._call(worker, _learn_and_edit, cell, folder, keep, say=say)
-            if keep and as_before:
+            with self._limited():
+                stages = worker.stages(_staged, cell, folder, keep, deadline=self._deadline)
+                for name, value in stages:
+                    if name == _AS_BEFORE:
+                        as_before = value
+                    else:
+                        yield name, value
+            if keep and as_before and worker.silent:
                 self._kept["agent"] = worker
 
     def evaluate(self, cell: Cell, journal: Path, access: str) -> Evaluated:
@@ -63,7 +70,8 @@ class Isolated:
         """
         keep = _may_share(without_agent(cell))
         with self._worker("evaluation", keep) as worker:
-            found = self._call(worker, _evaluated, cell, journal, access)
+            with self._limited():
+                found = worker.call(_evaluated, cell, journal, access, deadline=self._deadline)
             if keep:
                 self._kept["evaluation"] = worker
         return Evaluated(**found)
@@ -85,7 +93,8 @@ class Isolated:
     def _worker(self, name: str, keep: bool) -> Iterator[Worker]:
         """The process of this name that is kept, or a new one; ended, unless it is kept again."""
         worker = self._kept.pop(name, None) if keep else None
-        if worker is not None and not worker.alive:  # it was killed while it had nothing to do
+        # It may have been killed, or spoken, while it had nothing to do.
+        if worker is not None and not (worker.alive and worker.silent):
             worker.kill()
             worker = None
         worker = worker or Worker()
@@ -101,9 +110,10 @@ class Isolated:
             if self._closed or self._kept.get(name) is not worker:
                 worker.kill()
 
-    def _call(self, worker: Worker, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
         try:
-            return worker.call(function, *given, deadline=self._deadline, **more)
+            yield
         except TimeLimitError as error:
             raise TimeLimitError(
                 f"there was no end after {self._limit:,.0f} s, the time limit of a cell"
@@ -122,13 +132,15 @@ def _may_share(cell: Cell) -> bool:
     return ours and not is_on_cuda(cell)
 
 
-def _learn_and_edit(cell: Cell, folder: Path, compare: bool, say: Say) -> bool:
-    """In the agent's process; whether the next agent finds there what this one has found."""
+def _staged(cell: Cell, folder: Path, compare: bool) -> Generator[Stage, None, None]:
+    """In the agent's process, the stages; and whether the next agent finds there what this one has
+    found.
+    """
     state = State() if compare else None
-    learn_and_edit(cell, folder, say, state)
-    return state is not None and state.is_as_before()
+    yield from learn_and_edit(cell, folder, state)
+    yield _AS_BEFORE, state is not None and state.is_as_before()
 
 
-def _evaluated(cell: Cell, journal: Path, access: str, _: Say) -> dict[str, Any]:
+def _evaluated(cell: Cell, journal: Path, access: str) -> dict[str, Any]:
     """In the other process."""
     return asdict(evaluated(cell, journal, access))

@@ -1,28 +1,28 @@
 """The agent's half of a cell: it learns, edits, and hands in a journal.
 
-It may run in a process that belongs to the agent. What it hands over is a file, the events that the
-harness is told of, and what the environments have counted into the meters.
+It may run in a process that belongs to the agent. What it hands over is a file, and what the
+environments have counted into the meters. It goes on by stages, so that the harness can take their
+times by its own clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 from stable_baselines3.common.utils import set_random_seed
 
-from agents.catalogue import make_agent
-from agents.protocol import Access, Agent, Budget, Unsupported
+from agents.catalogue import agent_class, make_agent
+from agents.protocol import Access, Budget, Unsupported
 from benchmarks.harness.machine import (
     forget_peak_memory,
     peak_memory_bytes,
     single_thread,
     synchronize,
 )
-from benchmarks.harness.processes import Say
 from benchmarks.harness.specs import cell_spec
 from benchmarks.harness.strangers import import_strangers
 from benchmarks.harness.untouched import Code, State
@@ -30,6 +30,10 @@ from benchmarks.results import Cell
 from editgym.envs.access import only_offered
 from editgym.envs.metering import MeterError, count_into
 from editgym.weights.journal.journal import EditJournal
+
+Stage = tuple[str, Any]  # its name, and a JSON value
+STAGES = ("imported", "made", "loaded", "learned", "ready", "edited", "handed in")
+UNSUPPORTED = "unsupported"
 
 # Black box, but it asks for no reward, and so needs no budget.
 _SEARCHES_NOTHING = "no_edit"
@@ -49,85 +53,96 @@ class Files:
             meter.mkdir(exist_ok=True)
 
 
-def learn_and_edit(cell: Cell, folder: Path, say: Say, state: State | None = None) -> None:
-    """Let a cell's agent learn and edit, and save its journal.
+def learn_and_edit(
+    cell: Cell, folder: Path, state: State | None = None
+) -> Generator[Stage, None, None]:
+    """Let a cell's agent learn and edit, and save its journal, stage by stage: nothing is done
+    before the next one is asked for. Whoever asks has the clock.
 
     Args:
         cell: The cell.
         folder: Where its `Files` are.
-        say: Is told the `access` that the agent declares; when it begins to `learn`, has `learned`,
-            begins to `edit`, has `edited`; how many bytes of `memory` it took; and why the task is
-            `unsupported`, where it is.
         state: Takes down how the process is before the agent begins.
 
+    Yields:
+        The `STAGES`, each with what there is to tell of it: the access that the agent declares once
+        it is `made`, the bytes of memory that it took once all is `handed in`, else None. Or, with
+        the reason, that the task is `UNSUPPORTED`, and nothing after it.
+
     Raises:
-        MeterError: What counts rewards was replaced.
+        MeterError: What counts rewards was replaced, or what was counted was changed.
         TypeError: The agent hands in something else than a journal.
     """
-    files, code = Files(folder), Code()
+    try:
+        yield from _stages(cell, Files(folder), state)
+    except Unsupported as reason:
+        yield UNSUPPORTED, str(reason)
+
+
+def _stages(cell: Cell, files: Files, state: State | None) -> Generator[Stage, None, None]:
+    code, env_id = Code(), cell.env_id.rpartition(":")[2]
     with single_thread():
-        try:
+        with count_into(str(files.learning)):
             import_strangers(cell)
-            agent = make_agent(cell.agent, **cell.agent_config)
+            expected = _expected_access(cell)
+            yield "imported", None
+            with only_offered(expected, env_id):
+                agent = make_agent(cell.agent, **cell.agent_config)
             access = agent.access
-            say("access", access)
+            yield "made", access
             _check_has_budget(cell, access)
             set_random_seed(
                 cell.seed
             )  # or an agent that draws from a global generator would depend on the cells before it
             forget_peak_memory(cell)
-            with _offering(cell, access, files.learning):
+            with only_offered(access, env_id):
                 _load(cell)
                 if state is not None:
                     state.take_down()
-                _learn(cell, agent, say)
-            with _offering(cell, access, files.editing):
-                journal = _edit(cell, agent, say)
-        except Unsupported as reason:
-            say("unsupported", str(reason))
-            return
+                yield "loaded", None
+                agent.learn(cell_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
+                synchronize(cell)
+                yield "learned", None
+        with (
+            count_into(str(files.editing)),
+            only_offered(access, env_id),
+            closing(gym.make(cell_spec(cell, evaluation=True))) as env,
+        ):
+            env.reset(seed=cell.seed)
+            yield "ready", None
+            _hand_in(agent.edit(_OneEpisode(env, cell.seed)), cell, files)
+            yield "edited", None
         if changed := code.changed():
             raise MeterError(
-                f"{', '.join(changed)} was replaced while the agent ran: rewards are counted there"
+                f"{', '.join(changed)} was replaced while the agent ran: rewards are counted, and"
+                " agents watched, there"
             )
-        if not isinstance(journal, EditJournal):
-            raise TypeError(
-                f"{cell.agent}.edit must return the episode's EditJournal (env.unwrapped.journal),"
-                f" got {type(journal).__name__}"
-            )
-        EditJournal.save(journal, files.journal)
-        say("memory", peak_memory_bytes(cell))
+        yield "handed in", peak_memory_bytes(cell)
+
+
+def _expected_access(cell: Cell) -> Access:
+    """What the constructor of the agent is offered: what its class declares, if anything."""
+    declared: Any = getattr(agent_class(cell.agent), "access", None)
+    return declared if declared in get_args(Access) else "reward"
+
+
+def _hand_in(journal: object, cell: Cell, files: Files) -> None:
+    """Save the journal, as part of the edit: a journal may be a class of the agent's own, which
+    makes its entries when they are asked for.
+    """
+    if not isinstance(journal, EditJournal):
+        raise TypeError(
+            f"{cell.agent}.edit must return the episode's EditJournal (env.unwrapped.journal),"
+            f" got {type(journal).__name__}"
+        )
+    EditJournal.save(journal, files.journal)
+    synchronize(cell)
 
 
 def _load(cell: Cell) -> None:
     """Load, or even train, the network that is edited: that is nobody's learning time."""
     with closing(gym.make(cell_spec(cell))) as env:
         env.reset(seed=cell.seed)
-
-
-def _learn(cell: Cell, agent: Agent, say: Say) -> None:
-    spec = cell_spec(cell)
-    say("learn")
-    agent.learn(spec, Budget(reward_calls=cell.reward_calls), cell.seed)
-    synchronize(cell)
-    say("learned")
-
-
-def _edit(cell: Cell, agent: Agent, say: Say) -> object:
-    with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
-        env.reset(seed=cell.seed)
-        say("edit")
-        journal = agent.edit(_OneEpisode(env, cell.seed))
-        synchronize(cell)
-        say("edited")
-    return journal
-
-
-@contextmanager
-def _offering(cell: Cell, access: Access, meter: Path) -> Iterator[None]:
-    """While the context is open, environments offer what the access allows, and count."""
-    with count_into(str(meter)), only_offered(access, cell.env_id.rpartition(":")[2]):
-        yield
 
 
 def _check_has_budget(cell: Cell, access: Access) -> None:

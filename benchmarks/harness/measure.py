@@ -4,6 +4,7 @@ journal it hands in.
 The two halves, `learning` and `evaluation`, have nothing in common but the journal's file. Where
 they run is the business of a `Place`: each in a process of its own (`isolation`), or both in this
 one. What a row says of steps, times, calls and access is what was seen from outside of the agent.
+The times are from asking for a stage until it is there, by this process's clock.
 """
 
 from __future__ import annotations
@@ -11,20 +12,27 @@ from __future__ import annotations
 import tempfile
 import time
 import traceback
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from agents.protocol import Access, Unsupported
+from benchmarks.harness.agent_files import agent_files, unchanged
 from benchmarks.harness.evaluation import Evaluated, evaluated
 from benchmarks.harness.evaluation import evaluate_journal as evaluate_journal
-from benchmarks.harness.learning import Files, learn_and_edit
-from benchmarks.harness.processes import CallError, Say
+from benchmarks.harness.handed_in import handed_in
+from benchmarks.harness.learning import STAGES, UNSUPPORTED, Files, Stage, learn_and_edit
+from benchmarks.harness.processes import CallError
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.specs import cell_spec as cell_spec
-from benchmarks.results import Cell, Measurement, Row, build_row
+from benchmarks.results import AGENT_FILES, Cell, Measurement, Row, build_row
 from benchmarks.results.files import check_types
+from editgym.checks import is_whole, require
 from editgym.envs.metering import RewardMeter
+
+_TEXT = 100_000  # characters of an error that are kept
 
 
 class BudgetExceededError(RuntimeError):
@@ -51,7 +59,7 @@ class Outcome:
 class Place(Protocol):
     """Where the halves of a cell run."""
 
-    def learn_and_edit(self, cell: Cell, folder: Path, say: Say) -> None:
+    def learn_and_edit(self, cell: Cell, folder: Path) -> Generator[Stage, None, None]:
         """What `benchmarks.harness.learning.learn_and_edit` does."""
         ...
 
@@ -69,9 +77,9 @@ class Here:
     is no time limit.
     """
 
-    def learn_and_edit(self, cell: Cell, folder: Path, say: Say) -> None:
+    def learn_and_edit(self, cell: Cell, folder: Path) -> Generator[Stage, None, None]:
         """Let the agent learn and edit."""
-        learn_and_edit(cell, folder, say)
+        yield from learn_and_edit(cell, folder)
 
     def evaluate(self, cell: Cell, journal: Path, access: str) -> Evaluated:
         """Evaluate its journal."""
@@ -82,30 +90,49 @@ class Here:
 
 
 class Seen:
-    """What the harness sees of an agent while it runs: events, and when they arrived."""
+    """What the harness sees of an agent: the stages that it comes to, and how long each took, by
+    the clock of this process, from when it was asked for until it was there.
+    """
 
     def __init__(self) -> None:
-        self._times: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
         self._values: dict[str, Any] = {}
 
-    def __call__(self, event: str, value: Any = None) -> None:
-        """Take down an event, the first of its name."""
-        if event not in self._times:
-            self._times[event], self._values[event] = time.perf_counter(), value
+    def watch(self, stages: Generator[Stage, None, None]) -> None:
+        """Ask for one stage after the other, until there are no more.
 
-    def value(self, event: str) -> Any:
-        """What was said with an event; None where there was none."""
-        return self._values.get(event)
+        Raises:
+            Unsupported: The agent does not do the task.
+            ValueError: They are not the ones that there are.
+        """
+        expected = iter(STAGES)
+        with closing(stages):
+            begin = time.perf_counter()
+            for name, value in stages:
+                self._seconds[name], self._values[name] = time.perf_counter() - begin, value
+                if name == UNSUPPORTED:
+                    expected = iter(())
+                elif name != (due := next(expected, None)):
+                    raise ValueError(f"the agent's process is at {name!r}, and {due!r} is next")
+                begin = time.perf_counter()
+        if UNSUPPORTED in self._values:
+            raise Unsupported(self._values[UNSUPPORTED])
+        if (missing := next(expected, None)) is not None:
+            raise ValueError(f"the agent's process ended before {missing!r}")
+
+    def value(self, stage: str) -> Any:
+        """What was told of a stage; None where it was not reached."""
+        return self._values.get(stage)
 
     @property
-    def access(self) -> str | None:
-        """The access that the agent has declared; None where it has declared none that there is."""
-        access = self.value("access")
+    def access(self) -> Access | None:
+        """The access that the agent has declared; None where it has declared none."""
+        access = self.value("made")
         return access if access in get_args(Access) else None
 
-    def seconds(self, begin: str, end: str) -> float:
-        """Wall-clock seconds from one event to another."""
-        return self._times[end] - self._times[begin]
+    def seconds(self, *stages: str) -> float:
+        """Wall-clock seconds that stages took together."""
+        return sum(self._seconds[stage] for stage in stages)
 
 
 def run_cell(cell: Cell, place: Place | None = None) -> Outcome:
@@ -146,51 +173,69 @@ def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
 
 
 def _printable(text: str) -> str:
-    """A stranger's text, also where it holds halves of characters, which no file takes."""
-    return text.encode(errors="backslashreplace").decode()
+    """A stranger's text, also where it holds halves of characters, which no file takes, or what
+    moves a terminal's cursor, or has no end.
+    """
+    kept = text if len(text) <= _TEXT else f"{text[:_TEXT]} […]"
+    return "".join(
+        one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode()
+        for one in kept
+    )
 
 
 def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
     """Evaluates the file, not the object: what is scored is what `validate` will load."""
     with (
-        tempfile.TemporaryDirectory(prefix="editgym-cell-") as folder,
-        tempfile.TemporaryDirectory(prefix="editgym-cell-") as unknown_to_the_agent,
+        _folder() as folder,
+        _folder() as unknown_to_the_agent,
     ):
-        files = Files(Path(folder))
-        place.learn_and_edit(cell, Path(folder), seen)
-        if (reason := seen.value("unsupported")) is not None:
-            raise Unsupported(reason)
-        if (declared := seen.access) is None:
+        files, read = Files(Path(folder)), agent_files(cell)
+        seen.watch(place.learn_and_edit(cell, Path(folder)))
+        declared = seen.access
+        if declared is None:
             raise ValueError(
-                f"access must be one of {', '.join(get_args(Access))}, got {seen.value('access')!r}"
+                f"access must be one of {', '.join(get_args(Access))}, got {seen.value('made')!r}"
             )
         learning, editing = RewardMeter(files.learning), RewardMeter(files.editing)
         _check_budget(cell, declared, learning.calls)  # before what may take long
-        journal, copy = files.journal.read_bytes(), Files(Path(unknown_to_the_agent)).journal
+        journal = handed_in(files.journal, "the agent's journal")
+        copy = Files(Path(unknown_to_the_agent)).journal
         copy.write_bytes(journal)
         found = place.evaluate(cell, copy, declared)
         # An edit may see the reward of each step it keeps; what it asks for beyond that is search,
         # like learning.
         calls = learning.calls + max(0, editing.calls - found.steps)
         _check_budget(cell, declared, calls)
-        gradients, edit_s = learning.gradients + editing.gradients, seen.seconds("edit", "edited")
+        gradients, edit_s = learning.gradients + editing.gradients, seen.seconds("edited")
     return Measurement(
         "finished",
         "gradient" if declared == "reward" and gradients else declared,
         found.metrics,
         curves=found.curves,
         time={
-            "train_s": seen.seconds("learn", "learned"),
+            "train_s": seen.seconds("made", "learned"),
             "edit_s": edit_s,
             "eval_s": found.seconds,
             "edits_per_s": found.edits / edit_s,
         },
         reward_calls=calls,
-        peak_memory_bytes=seen.value("memory"),
+        peak_memory_bytes=_memory(seen.value("handed in")),
         journal=journal,
-        fingerprints=found.fingerprints,
+        fingerprints={**found.fingerprints, AGENT_FILES: unchanged(read, agent_files(cell))},
         records=None if found.records is None else found.records.encode(),
     )
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for a while; whatever an agent has made of it is no failure when it goes."""
+    return tempfile.TemporaryDirectory(prefix="editgym-cell-", ignore_cleanup_errors=True)
+
+
+def _memory(told: Any) -> int:
+    """The bytes of memory that an agent's process says that it took."""
+    possible = is_whole(told) and 0 <= told < 2**63
+    require(possible, "peak_memory_bytes", told, "0 or more, a whole number below 2⁶³")
+    return int(told)
 
 
 def _check_budget(cell: Cell, access: str, calls: int) -> None:

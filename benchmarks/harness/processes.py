@@ -3,8 +3,13 @@ own call and nothing else.
 
 They are forked from a server that has imported all that a cell needs, and no agent: a process of
 its own for every cell is then a matter of milliseconds. The server is started by a new Python, so
-that no state of the caller's is in it, neither threads nor CUDA nor `__main__`. What a process says
-comes back as JSON and is never unpickled: it may be a stranger's.
+that no state of the caller's is in it, neither threads nor CUDA nor `__main__`.
+
+A process speaks when it is asked, and once: every request has a number of its own that nobody can
+guess, and its answer is one line of JSON with this number. It is never unpickled: the process may
+be a stranger's. Whatever else comes from there, sooner or later, ends the process and fails the
+call. A call in stages does one of them for each request, so that the caller's clock stands between
+what is asked and what is answered.
 """
 
 from __future__ import annotations
@@ -12,19 +17,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tqdm import tqdm
+from benchmarks.harness.answering import serve
+from benchmarks.harness.descendants import end_descendants
 
 # One thread, and no progress bars of agents that would overwrite each other's.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -33,7 +39,9 @@ _ROOT = str(Path(__file__).parents[2])
 _FORKED = multiprocessing.get_context("forkserver")
 _starting = threading.Lock()
 
-Say = Callable[..., None]  # an event, and a JSON value where it has one
+# An answer of a stranger's process is a few words, unless it is an error, whose text is cut.
+_LONGEST = 4 * 2**20
+_PIECE = 2**20  # bytes that are read at once
 
 
 class CallError(RuntimeError):
@@ -56,17 +64,24 @@ class TimeLimitError(CallError):
     """The call did not end in time."""
 
 
+class UnaskedError(CallError):
+    """The process sent something else than the answer to what it was asked."""
+
+
 class Worker:
     """A process that is given calls; it ends with its owner, whatever happens to that one."""
 
     def __init__(self) -> None:
-        self._connection, theirs = _FORKED.Pipe()
+        theirs, self._requests = _FORKED.Pipe(duplex=False)
+        self._answers, answers = _FORKED.Pipe(duplex=False)
         with _starting, _clean_start():
             self._process = _FORKED.Process(
-                target=_serve, args=(theirs, {**os.environ, **_ENVIRONMENT})
+                target=serve, args=(theirs, answers, {**os.environ, **_ENVIRONMENT})
             )
             self._process.start()
         theirs.close()
+        answers.close()
+        self._heard = bytearray()
         self._closed = False
 
     @property
@@ -74,61 +89,126 @@ class Worker:
         """Whether the process is there to be called."""
         return self._process.is_alive()
 
+    @property
+    def silent(self) -> bool:
+        """Whether the process has said nothing since its last answer."""
+        return not self._heard and not self._answers.poll()
+
     def call(
         self,
         function: Callable[..., Any],
         *arguments: Any,
-        say: Say | None = None,
         deadline: float = float("inf"),
+        longest: float = float("inf"),
     ) -> Any:
-        """What `function(*arguments, say)` returns in the process, a JSON value.
+        """What `function(*arguments)` returns in the process, a JSON value.
 
         Args:
             function: Importable, as are the arguments.
             *arguments: What it is called with.
-            say: Called here with what the function says there, an event and a JSON value, as soon
-                as it does.
             deadline: Until when it may take, by `time.monotonic`.
+            longest: Bytes that its answer may have.
 
         Raises:
             ProcessDiedError: The process ended.
             TimeLimitError: The deadline is over; the process is ended.
+            UnaskedError: It sent something else than one answer; it is ended.
             CallError: The function raised an error; the message is the error's name and text.
         """
+        kind, value = self._asked((function, arguments), deadline, longest)
+        if kind != "value":
+            raise self._unasked(f"{kind!r} in the place of a value")
+        return value
+
+    def stages(
+        self, function: Callable[..., Iterator[Any]], *arguments: Any, deadline: float
+    ) -> Iterator[Any]:
+        """What the generator `function(*arguments)` yields in the process, JSON values, one for
+        each request: nothing goes on there before the next one is asked for.
+
+        Args:
+            function: Importable, as are the arguments.
+            *arguments: What it is called with.
+            deadline: Until when all of them may take, by `time.monotonic`.
+
+        Raises:
+            ProcessDiedError: The process ended.
+            TimeLimitError: The deadline is over; the process is ended.
+            UnaskedError: It sent something else than one answer to each request; it is ended.
+            CallError: The function raised an error, in the stage that was asked for.
+        """
+        self._asked((function, arguments), deadline, _LONGEST)
+        while True:
+            kind, value = self._asked(None, deadline, _LONGEST)
+            if kind == "end":
+                return
+            yield value
+
+    def _asked(self, request: Any, deadline: float, longest: float) -> tuple[str, Any]:
+        """The kind of the answer to a request, and its value."""
+        if not self.silent:
+            said = bytes(self._heard) or self._piece(deadline)
+            raise self._unasked(f"{said[:80]!r} before it was asked")
+        number = secrets.token_hex(16)
         try:
-            self._connection.send((function, arguments))
+            self._requests.send((number, request))
         except OSError:
             raise self._died() from None
-        while True:
-            event, value = self._next(deadline)
-            if event == "result":
-                return value
-            if event == "error":
-                raise CallError(*value)
-            if say is not None:
-                say(event, value)
+        line = self._line(deadline, longest)
+        try:
+            told, kind, value = json.loads(line)
+        except (ValueError, TypeError, RecursionError):
+            told = kind = None
+        if told != number or kind not in ("value", "end", "error"):
+            raise self._unasked(f"{line[:80]!r}, which is not its answer")
+        if kind == "error":
+            if not (isinstance(value, list) and [type(one) for one in value] == [str, str]):
+                raise self._unasked(f"{line[:80]!r}, an error without its texts")
+            raise CallError(*value)
+        return kind, value
 
-    def _next(self, deadline: float) -> tuple[str, Any]:
-        """The next thing that the process says."""
+    def _line(self, deadline: float, longest: float) -> bytes:
+        """The next line that the process writes, without its end."""
+        searched = 0
+        while (end := self._heard.find(b"\n", searched)) < 0:
+            searched = len(self._heard)
+            if searched > longest:
+                raise self._unasked(f"more than {longest:,} bytes as one answer")
+            self._heard += self._piece(deadline)
+        line = bytes(self._heard[:end])
+        del self._heard[: end + 1]
+        return line
+
+    def _piece(self, deadline: float) -> bytes:
+        """What the process has written, or writes until the deadline; never nothing."""
         left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
         # The sentinel, too: children of the process may hold its end of the connection.
-        ready = connection.wait([self._connection, self._process.sentinel], left)
+        ready = connection.wait([self._answers, self._process.sentinel], left)
         if not ready:
             self.kill()
             raise TimeLimitError("did not end in time")
-        if self._connection in ready:
-            with suppress(EOFError, OSError):
-                event, value = json.loads(self._connection.recv_bytes())
-                return event, value
-        raise self._died()
+        piece = os.read(self._answers.fileno(), _PIECE) if self._answers in ready else b""
+        if not piece:
+            raise self._died()
+        return piece
+
+    def _unasked(self, what: str) -> UnaskedError:
+        self.kill()
+        return UnaskedError(
+            f"the process sent {what}: it answers what the harness asks, once each, and nothing"
+            " else may write to its connection, for then nobody knows what is true of the cell"
+        )
 
     def _died(self) -> ProcessDiedError:
         self._process.join(5)
         code = self._process.exitcode
         self.kill()
-        if code is None or code >= 0:
+        if code is None:
+            return ProcessDiedError("the worker process closed its connection to the harness")
+        if code >= 0:
             return ProcessDiedError(f"the worker process died: it ended with exit code {code}")
-        name = signal.Signals(-code).name
+        known = {one.value: one.name for one in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
         memory = " (out of memory?)" if name == "SIGKILL" else ""
         return ProcessDiedError(f"the worker process died: killed by {name}{memory}")
 
@@ -137,6 +217,7 @@ class Worker:
         is told that it died.
         """
         assert self._process.pid, "it was started"
+        end_descendants(self._process.pid)  # before it: they are its children while it lives
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
@@ -147,52 +228,14 @@ class Worker:
             self._closed = True
             self.end()
             self._process.join()
-            self._connection.close()
+            self._requests.close()
+            self._answers.close()
 
 
 def prepare() -> None:
     """Start the server in the background: what it imports is there when the first cell is."""
     with _starting, _clean_start():
         forkserver.ensure_running()
-
-
-def _serve(calls: connection.Connection, environment: Mapping[str, str]) -> None:
-    """Answer calls until there are none; `environment` is the caller's, not the server's."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.setpgid(0, 0)
-    _follow_parent()
-
-    def say(event: str, value: Any = None) -> None:
-        calls.send_bytes(json.dumps([event, value]).encode())
-
-    while True:
-        try:
-            function, arguments = calls.recv()
-        except EOFError:
-            return
-        try:
-            say("result", function(*arguments, say))
-        except BaseException as error:  # an agent may raise SystemExit
-            say("error", [f"{type(error).__name__}: {error}", traceback.format_exc()])
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it, even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(
-        threading.RLock()
-    )  # its default is a named semaphore, which a terminated worker leaves behind
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def exit_after_parent() -> None:
-        parent.join()
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=exit_after_parent, daemon=True).start()
 
 
 @contextmanager

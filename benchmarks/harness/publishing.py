@@ -20,7 +20,8 @@ def rescore(options: argparse.Namespace) -> int:
     rows = rows_in(options.folder)
     chosen = named_rows(rows, options.rows) if options.rows else rows
     folder = options.out or options.folder.with_name(f"{options.folder.resolve().name}-rescored")
-    found = rescore_rows(chosen, options.folder, folder, read_settings(options.set))
+    settings = read_settings(options.set)
+    found = rescore_rows(chosen, options.folder, folder, settings, options.keep_going)
     for row, problem in found.failed:
         print(f"FAILED  {Cell.of(row)}  {row['cell'][:12]}\n    {problem}", file=sys.stderr)
     print(found)
@@ -80,6 +81,13 @@ def add_publishing(commands: Any) -> None:
     )
     again.add_argument("--rows", metavar="CELL,CELL", type=names, help="only these rows")
     again.add_argument("--out", metavar="TO", type=Path, help="default: DIR-rescored")
+    again.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="score the other rows where some cannot be, list these at the end, and exit with 1;"
+        " without it nothing is written, and all of them are named (exit code 2). Either way what"
+        " shows only when a row is measured fails that row, and the others go on",
+    )
     again.set_defaults(command=rescore)
     shipped = commands.add_parser("ship", help=ship.__doc__)
     shipped.add_argument("folder", metavar="DIR", type=Path)

@@ -18,24 +18,20 @@ from threading import Thread
 from types import ModuleType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from benchmarks.harness.agent_files import changed_files
 from benchmarks.harness.isolation import TIME_LIMIT, Isolated, run_isolated
 from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
+from benchmarks.harness.storing import RunnerError, only_writer
 from benchmarks.harness.strangers import carried_modules, find_modules_in
 from benchmarks.report import families
 from benchmarks.report.brief import WIDTH
-from benchmarks.results import ROWS_FILE, Cell, Row, append_row, read_rows, records_file
-from editgym.paths import whole_file
+from benchmarks.results import ROWS_FILE, Cell, Row
 
 # Neither is run again: there is nothing to gain from an agent that says it does not do a task.
 _SETTLED = ("finished", "unsupported")
 _LONGEST = 1_000_000.0  # seconds; the system's clock of waits ends at 24 days
-
-
-class RunnerError(RuntimeError):
-    """The cells cannot be run at all."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +74,34 @@ class Execution:
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None = None) -> list[Row]:
-    """Run the cells that have no result in `folder` yet, and return the rows of all of `cells`.
+    """Run the cells that have no result in `folder` yet, or one of other files of the agent's than
+    are here now, and return the rows of all of `cells`.
 
     Each row is on disk as soon as its cell is done, so an interrupted run is resumed by the same
     call.
 
     Raises:
         ResultsError: `folder` holds rows of another schema, or a damaged file.
-        RunnerError: Another run is writing to `folder`, Ray is asked for and not installed, or at
-            the end a cell has no row.
+        RunnerError: Another run is writing to `folder`, or somebody else has meanwhile; Ray is
+            asked for and not installed; or at the end a cell has no row.
         OSError: `folder` cannot be written.
     """
     execution = execution or Execution()
     execution.check()
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_writer(folder):
-        settled = {
-            row["cell"] for row in read_rows(folder / ROWS_FILE) if row["status"] in _SETTLED
-        }
-        waiting = [cell for cell in cells if cell.id not in settled]
+    with only_writer(folder) as store:
+        settled = [row for row in store.rows() if row["status"] in _SETTLED]
+        stale = _stale(settled, cells)
+        done = {row["cell"] for row in settled} - stale.keys()
+        waiting = [cell for cell in cells if cell.id not in done]
         bar = tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", ncols=_width())
         with bar, closing(execution.outcomes(waiting)) as outcomes:
+            for row, names in stale.values():
+                bar.write(f"run again, since {', '.join(names)} is another now: {Cell.of(row)}")
             for outcome in outcomes:
-                _store(outcome, folder)
+                store.add(outcome.row, outcome.journal, outcome.records)
                 _report(outcome, bar)
-    rows = {row["cell"]: row for row in read_rows(folder / ROWS_FILE)}
+        rows = {row["cell"]: row for row in store.rows()}
     if missing := [cell for cell in cells if cell.id not in rows]:
         raise RunnerError(
             f"{len(missing)} of {len(cells)} cells have no row in {folder / ROWS_FILE}, the first"
@@ -112,19 +111,16 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     return [row for cell, row in rows.items() if cell in wanted]
 
 
-def _store(outcome: Outcome, folder: Path) -> None:
-    """The row last: it never names a file that is not there."""
-    row = outcome.row
-    if outcome.journal is not None:
-        _write(folder / row["edit_file"], outcome.journal)
-    if outcome.records is not None:
-        _write(folder / records_file(row["cell"]), outcome.records)
-    append_row(folder / ROWS_FILE, row)
-
-
-def _write(file: Path, content: bytes) -> None:
-    with whole_file(file) as partial:
-        partial.write_bytes(content)
+def _stale(settled: Sequence[Row], cells: Sequence[Cell]) -> dict[str, tuple[Row, list[str]]]:
+    """By cell, the rows that are of other files of the agent's than those that are here now, and
+    the names of these.
+    """
+    wanted = {cell.id for cell in cells}
+    return {
+        row["cell"]: (row, names)
+        for row in settled
+        if row["cell"] in wanted and (names := changed_files(row))
+    }
 
 
 def _report(outcome: Outcome, bar: tqdm) -> None:
@@ -142,20 +138,6 @@ def _width() -> int:
     of a file, as many as the report takes.
     """
     return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Two runs that append to one file would cut each other's lines; the lock dies with its
-    process.
-    """
-    try:
-        with FileLock(folder / f"{ROWS_FILE}.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise RunnerError(
-            f"another run is writing to {folder}: wait for it, or give another folder"
-        ) from error
 
 
 def _here(cells: Sequence[Cell], jobs: int, time_limit: float) -> Generator[Outcome, None, None]:

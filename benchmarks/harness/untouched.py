@@ -16,13 +16,18 @@ import torch
 from benchmarks.harness.fingerprints import content_hash
 from editgym.tasks.catalogue import loaded_tasks
 
-# Rewards are computed and counted there.
-_COUNTED = "editgym.envs"
+# Rewards are computed and counted there, and agents watched.
+_WATCHED = (
+    "editgym.envs",
+    *(f"benchmarks.harness.{name}" for name in ("answering", "learning", "machine")),
+)
 _IN_CLASSES = (FunctionType, property, staticmethod, classmethod, cached_property)
 
 
 class Code:
-    """The functions of `editgym.envs` as they are now, to be compared with later."""
+    """The functions of `editgym.envs`, and of the harness's half in the agent's process, as they
+    are now, to be compared with later.
+    """
 
     def __init__(self) -> None:
         self._before = dict(_definitions())
@@ -57,9 +62,9 @@ class State:
 
 
 def _definitions() -> Iterator[tuple[str, tuple[object, object]]]:
-    """The functions, methods and references to modules of `editgym.envs`, each with its code."""
+    """The functions, methods and references to modules that are watched, each with its code."""
     for name, module in list(sys.modules.items()):
-        if name != _COUNTED and not name.startswith(f"{_COUNTED}."):
+        if not any(name == one or name.startswith(f"{one}.") for one in _WATCHED):
             continue
         for key, value in list(vars(module).items()):
             if isinstance(value, FunctionType | ModuleType | type):

@@ -1,5 +1,5 @@
-"""Replays journals of finished rows on fresh networks, or runs their cells again, and compares what
-comes out with what the rows say.
+"""Replays journals of finished rows on fresh networks, and compares what comes out with what the
+rows say.
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.agent_files import agent_files, known_files
 from benchmarks.harness.evaluation import evaluate_journal
-from benchmarks.harness.isolation import run_isolated
 from benchmarks.harness.machine import single_thread
 from benchmarks.results import (
     CURVE_KEYS,
     Cell,
+    ResultsError,
     Row,
     journal_problem,
     records_file,
     records_problem,
     row_problem,
 )
-from benchmarks.results.agreement import (
-    CUDA_TOLERANCE,
-    differences,
-    on_cuda,
-    rerun_differences,
-)
+from benchmarks.results.agreement import CUDA_TOLERANCE, differences, on_cuda
+from benchmarks.results.lines import records_in
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,13 @@ class Verdict:
         row: The row.
         problems: How it differs from its replay; empty when it is reproduced.
         rerun: The row of the new run, where its cell was run again to the end.
+        said: What was done, where that does not go without saying.
     """
 
     row: Row
     problems: tuple[str, ...]
     rerun: Row | None = None
+    said: tuple[str, ...] = ()
 
 
 def finished_rows(rows: Sequence[Row]) -> list[Row]:
@@ -106,20 +105,6 @@ def validate_row(row: Row, folder: Path) -> Verdict:
         return Verdict(row, (f"cannot be replayed: {type(error).__name__}: {error}",))
 
 
-def rerun_row(row: Row) -> Verdict:
-    """Let the agent of one finished row learn and edit again, and compare the new row with it: all
-    that `rows_agree` compares on the CPU, metrics to `CUDA_TOLERANCE` on a GPU.
-    """
-    if "rescored_from" in row:
-        made_from = row["rescored_from"]["cell"]
-        return Verdict(row, (f"it is scored again: run the row that it is of again, {made_from}",))
-    try:
-        found = run_isolated(Cell.of(row)).row
-        return Verdict(row, rerun_differences(row, found), found)
-    except Exception as error:  # a row may hold anything at all
-        return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
-
-
 def _problems(row: Row, folder: Path) -> list[str]:
     beside = (row_problem(row), records_problem(row, folder))
     changed = [problem for problem in beside if problem is not None]
@@ -137,6 +122,7 @@ def _problems(row: Row, folder: Path) -> list[str]:
         *changed,
         *removed(row, replay.evaluation.metrics, replay.fingerprints),
         *fingerprint_differences(row["fingerprints"], replay.fingerprints),
+        *agent_file_differences(row),
         *differences(row["metrics"], replay.evaluation.metrics, tolerance),
         *curve_differences(row["curves"], replay.evaluation.curves, tolerance),
         *record_differences(folder / records_file(row["cell"]), replay.evaluation.records),
@@ -175,6 +161,18 @@ def fingerprint_differences(
     )
 
 
+def agent_file_differences(row: Row) -> tuple[str, ...]:
+    """One line for each file or folder of the agent's that is here and is not what the agent read
+    then: the journal is still its edit, but to run it again is to run another agent.
+    """
+    recorded = known_files(row)
+    return tuple(
+        f"{name}, which the agent read: recorded {recorded[name]}, here {found}"
+        for name, found in agent_files(Cell.of(row)).items()
+        if name in recorded and found != recorded[name]
+    )
+
+
 def curve_differences(
     recorded: Mapping[str, Any], replayed: Mapping[str, Any], tolerance: float
 ) -> tuple[str, ...]:
@@ -205,7 +203,10 @@ def record_differences(file: Path, replayed: Sequence[Mapping[str, Any]]) -> tup
     """
     if not file.is_file():
         return ()
-    recorded = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    try:
+        recorded = list(records_in(file))
+    except ResultsError as error:
+        return (str(error),)
     if len(recorded) != len(replayed):
         return (f"{file.name}: {len(recorded)} records, replayed {len(replayed)}",)
     again = [json.loads(json.dumps(record)) for record in replayed]

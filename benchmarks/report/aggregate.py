@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.report import families
+from benchmarks.report.alike import others
 from benchmarks.report.compared import Compared, EntriesOf
 from benchmarks.report.comparisons import Rank, ranks
 from benchmarks.report.estimates import Interval, Stratum, iqm_interval
@@ -65,7 +66,8 @@ class Group:
 
 def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) -> list[Group]:
     """All groups of `rows`: for each suite the families that have several strata, then every
-    stratum by itself.
+    stratum by itself. Rows that were measured on other networks or data than the others of their
+    environment and seed have a stratum of their own, and are not pooled.
 
     Args:
         rows: Rows of one or more suites.
@@ -78,16 +80,21 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
         along = _along(entries)
         apart = {*along, *(entry.seed_kwarg for entry in entries)}
         strata: dict[str, list[Row]] = {}
-        for row in rows:
-            if row["suite"] == suite:
-                title = stratum(row, apart)
-                strata.setdefault(title, []).append({**row, STRATUM: title})
+        known = [row for row in rows if row["suite"] == suite]
+        odd = set()
+        for row, other in zip(known, others(known), strict=True):
+            title = stratum(row, apart) + other
+            strata.setdefault(title, []).append({**row, STRATUM: title})
+            odd |= {title} if other else set()
         single = [
             _group(suite, title, [by_label(own, along=along)]) for title, own in strata.items()
         ]
         own = [
             _in_short(group, entries, apart)
-            for group in (*_pooled(suite, entries, strata, single), *single)
+            for group in (
+                *_pooled(suite, entries, strata, [one for one in single if one.title not in odd]),
+                *single,
+            )
         ]
         labels = told_apart({group.title: group.label for group in own})
         groups += [replace(group, label=labels[group.title]) for group in own]

@@ -10,7 +10,9 @@ from typing import Any
 from benchmarks.report.aggregate import STRATUM, Group, metric_value
 from benchmarks.report.commands import command
 from benchmarks.report.compared import EntriesOf
-from benchmarks.results import Row, canonical_json, records_file
+from benchmarks.results import ResultsError, Row, canonical_json, records_file
+from benchmarks.results.integrity import place_problem
+from benchmarks.results.lines import records_in
 
 # The page holds the first edits of the first run of every line, as long as there is room; all of
 # them are in the file that it links to.
@@ -142,14 +144,17 @@ def _short(value: float | None) -> float | None:
 
 
 def _edits(folder: Path, cells: Sequence[str]) -> dict[str, list[list[Any]]]:
-    """By cell its first edits: with more cells fewer of each."""
+    """By cell its first edits: with more cells fewer of each.
+
+    Raises:
+        ResultsError: A file of records is damaged.
+    """
     found: dict[str, list[list[Any]]] = {}
     room = _ROOM // max(1, len(cells))
     for cell in cells:
-        own: list[list[Any]] = []
-        with (folder / records_file(cell)).open(encoding="utf-8") as file:
-            for line, _ in zip(file, range(_EDITS), strict=False):
-                own.append(_edit(json.loads(line)))
+        if (problem := place_problem(records_file(cell), folder)) is not None:
+            raise ResultsError(f"cell {cell}: {problem}")
+        own = [_edit(record) for record in records_in(folder / records_file(cell), _EDITS)]
         while own and len(json.dumps(own)) > room:
             own.pop()
         found[cell] = own

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.report.compared import LabelledAgent
-from benchmarks.results import Row, canonical_json
+from benchmarks.results import AGENT_FILES, Row, canonical_json
 
 _SHORT, _SHORT_LIST = 40, 14  # characters of a name, or of a list in it, that are short enough
 # Lists and objects. Globs in quotes have brackets of their own: `'model.layers.[12].mlp'`.
@@ -145,8 +145,8 @@ def at_one_budget(rows: Sequence[Row]) -> list[Row]:
 def _described(
     row: Row, settings: str, ignored: Set[str], along: Set[str] = frozenset()
 ) -> dict[str, Any]:
-    """A row's settings, by the name of their field, with its budget, its device, and the arguments
-    that go along with its agent.
+    """A row's settings, by the name of their field, with its budget, its device, the arguments
+    that go along with its agent, and the files that it read.
     """
     every = {
         **{name: row["env_kwargs"].get(name) for name in along},
@@ -154,6 +154,8 @@ def _described(
         "reward_calls": row["budget"]["reward_calls"],
         "device": row["env_kwargs"].get("device"),
     }
+    for name, found in (row["fingerprints"].get(AGENT_FILES) or {}).items():
+        every[f"SHA-256 of {name}"] = found and found[:12]
     # A row that is older than a setting does not have it; where it changes nothing it is None.
     return {key: value for key, value in every.items() if key not in ignored and value is not None}
 

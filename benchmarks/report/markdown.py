@@ -30,8 +30,12 @@ def markdown(rows: Sequence[Row], sections: Sequence[Section], failed: Sequence[
         ]
     if failed:
         lines += ["", "## Failed cells", ""]
-        lines += [f"- {Cell.of(row)}: {' '.join(row['error'].split())}" for row in failed]
+        lines += [f"- {Cell.of(row)}: {_one_line(row['error'])}" for row in failed]
     return "\n".join(lines) + "\n"
+
+
+def _one_line(error: str | None) -> str:
+    return " ".join((error or "no reason is given").split())
 
 
 def _markdown_table(table: Table) -> list[str]:

@@ -3,7 +3,6 @@
 from benchmarks.results.cell import Cell, Row, canonical_json, texts_in
 from benchmarks.results.files import (
     ROWS_FILE,
-    ResultsError,
     append_row,
     finished,
     read_rows,
@@ -17,7 +16,9 @@ from benchmarks.results.integrity import (
     row_problem,
     ships_by_hash_alone,
 )
+from benchmarks.results.lines import ResultsError
 from benchmarks.results.rows import (
+    AGENT_FILES,
     CURVE_KEYS,
     SCHEMA,
     SHIPPED_BYTES,
@@ -32,6 +33,7 @@ from benchmarks.results.rows import (
 )
 
 __all__ = [
+    "AGENT_FILES",
     "CURVE_KEYS",
     "ROWS_FILE",
     "SCHEMA",

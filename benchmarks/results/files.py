@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, get_args
 
 from benchmarks.results.cell import Cell, Row
 from benchmarks.results.integrity import row_problem
+from benchmarks.results.lines import ResultsError, json_kind, json_of, lines_of
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
 from benchmarks.results.rows import CURVE_KEYS, FIELDS, SCHEMA, TIME_KEYS, Status
 from editgym.checks import is_whole
 
 ROWS_FILE = "results.jsonl"
-
-
-class ResultsError(ValueError):
-    """A file of rows that cannot be used: another schema, a damaged line, a row that was changed
-    after it was written, or a journal that is not the row's.
-    """
+_OF_CELLS: Mapping[str, type] = {
+    **dict.fromkeys(("cell", "suite", "env_id", "agent"), str),
+    **dict.fromkeys(("env_kwargs", "agent_config"), dict),
+}
+_OF_SCHEMA: Mapping[str, type] = dict.fromkeys(("settings", "budget"), dict)
 
 
 def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
@@ -107,27 +107,27 @@ def finished(path: Path) -> list[Row]:
     )
 
 
-def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Where every line stands, and the line; a torn last one is dropped."""
-    if path.exists():
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-            yield f"{path}, line {number}", line
-
-
-def parse_row(line: bytes, where: str) -> Row:
+def parse_row(
+    line: bytes, where: str, remedy: str = "delete that line and run its cell again"
+) -> Row:
     """The row that a line holds, whether or not it was changed.
 
+    Args:
+        line: The line.
+        where: What messages begin with.
+        remedy: What they end with: what is to be done about it.
+
     Raises:
-        ResultsError: It holds none, or one of another schema; the message begins with `where`.
+        ResultsError: It holds none, or one of another schema; the message names the field.
     """
     try:
-        row = json.loads(line, parse_constant=_no_number)
+        row = json_of(line)
     except ValueError as error:
-        raise ResultsError(
-            f"{where} is not JSON ({error}): delete that line and run its cell again"
-        ) from error
+        raise ResultsError(f"{where} is not JSON ({error}): {remedy}") from error
     schema = row.get("schema") if isinstance(row, dict) else None
     try:
+        if schema in (MIGRATED_SCHEMA, SCHEMA):
+            _check_cell(row, {**_OF_CELLS, **(_OF_SCHEMA if schema == SCHEMA else {})})
         if schema == MIGRATED_SCHEMA:
             return migrated(row)
         if schema == SCHEMA:
@@ -135,21 +135,31 @@ def parse_row(line: bytes, where: str) -> Row:
             for field in FIELDS:
                 row[field]
             check_types(row)
-    except (KeyError, TypeError) as error:
-        raise ResultsError(
-            f"{where} lacks a field of its schema, {error}: delete that line and run its cell again"
-        ) from error
-    except ValueError as error:
-        raise ResultsError(
-            f"{where} is not as it was written ({error}): delete that line and run its cell again"
-        ) from error
+    except KeyError as error:
+        raise ResultsError(f"{where} lacks a field of its schema, {error}: {remedy}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{where} is not as it was written ({error}): {remedy}") from error
     if schema != SCHEMA:
+        found = f"schema {schema!r}" if isinstance(row, dict) else f"{json_kind(row)}, no object"
         raise ResultsError(
-            f"{where} has schema {schema!r}, but this version reads schema {SCHEMA} and"
+            f"{where} has {found}, but this version reads schema {SCHEMA} and"
             f" {MIGRATED_SCHEMA}: write to another folder, or use the version of editgym that wrote"
             " it"
         )
     return row
+
+
+def _check_cell(row: Row, types: Mapping[str, type]) -> None:
+    """Refuse what no cell has.
+
+    Raises:
+        KeyError: A field is missing.
+        ValueError: A field is of another type.
+    """
+    for field, kind in types.items():
+        if not isinstance(row[field], kind):
+            right = "an object" if kind is dict else "a text"
+            raise ValueError(f"{field} is {json_kind(row[field])}, and must be {right}")
 
 
 def check_types(row: Row) -> None:
@@ -177,13 +187,8 @@ def check_types(row: Row) -> None:
             raise ValueError(f"{field} is {row[field]!r}, no text")
     if not is_whole(row["seed"]) or row["status"] not in get_args(Status):
         raise ValueError(f"seed is {row['seed']!r}, and status {row['status']!r}")
-    if "reward_calls" not in row["budget"]:
-        raise ValueError(f"budget is {row['budget']!r}, without reward_calls")
-
-
-def _no_number(text: str) -> None:
-    """Refuse NaN and infinities, which Python's reader takes for JSON."""
-    raise ValueError(f"{text} is no number of JSON")
+    if set(row["budget"]) != {"reward_calls"}:
+        raise ValueError(f"budget is {row['budget']!r}, and must have reward_calls alone")
 
 
 def _cut_torn_line(file: BinaryIO) -> None:

@@ -7,6 +7,7 @@ them, and `ship` copies no journal but the one that was measured.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -40,14 +41,9 @@ def journal_problem(row: Row, folder: Path) -> str | None:
     """Why the journal of a row in `folder` cannot be used; None where it can, or there is none."""
     if row["edit_file"] is None:
         return None
-    file = folder / row["edit_file"]
-    if not file.is_file():
+    if not os.path.lexists(folder / row["edit_file"]):
         return _missing(row)
-    if not file.resolve().is_relative_to(folder.resolve()):
-        return f"{row['edit_file']} leads out of {folder}"
-    if hashlib.sha256(file.read_bytes()).hexdigest() != row["edit_sha256"]:
-        return f"{row['edit_file']} is not the file that was measured: its SHA-256 differs"
-    return None
+    return _changed(row["edit_file"], folder, row["edit_sha256"])
 
 
 def records_problem(row: Row, folder: Path) -> str | None:
@@ -55,10 +51,28 @@ def records_problem(row: Row, folder: Path) -> str | None:
     where they do not, are not here, or the row is of a version that kept no hash of them.
     """
     name, recorded = records_file(row["cell"]), row.get("records_sha256")
-    file = folder / name
-    if recorded is None or not file.is_file():
+    if not os.path.lexists(folder / name):
         return None
-    if hashlib.sha256(file.read_bytes()).hexdigest() != recorded:
+    return place_problem(name, folder) if recorded is None else _changed(name, folder, recorded)
+
+
+def place_problem(name: str, folder: Path) -> str | None:
+    """Why what lies at a name in `folder` cannot be read; None where it is a file of the folder."""
+    file = folder / name
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
+        return f"{name} leads out of {folder}"
+    if not file.is_file():
+        return f"{name} is a folder, a pipe, a device or a link to nothing, and must be a file"
+    return None
+
+
+def _changed(name: str, folder: Path, recorded: str) -> str | None:
+    """How the file at a name differs from the one that was measured."""
+    if (problem := place_problem(name, folder)) is not None:
+        return problem
+    with (folder / name).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != recorded:
         return f"{name} is not the file that was measured: its SHA-256 differs"
     return None
 

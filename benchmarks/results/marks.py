@@ -14,21 +14,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results.agreement import rerun_differences
 from benchmarks.results.cell import Row, canonical_json
 from benchmarks.results.disclosure import submitter_of
-from benchmarks.results.files import ResultsError, append_row, lines_of, parse_row
+from benchmarks.results.files import append_row, parse_row
 from benchmarks.results.integrity import row_problem
+from benchmarks.results.lines import ResultsError, json_kind, json_of, lines_of
 
 MARKS_FILE = "verified.jsonl"
-_FIELDS = {"cell": str, "row_sha256": str, "by": str, "when": str, "rerun": dict}
 _HASH = "mark_sha256"
+_RIGHT = (
+    "a mark is an object on one line with cell, row_sha256, by, when, rerun and mark_sha256, as"
+    " validate --rerun K --verifier WHO writes it"
+)
+_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -146,14 +151,27 @@ def _check(mark: Mark, row: Row | None, submitter: str | None) -> None:
         raise ValueError(f"of the run that it holds: {problem}")
     if mark.rerun["cell"] != mark.cell:
         raise ValueError("the run that it holds is of another cell")
-    if "rescored_from" in mark.rerun:
-        raise ValueError("the run that it holds was no run: its journal was scored again")
     if mark.rerun["row_sha256"] == mark.row_sha256:
         raise ValueError("the run that it holds is the row itself, not another run of its cell")
+    _check_run(mark.rerun.get("rescored_from"), row.get("rescored_from"))
     if differing := rerun_differences(row, mark.rerun):
         raise ValueError(f"the run that it holds does not reproduce the row: {differing[0]}")
     if _is_submitter(mark.by, submitter):
         raise ValueError(f"it is by {mark.by!r}, who submitted the rows")
+
+
+def _check_run(rerun: Mapping[str, Any] | None, row: Mapping[str, Any] | None) -> None:
+    """Refuse a run whose edit was not made for it. Of a row that was scored again the run is of the
+    row that its edit is of, and what came of it was scored again as well.
+    """
+    if rerun is None or row is None:
+        if rerun is not None:
+            raise ValueError("the run that it holds was no run: its journal was scored again")
+        return
+    if rerun.get("cell") != row.get("cell"):
+        raise ValueError("the run that it holds is scored again from another cell than the row")
+    if rerun.get("row_sha256") == row.get("row_sha256"):
+        raise ValueError("the run that it holds was no run: the row's edit was scored again")
 
 
 def _is_submitter(by: str, submitter: str | None) -> bool:
@@ -175,21 +193,61 @@ def _without_place(text: str) -> str:
 
 
 def _parse(line: bytes) -> Mark:
-    """A line as a mark; raises `ValueError` where it is none."""
+    """A line as a mark; raises `ValueError` where it is none, with what would be one."""
     try:
-        content: dict[str, Any] = json.loads(line)
-        mark = Mark(**{name: content[name] for name in _FIELDS})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"this line is no mark ({type(error).__name__}: {error})") from error
-    for name, kind in _FIELDS.items():
-        if not isinstance(content[name], kind):
-            raise ValueError(f"{name} is {content[name]!r}, and must be {kind.__name__}")
-    if content.get(_HASH) != _hash(mark):
-        raise ValueError("the mark is not the one that was written: its SHA-256 differs")
-    datetime.fromisoformat(mark.when)
-    parse_row(canonical_json(mark.rerun).encode(), "the run that it holds")
+        content = json_of(line)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON ({error}); {_RIGHT}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it is {json_kind(content)}; {_RIGHT}")
+    if missing := [name for name in (*_FIELDS, _HASH) if name not in content]:
+        raise ValueError(f"it lacks {', '.join(missing)}; {_RIGHT}")
+    for name, (is_right, right) in _FIELDS.items():
+        if not is_right(content[name]):
+            raise ValueError(f"{name} is {_short(content[name])}, and must be {right}")
+    parse_row(
+        canonical_json(content["rerun"]).encode(),
+        "rerun, the run that it holds,",
+        "run the row's cell again, by validate --rerun K --verifier WHO",
+    )
+    mark = Mark(**{name: content[name] for name in _FIELDS})
+    if content[_HASH] != _hash(mark):
+        raise ValueError(
+            f"the mark is not the one that was written: its SHA-256, {_HASH}, differs; put back the"
+            " line as it was, or delete it"
+        )
     return mark
+
+
+def _short(value: object) -> str:
+    """A value as it stands in a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{json_kind(value)}, {text[:_SHOWN]}…"
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_time(value: object) -> bool:
+    """Whether a value is a time as `Mark.of` writes it: of any other nobody knows when it was."""
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).utcoffset() == timedelta(0)
+    except ValueError:
+        return False
 
 
 def _hash(mark: Mark) -> str:
     return hashlib.sha256(canonical_json(vars(mark)).encode()).hexdigest()
+
+
+_FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "cell": (_is_hash, "the name of a cell, 64 hexadecimal digits"),
+    "row_sha256": (_is_hash, "the row_sha256 of a row, 64 hexadecimal digits"),
+    "by": (
+        lambda value: isinstance(value, str) and bool(_name(value)),
+        "a name, and how to ask: 'Ada Lovelace <ada@example.org>'",
+    ),
+    "when": (_is_time, "a time in UTC, such as 2026-01-31T09:30:00+00:00"),
+    "rerun": (lambda value: isinstance(value, dict), "an object, the row of the new run"),
+}

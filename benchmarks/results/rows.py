@@ -37,6 +37,9 @@ FIELDS = (
     "row_sha256",
 )
 
+# Among the fingerprints; rows of earlier versions have none.
+AGENT_FILES = "agent_files"
+
 Status = Literal["finished", "failed", "unsupported"]
 
 # What depends on the machine and the checkout, not on the cell; the row that a row was made from;
@@ -70,8 +73,9 @@ class Measurement:
             device.
         journal: The journal file's bytes.
         records: The bytes of the file of per-edit records; None where there are none.
-        fingerprints: SHA-256 of the `model`, of the `data` that it is evaluated on, and of the
-            `files` that the environment's arguments name.
+        fingerprints: SHA-256 of the `model`, of the `data` that it is evaluated on, of the `files`
+            that the environment's arguments name, and of the `agent_files` that the agent's
+            settings name.
         error: Why there is no result; None when there is one.
     """
 
@@ -129,7 +133,8 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
             None if measurement.records is None else hashlib.sha256(measurement.records).hexdigest()
         ),
         "fingerprints": {
-            key: measurement.fingerprints.get(key) for key in ("model", "data", "text", "files")
+            key: measurement.fingerprints.get(key)
+            for key in ("model", "data", "text", "files", AGENT_FILES)
         },
         **{key: provenance[key] for key in ("versions", "hardware", "git")},
         "modules": provenance.get("modules", {}),
@@ -169,9 +174,11 @@ def rows_agree(a: Row, b: Row) -> bool:
 
 
 def differing_fields(a: Row, b: Row) -> list[str]:
-    """The fields in which two rows do not say the same; see `rows_agree`. A hash of records that
-    one of them lacks, as rows of earlier versions do, is no difference.
+    """The fields in which two rows do not say the same; see `rows_agree`. Hashes of records and of
+    the agent's files that one of them lacks, as rows of earlier versions do, are no difference.
     """
+    if any(row["fingerprints"].get(AGENT_FILES) is None for row in (a, b)):
+        a, b = _without_agent_files(a), _without_agent_files(b)
     missing = {"records_sha256"} - (a.keys() & b.keys())
     return [
         key
@@ -179,6 +186,11 @@ def differing_fields(a: Row, b: Row) -> list[str]:
         if key not in _NOT_COMPARED | missing
         and (key not in a or key not in b or canonical_json(a[key]) != canonical_json(b[key]))
     ]
+
+
+def _without_agent_files(row: Row) -> Row:
+    known = {key: value for key, value in row["fingerprints"].items() if key != AGENT_FILES}
+    return {**row, "fingerprints": known}
 
 
 def _finite(what: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import gc
 import json
 import os
 import signal
+import sys
 import threading
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from agents.protocol import Budget
-from benchmarks.harness import evaluation, measure
+from benchmarks.harness import evaluation, learning, measure
 from editgym.envs import metering
 from editgym.envs.mask_world import MaskWorldEnv
 from editgym.envs.protocol import gradient_env, open_env
@@ -77,10 +77,24 @@ def _tasks() -> list[UnlearningTask]:
     return found
 
 
-def _tell(event: str, value: Any) -> None:
-    """Tell the harness something in the name of the code that watches the agent."""
-    for one in [one for one in gc.get_objects() if type(one) is Connection]:
-        one.send_bytes(json.dumps([event, value]).encode())
+def _tell(*answers: Any, number: str | None = None) -> None:
+    """Answer the harness, in the name of the code that watches the agent."""
+    for frame in sys._current_frames().values():
+        while frame is not None and frame.f_code.co_name != "serve":
+            frame = frame.f_back
+        if frame is not None:
+            place, asked = frame.f_locals["answers"].fileno(), frame.f_locals["number"]
+            for answer in answers:
+                line = json.dumps([number or asked, "value", answer])
+                os.write(place, f"{line}\n".encode())
+            return
+    raise AssertionError("the harness has another form")
+
+
+def _own_meter() -> Path:
+    """The file that this process counts into."""
+    (file,) = Path(os.environ[metering.VARIABLE]).glob(f"{os.getpid()}-*")
+    return file
 
 
 # --- what is measured as if it had not been done --------------------------------------------------
@@ -128,6 +142,11 @@ class PatchesClock(Honest):
         time.perf_counter = time.monotonic = time.time = lambda: 0.0
 
 
+class WorksInItsConstructor(Honest):
+    def __init__(self) -> None:
+        time.sleep(0.3)
+
+
 class ChangesItsAccess(Honest):
     def after_learning(self, env: gym.Env) -> None:
         self.access = "oracle"
@@ -142,6 +161,20 @@ class OverridesItsJournal(Honest):
                 raise AssertionError("the harness saves it")
 
         return Journal(journal.base_hash, journal.entries)
+
+
+# --- what is measured so, or fails ----------------------------------------------------------------
+
+
+class SpeaksAfterwards(Honest):
+    def handed_in(self, journal: EditJournal) -> EditJournal:
+        threading.Thread(target=self.speak).start()
+        return journal
+
+    def speak(self) -> None:
+        while True:
+            time.sleep(0.001)
+            _tell(["edited", None], ["handed in", 1], number="0" * 32)
 
 
 # --- what fails -----------------------------------------------------------------------------------
@@ -282,17 +315,121 @@ class IsKilled(Honest):
 
 class TellsNoNumber(Honest):
     def after_learning(self, env: gym.Env) -> None:
-        _tell("memory", "much")
+        learning.peak_memory_bytes = lambda _: "much"
 
 
 class TellsNoAccess(Honest):
     def __init__(self) -> None:
-        _tell("access", ["reward"])
+        self.access = ["reward"]
+
+
+class ForgesBefore(Honest):
+    """Whatever there is to say, several times, before it has begun."""
+
+    def __init__(self) -> None:
+        forged = [["made", "oracle"], ["learned", None], ["edited", None], ["handed in", 1]]
+        _tell(*forged, *forged, number="0" * 32)
+
+
+class ForgesItsAccess(Honest):
+    """With the number of what was asked, before the harness's own code can answer."""
+
+    def __init__(self) -> None:
+        _tell(["made", "oracle"])
+
+
+class ForgesTheEndOfLearning(Honest):
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        _tell(["learned", None])
+        super().learn(env_spec, budget, seed, out)
+        time.sleep(0.3)
+
+
+class ForgesTheEndOfTheEdit(Honest):
+    def edit(self, env: gym.Env) -> EditJournal:
+        journal = super().edit(env)
+        journal.save(Path(os.environ[metering.VARIABLE]).parent / "journal.safetensors")
+        _tell(["edited", None], ["handed in", 1], ["as before", True])
+        time.sleep(0.3)
+        return journal
+
+
+class ForgesAgain(Honest):
+    """The same answer again, after the harness's own."""
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        _tell(["loaded", None], ["loaded", None])
+        super().learn(env_spec, budget, seed, out)
+
+
+class WritesWithoutEnd(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        _tell("x" * (5 * 2**20))
+
+
+class SearchesInItsConstructor(Honest):
+    def __init__(self) -> None:
+        search(gym.make("MaskWorld-v1", task="unlearning/digits"), 2)
+
+
+class ReadsTestDataInItsConstructor(Honest):
+    def __init__(self) -> None:
+        env = gym.make("MaskWorld-v1", task="unlearning/digits")
+        env.unwrapped.task.splits.test.labels.float().mean()
+
+
+class SearchesInItsJournal(Honest):
+    """When the harness asks for the entries."""
+
+    def edit(self, env: gym.Env) -> EditJournal:
+        class Journal(EditJournal):
+            edited = False
+
+            @property
+            def entries(self) -> list[Any]:
+                search(env, 3 if self.edited else 0)
+                return self.__dict__["own"]
+
+            @entries.setter
+            def entries(self, entries: list[Any]) -> None:
+                self.__dict__["own"] = entries
+
+        found = super().edit(env)
+        journal = Journal(found.base_hash, list(found.entries))
+        journal.edited = True
+        return journal
+
+
+class EmptiesItsMeter(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        _own_meter().write_bytes(bytes(16))
+
+
+class RemovesItsMeter(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        _own_meter().unlink()
+
+
+class LinksItsMeter(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        own = _own_meter()
+        own.rename(own.parent.parent / "elsewhere")
+        own.symlink_to(own.parent.parent / "elsewhere")
+
+
+class LeavesAFolderAmongMeters(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        (_own_meter().parent / f"1-{'0' * 32}").mkdir()
 
 
 class RaisesHalfACharacter(Honest):
     def after_learning(self, env: gym.Env) -> None:
         raise ValueError("half \ud800 a character")
+
+
+class MovesTheCursor(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        raise ValueError("\x1b[2J\x1b[1;1Hall cells are finished\r")
 
 
 class Hangs(Honest):

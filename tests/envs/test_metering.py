@@ -109,3 +109,4 @@ def test_a_new_process_finds_the_meters_by_the_environment():
 def test_a_meter_that_is_switched_off_is_an_error():
     with pytest.raises(metering.MeterError, match="switched off"), count_reward_calls():
         metering._counters.folders.clear()
+    assert metering.VARIABLE not in os.environ, "nobody counts into it any more"

@@ -49,7 +49,8 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[str, list[Entr
 
     Raises:
         FileNotFoundError: There is no such file.
-        JournalError: The file is truncated, is not safetensors, or is not a journal of this format.
+        JournalError: The file is truncated, is not safetensors, or is not a journal of this format;
+            the message names the entry.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no journal at {path}")
@@ -62,21 +63,32 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[str, list[Entr
         raise JournalError(f"{path} is damaged or is not a safetensors file: {error}") from error
     try:
         content = json.loads(metadata["editgym"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise JournalError(f"{path} is a safetensors file, but not an editgym journal") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise JournalError(f"{path} has the journal format {found!r}, expected {FORMAT!r}")
-    try:
-        rows = content["entries"]
-        return content["base_hash"], [_restore(i, row, tensors) for i, row in enumerate(rows)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise incomplete(path, error) from error
+    base_hash, rows = content.get("base_hash"), content.get("entries")
+    if not isinstance(base_hash, str) or not isinstance(rows, list):
+        raise JournalError(
+            f"{path} is not a complete editgym journal: base_hash must be a text and entries a"
+            f" list, got {type(base_hash).__name__} and {type(rows).__name__}"
+        )
+    entries = []
+    for index, row in enumerate(rows):
+        try:
+            entries.append(_restore(index, row, tensors))
+        except JournalError:
+            raise
+        except Exception as error:  # its numbers and tensors may be of any kind and shape
+            raise incomplete(path, error, f"entry {index}: ") from error
+    return base_hash, entries
 
 
-def incomplete(path: Path, error: Exception) -> JournalError:
+def incomplete(path: Path, error: Exception, where: str = "") -> JournalError:
     """The error of a journal file in which something is missing or senseless."""
-    return JournalError(f"{path} is not a complete editgym journal: {type(error).__name__} {error}")
+    said = f"lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__} {error}"
+    return JournalError(f"{path} is not a complete editgym journal: {where}{said}")
 
 
 def _describe(index: int, entry: Entry, tensors: dict[str, Tensor]) -> dict[str, object]:
@@ -145,10 +157,11 @@ def _restore(index: int, row: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     if kind not in ("low_rank_shift", "low_rank_mask", "dense_shift", "dense_mask"):
         raise JournalError(f"entry {index} has the unknown kind {kind!r}")
     operator: Operator = Shift(float(row["limit"])) if kind.endswith("shift") else Mask()
+    bound = None if row["bound"] is None else float(row["bound"])
     update: Update
     if kind.startswith("low_rank"):
         a, b = (tensors[f"{index}.{name}"] for name in ("a", "b"))
-        update = LowRankFactors(a, b, float(row["scale"]), row["bound"])
+        update = LowRankFactors(a, b, float(row["scale"]), bound)
     else:
-        update = DenseUpdate(tensors[f"{index}.d"], row["bound"])
+        update = DenseUpdate(tensors[f"{index}.d"], bound)
     return SiteEdit(str(row["site"]), operator, update, step)

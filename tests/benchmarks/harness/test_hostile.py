@@ -24,9 +24,12 @@ AS_IF_HONEST = (
     "LeavesThread",
     "ChangesDtype",
     "PatchesClock",
+    "WorksInItsConstructor",
     "ChangesItsAccess",
     "OverridesItsJournal",
 )
+EITHER = ("SpeaksAfterwards",)
+UNASKED = r"the process sent b'.*'(, which is not its answer| before it was asked): it answers what"
 GRADIENT = ("TakesGradients", "TakesGradientsUnguarded")
 REASONS = {
     "ReadsTestData": "AccessError: task: an agent with the access reward has none; it is offered"
@@ -50,9 +53,23 @@ REASONS = {
     "LeavesTheBoxOfActions": r"an action with a number of size 2, outside \[−1, 1\]",
     "HandsInNothing": "TypeError: .* must return the episode's EditJournal .* got NoneType",
     "ExitsAtOnce": "the worker process died: it ended with exit code 3",
-    "TellsNoNumber": "ValueError: peak_memory_bytes is 'much', no number",
-    "TellsNoAccess": r"ValueError: access must be one of reward, .*, got \['reward'\]",
+    "TellsNoNumber": "MeterError: benchmarks.harness.learning.peak_memory_bytes was replaced while",
+    "TellsNoAccess": r"ValueError: .* access must be one of reward, .*, got \['reward'\]",
+    "ForgesBefore": UNASKED,
+    "ForgesItsAccess": UNASKED,
+    "ForgesTheEndOfLearning": UNASKED,
+    "ForgesTheEndOfTheEdit": UNASKED,
+    "ForgesAgain": "ValueError: the agent's process is at 'loaded', and 'learned' is next",
+    "WritesWithoutEnd": "the process sent more than 4,194,304 bytes as one answer",
+    "SearchesInItsConstructor": "BudgetExceededError: .* asked for 12 rewards",
+    "ReadsTestDataInItsConstructor": "AccessError: task: an agent with the access reward has none",
+    "SearchesInItsJournal": "BudgetExceededError: .* asked for 13 rewards",
+    "EmptiesItsMeter": "MeterError: the meter learning/.* says 0 rewards, .* computed 10 and 0",
+    "RemovesItsMeter": "MeterError: the meter learning/.* cannot be read",
+    "LinksItsMeter": "MeterError: the meter learning/.* is a link: it must be a file of 16 bytes",
+    "LeavesAFolderAmongMeters": "MeterError: the meter learning/1-0* is a folder, a pipe or a",
     "RaisesHalfACharacter": r"ValueError: half \\ud800 a character",
+    "MovesTheCursor": r"ValueError: \\x1b\[2J\\x1b\[1;1Hall cells are finished\\r$",
     "IsKilled": r"the worker process died: killed by SIGKILL \(out of memory\?\)",
 }
 
@@ -80,7 +97,7 @@ def says(row, name):
 
 
 def test_hostile_agents_fail_or_are_measured_rightly_and_change_no_other_row(tmp_path):
-    names = [*AS_IF_HONEST, *GRADIENT, *REASONS]
+    names = [*AS_IF_HONEST, *EITHER, *GRADIENT, *REASONS]
     chosen = []
     for number, name in enumerate(names):
         chosen.append(cell_of(hostile(name)))
@@ -101,6 +118,13 @@ def test_hostile_agents_fail_or_are_measured_rightly_and_change_no_other_row(tmp
     clock = rows[cell_of(hostile("PatchesClock")).id]["time"]
     assert clock["train_s"] > 0.3
     assert clock["edit_s"] > 0
+    assert rows[cell_of(hostile("WorksInItsConstructor")).id]["time"]["train_s"] > 0.3
+    for name in EITHER:
+        row = rows.pop(cell_of(hostile(name)).id)
+        if row["status"] == "failed":
+            assert re.search(UNASKED, row["error"])
+        else:
+            assert row["metrics"] == twin["metrics"]
     for name in GRADIENT:
         row = rows[cell_of(hostile(name)).id]
         assert (row["status"], row["access"], row["reward_calls"]) == ("finished", "gradient", 11)

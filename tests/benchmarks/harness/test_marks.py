@@ -136,6 +136,10 @@ def submitters(folder, mark, rows):
     return mark
 
 
+def without(content, name):
+    return {key: value for key, value in content.items() if key != name}
+
+
 def better(rerun):
     return {**rerun["metrics"], "reliability": rerun["metrics"]["reliability"] + 0.5}
 
@@ -143,9 +147,6 @@ def better(rerun):
 FORGERIES = {
     "another's name": (lambda f, m, r: {**m, "by": "Somebody"}, "not the one that was written"),
     "no hash": (lambda f, m, r: {**m, "mark_sha256": None}, "not the one that was written"),
-    "no mark": (lambda f, m, r: {"cell": m["cell"]}, "this line is no mark (KeyError"),
-    "another type": (lambda f, m, r: {**m, "by": 7}, "by is 7, and must be str"),
-    "no time": (lambda f, m, r: sealed(m, when="yesterday"), "Invalid isoformat string"),
     "the row itself": (lambda f, m, r: sealed(m, rerun=r[0]), "is the row itself, not another run"),
     "another cell's run": (
         lambda f, m, r: sealed(m, rerun=remeasured(r[1], time=m["rerun"]["time"])),
@@ -159,7 +160,18 @@ FORGERIES = {
         lambda f, m, r: sealed(m, rerun={**m["rerun"], "peak_memory_bytes": 1}),
         "of the run that it holds: the row is not the one that was written",
     ),
-    "no row": (lambda f, m, r: sealed(m, rerun={}), "the run that it holds has schema None"),
+    "no row": (
+        lambda f, m, r: sealed(m, rerun={}),
+        "rerun, the run that it holds, has schema None, but this version reads schema 2",
+    ),
+    "a run without curves": (
+        lambda f, m, r: sealed(m, rerun=without(m["rerun"], "curves")),
+        "rerun, the run that it holds, lacks a field of its schema, 'curves': run the row's cell",
+    ),
+    "a run with another metric": (
+        lambda f, m, r: sealed(m, rerun=remeasured(m["rerun"], metrics={"reliability": "x"})),
+        "it holds, is not as it was written (metrics.reliability is 'x', no number): run the row's",
+    ),
     "a row that was changed": (row_changed, "was changed or measured anew after it was marked"),
     "a row that is gone": (row_deleted, "which has no row here"),
     "the submitter's own": (submitters, "who submitted the rows"),
@@ -181,6 +193,71 @@ def test_a_mark_that_does_not_hold_is_refused(tmp_path, make_row, forge, message
     (problem,) = found.refused
     assert problem.startswith(f"{tmp_path / MARKS_FILE}, line 1: ")
     assert message in problem
+
+
+A_MARK = (
+    "a mark is an object on one line with cell, row_sha256, by, when, rerun and mark_sha256, as"
+)
+DAMAGES = {
+    "binary": (lambda m: bytes(range(1, 10)), f"it is not JSON (from character 1 on); {A_MARK}"),
+    "another encoding": (
+        lambda m: json.dumps(m, ensure_ascii=False).encode("latin-1").replace(b"Ada", b"\xc4da"),
+        "it is not JSON (from byte",
+    ),
+    "truncated": (lambda m: json.dumps(m).encode()[:100], "it is not JSON (from character"),
+    "no end of brackets": (lambda m: b"[" * 99_999, "brackets within brackets have no end"),
+    "an empty line": (lambda m: b"", "it is not JSON (from character 1 on)"),
+    "not a number": (lambda m: json.dumps({**m, "x": float("nan")}).encode(), "NaN is no number"),
+    "an endless number": (lambda m: b"9" * 10_000, "a number has more digits than anybody reads"),
+    "a list": (lambda m: [m], f"it is a list; {A_MARK}"),
+    "null": (lambda m: None, f"it is null; {A_MARK}"),
+    "an object": (lambda m: {"cell": m["cell"]}, "it lacks row_sha256, by, when, rerun, mark_sha"),
+    "no rerun": (lambda m: without(m, "rerun"), f"it lacks rerun; {A_MARK}"),
+    "a cell of another type": (
+        lambda m: sealed(m, cell=[m["cell"]]),
+        "and must be the name of a cell, 64 hexadecimal digits",
+    ),
+    "a short cell": (lambda m: sealed(m, cell="12ab"), 'cell is "12ab", and must be the name of a'),
+    "no SHA-256": (
+        lambda m: sealed(m, row_sha256=None),
+        "row_sha256 is null, and must be the row_sha256 of a row, 64 hexadecimal digits",
+    ),
+    "a number for a name": (
+        lambda m: sealed(m, by=7),
+        "by is 7, and must be a name, and how to ask: 'Ada Lovelace <ada@example.org>'",
+    ),
+    "no name": (lambda m: sealed(m, by=" <a@b.org>"), 'by is " <a@b.org>", and must be a name'),
+    "no time": (
+        lambda m: sealed(m, when="yesterday"),
+        'when is "yesterday", and must be a time in UTC, such as 2026-01-31T09:30:00+00:00',
+    ),
+    "a time of another type": (lambda m: sealed(m, when=[1]), "when is [1], and must be a time in"),
+    "a time of some place": (lambda m: sealed(m, when="2026-01-31T09:30:00"), "must be a time in"),
+    "a run of another type": (
+        lambda m: sealed(m, rerun="x" * 1000),
+        f'rerun is a text, "{"x" * 79}…, and must be an object, the row of the new run',
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_mark_is_named_in_words_with_file_line_and_what_is_right(
+    tmp_path, make_row, damage, message
+):
+    rows = [make_row(seed=seed, metrics={"reliability": 0.25}) for seed in range(2)]
+    rerun = remeasured(rows[0], time={**rows[0]["time"], "edit_s": 0.5})
+    add_marks(tmp_path, [Mark.of(rows[0], rerun, ADA)])
+    (mark,) = lines(tmp_path)
+    damaged = damage(mark)
+    line = damaged if isinstance(damaged, bytes) else json.dumps(damaged).encode()
+    (tmp_path / MARKS_FILE).write_bytes(json.dumps(mark).encode() + b"\n" + line + b"\n")
+    found = read_marks(tmp_path, rows)
+    assert len(found.of[rows[0]["row_sha256"]]) == 1, "the other line is read"
+    (problem,) = found.refused
+    assert problem.startswith(f"{tmp_path / MARKS_FILE}, line 2: ")
+    assert message in problem
+    for python in ("Error", "NoneType", "dict", "Expecting", "isoformat", "Traceback", "codec"):
+        assert python not in problem
 
 
 def test_every_command_says_that_a_mark_is_refused(marked, tmp_path, capsys):

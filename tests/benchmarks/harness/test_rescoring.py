@@ -3,23 +3,28 @@
 import hashlib
 import importlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import leaderboard
+from benchmarks.harness.again import rerun_row, source_of
 from benchmarks.harness.rescoring import RescoringError, Setting, read_settings, rescore_rows
 from benchmarks.harness.runner import run_cells
-from benchmarks.harness.validation import rerun_row, validate_row
+from benchmarks.harness.validation import validate_row
 from benchmarks.report.commands import command
 from benchmarks.results import (
     ROWS_FILE,
+    Cell,
     append_row,
     read_rows,
     records_file,
     row_hash,
     row_problem,
 )
+from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, read_marks
 from benchmarks.suites.cells import cells
 from benchmarks.suites.entry import Entry, Suite
 
@@ -86,6 +91,7 @@ def test_a_new_metric_is_measured_of_the_edits_that_were_made(world, own, tmp_pa
             "row_sha256": old["row_sha256"],
             "git": old["git"],
             "set": {"metrics": ["own_halves:halves"]},
+            "before": {},
         }
         assert row["cell"] != old["cell"]
         for same in ("agent", "access", "seed", "settings", "reward_calls", "edit_sha256"):
@@ -99,8 +105,65 @@ def test_a_new_metric_is_measured_of_the_edits_that_were_made(world, own, tmp_pa
         journal = (tmp_path / "to" / row["edit_file"]).read_bytes()
         assert hashlib.sha256(journal).hexdigest() == row["edit_sha256"]
         assert validate_row(row, tmp_path / "to").problems == ()
-        (problem,) = rerun_row(row).problems
-        assert old["cell"] in problem
+
+
+def test_a_row_that_was_scored_again_is_run_again_as_its_edit_was_made(world, own, tmp_path):
+    """A run of its own cell would be of another edit, wherever a setting decides the edit, too."""
+    rescored(world, tmp_path / "to", 'metrics=["own_halves:halves"]')
+    rescored(tmp_path / "to", tmp_path / "twice", "metrics=[]")
+    for folder, given in (("to", "metrics=['own_halves:halves']"), ("twice", "metrics=[]")):
+        _, row = read_rows(tmp_path / folder / ROWS_FILE)
+        _, old = read_rows(world / ROWS_FILE)
+        assert source_of(row) == Cell.of(old)
+        verdict = rerun_row(row)
+        assert verdict.problems == ()
+        found = verdict.rerun
+        assert (found["cell"], found["metrics"]) == (row["cell"], row["metrics"])
+        assert found["rescored_from"]["cell"] == row["rescored_from"]["cell"]
+        assert found["rescored_from"]["row_sha256"] != row["rescored_from"]["row_sha256"]
+        (said,) = verdict.said
+        made_from = row["rescored_from"]["cell"][:12]
+        assert said.startswith(f"scored again from {made_from} with {given}: the cell {made_from}")
+        assert f"was run again by the code {old['git']}" in said
+        assert "was evaluated again with the row's settings" in said
+
+
+def test_a_row_that_lies_of_its_edit_is_found_out_by_running_it_again(world, own, tmp_path):
+    rescored(world, tmp_path / "to", 'metrics=["own_halves:halves"]')
+    _, row = read_rows(tmp_path / "to" / ROWS_FILE)
+    liar = {**row, "access": "oracle"}
+    (problem,) = rerun_row({**liar, "row_sha256": row_hash(liar)}).problems
+    assert "its access is 'reward', recorded 'oracle'" in problem
+    made_from = {**row["rescored_from"], "before": {"metrics": ["own_halves:broken"]}}
+    (problem,) = rerun_row({**row, "rescored_from": made_from}).problems
+    assert "rescored_from does not say what metrics were there: run that row again" in problem
+
+
+def test_validate_says_what_was_run_again_and_what_was_evaluated_again_alone(
+    world, own, tmp_path, capsys
+):
+    rescored(world, tmp_path / "to", 'metrics=["own_halves:halves"]')
+    arguments = ["validate", str(tmp_path / "to"), "--all", "--rerun", "1", "--seed", "0"]
+    assert leaderboard.main([*arguments, "--verifier", "Ada Lovelace"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("evaluated again, and not run again") == 1
+    assert printed.count("was run again by the code") == 1
+    assert "2 of 2 rows reproduced" in printed
+    assert "1 rows marked as verified" in printed
+    found = read_marks(tmp_path / "to", read_rows(tmp_path / "to" / ROWS_FILE))
+    assert found.refused == ()
+    ((mark,),) = found.of.values()
+    row = next(row for row in read_rows(tmp_path / "to" / ROWS_FILE) if row["cell"] == mark.cell)
+    for made_from, message in (
+        (row["rescored_from"], "was no run: the row's edit was scored again"),
+        ({**row["rescored_from"], "cell": "0" * 64}, "scored again from another cell than the row"),
+    ):
+        rerun = {**mark.rerun, "rescored_from": made_from}
+        rerun["row_sha256"] = row_hash(rerun)
+        (tmp_path / "to" / MARKS_FILE).unlink()
+        add_marks(tmp_path / "to", [Mark.of(row, rerun, "Ada Lovelace")])
+        (problem,) = read_marks(tmp_path / "to", [row]).refused
+        assert message in problem
 
 
 def test_a_second_call_goes_on_from_the_first(world, own, tmp_path, monkeypatch):
@@ -126,9 +189,9 @@ def test_another_scorer_judges_a_stream_in_another_format(stream, tmp_path):
 
 
 def test_a_setting_that_changes_the_edit_is_refused(stream, world, tmp_path):
-    with pytest.raises(ValueError, match="horizon of LifelongLLMEdit-v0 is none of what is"):
+    with pytest.raises(RescoringError, match="horizon of LifelongLLMEdit-v0 is none of what is"):
         rescored(stream, tmp_path / "to", "horizon=3")
-    with pytest.raises(ValueError, match=r"alpha of ShiftWorld-v0.*\(metrics\)"):
+    with pytest.raises(RescoringError, match=r"alpha of ShiftWorld-v0.*\(metrics\)"):
         rescored(world, tmp_path / "to", "alpha=3")
     assert not (tmp_path / "to").exists()
 
@@ -143,27 +206,97 @@ def test_data_that_are_not_those_of_the_row_fail_it(stream, tmp_path):
     assert read_rows(tmp_path / "to" / ROWS_FILE) == []
 
 
-def test_what_fails_is_that_row_alone(world, own, tmp_path):
+def test_what_shows_only_when_it_is_measured_fails_that_row_alone(world, own, tmp_path):
     first, second = read_rows(world / ROWS_FILE)
-    changed = {**first, "access": "oracle"}
-    settings = [Setting("debiasing/templates", "metrics", ["own_halves:halves"])]
-    found = rescore_rows([changed, second], world, tmp_path / "to", settings)
-    assert [row["cell"] for row, _ in found.failed] == [first["cell"]]
-    assert "not the one that was written" in found.failed[0][1]
-    assert len(found.added) == 1
     broken = [Setting(None, "metrics", ["own_halves:broken"])]
     found = rescore_rows([second], world, tmp_path / "more", broken)
     assert "no such thing" in found.failed[0][1]
-
-
-def test_a_journal_that_was_exchanged_is_not_scored(world, own, tmp_path):
-    folder = tmp_path / "copy"
-    (row, _) = read_rows(world / ROWS_FILE)
-    (folder / "edits").mkdir(parents=True)
-    (folder / row["edit_file"]).write_bytes(b"another")
+    other = {**first, "fingerprints": {**first["fingerprints"], "data": "0" * 64}}
+    other["row_sha256"] = row_hash(other)
     settings = [Setting(None, "metrics", ["own_halves:halves"])]
-    ((_, problem),) = rescore_rows([row], folder, tmp_path / "to", settings).failed
-    assert "is not the file that was measured" in problem
+    found = rescore_rows([other, second], world, tmp_path / "to", settings)
+    assert [row["cell"] for row, _ in found.failed] == [first["cell"]]
+    assert len(found.added) == 1
+
+
+def copied(world, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(world, folder)
+    return folder, read_rows(folder / ROWS_FILE)
+
+
+def rows_that_were_changed(folder, rows):
+    return [{**rows[0], "access": "oracle"}, {**rows[1], "seed": 9}], {
+        "the row is not the one that was written: its SHA-256 differs": [0, 1]
+    }
+
+
+def journals_that_were_exchanged_or_lost(folder, rows):
+    (folder / rows[0]["edit_file"]).write_bytes(b"another")
+    (folder / rows[1]["edit_file"]).unlink()
+    return rows, {
+        f"{rows[0]['edit_file']} is not the file that was measured": [0],
+        f"{rows[1]['edit_file']} is missing": [1],
+    }
+
+
+def the_second_alone(folder, rows):
+    (folder / rows[1]["edit_file"]).write_bytes(b"another")
+    return rows, {f"{rows[1]['edit_file']} is not the file that was measured": [1]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [rows_that_were_changed, journals_that_were_exchanged_or_lost, the_second_alone],
+)
+def test_all_rows_that_cannot_be_scored_are_named_before_the_first_is_written(
+    world, own, tmp_path, damage
+):
+    folder, rows = copied(world, tmp_path)
+    rows, reasons = damage(folder, rows)
+    settings = [Setting("debiasing/templates", "metrics", ["own_halves:halves"])]
+    with pytest.raises(RescoringError) as refused:
+        rescore_rows(rows, folder, tmp_path / "to", settings)
+    said = str(refused.value)
+    count = len({place for places in reasons.values() for place in places})
+    assert said.startswith(f"{count} of 2 rows cannot be scored again, and nothing was written:\n")
+    for reason, places in reasons.items():
+        own_part = said[said.index(reason) :]
+        for place in places:
+            assert f"seed {rows[place]['seed']}  {rows[place]['cell'][:12]}" in own_part
+    assert "choose other rows by --rows, or score the others by --keep-going" in said
+    assert not (tmp_path / "to").exists()
+    found = rescore_rows(rows, folder, tmp_path / "to", settings, keep_going=True)
+    assert (len(found.added), len(found.failed)) == (2 - count, count)
+    assert len(read_rows(tmp_path / "to" / ROWS_FILE)) == 2 - count
+
+
+@pytest.mark.parametrize(
+    ("which", "pair", "message"),
+    [
+        ("stream", "scorer=nonsense", "scorer must be one of"),
+        ("stream", 'evaluate_formats=["nope"]', "evaluate_formats"),
+        ("stream", "max_new_tokens=0", "max_new_tokens must be 1 or more"),
+        ("stream", "format_edits=-1", "format_edits must be 1 or more"),
+        ("stream", "text=nowhere.txt", "text: no file at"),
+        ("stream", "no_such=1", "no_such of LifelongLLMEdit-v0 is none of what is measured"),
+        ("world", "metrics=own_halves:halves", "metrics must be a list"),
+        ("world", 'metrics=["own_halves:nowhere"]', "has no 'nowhere'"),
+        ("world", 'metrics=["nowhere:halves"]', "cannot import the module 'nowhere'"),
+    ],
+)
+def test_a_value_that_is_not_right_is_refused_for_all_rows_at_once(
+    request, own, tmp_path, which, pair, message
+):
+    folder = request.getfixturevalue(which)
+    rows = read_rows(folder / ROWS_FILE)
+    with pytest.raises(RescoringError) as refused:
+        rescored(folder, tmp_path / "to", pair)
+    said = str(refused.value)
+    assert f"{len(rows)} of {len(rows)} rows cannot be scored again" in said
+    assert said.count(message) == 1, "one reason, and all rows that it holds of"
+    assert all(row["cell"][:12] in said for row in rows)
+    assert not (tmp_path / "to").exists()
 
 
 def test_a_cell_of_another_edit_is_not_taken_for_this_one(world, own, tmp_path):
@@ -172,8 +305,23 @@ def test_a_cell_of_another_edit_is_not_taken_for_this_one(world, own, tmp_path):
     (new,) = rescore_rows([row], world, tmp_path / "to", settings).added
     other = {**new, "edit_sha256": "0" * 64}
     append_row(tmp_path / "to" / ROWS_FILE, {**other, "row_sha256": row_hash(other)})
-    ((_, problem),) = rescore_rows([row], world, tmp_path / "to", settings).failed
-    assert "of another edit" in problem
+    with pytest.raises(RescoringError, match="to has this cell already, of another edit"):
+        rescore_rows([row], world, tmp_path / "to", settings)
+
+
+def test_two_rows_that_become_one_cell_are_told_beforehand(world, own, tmp_path):
+    (row, _) = read_rows(world / ROWS_FILE)
+    measured = replace(Cell.of(row), env_kwargs={**row["env_kwargs"], "metrics": []})
+    journal = (world / row["edit_file"]).read_bytes() + b" "
+    other = {**row, "cell": measured.id, "env_kwargs": measured.env_kwargs}
+    other |= {"edit_file": f"edits/{measured.id}.safetensors", "edit_bytes": len(journal)}
+    other |= {"edit_sha256": hashlib.sha256(journal).hexdigest()}
+    other["row_sha256"] = row_hash(other)
+    folder, _ = copied(world, tmp_path)
+    (folder / other["edit_file"]).write_bytes(journal)
+    settings = [Setting(None, "metrics", ["own_halves:halves"])]
+    with pytest.raises(RescoringError, match=f"{row['cell'][:12]} becomes this cell already"):
+        rescore_rows([row, other], folder, tmp_path / "to", settings)
 
 
 def test_folders_and_settings_are_checked(world, tmp_path):
@@ -204,6 +352,16 @@ def test_the_command(world, own, tmp_path, monkeypatch, capsys):
     assert json.loads(Path("to/leaderboard.json").read_text())["groups"]
     assert leaderboard.main([*typed[:-2], "--set", "alpha=1"]) == 2
     assert "for another edit run the suite again" in capsys.readouterr().err
+    (world_copy, _) = copied(world, tmp_path)
+    (world_copy / row["edit_file"]).unlink()
+    lost = ["rescore", "copy", "--set", 'metrics=["own_halves:halves"]', "--out", "rest"]
+    assert leaderboard.main(lost) == 2
+    assert "1 of 2 rows cannot be scored again, and nothing was written" in capsys.readouterr().err
+    assert not Path("rest").exists()
+    assert leaderboard.main([*lost, "--keep-going"]) == 1
+    printed = capsys.readouterr()
+    assert "rows: 1 scored again, 1 failed" in printed.out
+    assert f"{row['cell'][:12]}\n    {row['edit_file']} is missing" in printed.err
     broken = ["rescore", str(world), "--set", 'metrics=["own_halves:broken"]', "--out", "no"]
     assert leaderboard.main(broken) == 1
     assert capsys.readouterr().err.count("FAILED  ") == 2

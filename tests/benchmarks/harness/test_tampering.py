@@ -188,12 +188,46 @@ def test_rows_are_checked_as_asked(results, capsys):
     assert "2 of 4 rows checked, drawn by --seed 3" in drawn[0]
 
 
+def test_what_was_drawn_is_told_before_the_work_and_with_its_seed(results, capsys):
+    folder, rows = results
+    arguments = ["validate", str(folder), "--sample", "3", "--rerun", "2", "--seed", "7"]
+    assert leaderboard.main(arguments) == 0
+    first, second, *verdicts, checked, reproduced = capsys.readouterr().out.splitlines()
+    drawn = first.removeprefix("to be replayed, drawn by --seed 7: ").split(", ")
+    again = second.removeprefix("to be run again, drawn by --seed 7: ").split(", ")
+    assert len(drawn) == 3
+    assert len(again) == 2
+    assert set(again) < set(drawn) < {row["cell"][:12] for row in rows}
+    oks = [line for line in verdicts if line.startswith("ok  ")]
+    assert [line.rpartition("  ")[2] for line in oks] == drawn
+    ran = [verdicts[place - 1] for place, line in enumerate(verdicts) if "run again by" in line]
+    assert [line.rpartition("  ")[2] for line in ran] == again
+    assert checked == ("3 of 4 rows checked, drawn by --seed 7; 2 run again, drawn by --seed 7")
+    assert reproduced == "3 of 3 rows reproduced"
+
+
+def test_of_all_rows_the_ones_that_are_run_again_are_drawn_and_told(results, capsys):
+    folder, rows = results
+    assert leaderboard.main(["validate", str(folder), "--all", "--rerun", "1", "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    first, *_, checked, _ = printed.splitlines()
+    cell = first.removeprefix("to be run again, drawn by --seed 3: ")
+    assert cell in {row["cell"][:12] for row in rows}
+    commit = rows[0]["git"]
+    assert f"run again by the code {commit}; the row is by {commit}" in printed
+    assert checked == "4 of 4 rows checked; 1 run again, drawn by --seed 3"
+    assert leaderboard.main(["validate", str(folder), "--all", "--rerun", "9"]) == 0
+    assert "to be run again: " in capsys.readouterr().out, "all of them: nothing was drawn"
+
+
 def test_without_a_seed_another_draw_is_made_each_time_and_its_seed_is_told(
     results, capsys, monkeypatch
 ):
     folder, _ = results
     for seed in (5, 6):
-        monkeypatch.setattr(leaderboard.secrets, "randbelow", lambda _, seed=seed: seed)
+        monkeypatch.setattr(
+            "benchmarks.harness.checking.secrets.randbelow", lambda _, seed=seed: seed
+        )
         assert leaderboard.main(["validate", str(folder), "--sample", "1"]) == 0
         assert f"drawn by --seed {seed}" in capsys.readouterr().out
 

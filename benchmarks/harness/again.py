@@ -1,0 +1,156 @@
+"""Rows that are made again: of a cell that is run anew, or of an edit that is evaluated with other
+settings than it was made with.
+
+Such a row, one that was scored again, says in `rescored_from` what it was made from: the `cell`,
+the hash and the commit of the other row, the arguments of its environment that were `set`, and what
+these were `before`. To run it again is to learn and to edit as the other row did, and to evaluate
+what comes of it as this one does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.agent_files import of_agent
+from benchmarks.harness.evaluation import Evaluated
+from benchmarks.harness.isolation import Isolated, run_isolated
+from benchmarks.harness.measure import Outcome
+from benchmarks.harness.provenance import provenance
+from benchmarks.harness.validation import Verdict
+from benchmarks.results import Cell, Measurement, Row, build_row, row_hash
+from benchmarks.results.agreement import rerun_differences
+
+
+def rerun_row(row: Row) -> Verdict:
+    """Let the agent of one finished row learn and edit again, and compare the new row with it: all
+    that `rows_agree` compares on the CPU, metrics to `CUDA_TOLERANCE` on a GPU. The verdict says
+    what was run again, and what was evaluated again alone.
+    """
+    try:
+        source = source_of(row)
+        outcome = run_isolated(source)
+        found = outcome.row
+        if found["status"] == "finished" and "rescored_from" in row:
+            found = _evaluated_again(row, outcome)
+        return Verdict(row, rerun_differences(row, found), found, told_of_rerun(row, found))
+    except Exception as error:  # a row may hold anything at all
+        return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
+
+
+def source_of(row: Row) -> Cell:
+    """The cell in which the edit of a row was made: another one, where it was scored again.
+
+    Raises:
+        ValueError: The row does not say which.
+    """
+    cell, made_from = Cell.of(row), row.get("rescored_from")
+    while made_from is not None:
+        arguments = {
+            key: value for key, value in cell.env_kwargs.items() if key not in made_from["set"]
+        }
+        cell = replace(cell, env_kwargs={**arguments, **made_from.get("before", {})})
+        if cell.id != made_from["cell"]:
+            raise ValueError(
+                f"its edit is of the cell {made_from['cell']}, and rescored_from does not say what"
+                f" {', '.join(made_from['set'])} were there: run that row again, where it lies"
+            )
+        made_from = made_from.get("rescored_from")
+    return cell
+
+
+def told_of_replay(row: Row) -> tuple[str, ...]:
+    """What a replay of a row's journal shows, where the row was scored again."""
+    if "rescored_from" not in row:
+        return ()
+    return (f"{_scored_again(row)}: evaluated again, and not run again",)
+
+
+def told_of_rerun(row: Row, found: Row) -> tuple[str, ...]:
+    """What was run again, and by which code."""
+    here = f"by the code {_commit(found)}"
+    if "rescored_from" not in row:
+        return (f"run again {here}; the row is by {_commit(row)}",)
+    made_from = row["rescored_from"]
+    return (
+        f"{_scored_again(row)}: the cell {made_from['cell'][:12]} was run again {here} (its edit is"
+        f" by {_commit(made_from)}), and what came of it was evaluated again with the row's"
+        f" settings (the row is by {_commit(row)})",
+    )
+
+
+def _scored_again(row: Row) -> str:
+    made_from = row["rescored_from"]
+    given = ", ".join(f"{key}={value}" for key, value in made_from["set"].items())
+    return f"scored again from {made_from['cell'][:12]} with {given}"
+
+
+def _commit(row: Mapping[str, Any]) -> str:
+    return str(row.get("git") or "unknown")
+
+
+def _evaluated_again(row: Row, outcome: Outcome) -> Row:
+    """The row of an edit that was made again, as `row` measures it."""
+    cell, made_from = Cell.of(row), row["rescored_from"]
+    assert outcome.journal is not None, "it is finished"
+    with tempfile.TemporaryDirectory() as folder, closing(Isolated()) as place:
+        file = Path(folder) / "journal.safetensors"
+        file.write_bytes(outcome.journal)
+        found = place.evaluate(cell, file, outcome.row["access"])
+    own = {key: outcome.row[key] for key in ("row_sha256", "git")}
+    return row_again(outcome.row, cell, outcome.journal, found, {**made_from, **own})
+
+
+def made_from_row(row: Row, cell: Cell) -> dict[str, Any]:
+    """What the row of a cell says of the row that its edit is of."""
+    before, changed = row["env_kwargs"], changed_settings(row["env_kwargs"], cell)
+    earlier = {"rescored_from": row["rescored_from"]} if "rescored_from" in row else {}
+    return {
+        **{key: row[key] for key in ("cell", "row_sha256", "git")},
+        "set": {key: cell.env_kwargs[key] for key in changed},
+        "before": {key: before[key] for key in changed if key in before},
+        **earlier,
+    }
+
+
+def changed_settings(before: Mapping[str, Any], cell: Cell) -> list[str]:
+    """The arguments of a cell's environment that are not what they were."""
+    return [key for key, value in cell.env_kwargs.items() if (key, value) not in before.items()]
+
+
+def row_again(
+    row: Row, cell: Cell, journal: bytes, found: Evaluated, made_from: Mapping[str, Any]
+) -> Row:
+    """The row of a cell whose edit is that of another row.
+
+    Args:
+        row: The other row: access, calls, times and files of the agent are its.
+        cell: The cell.
+        journal: The edit.
+        found: What the edit does, as the cell measures it.
+        made_from: What `rescored_from` says of the other row.
+
+    Raises:
+        ValueError, TypeError: What was measured is no JSON value.
+    """
+    measurement = Measurement(
+        "finished",
+        row["access"],
+        found.metrics,
+        found.curves,
+        {**row["time"], "eval_s": found.seconds},
+        row["reward_calls"],
+        row["peak_memory_bytes"],
+        journal,
+        None if found.records is None else found.records.encode(),
+        {**of_agent(row), **found.fingerprints},
+    )
+    made = {
+        **build_row(cell, measurement, provenance(cell)),
+        "rescored_from": dict(made_from),
+    }
+    return {**made, "row_sha256": row_hash(made)}

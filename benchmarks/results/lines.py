@@ -1,0 +1,105 @@
+"""Files with one JSON value a line: rows, marks of verification, records of edits. Whoever writes
+by hand, and every crash, may leave anything there; what is no JSON is said in words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+# Bytes of a line that is read: a record holds questions and answers, not books.
+_LONGEST = 16 * 2**20
+
+_RIGHT = (
+    "there must be the file of records that was written with the row, or none: then its edits are"
+    " not shown"
+)
+
+
+class ResultsError(ValueError):
+    """A file of results that cannot be used: rows of another schema, a damaged line, a row that was
+    changed after it was written, or a journal or records that are not the row's.
+    """
+
+
+class _NoNumberError(ValueError):
+    """A word that Python's reader takes for a number, and JSON does not have."""
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Where every line stands, and the line; a torn last one is dropped."""
+    if path.exists():
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            yield f"{path}, line {number}", line
+
+
+def json_of(line: bytes) -> Any:
+    """The JSON value that a line holds.
+
+    Raises:
+        ValueError: It holds none; the message, which goes on after "is not JSON", says where.
+    """
+    try:
+        return json.loads(line.decode(), parse_constant=_no_number, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"from character {error.pos + 1} on") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"from byte {error.start + 1} on, which is no text in UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("brackets within brackets have no end") from error
+    except _NoNumberError:
+        raise
+    except ValueError as error:  # Python reads no number of more than some thousand digits
+        raise ValueError("a number has more digits than anybody reads") from error
+
+
+def records_in(file: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """The per-edit records in a file, the first `most` of them.
+
+    Raises:
+        ResultsError: A line is none, or the file cannot be read; the message names both.
+    """
+    try:
+        with file.open("rb") as opened:
+            for number in count(1) if most is None else range(1, most + 1):
+                if not (line := opened.readline(_LONGEST + 1)):
+                    return
+                yield _record(line, f"{file}, line {number}")
+    except OSError as error:
+        raise ResultsError(f"{file} cannot be read ({error.strerror}); {_RIGHT}") from error
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    if len(line) > _LONGEST:
+        raise ResultsError(f"{where} has more than {_LONGEST:,} bytes; {_RIGHT}")
+    try:
+        record = json_of(line)
+    except ValueError as error:
+        raise ResultsError(f"{where} is not JSON ({error}); {_RIGHT}") from error
+    if not isinstance(record, dict):
+        raise ResultsError(f"{where} is {json_kind(record)}, no object; {_RIGHT}")
+    return record
+
+
+def json_kind(value: object) -> str:
+    """What a JSON value is, in words, where another kind was expected."""
+    kinds: dict[type, str] = {
+        **{dict: "an object", list: "a list", str: "a text", bool: "true or false"},
+        **{int: "a number", float: "a number", type(None): "null"},
+    }
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _no_number(text: str) -> None:
+    raise _NoNumberError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NoNumberError(f"{text} is beyond all numbers")
+    return number
