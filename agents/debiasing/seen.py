@@ -21,7 +21,7 @@ class Seen:
 
     Args:
         network: Whose sites are edited.
-        data: As the network takes it.
+        data: What the network takes, with labels.
     """
 
     def __init__(self, network: EditableNetwork, data: Labelled) -> None:
