@@ -133,7 +133,7 @@ def with_a_made_up_mark(folder, rows):
         (without_records, "is missing"),
         (without_journal, "is missing"),
         (other_records, "is not the file that was measured"),
-        (with_a_made_up_mark, "this line is no mark"),
+        (with_a_made_up_mark, "a mark is an object on one line with cell"),
     ],
 )
 def test_what_does_not_hold_is_not_packed(disclosed, tmp_path, capsys, change, message):
