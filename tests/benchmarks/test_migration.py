@@ -18,8 +18,8 @@ FOLDERS = ("worlds", "bias", "paper", "lifelong")
 UNFINISHED = {
     "quick": (69, 69),
     "worlds": (1355, 9),
-    "lifelong": (700, 141),
-    "full": (2055, 2055),
+    "lifelong": (720, 156),
+    "full": (2075, 2075),
     "paper": (228, 0),
     "lifelong-ablations": (90, 18),
     "lifelong-checkpoints": (147, 72),
