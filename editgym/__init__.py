@@ -1,6 +1,6 @@
 """editgym: Gymnasium environments for editing neural networks.
 
-`import editgym` registers the environments; `gym.make("editgym:MaskWorld-v0")` needs no import.
+`import editgym` registers the environments; `gym.make("editgym:MaskWorld-v1")` needs no import.
 """
 
 from editgym.version import __version__

@@ -121,6 +121,23 @@ def test_what_is_not_run_says_why():
     } <= REASONS
 
 
+def test_version_0_is_made_by_its_id_only_where_it_is_meant():
+    """Gymnasium warns of it wherever it is."""
+    made = re.compile(r'make(?:_vec)?\(\s*"[^"]*-v0"')
+    pages = {
+        name
+        for name, text in PAGES.items()
+        if any(made.search(block.text) for block in blocks(text))
+    }
+    assert pages == {
+        "docs/agents/reinforcement_learning.md",  # the presets are tuned for it
+        "docs/environments/index.md",  # says what the warning is
+        "docs/environments/paper.md",  # is about it
+        "docs/guides/backdoor.md",  # is the tutorial to results of it
+        "docs/results/unlearning.md",  # as are these
+    }
+
+
 def test_every_fence_is_code_that_runs_or_says_what_it_is():
     fences = {
         fence

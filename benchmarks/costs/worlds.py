@@ -49,7 +49,7 @@ def by_hand(task: UnlearningTask, slots: int, least: float) -> float:
 
 def single(kwargs: dict[str, Any], least: float, device: torch.device) -> float:
     """(b): seconds per step."""
-    env = gym.make("MaskWorld-v0", **kwargs)
+    env = gym.make(gym.spec("MaskWorld-v0"), **kwargs)
     action = env.action_space.sample()
 
     def episode() -> None:
@@ -64,7 +64,7 @@ def vector(
     kwargs: dict[str, Any], candidates: int, least: float, device: torch.device, **options: Any
 ) -> float:
     """(c): seconds per candidate step."""
-    env = gym.make_vec("MaskWorld-v0", num_envs=candidates, **kwargs, **options)
+    env = gym.make_vec(gym.spec("MaskWorld-v0"), num_envs=candidates, **kwargs, **options)
     env.reset(seed=0)
     actions = np.asarray(env.action_space.sample())
     return seconds_per_call(lambda: env.step(actions), least, device) / candidates
@@ -76,7 +76,7 @@ def tensor_api(
     """(e): seconds per candidate step of `Candidates` itself: actions and rewards stay on the
     device.
     """
-    env = gym.make_vec("MaskWorld-v0", num_envs=candidates, **kwargs)
+    env = gym.make_vec(gym.spec("MaskWorld-v0"), num_envs=candidates, **kwargs)
     env.reset(seed=0)
     owner: Candidates = env.candidates  # type: ignore[attr-defined]
     actions = 2 * torch.rand(candidates, owner.layout.size, device=device) - 1

@@ -57,7 +57,7 @@ class SB3VectorEnv(SharedVecEnv):
     Example:
         >>> import gymnasium as gym, editgym
         >>> from stable_baselines3 import PPO
-        >>> env = monitored(gym.make_vec("MaskWorld-v0", num_envs=64))
+        >>> env = monitored(gym.make_vec("MaskWorld-v1", num_envs=64))
         >>> model = PPO("MlpPolicy", env, n_steps=16)
     """
 
