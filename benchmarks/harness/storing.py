@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -16,6 +17,15 @@ from editgym.paths import whole_file
 
 class RunnerError(RuntimeError):
     """Cells cannot be run, or rows cannot be written, at all."""
+
+
+class _State(NamedTuple):
+    """What cannot stay the same when a file is written to, as `os.stat` names it."""
+
+    st_ino: int
+    st_size: int
+    st_mtime_ns: int
+    st_ctime_ns: int
 
 
 class Store:
@@ -51,24 +61,31 @@ class Store:
             if content is not None:
                 with whole_file(self._folder / name) as partial:
                     partial.write_bytes(content)
-        append_row(self._file, row)
-        self._state, self._latest = self._state_now(), f"the row of the cell {row['cell']}"
+        size = 0 if self._state is None else self._state.st_size
+        start, end = append_row(self._file, row)
+        self._state = self._state_now()
+        if start > size or self._state is None or self._state.st_size != end:
+            raise self._written_to()  # while this row was written
+        self._latest = f"the row of the cell {row['cell']}"
 
     def _check(self) -> None:
         if self._state_now() != self._state:
-            raise RunnerError(
-                f"{self._file} was written to by somebody else since {self._latest}, while nobody"
-                " but this process may: agents can do it. Look at the lines after that one, delete"
-                " what nobody measured, and run the same command again"
-            )
+            raise self._written_to()
 
-    def _state_now(self) -> tuple[int, ...] | None:
-        """What cannot stay the same when a file is written to; None where there is none."""
+    def _written_to(self) -> RunnerError:
+        return RunnerError(
+            f"{self._file} was written to by somebody else since {self._latest}, while nobody"
+            " but this process may: agents can do it. Look at the lines after that one, delete"
+            " what nobody measured, and run the same command again"
+        )
+
+    def _state_now(self) -> _State | None:
+        """How the file is; None where there is none."""
         try:
             state = self._file.stat()
         except FileNotFoundError:
             return None
-        return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+        return _State(state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 @contextmanager

@@ -83,8 +83,11 @@ def rows_in(*folders: Path) -> list[Row]:
     return list(found.values())
 
 
-def append_row(path: Path, row: Row) -> None:
+def append_row(path: Path, row: Row) -> tuple[int, int]:
     """Append `row` so that it survives a crash of the machine; a torn last line is cut off first.
+
+    Returns:
+        Where the row was to begin and to end, in bytes: where nobody else writes, it does.
 
     Raises:
         OSError: The file cannot be written.
@@ -93,9 +96,11 @@ def append_row(path: Path, row: Row) -> None:
     line = json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
     with path.open("a+b") as file:
         _cut_torn_line(file)
+        start = file.seek(0, os.SEEK_END)
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+    return start, start + len(line)
 
 
 def finished(path: Path) -> list[Row]:

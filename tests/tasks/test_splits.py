@@ -96,9 +96,14 @@ def test_parts_that_are_given_are_not_drawn(data):
 
 
 def test_nothing_left_for_rewards_is_an_error(data):
-    with pytest.raises(DataError, match="data: 1 training images of the training data leave none for the policy split"):
+    with pytest.raises(
+        DataError,
+        match="data: 1 training images of the training data leave none for the policy split",
+    ):
         Rows.drawn(ImageData(samples([0]), samples([0]), 1), 0)
-    with pytest.raises(DataError, match="members: 113 of 113 training images of the training data leave none"):
+    with pytest.raises(
+        DataError, match="members: 113 of 113 training images of the training data leave none"
+    ):
         Rows.drawn(data, 0, members=range(113))
     both = replace(data, policy=samples([0]), validation=samples([0]))
     with pytest.raises(DataError, match="beside x_policy and x_validation nothing is made of"):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.harness import runner
+from benchmarks.harness import runner, storing
 from benchmarks.harness.measure import Outcome
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.storing import RunnerError, only_writer
@@ -77,3 +77,25 @@ def test_an_agent_that_writes_rows_stops_the_run_and_is_not_believed(
     monkeypatch.setattr(runner, "run_cell", forging)
     with pytest.raises(RunnerError, match=r"agents can do it\. Look at the lines after"):
         run_cells(cells, tmp_path)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_row_that_is_written_while_another_one_is_stops_the_run(
+    tmp_path, make_row, monkeypatch, after
+):
+    forged = make_row("cmaes")
+
+    def beside(path, row):
+        if not after:
+            append_row(path, forged)
+        place = append_row(path, row)
+        if after:
+            append_row(path, forged)
+        return place
+
+    monkeypatch.setattr(storing, "append_row", beside)
+    with (
+        only_writer(tmp_path) as store,
+        pytest.raises(RunnerError, match="written to by somebody else since the beginning"),
+    ):
+        store.add(make_row("no_edit"), None, None)
