@@ -7,8 +7,8 @@ the weight of the templates, measured on the test split. An agent's share is its
 unbiased accuracy over seeds by the most that the frontier's mean curve gains at no more loss of
 general accuracy.
 
-`--show FILE` prints what `--json` wrote, without computing anything; `--task NAME` prints a task's
-alone.
+`--show FILE` prints what `--json` wrote, without computing anything; `--task TEXT` prints the lines
+alone whose task, with what was asked of the environment, begins with it.
 """
 
 from __future__ import annotations
@@ -177,19 +177,22 @@ def table(found: Sequence[Share], task: str | None = None) -> str:
 
     Args:
         found: All shares.
-        task: The task whose lines are shown; None for all.
+        task: How the tasks begin whose lines are shown; None for all.
 
     Raises:
         ValueError: No share is of the task.
     """
-    worlds = [row for row in found if task is None or f" · {task}" in row.stratum]
-    if not worlds:
+    own = [row for row in found if task is None or f" · {task}" in row.stratum]
+    if not own:
         raise ValueError(f"--task: no share is of {task}")
+    # World by world as they come, the largest share first.
+    places = {row.stratum: place for place, row in reversed(list(enumerate(own)))}
+    own.sort(key=lambda row: (places[row.stratum], row.share is None, -(row.share or 0)))
     lines = [
         "| world and task | agent | n | general | unbiased | frontier's | share |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for row in worlds:
+    for row in own:
         share = "—" if row.share is None else f"{row.share:.0%}"
         lines.append(
             f"| {row.stratum} | {row.agent} | {row.seeds} | {100 * row.general:+.2f} | "
@@ -224,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="with results.jsonl")
     source.add_argument("--show", type=Path, metavar="FILE", help="only print what FILE holds")
-    parser.add_argument("--task", help="print the lines of this task alone")
+    parser.add_argument("--task", metavar="TEXT", help="print lines of these tasks alone")
     parser.add_argument("--json", type=Path, help="also write the table here")
     options = parser.parse_args(arguments)
     try:

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,33 @@ from benchmarks.results import ROWS_FILE, Row, finished, rows_in
 from benchmarks.studies.columns import chosen
 from benchmarks.studies.general_agents import GENERAL, TEST_CLASSES
 
-Told = Callable[[Path], str]
 _TWENTY = {"suite": "lifelong", "horizon": 100, "agent": "ultraedit", "rehearse": None}
+
+
+class Results:
+    """The folder `docs/results`, or one like it, of which every file of rows is read once.
+
+    Attributes:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read = cache(rows_in)
+
+    def rows(self, name: str, where: Mapping[str, Any]) -> list[Row]:
+        """The finished rows of a folder in it that have these values.
+
+        Raises:
+            ValueError: There is none.
+        """
+        found = chosen(self._read(self.folder / name), where)
+        if not found:
+            raise ValueError(f"no finished row in {self.folder / name} has {dict(where)}")
+        return found
+
+
+Told = Callable[[Results], str]
 
 
 def table(results: Path) -> str:
@@ -34,17 +60,10 @@ def table(results: Path) -> str:
     Raises:
         ValueError: A line has no row.
     """
-    lines = ["| what was reached | |", "|---|---|"]
+    own, lines = Results(results), ["| what was reached | |", "|---|---|"]
     for what, page, told, link in _LINES:
-        lines.append(f"| {what} | {told(results)} ([{link}](docs/results/{page})) |")
+        lines.append(f"| {what} | {told(own)} ([{link}](docs/results/{page})) |")
     return "\n".join(lines)
-
-
-def _rows(folder: Path, where: Mapping[str, Any]) -> list[Row]:
-    found = chosen(rows_in(folder), where)
-    if not found:
-        raise ValueError(f"no finished row in {folder} has {dict(where)}")
-    return found
 
 
 def _values(rows: Sequence[Row], key: str) -> list[float]:
@@ -68,10 +87,10 @@ def _lost(rows: Sequence[Row]) -> float:
     return 100 * (_mean(rows, "retain_accuracy_before") - _mean(rows, "retain_accuracy"))
 
 
-def _forgetting(results: Path) -> str:
+def _forgetting(results: Results) -> str:
     groups = [
-        _rows(
-            results / "worlds",
+        results.rows(
+            "worlds",
             {"agent": "ppo", "task": f"unlearning/{task}", "env_id": world, "sites": None},
         )
         for task in ("digits", "mnist")
@@ -81,16 +100,16 @@ def _forgetting(results: Path) -> str:
     return f"forget accuracy {forget:.2%}, retain accuracy at most {lost:.2f} points below before"
 
 
-def _attacked(results: Path) -> str:
-    rows = _rows(results / "attacks", {"agent": "ppo"})
+def _attacked(results: Results) -> str:
+    rows = results.rows("attacks", {"agent": "ppo"})
     share = _iqm(rows, "logit_attack_recovered")
     return f"{share:.0%} of what was taken: the edits are shallow, and every row says so"
 
 
-def _in_depth(results: Path) -> str:
+def _in_depth(results: Results) -> str:
     own = {"agent": "reward_ascent"}
-    plain = _rows(results / "deep", own | {"probe_weight": None, "relearn_weight": None})
-    deep = _rows(results / "deep", own | {"alpha": 8.0, "probe_weight": 6.0, "relearn_weight": 3.0})
+    plain = results.rows("deep", own | {"probe_weight": None, "relearn_weight": None})
+    deep = results.rows("deep", own | {"alpha": 8.0, "probe_weight": 6.0, "relearn_weight": 3.0})
     simple = max(
         _mean(deep, f"{attack}_recovered") for attack in ("logit_attack", "few_image_relearning")
     )
@@ -101,24 +120,24 @@ def _in_depth(results: Path) -> str:
     )
 
 
-def _one_policy(results: Path) -> str:
+def _one_policy(results: Results) -> str:
     agent = "gradient editor of 40 networks"
     rows = [
         row
-        for row in finished(results / "general" / ROWS_FILE)
+        for row in finished(results.folder / "general" / ROWS_FILE)
         if row["agent"] == agent
         and row["class"] in TEST_CLASSES
         and row["network"] not in GENERAL[agent].networks
     ]
     if not rows:
-        raise ValueError(f"no row in {results / 'general'} is of the {agent}")
+        raise ValueError(f"no row in {results.folder / 'general'} is of the {agent}")
     forget = np.mean([row["forget"] for row in rows])
     lost = 100 * np.mean([row["retain_before"] - row["retain"] for row in rows])
     return f"forget accuracy {forget:.1%}, retain accuracy {lost:.1f} points below before"
 
 
-def _real_model(results: Path) -> str:
-    rows = _rows(results / "smollm2", {"agent": "memit_seq", "task": "knowledge/counterfact"})
+def _real_model(results: Results) -> str:
+    rows = results.rows("smollm2", {"agent": "memit_seq", "task": "knowledge/counterfact"})
     given, otherwise, kept = (
         _iqm(rows, key) for key in ("reliability", "generalization", "locality")
     )
@@ -128,9 +147,9 @@ def _real_model(results: Path) -> str:
     )
 
 
-def _thousand_facts(results: Path) -> str:
+def _thousand_facts(results: Results) -> str:
     published, six, best = (
-        _iqm(_rows(results / "lifelong", _TWENTY | where), SCORE)
+        _iqm(results.rows("lifelong", _TWENTY | where), SCORE)
         for where in (
             {"step_size": 0.0014, "passes": 1},
             {"step_size": 0.0002, "passes": 6},
@@ -143,8 +162,10 @@ def _thousand_facts(results: Path) -> str:
     )
 
 
-def _large_model(results: Path) -> str:
-    costs = json.loads((results / "lifelong" / "llama3_8b_h100.json").read_text(encoding="utf-8"))
+def _large_model(results: Results) -> str:
+    costs = json.loads(
+        (results.folder / "lifelong" / "llama3_8b_h100.json").read_text(encoding="utf-8")
+    )
     least, most = sorted(costs[key]["step_s"] for key in ("edit_step", "rledit_edit_step"))
     return f"{least:.2f} to {most:.2f} s"
 
