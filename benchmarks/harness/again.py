@@ -71,15 +71,27 @@ def told_of_replay(row: Row) -> tuple[str, ...]:
 
 
 def told_of_rerun(row: Row, found: Row) -> tuple[str, ...]:
-    """What was run again, and by which code."""
+    """What was run again, by which code, and on which other processor, where it is another."""
     here = f"by the code {_commit(found)}"
     if "rescored_from" not in row:
-        return (f"run again {here}; the row is by {_commit(row)}",)
-    made_from = row["rescored_from"]
+        said = f"run again {here}; the row is by {_commit(row)}"
+    else:
+        made_from = row["rescored_from"]
+        said = (
+            f"{_scored_again(row)}: the cell {made_from['cell'][:12]} was run again {here} (its"
+            f" edit is by {_commit(made_from)}), and what came of it was evaluated again with the"
+            f" row's settings (the row is by {_commit(row)})"
+        )
+    return (said, *_other_processor(row, found))
+
+
+def _other_processor(row: Row, found: Row) -> tuple[str, ...]:
+    recorded, here = (one["hardware"].get("cpu") for one in (row, found))
+    if recorded == here:
+        return ()
     return (
-        f"{_scored_again(row)}: the cell {made_from['cell'][:12]} was run again {here} (its edit is"
-        f" by {_commit(made_from)}), and what came of it was evaluated again with the row's"
-        f" settings (the row is by {_commit(row)})",
+        f"on another processor ({here}; the row is of {recorded}): sums may differ in their last"
+        " bits, and what an agent searches by them more",
     )
 
 

@@ -244,6 +244,14 @@ def test_only_learning_again_tells_what_a_replay_cannot(results, capsys):
     assert "4 of 4 rows checked; 4 run again\n3 of 4 rows reproduced" in printed
 
 
+def test_a_run_on_another_processor_says_so(results, capsys):
+    folder, rows = results
+    hardware = {**rows[0]["hardware"], "cpu": "Difference Engine No. 2"}
+    write(folder, [again(rows[0], hardware=hardware), *rows[1:]])
+    assert leaderboard.main(["validate", str(folder), "--all", "--rerun", "4"]) == 0
+    assert capsys.readouterr().out.count("the row is of Difference Engine No. 2): sums may") == 1
+
+
 def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys):
     folder, rows = results
     lacking = {key: value for key, value in rows[0].items() if key != "curves"}
