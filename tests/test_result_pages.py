@@ -53,18 +53,17 @@ def run(block, folder):
     }
     command = ["bash", "-ec", block.code] if block.language == "bash" else [sys.executable, "-"]
     typed = None if block.language == "bash" else block.code
-    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
-        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         **pipes,
     ) as started:
         try:
-            printed, _ = started.communicate(typed)
+            printed = "".join(started.communicate(typed))
         except BaseException:  # a test that runs out of time leaves nobody behind
             os.killpg(started.pid, signal.SIGKILL)
             raise
@@ -95,7 +94,7 @@ def test_cells_are_run_in_processes_and_merged_and_on_ray_where_it_is_installed(
     every = blocks("scale_out.md")
     printed = {block.code: run(block, tmp_path) for block in every if not block.before}
     assert any("[(0, 'finished'), (1, 'finished')]" in text for text in printed.values())
-    assert any("4 rows, 2 of them new: runs/both" in text for text in printed.values())
+    assert any("4 rows, 4 of them new: runs/both" in text for text in printed.values())
     (with_ray,) = [block for block in every if block.before == NEEDS_RAY]
     if importlib.util.find_spec("ray"):
         assert "4 rows, 4 of them new: runs/same" in run(with_ray, tmp_path)
