@@ -10,7 +10,8 @@ whole forward
 (d) the bare products behind (c): weight, bias, ReLU, output layer and scoring, on activations that
 lie ready; (e) the tensor API, whose actions, rewards and observations never leave the device.
 
-Then a PPO run, with (a) and with (c). Timings on a shared machine are noisy: read the ratios.
+Then a picture of an episode, and a PPO run, with (a) and with (c). Timings on a shared machine are
+noisy: read the ratios.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ import editgym  # noqa: F401 - registers the environments
 from benchmarks.costs.by_hand import BATCH
 from benchmarks.costs.files import add_files, show
 from benchmarks.costs.hardware import hardware
-from benchmarks.costs.worlds import bare_suffix, by_hand, ppo_times, single, tensor_api, vector
+from benchmarks.costs.worlds import (
+    bare_suffix,
+    by_hand,
+    frame,
+    ppo_times,
+    single,
+    tensor_api,
+    vector,
+)
 from editgym.tasks import make_task
 from editgym.tasks.catalogue import checked_device
 from editgym.tasks.unlearning.task import UnlearningTask
@@ -51,6 +60,7 @@ def measure(task_name: str, device: str, sizes: Sequence[int], least: float) -> 
             str(k): tensor_api(kwargs, k, least, task.device) * micro for k in sizes
         },
         "d_bare_suffix_us": {str(k): bare_suffix(task, k, least) * micro for k in sizes},
+        "frame_us": frame(kwargs, least, task.device) * micro,
     }
 
 
@@ -73,6 +83,7 @@ def table(result: dict[str, Any]) -> str:
             f"    shared batch {shared:.1f} us, (d) bare {bare:.1f} us, (e) tensor API"
             f" {device_only:.1f} us"
         )
+    lines.append(f"a picture of an episode              {result['frame_us']:12.1f} us")
     ratio = result["ppo_by_hand_s"] / result["ppo_vector_s"]
     measured = result["ppo_by_hand_measured_calls"]
     scaled = "" if measured == result["ppo_calls"] else f" (from {measured:,} of them)"

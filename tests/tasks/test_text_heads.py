@@ -1,7 +1,5 @@
 """An encoder without a head gets one at first use, and its features are computed once."""
 
-import time
-
 import gymnasium as gym
 import pytest
 import torch
@@ -123,20 +121,3 @@ def test_names_of_sites_are_taken_with_and_without_the_prefix(tiny_encoder):
         "*.classifier",
         "no",
     ]
-
-
-@pytest.mark.slow
-def test_a_real_encoder_is_edited_in_milliseconds_once_its_features_are_there(minilm, arguments):
-    env = gym.make(
-        "editgym:ShiftWorld-v0",
-        task="debiasing/transformer",
-        **arguments | {"model": minilm, "max_length": 32, "least_accuracy": 0.75},
-    )
-    env.reset(seed=0)
-    action = env.action_space.sample()
-    env.step(action)
-    start = time.process_time()
-    for _ in range(20):
-        env.reset()
-        env.step(action)
-    assert (time.process_time() - start) / 20 < 0.02

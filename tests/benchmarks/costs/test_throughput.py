@@ -2,6 +2,7 @@
 read as they should be, and ratios are of what stands beside them."""
 
 import json
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -70,12 +71,14 @@ def test_the_table_has_the_ratios_of_its_timings():
         "c_vector_shared_batch_us": {"8": 50.0},
         "d_bare_suffix_us": {"8": 75.0},
         "e_tensor_api_us": {"8": 60.0},
+        "frame_us": 30_000.0,
         "ppo_by_hand_s": 90.0,
         "ppo_vector_s": 3.0,
         "ppo_calls": 20_480,
         "ppo_by_hand_measured_calls": 256,
     }
     text = throughput.table(result)
+    assert re.search(r"a picture of an episode +30000\.0 us", text)
     assert "(a)/(b) = 20" in text
     assert "(a)/(c) = 80   (d)/(c) = 0.75   10,000 candidate steps/s" in text
     assert (
@@ -93,8 +96,11 @@ def test_everything_is_timed_and_a_part_of_a_run_is_scaled(tmp_path, capsys):
     assert capsys.readouterr().out == throughput.table(found["tasks"][0]) + "\n"
     (task,) = found["tasks"]
     timings = [value for key, value in task.items() if key.endswith("_us")]
-    flat = [one for value in timings for one in (value.values() if value is dict else [value])]
-    assert len(flat) == 6
+    flat = [
+        t for value in timings for t in (value.values() if isinstance(value, dict) else [value])
+    ]
+    assert len(flat) == 7
+    assert min(flat) > 0
     assert task["ppo_by_hand_measured_calls"] == 8
     assert task["ppo_by_hand_s"] > 0 < task["ppo_vector_s"]
     assert found["hardware"]["device"] == "cpu"
