@@ -20,7 +20,7 @@ from benchmarks.harness.agent_files import of_agent
 from benchmarks.harness.evaluation import Evaluated
 from benchmarks.harness.isolation import Isolated, run_isolated
 from benchmarks.harness.measure import Outcome
-from benchmarks.harness.provenance import provenance
+from benchmarks.harness.provenance import processor, provenance
 from benchmarks.harness.validation import Verdict
 from benchmarks.results import Cell, Measurement, Row, build_row, row_hash
 from benchmarks.results.agreement import rerun_differences
@@ -86,7 +86,7 @@ def told_of_rerun(row: Row, found: Row) -> tuple[str, ...]:
 
 
 def _other_processor(row: Row, found: Row) -> tuple[str, ...]:
-    recorded, here = (one["hardware"].get("cpu") for one in (row, found))
+    recorded, here = (processor(one["hardware"]) for one in (row, found))
     if recorded == here:
         return ()
     return (

@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def provenance(cell: Cell) -> dict[str, Any]:
     return {**_of_process(), "modules": module_hashes(cell)}
 
 
+def processor(hardware: Mapping[str, Any]) -> str:
+    """The processor that a row's hardware names, and the instructions of it that torch uses, which
+    names such as "AMD EPYC" leave open.
+    """
+    instructions = hardware.get("instructions", "with instructions that it does not record")
+    return f"{hardware.get('cpu')}, {instructions}"
+
+
 @functools.cache
 def _of_process() -> dict[str, Any]:
     versions = {"python": platform.python_version(), "editgym": __version__}
@@ -54,6 +63,8 @@ def _of_process() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.system(),
         "cpu": cpu_model(),
+        # Torch's products are different ones for each, and so are the last bits of sums.
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cpu_count": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -79,7 +79,7 @@ def machine(row: Row) -> str:
         [
             *(f"{name} {version}" for name, version in row["versions"].items()),
             f"{hardware['cpu']} ({hardware['cpu_count']} cores)",
-            *filter(None, [hardware["gpu"]]),
+            *filter(None, [hardware.get("instructions"), hardware["gpu"]]),
         ]
     )
 

@@ -18,6 +18,7 @@ PROVENANCE = {
         "machine": "x86_64",
         "system": "Linux",
         "cpu": "a processor",
+        "instructions": "AVX2",
         "cpu_count": 2,
         "gpu": None,
     },

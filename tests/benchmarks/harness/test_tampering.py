@@ -246,10 +246,16 @@ def test_only_learning_again_tells_what_a_replay_cannot(results, capsys):
 
 def test_a_run_on_another_processor_says_so(results, capsys):
     folder, rows = results
-    hardware = {**rows[0]["hardware"], "cpu": "Difference Engine No. 2"}
-    write(folder, [again(rows[0], hardware=hardware), *rows[1:]])
+    here = rows[0]["hardware"]
+    brass = {**here, "cpu": "Difference Engine No. 2", "instructions": "BRASS"}
+    earlier = {key: value for key, value in here.items() if key != "instructions"}
+    made = [again(rows[0], hardware=brass), again(rows[1], hardware=earlier), *rows[2:]]
+    write(folder, made)
     assert leaderboard.main(["validate", str(folder), "--all", "--rerun", "4"]) == 0
-    assert capsys.readouterr().out.count("the row is of Difference Engine No. 2): sums may") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("the row is of Difference Engine No. 2, BRASS): sums may") == 1
+    assert printed.count("with instructions that it does not record): sums may") == 1
+    assert printed.count("sums may") == 2
 
 
 def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys):
