@@ -3,10 +3,11 @@ benchmarks.studies.headroom --trials 30 --out FILE.jsonl`; `--table FILE.jsonl` 
 
 UltraEdit with several looks and rehearsal takes the same step at every site and every look. Here
 these are choices, as they are for a policy: how strong at each site, how the steps of later looks
-shrink or grow, and the ridge of the solve. Optuna searches them by the score (H) at the end of a
-whole stream of FactWorld's policy people; the first trial is UltraEdit as it is tuned. What is
-found is then measured on streams that the search never saw, beside it. The headroom is the
-difference: what the best constant choices gain, found by a search that no policy can afford.
+shrink or grow, and the ridge of the solve; `--rehearse-by` names what a step teaches again. Optuna
+searches them by the score (H) at the end of a whole stream of FactWorld's policy people; the first
+trial is UltraEdit as it is tuned. What is found is then measured on streams that the search never
+saw, beside it. The headroom is the difference: what the best constant choices gain, found by a
+search that no policy can afford.
 
 Trials and checks are written to the file as they come; the same command goes on with them.
 """
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import gymnasium as gym
 import optuna
@@ -31,6 +32,7 @@ from benchmarks.report.estimates import mean_interval
 from benchmarks.report.tables import interval_text, number
 from benchmarks.suites.editors import LATE_OUTPUTS
 from editgym.envs.lifelong.process import LifelongProcess
+from editgym.envs.lifelong.rehearsal import RehearsedBy
 from editgym.envs.protocol import stream_env
 from editgym.paths import whole_file
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
@@ -42,6 +44,18 @@ _SEARCHED, _CHECKED = 500, range(501, 506)  # seeds of streams
 _SITES = tuple(f"layer {name.split('.')[2]}" for name in LATE_OUTPUTS)
 TUNED: Choices = {**dict.fromkeys(_SITES, _STEP), "later looks": 1.0, "ridge": 1.0}
 _PARTS = ("reliability", "generalization", "locality")
+
+
+class Streams(NamedTuple):
+    """What all trials of a search have in common.
+
+    Attributes:
+        horizon: Steps of ten edits.
+        rehearse_by: Which earlier edits a step teaches again.
+    """
+
+    horizon: int = 100
+    rehearse_by: RehearsedBy = "draw"
 
 
 class ChoosingEditor(UltraEditAgent):
@@ -84,15 +98,15 @@ class ChoosingEditor(UltraEditAgent):
         ]
 
 
-def measured(choices: Choices, seed: int, horizon: int) -> dict[str, float | None]:
+def measured(choices: Choices, seed: int, streams: Streams) -> dict[str, float | None]:
     """H and its parts at the end of a policy stream."""
     with closing(
         gym.make(
             "LifelongLLMEdit-v1",
             task="knowledge/factworld",
             sites=LATE_OUTPUTS,
-            horizon=horizon,
             rehearse=_REHEARSE,
+            **streams._asdict(),
             split="policy",
         )
     ) as env:
@@ -102,13 +116,13 @@ def measured(choices: Choices, seed: int, horizon: int) -> dict[str, float | Non
     return {"score": metrics["harmonic_mean"], **{name: metrics[name] for name in _PARTS}}
 
 
-def search(out: Path, trials: int, horizon: int) -> None:
+def search(out: Path, trials: int, streams: Streams) -> None:
     """Go on with the search, then measure the best trial and the tuned one on the other streams."""
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=8)
     )
     rows = _rows(out)
-    known = [row for row in rows if row["horizon"] == horizon]
+    known = [row for row in rows if row.items() >= streams._asdict().items()]
     done = [row for row in known if row["stream"] == _SEARCHED]
     study.enqueue_trial(dict(TUNED))
     for place in range(trials):
@@ -122,23 +136,24 @@ def search(out: Path, trials: int, horizon: int) -> None:
                 )
             row = done[place]
         else:
-            row = _measure(out, rows, choices, _SEARCHED, horizon)
+            row = _measure(out, rows, choices, _SEARCHED, streams)
         study.tell(trial, row["score"])
     best: Choices = study.best_params
     for seed in _CHECKED:
         for one in (TUNED, best):
             if not any(row["stream"] == seed and row["choices"] == one for row in known):
-                _measure(out, rows, one, seed, horizon)
+                _measure(out, rows, one, seed, streams)
 
 
-def table(path: Path) -> Iterator[str]:
+def table(path: Path, streams: Streams | None = None) -> Iterator[str]:
     """The tuned choices and the best that were found, on the streams that the search never saw, as
     Markdown.
     """
-    rows = _rows(path)
+    common = (Streams() if streams is None else streams)._asdict().items()
+    rows = [row for row in _rows(path) if row.items() >= common]
     searched = [row for row in rows if row["stream"] == _SEARCHED]
     if not searched:
-        raise ValueError(f"--table: {path} holds no trial")
+        raise ValueError(f"--table: {path} holds no trial on such streams")
     best = max(searched, key=lambda row: row["score"])["choices"]
     shown = ("score", *_PARTS)
     yield "| choices | " + " | ".join((*TUNED, "n", "H", *_PARTS, "Δ H")) + " |"
@@ -176,14 +191,14 @@ def _asked(trial: optuna.Trial) -> dict[str, float]:
 
 
 def _measure(
-    out: Path, rows: list[dict[str, Any]], choices: Choices, seed: int, horizon: int
+    out: Path, rows: list[dict[str, Any]], choices: Choices, seed: int, streams: Streams
 ) -> dict[str, Any]:
     """A new row, written behind the others."""
     row = {
         "stream": seed,
-        "horizon": horizon,
+        **streams._asdict(),
         "choices": dict(choices),
-        **measured(choices, seed, horizon),
+        **measured(choices, seed, streams),
     }
     rows.append(row)
     with whole_file(out) as partial:
@@ -208,17 +223,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--trials", type=int, default=30, help="of the search (default 30)")
     parser.add_argument("--horizon", type=int, default=100, help="steps of ten edits (default 100)")
+    parser.add_argument(
+        "--rehearse-by",
+        choices=get_args(RehearsedBy),
+        default="draw",
+        help="which earlier edits a step teaches again (default %(default)s)",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where rows are written")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of these rows")
     options = parser.parse_args(arguments)
     if (options.out is None) == (options.table is None):
         parser.error("give --out to search, or --table to print what was found")
+    streams = Streams(options.horizon, options.rehearse_by)
     if options.table is not None:
-        print("\n".join(table(options.table)))
+        print("\n".join(table(options.table, streams)))
         return 0
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with single_thread():
-        search(options.out, options.trials, options.horizon)
+        search(options.out, options.trials, streams)
     return 0
 
 

@@ -9,7 +9,7 @@ import torch
 
 from agents.catalogue import make_agent
 from benchmarks.studies import headroom
-from benchmarks.studies.headroom import TUNED, ChoosingEditor, search, table
+from benchmarks.studies.headroom import TUNED, ChoosingEditor, Streams, search, table
 from benchmarks.suites.editors import LATE_OUTPUTS
 
 
@@ -33,9 +33,9 @@ def counted(monkeypatch):
     """How often a stream was edited; its score is a function of the choices alone."""
     calls = []
 
-    def measured(choices, seed, horizon):
+    def measured(choices, seed, streams):
         calls.append(seed)
-        score = choices["ridge"] / 100 + seed / 1e6
+        score = choices["ridge"] / 100 + seed / 1e6 + (streams.rehearse_by == "loss")
         return {"score": score, "reliability": score, "generalization": 1.0, "locality": 1.0}
 
     monkeypatch.setattr(headroom, "measured", measured)
@@ -43,7 +43,7 @@ def counted(monkeypatch):
 
 
 def test_a_search_that_was_cut_off_goes_on_to_the_same_rows(tmp_path, counted):
-    search(tmp_path / "whole.jsonl", 6, 100)
+    search(tmp_path / "whole.jsonl", 6, Streams())
     whole = (tmp_path / "whole.jsonl").read_text()
     assert len(counted) == 6 + 2 * 5
     part = tmp_path / "part.jsonl"
@@ -51,11 +51,11 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_rows(tmp_path, counted):
     with pytest.raises(json.JSONDecodeError):
         [json.loads(line) for line in part.read_text().splitlines()]
     counted.clear()
-    search(part, 6, 100)
+    search(part, 6, Streams())
     assert part.read_text() == whole
     assert len(counted) == 4 + 2 * 5
     counted.clear()
-    search(part, 6, 100)
+    search(part, 6, Streams())
     assert counted == []
     tuned, best = list(table(part))[2:]
     assert tuned.startswith("| tuned | 0.001 | 0.001 | 0.001 | 1.000 | 1.000 | 5 |")
@@ -63,10 +63,22 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_rows(tmp_path, counted):
     assert float(best.split("|")[-2].split()[0]) > 0
 
 
+def test_a_search_on_streams_of_another_kind_begins_anew_behind_the_others(tmp_path, counted):
+    out = tmp_path / "rows.jsonl"
+    search(out, 2, Streams())
+    before = out.read_text()
+    search(out, 2, Streams(rehearse_by="loss"))
+    assert len(counted) == 2 * (2 + 2 * 5)
+    assert out.read_text().startswith(before)
+    drawn, lost = table(out), table(out, Streams(rehearse_by="loss"))
+    assert [float(line.split("|")[8].split()[0]) for line in list(lost)[2:]] > [1.0, 1.0]
+    assert [float(line.split("|")[8].split()[0]) for line in list(drawn)[2:]] < [1.0, 1.0]
+
+
 def test_rows_of_another_search_are_an_error(tmp_path, counted):
     out = tmp_path / "rows.jsonl"
-    row = {"stream": 500, "horizon": 100, "choices": {**TUNED, "ridge": 3.0}, "score": 0.5}
+    row = {"stream": 500, **Streams()._asdict(), "choices": {**TUNED, "ridge": 3.0}, "score": 0.5}
     out.write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match=r"trial 0 of .* is not the one of this version"):
-        search(out, 2, 100)
+        search(out, 2, Streams())
     assert counted == []
