@@ -29,8 +29,8 @@ class Environment:
         evaluation_kwargs: Arguments, JSON values, of the environment that edits are made in to be
             evaluated, where they differ from those of the one that is learned in: another split of
             the data.
-        measuring: Arguments that decide what is measured of an edit and nothing of the edit: its
-            journal can be scored again with others.
+        measuring: Arguments that decide how an edit is measured: its journal can be scored again
+            with others. Of a row that is, the cell holds what they were when the edit was made.
     """
 
     id: str

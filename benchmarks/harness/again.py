@@ -12,9 +12,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness.agent_files import of_agent
 from benchmarks.harness.evaluation import Evaluated
@@ -24,6 +23,7 @@ from benchmarks.harness.provenance import processor, provenance
 from benchmarks.harness.validation import Verdict
 from benchmarks.results import Cell, Measurement, Row, build_row, row_hash
 from benchmarks.results.agreement import rerun_differences
+from editgym.checks import as_json
 
 
 def rerun_row(row: Row) -> Verdict:
@@ -48,19 +48,16 @@ def source_of(row: Row) -> Cell:
     Raises:
         ValueError: The row does not say which.
     """
-    cell, made_from = Cell.of(row), row.get("rescored_from")
-    while made_from is not None:
-        arguments = {
-            key: value for key, value in cell.env_kwargs.items() if key not in made_from["set"]
-        }
-        cell = replace(cell, env_kwargs={**arguments, **made_from.get("before", {})})
-        if cell.id != made_from["cell"]:
+    while (made_from := row.get("rescored_from")) is not None:
+        kept = {key: row["env_kwargs"][key] for key in row["env_kwargs"].keys() - made_from["set"]}
+        row = {**row, "env_kwargs": {**kept, **made_from.get("before", {})}}
+        row["rescored_from"] = made_from.get("rescored_from")
+        if Cell.of(row).id != made_from["cell"]:
             raise ValueError(
                 f"its edit is of the cell {made_from['cell']}, and rescored_from does not say what"
                 f" {', '.join(made_from['set'])} were there: run that row again, where it lies"
             )
-        made_from = made_from.get("rescored_from")
-    return cell
+    return Cell.of(row)
 
 
 def told_of_replay(row: Row) -> tuple[str, ...]:
@@ -117,21 +114,41 @@ def _evaluated_again(row: Row, outcome: Outcome) -> Row:
     return row_again(outcome.row, cell, outcome.journal, found, {**made_from, **own})
 
 
-def made_from_row(row: Row, cell: Cell) -> dict[str, Any]:
-    """What the row of a cell says of the row that its edit is of."""
-    before, changed = row["env_kwargs"], changed_settings(row["env_kwargs"], cell)
-    earlier = {"rescored_from": row["rescored_from"]} if "rescored_from" in row else {}
-    return {
-        **{key: row[key] for key in ("cell", "row_sha256", "git")},
-        "set": {key: cell.env_kwargs[key] for key in changed},
-        "before": {key: before[key] for key in changed if key in before},
-        **earlier,
-    }
+class Rescoring(NamedTuple):
+    """An edit that is scored again.
 
+    Attributes:
+        row: The row that it is of.
+        cell: The cell of the new row.
+        made_from: What `rescored_from` says there.
+    """
 
-def changed_settings(before: Mapping[str, Any], cell: Cell) -> list[str]:
-    """The arguments of a cell's environment that are not what they were."""
-    return [key for key, value in cell.env_kwargs.items() if (key, value) not in before.items()]
+    row: Row
+    cell: Cell
+    made_from: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, row: Row, given: Mapping[str, Any]) -> Rescoring | None:
+        """The edit of a row, with other arguments of the environment; None where it was measured
+        with these.
+        """
+        before = row["env_kwargs"]
+        changed = {
+            key: value
+            for key, value in as_json(given).items()
+            if key not in before or before[key] != value
+        }
+        if not changed:
+            return None
+        earlier = {"rescored_from": row["rescored_from"]} if "rescored_from" in row else {}
+        made_from = {
+            **{key: row[key] for key in ("cell", "row_sha256", "git")},
+            "set": changed,
+            "before": {key: before[key] for key in changed if key in before},
+            **earlier,
+        }
+        new = {**row, "env_kwargs": {**before, **changed}, "rescored_from": made_from}
+        return cls(row, Cell.of(new), made_from)
 
 
 def row_again(

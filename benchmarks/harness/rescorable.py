@@ -11,7 +11,7 @@ import gymnasium as gym
 from tqdm import tqdm
 
 import envs_registry
-from benchmarks.harness.again import changed_settings
+from benchmarks.harness.again import Rescoring
 from benchmarks.harness.fingerprints import text_hash
 from benchmarks.harness.specs import cell_spec
 from benchmarks.harness.strangers import import_strangers, without_agent
@@ -49,19 +49,20 @@ def in_words(failed: Sequence[tuple[Row, str]], count: int) -> str:
 
 
 def known_problems(
-    chosen: Sequence[tuple[Row, Cell]], folder: Path, destination: Path, known: Mapping[str, Row]
+    chosen: Sequence[Rescoring], folder: Path, destination: Path, known: Mapping[str, Row]
 ) -> list[tuple[Row, str]]:
     """The rows of which it can be told beforehand that they cannot be scored again, and why.
 
     Args:
-        chosen: Rows of `folder`, each with the cell that it becomes.
+        chosen: Edits of rows of `folder`.
         folder: Where their journals are.
         destination: Where the new rows are to go.
         known: The rows that lie there, by cell.
     """
     made: dict[str, str | None] = {}
     found, taken = [], dict(known)
-    for row, cell in tqdm(chosen, desc="looked at", unit="row", dynamic_ncols=True):
+    for one in tqdm(chosen, desc="looked at", unit="row", dynamic_ncols=True):
+        row, cell, _ = one
         problem = _row_problem(row, folder)
         there = row if problem else taken.setdefault(cell.id, row)
         if there["edit_sha256"] != row["edit_sha256"]:
@@ -70,7 +71,7 @@ def known_problems(
         if problem is None:
             group = _apart_from_seed(cell)
             if group not in made:
-                made[group] = _environment_problem(row, cell)
+                made[group] = _environment_problem(one)
             problem = made[group]
         if problem is not None:
             found.append((row, problem))
@@ -86,13 +87,13 @@ def _row_problem(row: Row, folder: Path) -> str | None:
     return None if is_elsewhere(row, folder) else journal_problem(row, folder)
 
 
-def _environment_problem(row: Row, cell: Cell) -> str | None:
+def _environment_problem(one: Rescoring) -> str | None:
     """Why the environment that measures cannot be made with the settings."""
     try:
-        changed = changed_settings(row["env_kwargs"], cell)
-        _check(row, {key: cell.env_kwargs[key] for key in changed})
-        import_strangers(without_agent(cell))
-        with closing(gym.make(cell_spec(cell, evaluation=True))) as env:
+        changed: Mapping[str, Any] = one.made_from["set"]
+        _check(one.row, changed)
+        import_strangers(without_agent(one.cell))
+        with closing(gym.make(cell_spec(one.cell, evaluation=True))) as env:
             if "text" in changed:  # files that are not read before something is measured on them
                 text_hash(env)
         return None

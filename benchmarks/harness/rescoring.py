@@ -10,14 +10,14 @@ before it is replayed is known of all rows before the first one is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from agents.command_line import typed_value
-from benchmarks.harness.again import made_from_row, row_again
+from benchmarks.harness.again import Rescoring, row_again
 from benchmarks.harness.evaluation import Evaluated, evaluated
 from benchmarks.harness.rescorable import RescoringError, in_words, known_problems
 from benchmarks.harness.storing import Store, only_writer
@@ -126,7 +126,8 @@ def rescore_rows(
     destination.mkdir(parents=True, exist_ok=True)
     with only_writer(destination) as store:
         known = {row["cell"]: row for row in store.rows()}
-        for row, cell in tqdm(chosen, unit="row", dynamic_ncols=True):
+        for one in tqdm(chosen, unit="row", dynamic_ncols=True):
+            row, cell, _ = one
             if row["cell"] in hopeless:
                 continue
             if cell.id in known:  # known_problems has seen that it is of the same edit
@@ -135,15 +136,15 @@ def rescore_rows(
                 elsewhere.append(row)
             else:
                 try:
-                    known[cell.id] = _rescore(row, cell, folder, store)
+                    known[cell.id] = _rescore(one, folder, store)
                     added.append(known[cell.id])
                 except RescoringError as error:
                     failed.append((row, str(error)))
     return Rescored(added, there, elsewhere, failed)
 
 
-def _chosen(rows: Sequence[Row], settings: Sequence[Setting]) -> list[tuple[Row, Cell]]:
-    """The finished rows that some setting is for, each with the cell that it becomes.
+def _chosen(rows: Sequence[Row], settings: Sequence[Setting]) -> list[Rescoring]:
+    """The edits of the finished rows that some setting is for.
 
     Raises:
         ValueError: There is none.
@@ -153,10 +154,8 @@ def _chosen(rows: Sequence[Row], settings: Sequence[Setting]) -> list[tuple[Row,
         given = {one.key: one.value for one in settings if one.task in (None, row["task"])}
         if row["status"] != "finished" or not given:
             continue
-        cell = Cell.of(row)
-        other = replace(cell, env_kwargs={**cell.env_kwargs, **given})
-        if other.id != cell.id:  # else it was measured so
-            chosen.append((row, other))
+        if (one := Rescoring.of(row, given)) is not None:
+            chosen.append(one)
     if not chosen:
         tasks = ", ".join(dict.fromkeys(str(row["task"]) for row in rows))
         raise ValueError(
@@ -165,11 +164,11 @@ def _chosen(rows: Sequence[Row], settings: Sequence[Setting]) -> list[tuple[Row,
     return chosen
 
 
-def _rescore(row: Row, cell: Cell, folder: Path, store: Store) -> Row:
-    """Replay the row's journal as `cell` measures it, and write the new row with its files."""
+def _rescore(one: Rescoring, folder: Path, store: Store) -> Row:
+    """Replay the row's journal as the cell measures it, and write the new row with its files."""
+    row, cell, made_from = one
     found = _replayed(row, cell, folder)
     journal = (folder / row["edit_file"]).read_bytes()
-    made_from = made_from_row(row, cell)
     try:
         again = row_again(row, cell, journal, found, made_from)
     except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value

@@ -17,7 +17,7 @@ from benchmarks.report.estimates import Interval, Stratum, iqm_interval
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.labels import at_one_budget, by_label, short_names, shorter, told_apart
 from benchmarks.report.standings import Estimate, Standing, standing_of
-from benchmarks.results import Row
+from benchmarks.results import Row, edited_with
 from editgym.checks import as_json
 
 _NOT_IN_TITLE = frozenset(
@@ -103,9 +103,11 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
 
 def stratum(row: Row, apart: Set[str | None] = frozenset()) -> str:
     """Environment and task of a row, and whatever else was asked of the environment, but for the
-    arguments that its suite seeds, and those that go along with agents.
+    arguments that its suite seeds, and those that go along with agents; of an edit that was scored
+    again also what it was made with.
     """
-    return _title(row["env_id"], row["task"], _told_apart(row["env_kwargs"], apart))
+    made = {f"edited with {key}": value for key, value in edited_with(row).items()}
+    return _title(row["env_id"], row["task"], _told_apart(row["env_kwargs"], apart) | made)
 
 
 def _told_apart(env_kwargs: Mapping[str, Any], apart: Set[str | None]) -> dict[str, Any]:

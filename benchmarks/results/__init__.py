@@ -1,6 +1,6 @@
 """What a cell of a leaderboard is, what its row holds, and the files that rows are kept in."""
 
-from benchmarks.results.cell import Cell, Row, canonical_json, texts_in
+from benchmarks.results.cell import Cell, Row, canonical_json, edited_with, texts_in
 from benchmarks.results.files import (
     ROWS_FILE,
     append_row,
@@ -47,6 +47,7 @@ __all__ = [
     "build_row",
     "canonical_json",
     "differing_fields",
+    "edited_with",
     "finished",
     "is_elsewhere",
     "journal_problem",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from editgym.checks import as_json
@@ -55,6 +55,8 @@ class Cell:
             searches there.
         settings: What the agent works with in this environment: its defaults, the tuned values of
             the task and what was typed, every one of them. None takes what was typed for it.
+        edited_with: Where an edit is scored again with other arguments of the environment: what
+            these were when it was made, None where they were not given.
 
     Raises:
         ValueError: An argument or a setting is no JSON value; the message names it.
@@ -68,12 +70,16 @@ class Cell:
     seed: int
     reward_calls: int | None = None
     settings: Mapping[str, Any] | None = None
+    edited_with: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        owners = {"env_kwargs": self.env_id, "agent_config": self.agent, "settings": self.agent}
-        for field, owner in owners.items():
-            kept = as_json(getattr(self, field), f"{field} of {owner}")
-            object.__setattr__(self, field, kept)
+        owners = {
+            **dict.fromkeys(("env_kwargs", "edited_with"), self.env_id),
+            **dict.fromkeys(("agent_config", "settings"), self.agent),
+        }
+        for name, owner in owners.items():
+            kept = as_json(getattr(self, name), f"{name} of {owner}")
+            object.__setattr__(self, name, kept)
 
     @property
     def id(self) -> str:
@@ -89,6 +95,8 @@ class Cell:
             "reward_calls": self.reward_calls,
             "seed": self.seed,
         }
+        if self.edited_with:  # another edit than a run of these arguments makes
+            decides["edited_with"] = self.edited_with
         return hashlib.sha256(canonical_json(decides).encode()).hexdigest()
 
     @property
@@ -127,7 +135,30 @@ class Cell:
     def of(cls, row: Row) -> Cell:
         """The cell that `row` belongs to."""
         named = ("suite", "env_id", "env_kwargs", "agent", "agent_config", "seed", "settings")
-        return cls(**{name: row[name] for name in named}, **row["budget"])
+        return cls(
+            **{name: row[name] for name in named}, **row["budget"], edited_with=edited_with(row)
+        )
 
     def __str__(self) -> str:
         return f"{self.env_id} · {self.task} · {self.agent} · seed {self.seed}"
+
+
+def edited_with(row: Row) -> dict[str, Any]:
+    """The arguments that the environment of a row's edit had when it was made, of those that it is
+    measured with other values of; None where they were not given. None of them where the row was
+    not scored again.
+
+    Raises:
+        ValueError: What `rescored_from` says is not of its form.
+    """
+    found: dict[str, Any] = {}
+    made_from = row.get("rescored_from")
+    while made_from is not None:
+        try:
+            before = made_from.get("before", {})
+            found |= {key: before.get(key) for key in made_from["set"]}
+            made_from = made_from.get("rescored_from")
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"rescored_from is not of its form: {error}") from error
+    now = row["env_kwargs"]
+    return {key: value for key, value in found.items() if key not in now or now[key] != value}

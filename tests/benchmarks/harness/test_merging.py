@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from benchmarks import leaderboard
-from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file, row_hash
+from benchmarks.results import ROWS_FILE, Cell, append_row, read_rows, records_file, row_hash
 
 
 @pytest.fixture
@@ -88,12 +88,19 @@ def test_whatever_is_not_as_it_was_measured_stops_the_merge(folder, tmp_path, ca
     assert not (tmp_path / "all").exists()
 
 
-def test_a_row_that_was_scored_again_says_what_a_run_of_its_cell_says(folder, tmp_path, capsys):
-    one, other = folder("one", ("ppo", 0, 0.5)), folder("other", ("ppo", 0, 0.5))
+def test_a_row_that_was_scored_again_stands_beside_a_run_of_the_same_arguments(
+    folder, tmp_path, capsys
+):
+    one, other = folder("one", ("ppo", 0, 0.5)), folder("other", ("ppo", 0, 0.25))
     (row,) = read_rows(other / ROWS_FILE)
-    row["rescored_from"] = {"cell": "0" * 64, "set": {"scorer": "contains"}}
+    row["rescored_from"] = {"cell": "0" * 64, "set": {"task": row["task"]}}
+    row["cell"] = Cell.of(row).id
+    journal = f"edits/{row['cell']}.safetensors"
+    (other / row["edit_file"]).rename(other / journal)
+    row["edit_file"] = journal
+    (other / ROWS_FILE).unlink()
     append_row(other / ROWS_FILE, {**row, "row_sha256": row_hash(row)})
     to = tmp_path / "all"
     assert merged(one, other, to=to) == 0
-    assert "1 rows, 1 of them new" in capsys.readouterr().out
-    assert "rescored_from" not in read_rows(to / ROWS_FILE)[0]
+    assert "2 rows, 2 of them new" in capsys.readouterr().out
+    assert ["rescored_from" in row for row in read_rows(to / ROWS_FILE)] == [False, True]

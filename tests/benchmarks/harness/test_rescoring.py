@@ -14,11 +14,13 @@ from benchmarks.harness.again import rerun_row, source_of
 from benchmarks.harness.rescoring import RescoringError, Setting, read_settings, rescore_rows
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.validation import validate_row
+from benchmarks.report.aggregate import stratum
 from benchmarks.report.commands import command
 from benchmarks.results import (
     ROWS_FILE,
     Cell,
     append_row,
+    edited_with,
     read_rows,
     records_file,
     row_hash,
@@ -105,6 +107,35 @@ def test_a_new_metric_is_measured_of_the_edits_that_were_made(world, own, tmp_pa
         journal = (tmp_path / "to" / row["edit_file"]).read_bytes()
         assert hashlib.sha256(journal).hexdigest() == row["edit_sha256"]
         assert validate_row(row, tmp_path / "to").problems == ()
+
+
+def test_an_edit_that_is_scored_again_is_none_of_a_run_with_these_arguments(world, own, tmp_path):
+    """Where a setting decides the edit, too, such as the prompt format, they are two edits."""
+    rescored(world, tmp_path / "to", 'metrics=["own_halves:halves"]')
+    rescored(tmp_path / "to", tmp_path / "twice", "metrics=[]")
+    folders = (world, tmp_path / "to", tmp_path / "twice")
+    old, row, twice = (read_rows(folder / ROWS_FILE)[0] for folder in folders)
+    assert [edited_with(one) for one in (old, row, twice)] == [{}, *[{"metrics": None}] * 2]
+    for one in (row, twice):
+        run = replace(Cell.of(one), edited_with={})
+        assert Cell.of(one).id == one["cell"] != run.id
+        assert stratum(one) == f"{run.env_id} · {run.task} · edited with metrics=None · " + (
+            f"metrics={one['env_kwargs']['metrics']}"
+        )
+        made_up = {key: value for key, value in one.items() if key != "rescored_from"}
+        made_up["row_sha256"] = row_hash(made_up)
+        assert "the row is not of its cell" in row_problem(made_up)
+        for broken in ({}, [], {"set": 3}, {"set": ["metrics"], "before": 3}):
+            assert "rescored_from is not of its form" in row_problem(
+                {**one, "rescored_from": broken}
+            )
+
+
+def test_an_edit_that_is_scored_again_as_it_was_made_is_the_runs(world, own, tmp_path):
+    first = rescored(world, tmp_path / "none", "metrics=[]")
+    rescored(tmp_path / "none", tmp_path / "to", 'metrics=["own_halves:halves"]')
+    back = rescored(tmp_path / "to", tmp_path / "back", "metrics=[]")
+    assert [row["cell"] for row in back.added] == [row["cell"] for row in first.added]
 
 
 def test_a_row_that_was_scored_again_is_run_again_as_its_edit_was_made(world, own, tmp_path):
@@ -310,18 +341,17 @@ def test_a_cell_of_another_edit_is_not_taken_for_this_one(world, own, tmp_path):
 
 
 def test_two_rows_that_become_one_cell_are_told_beforehand(world, own, tmp_path):
+    """One of them lies: it says that it is the other's edit, measured otherwise."""
     (row, _) = read_rows(world / ROWS_FILE)
-    measured = replace(Cell.of(row), env_kwargs={**row["env_kwargs"], "metrics": []})
+    liar, _ = rescored(world, tmp_path / "to", "metrics=[]").added
     journal = (world / row["edit_file"]).read_bytes() + b" "
-    other = {**row, "cell": measured.id, "env_kwargs": measured.env_kwargs}
-    other |= {"edit_file": f"edits/{measured.id}.safetensors", "edit_bytes": len(journal)}
-    other |= {"edit_sha256": hashlib.sha256(journal).hexdigest()}
-    other["row_sha256"] = row_hash(other)
+    liar |= {"edit_sha256": hashlib.sha256(journal).hexdigest(), "edit_bytes": len(journal)}
+    liar["row_sha256"] = row_hash(liar)
     folder, _ = copied(world, tmp_path)
-    (folder / other["edit_file"]).write_bytes(journal)
+    (folder / liar["edit_file"]).write_bytes(journal)
     settings = [Setting(None, "metrics", ["own_halves:halves"])]
     with pytest.raises(RescoringError, match=f"{row['cell'][:12]} becomes this cell already"):
-        rescore_rows([row, other], folder, tmp_path / "to", settings)
+        rescore_rows([row, liar], folder, tmp_path / "again", settings)
 
 
 def test_folders_and_settings_are_checked(world, tmp_path):
