@@ -25,6 +25,7 @@ SUITES = {
         Suite("attacks", 5, worlds.ATTACKS),
         Suite("deep", 10, worlds.DEEP),
         Suite("backdoor", 10, worlds.BACKDOOR),
+        Suite("rewards", 10, worlds.REWARDS),
         Suite("lifelong-ablations", 3, lifelong.ABLATION_STREAMS),
         Suite("lifelong-checkpoints", 3, lifelong.CHECKPOINTS),
         Suite("smollm2", 5, smollm2.STREAMS),

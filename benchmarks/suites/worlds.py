@@ -199,3 +199,16 @@ DEEP = (
     ),
 )
 BACKDOOR = tuple(Entry(world, "unlearning/backdoor", UNLEARNING_AGENTS) for world in _ENVIRONMENTS)
+# What searches by rewards alone, at equal calls, in version 1 of the worlds.
+_REWARD_AGENTS = ("no_edit", "random", "cmaes", "ppo")
+REWARDS = tuple(
+    Entry(world, task, _REWARD_AGENTS, env_kwargs=arguments, **options)
+    for task, arguments, options in (
+        ("unlearning/digits", {}, {}),
+        ("unlearning/mnist", {}, {}),
+        ("unlearning/cifar10", CIFAR10, {"max_seeds": 3, "title": "one convolution"}),
+        ("debiasing/templates", DEBIASING, {"title": "last layer"}),
+        ("debiasing/toxicity", DEBIASING, {"title": "last layer"}),
+    )
+    for world in ("MaskWorld-v1", "ShiftWorld-v1")
+)
