@@ -3,7 +3,8 @@
 Of the rows in DIR those are compared that are alike in everything but NAME, an argument of the
 environment or a setting of the agent, seed by seed: prints a Markdown table with the score without
 it, or with its default, and the differences in the score and its parts, interquartile means with
-95% bootstrap intervals over the seeds that both have.
+95% bootstrap intervals over the seeds that both have. `--agents cmaes ppo` compares the second
+agent with the first, in every environment and task that both have edited.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.report.tables import MISSING, interval_text
 from benchmarks.results import ROWS_FILE, Row, canonical_json, read_rows
 
 Rows = Mapping[int, Row]  # by seed
+_SEEDED = "model_seed"  # has the value of the seed
 
 
 def pairs(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, Rows, Any, Rows]]:
@@ -47,6 +49,18 @@ def pairs(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, Rows, Any, Rows
                 yield base, before, value, after
 
 
+def agent_pairs(rows: Sequence[Row], first: str, second: str) -> Iterator[tuple[Rows, Rows]]:
+    """Rows of two agents in each environment that both have edited."""
+    alike: dict[str, dict[str, dict[int, Row]]] = {}
+    for row in rows:
+        kwargs = {key: value for key, value in row["env_kwargs"].items() if key != _SEEDED}
+        where = canonical_json([row["suite"], row["env_id"], kwargs])
+        alike.setdefault(where, {}).setdefault(row["agent"], {})[row["seed"]] = row
+    for own in alike.values():
+        if own.get(first, {}).keys() & own.get(second, {}).keys():
+            yield own[first], own[second]
+
+
 def table(rows: Sequence[Row], name: str) -> str:
     """The comparison as a Markdown table.
 
@@ -58,31 +72,59 @@ def table(rows: Sequence[Row], name: str) -> str:
     if not found:
         raise ValueError(f"--by: no two rows of one seed differ in {name!r} alone")
     family = families.family_of(key for row in finished for key in row["metrics"])
-    parts = () if family is None else FAMILIES[family].parts
-    words = ["score", *(f"Δ {part.replace('_', ' ')}" for part in parts)]
-    head = ["agent", "environment", name, "n", words[0], "Δ score", *words[1:]]
-    lines = [head, ["---"] * 2 + ["--:"] * (len(head) - 2)]
+    lines = []
     for base, before, value, after in found:
-        common = sorted(before.keys() & after.keys())
-        row = before[common[0]]
-        lines.append(
-            [
-                f"`{row['agent']}`{_words(row['agent_config'], name)}",
-                _words({"horizon": row["env_kwargs"].get("horizon")}, name).strip(", ") or MISSING,
-                f"{_shown(base)} → {_shown(value)}",
-                str(len(common)),
-                interval_text(iqm_interval(_runs(before, common, SCORE, family))),
-                *(
-                    interval_text(
-                        paired_difference(
-                            _runs(after, common, key, family), _runs(before, common, key, family)
-                        )
-                    )
-                    for key in (SCORE, *parts)
-                ),
-            ]
-        )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        row = next(iter(before.values()))
+        where = _words({"horizon": row["env_kwargs"].get("horizon")}, name).strip(", ") or MISSING
+        who = f"`{row['agent']}`{_words(row['agent_config'], name)}"
+        change = f"{_shown(base)} → {_shown(value)}"
+        lines.append([who, where, change, *_differences(before, after, family)])
+    return _markdown(["agent", "environment", name], lines, family)
+
+
+def agents_table(rows: Sequence[Row], first: str, second: str) -> str:
+    """The second agent beside the first as Markdown tables, one for each family of metrics.
+
+    Raises:
+        ValueError: They have no seed of an environment in common.
+    """
+    finished = [row for row in rows if row["status"] == "finished"]
+    lines: dict[str | None, list[list[str]]] = {}
+    for before, after in agent_pairs(finished, first, second):
+        row = next(iter(before.values()))
+        family = families.family_of(row["metrics"])
+        own = [row["env_id"], f"`{row['task']}`", *_differences(before, after, family)]
+        lines.setdefault(family, []).append(own)
+    if not lines:
+        raise ValueError(f"--agents: {first!r} and {second!r} have no seed in common")
+    head = ["environment", "task"]
+    return "\n\n".join(_markdown(head, own, family) for family, own in lines.items())
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]], family: str | None) -> str:
+    """Lines that begin with the columns of `head` and go on with `_differences`."""
+    changes = [f"Δ {part.replace('_', ' ')}" for part in ("score", *_parts(family))]
+    whole = [*head, "n", "score", *changes]
+    rule = ["---"] * 2 + ["--:"] * (len(whole) - 2)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (whole, rule, *lines))
+
+
+def _differences(before: Rows, after: Rows, family: str | None) -> list[str]:
+    """How many seeds two sets of rows have in common, the score of the first there, and how the
+    second differs in the score and its parts.
+    """
+    common = sorted(before.keys() & after.keys())
+
+    def change(key: str) -> str:
+        both = (_runs(rows, common, key, family) for rows in (after, before))
+        return interval_text(paired_difference(*both))
+
+    score = interval_text(iqm_interval(_runs(before, common, SCORE, family)))
+    return [str(len(common)), score, *map(change, (SCORE, *_parts(family)))]
+
+
+def _parts(family: str | None) -> Sequence[str]:
+    return () if family is None else FAMILIES[family].parts
 
 
 def _apart_from(row: Row, name: str) -> str:
@@ -122,10 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--by", required=True, metavar="NAME", help="see above")
+    compared = parser.add_mutually_exclusive_group(required=True)
+    compared.add_argument("--by", metavar="NAME", help="an argument or a setting")
+    compared.add_argument("--agents", nargs=2, metavar=("FIRST", "SECOND"), help="two agents")
     options = parser.parse_args(arguments)
     try:
-        print(table(read_rows(options.folder / ROWS_FILE), options.by))
+        rows = read_rows(options.folder / ROWS_FILE)
+        print(agents_table(rows, *options.agents) if options.agents else table(rows, options.by))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -74,3 +74,40 @@ def test_a_setting_that_a_row_is_older_than_is_as_one_that_is_none(make_row):
     other = [row(seed, 0.1, {"start_from": "x"}, rehearse=30) for seed in range(5)]
     with pytest.raises(ValueError, match="no two rows"):
         paired.table([*before, *other], "rehearse")
+
+
+def test_agents_are_compared_where_both_have_edited(make_row, tmp_path, capsys):
+    def row(agent, seed, task, forget, **settings):
+        return make_row(
+            agent,
+            seed,
+            env_kwargs={"task": task, "model_seed": seed},
+            agent_config=settings,
+            settings=settings,
+            metrics={
+                "retain_accuracy": 0.9,
+                "forget_accuracy": forget,
+                "retain_accuracy_before": 0.9,
+                "forget_accuracy_before": 1.0,
+            },
+        )
+
+    rows = [
+        *(
+            row("cmaes", seed, "unlearning/digits", 0.1 + seed / 100, sigma=0.3)
+            for seed in range(6)
+        ),
+        *(row("ppo", seed, "unlearning/digits", 0.0 + seed / 100, rollout=64) for seed in range(5)),
+        row("cmaes", 0, "unlearning/mnist", 0.5),
+        row("no_edit", 0, "unlearning/mnist", 1.0),
+    ]
+    (tmp_path / ROWS_FILE).write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert paired.main([str(tmp_path), "--agents", "cmaes", "ppo"]) == 0
+    head, _, line = capsys.readouterr().out.rstrip("\n").split("\n")
+    cells = dict(zip(head.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True))
+    assert (cells["task"], cells["n"]) == ("`unlearning/digits`", "5")
+    assert cells["score"].startswith("0.8")
+    assert cells["Δ score"].startswith("0.048")
+    assert cells["Δ forget accuracy"].startswith("-0.100")
+    assert paired.main([str(tmp_path), "--agents", "ppo", "no_edit"]) == 2
+    assert "'ppo' and 'no_edit' have no seed in common" in capsys.readouterr().err
