@@ -197,16 +197,21 @@ def parse(key: str, family: str | None = None) -> Key:
         family: The family of its row, whose names go before those of the others.
     """
     name, _, form = key.partition("@")
-    own = () if family is None else FAMILIES[family].directions
-    every = {SCORE, *(metric for other in FAMILIES.values() for metric in other.directions)}
-    for known in (own, every):
-        if name in known:
-            return Key(name, None, form or None)
-        starts = [metric for metric in known if name.startswith(f"{metric}_")]
-        if starts:
-            metric = max(starts, key=len)
-            return Key(metric, name[len(metric) + 1 :], form or None)
+    own: Iterable[Family] = () if family is None else (FAMILIES[family],)
+    for families in (own, FAMILIES.values()):
+        if (metric := _longest_known(name, families)) is not None:
+            return Key(metric, name[len(metric) + 1 :] or None, form or None)
     return Key(name, None, form or None)
+
+
+def _longest_known(name: str, families: Iterable[Family]) -> str | None:
+    """The longest metric of these families that a name is, or begins with before an underscore."""
+    metric, more = name, "_"
+    while more:
+        if metric == SCORE or any(metric in family.directions for family in families):
+            return metric
+        metric, more, _ = metric.rpartition("_")
+    return None
 
 
 def direction(key: str, family: str | None = None) -> Direction | None:
