@@ -71,7 +71,7 @@ def table(rows: Sequence[Row], name: str) -> str:
     found = list(pairs(finished, name))
     if not found:
         raise ValueError(f"--by: no two rows of one seed differ in {name!r} alone")
-    family = families.family_of(key for row in finished for key in row["metrics"])
+    family = families.family_of({key: None for row in finished for key in row["metrics"]})
     lines = []
     for base, before, value, after in found:
         row = next(iter(before.values()))
