@@ -86,6 +86,7 @@ def _follow_parent() -> None:
     tqdm.set_lock(
         threading.RLock()
     )  # its default is a named semaphore, which a terminated worker leaves behind
+    tqdm.monitor_interval = 0  # or the first bar of an agent would leave a thread behind
     parent = multiprocessing.parent_process()
     assert parent is not None
 

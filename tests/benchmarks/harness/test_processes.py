@@ -46,6 +46,14 @@ def drop_with_a_child():
         os._exit(4)
     time.sleep(60)
 
+def threads_of_a_bar():
+    from tqdm import tqdm
+    from tqdm.auto import tqdm as another
+    before = threading.active_count()
+    for bar in (tqdm, another):
+        list(bar(range(3)))
+    return threading.active_count() - before
+
 def no_json():
     return {1, 2}
 
@@ -197,6 +205,11 @@ def test_a_hang_ends_in_time(stumble, worker):
     with pytest.raises(TimeLimitError):
         worker.call(stumble.hang, deadline=begin + 0.2)
     assert time.monotonic() - begin < 10
+
+
+def test_bars_leave_no_threads_behind(stumble, worker):
+    """They would look like an agent's, and no other agent would be let into the process."""
+    assert worker.call(stumble.threads_of_a_bar) == 0
 
 
 @pytest.mark.parametrize("name", ["pid_of_a_child_that_stays", "pid_of_one_that_left"])
