@@ -78,7 +78,7 @@ def test_a_node_that_is_killed_costs_no_row(tmp_path, elsewhere, cluster, monkey
     diary = tmp_path / "diary"
     diary.mkdir()
     name = "travelling:Traveller"
-    suite = Suite("toy", 5, (Entry("Toy-v0", "toy", (name,), reward_calls=5),))
+    suite = Suite("toy", 5, (Entry("toy_editing:Toy-v0", "toy", (name,), reward_calls=5),))
     chosen = cells(suite, given={name: {"diary": str(diary)}})
     killed = []
 
