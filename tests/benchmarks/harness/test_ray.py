@@ -44,7 +44,7 @@ def elsewhere(tmp_path, monkeypatch):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "travelling.py").write_text(TRAVELLER)
-    (folder / "beside_it.py").write_text("waited = 2.0\n")
+    (folder / "beside_it.py").write_text("waited = 4.0\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(HERE), str(folder)])
     yield folder
     for name in ("travelling", "beside_it"):
