@@ -20,6 +20,7 @@ from benchmarks.harness.publishing import add_publishing, names
 from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.beside import beside
 from benchmarks.report.write import write_report
+from benchmarks.results.lines import printable
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -97,7 +98,7 @@ def report(options: argparse.Namespace) -> int:
 
 def _print_refused(marks: Sequence[str]) -> None:
     for problem in marks:
-        print(f"mark of verification refused: {problem}", file=sys.stderr)
+        print(f"mark of verification refused: {printable(problem)}", file=sys.stderr)
 
 
 def _check_writable(folder: Path) -> None:

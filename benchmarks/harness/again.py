@@ -20,6 +20,7 @@ from benchmarks.harness.evaluation import Evaluated
 from benchmarks.harness.isolation import Isolated, run_isolated
 from benchmarks.harness.measure import Outcome
 from benchmarks.harness.provenance import processor, provenance
+from benchmarks.harness.sources import source_of
 from benchmarks.harness.validation import Verdict
 from benchmarks.results import Cell, Measurement, Row, build_row, row_hash
 from benchmarks.results.agreement import rerun_differences
@@ -40,24 +41,6 @@ def rerun_row(row: Row) -> Verdict:
         return Verdict(row, rerun_differences(row, found), found, told_of_rerun(row, found))
     except Exception as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
-
-
-def source_of(row: Row) -> Cell:
-    """The cell in which the edit of a row was made: another one, where it was scored again.
-
-    Raises:
-        ValueError: The row does not say which.
-    """
-    while (made_from := row.get("rescored_from")) is not None:
-        kept = {key: row["env_kwargs"][key] for key in row["env_kwargs"].keys() - made_from["set"]}
-        row = {**row, "env_kwargs": {**kept, **made_from.get("before", {})}}
-        row["rescored_from"] = made_from.get("rescored_from")
-        if Cell.of(row).id != made_from["cell"]:
-            raise ValueError(
-                f"its edit is of the cell {made_from['cell']}, and rescored_from does not say what"
-                f" {', '.join(made_from['set'])} were there: run that row again, where it lies"
-            )
-    return Cell.of(row)
 
 
 def told_of_replay(row: Row) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.harness.agent_files import agent_files, known_files
 from benchmarks.harness.evaluation import evaluate_journal
 from benchmarks.harness.machine import single_thread
+from benchmarks.harness.sources import source_of
 from benchmarks.results import (
     CURVE_KEYS,
     Cell,
@@ -108,6 +109,7 @@ def validate_row(row: Row, folder: Path) -> Verdict:
 def _problems(row: Row, folder: Path) -> list[str]:
     beside = (row_problem(row), records_problem(row, folder))
     changed = [problem for problem in beside if problem is not None]
+    changed += _source_problems(row)
     useless = journal_problem(row, folder) if row["edit_file"] else "it has no journal to replay"
     if useless is not None:
         return [*changed, useless]
@@ -127,6 +129,15 @@ def _problems(row: Row, folder: Path) -> list[str]:
         *curve_differences(row["curves"], replay.evaluation.curves, tolerance),
         *record_differences(folder / records_file(row["cell"]), replay.evaluation.records),
     ]
+
+
+def _source_problems(row: Row) -> list[str]:
+    """What is wrong with the cell that the row names as its edit's."""
+    try:
+        source_of(row)
+        return []
+    except ValueError as error:
+        return [str(error)]
 
 
 def removed(
