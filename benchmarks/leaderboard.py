@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.ray:
         prepare()  # its processes import what they need while this one does
     # Imported here: they load PyTorch, which a mistyped option or `report` should not wait for.
-    from agents.catalogue import agent_class
+    from benchmarks.harness.asking import check_agent, settings_of
     from benchmarks.harness.runner import Execution, run_cells
     from benchmarks.harness.tuned import check_tuned
     from editgym.tasks.catalogue import checked_device
@@ -64,9 +64,10 @@ def run(options: argparse.Namespace) -> int:
         opened={one.agent: one.env_kwargs for one in tuned},
         seeds=options.seeds,
         device=options.device,
+        settings_of=settings_of,
     )
     for agent in dict.fromkeys(cell.agent for cell in chosen):
-        agent_class(agent)
+        check_agent(agent)
     check_tuned(tuned, chosen)
     if not options.ray:  # a cluster's nodes have devices of their own
         checked_device(options.device)

@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,6 +25,17 @@ import json, os, signal, sys, threading, time
 def double(number):
     print("a process may print")
     return 2 * number
+
+def double_later(number):
+    time.sleep(4)
+    return 2 * number
+
+
+def signal_parent(number):
+    os.kill(os.getppid(), number)
+    time.sleep(0.5)
+    return True
+
 
 def fail(why="no luck"):
     raise ValueError(why)
@@ -146,6 +159,25 @@ def worker():
     made = Worker()
     yield made
     made.kill()
+
+
+def test_who_stops_or_ends_the_server_of_processes_ends_no_call(stumble, worker):
+    """It is the parent of every agent's process: an agent may do that to its own."""
+    busy = Worker()
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(busy.call, stumble.double_later, 4)
+        assert worker.call(stumble.signal_parent, signal.SIGSTOP)
+        worker.kill()  # it is told to have ended by the server
+        another = Worker()
+        assert another.call(stumble.double, 2) == 4
+        assert another.call(stumble.signal_parent, signal.SIGKILL)
+        assert told.result() == 8
+        for one in (another, busy):
+            one.kill()
+    after = Worker()
+    assert after.call(stumble.double, 3) == 6
+    with pytest.raises(ProcessDiedError, match="killed by SIGKILL"):
+        after.call(stumble.die)
 
 
 def ended(pid):
