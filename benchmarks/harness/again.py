@@ -39,7 +39,7 @@ def rerun_row(row: Row) -> Verdict:
         if found["status"] == "finished" and "rescored_from" in row:
             found = _evaluated_again(row, outcome)
         return Verdict(row, rerun_differences(row, found), found, told_of_rerun(row, found))
-    except Exception as error:  # a row may hold anything at all
+    except (Exception, SystemExit) as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
 
 

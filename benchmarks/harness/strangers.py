@@ -30,14 +30,20 @@ def import_strangers(cell: Cell) -> None:
     """Import the modules of the cell's import paths.
 
     Raises:
-        ImportError: There is no module of environment, suite, task or agent.
+        ImportError: There is no module of environment, suite, task or agent, or it would end this
+            process.
     """
     for path in cell.parts:
-        importlib.import_module(_module(path))
+        try:
+            importlib.import_module(_module(path))
+        except SystemExit as error:
+            raise ImportError(
+                f"the module of {path} ends its process: SystemExit: {error}"
+            ) from error
     for path in cell.mentioned:
         # It may be a text that happens to look like a path; whoever takes it for one says what is
         # wrong with it.
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             importlib.import_module(_module(path))
 
 

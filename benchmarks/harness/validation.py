@@ -102,7 +102,7 @@ def validate_row(row: Row, folder: Path) -> Verdict:
     """
     try:
         return Verdict(row, tuple(_problems(row, folder)))
-    except Exception as error:  # a row may hold anything at all
+    except (Exception, SystemExit) as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be replayed: {type(error).__name__}: {error}",))
 
 

@@ -289,6 +289,25 @@ def test_a_run_on_another_processor_says_so(results, capsys):
     assert printed.count("sums may") == 2
 
 
+@pytest.mark.parametrize("part", ["suite", "env_kwargs"])
+def test_a_row_with_a_module_that_ends_its_process_ends_nothing(
+    results, tmp_path, capsys, monkeypatch, part
+):
+    folder, rows = results
+    (tmp_path / "ending.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"suite": "ending:SUITE", "env_kwargs": {**rows[0]["env_kwargs"], "own": "ending:x"}}
+    write(folder, [of_its_cell(rows[0], **{part: named[part]}), *rows[1:]])
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 1
+    printed = capsys.readouterr().out
+    assert "4 of 4 rows checked\n3 of 4 rows reproduced" in printed
+    if part == "suite":
+        assert "cannot be replayed: the module of ending:SUITE ends its process" in printed
+    row = of_its_cell(rows[0], **{part: named[part]})
+    write(folder, [again(row, edit_file=None, edit_sha256=None, edit_bytes=None), *rows[1:]])
+    assert leaderboard.main(["report", str(folder)]) == 0
+
+
 def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys):
     folder, rows = results
     lacking = {key: value for key, value in rows[0].items() if key != "curves"}
