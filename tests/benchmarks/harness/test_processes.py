@@ -40,6 +40,14 @@ def signal_parent(number):
 def fail(why="no luck"):
     raise ValueError(why)
 
+def fail_without_text():
+    class Silent(Exception):
+        def __str__(self):
+            raise KeyError("no text")
+
+    raise Silent
+
+
 def leave():
     sys.exit("enough")
 
@@ -193,6 +201,7 @@ def test_a_process_answers_calls_and_survives_errors(stumble, worker, monkeypatc
     assert worker.call(stumble.double, 21) == 42
     for function, message in [
         (stumble.fail, "ValueError: no luck"),
+        (stumble.fail_without_text, "Silent, whose text cannot be had: KeyError"),
         (stumble.leave, "SystemExit: enough"),
         (stumble.no_json, "TypeError: Object of type set is not JSON serializable"),
     ]:
