@@ -62,6 +62,8 @@ def check_form(row: Row) -> None:
     for field, rule in _VALUES.items():
         for name, value in row.get(field, {}).items():
             _check({name: value}, {name: rule}, f"{field}.")
+    if lines := [name for name in row["metrics"] if not name.isprintable()]:
+        raise ValueError(f"metrics has the name {short(lines[0])}, and names must be on one line")
     for field, keys in (("time", TIME_KEYS), ("curves", CURVE_KEYS), ("hardware", _HARDWARE)):
         if missing := [key for key in keys if key not in row[field]]:
             raise ValueError(f"{field} has no {missing[0]}")

@@ -326,6 +326,7 @@ def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys
         ({"metrics": None}, "metrics is null, and must be an object"),
         ({"metrics": {"reliability": "x"}}, 'metrics.reliability is "x", and must be a finite'),
         ({"metrics": {"reliability": True}}, "metrics.reliability is true, and must be a finite"),
+        ({"metrics": {"a\nb": 1}}, r'metrics has the name "a\nb", and names must be on one line'),
         ({"metrics": {"reliability": 10**400}}, "and must be a finite number, or null"),
         ({"time": {}}, "time has no train_s"),
         ({"time": dict.fromkeys(TIME_KEYS, -1)}, "time.train_s is -1, and must be 0 or more"),
