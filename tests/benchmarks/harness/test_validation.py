@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import math
+import shutil
+import sys
 
 import pytest
 
@@ -13,6 +15,7 @@ from benchmarks.harness.validation import differences, validate_row
 from benchmarks.results import (
     ROWS_FILE,
     SHIPPED_BYTES,
+    Cell,
     append_row,
     read_rows,
     row_hash,
@@ -106,3 +109,24 @@ def test_small_journals_are_shipped_and_large_ones_by_their_hash_alone(
     assert ships_by_hash_alone(large)
     (problem,) = validate_row(large, tmp_path / "hashes").problems
     assert "published by their SHA-256 alone" in problem
+
+
+@pytest.mark.isolated
+def test_a_strangers_module_changes_no_verdict_on_other_rows(tmp_path, monkeypatch):
+    """A suite's module is imported by whoever evaluates its rows."""
+    module = "from benchmarks.harness import validation\nvalidation.differences = lambda *_: ()\n"
+    (tmp_path / "spoiling.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"task": "unlearning/digits", "device": "cpu"}
+    cell = Cell("hostile", "MaskWorld-v1", arguments, "no_edit", {}, 0)
+    (row,) = run_cells([cell], tmp_path)
+    strange = {**row, "suite": "spoiling:SUITE"}
+    strange["cell"] = Cell.of(strange).id
+    strange["edit_file"] = f"edits/{strange['cell']}.safetensors"
+    shutil.copy(tmp_path / row["edit_file"], tmp_path / strange["edit_file"])
+    strange["row_sha256"] = row_hash(strange)
+    assert validate_row(strange, tmp_path).problems == ()
+    liar = {**row, "metrics": {**row["metrics"], "retain_accuracy": 1.0}}
+    (problem,) = validate_row({**liar, "row_sha256": row_hash(liar)}, tmp_path).problems
+    assert problem.startswith("retain_accuracy: recorded 1.0, replayed 0.9")
+    assert "spoiling" not in sys.modules
