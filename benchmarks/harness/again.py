@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness.agent_files import of_agent
+from benchmarks.harness.asking import settings_of
 from benchmarks.harness.evaluation import Evaluated
 from benchmarks.harness.isolation import Isolated, run_isolated
 from benchmarks.harness.measure import Outcome
 from benchmarks.harness.provenance import processor, provenance
 from benchmarks.harness.sources import source_of
 from benchmarks.harness.validation import Verdict
-from benchmarks.results import Cell, Measurement, Row, build_row, row_hash
+from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json, row_hash
 from benchmarks.results.agreement import rerun_differences
 from editgym.checks import as_json
 
@@ -38,9 +39,28 @@ def rerun_row(row: Row) -> Verdict:
         found = outcome.row
         if found["status"] == "finished" and "rescored_from" in row:
             found = _evaluated_again(row, outcome)
-        return Verdict(row, rerun_differences(row, found), found, told_of_rerun(row, found))
+        problems = (*_settings_differences(row, source), *rerun_differences(row, found))
+        return Verdict(row, problems, found, told_of_rerun(row, found))
     except (Exception, SystemExit) as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
+
+
+def _settings_differences(row: Row, source: Cell) -> tuple[str, ...]:
+    """A line where the row's settings, by which tables tell agents apart, are not those that its
+    agent works with when it is made as it was typed: it would be shown as another agent. What
+    nobody wrote down, of migrated rows, is no difference.
+    """
+    if "migrated_from" in row:
+        return ()
+    recorded, here = row["settings"], settings_of(source)
+    differing = [
+        f"{name} is {canonical_json(here.get(name))}, recorded {canonical_json(recorded.get(name))}"
+        for name in dict.fromkeys((*recorded, *here))
+        if canonical_json(recorded.get(name)) != canonical_json(here.get(name))
+    ]
+    if not differing:
+        return ()
+    return (f"of its settings, as they follow from agent_config, {', '.join(differing)}",)
 
 
 def told_of_replay(row: Row) -> tuple[str, ...]:

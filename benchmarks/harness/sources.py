@@ -35,8 +35,8 @@ def source_of(row: Row) -> Cell:
 
 
 def not_measuring(env_id: str, arguments: Iterable[str]) -> list[str]:
-    """Those of an environment's arguments that decide an edit, not how it is measured; of a
-    stranger's environment nobody knows any.
+    """The names among an environment's arguments that decide an edit, not how it is measured; none
+    of a stranger's environment, of which nobody knows.
     """
     named = env_id.rpartition(":")[2]
     own = [one.measuring for one in envs_registry.ENVIRONMENTS if one.id == named]

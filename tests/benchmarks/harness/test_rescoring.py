@@ -187,6 +187,16 @@ def test_a_row_that_lies_of_its_edit_is_found_out_by_running_it_again(world, own
     assert "rescored_from does not say what metrics were there: run that row again" in problem
 
 
+def test_a_row_that_is_shown_with_other_settings_than_it_was_run_with_is_found_out(world):
+    """Or it would stand in another agent's line, and take a mark there."""
+    row = next(row for row in read_rows(world / ROWS_FILE) if row["agent"] == "random")
+    assert rerun_row(row).problems == ()
+    liar = {**row, "settings": {**row["settings"], "told": 7}}
+    liar["cell"] = Cell.of(liar).id
+    problems = rerun_row(liar).problems
+    assert "of its settings, as they follow from agent_config, told is null, recorded 7" in problems
+
+
 def test_validate_says_what_was_run_again_and_what_was_evaluated_again_alone(
     world, own, tmp_path, capsys
 ):

@@ -16,7 +16,6 @@ from benchmarks.results import (
     ROWS_FILE,
     SHIPPED_BYTES,
     Cell,
-    append_row,
     read_rows,
     row_hash,
     ships_by_hash_alone,
