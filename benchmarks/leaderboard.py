@@ -20,6 +20,7 @@ from benchmarks.harness.publishing import add_publishing, names
 from benchmarks.harness.strangers import find_modules_in
 from benchmarks.report.beside import beside
 from benchmarks.report.write import write_report
+from benchmarks.results.lines import printable
 from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.ray:
         prepare()  # its processes import what they need while this one does
     # Imported here: they load PyTorch, which a mistyped option or `report` should not wait for.
-    from agents.catalogue import agent_class
+    from benchmarks.harness.asking import check_agent, settings_of
     from benchmarks.harness.runner import Execution, run_cells
     from benchmarks.harness.tuned import check_tuned
     from editgym.tasks.catalogue import checked_device
@@ -63,9 +64,10 @@ def run(options: argparse.Namespace) -> int:
         opened={one.agent: one.env_kwargs for one in tuned},
         seeds=options.seeds,
         device=options.device,
+        settings_of=settings_of,
     )
     for agent in dict.fromkeys(cell.agent for cell in chosen):
-        agent_class(agent)
+        check_agent(agent)
     check_tuned(tuned, chosen)
     if not options.ray:  # a cluster's nodes have devices of their own
         checked_device(options.device)
@@ -97,7 +99,7 @@ def report(options: argparse.Namespace) -> int:
 
 def _print_refused(marks: Sequence[str]) -> None:
     for problem in marks:
-        print(f"mark of verification refused: {problem}", file=sys.stderr)
+        print(f"mark of verification refused: {printable(problem)}", file=sys.stderr)
 
 
 def _check_writable(folder: Path) -> None:

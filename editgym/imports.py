@@ -41,7 +41,8 @@ def imported(path: str, argument: str, example: str = "package.module:name") -> 
         raise ValueError(f"{argument}: {path!r} is no import path: write {example}")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a stranger's module may raise anything while it is imported
+    # A stranger's module may raise anything while it is imported, and some end their process.
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{argument}: cannot import the module {module_name!r} of {path!r}:"
             f" {type(error).__name__}: {error}; write {example}, with a module that is in the"

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness.agent_files import of_agent
+from benchmarks.harness.asking import settings_of
 from benchmarks.harness.evaluation import Evaluated
 from benchmarks.harness.isolation import Isolated, run_isolated
 from benchmarks.harness.measure import Outcome
 from benchmarks.harness.provenance import processor, provenance
+from benchmarks.harness.sources import source_of
 from benchmarks.harness.validation import Verdict
-from benchmarks.results import Cell, Measurement, Row, build_row, row_hash
+from benchmarks.results import Cell, Measurement, Row, build_row, canonical_json, row_hash
 from benchmarks.results.agreement import rerun_differences
 from editgym.checks import as_json
 
@@ -37,27 +39,28 @@ def rerun_row(row: Row) -> Verdict:
         found = outcome.row
         if found["status"] == "finished" and "rescored_from" in row:
             found = _evaluated_again(row, outcome)
-        return Verdict(row, rerun_differences(row, found), found, told_of_rerun(row, found))
-    except Exception as error:  # a row may hold anything at all
+        problems = (*_settings_differences(row, source), *rerun_differences(row, found))
+        return Verdict(row, problems, found, told_of_rerun(row, found))
+    except (Exception, SystemExit) as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be run again: {type(error).__name__}: {error}",))
 
 
-def source_of(row: Row) -> Cell:
-    """The cell in which the edit of a row was made: another one, where it was scored again.
-
-    Raises:
-        ValueError: The row does not say which.
+def _settings_differences(row: Row, source: Cell) -> tuple[str, ...]:
+    """A line where the row's settings, by which tables tell agents apart, are not those that its
+    agent works with when it is made as it was typed: it would be shown as another agent. What
+    nobody wrote down, of migrated rows, is no difference.
     """
-    while (made_from := row.get("rescored_from")) is not None:
-        kept = {key: row["env_kwargs"][key] for key in row["env_kwargs"].keys() - made_from["set"]}
-        row = {**row, "env_kwargs": {**kept, **made_from.get("before", {})}}
-        row["rescored_from"] = made_from.get("rescored_from")
-        if Cell.of(row).id != made_from["cell"]:
-            raise ValueError(
-                f"its edit is of the cell {made_from['cell']}, and rescored_from does not say what"
-                f" {', '.join(made_from['set'])} were there: run that row again, where it lies"
-            )
-    return Cell.of(row)
+    if "migrated_from" in row:
+        return ()
+    recorded, here = row["settings"], settings_of(source)
+    differing = [
+        f"{name} is {canonical_json(here.get(name))}, recorded {canonical_json(recorded.get(name))}"
+        for name in dict.fromkeys((*recorded, *here))
+        if canonical_json(recorded.get(name)) != canonical_json(here.get(name))
+    ]
+    if not differing:
+        return ()
+    return (f"of its settings, as they follow from agent_config, {', '.join(differing)}",)
 
 
 def told_of_replay(row: Row) -> tuple[str, ...]:

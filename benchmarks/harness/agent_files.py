@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.catalogue import agent_class
+from benchmarks.harness.asking import named_folders
 from benchmarks.harness.fingerprints import file_hash
 from benchmarks.results import AGENT_FILES, Cell, Row, texts_in
 from editgym.imports import is_written_as_path
@@ -77,9 +77,7 @@ def _is_meant(text: str, path: Path, cell: Cell) -> bool:
         return False  # ".", "/" and the like stand for many things
     if os.sep in text or text.startswith("~"):
         return True
-    settings_type: Any = getattr(agent_class(cell.agent), "settings_type", None)
-    named = settings_type.named_folders() if hasattr(settings_type, "named_folders") else ()
-    return any(cell.resolved.get(name) == text for name in named)
+    return any(cell.resolved.get(name) == text for name in named_folders(cell.agent))
 
 
 def _folder_hash(folder: Path) -> str | None:

@@ -49,7 +49,7 @@ def serve(
                 answer = ["value", value]
             line = json.dumps([number, *answer])
         except BaseException as error:  # an agent may raise SystemExit
-            text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+            text, trace = _said(error), traceback.format_exc()
             line = json.dumps([number, "error", [_cut(text, _TEXT), _cut(trace, _TRACE)]])
         with suppress(Exception):  # an agent may have closed them
             sys.stdout.flush()
@@ -62,6 +62,14 @@ def _next(stages: Iterator[Any]) -> list[Any]:
     for value in stages:
         return ["value", value]
     return ["end", None]
+
+
+def _said(error: BaseException) -> str:
+    """The name and the text of an error, which may be a stranger's, and have none."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as another:
+        return f"{type(error).__name__}, whose text cannot be had: {type(another).__name__}"
 
 
 def _write(descriptor: int, content: bytes) -> None:

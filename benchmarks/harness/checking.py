@@ -19,6 +19,7 @@ from benchmarks.results import (
     read_what_can_be,
     row_problem,
 )
+from benchmarks.results.lines import printable
 from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, check_verifier, read_marks
 
 
@@ -77,7 +78,7 @@ def validate(options: argparse.Namespace) -> int:
     for row, problem in changed:
         _print_verdict(row, [problem])
     for problem in (*damaged, *(f"mark of verification, {problem}" for problem in refused)):
-        print(f"DIFFERS  {problem}")
+        print(f"DIFFERS  {printable(problem, kept='')}")
     print(
         f"{len(rows)} of {len(every) + len(damaged)} rows checked{drawn}"
         + (f"; {len(again)} run again{drawn_again}" if again else "")
@@ -172,5 +173,5 @@ def _cells(rows: Sequence[Row]) -> str:
 
 def _print_verdict(row: Row, problems: Sequence[str], said: Sequence[str] = ()) -> None:
     print(f"{'DIFFERS' if problems else 'ok'}  {Cell.of(row)}  {row['cell'][:12]}", flush=True)
-    for line in (*said, *problems):
-        print(f"    {line}", flush=True)
+    for line in (*said, *problems):  # they quote the row, which may say anything
+        print(f"    {printable(line, kept='')}", flush=True)

@@ -42,8 +42,7 @@ def descendants(process: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The name stands in brackets, and may have blanks and brackets of its own.
-            state, parent = place.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            state, parent = _state(place)
         except (OSError, ValueError):  # it has ended meanwhile
             continue
         if state != "Z":
@@ -55,3 +54,21 @@ def descendants(process: int) -> list[int]:
         found += own
         waiting += own
     return found
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, whether or not anybody has asked for it."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, PermissionError):  # or its number is somebody else's by now
+        return True
+    try:
+        return _state(Path(f"/proc/{process}/stat"))[0] == "Z"
+    except FileNotFoundError:  # no Linux
+        return False
+
+
+def _state(place: Path) -> list[str]:
+    """The state of a process, and the number of its parent."""
+    # The name stands in brackets, and may have blanks and brackets of its own.
+    return place.read_text(errors="replace").rpartition(")")[2].split()[:2]

@@ -21,7 +21,7 @@ from benchmarks.harness.learning import Stage, learn_and_edit
 from benchmarks.harness.machine import is_on_cuda
 from benchmarks.harness.measure import Outcome, run_cell
 from benchmarks.harness.processes import TimeLimitError, Worker
-from benchmarks.harness.strangers import without_agent
+from benchmarks.harness.strangers import is_ours, without_agent
 from benchmarks.harness.untouched import State
 from benchmarks.results import Cell
 
@@ -128,8 +128,7 @@ def run_isolated(cell: Cell, time_limit: float = TIME_LIMIT) -> Outcome:
 
 def _may_share(cell: Cell) -> bool:
     """Whether a process may be used again that has imported the cell's modules."""
-    ours = all(path.startswith(("editgym.", "agents.")) for path in cell.strangers)
-    return ours and not is_on_cuda(cell)
+    return is_ours(cell) and not is_on_cuda(cell)
 
 
 def _staged(cell: Cell, folder: Path, compare: bool) -> Generator[Stage, None, None]:

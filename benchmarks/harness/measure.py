@@ -28,11 +28,10 @@ from benchmarks.harness.processes import CallError
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.specs import cell_spec as cell_spec
 from benchmarks.results import AGENT_FILES, Cell, Measurement, Row, build_row
-from benchmarks.results.files import check_types
+from benchmarks.results.form import check_form
+from benchmarks.results.lines import printable
 from editgym.checks import is_whole, require
 from editgym.envs.metering import RewardMeter
-
-_TEXT = 100_000  # characters of an error that are kept
 
 
 class BudgetExceededError(RuntimeError):
@@ -146,12 +145,12 @@ def run_cell(cell: Cell, place: Place | None = None) -> Outcome:
     try:
         measurement = _measure(cell, place or Here(), seen)
     except Unsupported as reason:
-        measurement = Measurement("unsupported", seen.access, error=_printable(str(reason)))
+        measurement = Measurement("unsupported", seen.access, error=printable(str(reason)))
     except (Exception, SystemExit) as error:
         measurement, trace = _failure(seen, error)
     try:
         row = build_row(cell, measurement, provenance(cell))
-        check_types(row)  # or nobody could read any row of the file again
+        check_form(row)  # or nobody could read any row of the file again
     except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value
         measurement, trace = _failure(seen, error)
         row = build_row(cell, measurement, provenance(cell))
@@ -169,18 +168,7 @@ def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
     text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
     if isinstance(error, CallError):  # what was raised in another process, or became of it
         text, trace = str(error), error.traceback
-    return Measurement("failed", seen.access, error=_printable(text)), _printable(trace)
-
-
-def _printable(text: str) -> str:
-    """A stranger's text, also where it holds halves of characters, which no file takes, or what
-    moves a terminal's cursor, or has no end.
-    """
-    kept = text if len(text) <= _TEXT else f"{text[:_TEXT]} […]"
-    return "".join(
-        one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode()
-        for one in kept
-    )
+    return Measurement("failed", seen.access, error=printable(text)), printable(trace)
 
 
 def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:

@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.harness.answering import serve
-from benchmarks.harness.descendants import end_descendants
+from benchmarks.harness.descendants import end_descendants, has_ended
 
 # One thread, and no progress bars of agents that would overwrite each other's.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -75,10 +75,13 @@ class Worker:
         theirs, self._requests = _FORKED.Pipe(duplex=False)
         self._answers, answers = _FORKED.Pipe(duplex=False)
         with _starting, _clean_start():
+            _wake_server()
             self._process = _FORKED.Process(
                 target=serve, args=(theirs, answers, {**os.environ, **_ENVIRONMENT})
             )
             self._process.start()
+        assert self._process.pid, "it was started"
+        self._pid: int = self._process.pid
         theirs.close()
         answers.close()
         self._heard = bytearray()
@@ -181,9 +184,18 @@ class Worker:
 
     def _piece(self, deadline: float) -> bytes:
         """What the process has written, or writes until the deadline; never nothing."""
-        left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-        # The sentinel, too: children of the process may hold its end of the connection.
-        ready = connection.wait([self._answers, self._process.sentinel], left)
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            # The sentinel, too: children of the process may hold its end of the connection.
+            ready = connection.wait(
+                [self._answers, self._process.sentinel], None if left == float("inf") else left
+            )
+            if ready != [self._process.sentinel] or has_ended(self._pid):
+                break
+            # The server has ended, which tells of it: an agent may have done that, to all others.
+            ready = connection.wait([self._answers], min(left, 1.0))
+            if ready or left == 0.0:
+                break
         if not ready:
             self.kill()
             raise TimeLimitError("did not end in time")
@@ -200,6 +212,7 @@ class Worker:
         )
 
     def _died(self) -> ProcessDiedError:
+        _wake_server()
         self._process.join(5)
         code = self._process.exitcode
         self.kill()
@@ -216,20 +229,31 @@ class Worker:
         """End the process, and those that it has started, from any thread: who waits for a result
         is told that it died.
         """
-        assert self._process.pid, "it was started"
-        end_descendants(self._process.pid)  # before it: they are its children while it lives
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
+        end_descendants(self._pid)  # before it: they are its children while it lives
+        for end in (os.killpg, os.kill):
+            with suppress(ProcessLookupError, PermissionError):
+                end(self._pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End the process, and be done with it."""
         if not self._closed:
             self._closed = True
             self.end()
-            self._process.join()
+            while self._process.is_alive():  # as the server tells
+                _wake_server()
+                self._process.join(1)
             self._requests.close()
             self._answers.close()
+
+
+def _wake_server() -> None:
+    """Let the server go on, which is the parent of every agent's process, and may have been stopped
+    by one: then no process would begin or be told to have ended.
+    """
+    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGCONT)
 
 
 def prepare() -> None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 import envs_registry
 from benchmarks.harness.again import Rescoring
 from benchmarks.harness.fingerprints import text_hash
+from benchmarks.harness.sources import not_measuring
 from benchmarks.harness.specs import cell_spec
 from benchmarks.harness.strangers import import_strangers, without_agent
 from benchmarks.results import (
@@ -111,15 +112,13 @@ def _apart_from_seed(cell: Cell) -> str:
 
 def _check(row: Row, given: Mapping[str, Any]) -> None:
     """Refuse what the row's environment does not take, or what decides the edit."""
-    named = row["env_id"].rpartition(":")[2]
-    own = [one.measuring for one in envs_registry.ENVIRONMENTS if one.id == named]
-    for key in given:
-        if own and key not in own[0]:
-            offered = ", ".join(own[0]) or "none"
-            raise RescoringError(
-                f"--set: {key} of {named} is none of what is measured of an edit ({offered}); for"
-                " another edit run the suite again"
-            )
+    if deciding := not_measuring(row["env_id"], given):
+        named = row["env_id"].rpartition(":")[2]
+        measuring = next(one.measuring for one in envs_registry.ENVIRONMENTS if one.id == named)
+        raise RescoringError(
+            f"--set: {deciding[0]} of {named} is none of what is measured of an edit"
+            f" ({', '.join(measuring) or 'none'}); for another edit run the suite again"
+        )
     try:
         check_environment(row["env_id"], row["env_kwargs"], given, f"--set ({row['task']})")
     except ValueError as error:

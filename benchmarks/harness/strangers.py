@@ -16,6 +16,7 @@ import sysconfig
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from benchmarks.results import Cell
@@ -29,15 +30,26 @@ def import_strangers(cell: Cell) -> None:
     """Import the modules of the cell's import paths.
 
     Raises:
-        ImportError: There is no module of environment, suite, task or agent.
+        ImportError: There is no module of environment, suite, task or agent, or it would end this
+            process.
     """
     for path in cell.parts:
-        importlib.import_module(_module(path))
+        try:
+            importlib.import_module(_module(path))
+        except SystemExit as error:
+            raise ImportError(
+                f"the module of {path} ends its process: SystemExit: {error}"
+            ) from error
     for path in cell.mentioned:
         # It may be a text that happens to look like a path; whoever takes it for one says what is
         # wrong with it.
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             importlib.import_module(_module(path))
+
+
+def is_ours(cell: Cell) -> bool:
+    """Whether all of the cell's import paths lead to editgym's own code."""
+    return all(path.startswith(("editgym.", "agents.")) for path in cell.strangers)
 
 
 def without_agent(cell: Cell) -> Cell:
@@ -110,10 +122,24 @@ def _module(path: str) -> str:
 
 
 def _file_hash(module: str) -> str | None:
+    """The hash of a module's file, which is not imported for it, nor are the packages around it:
+    this may be the process that writes rows.
+    """
     try:
-        spec = importlib.util.find_spec(module)
+        spec = sys.modules[module].__spec__ if module in sys.modules else _found(module)
         if spec is None or spec.origin is None:
             return None
         return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-    except Exception:  # the packages around the module are imported, and may raise anything
+    except Exception:  # a finder of modules may be a stranger's
         return None
+
+
+def _found(module: str) -> ModuleSpec | None:
+    """Where an import would find a module."""
+    package, _, _ = module.rpartition(".")
+    if not package:
+        return importlib.util.find_spec(module)
+    around = _found(package)
+    return (
+        None if around is None else PathFinder.find_spec(module, around.submodule_search_locations)
+    )

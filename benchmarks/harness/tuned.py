@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from agents.tune.settings_file import TunedSettings
 from benchmarks.harness.measure import cell_spec
-from benchmarks.harness.strangers import import_strangers
+from benchmarks.harness.strangers import import_strangers, without_agent
 from benchmarks.results import Cell, canonical_json
 
 
@@ -26,7 +26,7 @@ def check_tuned(tuned: Sequence[TunedSettings], cells: Sequence[Cell]) -> None:
     for one in tuned:
         own = [cell for cell in cells if cell.agent == one.agent]
         for cell in {_apart_from_seed(cell): cell for cell in own}.values():
-            import_strangers(cell)
+            import_strangers(without_agent(cell))
             # On the CPU: the devices of a cluster's nodes need not be here.
             with closing(gym.make(cell_spec(cell), device="cpu")) as env:
                 one.check_env(env)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.agent_files import agent_files, known_files
-from benchmarks.harness.evaluation import evaluate_journal
-from benchmarks.harness.machine import single_thread
+from benchmarks.harness.evaluation import Evaluated, evaluated
+from benchmarks.harness.isolation import Isolated
+from benchmarks.harness.sources import source_of
+from benchmarks.harness.strangers import is_ours, without_agent
 from benchmarks.results import (
     CURVE_KEYS,
     Cell,
@@ -101,32 +104,55 @@ def validate_row(row: Row, folder: Path) -> Verdict:
     """
     try:
         return Verdict(row, tuple(_problems(row, folder)))
-    except Exception as error:  # a row may hold anything at all
+    except (Exception, SystemExit) as error:  # a row may hold anything at all
         return Verdict(row, (f"cannot be replayed: {type(error).__name__}: {error}",))
 
 
 def _problems(row: Row, folder: Path) -> list[str]:
     beside = (row_problem(row), records_problem(row, folder))
     changed = [problem for problem in beside if problem is not None]
+    changed += _source_problems(row)
     useless = journal_problem(row, folder) if row["edit_file"] else "it has no journal to replay"
     if useless is not None:
         return [*changed, useless]
     try:
-        with single_thread():
-            replay = evaluate_journal(Cell.of(row), folder / row["edit_file"], row["access"])
+        replay = _replayed(Cell.of(row), folder / row["edit_file"], row["access"])
     # Another network, or data or a stranger's module that are not here.
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         return [*changed, f"cannot be replayed: {error}"]
     tolerance = CUDA_TOLERANCE if on_cuda(row) else 0.0
     return [
         *changed,
-        *removed(row, replay.evaluation.metrics, replay.fingerprints),
+        *removed(row, replay.metrics, replay.fingerprints),
         *fingerprint_differences(row["fingerprints"], replay.fingerprints),
         *agent_file_differences(row),
-        *differences(row["metrics"], replay.evaluation.metrics, tolerance),
-        *curve_differences(row["curves"], replay.evaluation.curves, tolerance),
-        *record_differences(folder / records_file(row["cell"]), replay.evaluation.records),
+        *differences(row["metrics"], replay.metrics, tolerance),
+        *curve_differences(row["curves"], replay.curves, tolerance),
+        *record_differences(folder / records_file(row["cell"]), _records(replay)),
     ]
+
+
+def _replayed(cell: Cell, journal: Path, access: str) -> Evaluated:
+    """What the journal does; where a stranger's task or environment computes that, in a process of
+    its own, for its module may do anything to the one that compares other rows.
+    """
+    if is_ours(without_agent(cell)):
+        return evaluated(cell, journal, access)
+    with closing(Isolated()) as place:
+        return place.evaluate(cell, journal.absolute(), access)
+
+
+def _records(replay: Evaluated) -> list[Any]:
+    return [json.loads(line) for line in (replay.records or "").split("\n") if line]
+
+
+def _source_problems(row: Row) -> list[str]:
+    """What is wrong with the cell that the row names as its edit's."""
+    try:
+        source_of(row)
+        return []
+    except ValueError as error:
+        return [str(error)]
 
 
 def removed(

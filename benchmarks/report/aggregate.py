@@ -18,6 +18,7 @@ from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.labels import at_one_budget, by_label, short_names, shorter, told_apart
 from benchmarks.report.standings import Estimate, Standing, standing_of
 from benchmarks.results import Row, edited_with
+from benchmarks.results.lines import printable
 from editgym.checks import as_json
 
 _NOT_IN_TITLE = frozenset(
@@ -145,9 +146,10 @@ def _along(entries: Sequence[Compared]) -> frozenset[str]:
 
 
 def _title(env_id: str, task: str | None, extra: Mapping[str, Any]) -> str:
-    return " · ".join(
+    title = " · ".join(
         [env_id, *filter(None, [task]), *(f"{key}={extra[key]}" for key in sorted(extra))]
     )
+    return printable(title, kept="")
 
 
 def metric_value(row: Row, key: str, family: str | None) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.compared import Compared
-from benchmarks.results import Row, canonical_json
+from benchmarks.results import Row, canonical_json, edited_with
 
 _PROGRAM = "python -m benchmarks.leaderboard run"
 _SEEDED = frozenset({"task", "device"})  # they have options of their own
@@ -23,7 +23,8 @@ def command(rows: Sequence[Row], entries: Sequence[Compared]) -> str:
             typed cannot be told apart, and nothing is repeated.
     """
     first = rows[0]
-    if "rescored_from" in first:
+    # A row that was scored again as its edit was made is the run's, and lies among runs.
+    if all(edited_with(row) for row in rows):
         return _rescoring(rows)
     options = {
         "suite": first["suite"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.report.compared import LabelledAgent
 from benchmarks.results import AGENT_FILES, Row, canonical_json
+from benchmarks.results.lines import printable
 
 _SHORT, _SHORT_LIST = 40, 14  # characters of a name, or of a list in it, that are short enough
 # Lists and objects. Globs in quotes have brackets of their own: `'model.layers.[12].mlp'`.
@@ -54,7 +55,9 @@ def by_label(
         if len(set(suffixes.values())) < len(typed):  # a default has changed between them
             suffixes = _suffixes({variant: json.loads(variant) for variant in typed})
         for variant, row in zip(variants, own, strict=True):
-            seeds = by_label.setdefault(agent + suffixes[variant], {})
+            # Settings may be texts of several lines, which would be lines of tables.
+            label = printable(agent + suffixes[variant], kept="")
+            seeds = by_label.setdefault(label, {})
             if row["status"] == "finished" or seeds.get(row["seed"], row)["status"] != "finished":
                 seeds[row["seed"]] = row
     return {label: list(seeds.values()) for label, seeds in by_label.items()}

@@ -16,21 +16,27 @@ def markdown(rows: Sequence[Row], sections: Sequence[Section], failed: Sequence[
         table = section.table
         lines += [
             "",
-            f"## {table.label} ({table.suite})",
+            f"## {_escaped(table.label)} ({_escaped(table.suite)})",
             "",
             *_markdown_table(table),
             "",
             table.reading,
             "",
         ]
-        lines += [f"- {note}" for note in table.notes]
+        lines += [f"- {_escaped(note)}" for note in table.notes]
         lines += [
             "",
-            *(f"![{plot.title}: {plot.caption}](plots/{plot.name}.svg)" for plot in section.plots),
+            *(
+                f"![{_escaped(plot.title)}: {plot.caption}](plots/{plot.name}.svg)"
+                for plot in section.plots
+            ),
         ]
     if failed:
         lines += ["", "## Failed cells", ""]
-        lines += [f"- {Cell.of(row)}: {_one_line(row['error'])}" for row in failed]
+        lines += [
+            f"- {_escaped(str(Cell.of(row)))}: {_escaped(_one_line(row['error']))}"
+            for row in failed
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -39,7 +45,7 @@ def _one_line(error: str | None) -> str:
 
 
 def _markdown_table(table: Table) -> list[str]:
-    head = [column.label for column in table.columns]
+    head = [_escaped(column.label) for column in table.columns]
     rule = ["---:" if column.numeric else ":---" for column in table.columns]
     body = [[_markdown_entry(entry) for entry in line] for line in table.lines]
     return [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
@@ -47,4 +53,11 @@ def _markdown_table(table: Table) -> list[str]:
 
 def _markdown_entry(entry: Item) -> str:
     marks = (mark if mark.startswith("#") else f"({mark})" for mark in entry.marks)
-    return " ".join(filter(None, [entry.text, entry.detail, *marks])).replace("|", "\\|")
+    return _escaped(" ".join(filter(None, [entry.text, entry.detail, *marks])))
+
+
+def _escaped(text: str) -> str:
+    """A text that holds names and settings of strangers, without a meaning in Markdown: no more
+    columns, and no HTML.
+    """
+    return text.replace("|", "\\|").replace("<", "\\<")

@@ -8,7 +8,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,11 @@ def _failure(row: Row) -> dict[str, Any]:
 
 
 def _import_strangers(rows: Sequence[Row]) -> None:
-    """Import the modules of parts by import path: they register families of metrics."""
-    modules = {path.partition(":")[0] for row in rows for path in Cell.of(row).strangers}
+    """Import the modules of suites, environments and tasks by import path, and of what these are
+    given: they register families of metrics. Agents' modules have nothing to say here.
+    """
+    cells = [replace(Cell.of(row), agent="", agent_config={}, settings={}) for row in rows]
+    modules = {path.partition(":")[0] for cell in cells for path in cell.strangers}
     for module in sorted(modules):
-        with suppress(Exception):  # whatever is not here is reported as it is
+        with suppress(Exception, SystemExit):  # whatever is not here is reported as it is
             importlib.import_module(module)

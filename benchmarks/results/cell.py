@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from editgym.checks import as_json
+from editgym.checks import as_json, require
 from editgym.imports import is_written_as_path
 
 Row = dict[str, Any]
@@ -59,7 +59,8 @@ class Cell:
             these were when it was made, None where they were not given.
 
     Raises:
-        ValueError: An argument or a setting is no JSON value; the message names it.
+        ValueError: An argument or a setting is no JSON value, or a name is no text on one line;
+            the message names it.
     """
 
     suite: str
@@ -73,6 +74,11 @@ class Cell:
     edited_with: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("suite", "env_id", "agent", "task"):
+            text = getattr(self, name)
+            is_none = text is None and name == "task"
+            is_line = isinstance(text, str) and text.isprintable()
+            require(is_none or is_line, name, text, "a text on one line")
         owners = {
             **dict.fromkeys(("env_kwargs", "edited_with"), self.env_id),
             **dict.fromkeys(("agent_config", "settings"), self.agent),
@@ -152,13 +158,28 @@ def edited_with(row: Row) -> dict[str, Any]:
         ValueError: What `rescored_from` says is not of its form.
     """
     found: dict[str, Any] = {}
-    made_from = row.get("rescored_from")
-    while made_from is not None:
-        try:
-            before = made_from.get("before", {})
-            found |= {key: before.get(key) for key in made_from["set"]}
-            made_from = made_from.get("rescored_from")
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"rescored_from is not of its form: {error}") from error
+    for made_from in _made_from(row):
+        before = made_from.get("before", {})
+        found |= {key: before.get(key) for key in made_from["set"]}
     now = row["env_kwargs"]
     return {key: value for key, value in found.items() if key not in now or now[key] != value}
+
+
+def _made_from(row: Row) -> Iterator[Mapping[str, Any]]:
+    """What `rescored_from` says, of the latest time that the edit was scored again and of those
+    before it.
+    """
+    holder: Mapping[str, Any] = row
+    while "rescored_from" in holder:
+        holder = holder["rescored_from"]
+        try:
+            before, given = holder.get("before", {}), holder["set"]
+            known = given and isinstance(given, dict) and before.keys() <= given.keys()
+        except (AttributeError, KeyError, TypeError):
+            known = False
+        if not known or not isinstance(holder.get("cell"), str):
+            raise ValueError(
+                "rescored_from is not of its form: an object with the cell that the edit is of, the"
+                " arguments that were set, and what these were before"
+            )
+        yield holder

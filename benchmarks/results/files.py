@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 from benchmarks.results.cell import Cell, Row
+from benchmarks.results.form import check_cell, check_form
 from benchmarks.results.integrity import row_problem
 from benchmarks.results.lines import ResultsError, json_kind, json_of, lines_of
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
-from benchmarks.results.rows import CURVE_KEYS, FIELDS, SCHEMA, TIME_KEYS, Status
-from editgym.checks import is_whole
+from benchmarks.results.rows import FIELDS, SCHEMA
 
 ROWS_FILE = "results.jsonl"
-_OF_CELLS: Mapping[str, type] = {
-    **dict.fromkeys(("cell", "suite", "env_id", "agent"), str),
-    **dict.fromkeys(("env_kwargs", "agent_config"), dict),
-}
-_OF_SCHEMA: Mapping[str, type] = dict.fromkeys(("settings", "budget"), dict)
 
 
 def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
@@ -132,14 +126,14 @@ def parse_row(
     schema = row.get("schema") if isinstance(row, dict) else None
     try:
         if schema in (MIGRATED_SCHEMA, SCHEMA):
-            _check_cell(row, {**_OF_CELLS, **(_OF_SCHEMA if schema == SCHEMA else {})})
+            check_cell(row, has_settings=schema == SCHEMA)
         if schema == MIGRATED_SCHEMA:
             return migrated(row)
         if schema == SCHEMA:
             Cell.of(row)
             for field in FIELDS:
                 row[field]
-            check_types(row)
+            check_form(row)
     except KeyError as error:
         raise ResultsError(f"{where} lacks a field of its schema, {error}: {remedy}") from error
     except (ValueError, TypeError, AttributeError) as error:
@@ -152,48 +146,6 @@ def parse_row(
             " it"
         )
     return row
-
-
-def _check_cell(row: Row, types: Mapping[str, type]) -> None:
-    """Refuse what no cell has.
-
-    Raises:
-        KeyError: A field is missing.
-        ValueError: A field is of another type.
-    """
-    for field, kind in types.items():
-        if not isinstance(row[field], kind):
-            right = "an object" if kind is dict else "a text"
-            raise ValueError(f"{field} is {json_kind(row[field])}, and must be {right}")
-
-
-def check_types(row: Row) -> None:
-    """Refuse what no measurement gives.
-
-    Raises:
-        ValueError: A field is of another type.
-    """
-    for field in ("metrics", "curves", "time", "fingerprints", "versions", "hardware"):
-        if not isinstance(row[field], dict):
-            raise ValueError(f"{field} is {row[field]!r}, no object")
-    for field, keys in (("time", TIME_KEYS), ("curves", CURVE_KEYS)):
-        if missing := [key for key in keys if key not in row[field]]:
-            raise ValueError(f"{field} has no {missing[0]}")
-    numbers = {
-        **{f"metrics.{name}": value for name, value in row["metrics"].items()},
-        **{f"time.{name}": value for name, value in row["time"].items()},
-        **{name: row[name] for name in ("reward_calls", "peak_memory_bytes", "edit_bytes")},
-    }
-    for field, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"{field} is {value!r}, no number")
-    for field in ("access", "error", "edit_file", "edit_sha256"):
-        if row[field] is not None and not isinstance(row[field], str):
-            raise ValueError(f"{field} is {row[field]!r}, no text")
-    if not is_whole(row["seed"]) or row["status"] not in get_args(Status):
-        raise ValueError(f"seed is {row['seed']!r}, and status {row['status']!r}")
-    if set(row["budget"]) != {"reward_calls"}:
-        raise ValueError(f"budget is {row['budget']!r}, and must have reward_calls alone")
 
 
 def _cut_torn_line(file: BinaryIO) -> None:

@@ -32,8 +32,10 @@ def row_problem(row: Row) -> str | None:
         return "the row is not the one that was written: its SHA-256 differs"
     if named != made:
         return f"the row is not of its cell: what it says was run makes the cell {made}"
-    if row["edit_file"] is not None and not _JOURNAL.fullmatch(str(row["edit_file"])):
-        return f"its edit_file is {row['edit_file']!r}, and journals lie at edits/CELL.safetensors"
+    file = row["edit_file"]
+    own = "migrated_from" in row or file == f"edits/{row['cell']}.safetensors"
+    if file is not None and not (own and _JOURNAL.fullmatch(file)):
+        return f"its edit_file is {file!r}, and journals lie at edits/CELL.safetensors"
     return None
 
 
@@ -43,7 +45,12 @@ def journal_problem(row: Row, folder: Path) -> str | None:
         return None
     if not os.path.lexists(folder / row["edit_file"]):
         return _missing(row)
-    return _changed(row["edit_file"], folder, row["edit_sha256"])
+    if (problem := _changed(row["edit_file"], folder, row["edit_sha256"])) is not None:
+        return problem
+    size = (folder / row["edit_file"]).stat().st_size
+    if row["edit_bytes"] not in (None, size):
+        return f"{row['edit_file']} has {size:,} bytes, and edit_bytes says {row['edit_bytes']:,}"
+    return None
 
 
 def records_problem(row: Row, folder: Path) -> str | None:

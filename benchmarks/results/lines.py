@@ -14,6 +14,11 @@ from typing import Any
 # Bytes of a line that is read: a record holds questions and answers, not books.
 _LONGEST = 16 * 2**20
 
+# Brackets within brackets, of which rows have a few: what walks through them has an end, too.
+_DEEPEST = 100
+_TOO_DEEP = "brackets within brackets have no end"
+_TEXT = 100_000  # characters of a stranger's text that are kept
+
 _RIGHT = (
     "there must be the file of records that was written with the row, or none: then its edits are"
     " not shown"
@@ -26,8 +31,8 @@ class ResultsError(ValueError):
     """
 
 
-class _NoNumberError(ValueError):
-    """A word that Python's reader takes for a number, and JSON does not have."""
+class _NoValueError(ValueError):
+    """What Python's reader takes for a value, and JSON does not have, or nobody can work with."""
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -44,14 +49,20 @@ def json_of(line: bytes) -> Any:
         ValueError: It holds none; the message, which goes on after "is not JSON", says where.
     """
     try:
-        return json.loads(line.decode(), parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(line.decode(), parse_constant=_no_number, parse_float=_finite)
+        _check_depth(value, line)
+        if b"\\u" in line:  # only so can it say half of a character, which nobody can write again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         raise ValueError(f"from character {error.pos + 1} on") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"from byte {error.start + 1} on, which is no text in UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text in it holds half of a character") from error
     except RecursionError as error:
-        raise ValueError("brackets within brackets have no end") from error
-    except _NoNumberError:
+        raise ValueError(_TOO_DEEP) from error
+    except _NoValueError:
         raise
     except ValueError as error:  # Python reads no number of more than some thousand digits
         raise ValueError("a number has more digits than anybody reads") from error
@@ -94,12 +105,39 @@ def json_kind(value: object) -> str:
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
+def printable(text: str, kept: str = "\n\t") -> str:
+    """A stranger's text, also where it holds halves of characters, which no file takes, or what
+    moves a terminal's cursor, or has no end.
+
+    Args:
+        text: The text.
+        kept: What stays as it is beside printable characters.
+    """
+    shown = text if len(text) <= _TEXT else f"{text[:_TEXT]} […]"
+    return "".join(
+        one if one in kept or one.isprintable() else one.encode("unicode_escape").decode()
+        for one in shown
+    )
+
+
+def _check_depth(value: Any, line: bytes) -> None:
+    if line.count(b"[") + line.count(b"{") <= _DEEPEST:
+        return
+    level, depth = [value], 0
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        if (depth := depth + 1) > _DEEPEST:
+            raise _NoValueError(_TOO_DEEP)
+        level = [
+            inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+
+
 def _no_number(text: str) -> None:
-    raise _NoNumberError(f"{text} is no number of JSON")
+    raise _NoValueError(f"{text} is no number of JSON")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise _NoNumberError(f"{text} is beyond all numbers")
+        raise _NoValueError(f"{text} is beyond all numbers")
     return number

@@ -24,6 +24,7 @@ from benchmarks.results.agreement import rerun_differences
 from benchmarks.results.cell import Row, canonical_json
 from benchmarks.results.disclosure import submitter_of
 from benchmarks.results.files import append_row, parse_row
+from benchmarks.results.form import is_hash, short
 from benchmarks.results.integrity import row_problem
 from benchmarks.results.lines import ResultsError, json_kind, json_of, lines_of
 
@@ -33,7 +34,6 @@ _RIGHT = (
     "a mark is an object on one line with cell, row_sha256, by, when, rerun and mark_sha256, as"
     " validate --rerun K --verifier WHO writes it"
 )
-_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _parse(line: bytes) -> Mark:
         raise ValueError(f"it lacks {', '.join(missing)}; {_RIGHT}")
     for name, (is_right, right) in _FIELDS.items():
         if not is_right(content[name]):
-            raise ValueError(f"{name} is {_short(content[name])}, and must be {right}")
+            raise ValueError(f"{name} is {short(content[name])}, and must be {right}")
     parse_row(
         canonical_json(content["rerun"]).encode(),
         "rerun, the run that it holds,",
@@ -217,16 +217,6 @@ def _parse(line: bytes) -> Mark:
             " line as it was, or delete it"
         )
     return mark
-
-
-def _short(value: object) -> str:
-    """A value as it stands in a message."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{json_kind(value)}, {text[:_SHOWN]}…"
-
-
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _is_time(value: object) -> bool:
@@ -242,8 +232,8 @@ def _hash(mark: Mark) -> str:
 
 
 _FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "cell": (_is_hash, "the name of a cell, 64 hexadecimal digits"),
-    "row_sha256": (_is_hash, "the row_sha256 of a row, 64 hexadecimal digits"),
+    "cell": (is_hash, "the name of a cell, 64 hexadecimal digits"),
+    "row_sha256": (is_hash, "the row_sha256 of a row, 64 hexadecimal digits"),
     "by": (
         lambda value: isinstance(value, str) and bool(_name(value)),
         "a name, and how to ask: 'Ada Lovelace <ada@example.org>'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,10 @@ SUITES = {
     )
 }
 Given = Mapping[str, Mapping[str, Any]]
+
+
+def _settings_here(cell: Cell) -> Mapping[str, Any]:
+    return resolved_settings(cell.agent, cell.agent_config, cell.env_id, cell.env_kwargs)
 
 
 def find_suite(name: str) -> Suite:
@@ -67,6 +71,7 @@ def cells(
     opened: Given | None = None,
     seeds: int | None = None,
     device: str = "cpu",
+    settings_of: Callable[[Cell], Mapping[str, Any]] = _settings_here,
 ) -> list[Cell]:
     """The cells of `suite`, seed by seed, so that an interrupted run has compared all agents on its
     first seeds.
@@ -85,6 +90,8 @@ def cells(
             such as `sites`; they give way to the suite's own.
         seeds: Number of seeds in place of the suite's own; an entry's `max_seeds` still holds.
         device: Torch device of the networks.
+        settings_of: The settings that a cell's agent works with, in full; found in this process by
+            default, which runs the agent's constructor.
 
     Raises:
         ValueError: A task, an environment or a name in `given` is not there, an agent or an
@@ -105,7 +112,7 @@ def cells(
         if typed := given.get(entry.task):
             arguments = {"task": entry.task, **entry.env_kwargs}
             check_environment(entry.env_id, arguments, typed, entry.task)
-    resolve = _Resolver()
+    resolve = _Resolver(settings_of)
     found = (
         resolve(
             _cell(suite, entry, choice, seed, device, given, (opened or {}).get(choice[0], {})),
@@ -208,8 +215,9 @@ class _Resolver:
     found once for all seeds.
     """
 
-    def __init__(self) -> None:
-        self._found: dict[str, dict[str, Any]] = {}
+    def __init__(self, settings_of: Callable[[Cell], Mapping[str, Any]]) -> None:
+        self._settings_of = settings_of
+        self._found: dict[str, Mapping[str, Any]] = {}
 
     def __call__(self, cell: Cell, entry: Entry) -> Cell:
         """The cell, with its settings."""
@@ -219,5 +227,5 @@ class _Resolver:
         described = (cell.agent, cell.agent_config, cell.env_id, arguments)
         key = canonical_json(described)
         if key not in self._found:
-            self._found[key] = resolved_settings(*described)
+            self._found[key] = self._settings_of(replace(cell, env_kwargs=arguments))
         return replace(cell, settings=self._found[key])

@@ -128,13 +128,22 @@ def test_a_journal_that_is_not_the_rows_is_not_shipped(finished, tmp_path):
     assert not (tmp_path / "to").exists()
 
 
-def test_a_large_journal_that_is_here_is_compared_too(finished, tmp_path):
+def test_a_large_journal_that_is_here_is_compared_too(finished, tmp_path, monkeypatch):
     row, folder = finished
-    append_row(folder / ROWS_FILE, rewritten(row, edit_bytes=10**6))
+    for module in ("benchmarks.results.integrity", "benchmarks.harness.shipping"):
+        monkeypatch.setattr(f"{module}.SHIPPED_BYTES", 100)
     assert ship_rows(folder, tmp_path / "to").by_hash == 1
     (folder / row["edit_file"]).write_bytes(b"another")
     with pytest.raises(ResultsError, match="is not the file that was measured"):
         ship_rows(folder, tmp_path / "other")
+
+
+def test_a_row_that_lies_of_its_journals_size_is_named(finished, tmp_path):
+    """Or a small journal would be said to be published by its hash alone."""
+    row, folder = finished
+    append_row(folder / ROWS_FILE, rewritten(row, edit_bytes=10**6))
+    with pytest.raises(ResultsError, match=r"has [0-9,]+ bytes, and edit_bytes says 1,000,000"):
+        ship_rows(folder, tmp_path / "to")
 
 
 def test_a_missing_journal_is_said_and_nothing_is_copied(finished, tmp_path, capsys):

@@ -170,7 +170,7 @@ FORGERIES = {
     ),
     "a run with another metric": (
         lambda f, m, r: sealed(m, rerun=remeasured(m["rerun"], metrics={"reliability": "x"})),
-        "it holds, is not as it was written (metrics.reliability is 'x', no number): run the row's",
+        'it holds, is not as it was written (metrics.reliability is "x", and must be a finite',
     ),
     "a row that was changed": (row_changed, "was changed or measured anew after it was marked"),
     "a row that is gone": (row_deleted, "which has no row here"),

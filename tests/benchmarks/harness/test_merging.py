@@ -104,3 +104,22 @@ def test_a_row_that_was_scored_again_stands_beside_a_run_of_the_same_arguments(
     assert merged(one, other, to=to) == 0
     assert "2 rows, 2 of them new" in capsys.readouterr().out
     assert ["rescored_from" in row for row in read_rows(to / ROWS_FILE)] == [False, True]
+
+
+def test_a_journal_takes_no_other_ones_place(folder, tmp_path, capsys):
+    """A row of an earlier schema, as a stranger may write one, with the name of another's file."""
+    one, other = folder("one", ("ppo", 0, 0.5)), folder("other", ("sac", 0, 0.6))
+    (good,), (row,) = (read_rows(place / ROWS_FILE) for place in (one, other))
+    (other / row["edit_file"]).rename(other / good["edit_file"])
+    forged = {**row, "edit_file": good["edit_file"]}
+    to, before = tmp_path / "all", (one / good["edit_file"]).read_bytes()
+    assert merged(one, to=to) == 0
+    for stranger, said in (
+        ({**forged, "row_sha256": row_hash(forged)}, "journals lie at edits/CELL.safetensors"),
+        ({**forged, "row_sha256": None, "migrated_from": 1}, "both call their journal"),
+    ):
+        (other / ROWS_FILE).unlink()
+        append_row(other / ROWS_FILE, stranger)
+        assert merged(other, to=to) == 2
+        assert said in capsys.readouterr().err
+        assert (to / good["edit_file"]).read_bytes() == before

@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,8 +26,27 @@ def double(number):
     print("a process may print")
     return 2 * number
 
+def double_later(number):
+    time.sleep(4)
+    return 2 * number
+
+
+def signal_parent(number):
+    os.kill(os.getppid(), number)
+    time.sleep(0.5)
+    return True
+
+
 def fail(why="no luck"):
     raise ValueError(why)
+
+def fail_without_text():
+    class Silent(Exception):
+        def __str__(self):
+            raise KeyError("no text")
+
+    raise Silent
+
 
 def leave():
     sys.exit("enough")
@@ -156,6 +177,25 @@ def worker():
     made.kill()
 
 
+def test_who_stops_or_ends_the_server_of_processes_ends_no_call(stumble, worker):
+    """It is the parent of every agent's process: an agent may do that to its own."""
+    busy = Worker()
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(busy.call, stumble.double_later, 4)
+        assert worker.call(stumble.signal_parent, signal.SIGSTOP)
+        worker.kill()  # it is told to have ended by the server
+        another = Worker()
+        assert another.call(stumble.double, 2) == 4
+        assert another.call(stumble.signal_parent, signal.SIGKILL)
+        assert told.result() == 8
+        for one in (another, busy):
+            one.kill()
+    after = Worker()
+    assert after.call(stumble.double, 3) == 6
+    with pytest.raises(ProcessDiedError, match="killed by SIGKILL"):
+        after.call(stumble.die)
+
+
 def ended(pid):
     """Whether a process is gone, or nothing but its entry is left."""
     try:
@@ -169,6 +209,7 @@ def test_a_process_answers_calls_and_survives_errors(stumble, worker, monkeypatc
     assert worker.call(stumble.double, 21) == 42
     for function, message in [
         (stumble.fail, "ValueError: no luck"),
+        (stumble.fail_without_text, "Silent, whose text cannot be had: KeyError"),
         (stumble.leave, "SystemExit: enough"),
         (stumble.no_json, "TypeError: Object of type set is not JSON serializable"),
     ]:

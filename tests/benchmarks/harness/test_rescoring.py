@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import leaderboard
-from benchmarks.harness.again import rerun_row, source_of
+from benchmarks.harness.again import rerun_row
 from benchmarks.harness.rescoring import RescoringError, Setting, read_settings, rescore_rows
 from benchmarks.harness.runner import run_cells
+from benchmarks.harness.sources import source_of
 from benchmarks.harness.validation import validate_row
 from benchmarks.report.aggregate import stratum
 from benchmarks.report.commands import command
@@ -138,6 +139,18 @@ def test_an_edit_that_is_scored_again_as_it_was_made_is_the_runs(world, own, tmp
     assert [row["cell"] for row in back.added] == [row["cell"] for row in first.added]
 
 
+def test_an_edit_scored_again_as_it_was_made_is_shown_among_runs(world):
+    """A report draws one line of both."""
+    (row, other) = read_rows(world / ROWS_FILE)
+    arguments = {**row["env_kwargs"], "metrics": []}
+    first, run = ({**one, "env_kwargs": arguments} for one in (row, other))
+    made_from = {"cell": "0" * 64, "set": {"metrics": ["x:y"]}, "before": {"metrics": []}}
+    back = {**first, "rescored_from": made_from}
+    assert edited_with(back) == {}
+    for rows in ([back, run], [run, back]):
+        assert command(rows, ()).startswith("python -m benchmarks.leaderboard run ")
+
+
 def test_a_row_that_was_scored_again_is_run_again_as_its_edit_was_made(world, own, tmp_path):
     """A run of its own cell would be of another edit, wherever a setting decides the edit, too."""
     rescored(world, tmp_path / "to", 'metrics=["own_halves:halves"]')
@@ -165,9 +178,23 @@ def test_a_row_that_lies_of_its_edit_is_found_out_by_running_it_again(world, own
     liar = {**row, "access": "oracle"}
     (problem,) = rerun_row({**liar, "row_sha256": row_hash(liar)}).problems
     assert "its access is 'reward', recorded 'oracle'" in problem
+    decides = {**row["rescored_from"], "set": {"alpha": 3}, "before": {"alpha": 2}}
+    liar = {**row, "env_kwargs": {**row["env_kwargs"], "alpha": 3}, "rescored_from": decides}
+    for problems in (rerun_row(liar).problems, validate_row(liar, tmp_path / "to").problems):
+        assert any("says that alpha was set, which decides the edit" in one for one in problems)
     made_from = {**row["rescored_from"], "before": {"metrics": ["own_halves:broken"]}}
     (problem,) = rerun_row({**row, "rescored_from": made_from}).problems
     assert "rescored_from does not say what metrics were there: run that row again" in problem
+
+
+def test_a_row_that_is_shown_with_other_settings_than_it_was_run_with_is_found_out(world):
+    """Or it would stand in another agent's line, and take a mark there."""
+    row = next(row for row in read_rows(world / ROWS_FILE) if row["agent"] == "random")
+    assert rerun_row(row).problems == ()
+    liar = {**row, "settings": {**row["settings"], "told": 7}}
+    liar["cell"] = Cell.of(liar).id
+    problems = rerun_row(liar).problems
+    assert "of its settings, as they follow from agent_config, told is null, recorded 7" in problems
 
 
 def test_validate_says_what_was_run_again_and_what_was_evaluated_again_alone(

@@ -14,6 +14,7 @@ from benchmarks import leaderboard
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.validation import record_differences
 from benchmarks.results import ROWS_FILE, Cell, append_row, read_rows, records_file, row_hash
+from benchmarks.results.rows import TIME_KEYS
 from benchmarks.suites.cells import SUITES, cells
 from benchmarks.suites.entry import Entry, Suite
 from envs_registry import Environment
@@ -64,6 +65,16 @@ def of_its_cell(row, **changes):
     return again(row, cell=Cell.of(row).id)
 
 
+def nested(depth):
+    return {"x": nested(depth - 1)} if depth else 7
+
+
+def scored_again(times):
+    """What the row of an edit says that was scored again so often."""
+    made_from = {"cell": "0" * 64, "set": {"x": 1}, "before": {}}
+    return {**made_from, "rescored_from": scored_again(times - 1)} if times else made_from
+
+
 def better(row):
     return {**row["metrics"], "reliability": 1.0}
 
@@ -86,6 +97,18 @@ def records_of(folder, row):
     lines[3]["answer"] = lines[3]["target"] + "!"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+EDIT = ("edit_file", "edit_sha256", "edit_bytes")
+
+
+def scored_of_nothing(folder, row):
+    """A row that says that its edit is of another cell, which there cannot be."""
+    made_from = {"cell": "0" * 64, "set": {"z": 1}, "before": {}}
+    new = of_its_cell(row, rescored_from=made_from)
+    for name in ("edits/{}.safetensors", "records/{}.jsonl"):
+        shutil.copy(folder / name.format(row["cell"]), folder / name.format(new["cell"]))
+    return again(new, edit_file=f"edits/{new['cell']}.safetensors")
 
 
 def outside(folder, row):
@@ -141,7 +164,15 @@ TAMPERINGS = {
             row, metrics={"locality": row["metrics"]["locality"]}
         ),
     },
-    "journals lie at edits/CELL": {"a path outside": outside},
+    "journals lie at edits/CELL": {
+        "a path outside": outside,
+        "another row's journal, by its name": lambda folder, row: again(
+            row, **{key: read_rows(folder / ROWS_FILE)[1][key] for key in EDIT}
+        ),
+    },
+    "was set, which decides the edit": {
+        "an edit of a cell that it is not": scored_of_nothing,
+    },
     "leads out of": {"a link outside": link_outside},
     "is missing": {
         "no journal": lambda folder, row: (folder / row["edit_file"]).unlink() or row,
@@ -258,6 +289,25 @@ def test_a_run_on_another_processor_says_so(results, capsys):
     assert printed.count("sums may") == 2
 
 
+@pytest.mark.parametrize("part", ["suite", "env_kwargs"])
+def test_a_row_with_a_module_that_ends_its_process_ends_nothing(
+    results, tmp_path, capsys, monkeypatch, part
+):
+    folder, rows = results
+    (tmp_path / "ending.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"suite": "ending:SUITE", "env_kwargs": {**rows[0]["env_kwargs"], "own": "ending:x"}}
+    write(folder, [of_its_cell(rows[0], **{part: named[part]}), *rows[1:]])
+    assert leaderboard.main(["validate", str(folder), "--all"]) == 1
+    printed = capsys.readouterr().out
+    assert "4 of 4 rows checked\n3 of 4 rows reproduced" in printed
+    if part == "suite":
+        assert "cannot be replayed: the module of ending:SUITE ends its process" in printed
+    row = of_its_cell(rows[0], **{part: named[part]})
+    write(folder, [again(row, edit_file=None, edit_sha256=None, edit_bytes=None), *rows[1:]])
+    assert leaderboard.main(["report", str(folder)]) == 0
+
+
 def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys):
     folder, rows = results
     lacking = {key: value for key, value in rows[0].items() if key != "curves"}
@@ -273,16 +323,48 @@ def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"metrics": None}, "metrics is None, no object"),
-        ({"metrics": {"reliability": "x"}}, "metrics.reliability is 'x', no number"),
-        ({"metrics": {"reliability": True}}, "metrics.reliability is True, no number"),
+        ({"metrics": None}, "metrics is null, and must be an object"),
+        ({"metrics": {"reliability": "x"}}, 'metrics.reliability is "x", and must be a finite'),
+        ({"metrics": {"reliability": True}}, "metrics.reliability is true, and must be a finite"),
+        ({"metrics": {"a\nb": 1}}, r'metrics has the name "a\nb", and names must be on one line'),
+        ({"metrics": {"reliability": 10**400}}, "and must be a finite number, or null"),
         ({"time": {}}, "time has no train_s"),
+        ({"time": dict.fromkeys(TIME_KEYS, -1)}, "time.train_s is -1, and must be 0 or more"),
         ({"curves": {}}, "curves has no retention"),
-        ({"versions": None}, "versions is None, no object"),
-        ({"access": 1}, "access is 1, no text"),
-        ({"reward_calls": "7"}, "reward_calls is '7', no number"),
-        ({"seed": "0"}, "seed is '0'"),
-        ({"status": "done"}, "status 'done'"),
+        ({"curves": {"retention": "x"}}, 'curves.retention is "x", and must be a list of points'),
+        ({"curves": {"retention": [[1]]}}, "curves.retention is [[1]], and must be a list"),
+        ({"versions": None}, "versions is null, and must be an object"),
+        ({"versions": {"torch": 2}}, "versions.torch is 2, and must be a text, or null"),
+        ({"hardware": {}}, "hardware has no cpu"),
+        ({"access": 1}, "access is 1, and must be a text"),
+        ({"access": None}, "access is null, and must be one of reward, gradient, data, oracle"),
+        ({"access": "none"}, 'access is "none", and must be one of reward, gradient'),
+        ({"error": "x"}, 'error is "x", and must be null in a row that is finished'),
+        ({"reward_calls": "7"}, 'reward_calls is "7", and must be 0 or more, a whole number'),
+        ({"reward_calls": -7}, "reward_calls is -7, and must be 0 or more, a whole number"),
+        ({"peak_memory_bytes": 2**63}, "peak_memory_bytes is 9223372036854775808, and must be"),
+        ({"budget": {"reward_calls": True}}, "budget.reward_calls is true, and must be 0 or"),
+        ({"git": 7}, "git is 7, and must be a text, or null"),
+        ({"modules": {"m": []}}, "modules.m is [], and must be a text, or null"),
+        ({"fingerprints": {"agent_files": "x"}}, 'fingerprints.agent_files is "x", and must be'),
+        ({"records_sha256": "x"}, 'records_sha256 is "x", and must be a SHA-256'),
+        ({"seed": "0"}, 'seed is "0", and must be a whole number'),
+        ({"status": "done"}, 'status is "done", and must be one of finished, failed'),
+        ({"cell": "x\nok  all"}, "and must be the name of a cell, 64 hexadecimal digits"),
+        ({"task": "another"}, 'task is "another", and env_kwargs.task "toy stream"'),
+        ({"task": 7, "env_kwargs": {"task": 7}}, "task must be a text on one line, got 7"),
+        ({"agent": "x\x1b[2J"}, r"agent must be a text on one line, got 'x\x1b[2J'"),
+        ({"agent": "half \ud800"}, "is not JSON (a text in it holds half of a character)"),
+        ({"agent_config": nested(200)}, "is not JSON (brackets within brackets have no end)"),
+        ({"rescored_from": None}, "rescored_from is not of its form"),
+        ({"rescored_from": {"set": {"x": 1}}}, "rescored_from is not of its form"),
+        ({"rescored_from": {"cell": "0" * 64, "set": {}}}, "rescored_from is not of its form"),
+        ({"rescored_from": {"cell": "0" * 64, "set": ["x"]}}, "rescored_from is not of its form"),
+        (
+            {"rescored_from": {"cell": "0" * 64, "set": {"x": 1}, "before": {"y": 1}}},
+            "rescored_from is not of its form",
+        ),
+        ({"rescored_from": scored_again(200)}, "brackets within brackets have no end"),
     ],
 )
 def test_what_no_measurement_gives_is_no_row(results, capsys, changes, said):
@@ -291,7 +373,7 @@ def test_what_no_measurement_gives_is_no_row(results, capsys, changes, said):
     for command in (["report", str(folder)], ["validate", str(folder), "--all"]):
         assert leaderboard.main(command) == (2 if command[0] == "report" else 1)
         printed = capsys.readouterr()
-        assert "line 4 is not as it was written" in printed.out + printed.err
+        assert "line 4 is not " in printed.out + printed.err
         assert said in printed.out + printed.err
 
 

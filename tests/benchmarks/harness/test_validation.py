@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import math
+import shutil
+import sys
 
 import pytest
 
@@ -13,7 +15,7 @@ from benchmarks.harness.validation import differences, validate_row
 from benchmarks.results import (
     ROWS_FILE,
     SHIPPED_BYTES,
-    append_row,
+    Cell,
     read_rows,
     row_hash,
     ships_by_hash_alone,
@@ -98,11 +100,32 @@ def test_small_journals_are_shipped_and_large_ones_by_their_hash_alone(
     ship_rows(folder, tmp_path / "published")
     assert len((tmp_path / "published" / ROWS_FILE).read_text().splitlines()) == 1
 
-    large = rewritten(row, edit_bytes=SHIPPED_BYTES + 1)
-    append_row(folder / ROWS_FILE, large)
+    for module in ("benchmarks.results.integrity", "benchmarks.harness.shipping"):
+        monkeypatch.setattr(f"{module}.SHIPPED_BYTES", row["edit_bytes"] - 1)
     shipped = ship_rows(folder, tmp_path / "hashes")
     assert (shipped.rows, shipped.journals, shipped.by_hash) == (1, 0, 1)
-    assert read_rows(tmp_path / "hashes" / ROWS_FILE) == [large]
-    assert ships_by_hash_alone(large)
-    (problem,) = validate_row(large, tmp_path / "hashes").problems
+    assert read_rows(tmp_path / "hashes" / ROWS_FILE) == [row]
+    assert ships_by_hash_alone(row)
+    (problem,) = validate_row(row, tmp_path / "hashes").problems
     assert "published by their SHA-256 alone" in problem
+
+
+@pytest.mark.isolated
+def test_a_strangers_module_changes_no_verdict_on_other_rows(tmp_path, monkeypatch):
+    """A suite's module is imported by whoever evaluates its rows."""
+    module = "from benchmarks.harness import validation\nvalidation.differences = lambda *_: ()\n"
+    (tmp_path / "spoiling.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"task": "unlearning/digits", "device": "cpu"}
+    cell = Cell("hostile", "MaskWorld-v1", arguments, "no_edit", {}, 0)
+    (row,) = run_cells([cell], tmp_path)
+    strange = {**row, "suite": "spoiling:SUITE"}
+    strange["cell"] = Cell.of(strange).id
+    strange["edit_file"] = f"edits/{strange['cell']}.safetensors"
+    shutil.copy(tmp_path / row["edit_file"], tmp_path / strange["edit_file"])
+    strange["row_sha256"] = row_hash(strange)
+    assert validate_row(strange, tmp_path).problems == ()
+    liar = {**row, "metrics": {**row["metrics"], "retain_accuracy": 1.0}}
+    (problem,) = validate_row({**liar, "row_sha256": row_hash(liar)}, tmp_path).problems
+    assert problem.startswith("retain_accuracy: recorded 1.0, replayed 0.9")
+    assert "spoiling" not in sys.modules

@@ -3,6 +3,8 @@
 import pytest
 
 from benchmarks.report.labels import at_one_budget, by_label, shorter, told_apart
+from benchmarks.report.write import write_report
+from benchmarks.results import ROWS_FILE, append_row
 
 
 def test_what_is_typed_and_what_is_tuned_is_one_agent(make_row):
@@ -130,3 +132,19 @@ def test_names_that_would_be_one_stay_in_full():
         "a (x=[3, 4])": "a (x=[3, 4])",
         "b": "b",
     }
+
+
+def test_settings_are_no_lines_and_no_columns_of_tables(make_row, tmp_path):
+    """A text among settings, such as a prompt, may have lines; a stranger may put a table there."""
+    forged = "x\n| 1 | best | reward | <script>"
+    for seed, config in enumerate(({"prompt": forged}, {"prompt": "y"})):
+        metrics = {"retain_accuracy": 0.5, "forget_accuracy": 0.5, "a|b": 0.5}
+        row = make_row("ppo", seed, metrics=metrics, agent_config=config, settings=config)
+        append_row(tmp_path / ROWS_FILE, row)
+    write_report(tmp_path)
+    text = (tmp_path / "LEADERBOARD.md").read_text()
+    assert r"ppo (prompt=x\n\| 1 \| best \| reward \| \<script>)" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert not any(line.startswith("| 1 |") for line in tables)
+    assert len({line.replace(r"\|", "").count("|") for line in tables}) == 1
+    assert "<script>" not in text.replace(r"\<", "")

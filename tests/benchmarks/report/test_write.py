@@ -107,7 +107,7 @@ def test_markdown_tables_have_equal_rows(text):
         assert len(columns) == 1
     assert "(provisional)" in text
     assert "How to read this" in text
-    assert "ValueError: <b>a</b> | b" in text
+    assert r"ValueError: \<b>a\</b> \| b" in text
 
 
 def test_report_is_reproducible(report):
