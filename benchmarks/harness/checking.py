@@ -43,6 +43,11 @@ def validate(options: argparse.Namespace) -> int:
 
     _check_options(options)
     every, damaged = read_what_can_be(options.folder / ROWS_FILE)
+    if not every and not damaged:
+        raise FileNotFoundError(
+            f"no rows in {options.folder / ROWS_FILE}: run a suite with --out {options.folder}"
+            " first"
+        )
     refused = read_marks(options.folder, every).refused
     here = [
         row
