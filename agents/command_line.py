@@ -15,7 +15,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
-from agents.protocol import Unsupported
+from agents.protocol import Agent, Unsupported
 from agents.tune.settings_file import TunedSettings
 from editgym.checks import as_json
 from editgym.envs.protocol import open_world
@@ -25,6 +25,7 @@ from envs_registry import environment_spec
 CONFIG_FILE = "config.json"
 AGENT_FOLDER = "agent"
 _OF_AGENT = "agent."
+_GYMNASIUM_ADDS = " was raised from the environment creator for "  # what was given, once more
 _FACTWORLD, _CUSTOM = "knowledge/factworld", "knowledge/custom"
 
 
@@ -185,7 +186,8 @@ def made_env(spec: EnvSpec, env_id: str, arguments: Mapping[str, Any]) -> gym.En
     try:
         return gym.make(spec)
     except TypeError as error:  # what a constructor says of an argument that it does not know
-        raise UsageError(f"--set: {env_id} cannot be made with {arguments}: {error}") from error
+        said, *_ = str(error).partition(_GYMNASIUM_ADDS)
+        raise UsageError(f"--set: {env_id} cannot be made with {arguments}: {said}") from error
 
 
 def writable(folder: Path) -> Path:
@@ -216,3 +218,16 @@ def check_adds(env: gym.Env, env_id: str) -> None:
                 f"--export adapter: {env_id} scales weights, and a LoRA adapter adds to them;"
                 " --export merged writes the edited weights"
             )
+
+
+def check_changes_weights(agent: Agent, name: str) -> None:
+    """Refuse to export what an agent puts beside the weights.
+
+    Raises:
+        UsageError: The agent changes no weights.
+    """
+    if not getattr(agent, "changes_weights", True):  # most agents do, and need not say so
+        raise UsageError(
+            f"--export: {name} changes no weights, so neither an adapter nor a checkpoint can hold"
+            " what it does; leave --export out, and journal.safetensors holds it"
+        )

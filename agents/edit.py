@@ -37,6 +37,7 @@ from agents.command_line import (
     GivenSettings,
     UsageError,
     check_adds,
+    check_changes_weights,
     divided,
     env_spec,
     made_env,
@@ -181,6 +182,8 @@ def _edit(options: argparse.Namespace) -> int:
         spec.kwargs["journal_folder"] = str(folder / _STEPS_FOLDER)
     with _no_half_steps(folder):
         env = made_env(spec, config["env_id"], given)
+        if options.export:
+            check_changes_weights(agent, config["agent"])
         if options.export == "adapter":
             check_adds(env, config["env_id"])
         variants = asked_in(env, options.ask)
@@ -193,18 +196,18 @@ def _edit(options: argparse.Namespace) -> int:
                 desc=f"edit by {config['agent']}", unit="step", leave=False, mininterval=0.5
             ) as bar:
                 journal = agent.edit(_Counted(env, bar))
-    metrics = None if options.no_checks else _checked(env, journal)
-    saved = journal.save(folder / "journal.safetensors")
-    print("not evaluated (--no-checks)" if metrics is None else before_after(metrics))
+    # What takes seconds comes before the checks, which may take minutes.
+    print(f"wrote {journal.save(folder / 'journal.safetensors')}")
+    if options.export:
+        print(f"wrote {_export(env, journal, options.export, folder)}")
     for note in getattr(agent, "notes", ()):
         print(note)
     for reason, count in getattr(agent, "skipped", {}).items():
         print(f"left out: {count} requests: {reason}")
     if variants:
-        print(f"\n{before_and_after(env, journal, variants)}")
-    print(f"wrote {saved}")
-    if options.export:
-        print(f"wrote {_export(env, journal, options.export, folder)}")
+        print(f"\n{before_and_after(env, journal, variants)}\n", flush=True)
+    metrics = None if options.no_checks else _checked(env, journal)
+    print("not evaluated (--no-checks)" if metrics is None else before_after(metrics))
     # The stream is whole: another run begins anew.
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / _STEPS_FOLDER, ignore_errors=True)

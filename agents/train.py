@@ -39,6 +39,7 @@ from agents.command_line import (
     settings,
     writable,
 )
+from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.envs.protocol import open_env
 from editgym.paths import whole_file
@@ -104,6 +105,8 @@ def train(options: argparse.Namespace) -> int:
     with closing(made_env(spec, options.env, env_kwargs)) as env:
         if from_file.tuned is not None:
             from_file.tuned.check_env(env)
+        if isinstance(agent, StreamEditor):  # which has nothing to learn that would fail elsewhere
+            stream_process(env)
         unedited = _unedited(env)
     _check_settings(options.agent, agent, spec)
     made = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]

@@ -103,10 +103,13 @@ def _print_refused(marks: Sequence[str]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise `OSError` before hours of work, not after."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    """Refuse a folder that cannot be written to before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out: cannot write to {folder}: {error.strerror}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,12 +52,18 @@ def require_known(problem: str, given: Mapping[str, object], known: Collection[s
     unknown = [name for name in given if name not in known]
     if not unknown:
         return
-    near = [found for name in unknown for found in difflib.get_close_matches(name, known, n=1)]
-    hint = f" (did you mean {' or '.join(dict.fromkeys(near))}?)" if near else ""
     raise ValueError(
-        f"{problem} {', '.join(f'{name}={shown(given[name])}' for name in unknown)}{hint}; it takes"
-        f" {', '.join(known) or 'none'}"
+        f"{problem} {', '.join(f'{name}={shown(given[name])}' for name in unknown)}"
+        f"{meant(unknown, known)}; it takes {', '.join(known) or 'none'}"
     )
+
+
+def meant(unknown: Collection[str], known: Collection[str]) -> str:
+    """The known names that unknown ones come near to, as ` (did you mean a or b?)`; empty where
+    there are none.
+    """
+    near = [found for name in unknown for found in difflib.get_close_matches(name, known, n=1)]
+    return f" (did you mean {' or '.join(dict.fromkeys(near))}?)" if near else ""
 
 
 def is_whole(value: object) -> bool:

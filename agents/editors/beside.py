@@ -53,6 +53,7 @@ class InContext(StreamEditor):
     """
 
     name = "in_context"
+    changes_weights: ClassVar[bool] = False
     access: ClassVar[Access] = "oracle"
     settings_type: ClassVar[type[Settings]] = Settings
 
@@ -89,6 +90,7 @@ class Retrieve(StreamEditor):
     """
 
     name = "retrieve"
+    changes_weights: ClassVar[bool] = False
     settings_type: ClassVar[type[Settings]] = RetrieveSettings
     settings: RetrieveSettings
 
@@ -132,6 +134,7 @@ class Grace(StreamEditor):
     """
 
     name = "grace"
+    changes_weights: ClassVar[bool] = False
     settings_type: ClassVar[type[Settings]] = GraceSettings
     settings: GraceSettings
 

@@ -29,10 +29,13 @@ class StreamEditor(ConfiguredAgent):
     """An editor that turns each step's requests into journal entries; a subclass writes `entries`.
 
     Attributes:
+        changes_weights: Whether its edits are changes of weights, which an adapter or a checkpoint
+            can hold.
         skipped: How many requests were not edited in the last `edit`, by reason.
     """
 
     access: ClassVar[Access] = "data"
+    changes_weights: ClassVar[bool] = True
     skipped: Counter[str]
 
     def __init__(self, **config: Any) -> None:

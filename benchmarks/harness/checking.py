@@ -44,6 +44,11 @@ def validate(options: argparse.Namespace) -> int:
 
     _check_options(options)
     every, damaged = read_what_can_be(options.folder / ROWS_FILE)
+    if not every and not damaged:
+        raise FileNotFoundError(
+            f"no rows in {options.folder / ROWS_FILE}: run a suite with --out {options.folder}"
+            " first"
+        )
     refused = read_marks(options.folder, every).refused
     here = [
         row
@@ -137,6 +142,8 @@ def _check_options(options: argparse.Namespace) -> None:
     for name in ("rerun", "seed"):
         if (number := getattr(options, name)) is not None and number < 0:
             raise ValueError(f"{name} must be 0 or more, got {number}")
+    if options.sample < 1:
+        raise ValueError(f"sample must be 1 or more, got {options.sample}")
     if options.verifier is not None:
         if not options.rerun:
             raise ValueError("verifier: only rows that were run again are marked: give --rerun K")

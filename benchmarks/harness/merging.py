@@ -56,7 +56,9 @@ def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
     for folder in folders:
         rows = read_rows(folder / ROWS_FILE)
         if not rows:
-            raise FileNotFoundError(f"no rows in {folder / ROWS_FILE}")
+            raise FileNotFoundError(
+                f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
+            )
         marks += checked_marks(folder, rows)
         for row in rows:
             _check_files(row, folder)

@@ -150,12 +150,20 @@ def _chosen(rows: Sequence[Row], settings: Sequence[Setting]) -> list[Rescoring]
         ValueError: There is none.
     """
     chosen = []
+    already = False
     for row in rows:
         given = {one.key: one.value for one in settings if one.task in (None, row["task"])}
         if row["status"] != "finished" or not given:
             continue
         if (one := Rescoring.of(row, given)) is not None:
             chosen.append(one)
+        else:
+            already = True
+    if already and not chosen:
+        asked = ", ".join(f"{one.key}={one.value}" for one in settings)
+        raise ValueError(
+            f"--set: no finished row is to be measured otherwise: they have {asked} already"
+        )
     if not chosen:
         tasks = ", ".join(dict.fromkeys(str(row["task"]) for row in rows))
         raise ValueError(

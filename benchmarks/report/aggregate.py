@@ -118,26 +118,44 @@ def _told_apart(env_kwargs: Mapping[str, Any], apart: Set[str | None]) -> dict[s
 
 def _in_short(group: Group, entries: Sequence[Compared], apart: Set[str | None]) -> Group:
     """The group with the short names that the suite gives it and its agents."""
+    again, strata = _scored_again(group, apart)
     own = [
         entry
         for entry in entries
-        if _title(entry.env_id, entry.task, _told_apart(as_json(entry.env_kwargs), apart))
-        in group.strata
+        if _title(entry.env_id, entry.task, _told_apart(as_json(entry.env_kwargs), apart)) in strata
     ]
     names = short_names(
         {standing.agent: group.rows[standing.agent] for standing in group.standings},
         [labelled for entry in own for labelled in entry.labelled],
     )
     titles = [entry.title for entry in own if entry.title] if len(group.strata) == 1 else []
+    label = shorter(group.title)
+    if titles:
+        label = f"{_title(own[0].env_id, own[0].task, {})} · {titles[0]}"
+    elif again:
+        label = shorter(strata[0])
     return replace(
         group,
-        label=_title(own[0].env_id, own[0].task, {}) + f" · {titles[0]}"
-        if titles
-        else shorter(group.title),
+        label=" · ".join([label, *again]),
         standings=tuple(
             replace(standing, label=names[standing.agent]) for standing in group.standings
         ),
     )
+
+
+def _scored_again(group: Group, apart: Set[str | None]) -> tuple[list[str], Sequence[str]]:
+    """What edits were scored again with, in words, and the strata that they were made in; nothing,
+    and the group's own strata, where they were not scored again.
+    """
+    row = next((row for rows in group.rows.values() for row in rows), None)
+    made = {} if row is None or len(group.strata) > 1 else edited_with(row)
+    if row is None or not made:
+        return [], group.strata
+    before = {key: value for key, value in row["env_kwargs"].items() if key not in made}
+    before |= {key: value for key, value in made.items() if value is not None}
+    now = ", ".join(f"{key}={row['env_kwargs'].get(key)}" for key in sorted(made))
+    made_in = _title(row["env_id"], row["task"], _told_apart(before, apart))
+    return [f"scored again with {now}"], [made_in]
 
 
 def _along(entries: Sequence[Compared]) -> frozenset[str]:

@@ -5,6 +5,7 @@ that says what it comes to. The rest is in the page.
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Sequence, Set
 
 from benchmarks.report import families
@@ -34,11 +35,28 @@ def brief(groups: Sequence[Group], failed: int) -> str:
     Args:
         groups: The groups.
         failed: How many cells failed.
+
+    Agents that do not do a task have a sentence at the end.
     """
     texts = [text for group in groups if (text := _table(group))]
     head = READING if texts else "No cell is finished yet."
     head += f" Failed cells: {failed}; the page says why." if failed else ""
-    return "\n\n".join([wrapped(head), *texts])
+    return "\n\n".join([wrapped(head), *texts, *_unsupported(groups)])
+
+
+def _unsupported(groups: Sequence[Group]) -> list[str]:
+    """A sentence for each agent that does not do a task: which, and why not the first of them."""
+    reasons: dict[str, str] = {}
+    where: defaultdict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        for standing in group.standings:
+            if standing.unsupported:
+                reasons.setdefault(standing.label, standing.unsupported)
+                where[standing.label].append(group.label or group.title)
+    return [
+        wrapped(f"{agent} does not do {', '.join(titles)}: {reasons[agent]}")
+        for agent, titles in where.items()
+    ]
 
 
 def wrapped(text: str) -> str:
@@ -75,7 +93,7 @@ def _table(group: Group) -> str:
     head = ["rank", "agent", "n", *heads]
     lines = _fitting([head, *(_line(standing, keys) for standing in shown)])
     table = aligned(lines, left={1})
-    return "\n".join([cut(group.label or group.title, WIDTH), *table, wrapped(conclusion(group))])
+    return "\n".join([wrapped(group.label or group.title), *table, wrapped(conclusion(group))])
 
 
 def _keys(group: Group) -> list[str]:

@@ -21,8 +21,7 @@ def read_given(files: Sequence[Path], pairs: Sequence[str]) -> dict[str, dict[st
 
     Raises:
         ValueError: A file holds something else, a text has another form, or a value is no number
-            that JSON has; the message names it.
-        OSError: A file cannot be read.
+            that JSON has, or a file cannot be read; the message names it.
     """
     given: dict[str, dict[str, Any]] = {}
     for file in files:
@@ -41,8 +40,7 @@ def read_tuned(files: Sequence[Path]) -> list[TunedSettings]:
     """What studies of `agents.tune` found, from those of the files that are theirs.
 
     Raises:
-        ValueError: A file holds no JSON object, or two are of one agent.
-        OSError: A file cannot be read.
+        ValueError: A file cannot be read or holds no JSON object, or two are of one agent.
     """
     found = [one for file in files if (one := TunedSettings.of(_read(file))) is not None]
     agents = [one.agent for one in found]
@@ -65,6 +63,8 @@ def _read(file: Path) -> dict[str, Any]:
         found = json_value(file.read_text(encoding="utf-8"), f"--settings {file}")
     except UsageError:
         raise
+    except OSError as error:
+        raise ValueError(f"--settings: cannot read {file}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"--settings: {file} is not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editgym.checks import meant
 from editgym.tasks import TASKS, UnknownArgumentError, make_task
 
 ACTION_TOLERANCE = 1e-6
@@ -60,6 +61,7 @@ def task_for(
     except UnknownArgumentError as error:
         raise UnknownArgumentError(
             f"{error}; the environment itself takes {', '.join(sorted(own))}"
+            f"{meant(error.unknown, sorted(own))}"
         ) from None
     if not isinstance(task, kind):
         raise ValueError(

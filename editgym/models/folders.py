@@ -73,7 +73,7 @@ def model_path(name: str) -> str:
 
 def _check_spelling(name: str) -> None:
     """Refuse what is nearly the name of a model of editgym's, rather than ask the hub for it."""
-    near = difflib.get_close_matches(name, ["factlm", "factlm-gpt2", *KNOWN], n=1, cutoff=0.85)
+    near = difflib.get_close_matches(name, ["factlm", "factlm-gpt2", *KNOWN], n=1, cutoff=0.8)
     if near:
         raise ModelError(
             f"model: there is no {name!r}; did you mean {near[0]!r}? A folder, a GGUF file or a hub"

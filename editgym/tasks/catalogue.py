@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from editgym.checks import meant
 from editgym.imports import imported, is_import_path
 from editgym.models.known import fetched_folder
 from editgym.paths import FileStates, cache_folder, data_folder, file_states
@@ -39,7 +40,12 @@ class UnknownArgumentError(ValueError, TypeError):
 
     Clients such as TorchRL's `GymEnv` try arguments of their own, and take them back on the
     TypeError that says "unexpected keyword argument 'NAME'", as Python's does.
+
+    Attributes:
+        unknown: The arguments that the task does not take.
     """
+
+    unknown: tuple[str, ...] = ()
 
 
 def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
@@ -69,10 +75,13 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     unknown = [] if takes_all else sorted(set(arguments) - accepted)
     if unknown:
-        raise UnknownArgumentError(
+        error = UnknownArgumentError(
             f"unexpected keyword argument {unknown[0]!r}: {name} takes no argument"
             f" {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(accepted))}"
+            f"{meant(unknown, sorted(accepted))}"
         )
+        error.unknown = tuple(unknown)
+        raise error
     required = [
         one
         for one, parameter in parameters.items()

@@ -27,6 +27,7 @@ from editgym.weights import (
     SiteEdit,
     Skip,
 )
+from editgym.weights.journal.journal import require_journal
 
 
 def evaluate_stream(
@@ -52,8 +53,10 @@ def evaluate_stream(
             comparison with the old answers, which are shares of tokens otherwise.
 
     Raises:
+        TypeError: It is no journal.
         JournalError: The journal belongs to another model, or has more steps than the stream.
     """
+    require_journal(journal)
     steps = [
         requests[start : start + edits_per_step]
         for start in range(0, len(requests), edits_per_step)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from editgym.data.images import Labelled
 from editgym.metrics.classification import right_class
 from editgym.weights import EditableNetwork, EditJournal, Rank
+from editgym.weights.journal.journal import require_journal
 
 Signal = Literal["probability", "accuracy"]
 Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -134,8 +135,10 @@ def network_of(networks: tuple[EditableNetwork, ...], journal: EditJournal) -> E
     """A fresh one of `networks`, the one that a journal was recorded on, with the journal replayed.
 
     Raises:
+        TypeError: It is no journal.
         JournalError: The journal belongs to none of them.
     """
+    require_journal(journal)
     own = [network for network in networks if network.base_hash == journal.base_hash]
     network = (own or networks)[0].fresh()
     network.replay(journal)

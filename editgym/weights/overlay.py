@@ -22,6 +22,7 @@ from editgym.weights.journal.journal import (
     ReplaceTensors,
     SiteEdit,
     Skip,
+    require_journal,
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.state import EditedState, Remembered
@@ -130,10 +131,12 @@ class EditedWeights:
         """Start from the base and apply a whole journal, which one on disk then holds.
 
         Raises:
+            TypeError: It is no journal.
             JournalError: The journal was recorded on another base network.
             UnknownSiteError, ValueError: An entry does not fit, as in `apply`; nothing has changed
                 then.
         """
+        require_journal(journal)
         if journal.base_hash != self.base_hash:
             raise JournalError(
                 f"the journal belongs to the network {journal.base_hash[:12]}…, this one is "

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -122,8 +123,9 @@ def find_sites(model: nn.Module, patterns: Sequence[str]) -> tuple[EditSite, ...
     if not isinstance(patterns, list | tuple) or not all(
         isinstance(pattern, str) for pattern in patterns
     ):
+        right = json.dumps([patterns.strip("[]") if isinstance(patterns, str) else "fc2"])
         raise UnknownSiteError(
-            f'sites must be a list of names or globs, got {patterns!r}; write for example ["fc2"]'
+            f"sites must be a list of names or globs, got {patterns!r}; write for example {right}"
         )
     available = editable_sites(model)
     found: dict[str, EditSite] = {}

@@ -20,7 +20,10 @@ def test_one_command_edits_shows_undoes_and_exports(tmp_path, capsys):
     asked = ["--ask", "bare,It is true that {prompt}"]
     assert edit.main([str(folder), *EDIT, *asked, "--export", "adapter"]) == 0
     said = capsys.readouterr().out
-    lines = said[said.index("\n\n") :].strip().split("\n")
+    written, answers, metrics = said.strip().split("\n\n")
+    assert written.endswith(f"wrote {folder}/journal.safetensors\nwrote {folder}/adapter")
+    assert metrics.split()[:2] == ["before", "after"], "the checks take longest and come last"
+    lines = answers.split("\n")
     env = gym.make("LifelongLLMEdit-v1", split="test", horizon=1, edits_per_step=3)
     env.reset(seed=0)
     for index, request in enumerate(env.unwrapped.process.stream.requests):
@@ -54,6 +57,18 @@ def test_a_long_name_widens_the_column():
     [
         (["--env", "LifelongLLMEdit-v1"], "--env and --agent go together"),
         (["--env", "ShiftWorld-v0", "--agent", "ppo"], "ppo has to learn first: python -m agents"),
+        *(
+            (
+                ["--env", "LifelongLLMEdit-v1", "--agent", name, "--export", form],
+                f"--export: {name} changes no weights",
+            )
+            for name, form in (
+                ("grace", "adapter"),
+                ("retrieve", "merged"),
+                ("in_context", "adapter"),
+            )
+        ),
+        (["--env", "ShiftWorld-v1", "--agent", "ft_m"], "this agent edits streams of facts"),
         ([*EDIT, "--ask", "chat"], "tokenizer has no chat template"),
         ([*EDIT, "--set", "agent.stepz=3"], "unexpected keyword argument 'stepz'"),
         (
@@ -103,7 +118,7 @@ def test_what_was_left_out_is_said(tmp_path, capsys):
         ("The capital", None, "prompts must be a list of texts"),
         ([1], None, "prompts must be a list of texts"),
         (["x"], "bare", "formats must be a list of texts"),
-        (["x"], ["pirate"], "must be one of bare"),
+        (["x"], ["pirate"], "^formats: each must be one of bare, .* got 'pirate'"),
         (["word " * 400], None, r"one is \d+ tokens long, and the model takes 128"),
     ],
 )

@@ -110,12 +110,22 @@ def test_a_shift_is_exported_as_an_adapter(trained):
             "takes no argument 'colour'",
         ),
         (["--env", "MaskWorld-v0", "--agent", "ppo", "--set", "device=tpu"], "device: 'tpu'"),
+        (["--env", "ShiftWorld-v1", "--agent", "ft_m"], "this agent edits streams of facts"),
     ],
 )
 def test_a_wrong_request_is_named_and_nothing_is_written(arguments, message, tmp_path, capsys):
     assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_argument_that_nobody_takes_is_said_once_with_the_nearest(tmp_path, capsys):
+    asked = ["--env", "MaskWorld-v0", "--agent", "ppo", "--out", str(tmp_path / "run")]
+    for typed, near in (("forget_clas=3", "forget_class"), ("batch_sise=3", "batch_size")):
+        assert train.main([*asked, "--set", typed]) == 2
+        said = capsys.readouterr().err
+        assert f"(did you mean {near}?)" in said
+        assert "environment creator" not in said, "Gymnasium's words are of no help here"
 
 
 def test_an_unwritable_folder_is_named(tmp_path, capsys):

@@ -958,3 +958,23 @@ def test_a_stream_that_is_too_short_says_that_subjects_repeat(make):
         ValueError, match=r"has 2 that can .*about its subject is in the stream': 2"
     ):
         task.stream("test", 3, random.Random(0))
+
+
+@pytest.mark.parametrize("argument", ["requests", "test_requests"])
+def test_a_file_that_cannot_be_read_is_named_with_its_argument(tmp_path, argument):
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.md"
+    good.write_text('{"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo"}\n')
+    bad.write_text("# Facts\n")
+    files = {"requests": str(good), "test_requests": str(good), argument: str(bad)}
+    with pytest.raises(DataError, match=rf"^{argument}: .*bad\.md is neither a JSON list"):
+        make_task("knowledge/custom", model="factlm", **files)
+
+
+def test_where_nothing_was_left_out_nothing_is_said_of_it(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo"}\n')
+    task = make_task(
+        "knowledge/custom", model="factlm", requests=str(file), test_requests=str(file)
+    )
+    with pytest.raises(ValueError, match=r"split has 1 that can be used$"):
+        task.stream("test", 2, random.Random(0))

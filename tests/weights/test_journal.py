@@ -1,5 +1,6 @@
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from editgym.models.classifiers import SmallConvNet
+from editgym.tasks.protocol import network_of
 from editgym.weights import (
     DenseUpdate,
     EditableNetwork,
@@ -312,3 +314,19 @@ def test_the_description_in_a_file_is_sorted(journal, tmp_path):
     with safe_open(str(journal.save(tmp_path / "edits.safetensors")), framework="pt") as file:
         text = file.metadata()["editgym"]
     assert text == json.dumps(json.loads(text), sort_keys=True)
+
+
+@pytest.mark.parametrize("nothing", [None, [], "edit.safetensors"])
+def test_what_is_no_journal_is_refused_in_words(network, nothing):
+    said = f"journal must be an EditJournal, .* got a {type(nothing).__name__}"
+    with pytest.raises(TypeError, match=said):
+        network.replay(nothing)
+    with pytest.raises(TypeError, match=said):
+        network_of((network,), nothing)
+
+
+def test_a_stream_is_evaluated_by_a_journal_alone():
+    env = gym.make("LifelongLLMEdit-v1", split="test", horizon=1, edits_per_step=1)
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match=r"journal must be an EditJournal, .* got a NoneType"):
+        env.unwrapped.evaluate(None)

@@ -25,6 +25,7 @@ from editgym.envs.lifelong.rendering import RENDER_MODES, render
 from editgym.envs.lifelong.settings import LifelongSettings
 from editgym.envs.lifelong.updates import DIRECTIONS, site_edits
 from editgym.metrics.evaluation import Evaluation
+from editgym.models.prompt_formats import prompt_format
 from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.tasks.knowledge_evaluation import evaluate_stream
@@ -262,6 +263,8 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         for name, given in (("prompts", prompts), ("formats", formats or [])):
             texts = not isinstance(given, str) and all(isinstance(one, str) for one in given)
             require(texts, name, given, "a list of texts")
+        for form in formats or []:
+            prompt_format(form, "formats: each")
         interview = self.task.interview
         asked = [interview.in_format(form) for form in formats or [interview.prompt_format]]
         return {

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from editgym.data.errors import DataError
-from editgym.data.facts import EditRequest, Question, load_requests
+from editgym.data.facts import EditRequest, LoadedRequests, Question, load_requests
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
 from editgym.models.reading import DeviceMap
@@ -136,12 +136,8 @@ def custom(
             )
     assert model is not None
     assert requests is not None
-    train = load_requests(_found(requests, "requests"), format)
-    test = (
-        None
-        if test_requests is None
-        else load_requests(_found(test_requests, "test_requests"), format)
-    )
+    train = _loaded(requests, "requests", format)
+    test = None if test_requests is None else _loaded(test_requests, "test_requests", format)
     splits = _split(train.records, None if test is None else test.records)
 
     def draw(split: StreamSplit, rng: random.Random | None) -> Iterable[EditRequest]:
@@ -194,6 +190,15 @@ def _old_facts(splits: Mapping[StreamSplit, Sequence[_Record]]) -> list[Question
     ]
     random.Random("known facts").shuffle(facts)
     return facts
+
+
+def _loaded(path: str, argument: str, format: str | None) -> LoadedRequests:
+    """The requests of a file, with the argument that names it in what is wrong with it."""
+    file = _found(path, argument)
+    try:
+        return load_requests(file, format)
+    except DataError as error:
+        raise DataError(f"{argument}: {str(error).removeprefix('data: ')}") from error
 
 
 def _found(path: str, argument: str) -> Path:

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from editgym.weights.export.merged import ExportError
 from editgym.weights.factors import LowRankFactors
-from editgym.weights.journal.journal import SiteEdit, Skip
+from editgym.weights.journal.journal import Adapter, SiteEdit, Skip
 from editgym.weights.operators import Shift
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite
@@ -193,6 +193,11 @@ def _shifts_by_site(network: EditedWeights) -> dict[EditSite, list[SiteEdit]]:
     for i, entry in enumerate(network.journal):
         if isinstance(entry, Skip):
             continue
+        if isinstance(entry, Adapter):
+            raise ExportError(
+                f"entry {i} is a {entry.kind}: an adapter beside the weights, which neither a LoRA"
+                " adapter nor a checkpoint of weights can hold"
+            )
         if not (isinstance(entry, SiteEdit) and isinstance(entry.operator, Shift)):
             raise ExportError(
                 f"entry {i} is a {entry.kind}: only additive edits (low_rank_shift, dense_shift)"

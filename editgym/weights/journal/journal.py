@@ -138,6 +138,19 @@ class EditJournal:
             raise journal_file.incomplete(Path(path), error) from error
 
 
+def require_journal(journal: object) -> None:
+    """Raise the error of what should be a journal and is none.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(journal, EditJournal):
+        raise TypeError(
+            "journal must be an EditJournal, as an agent's edit returns one and EditJournal.load"
+            f" reads one, got a {type(journal).__name__}"
+        )
+
+
 def _step(entry: Entry) -> int:
     assert entry.step is not None, "the journal numbers its entries"
     return entry.step

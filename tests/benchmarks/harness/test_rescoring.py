@@ -15,7 +15,7 @@ from benchmarks.harness.rescoring import RescoringError, Setting, read_settings,
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.sources import source_of
 from benchmarks.harness.validation import validate_row
-from benchmarks.report.aggregate import stratum
+from benchmarks.report.aggregate import group_rows, stratum
 from benchmarks.report.commands import command
 from benchmarks.results import (
     ROWS_FILE,
@@ -28,7 +28,7 @@ from benchmarks.results import (
     row_problem,
 )
 from benchmarks.results.marks import MARKS_FILE, Mark, add_marks, read_marks
-from benchmarks.suites.cells import cells
+from benchmarks.suites.cells import cells, entries_of
 from benchmarks.suites.entry import Entry, Suite
 
 OWN = '''
@@ -122,6 +122,10 @@ def test_an_edit_that_is_scored_again_is_none_of_a_run_with_these_arguments(worl
         assert Cell.of(one).id == one["cell"] != run.id
         assert stratum(one) == f"{run.env_id} · {run.task} · edited with metrics=None · " + (
             f"metrics={one['env_kwargs']['metrics']}"
+        )
+        (group,) = group_rows([one], entries_of)
+        assert group.label == (
+            f"{run.env_id} · {run.task} · scored again with metrics={one['env_kwargs']['metrics']}"
         )
         made_up = {key: value for key, value in one.items() if key != "rescored_from"}
         made_up["row_sha256"] = row_hash(made_up)
@@ -393,6 +397,9 @@ def test_folders_and_settings_are_checked(world, tmp_path):
     ]
     with pytest.raises(ValueError, match="no finished row is to be measured otherwise"):
         rescored(world, tmp_path / "to", "knowledge/zsre.scorer=squad")
+    rescored(world, tmp_path / "none", "metrics=[]")
+    with pytest.raises(ValueError, match=r"measured otherwise: they have metrics=\[\] already"):
+        rescored(tmp_path / "none", tmp_path / "to", "metrics=[]")
     with pytest.raises(ValueError, match="another folder"):
         rescored(world, world, "metrics=[]")
     assert issubclass(RescoringError, ValueError), "the command says it in one line"

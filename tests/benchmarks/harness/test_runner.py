@@ -323,7 +323,9 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
         (["run", "--suite", "toy", "--time-limit", "0"], "time limit must be greater than 0"),
         (["run", "--suite", "toy", "--out", "file/out"], "file/out"),
         (["report", "nothing"], "no rows in nothing"),
-        (["validate", "nothing"], "no finished row"),
+        (["run", "--suite", "toy", "--out", "file"], "--out: cannot write to file: File exists"),
+        (["run", "--suite", "toy", "--settings", "no.json"], "--settings: cannot read no.json"),
+        (["validate", "nothing"], "no rows in nothing"),
         (["validate", "nothing", "--sample", "0"], "sample must be 1 or more, got 0"),
     ],
 )

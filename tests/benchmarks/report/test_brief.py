@@ -65,6 +65,20 @@ def test_a_table_has_the_score_and_both_sides_of_the_trade_off(agents, make_row)
     assert lines[0].split() == ["—", "random", "1", "0.790", "0.900", "0.700"]
 
 
+def test_agents_that_do_not_do_a_task_are_said_with_the_reason(make_row):
+    cannot = {"status": "unsupported", "error": "it edits streams of facts", "time": {}}
+    rows = [
+        make_row("ft_m", measured=cannot, metrics={}, env_id=env_id)
+        for env_id in ("MaskWorld-v0", "ShiftWorld-v0")
+    ]
+    head, said = brief(group_rows(rows), 0).split("\n\n")
+    assert head == "No cell is finished yet."
+    titles = [group.title for group in group_rows(rows)]
+    assert " ".join(said.split()) == (
+        f"ft_m does not do {titles[0]}, {titles[1]}: it edits streams of facts"
+    )
+
+
 def test_metrics_of_no_family_are_shown_as_they_are(make_row):
     _, head, lines, said = table(make_row(metrics={f"own_{name}": 0.5 for name in "abcd"}))
     assert head == ["rank", "agent", "n", "own a", "own b", "own c"]

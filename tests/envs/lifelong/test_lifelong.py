@@ -1106,6 +1106,7 @@ def test_bad_arguments_are_named_with_their_value(make_env, name, value):
         ),
         ({"device": "gpu"}, ValueError, "device: 'gpu' is not a device"),
         ({"model": "./nowhere"}, ValueError, r"cannot load '\./nowhere'"),
+        ({"model": "factml"}, ValueError, r"there is no 'factml'; did you mean 'factlm'\?"),
         (
             {"sites": ["model.layers.7.mlp.*"]},
             UnknownSiteError,
@@ -1115,12 +1116,12 @@ def test_bad_arguments_are_named_with_their_value(make_env, name, value):
         (
             {"sites": "down_proj"},
             UnknownSiteError,
-            "sites must be a list of names or globs, got 'down_proj'",
+            r"sites must be a list of names or globs, got 'down_proj'; .*\[\"down_proj\"\]",
         ),
         (
             {"horizn": 3},
             ValueError,
-            "takes no argument 'horizn'.*the environment itself takes .*horizon",
+            r"takes no argument 'horizn'.*the environment itself takes .*mean horizon\?\)",
         ),
         ({"step_size": {1}}, ValueError, "plain JSON values"),
     ],
