@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from benchmarks.report.sections import Section, overview
@@ -60,4 +61,4 @@ def _escaped(text: str) -> str:
     """A text that holds names and settings of strangers, without a meaning in Markdown: no more
     columns, and no HTML.
     """
-    return text.replace("|", "\\|").replace("<", "\\<")
+    return re.sub(r"[\\|<]", r"\\\g<0>", text)

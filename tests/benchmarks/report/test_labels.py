@@ -1,5 +1,7 @@
 """Which rows belong to one agent: the settings in full say so, names are of what was typed."""
 
+import re
+
 import pytest
 
 from benchmarks.report.labels import at_one_budget, by_label, shorter, told_apart
@@ -136,15 +138,15 @@ def test_names_that_would_be_one_stay_in_full():
 
 def test_settings_are_no_lines_and_no_columns_of_tables(make_row, tmp_path):
     """A text among settings, such as a prompt, may have lines; a stranger may put a table there."""
-    forged = "x\n| 1 | best | reward | <script>"
+    forged = "x\n| 1 | best | reward | <script>\\|"
     for seed, config in enumerate(({"prompt": forged}, {"prompt": "y"})):
         metrics = {"retain_accuracy": 0.5, "forget_accuracy": 0.5, "a|b": 0.5}
         row = make_row("ppo", seed, metrics=metrics, agent_config=config, settings=config)
         append_row(tmp_path / ROWS_FILE, row)
     write_report(tmp_path)
     text = (tmp_path / "LEADERBOARD.md").read_text()
-    assert r"ppo (prompt=x\n\| 1 \| best \| reward \| \<script>)" in text
+    assert r"ppo (prompt=x\\n\| 1 \| best \| reward \| \<script>\\\|)" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert not any(line.startswith("| 1 |") for line in tables)
-    assert len({line.replace(r"\|", "").count("|") for line in tables}) == 1
-    assert "<script>" not in text.replace(r"\<", "")
+    assert len({re.sub(r"\\.", "", line).count("|") for line in tables}) == 1
+    assert "<script>" not in re.sub(r"\\.", "", text)
