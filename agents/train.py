@@ -105,8 +105,8 @@ def train(options: argparse.Namespace) -> int:
     with closing(made_env(spec, options.env, env_kwargs)) as env:
         if from_file.tuned is not None:
             from_file.tuned.check_env(env)
-        if isinstance(agent, StreamEditor):  # which has nothing to learn that would fail elsewhere
-            stream_process(env)
+        if getattr(type(agent), "learn", None) is StreamEditor.learn:
+            stream_process(env)  # there is nothing to learn that would fail elsewhere
         unedited = _unedited(env)
     _check_settings(options.agent, agent, spec)
     made = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]

@@ -327,7 +327,8 @@ def test_one_seed_is_one_rollout_and_another_seed_another(
     env_id, arguments, rollout, without_timing, wrap
 ):
     first, again, other = (
-        without_timing(rollout(wrap(gym.make(env_id, **arguments(5))), seed)) for seed in (5, 5, 6)
+        without_timing(rollout(wrap(gym.make(env_id, **arguments(5))), seed, 16))
+        for seed in (5, 5, 6)
     )
     assert equal(first, again)
     assert not equal([step[1] for step in first], [step[1] for step in other])
@@ -340,7 +341,7 @@ def test_one_seed_is_one_rollout_vectorised(env_id, arguments, rollout, mode):
 
     def run(seed):
         return rollout(
-            gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, **arguments(5)), seed
+            gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, **arguments(5)), seed, 16
         )
 
     first, again, other = run(5), run(5), run(6)

@@ -98,6 +98,7 @@ def test_the_family_is_in_the_report(folder):
     assert "| distance ↓ |" in (folder / "rows" / "LEADERBOARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_every_row_is_reproduced(folder):
     done = leaderboard(folder, "validate", "rows", "--sample", "20")
     assert done.returncode == 0, done.stdout + done.stderr

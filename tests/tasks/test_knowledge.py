@@ -859,6 +859,7 @@ def test_evaluation_leaves_the_task_as_it_was(factworld, edited):
 # --- real models and data -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.data(
     "lm/stories260k", "lm/babyllama", "editing/zsre_train_1k.json", "editing/counterfact-val.json"
 )

@@ -97,7 +97,7 @@ def test_a_validation_split_that_is_too_small_says_how_many_requests_it_has(stre
     with pytest.raises(
         ValueError,
         match=r"^validation: knowledge/custom: 10 requests are asked for .* the validation "
-        r"split has \d that can be used .*; learn with validate_every=0$",
+        r"split has \d that can be used; .*; learn with validate_every=0$",
     ):
         Judge(spec, 0)
 

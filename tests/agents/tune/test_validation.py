@@ -170,6 +170,7 @@ def test_a_backdoor_is_validated_by_clean_accuracy_and_the_drop_in_the_attacks_s
     assert look.metrics["forget_drop"] == look.score == 0  # no epoch changes nothing
 
 
+@pytest.mark.slow
 def test_the_score_of_unlearning_is_that_of_the_mean_accuracies(monkeypatch):
     # One network is lucky, the other is not: (retain, forget) before and after.
     accuracies = iter([(1.0, 1.0), (0.8, 0.0), (1.0, 0.9), (0.6, 0.9)])

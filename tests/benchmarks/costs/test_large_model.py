@@ -9,6 +9,7 @@ from benchmarks.costs import large_model
 from editgym.envs.lifelong.reward import RewardWeights
 
 
+@pytest.mark.slow
 def test_everything_is_measured_of_a_tiny_shape(tmp_path, capsys):
     file = tmp_path / "new" / "cost.json"
     asked = ["--shape", "tiny", "--edits-per-step", "2", "--steps", "1", "--json", str(file)]

@@ -150,6 +150,7 @@ def test_a_cell_whose_worker_died_is_run_once_more(
     assert ray.log[-1] == "shutdown"
 
 
+@pytest.mark.slow
 def test_each_cell_has_its_own_second_chance(tmp_path, fake, make_cell):
     fake("NodeDiedError", "NodeDiedError")
     cells = [make_cell(seed=seed) for seed in range(3)]

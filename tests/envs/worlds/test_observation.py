@@ -87,6 +87,7 @@ print(hashlib.sha256(observation.tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_projection_is_the_same_in_every_process(make, monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "77")
     done = subprocess.run(
