@@ -62,7 +62,7 @@ class Isolated:
             if keep and as_before and worker.silent:
                 self._kept["agent"] = worker
 
-    def evaluate(self, cell: Cell, journal: Path, access: str) -> Evaluated:
+    def evaluate(self, cell: Cell, journal: Path, access: str | None) -> Evaluated:
         """Evaluate the journal, within what is left of the cell's time.
 
         Raises:
@@ -126,6 +126,26 @@ def run_isolated(cell: Cell, time_limit: float = TIME_LIMIT) -> Outcome:
         return run_cell(cell, place)
 
 
+def evaluated_apart(cell: Cell, journal: Path, access: str | None) -> Evaluated:
+    """What a journal does; where a stranger's task or environment computes that, in a process of
+    its own, for its module may do anything to the one that reads and writes other rows.
+
+    Args:
+        cell: The cell.
+        journal: The file.
+        access: What the journal's agent was allowed; None where that was checked before.
+
+    Raises:
+        CallError: The process of a stranger's parts failed or died.
+        ValueError, OSError, RuntimeError, ImportError: The network, the data or a part is not here,
+            or the journal is of another network.
+    """
+    if is_ours(without_agent(cell)):
+        return evaluated(cell, journal, access)
+    with closing(Isolated()) as place:
+        return place.evaluate(cell, journal.absolute(), access)
+
+
 def _may_share(cell: Cell) -> bool:
     """Whether a process may be used again that has imported the cell's modules."""
     return is_ours(cell) and not is_on_cuda(cell)
@@ -140,6 +160,6 @@ def _staged(cell: Cell, folder: Path, compare: bool) -> Generator[Stage, None, N
     yield _AS_BEFORE, state is not None and state.is_as_before()
 
 
-def _evaluated(cell: Cell, journal: Path, access: str) -> dict[str, Any]:
+def _evaluated(cell: Cell, journal: Path, access: str | None) -> dict[str, Any]:
     """In the other process."""
     return asdict(evaluated(cell, journal, access))

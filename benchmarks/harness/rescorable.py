@@ -13,9 +13,10 @@ from tqdm import tqdm
 import envs_registry
 from benchmarks.harness.again import Rescoring
 from benchmarks.harness.fingerprints import text_hash
+from benchmarks.harness.processes import CallError, Worker
 from benchmarks.harness.sources import not_measuring
 from benchmarks.harness.specs import cell_spec
-from benchmarks.harness.strangers import import_strangers, without_agent
+from benchmarks.harness.strangers import import_strangers, is_ours, without_agent
 from benchmarks.results import (
     Cell,
     Row,
@@ -72,7 +73,7 @@ def known_problems(
         if problem is None:
             group = _apart_from_seed(cell)
             if group not in made:
-                made[group] = _environment_problem(one)
+                made[group] = _problem_apart(one)
             problem = made[group]
         if problem is not None:
             found.append((row, problem))
@@ -86,6 +87,20 @@ def _row_problem(row: Row, folder: Path) -> str | None:
     if row["edit_file"] is None:
         return "it has no journal to replay"
     return None if is_elsewhere(row, folder) else journal_problem(row, folder)
+
+
+def _problem_apart(one: Rescoring) -> str | None:
+    """The same as `_environment_problem`, in a process of its own where parts are strangers'."""
+    if is_ours(without_agent(one.cell)):
+        return _environment_problem(one)
+    worker = Worker()
+    try:
+        problem: str | None = worker.call(_environment_problem, one)
+        return problem
+    except CallError as error:
+        return f"--set: the environment cannot be made with it: {error}"
+    finally:
+        worker.kill()
 
 
 def _environment_problem(one: Rescoring) -> str | None:

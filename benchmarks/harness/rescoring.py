@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from agents.command_line import typed_value
 from benchmarks.harness.again import Rescoring, row_again
-from benchmarks.harness.evaluation import Evaluated, evaluated
+from benchmarks.harness.evaluation import Evaluated
+from benchmarks.harness.isolation import evaluated_apart
 from benchmarks.harness.rescorable import RescoringError, in_words, known_problems
 from benchmarks.harness.storing import Store, only_writer
 from benchmarks.harness.validation import fingerprint_differences
@@ -188,7 +189,7 @@ def _rescore(one: Rescoring, folder: Path, store: Store) -> Row:
 def _replayed(row: Row, cell: Cell, folder: Path) -> Evaluated:
     """What the row's journal does as `cell` measures it, on the network and the data of the row."""
     try:
-        found = evaluated(cell, folder / row["edit_file"], None)
+        found = evaluated_apart(cell, folder / row["edit_file"], None)
     except Exception as error:  # metrics and environments of strangers may raise anything
         raise RescoringError(f"cannot be replayed: {type(error).__name__}: {error}") from error
     edited = {name: row["fingerprints"].get(name) for name in ("model", "data")}

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.agent_files import agent_files, known_files
-from benchmarks.harness.evaluation import Evaluated, evaluated
-from benchmarks.harness.isolation import Isolated
+from benchmarks.harness.evaluation import Evaluated
+from benchmarks.harness.isolation import evaluated_apart
 from benchmarks.harness.sources import source_of
-from benchmarks.harness.strangers import is_ours, without_agent
 from benchmarks.results import (
     CURVE_KEYS,
     Cell,
@@ -116,7 +114,7 @@ def _problems(row: Row, folder: Path) -> list[str]:
     if useless is not None:
         return [*changed, useless]
     try:
-        replay = _replayed(Cell.of(row), folder / row["edit_file"], row["access"])
+        replay = evaluated_apart(Cell.of(row), folder / row["edit_file"], row["access"])
     # Another network, or data or a stranger's module that are not here.
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         return [*changed, f"cannot be replayed: {error}"]
@@ -130,16 +128,6 @@ def _problems(row: Row, folder: Path) -> list[str]:
         *curve_differences(row["curves"], replay.curves, tolerance),
         *record_differences(folder / records_file(row["cell"]), _records(replay)),
     ]
-
-
-def _replayed(cell: Cell, journal: Path, access: str) -> Evaluated:
-    """What the journal does; where a stranger's task or environment computes that, in a process of
-    its own, for its module may do anything to the one that compares other rows.
-    """
-    if is_ours(without_agent(cell)):
-        return evaluated(cell, journal, access)
-    with closing(Isolated()) as place:
-        return place.evaluate(cell, journal.absolute(), access)
 
 
 def _records(replay: Evaluated) -> list[Any]:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,16 @@ def test_a_row_that_was_scored_again_is_run_again_as_its_edit_was_made(world, ow
         assert said.startswith(f"scored again from {made_from} with {given}: the cell {made_from}")
         assert f"was run again by the code {old['git']}" in said
         assert "was evaluated again with the row's settings" in said
+
+
+@pytest.mark.isolated
+def test_a_strangers_metric_is_imported_by_no_process_that_writes_rows(
+    world, own, tmp_path, monkeypatch
+):
+    monkeypatch.delitem(sys.modules, "own_halves", raising=False)
+    found = rescored(world, tmp_path / "to", 'metrics=["own_halves:halves"]')
+    assert [row["metrics"]["halves"] for row in found.added] == [0.5, 0.5]
+    assert "own_halves" not in sys.modules
 
 
 def test_a_row_that_lies_of_its_edit_is_found_out_by_running_it_again(world, own, tmp_path):
