@@ -14,6 +14,7 @@ from reader import follow
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "own_facts.md"
 
 
+@pytest.mark.slow
 def test_the_page_is_followed_word_for_word(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

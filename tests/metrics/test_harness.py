@@ -99,6 +99,7 @@ def test_nothing_else_changes(edited, own):
     assert not edited.network.base.training
 
 
+@pytest.mark.slow
 def test_bad_input(edited, own, tmp_path, monkeypatch):
     tokenizer = edited.task.language.tokenizer
     with pytest.raises(ValueError, match="lm-evaluation-harness has no own_chioce"):

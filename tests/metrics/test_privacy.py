@@ -235,6 +235,7 @@ def test_retrained_network_has_no_gap_and_the_unedited_one_a_gap():
     )
 
 
+@pytest.mark.slow
 def test_checks_are_the_same_on_every_run_and_draw_nothing_from_outside():
     metrics = []
     for threads in (1, 2):

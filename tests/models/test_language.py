@@ -585,6 +585,7 @@ def weights(folder):
     return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_model(small_world, tmp_path, monkeypatch):
     whole = train_factlm.train("tiny", tmp_path / "whole", seed=3)
     epochs, run = [], train_factlm._epoch

@@ -344,6 +344,7 @@ def test_a_strangers_task_is_made_by_import_path(strangers_task):
     assert env.unwrapped.task is make_task(strangers_task, model_seed=1)
 
 
+@pytest.mark.slow
 def test_a_strangers_task_is_made_in_other_processes(strangers_task):
     envs = gym.vector.AsyncVectorEnv(
         [lambda: gym.make("editgym:MaskWorld-v0", task=strangers_task)] * 2, context="spawn"
