@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from agents.catalogue import SettingsError, agent_class
-from benchmarks.harness.processes import CallError, Worker
+from benchmarks.harness.processes import CallError, call_apart
 from benchmarks.harness.strangers import import_strangers, is_ours
 from benchmarks.results import Cell
 from benchmarks.results.resolved import resolved_settings
@@ -62,13 +62,10 @@ def named_folders(agent: str) -> list[str]:
 
 def _asked(function: Callable[[Any], Any], what: Any) -> Any:
     """What a function returns in a process of its own; None where it does not get to that."""
-    worker = Worker()
     try:
-        return worker.call(function, what, deadline=time.monotonic() + _LIMIT, longest=2**20)
+        return call_apart(function, what, deadline=time.monotonic() + _LIMIT, longest=2**20)
     except CallError:
         return None
-    finally:
-        worker.kill()
 
 
 def _class_problem(name: str) -> str | None:

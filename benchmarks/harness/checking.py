@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness.publishing import names
 from benchmarks.results import (
@@ -16,6 +16,7 @@ from benchmarks.results import (
     Cell,
     Row,
     is_elsewhere,
+    no_rows,
     read_what_can_be,
     row_problem,
 )
@@ -36,20 +37,57 @@ class _Checked:
     marked: int = 0
 
 
+class _Draw(NamedTuple):
+    """The rows that are looked at.
+
+    Attributes:
+        rows: The rows that are replayed.
+        again: The ones of them that are run again.
+        how: How the first were drawn, in words; empty where they were not.
+        how_again: The same of the second.
+    """
+
+    rows: list[Row]
+    again: list[Row]
+    how: str
+    how_again: str
+
+
 def validate(options: argparse.Namespace) -> int:
     """Replay journals of some rows, or of all, and say which are not reproduced, and which of all
     rows were changed.
     """
-    from benchmarks.harness.validation import finished_rows, named_rows, sample_rows
-
     _check_options(options)
     every, damaged = read_what_can_be(options.folder / ROWS_FILE)
     if not every and not damaged:
-        raise FileNotFoundError(
-            f"no rows in {options.folder / ROWS_FILE}: run a suite with --out {options.folder}"
-            " first"
-        )
+        raise FileNotFoundError(no_rows(options.folder))
     refused = read_marks(options.folder, every).refused
+    draw = _draw(every, options)
+    if draw.how:
+        print(f"to be replayed{draw.how}: {_cells(draw.rows)}")
+    if draw.again:
+        print(f"to be run again{draw.how_again}: {_cells(draw.again)}", flush=True)
+    checked = _check(draw.rows, draw.again, options)
+    changed = _print_changed(every, draw.rows) + len(damaged)
+    for problem in (*damaged, *(f"mark of verification, {problem}" for problem in refused)):
+        print(f"DIFFERS  {printable(problem, kept='')}")
+    lines = len(every) + len(damaged)
+    run_again = f"; {len(draw.again)} run again{draw.how_again}" if draw.again else ""
+    print(f"{len(draw.rows)} of {lines} rows checked{draw.how}{run_again}")
+    print(f"{len(draw.rows) - len(checked.differ)} of {len(draw.rows)} rows reproduced")
+    if changed:
+        print(f"{changed} of {lines} rows were changed, beside those that were replayed")
+    if checked.marked:
+        print(f"{checked.marked} rows marked as verified: {options.folder / MARKS_FILE}")
+    if not draw.again:
+        print("(agent, access, seed, reward calls and times as the rows say: --rerun K tells)")
+    return 1 if checked.differ or changed or refused else 0
+
+
+def _draw(every: Sequence[Row], options: argparse.Namespace) -> _Draw:
+    """The rows that the options ask for; says how many cannot be replayed."""
+    from benchmarks.harness.validation import finished_rows, named_rows, sample_rows
+
     here = [
         row
         for row in every
@@ -67,38 +105,22 @@ def validate(options: argparse.Namespace) -> int:
         rows = finished_rows(here) if options.all else sample_rows(here, options.sample, seed)
     again = sample_rows(rows, options.rerun, seed) if options.rerun else []
     by_seed = f", drawn by --seed {seed}"
-    drawn = "" if options.rows or options.all else by_seed
-    drawn_again = by_seed if len(again) < len(rows) else ""
-    if drawn:
-        print(f"to be replayed{drawn}: {_cells(rows)}")
-    if again:
-        print(f"to be run again{drawn_again}: {_cells(again)}", flush=True)
-    checked = _check(rows, again, options)
-    seen = {row["cell"] for row in rows}
-    changed = [
-        (row, problem)
-        for row in every
-        if row["cell"] not in seen and (problem := row_problem(row)) is not None
-    ]
+    return _Draw(
+        rows,
+        again,
+        "" if options.rows or options.all else by_seed,
+        by_seed if len(again) < len(rows) else "",
+    )
+
+
+def _print_changed(every: Sequence[Row], replayed: Sequence[Row]) -> int:
+    """Name the rows that were changed, of those that are not replayed; how many there are."""
+    seen = {row["cell"] for row in replayed}
+    others = [(row, row_problem(row)) for row in every if row["cell"] not in seen]
+    changed = [(row, problem) for row, problem in others if problem is not None]
     for row, problem in changed:
         _print_verdict(row, [problem])
-    for problem in (*damaged, *(f"mark of verification, {problem}" for problem in refused)):
-        print(f"DIFFERS  {printable(problem, kept='')}")
-    print(
-        f"{len(rows)} of {len(every) + len(damaged)} rows checked{drawn}"
-        + (f"; {len(again)} run again{drawn_again}" if again else "")
-    )
-    print(f"{len(rows) - len(checked.differ)} of {len(rows)} rows reproduced")
-    if changed or damaged:
-        print(
-            f"{len(changed) + len(damaged)} of {len(every) + len(damaged)} rows were changed,"
-            " beside those that were replayed"
-        )
-    if checked.marked:
-        print(f"{checked.marked} rows marked as verified: {options.folder / MARKS_FILE}")
-    if not again:
-        print("(agent, access, seed, reward calls and times as the rows say: --rerun K tells)")
-    return 1 if checked.differ or changed or damaged or refused else 0
+    return len(changed)
 
 
 def add_validate(commands: Any) -> None:

@@ -18,6 +18,7 @@ from benchmarks.results import (
     read_rows,
     records_file,
     records_problem,
+    rows_in,
 )
 from benchmarks.results.marks import Mark, add_marks, checked_marks
 
@@ -54,11 +55,7 @@ def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
     chosen = dict(known)
     marks: list[Mark] = []
     for folder in folders:
-        rows = read_rows(folder / ROWS_FILE)
-        if not rows:
-            raise FileNotFoundError(
-                f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
-            )
+        rows = rows_in(folder)
         marks += checked_marks(folder, rows)
         for row in rows:
             _check_files(row, folder)

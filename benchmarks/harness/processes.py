@@ -246,6 +246,15 @@ class Worker:
             self._answers.close()
 
 
+def call_apart(function: Callable[..., Any], *arguments: Any, **limits: float) -> Any:
+    """What `Worker.call` returns, of a process that ends with the call."""
+    worker = Worker()
+    try:
+        return worker.call(function, *arguments, **limits)
+    finally:
+        worker.kill()
+
+
 def _wake_server() -> None:
     """Let the server go on, which is the parent of every agent's process, and may have been stopped
     by one: then no process would begin or be told to have ended.

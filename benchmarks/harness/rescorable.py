@@ -13,7 +13,7 @@ from tqdm import tqdm
 import envs_registry
 from benchmarks.harness.again import Rescoring
 from benchmarks.harness.fingerprints import text_hash
-from benchmarks.harness.processes import CallError, Worker
+from benchmarks.harness.processes import CallError, call_apart
 from benchmarks.harness.sources import not_measuring
 from benchmarks.harness.specs import cell_spec
 from benchmarks.harness.strangers import import_strangers, is_ours, without_agent
@@ -93,14 +93,11 @@ def _problem_apart(one: Rescoring) -> str | None:
     """The same as `_environment_problem`, in a process of its own where parts are strangers'."""
     if is_ours(without_agent(one.cell)):
         return _environment_problem(one)
-    worker = Worker()
     try:
-        problem: str | None = worker.call(_environment_problem, one)
+        problem: str | None = call_apart(_environment_problem, one)
         return problem
     except CallError as error:
         return f"--set: the environment cannot be made with it: {error}"
-    finally:
-        worker.kill()
 
 
 def _environment_problem(one: Rescoring) -> str | None:

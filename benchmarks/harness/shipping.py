@@ -21,6 +21,7 @@ from benchmarks.results import (
     canonical_json,
     journal_problem,
     read_rows,
+    rows_in,
     ships_by_hash_alone,
 )
 from benchmarks.results.marks import add_marks, checked_marks
@@ -48,16 +49,15 @@ def ship_rows(folder: Path, destination: Path) -> Shipped:
     Everything is read and checked before anything is written.
 
     Raises:
-        ValueError: `folder` has no rows, or both are the same folder.
+        FileNotFoundError: `folder` has no rows.
+        ValueError: Both are the same folder.
         ResultsError: A row was changed, a journal is missing or is not the one that was measured,
             or a mark does not hold.
         OSError: The destination cannot be written.
     """
     if folder.resolve() == destination.resolve():
         raise ValueError(f"{destination} is the folder itself: give another one")
-    rows = read_rows(folder / ROWS_FILE)
-    if not rows:
-        raise ValueError(f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first")
+    rows = rows_in(folder)
     known = {canonical_json(row) for row in read_rows(destination / ROWS_FILE)}
     _check_journals(rows, folder)
     marks = checked_marks(folder, rows)

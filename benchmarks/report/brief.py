@@ -30,13 +30,12 @@ READING = (
 
 
 def brief(groups: Sequence[Group], failed: int) -> str:
-    """A sentence on how to read the tables, and the tables, each with its conclusion.
+    """A sentence on how to read the tables, the tables, each with its conclusion, and a sentence
+    for each agent that does not do a task.
 
     Args:
         groups: The groups.
         failed: How many cells failed.
-
-    Agents that do not do a task have a sentence at the end.
     """
     texts = [text for group in groups if (text := _table(group))]
     head = READING if texts else "No cell is finished yet."

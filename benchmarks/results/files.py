@@ -70,11 +70,14 @@ def rows_in(*folders: Path) -> list[Row]:
     for folder in folders:
         rows = read_rows(folder / ROWS_FILE)
         if not rows:
-            raise FileNotFoundError(
-                f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
-            )
+            raise FileNotFoundError(no_rows(folder))
         found.update((row["cell"], row) for row in rows)
     return list(found.values())
+
+
+def no_rows(folder: Path) -> str:
+    """What an error says of a folder without rows."""
+    return f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
 
 
 def append_row(path: Path, row: Row) -> tuple[int, int]:

@@ -50,15 +50,26 @@ def pairs(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, Rows, Any, Rows
 
 
 def agent_pairs(rows: Sequence[Row], first: str, second: str) -> Iterator[tuple[Rows, Rows]]:
-    """Rows of two agents in each environment that both have edited."""
+    """Rows of two agents in each environment that both have edited.
+
+    Raises:
+        ValueError: One of them has two rows of a seed there, with different settings.
+    """
     alike: dict[str, dict[str, dict[int, Row]]] = {}
     for row in rows:
+        if row["agent"] not in (first, second):
+            continue
         kwargs = {key: value for key, value in row["env_kwargs"].items() if key != _SEEDED}
         where = canonical_json([row["suite"], row["env_id"], kwargs])
-        alike.setdefault(where, {}).setdefault(row["agent"], {})[row["seed"]] = row
-    for own in alike.values():
-        if own.get(first, {}).keys() & own.get(second, {}).keys():
-            yield own[first], own[second]
+        own = alike.setdefault(where, {}).setdefault(row["agent"], {})
+        if own.setdefault(row["seed"], row) is not row:
+            raise ValueError(
+                f"--agents: {row['agent']} has two rows of seed {row['seed']} in {row['env_id']},"
+                f" {row['task']}, with different settings: which one is meant, nobody can tell"
+            )
+    for agents in alike.values():
+        if agents.get(first, {}).keys() & agents.get(second, {}).keys():
+            yield agents[first], agents[second]
 
 
 def table(rows: Sequence[Row], name: str) -> str:

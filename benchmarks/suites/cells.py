@@ -102,16 +102,7 @@ def cells(
         raise ValueError(f"seeds must be 1 or more, got {count}")
     entries = _chosen(suite, tasks, env_ids)
     given = given or {}
-    named = {entry.task for entry in entries} | {
-        agent for entry in entries for agent, _, _ in entry.chosen(agents)
-    }
-    for name in given:
-        if name not in named:
-            raise ValueError(unknown("agent or task to set", name, sorted(named)))
-    for entry in entries:
-        if typed := given.get(entry.task):
-            arguments = {"task": entry.task, **entry.env_kwargs}
-            check_environment(entry.env_id, arguments, typed, entry.task)
+    _check_given(given, entries, agents)
     resolve = _Resolver(settings_of)
     found = (
         resolve(
@@ -125,6 +116,20 @@ def cells(
     )
     # A name that is given twice is run once.
     return list({cell.id: cell for cell in found}.values())
+
+
+def _check_given(given: Given, entries: Sequence[Entry], agents: Sequence[str] | None) -> None:
+    """Refuse settings of what is not compared, and arguments that an environment does not take."""
+    named = {entry.task for entry in entries} | {
+        agent for entry in entries for agent, _, _ in entry.chosen(agents)
+    }
+    for name in given:
+        if name not in named:
+            raise ValueError(unknown("agent or task to set", name, sorted(named)))
+    for entry in entries:
+        if typed := given.get(entry.task):
+            arguments = {"task": entry.task, **entry.env_kwargs}
+            check_environment(entry.env_id, arguments, typed, entry.task)
 
 
 def unknown(what: str, name: str, offered: Sequence[str]) -> str:
