@@ -195,6 +195,7 @@ def test_merged_weights_and_adapter_load_as_the_edited_network(base, tmp_path):
     own = texts()
     with torch.no_grad():
         wanted = plain_logits(edited_by_hand(base, decoder, updates), own)
+        assert (wanted - plain_logits(base, own)).abs().max() > 1e-3
         folder = export_pretrained(decoder, tmp_path / "merged")
         close(plain_logits(AutoModelForCausalLM.from_pretrained(folder).eval(), own), wanted)
         export_adapter(decoder, tmp_path / "adapter")

@@ -114,6 +114,7 @@ def test_candidates_may_leave_a_site_alone(decoder, batch):
         [decoder.losses(batch, [None, LowRankFactors(a[i], b[i])]) for i in range(3)]
     )
     close(together, alone)
+    assert (alone[0] - alone[1]).abs().max() > 1e-3
 
 
 def test_updates_that_cannot_be_evaluated_are_refused(decoder, batch):
@@ -150,10 +151,9 @@ def test_an_injection_of_an_updates_product_is_that_update(decoder, batch):
     rows, positions = every[:, 0], every[:, 1]
     inputs = decoder.site_states(batch, [site.name], rows, positions)[site.name].inputs
     injected = {site.name: Injection(rows, positions, inputs @ d.mT)}
-    close(
-        decoder.losses(batch, injected=injected, prefix=decoder.prefix(batch)),
-        decoder.losses(batch, [None, DenseUpdate(d)]),
-    )
+    updated = decoder.losses(batch, [None, DenseUpdate(d)])
+    close(decoder.losses(batch, injected=injected, prefix=decoder.prefix(batch)), updated)
+    assert (updated - decoder.losses(batch)).abs().max() > 1e-3
 
 
 def test_injected_values_have_the_gradient_of_the_modules_output(decoder, batch):
@@ -164,6 +164,7 @@ def test_injected_values_have_the_gradient_of_the_modules_output(decoder, batch)
     ).mean()
     (gradient,) = torch.autograd.grad(loss, values)
     close(gradient, decoder.capture(batch).gradients[1])
+    assert gradient.abs().max() > 1e-3
 
 
 def test_a_token_named_twice_gets_both_values(decoder, batch):
@@ -171,10 +172,9 @@ def test_a_token_named_twice_gets_both_values(decoder, batch):
     values = torch.randn(2, site.shape[0])
     twice = Injection(torch.tensor([0, 0]), torch.tensor([2, 2]), values)
     once = Injection(torch.tensor([0]), torch.tensor([2]), values.sum(0, keepdim=True))
-    close(
-        decoder.logits(batch, injected={site.name: twice}),
-        decoder.logits(batch, injected={site.name: once}),
-    )
+    found = decoder.logits(batch, injected={site.name: twice})
+    close(found, decoder.logits(batch, injected={site.name: once}))
+    assert (found - decoder.logits(batch)).abs().max() > 1e-3
 
 
 def test_injections_are_refused_at_unknown_sites_and_with_candidates(decoder, batch):

@@ -213,11 +213,12 @@ def test_codebooks_are_the_same(decoder, batch, apart):
     site = decoder.sites[0]
     keys = decoder.capture(batch).keys[0][:2]
     values = torch.randn(2, site.shape[0], generator=torch.Generator().manual_seed(3))
-    step = len(decoder.journal)
+    step, before = len(decoder.journal), decoder.logits(batch)
     decoder.apply(Codebook(site.name, keys, values, torch.full((2,), 0.01), step=step))
     try:
         expected = apart(lambda: decoder.logits(batch))
         close(decoder.logits(batch), expected)
+        assert (expected - before).abs().max() > 1e-3, "no key is found"
     finally:
         decoder.rollback(step)
 
