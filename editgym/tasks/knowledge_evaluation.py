@@ -4,13 +4,18 @@ everything is asked.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from editgym.data.facts import EditRequest, Question
 from editgym.metrics.evaluation import Evaluation
-from editgym.metrics.knowledge import format_metrics, knowledge_metrics, retention_curve
+from editgym.metrics.knowledge import (
+    EditRecord,
+    format_metrics,
+    knowledge_metrics,
+    retention_curve,
+)
 from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.general import general_knowledge, perplexity_ratio
 from editgym.tasks.knowledge.records import edit_records
@@ -18,6 +23,7 @@ from editgym.tasks.knowledge.stream import Stream
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import (
     Codebook,
+    EditableDecoder,
     EditJournal,
     Entry,
     JournalError,
@@ -61,75 +67,112 @@ def evaluate_stream(
         requests[start : start + edits_per_step]
         for start in range(0, len(requests), edits_per_step)
     ]
-    by_step: dict[int, list[Entry]] = defaultdict(list)
-    for entry in journal:
-        by_step[entry.step or 0].append(entry)
     decoder = task.decoder.fresh()
-    if journal.base_hash != decoder.base_hash:
-        raise JournalError(
-            f"the journal belongs to the network {journal.base_hash[:12]}…, the task's model is "
-            f"{decoder.base_hash[:12]}…: use the same model and dtype"
-        )
-    if by_step and max(by_step) >= len(steps):
-        raise JournalError(
-            f"the journal has a step {max(by_step)}, but the stream ends after {len(steps)} steps"
-        )
+    by_step = _by_step(journal, decoder, len(steps))
     exam = Exam(task, decoder, thorough)
-    others = [
-        (name, Exam(task.asked(task.interview.in_format(form)), decoder, thorough))
+    others = {
+        name: Exam(task.asked(task.interview.in_format(form)), decoder, thorough)
         for name, form in task.interview.evaluate_formats
-    ]
-    texts: list[str] = []
-    now: list[str] = []
-    skipped: dict[int, str] = {}
-    for index, batch in enumerate(steps):
-        decoder.apply(*by_step[index])
-        texts += _prepended(by_step[index], len(batch))
-        for place, reason in _skipped(by_step[index], len(batch)).items():
-            skipped[index * edits_per_step + place] = reason
-        asked = [
-            Question(text + request.prompt, request.target)
-            for text, request in zip(texts[-len(batch) :], batch, strict=True)
-        ]
-        now += [result.answer for result in exam.expecting(asked)]
-    every = range(len(requests))
+    }
+    replay = _replayed(exam, steps, by_step)
     overwritten = Stream(tuple(requests)).overwritten
-    records = edit_records(exam, requests, texts, every, now, skipped, edits_per_step, overwritten)
-    scorer = task.scorer
+
+    def asked(asker: Exam, chosen: Sequence[int], now: Sequence[str | None]) -> list[EditRecord]:
+        every = asker is exam
+        return edit_records(
+            asker,
+            [requests[at] if every else _what_formats_ask(requests[at]) for at in chosen],
+            [replay.texts[at] for at in chosen],
+            chosen,
+            now,
+            replay.skipped,
+            edits_per_step,
+            overwritten,
+        )
+
+    records = asked(exam, range(len(requests)), replay.now)
     capability, known_kept = general_knowledge(exam, requests) if thorough else (None, None)
     metrics = knowledge_metrics(
         records,
         perplexity_ratio=perplexity_ratio(task, decoder) if thorough else None,
         capability=capability,
         known_kept=known_kept,
-        sites_per_edit=sum(_touched(by_step[index]) for index in range(len(steps))) / len(steps),
+        sites_per_edit=sum(map(_touched, by_step)) / len(steps),
         texts_per_edit=_texts_per_edit(by_step, steps, rehearse),
         first_k=first_k,
-        scorer=scorer,
+        scorer=task.scorer,
     )
     lines = [record.to_json() for record in records]
-    for name, other in others:
-        count = min(task.interview.format_edits, len(requests))
-        chosen = [number * len(requests) // count for number in range(count)]
-        again = edit_records(
-            other,
-            [_what_formats_ask(requests[number]) for number in chosen],
-            [texts[number] for number in chosen],
-            chosen,
-            [None] * count,
-            skipped,
-            edits_per_step,
-            overwritten,
-        )
-        metrics |= format_metrics(again, name, scorer)
+    count = min(task.interview.format_edits, len(requests))
+    chosen = [number * len(requests) // count for number in range(count)]
+    for name, other in others.items():
+        again = asked(other, chosen, [None] * count)
+        metrics |= format_metrics(again, name, task.scorer)
         lines += [{"format": name, **record.to_json()} for record in again]
     if decoder.remembered:
-        metrics["facts_left_out"] = float(sum(one.left_out for _, one in [("", exam), *others]))
-    return Evaluation(metrics, {"retention": retention_curve(records, scorer=scorer)}, lines)
+        metrics["facts_left_out"] = float(sum(one.left_out for one in (exam, *others.values())))
+    return Evaluation(metrics, {"retention": retention_curve(records, scorer=task.scorer)}, lines)
+
+
+def _by_step(journal: EditJournal, decoder: EditableDecoder, steps: int) -> list[list[Entry]]:
+    """A journal's entries by the stream's steps.
+
+    Raises:
+        JournalError: The journal belongs to another model, or has more steps than the stream.
+    """
+    if journal.base_hash != decoder.base_hash:
+        raise JournalError(
+            f"the journal belongs to the network {journal.base_hash[:12]}…, the task's model is "
+            f"{decoder.base_hash[:12]}…: use the same model and dtype"
+        )
+    last = max((entry.step or 0 for entry in journal), default=0)
+    if last >= steps:
+        raise JournalError(
+            f"the journal has a step {last}, but the stream ends after {steps} steps"
+        )
+    by_step: list[list[Entry]] = [[] for _ in range(steps)]
+    for entry in journal:
+        by_step[entry.step or 0].append(entry)
+    return by_step
+
+
+class _Replay(NamedTuple):
+    """What a replay of the journal shows.
+
+    Attributes:
+        texts: What stands before each request's prompt.
+        now: The answer to each request right after its step.
+        skipped: Why requests were left out, by their place in the stream.
+    """
+
+    texts: list[str]
+    now: list[str]
+    skipped: dict[int, str]
+
+
+def _replayed(
+    exam: Exam, steps: Sequence[Sequence[EditRequest]], by_step: Sequence[Sequence[Entry]]
+) -> _Replay:
+    """Apply the journal to the exam's model, step by step, and ask for each step's requests right
+    after it.
+    """
+    replay = _Replay([], [], {})
+    for batch, entries in zip(steps, by_step, strict=True):
+        exam.decoder.apply(*entries)
+        before, texts = len(replay.texts), _prepended(entries, len(batch))
+        for place, reason in _skipped(entries, len(batch)).items():
+            replay.skipped[before + place] = reason
+        asked = [
+            Question(text + request.prompt, request.target)
+            for text, request in zip(texts, batch, strict=True)
+        ]
+        replay.texts.extend(texts)
+        replay.now.extend(result.answer for result in exam.expecting(asked))
+    return replay
 
 
 def _texts_per_edit(
-    by_step: Mapping[int, Sequence[Entry]], steps: Sequence[Sequence[EditRequest]], rehearse: int
+    by_step: Sequence[Sequence[Entry]], steps: Sequence[Sequence[EditRequest]], rehearse: int
 ) -> float:
     """How many requests a step was taught with, rehearsed ones among them, for each that it edits:
     the mean over the stream's requests.
@@ -138,8 +181,8 @@ def _texts_per_edit(
     counted.
     """
     before, texts = 0, 0
-    for index, batch in enumerate(steps):
-        edited = any(isinstance(entry, SiteEdit | ReplaceTensors) for entry in by_step[index])
+    for batch, entries in zip(steps, by_step, strict=True):
+        edited = any(isinstance(entry, SiteEdit | ReplaceTensors) for entry in entries)
         texts += len(batch) + (min(rehearse, before) if edited else 0)
         before += len(batch)
     return texts / before
