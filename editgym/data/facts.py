@@ -61,6 +61,7 @@ def load_requests(
     format: str | None = None,
     *,
     on_error: Literal["raise", "skip"] = "raise",
+    argument: str = "data",
 ) -> LoadedRequests:
     """Edit requests from a JSON list of records, or from JSON Lines with a record in each line.
 
@@ -81,11 +82,12 @@ def load_requests(
         format: A row of `FORMATS`, or the import path of a `FactFormat` of one's own,
             `package.module:FORMAT`; by default the row whose required fields the first record has.
         on_error: Whether a malformed record is an error, or left out and counted as well.
+        argument: What named the file, for messages.
 
     Raises:
         DataError: The file is missing, is no JSON, holds no records or fits no one format, or a
-            record is malformed: the message names the file, the record's index from 0, and the
-            field.
+            record is malformed: the message names the argument, the file, the record's index from
+            0, and the field.
         ValueError: There is no such format, or `on_error` is neither of the two.
 
     Warns:
@@ -95,8 +97,9 @@ def load_requests(
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     path = Path(path).expanduser()
-    records = _read(path)
-    format = _detected(path, records[0]) if format is None else format
+    named = f"{argument}: {path}"
+    records = _read(path, argument)
+    format = _detected(named, records[0]) if format is None else format
     row = _format(format)
     kept: list[tuple[EditRequest, ...]] = []
     skipped: Counter[str] = Counter()
@@ -105,15 +108,13 @@ def load_requests(
             kept.append(RecordReader(row).requests(record))
         except LeftOut as why:
             if on_error == "raise" and not why.known:
-                raise DataError(
-                    f"data: {path}: record {index}: {why} (read as {format!r})"
-                ) from None
+                raise DataError(f"{named}: record {index}: {why} (read as {format!r})") from None
             skipped[why.reason] += 1
-    _warn_of_placeholders(path, [one for record in kept for one in record])
+    _warn_of_placeholders(named, [one for record in kept for one in record])
     return LoadedRequests(tuple(kept), dict(skipped), path, format)
 
 
-def _warn_of_placeholders(path: Path, requests: Sequence[EditRequest]) -> None:
+def _warn_of_placeholders(named: str, requests: Sequence[EditRequest]) -> None:
     """Warn where a prompt still has a placeholder for its subject: it would be edited as it
     stands.
     """
@@ -126,7 +127,7 @@ def _warn_of_placeholders(path: Path, requests: Sequence[EditRequest]) -> None:
     if found:
         request, placeholder = found[0]
         warnings.warn(
-            f"data: {path}: {len(found)} prompts have a placeholder left in them, such as"
+            f"{named}: {len(found)} prompts have a placeholder left in them, such as"
             f" {placeholder} in {request.prompt!r} (subject {request.subject!r}), and are edited as"
             " they stand: only {} is filled with the subject; write {}, or the subject itself",
             stacklevel=3,
@@ -141,9 +142,9 @@ def _format(name: str) -> FactFormat:
     return FORMATS[name]
 
 
-def _read(path: Path) -> list[object]:
+def _read(path: Path, argument: str) -> list[object]:
     if not path.is_file():
-        raise DataError(f"data: no file at {path}")
+        raise DataError(f"{argument}: no file at {path}")
     at = ""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -157,21 +158,21 @@ def _read(path: Path) -> list[object]:
                     records.append(json.loads(line))
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
         raise DataError(
-            f"data: {path} is neither a JSON list of records nor JSON Lines with a record in each"
-            f" line: {at}{error}"
+            f"{argument}: {path} is neither a JSON list of records nor JSON Lines with a record in"
+            f" each line: {at}{error}"
         ) from error
     if not records:
-        raise DataError(f"data: {path} holds no records")
+        raise DataError(f"{argument}: {path} holds no records")
     return records
 
 
-def _detected(path: Path, record: object) -> str:
+def _detected(named: str, record: object) -> str:
     names = detect(record)
     if len(names) == 1:
         return names[0]
     problem = f"fits {' and '.join(names)}" if names else "fits no format"
     raise DataError(
-        f"data: {path}: its first record {problem}; give format= one of these, which require\n"
+        f"{named}: its first record {problem}; give format= one of these, which require\n"
         f"{describe_formats()}"
     )
 

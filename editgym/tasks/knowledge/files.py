@@ -193,12 +193,8 @@ def _old_facts(splits: Mapping[StreamSplit, Sequence[_Record]]) -> list[Question
 
 
 def _loaded(path: str, argument: str, format: str | None) -> LoadedRequests:
-    """The requests of a file, with the argument that names it in what is wrong with it."""
-    file = _found(path, argument)
-    try:
-        return load_requests(file, format)
-    except DataError as error:
-        raise DataError(f"{argument}: {str(error).removeprefix('data: ')}") from error
+    """The requests of the file that an argument names."""
+    return load_requests(_found(path, argument), format, argument=argument)
 
 
 def _found(path: str, argument: str) -> Path:

@@ -158,13 +158,15 @@ class KnowledgeTask(AskedModel):
         drawing = Drawing(self, self.fits, unique_subjects, edits_per_step)
         drawing.take(self._draw(split, rng), count)
         if len(drawing.kept) < count:
-            left = f" (left out: {dict(drawing.left_out)}" if drawing.left_out else ""
-            if drawing.left_out[REPEATED]:
-                left += "; unique_subjects=False takes several about one subject"
+            left = ""
+            if drawing.left_out:
+                hint = "; unique_subjects=False takes several about one subject"
+                hint = hint if drawing.left_out[REPEATED] else ""
+                left = f" (left out: {dict(drawing.left_out)}{hint})"
             raise ValueError(
                 f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
                 f" the {split} split has {len(drawing.kept)} that can be used"
-                f"{left and f'{left})'}{self._divided}"
+                f"{left}{self._divided}"
             )
         return drawing.stream()
 

@@ -109,9 +109,9 @@ def test_agents_are_compared_where_both_have_edited(make_row, tmp_path, capsys):
     assert cells["score"].startswith("0.8")
     assert cells["Δ score"].startswith("0.048")
     assert cells["Δ forget accuracy"].startswith("-0.100")
+    assert paired.main([str(tmp_path), "--agents", "ppo", "no_edit"]) == 2
+    assert "'ppo' and 'no_edit' have no seed in common" in capsys.readouterr().err
     rows.append(row("ppo", 0, "unlearning/digits", 0.5, rollout=256))
     (tmp_path / ROWS_FILE).write_text("".join(json.dumps(one) + "\n" for one in rows))
     assert paired.main([str(tmp_path), "--agents", "cmaes", "ppo"]) == 2
     assert "ppo has two rows of seed 0 in MaskWorld-v0" in capsys.readouterr().err
-    assert paired.main([str(tmp_path), "--agents", "ppo", "no_edit"]) == 2
-    assert "'ppo' and 'no_edit' have no seed in common" in capsys.readouterr().err
