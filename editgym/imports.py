@@ -1,11 +1,35 @@
-"""A stranger's task, model, agent or suite is found by import path, `package.module:name`."""
+"""What is imported late, or not at all: strangers' parts by their import paths, and libraries that
+take seconds to load.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, TypeVar
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
+
+
+def is_of_library(value: object, module: str, name: str) -> bool:
+    """Whether a value is an instance of a library's class. The library is not imported for that:
+    who made such a value has imported it.
+
+    Args:
+        value: Anything.
+        module: The library's module that defines the class.
+        name: The class.
+    """
+    library = sys.modules.get(module)
+    return library is not None and isinstance(value, getattr(library, name))
+
+
+def is_pretrained_model(value: object) -> TypeGuard[PreTrainedModel]:
+    """Whether a value is a model of `transformers`."""
+    return is_of_library(value, "transformers.modeling_utils", "PreTrainedModel")
 
 
 def is_import_path(name: object) -> bool:

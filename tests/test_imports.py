@@ -1,10 +1,20 @@
 """Parts from a stranger's folder are found by import path; errors say which part is missing."""
 
 import sys
+from fractions import Fraction
 
 import pytest
+from torch import nn
+from transformers import BertConfig, BertModel
 
-from editgym.imports import imported, is_import_path, is_written_as_path, loaded_as
+from editgym.imports import (
+    imported,
+    is_import_path,
+    is_of_library,
+    is_pretrained_model,
+    is_written_as_path,
+    loaded_as,
+)
 
 
 @pytest.fixture
@@ -82,3 +92,17 @@ def test_a_loader_that_gives_nothing_is_named(tmp_path, monkeypatch, body, messa
     with pytest.raises(ValueError, match=f"data: .*{message}"):
         loaded_as(dict, "raising_loader:load", "data")
     sys.modules.pop("raising_loader", None)
+
+
+def test_a_class_of_a_library_is_told_without_its_import(monkeypatch):
+    assert is_of_library(Fraction(1, 2), "fractions", "Fraction")
+    assert not is_of_library(0.5, "fractions", "Fraction")
+    monkeypatch.delitem(sys.modules, "fractions")
+    assert not is_of_library(0.5, "fractions", "Fraction")
+    assert "fractions" not in sys.modules
+
+
+def test_models_of_transformers_are_told_from_others():
+    config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    assert is_pretrained_model(BertModel(config))
+    assert not is_pretrained_model(nn.Linear(2, 2))

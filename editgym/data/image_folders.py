@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from editgym.checks import one_of, optional, whole
 from editgym.data.errors import DataError
 from editgym.data.image_data import ImageData, checked_normalisation, labelled
 from editgym.data.npz_images import OPTIONAL_PARTS
+
+if TYPE_CHECKING:
+    import torchvision
 
 # Pillow's modes of pictures in shades of grey, and of those whose pixels are no bytes.
 _GREY, _DEEP = ("1", "L", "LA"), ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -79,6 +81,8 @@ def image_folder(
 
 def _listed(folder: Path) -> torchvision.datasets.ImageFolder:
     """The files of a part, by class."""
+    import torchvision
+
     _check_none_is_left_out(folder)
     try:
         return torchvision.datasets.ImageFolder(str(folder), loader=Image.open)
@@ -92,6 +96,8 @@ def _check_none_is_left_out(folder: Path) -> None:
     """Refuse pictures that ImageFolder would pass over, for their place or the ending of their
     names.
     """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     pictures = Image.registered_extensions()
     for inside, _, names in os.walk(folder):
         for name in names:
@@ -154,6 +160,8 @@ def _stacked(part: torchvision.datasets.ImageFolder, size: int, channels: int) -
     Raises:
         DataError: An image cannot be read; the message names it.
     """
+    import torchvision
+
     resized = torchvision.transforms.Compose(
         [torchvision.transforms.Resize((size, size)), torchvision.transforms.ToTensor()]
     )

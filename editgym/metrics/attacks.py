@@ -15,18 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score, roc_curve
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from editgym.data.image_data import check_finite
 from editgym.data.images import Labelled
 from editgym.metrics.classification import accuracy
-from editgym.metrics.privacy import check_network, check_parts, finite, margins
+from editgym.metrics.privacy import check_network, check_parts, finite, margins, same_bits
 from editgym.metrics.recovery import FALSE_POSITIVES
 from editgym.models.heads import features_before, last_linear
-from editgym.models.training import one_thread
-from editgym.weights import full_precision
 
 RELEARN_IMAGES, RELEARN_RATES = (1, 2, 5), (0.001, 0.01, 0.1)
 # The accuracy is looked at after so many steps on the few images.
@@ -80,7 +76,7 @@ def attacks(model: nn.Module, unedited: nn.Module, target: Target) -> dict[str, 
     Raises:
         ValueError: A network's tensors are not finite.
     """
-    with one_thread(), threadpool_limits(limits=1), full_precision():
+    with same_bits():
         signed, tpr = membership(model, target)
         auc, best = logit_attack(model, target)
         return {
@@ -102,6 +98,8 @@ def membership(model: nn.Module, target: Target) -> tuple[float | None, float | 
     Positive is the usual sign: the network is surer of what it was trained on. Negative means that
     the forgotten samples stand out by a larger loss, which gives them away as well.
     """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     check_network(model)
     if target.members is None:
         return None, None
@@ -122,6 +120,8 @@ def logit_attack(model: nn.Module, target: Target) -> tuple[float | None, float 
     of a retained class, so the ROC curve of that margin is what all constants can do. Of several
     classes it is the mean.
     """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     check_network(model)
     if not target.classes:
         return None, None

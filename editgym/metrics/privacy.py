@@ -8,14 +8,13 @@ machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -96,6 +95,17 @@ def check_network(model: nn.Module) -> None:
             )
 
 
+@contextmanager
+def same_bits() -> Iterator[None]:
+    """One thread and full precision, under which a check or an attack gives the same bits on one
+    machine.
+    """
+    import sklearn.linear_model  # noqa: F401  # the limit holds for libraries that are loaded
+
+    with one_thread(), threadpool_limits(limits=1), full_precision():
+        yield
+
+
 def forgetting_checks(
     model: nn.Module, evidence: Evidence, accuracy_before: float
 ) -> dict[str, float | None]:
@@ -112,7 +122,7 @@ def forgetting_checks(
     """
     if not math.isfinite(accuracy_before):
         raise ValueError(f"accuracy_before must be finite, got {accuracy_before}")
-    with one_thread(), threadpool_limits(limits=1), full_precision():
+    with same_bits():
         return {
             "mia_advantage": (
                 None
@@ -159,6 +169,8 @@ def membership_advantage(model: nn.Module, members: Labelled, others: Labelled) 
     Raises:
         ValueError: The network's tensors, or inputs, are not finite.
     """
+    from sklearn.metrics import roc_auc_score
+
     check_network(model)
     losses = np.concatenate([margins(model, part) for part in (members, others)])
     is_member = np.repeat([1, 0], [len(members), len(others)])
@@ -178,6 +190,8 @@ def probe_accuracy(model: nn.Module, fit: Labelled, forget: Labelled) -> float |
     Raises:
         ValueError: The network's tensors, or inputs, are not finite.
     """
+    from sklearn.linear_model import LogisticRegression
+
     check_network(model)
     for name, part in (("fit", fit), ("forget", forget)):
         check_finite(part.inputs, name)

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from editgym.metrics.answers import is_unspaced
 from editgym.models.prompt_formats import PromptFormat, PromptFormatError, solved_questions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _MOST_REMEMBERED = 100_000
 _OPENING = frozenset("([{<“‘„«‹「『（【《〈")

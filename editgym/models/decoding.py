@@ -6,14 +6,17 @@ import inspect
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from editgym.weights.language.kv_cache import cache_argument
 from editgym.weights.stored import input_device, is_spread
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
 
 # Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another
 # layer's.
@@ -195,6 +198,8 @@ class Decoding:
         """Refuse a model whose cache has more than keys and values: decoding could not drop or
         repeat its rows.
         """
+        from transformers import DynamicCache  # who has such a model has waited for it
+
         ids = torch.zeros(1, 1, dtype=torch.long, device=self._device)
         cache = getattr(self._model(input_ids=ids, use_cache=True), self._cache_argument, None)
         kinds = {type(layer).__name__ for layer in getattr(cache, "layers", ())}

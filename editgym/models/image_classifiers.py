@@ -9,12 +9,15 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
-from transformers.utils import logging
+
+from editgym.imports import is_pretrained_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CONFIG = "config.json"
 _SHOWN = 3  # names in a message
@@ -36,6 +39,8 @@ def untrained_classifier(folder: str) -> PreTrainedModel:
     Raises:
         ValueError: It has no `config.json` of an image classifier.
     """
+    from transformers import AutoConfig, AutoModelForImageClassification
+
     path = Path(folder).expanduser()
     if not (path / CONFIG).is_file():
         raise ValueError(
@@ -62,7 +67,7 @@ def under_own_names(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[st
     Raises:
         ValueError: Tensors of the model are missing, or have other shapes.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not is_pretrained_model(model):
         return state
     with _quiet():
         try:
@@ -98,7 +103,7 @@ def output_names(model: nn.Module) -> tuple[str, ...]:
     but numbers.
     """
     named: Any = getattr(getattr(model, "config", None), "id2label", None)
-    if not isinstance(model, PreTrainedModel) or not named:
+    if not is_pretrained_model(model) or not named:
         return ()
     names = tuple(str(named[number]) for number in sorted(named))
     return () if names == tuple(f"LABEL_{number}" for number in range(len(names))) else names
@@ -130,6 +135,8 @@ def _some(names: list[str]) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the loader's bar and its report: what is wrong is an error here."""
+    from transformers.utils import logging
+
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

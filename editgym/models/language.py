@@ -7,19 +7,22 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editgym.models.asking import Asking, Encoded
 from editgym.models.decoding import Choice, Decoding, ModelError
 from editgym.models.folders import BUNDLED, factlm_folder, model_path
 from editgym.models.prompt_formats import FORMATS, PromptFormat
-from editgym.models.reading import DTYPES, DeviceMap, read_model
 from editgym.paths import file_states
 from editgym.weights.stored import input_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from editgym.models.reading import DeviceMap
 
 
 class LanguageModel:
@@ -92,6 +95,8 @@ class LanguageModel:
                 supported, the packages that read it are missing, or it cannot be spread over
                 devices.
         """
+        from editgym.models.reading import read_model  # with transformers, which takes seconds
+
         return cls(*read_model(name, device, dtype, device_map))
 
     @property
@@ -281,7 +286,6 @@ def shared_model(
 
 __all__ = [
     "BUNDLED",
-    "DTYPES",
     "Encoded",
     "LanguageModel",
     "ModelError",

@@ -6,20 +6,18 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from editgym.models.folders import model_path
 from editgym.models.language import ModelError
 from editgym.weights.sites import editable_sites
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_LENGTH = 64  # tokens of a text
 
@@ -142,6 +140,8 @@ def load_sequence_classifier(
         ModelError: There is no such model, it has no safetensors, tokenizer or padding token, or no
             such output; or it takes fewer tokens.
     """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
     path = model_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

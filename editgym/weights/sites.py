@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from editgym.imports import is_of_library
 from editgym.weights.default_sites.default_layers import block_outputs, image_layers
 from editgym.weights.default_sites.text_layers import middle_to_late, of_text, reads_every_token
 
@@ -248,7 +248,7 @@ def discover_sites(model: nn.Module) -> tuple[EditSite, ...]:
 def _kind(module: nn.Module) -> Kind | None:
     if isinstance(module, nn.Linear):
         return "linear"
-    if isinstance(module, Conv1D):
+    if is_of_library(module, "transformers.pytorch_utils", "Conv1D"):
         return "conv1d"
     if isinstance(module, nn.Conv2d):
         return "conv2d"

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from editgym.data import images
 from editgym.data.images import DataError, Labelled
@@ -26,12 +28,17 @@ def test_digits_are_1797_images_a_quarter_of_every_class_for_tests():
     assert not rows(data.train) & rows(data.test)
 
 
-def test_digits_are_divided_the_same_way_every_time():
-    torch.manual_seed(5)
-    np.random.seed(5)
-    first, second = images.digits(), images.digits()
-    assert torch.equal(first.test.inputs, second.test.inputs)
-    assert first.test.labels[:12].tolist() == [2, 0, 4, 9, 4, 1, 2, 4, 6, 7, 9, 1]
+def test_digits_and_their_division_are_those_of_scikit_learn():
+    pixels, labels = load_digits(return_X_y=True)
+    parts = train_test_split(
+        np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=0
+    )
+    data = images.digits()
+    for part, indices in zip((data.train, data.test), parts, strict=True):
+        assert np.array_equal(
+            part.inputs.flatten(1).numpy(), (pixels[indices] / 16).astype(np.float32)
+        )
+        assert np.array_equal(part.labels.numpy(), labels[indices])
 
 
 # --- MNIST and CIFAR-10 ---------------------------------------------------------------------------

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from editgym.data.edit_request import EditRequest
 from editgym.data.factworld import FactWorld
 from editgym.models.factlm_sites import FACTLM_GPT2_SITES, FACTLM_SITES
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
-from editgym.models.reading import DeviceMap
 from editgym.tasks.knowledge.task import KnowledgeTask, StreamSplit
+
+if TYPE_CHECKING:
+    from editgym.models.reading import DeviceMap
 
 _OWN_SITES = {"factlm": FACTLM_SITES, "factlm-gpt2": FACTLM_GPT2_SITES}
 _FACTLM_STEP = 1e-3  # UltraEdit's, chosen on validation streams

@@ -9,15 +9,18 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editgym.data.errors import DataError
 from editgym.data.facts import EditRequest, LoadedRequests, Question, load_requests
 from editgym.models.folders import is_factlm
 from editgym.models.language import shared_model
-from editgym.models.reading import DeviceMap
 from editgym.paths import data_folder
 from editgym.tasks.knowledge.task import KnowledgeTask, StreamSplit, TeacherForced
 from editgym.tasks.knowledge.unknown_words import check_words
+
+if TYPE_CHECKING:
+    from editgym.models.reading import DeviceMap
 
 # Where one file holds everything: the share of its subjects that each split gets.
 _SHARES: tuple[tuple[StreamSplit, float], ...] = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from editgym.data.errors import DataError
 from editgym.data.facts import EditRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _LOOKED_AT = 500  # requests
 _WORD = re.compile(r"[^\W\d_]+")

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
 
+from editgym.imports import is_pretrained_model
 from editgym.models.heads import features_before
 from editgym.weights.classifiers.behaviour import behaviour
 from editgym.weights.classifiers.kept import Keep, KeptRows, Lengths
@@ -284,7 +284,7 @@ class EditableNetwork(EditedWeights):
         configs = [
             module.config.to_json_string()
             for module in self.base.modules()
-            if isinstance(module, PreTrainedModel)
+            if is_pretrained_model(module)
         ]
         described = (
             fingerprint(self.base, self._split.above),
@@ -293,6 +293,6 @@ class EditableNetwork(EditedWeights):
             configs,
             self._split.input_of or [site.name for site in self.sites],
             (str(self._example.dtype), tuple(self._example.shape[1:]), self._example.device.type),
-            (torch.__version__, transformers.__version__),
+            (torch.__version__, version("transformers")),
         )
         return hashlib.sha256(repr(described).encode()).hexdigest()[:24]

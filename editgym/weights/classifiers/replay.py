@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_unflatten
-from transformers import PreTrainedModel
 
+from editgym.imports import is_pretrained_model
 from editgym.weights.classifiers.dependence import what_matters
 from editgym.weights.classifiers.recording import CannotReplay, LeafShape, Pass, Recorder
 from editgym.weights.hooks import hooked
@@ -34,7 +34,7 @@ def is_of_transformers(model: nn.Module) -> bool:
     Other code may branch on its data; that of `transformers` looks at masks alone, to leave out
     those that mask nothing.
     """
-    return any(isinstance(module, PreTrainedModel) for module in model.modules())
+    return any(is_pretrained_model(module) for module in model.modules())
 
 
 class Replay:

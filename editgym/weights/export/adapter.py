@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from editgym.weights.export.merged import ExportError
 from editgym.weights.factors import LowRankFactors
@@ -138,6 +137,8 @@ def _as_parameters(ranks: Mapping[str, int]) -> dict[str, Any]:
 
 def _is_causal(model: nn.Module) -> bool:
     """Whether a model is a causal language model of `transformers`."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 

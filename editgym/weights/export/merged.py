@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from editgym.imports import is_pretrained_model
 from editgym.weights.journal.journal import Adapter
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.tensor_file import write_tensors
@@ -62,7 +62,7 @@ def export_pretrained(
             remembered facts), or the base is no `transformers` model.
     """
     _weights_only(network)
-    if not isinstance(network.base, PreTrainedModel):
+    if not is_pretrained_model(network.base):
         raise ExportError(
             f"{type(network.base).__name__} is no transformers model: use export_merged"
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 def cache_argument(module: nn.Module) -> str:
@@ -19,6 +21,8 @@ def cache_argument(module: nn.Module) -> str:
 
 def empty_cache(model: Any) -> DynamicCache:
     """A cache that has seen nothing, for a causal LM or its base model."""
+    from transformers import DynamicCache  # who has such a model has waited for it
+
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from editgym.weights.hooks import hooked
 from editgym.weights.language.given import check_inputs
@@ -28,6 +27,9 @@ from editgym.weights.language.site_pass import (
 from editgym.weights.language.tokens import TokenBatch
 from editgym.weights.sites import EditSite
 from editgym.weights.state import EditedState
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 _LEAST_SHARED = 8  # tokens; a second pass for fewer costs more than it saves
 _COMPARED = 3  # texts, and tokens of each
