@@ -53,10 +53,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def elsewhere(tmp_path_factory):
-    """Run from a temporary directory, with a cache of this session's own."""
+    """Run from a temporary directory, with a cache that this run's processes share."""
     before = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
-    os.environ["EDITGYM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    of_run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder of its own in the run's
+        of_run = of_run.parent
+    os.environ["EDITGYM_CACHE"] = str(of_run / "cache")
     yield
     os.chdir(before)
 

@@ -78,7 +78,7 @@ def test_splits_depend_on_the_seed_alone(digits):
 @pytest.mark.parametrize("seed", [0, 4, 9])
 def test_networks_that_ship_are_good_before_the_edit(digits, seed):
     task = digits(model_seed=seed)
-    assert task.evaluate(task.networks[0].journal)["test_accuracy"] > 0.93
+    assert by_hand(task.networks[0].merged(), task.splits.test) > 0.93
 
 
 # --- goals ----------------------------------------------------------------------------------------
@@ -281,9 +281,9 @@ def test_reports_are_on_test_data_before_and_after(digits, arguments):
 
 
 def test_reports_are_on_the_goal_asked_for(digits):
-    task = digits(goals=[2, 6])
+    task = digits(goals=[3, 7])
     network = task.networks[0].fresh()
-    network.apply(ReplaceTensors({"fc3.bias": torch.tensor([0, 0, -99.0, 0, 0, 0, 0, 0, 0, 0])}))
+    network.apply(ReplaceTensors({"fc3.bias": torch.tensor([0, 0, 0, -99.0, 0, 0, 0, 0, 0, 0])}))
     assert task.evaluate(network.journal, 0)["forget_accuracy"] == 0
     assert task.evaluate(network.journal, 1)["forget_accuracy"] > 0.8
 

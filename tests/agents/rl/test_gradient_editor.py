@@ -64,7 +64,9 @@ def test_another_goal_is_another_edit_and_candidates_do_not_mix(policy):
     assert torch.allclose(found[1], policy(both[1:])[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("world", ["MaskWorld-v1", "ShiftWorld-v1"])
+@pytest.mark.parametrize(
+    "world", [pytest.param("MaskWorld-v1", marks=pytest.mark.slow), "ShiftWorld-v1"]
+)
 def test_it_learns_classes_at_once_and_survives_save_and_load(world, tmp_path):
     spec = gym.make(world, goals=[3, 7], **SEEN).spec
     agent = GradientEditor(steps=60, batch=2, hidden=16, learning_rate=0.01)
