@@ -1,4 +1,6 @@
-"""Who learns once and edits many in the study of general editors, and where."""
+"""Who learns once and edits many in the study of general editors, who learns anew for every edit,
+and where.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
-from agents.protocol import Budget
+from agents.catalogue import make_agent
+from agents.protocol import Agent, Budget
 from agents.rl.agent import SB3Agent
 from agents.rl.general_editor import GeneralEditor
 from agents.rl.gradient_editor import GradientEditor
@@ -23,7 +26,7 @@ Learner = SB3Agent | GradientEditor
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0", "MaskWorld-v1", "ShiftWorld-v1")
 TRAIN_CLASSES, TEST_CLASSES, TRAIN_NETWORKS = tuple(range(7)), (7, 8, 9), tuple(range(10, 22))
 MORE_NETWORKS = tuple(range(10, 50))
-GENERAL_CALLS, SINGLE_CALLS = 102_400, 40_960
+GENERAL_CALLS = 102_400
 GRADIENT_STEPS, GRADIENT_BATCH = 3_500, 8
 
 
@@ -70,6 +73,37 @@ GENERAL: Mapping[str, General] = {
     "ordinary policy": General(lambda: SB3Agent("ppo", sketch=0), "v0"),
     "gradient editor": _by_gradient(TRAIN_NETWORKS),
     "gradient editor of 40 networks": _by_gradient(MORE_NETWORKS),
+}
+
+
+@dataclass(frozen=True)
+class Single:
+    """An agent that learns anew for every edit.
+
+    Attributes:
+        agent: Its name in the catalogue.
+        calls: The number of rewards that it learns from, for every edit.
+        version: The version of the worlds that it is for.
+        seen: What it observes beside the class; nothing else can differ.
+    """
+
+    agent: str
+    calls: int
+    version: str = "v1"
+    seen: Mapping[str, Any] = field(default_factory=dict)
+
+    def learned(self, world: str, network: int, digit: int, seed: int) -> Agent:
+        """The agent, after it has learned to edit a network for a class."""
+        agent = make_agent(self.agent)
+        spec = general_spec(world, [digit], [network], self.seen)
+        agent.learn(spec, Budget(reward_calls=self.calls), seed)
+        return agent
+
+
+SINGLE: Mapping[str, Single] = {
+    "PPO for each": Single("ppo", 40_960, "v0", HEAD_SEEN),
+    **{f"PPO for each ({calls})": Single("ppo", calls) for calls in (1_024, 4_096)},
+    **{f"CMA-ES for each ({calls})": Single("cmaes", calls) for calls in (256, 1_024, 4_096)},
 }
 
 

@@ -3,11 +3,12 @@ benchmarks.studies.general_editor --out DIR`.
 
 The general editor (`agents.rl.general_editor`) learns from rewards on some classes of some networks
 of `unlearning/digits` and then edits others, one episode each, without learning further. Beside it:
-the same PPO with an ordinary policy, trained on the same, PPO trained on the very class and
-network, and no edit. In version 1 of the worlds, the gradient editor (`agents.rl.gradient_editor`)
-learns through the reward's gradient, on these networks and on more of them. Finished rows are in
-DIR/results.jsonl, and are not measured again; trained agents are in DIR/agents; DIR/TABLE.md is the
-comparison. With `--show DIR` nothing is measured: the comparison of DIR's rows is printed.
+the same PPO with an ordinary policy, trained on the same, PPO and CMA-ES that learn anew for every
+class and network, and no edit. In version 1 of the worlds, the gradient editor
+(`agents.rl.gradient_editor`) learns through the reward's gradient, on these networks and on more of
+them. Finished rows are in DIR/results.jsonl, and are not measured again; trained agents are in
+DIR/agents; DIR/TABLE.md is the comparison. `--show DIR` measures nothing: it prints the comparison
+of DIR's rows, of the worlds and agents that are given.
 """
 
 from __future__ import annotations
@@ -26,15 +27,14 @@ import gymnasium as gym
 from tqdm import tqdm
 
 import editgym  # noqa: F401 - registers the environments
-from agents.protocol import Budget
-from agents.rl.agent import SB3Agent
+from agents.protocol import Agent
 from benchmarks.harness.machine import single_thread
 from benchmarks.results import ROWS_FILE, append_row, finished
 from benchmarks.studies.general_agents import (
     GENERAL,
     GENERAL_CALLS,
     HEAD_SEEN,
-    SINGLE_CALLS,
+    SINGLE,
     TEST_CLASSES,
     TRAIN_CLASSES,
     TRAIN_NETWORKS,
@@ -46,7 +46,7 @@ from benchmarks.studies.general_agents import (
 from editgym.envs.protocol import open_env
 from editgym.tasks.unlearning.task import UnlearningTask
 
-AGENTS = ("no edit", *GENERAL, "PPO for each")
+AGENTS = ("no edit", *GENERAL, *SINGLE)
 Row = dict[str, Any]
 
 
@@ -63,7 +63,7 @@ class OneEpisode(gym.Wrapper):
 
 
 def measure(
-    agent: Learner | None,
+    agent: Learner | Agent | None,
     world: str,
     network: int,
     digit: int,
@@ -111,42 +111,33 @@ def rows(
     known: set[tuple[Any, ...]],
 ) -> Iterator[Row]:
     """What is not `known` yet, row by row: `agent world seed network class retain forget …`."""
+
+    def named(*values: Any) -> Row:
+        return dict(zip(("agent", "world", "seed", "network", "class"), values, strict=True))
+
     pairs = [(network, digit) for network in networks for digit in (*TEST_CLASSES, *TRAIN_CLASSES)]
     pairs += [(network, digit) for network in TRAIN_NETWORKS[:3] for digit in TEST_CLASSES]
-    for kind in (kind for kind in AGENTS[:-1] if kind in agents):
+    for kind in (kind for kind in ("no edit", *GENERAL) if kind in agents):
         general = GENERAL.get(kind)
         if general is not None and not world.endswith(general.version):
             continue
         missing = [pair for pair in pairs if (kind, world, seed, *pair) not in known]
         agent = trained(kind, world, seed, folder, calls) if missing and general else None
-        for network, digit in missing:
-            yield {
-                "agent": kind,
-                "world": world,
-                "seed": seed,
-                "network": network,
-                "class": digit,
-                **({"reward_calls": general.calls or calls} if general else {}),
-                **measure(agent, world, network, digit, general.seen if general else HEAD_SEEN),
-            }
-    for network in single if AGENTS[-1] in agents and world.endswith("v0") else ():
-        for digit in TEST_CLASSES:
-            if (AGENTS[-1], world, seed, network, digit) not in known:
-                alone, begin = SB3Agent("ppo"), time.monotonic()
-                alone.learn(
-                    general_spec(world, [digit], [network]),
-                    Budget(reward_calls=SINGLE_CALLS),
-                    seed,
+        for pair in missing:
+            cost = {"reward_calls": general.calls or calls} if general else {}
+            seen = general.seen if general else HEAD_SEEN
+            yield named(kind, world, seed, *pair) | cost | measure(agent, world, *pair, seen)
+    for kind, alone in SINGLE.items():
+        if kind not in agents or not world.endswith(alone.version):
+            continue
+        for pair in itertools.product(single, TEST_CLASSES):
+            if (kind, world, seed, *pair) not in known:
+                begin = time.monotonic()
+                own = alone.learned(world, *pair, seed)
+                cost = {"reward_calls": alone.calls, "train_s": time.monotonic() - begin}
+                yield (
+                    named(kind, world, seed, *pair) | cost | measure(own, world, *pair, alone.seen)
                 )
-                yield {
-                    "agent": AGENTS[-1],
-                    "world": world,
-                    "seed": seed,
-                    "network": network,
-                    "class": digit,
-                    "train_s": time.monotonic() - begin,
-                    **measure(alone, world, network, digit),
-                }
 
 
 def table(found: Sequence[Row], folder: Path) -> str:
@@ -199,11 +190,10 @@ def _cost(own: Sequence[Row], folder: Path) -> str:
             words.append(f"{statistics.fmean(c['train_s'] for c in costs):.0f} s")
         return ", ".join([*(words or ["not kept"]), "once"])
     seconds = [row["train_s"] for row in own if "train_s" in row]
-    return (
-        f"{SINGLE_CALLS:,} calls, {statistics.fmean(seconds):.0f} s, for each edit"
-        if seconds
-        else "none"
-    )
+    if own[0]["agent"] not in SINGLE:
+        return "none"
+    once = SINGLE[own[0]["agent"]].calls
+    return f"{once:,} calls, {statistics.fmean(seconds):.0f} s, for each edit"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -223,13 +213,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, default=1, help="of the policy (default: %(default)s)")
     parser.add_argument(
-        "--networks",
-        type=int,
-        default=10,
-        help="networks to test on, from 0 (default: %(default)s)",
+        "--networks", type=int, default=10, help="to test on, from 0 (default: %(default)s)"
     )
     parser.add_argument(
-        "--single", type=int, default=3, help="of these, for PPO for each (default: %(default)s)"
+        "--single",
+        type=int,
+        default=3,
+        help="of these, for agents that learn for each (default: %(default)s)",
     )
     parser.add_argument(
         "--reward-calls", type=int, default=GENERAL_CALLS, help="(default: %(default)s)"
@@ -242,6 +232,8 @@ def _wrong(options: argparse.Namespace, worlds: list[str], agents: list[str]) ->
     for what, given, offered in (("--worlds", worlds, WORLDS), ("--agents", agents, AGENTS)):
         if unknown := sorted(set(given) - set(offered)):
             return f"{what}: there is no {', '.join(unknown)}; there are {', '.join(offered)}"
+    if options.show:
+        return None
     first = min(TRAIN_NETWORKS)
     if not 0 < options.networks <= first:
         return (
@@ -276,17 +268,18 @@ def _measure_missing(options: argparse.Namespace, worlds: list[str], agents: lis
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    if options.show:
-        rows = finished(options.show / ROWS_FILE)
-        if not rows:
-            print(f"error: --show: there are no rows in {options.show}", file=sys.stderr)
-            return 2
-        print(table(rows, options.show), end="")
-        return 0
     worlds, agents = options.worlds.split(","), options.agents.split(",")
     if wrong := _wrong(options, worlds, agents):
         print(f"error: {wrong}", file=sys.stderr)
         return 2
+    if options.show:
+        found = finished(options.show / ROWS_FILE)
+        found = [row for row in found if row["world"] in worlds and row["agent"] in agents]
+        if not found:
+            print(f"error: --show: there are no such rows in {options.show}", file=sys.stderr)
+            return 2
+        print(table(found, options.show), end="")
+        return 0
     options.out.mkdir(parents=True, exist_ok=True)
     _measure_missing(options, worlds, agents)
     text = table(finished(options.out / ROWS_FILE), options.out)

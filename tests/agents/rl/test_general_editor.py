@@ -226,13 +226,33 @@ def test_the_gradient_editor_is_measured_in_version_1_alone(tmp_path, monkeypatc
     assert "| MaskWorld-v1 | gradient editor | network seen | 1 |" in table
 
 
+def test_who_learns_for_each_edit_is_measured_and_shown_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "TEST_CLASSES", (7,))
+    own = {"CMA-ES for each (64)": general_agents.Single("cmaes", 64)}
+    monkeypatch.setattr(script, "SINGLE", own)
+    monkeypatch.setattr(script, "AGENTS", (*script.AGENTS, *own))
+    chosen = ["--worlds", "ShiftWorld-v1,ShiftWorld-v0", "--agents", *own]
+    assert script.main(["--out", str(tmp_path), "--networks", "1", "--single", "1", *chosen]) == 0
+    (row,) = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert (row["world"], row["network"], row["class"]) == ("ShiftWorld-v1", 0, 7)
+    assert row["reward_calls"] == 64
+    assert 0 <= row["forget"] < row["forget_before"]
+    (tmp_path / "results.jsonl").open("a").write(json.dumps(row | {"agent": "no edit"}) + "\n")
+    capsys.readouterr()
+    assert script.main(["--show", str(tmp_path), *chosen]) == 0
+    (line,) = capsys.readouterr().out.splitlines()[2:]
+    assert line.startswith("| ShiftWorld-v1 | CMA-ES for each (64) | neither seen | 1 |")
+    assert line.endswith(f"| 64 calls, {row['train_s']:.0f} s, for each edit |")
+
+
 @pytest.mark.slow
 def test_comparison_is_resumed_and_tabulated(tmp_path, monkeypatch, capsys):
     learn_on(monkeypatch, (3, 4, 5))
     for module in (script, general_agents):
         monkeypatch.setattr(module, "TRAIN_CLASSES", (0,))
     monkeypatch.setattr(script, "TEST_CLASSES", (7,))
-    monkeypatch.setattr(script, "SINGLE_CALLS", 1_024)
+    alone = {"PPO for each": replace(general_agents.SINGLE["PPO for each"], calls=1_024)}
+    monkeypatch.setattr(script, "SINGLE", alone)
     arguments = [
         "--out",
         str(tmp_path),
@@ -272,7 +292,7 @@ def test_costs_that_were_not_kept_are_not_made_up(tmp_path, capsys):
     assert script.main(["--show", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith("| 1,024 calls, once |\n")
     assert script.main(["--show", str(tmp_path / "nowhere")]) == 2
-    assert "there are no rows in" in capsys.readouterr().err
+    assert "there are no such rows in" in capsys.readouterr().err
 
 
 def test_rows_of_another_budget_are_not_mixed(tmp_path, monkeypatch, capsys):
