@@ -124,7 +124,7 @@ def rows(
         missing = [pair for pair in pairs if (kind, world, seed, *pair) not in known]
         agent = trained(kind, world, seed, folder, calls) if missing and general else None
         for pair in missing:
-            cost = {"reward_calls": general.calls or calls} if general else {}
+            cost: Row = {"reward_calls": general.calls or calls} if general else {}
             seen = general.seen if general else HEAD_SEEN
             yield named(kind, world, seed, *pair) | cost | measure(agent, world, *pair, seen)
     for kind, alone in SINGLE.items():
