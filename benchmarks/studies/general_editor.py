@@ -47,6 +47,7 @@ from editgym.envs.protocol import open_env
 from editgym.tasks.unlearning.task import UnlearningTask
 
 AGENTS = ("no edit", *GENERAL, *SINGLE)
+_NEITHER = "neither seen"
 Row = dict[str, Any]
 
 
@@ -149,16 +150,10 @@ def table(found: Sequence[Row], folder: Path) -> str:
         ),
         "|---|---|---|--:|---|---|---|",
     ]
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in found:
-        seen = [
-            name
-            for name, values in (("class", TRAIN_CLASSES), ("network", _learned_on(row["agent"])))
-            if row[name] in values
-        ]
-        kind = f"{seen[0]} seen" if seen else "neither seen"
-        groups.setdefault((row["world"], row["agent"], kind), []).append(row)
-    for (world, agent, kind), own in sorted(groups.items()):
+        groups.setdefault((row["world"], AGENTS.index(row["agent"]), _seen(row)), []).append(row)
+    for (world, place, kind), own in sorted(groups.items()):
         mean = {
             key: 100 * statistics.fmean(row[key] for row in own)
             for key in ("retain", "retain_before", "forget", "forget_before")
@@ -166,11 +161,17 @@ def table(found: Sequence[Row], folder: Path) -> str:
         change = 100 * min(row["retain"] - row["retain_before"] for row in own)
         worst = 100 * max(row["forget"] for row in own)
         lines.append(
-            f"| {world} | {agent} | {kind} | {len(own)} | {mean['retain_before']:.2f} →"
+            f"| {world} | {AGENTS[place]} | {kind} | {len(own)} | {mean['retain_before']:.2f} →"
             f" {mean['retain']:.2f}, {change:+.2f} | {mean['forget_before']:.2f} →"
             f" {mean['forget']:.2f}, {worst:.2f} | {_cost(own, folder)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _seen(row: Row) -> str:
+    """Which of the class and the network were learned from, by the agent or by others."""
+    places = {"class": TRAIN_CLASSES, "network": _learned_on(row["agent"])}
+    return next((f"{one} seen" for one, values in places.items() if row[one] in values), _NEITHER)
 
 
 def _learned_on(agent: str) -> Sequence[int]:
@@ -212,6 +213,9 @@ def _parser() -> argparse.ArgumentParser:
         "--agents", default=",".join(AGENTS), help="comma-separated (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=1, help="of the policy (default: %(default)s)")
+    parser.add_argument(
+        "--unseen", action="store_true", help="show classes and networks alone that are new"
+    )
     parser.add_argument(
         "--networks", type=int, default=10, help="to test on, from 0 (default: %(default)s)"
     )
@@ -275,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.show:
         found = finished(options.show / ROWS_FILE)
         found = [row for row in found if row["world"] in worlds and row["agent"] in agents]
+        found = [row for row in found if not options.unseen or _seen(row) == _NEITHER]
         if not found:
             print(f"error: --show: there are no such rows in {options.show}", file=sys.stderr)
             return 2

@@ -237,9 +237,11 @@ def test_who_learns_for_each_edit_is_measured_and_shown_alone(tmp_path, monkeypa
     assert (row["world"], row["network"], row["class"]) == ("ShiftWorld-v1", 0, 7)
     assert row["reward_calls"] == 64
     assert 0 <= row["forget"] < row["forget_before"]
-    (tmp_path / "results.jsonl").open("a").write(json.dumps(row | {"agent": "no edit"}) + "\n")
+    others = [row | {"agent": "no edit"}, row | {"class": 0}]
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write("".join(json.dumps(other) + "\n" for other in others))
     capsys.readouterr()
-    assert script.main(["--show", str(tmp_path), *chosen]) == 0
+    assert script.main(["--show", str(tmp_path), "--unseen", *chosen]) == 0
     (line,) = capsys.readouterr().out.splitlines()[2:]
     assert line.startswith("| ShiftWorld-v1 | CMA-ES for each (64) | neither seen | 1 |")
     assert line.endswith(f"| 64 calls, {row['train_s']:.0f} s, for each edit |")
