@@ -16,10 +16,11 @@ from typing import Self
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from agents.protocol import Unsupported
-from agents.rl.equivariant import describe_units
+from agents.rl.equivariant import describe_units, distinct
 from editgym.weights import ActionLayout
 
 _OF_A_UNIT, _OF_A_WEIGHT = 8, 5  # numbers that describe one
@@ -59,10 +60,10 @@ class MatrixShape:
         classes, more = divmod(seen - (inputs + 1) * outputs - inputs, outputs + 1)
         if len(layout.shapes) != 1 or layout.rank != "full" or classes < 1 or more:
             raise Unsupported(
-                'the gradient editor needs one site with rank="full", observe_task=True, and as'
-                f" observe_parameters the weight of the layer of {outputs} inputs after it, its own"
-                f" bias and that of the layer before it, ({outputs},) and ({inputs},); it observes"
-                f" {seen} numbers"
+                'a policy of every weight needs one site with rank="full", observe_task=True, and'
+                f" as observe_parameters the weight of the layer of {outputs} inputs after it, its"
+                f" own bias and that of the layer before it, ({outputs},) and ({inputs},); it"
+                f" observes {seen} numbers"
             )
         return cls(outputs, inputs, classes)
 
@@ -120,6 +121,34 @@ class EntryEdit(nn.Module):
         """(batch, n) -> (batch, outputs · inputs), in [−1, 1], or in [−1, 0] of a mask."""
         found = self.layers(describe_weights(observations, self.shape)).flatten(1)
         return torch.tanh(found) if self.signed else -torch.sigmoid(found)
+
+
+class EveryEntry(BaseFeaturesExtractor):
+    """`EntryEdit` as a policy of Stable-Baselines3 has it: observation -> mean action.
+
+    Args:
+        observation_space: Box (n,), as `MatrixShape` says.
+        shape: Its parts, as a dict.
+        hidden: Width of the layers.
+        signed: Whether weights go both ways.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Box, shape: dict[str, int], hidden: int, signed: bool
+    ) -> None:
+        parts = MatrixShape(**shape)
+        super().__init__(observation_space, parts.outputs * parts.inputs)
+        self.edits = EntryEdit(parts, hidden, signed)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(batch, n) -> (batch, outputs · inputs).
+
+        Candidates that edit the same network for the same goal observe the same, and are computed
+        once.
+        """
+        first, kind = distinct(observations)
+        found: Tensor = self.edits(observations[first])
+        return found[kind]
 
 
 def describe_weights(observations: Tensor, shape: MatrixShape) -> Tensor:

@@ -1,7 +1,9 @@
 """One policy for every class and every network of a shape: PPO with an equivariant policy network.
 
-The policy (`agents.rl.equivariant`) sees observations alone: the edited weights, those of the layer
-after them (`observe_parameters`), and the goal (`observe_task`).
+The policy sees observations alone: the edited weights, those of the layer after them
+(`observe_parameters`), and the goal (`observe_task`). Where actions are factors of an update it
+describes units and gives their parts of the factors (`agents.rl.equivariant`); where an action is
+the update itself it describes every weight (`agents.rl.exchangeable`), and sees two biases too.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -22,9 +25,10 @@ from agents.configured import Settings, setting
 from agents.protocol import Unsupported
 from agents.rl.agent import SB3Agent
 from agents.rl.equivariant import EditorShape, EquivariantEdit, EquivariantPolicy, distinct
+from agents.rl.exchangeable import EveryEntry, MatrixShape
 from agents.rl.policies import RefiningEdits
 from agents.rl.settings import SB3Settings
-from editgym.checks import whole
+from editgym.checks import one_of, whole
 from editgym.envs.sb3 import monitored
 from editgym.weights import ActionLayout
 
@@ -74,6 +78,7 @@ class GeneralSettings(SB3Settings):
     """The settings of `GeneralEditor`, which says what they are."""
 
     hidden: int = setting(32, whole(1))
+    signed: bool = setting(True, one_of(False, True))
 
 
 class GeneralEditor(SB3Agent):
@@ -87,7 +92,9 @@ class GeneralEditor(SB3Agent):
 
     Args:
         algorithm: Only `"ppo"`.
-        hidden: Width of the networks that all units share.
+        hidden: Width of the networks that all units, or all weights, share.
+        signed: Whether a weight may go both ways, where an action is the update itself; else it is
+            only taken away from, as by a mask.
         start: Standard deviation of A at first.
         num_envs: How many candidates learn at a time; None for `rollout` / `n_steps`.
         rollout: Reward calls between two updates, by default 512; None where `num_envs` is given.
@@ -107,7 +114,7 @@ class GeneralEditor(SB3Agent):
     settings_type: ClassVar[type[Settings]] = GeneralSettings
     policy_takes: ClassVar[Sequence[str] | None] = ("log_std_init",)
     settings: GeneralSettings
-    _shape: EditorShape
+    _edits: tuple[type[BaseFeaturesExtractor], dict[str, Any]]
 
     def __init__(self, algorithm: str = "ppo", **settings: Any) -> None:
         if algorithm != "ppo":
@@ -125,12 +132,8 @@ class GeneralEditor(SB3Agent):
             "log_std_init": settings.hyperparameters["policy_kwargs"]["log_std_init"],
             "net_arch": [],
             "ortho_init": False,
-            "features_extractor_class": EquivariantEdit,
-            "features_extractor_kwargs": {
-                "shape": asdict(self._shape),
-                "hidden": settings.hidden,
-                "start": float(settings.start),
-            },
+            "features_extractor_class": self._edits[0],
+            "features_extractor_kwargs": self._edits[1],
         }
 
     @property
@@ -151,10 +154,17 @@ class GeneralEditor(SB3Agent):
                 f"{env_spec.id} has no vector environment for the general editor to train on"
             )
         assert settings.num_envs is not None
+        assert isinstance(settings, GeneralSettings)
         worlds = gym.make_vec(
             env_spec, num_envs=settings.num_envs, shared_batch=settings.shared_batch
         )
-        self._shape = EditorShape.of(layout, worlds.single_observation_space)
+        space, given = worlds.single_observation_space, {"hidden": settings.hidden}
+        if layout.rank == "full":
+            shape = asdict(MatrixShape.of(layout, space))
+            self._edits = EveryEntry, {"shape": shape, "signed": settings.signed, **given}
+        else:
+            shape = asdict(EditorShape.of(layout, space))
+            self._edits = EquivariantEdit, {"shape": shape, "start": float(settings.start), **given}
         return ContextualEdits(monitored(worlds), settings.refine), None
 
 

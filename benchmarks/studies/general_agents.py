@@ -26,7 +26,7 @@ Learner = SB3Agent | GradientEditor
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0", "MaskWorld-v1", "ShiftWorld-v1")
 TRAIN_CLASSES, TEST_CLASSES, TRAIN_NETWORKS = tuple(range(7)), (7, 8, 9), tuple(range(10, 22))
 MORE_NETWORKS = tuple(range(10, 50))
-GENERAL_CALLS = 102_400
+GENERAL_CALLS, ENTRY_CALLS = 102_400, 163_840
 GRADIENT_STEPS, GRADIENT_BATCH = 3_500, 8
 
 
@@ -43,14 +43,14 @@ class General:
     """An agent that learns once and edits many.
 
     Attributes:
-        make: The agent, untrained.
+        make: What makes the agent, untrained, for a world.
         version: The version of the worlds that it is for.
         networks: The numbers of the networks that it learns on.
         seen: What it observes of the network beside the edited matrix, and how.
         calls: The number of rewards that it learns from; None where the command line says it.
     """
 
-    make: Callable[[], Learner]
+    make: Callable[[str], Learner]
     version: str
     networks: Sequence[int] = TRAIN_NETWORKS
     seen: Mapping[str, Any] = field(default_factory=lambda: HEAD_SEEN)
@@ -59,7 +59,7 @@ class General:
 
 def _by_gradient(networks: Sequence[int]) -> General:
     return General(
-        lambda: GradientEditor(steps=GRADIENT_STEPS, batch=GRADIENT_BATCH),
+        lambda _: GradientEditor(steps=GRADIENT_STEPS, batch=GRADIENT_BATCH),
         "v1",
         networks,
         _ALL_SEEN,
@@ -68,9 +68,17 @@ def _by_gradient(networks: Sequence[int]) -> General:
 
 
 GENERAL: Mapping[str, General] = {
-    "general editor": General(lambda: GeneralEditor("ppo"), "v0"),
+    "general editor": General(lambda _: GeneralEditor("ppo"), "v0"),
     # An ordinary policy sees all numbers: a sketch of them would bury the goal.
-    "ordinary policy": General(lambda: SB3Agent("ppo", sketch=0), "v0"),
+    "ordinary policy": General(lambda _: SB3Agent("ppo", sketch=0), "v0"),
+    "general editor of every weight": General(
+        lambda world: GeneralEditor(
+            "ppo", hidden=16, learning_rate=3e-3, signed=not world.startswith("Mask")
+        ),
+        "v1",
+        seen=_ALL_SEEN,
+        calls=ENTRY_CALLS,
+    ),
     "gradient editor": _by_gradient(TRAIN_NETWORKS),
     "gradient editor of 40 networks": _by_gradient(MORE_NETWORKS),
 }
@@ -126,7 +134,7 @@ def trained(kind: str, world: str, seed: int, folder: Path, calls: int) -> Learn
     """A general agent, learned once and then loaded."""
     path = folder / "agents" / f"{kind.replace(' ', '-')}-{world}-{seed}"
     general = GENERAL[kind]
-    agent = general.make()
+    agent = general.make(world)
     if not (path / "cost.json").exists():
         begin = time.monotonic()
         spec = general_spec(world, TRAIN_CLASSES, general.networks, general.seen, batch_size=256)

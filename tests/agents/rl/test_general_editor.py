@@ -103,6 +103,29 @@ def test_learns_from_some_classes_and_networks_saves_and_edits_others(tmp_path):
     assert env.unwrapped._drawn() == (0, 1)
 
 
+@pytest.mark.parametrize("world", ["MaskWorld-v1", "ShiftWorld-v1"])
+def test_where_an_action_is_the_update_it_decides_about_every_weight(world, tmp_path):
+    seen = {"observe_parameters": ["fc3.weight", "fc2.bias", "fc1.bias"], "observe": "weights"}
+    seen["max_raw_observation"] = 8_192
+    spec = general_spec(world, [0, 1], [0, 1], seen, batch_size=32)
+    masks = world.startswith("Mask")
+    agent = GeneralEditor(rollout=64, hidden=4, signed=not masks)
+    agent.learn(spec, Budget(reward_calls=256), seed=0)
+    agent.save(tmp_path / "agent")
+    env = gym.make(general_spec(world, [8, 9], [3], seen))
+    again = GeneralEditor.load(tmp_path / "agent")
+    edits = [next(iter(who.edit(OneEpisode(env, 1)))).update.matrix() for who in (agent, again)]
+    assert torch.equal(*edits)
+    assert edits[0].shape == (32, 128)
+    assert len(edits[0].unique()) > 1_000
+    if masks:
+        assert (edits[0] < 0).all()
+    assert (float(edits[0].mean()) < -0.02) == masks, "a mask begins with 5% taken away"
+    spec = general_spec(world, [0, 1], [0, 1])
+    with pytest.raises(Unsupported, match="a policy of every weight needs"):
+        agent.learn(spec, Budget(reward_calls=64), seed=0)
+
+
 def test_rewards_are_compared_among_equals():
     spec = general_spec("ShiftWorld-v0", [0, 1], [0, 1], batch_size=32)
     agent = GeneralEditor(rollout=64)
@@ -133,7 +156,7 @@ def test_rewards_are_compared_among_equals():
 def test_other_observations_are_refused(change):
     spec = copy.deepcopy(general_spec("MaskWorld-v0", [0, 1], [0]))
     spec.kwargs.update(change)
-    with pytest.raises(Unsupported, match="needs one site with a rank"):
+    with pytest.raises(Unsupported, match="needs one site with"):
         GeneralEditor().learn(spec, Budget(reward_calls=512), seed=0)
 
 

@@ -70,6 +70,7 @@ def began(diary):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # each of its processes imports everything anew
 def test_a_node_that_is_killed_costs_no_row(tmp_path, elsewhere, cluster, monkeypatch):
     nodes, second = cluster
     (victim,) = [
