@@ -26,7 +26,7 @@ Learner = SB3Agent | GradientEditor
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0", "MaskWorld-v1", "ShiftWorld-v1")
 TRAIN_CLASSES, TEST_CLASSES, TRAIN_NETWORKS = tuple(range(7)), (7, 8, 9), tuple(range(10, 22))
 MORE_NETWORKS = tuple(range(10, 50))
-GENERAL_CALLS, ENTRY_CALLS = 102_400, 163_840
+GENERAL_CALLS, ENTRY_CALLS = 102_400, 327_680
 GRADIENT_STEPS, GRADIENT_BATCH = 3_500, 8
 
 
@@ -67,14 +67,20 @@ def _by_gradient(networks: Sequence[int]) -> General:
     )
 
 
+# What all candidates of a network and a class teach is computed for each of the 84 pairs once, so
+# that large rollouts cost little more than small ones.
+_OF_ENTRIES: Mapping[str, Any] = {
+    "hidden": 16,
+    "learning_rate": 3e-3,
+    "rollout": 1_024,
+    "batch_size": 1_024,
+}
 GENERAL: Mapping[str, General] = {
     "general editor": General(lambda _: GeneralEditor("ppo"), "v0"),
     # An ordinary policy sees all numbers: a sketch of them would bury the goal.
     "ordinary policy": General(lambda _: SB3Agent("ppo", sketch=0), "v0"),
     "general editor of every weight": General(
-        lambda world: GeneralEditor(
-            "ppo", hidden=16, learning_rate=3e-3, signed=not world.startswith("Mask")
-        ),
+        lambda world: GeneralEditor("ppo", signed=not world.startswith("Mask"), **_OF_ENTRIES),
         "v1",
         seen=_ALL_SEEN,
         calls=ENTRY_CALLS,
