@@ -23,8 +23,8 @@ def is_of_library(value: object, module: str, name: str) -> bool:
         module: The library's module that defines the class.
         name: The class.
     """
-    library = sys.modules.get(module)
-    return library is not None and isinstance(value, getattr(library, name))
+    kind = getattr(sys.modules.get(module), name, None)  # a module may be half loaded
+    return kind is not None and isinstance(value, kind)
 
 
 def is_pretrained_model(value: object) -> TypeGuard[PreTrainedModel]:
