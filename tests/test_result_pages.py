@@ -49,7 +49,6 @@ def run(block, folder):
         "PATH": here,
         "RAY_AUTH_MODE": "disabled",  # or a cluster leaves a token in the home folder
         "EDITGYM_DATA": str(folder / "no data"),
-        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
     }
     command = ["bash", "-ec", block.code] if block.language == "bash" else [sys.executable, "-"]
     typed = None if block.language == "bash" else block.code
