@@ -96,7 +96,9 @@ def test_algorithms_of_unlearning_take_it(own, name):
     agent.learn(env.spec, Budget(), 0)
     network = env.unwrapped.task.networks[0].fresh()
     unedited = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    network.replay(agent.edit(env))
+    journal = agent.edit(env)
+    assert env.unwrapped.evaluate(journal).metrics["weights_changed"] > 0
+    network.replay(journal)
     changed = [n for n, now in network.state_dict().items() if not torch.equal(now, unedited[n])]
     assert changed
     assert network.logits(env.unwrapped.task.pool.inputs).isfinite().all()
