@@ -55,8 +55,9 @@ def evaluate_stream(
         rehearse: Earlier requests that a step teaches again.
         first_k: Edits of `first_k_reliability`.
         thorough: Whether to measure also what takes passes of its own: `perplexity_ratio`,
-            `capability`, `known_kept` and `locality_kl`, which are None otherwise, and `tf_…` by
-            comparison with the old answers, which are shares of tokens otherwise.
+            `capability`, `known_kept`, `locality_kl`, `reliability_now` and `forgetting`, which are
+            None otherwise, and `tf_…` by comparison with the old answers, which are shares of
+            tokens otherwise.
 
     Raises:
         TypeError: It is no journal.
@@ -141,20 +142,20 @@ class _Replay(NamedTuple):
 
     Attributes:
         texts: What stands before each request's prompt.
-        now: The answer to each request right after its step.
+        now: The answer to each request right after its step; None where nothing was asked.
         skipped: Why requests were left out, by their place in the stream.
     """
 
     texts: list[str]
-    now: list[str]
+    now: list[str | None]
     skipped: dict[int, str]
 
 
 def _replayed(
     exam: Exam, steps: Sequence[Sequence[EditRequest]], by_step: Sequence[Sequence[Entry]]
 ) -> _Replay:
-    """Apply the journal to the exam's model, step by step, and ask for each step's requests right
-    after it.
+    """Apply the journal to the exam's model, step by step, and, if it is thorough, ask for each
+    step's requests right after it.
     """
     replay = _Replay([], [], {})
     for batch, entries in zip(steps, by_step, strict=True):
@@ -162,11 +163,14 @@ def _replayed(
         before, texts = len(replay.texts), _prepended(entries, len(batch))
         for place, reason in _skipped(entries, len(batch)).items():
             replay.skipped[before + place] = reason
+        replay.texts.extend(texts)
+        if not exam.thorough:
+            replay.now.extend([None] * len(batch))
+            continue
         asked = [
             Question(text + request.prompt, request.target)
             for text, request in zip(texts, batch, strict=True)
         ]
-        replay.texts.extend(texts)
         replay.now.extend(result.answer for result in exam.expecting(asked))
     return replay
 

@@ -53,8 +53,8 @@ class Exam:
     Args:
         task: The model and how it is asked.
         decoder: The model with its edits.
-        thorough: Whether divergences from the unedited model are computed, and `tf_…` metrics may
-            take passes of their own.
+        thorough: Whether divergences from the unedited model are computed, requests are asked right
+            after their edits too, and `tf_…` metrics may take passes of their own.
         forced_only: Nothing is decoded: an answer that is not the expected one is empty.
 
     Attributes:
