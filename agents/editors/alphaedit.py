@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.configured import Settings, setting
 from agents.editors.covariance import null_space
-from agents.editors.least_squares import Batch, RecursiveLeastSquares, eye
+from agents.editors.least_squares import Batch, RecursiveLeastSquares
 from agents.editors.rome_memit import SpreadEditor, SpreadSettings, in_float32
 from agents.protocol import Unsupported
 from agents.tune.search import LogUniform
@@ -268,5 +268,6 @@ class SequentialMemit(RlsEditor):
 
     def prior(self, covariance: Tensor) -> Tensor:
         """(λC + aI)⁻¹."""
-        whole = self.settings.covariance_weight * covariance + self.settings.ridge * eye(covariance)
+        whole = self.settings.covariance_weight * covariance
+        whole.diagonal().add_(self.settings.ridge)
         return torch.cholesky_inverse(torch.linalg.cholesky(whole))

@@ -23,7 +23,8 @@ from editgym.weights.language.given import by_text
 from editgym.weights.language.layers import below_head
 from editgym.weights.sites import EditSite
 
-_TOKENS_AT_ONCE = 2_048  # padding counted
+_TOKENS_AT_ONCE = 1_024  # padding counted
+_BLOCK = 256  # rows of a symmetric sum
 _RIDGE = 1e-5  # of the mean eigenvalue: C has no inverse while there are fewer tokens than inputs
 
 
@@ -41,11 +42,13 @@ def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> 
     """
     paths = [_path(task, site, tokens) for site in sites]
     missing = [(site, path) for site, path in zip(sites, paths, strict=True) if not path.is_file()]
+    give_back_freed()  # by passes over texts
     if missing:
         sums, counted = _summed(task, [site for site, _ in missing], tokens)
         for _, path in missing:
             with whole_file(path) as partial:
-                save_file({"covariance": sums.pop(0).div_(counted).cpu()}, partial)
+                save_file({"covariance": sums.pop(0).whole().div_(counted).cpu()}, partial)
+            give_back_freed()
     for path in paths:
         yield load_file(path)["covariance"].to(task.device)
         give_back_freed()  # what was made of it, matrices of its size among it
@@ -79,6 +82,39 @@ def null_space(covariance: Tensor, threshold: float) -> Tensor:
     return kept @ kept.mT
 
 
+class _Gram:
+    """Σ k kᵀ in float64, of which the blocks on and below the diagonal are computed and kept.
+
+    Args:
+        size: How many numbers k has.
+        device: Where it is kept.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        ends = [min(start + _BLOCK, size) for start in range(0, size, _BLOCK)]
+        self._rows = [  # up to the diagonal's block
+            torch.zeros(end - row * _BLOCK, end, dtype=torch.float64, device=device)
+            for row, end in enumerate(ends)
+        ]
+
+    def add(self, keys: Tensor) -> None:
+        """Add the products of keys as rows, (n, size), float32."""
+        for number, rows in enumerate(self._rows):
+            left = keys[:, number * _BLOCK : rows.shape[1]]
+            rows += (left.mT @ keys[:, : rows.shape[1]]).double()
+
+    def whole(self) -> Tensor:
+        """The sum, (size, size); it can be taken once, because its blocks are given up for it."""
+        size = self._rows[-1].shape[1]
+        found = self._rows[0].new_empty(size, size)
+        while self._rows:
+            rows = self._rows.pop()
+            start, end = rows.shape[1] - rows.shape[0], rows.shape[1]
+            found[start:end, :end] = rows
+            found[:start, start:end] = rows[:, :start].mT
+        return found
+
+
 def _path(task: KnowledgeTask, site: EditSite, tokens: int) -> Path:
     key = json.dumps(
         [
@@ -96,22 +132,18 @@ def _path(task: KnowledgeTask, site: EditSite, tokens: int) -> Path:
 @torch.no_grad()
 def _summed(
     task: KnowledgeTask, sites: Sequence[EditSite], tokens: int
-) -> tuple[list[Tensor], int]:
+) -> tuple[list[_Gram], int]:
     """Σ k kᵀ of every site and how many k there are, by one pass over the text that ends at the
     last of the sites.
     """
-    sums = [
-        torch.zeros(site.shape[1], site.shape[1], dtype=torch.float64, device=task.device)
-        for site in sites
-    ]
+    sums = [_Gram(site.shape[1], task.device) for site in sites]
     counted, reached = 0, 0
     model: nn.Module = task.decoder.base
     mask = torch.zeros(0)
 
     def count(index: int, inputs: Tensor) -> None:
         nonlocal reached
-        keys = by_text(inputs, mask.shape).to(mask.device)[mask].float()  # (tokens, in)
-        sums[index] += (keys.mT @ keys).double()
+        sums[index].add(by_text(inputs, mask.shape).to(mask.device)[mask].float())
         reached += 1
         if reached == len(sites):
             raise Reached

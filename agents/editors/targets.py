@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.configured import Settings, setting
+from agents.editors.on_disk import give_back_freed
 from agents.tune.search import LogUniform, Whole
 from editgym.checks import above, at_least, whole
 from editgym.weights import EditableDecoder, TokenBatch
@@ -127,6 +128,7 @@ def target_shifts(
             shift *= (limit / shift.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
             shift[~going] = before[~going]
         search.keep(going)
+    give_back_freed()
     return (scale * shift).detach()
 
 

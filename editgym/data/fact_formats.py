@@ -4,6 +4,7 @@ needs no code.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -96,10 +97,10 @@ class FactFormat:
 
 def lookup(record: object, path: str) -> Any:
     """The value at a path; `MISSING` where a field is not there, None where a list is too short."""
-    for option in path.split("|"):
+    for keys in _ways(path):
         value: Any = record
-        for key in option.split("."):
-            if isinstance(value, Mapping):
+        for key in keys:
+            if isinstance(value, dict | Mapping):  # looked at in this order: a dict is known sooner
                 value = value.get(key, MISSING)
             elif isinstance(value, list) and key.isdecimal():
                 value = value[int(key)] if int(key) < len(value) else None
@@ -108,6 +109,12 @@ def lookup(record: object, path: str) -> Any:
         if value is not MISSING:
             return value
     return MISSING
+
+
+@functools.cache
+def _ways(path: str) -> tuple[tuple[str, ...], ...]:
+    """The keys of each of a path's options."""
+    return tuple(tuple(option.split(".")) for option in path.split("|"))
 
 
 def detect(record: object) -> list[str]:

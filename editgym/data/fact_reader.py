@@ -43,8 +43,8 @@ class RecordReader:
         *others, last = (self._request(view) for view in views)
         premises = tuple(Question(request.prompt, request.target) for request in others)
         portability = self._portability(views[-1])
-        whole = replace(last, portability=portability, premises=premises)
-        return *others, replace(whole, aliases=tuple(self._aliases))
+        aliases = tuple(self._aliases)
+        return *others, replace(last, portability=portability, premises=premises, aliases=aliases)
 
     def _request(self, view: Mapping[str, Any]) -> EditRequest:
         row, self._aliases = self._row, []

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 _LEAST_SHARED = 8  # tokens; a second pass for fewer costs more than it saves
-_COMPARED = 3  # texts, and tokens of each
+_COMPARED = 4  # tokens at which logits are compared
 # What models raise that cannot go on in the middle of a text, or of their layers.
 _CANNOT = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
 
@@ -224,26 +224,26 @@ class EditedPasses:
     def _check_shortcuts(self, example: TokenBatch) -> None:
         output = self.model.get_output_embeddings()
         self.head = next((name for name, module in self.modules.items() if module is output), None)
-        plain = self._plain(example)
+        texts = _alike(example)
+        plain = self._plain(texts)
         run = SitePass(inputs={})
         with self.running(EditedState(), run):
-            gathered = self._at(example.ids, example.rows, example.positions)
+            gathered = self._at(texts.ids, texts.rows, texts.positions)
         alone = SitePass(inputs={})
         with self.running(EditedState(), alone):
-            self._hidden(example.ids[-1:, : example.lengths[-1]])
-        check_inputs(self._sites, run.inputs or {}, alone.inputs or {}, example, self.head)
+            self._hidden(texts.ids[-1:, : texts.lengths[-1]])
+        check_inputs(self._sites, run.inputs or {}, alone.inputs or {}, texts, self.head)
         if self._differ(gathered, plain):
             self._gathers = False
             self._warn(
                 "logits are computed at every token, because its head is more than a linear layer"
             )
-        count = min(_COMPARED, len(example))
-        if self._skipping_differs(example.take(range(count)), plain[example.rows < count]):
+        if self._skipping_differs(texts, plain):
             self.layers.give_up()
             self._warn(
                 "every evaluation runs all layers: skipping the lower ones changes its logits"
             )
-        self._shares = self._continues(example)
+        self._shares = self._continues(texts, plain)
         if not self._shares:
             self._warn("every text is read from its beginning: it does not go on from a cache")
 
@@ -279,20 +279,28 @@ class EditedPasses:
         except _CANNOT:
             return True  # its layers hand on more than hidden states
 
-    def _continues(self, example: TokenBatch) -> bool:
+    def _continues(self, alike: TokenBatch, wanted: Tensor) -> bool:
         """Whether texts that begin alike may go on from one cache, without the lowest layers where
         these can be skipped.
         """
-        few = example.ids[[0, -1], : _LEAST_SHARED + 1].tolist()
-        begun = (few[0] * (_LEAST_SHARED + 1))[: _LEAST_SHARED + 1]  # one token more than is shared
-        alike = TokenBatch.of([(begun, own[:_COMPARED]) for own in few], example.ids.device)
         self._shares = True
         try:
             prefix = self.prefix(EditedState(), alike, self.layers.ends[-1:])
             found = self.logits(EditedState(), SitePass(), alike, prefix)
         except _CANNOT:
             return False  # its cache is of another kind
-        return not self._differ(found, self._plain(alike))
+        return not self._differ(found, wanted)
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{type(self.model).__name__}: {what}", stacklevel=5)
+
+
+def _alike(example: TokenBatch) -> TokenBatch:
+    """Two texts of different lengths that begin alike, with one token more than what goes through
+    the model once for all: its first text's tokens, and a few of the first and the last one.
+    """
+    first, last = example.ids[[0, -1], : _LEAST_SHARED + 1].tolist()
+    begun = (first * (_LEAST_SHARED + 1))[: _LEAST_SHARED + 1]
+    return TokenBatch.of(
+        [(begun, first[:_COMPARED]), (begun, last[: _COMPARED - 1])], example.ids.device
+    )

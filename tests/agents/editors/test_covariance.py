@@ -15,6 +15,14 @@ def close(one, other, tolerance):
     return float((one - other).norm() / other.norm()) < tolerance
 
 
+@pytest.mark.parametrize("block", [24, 256])
+def test_covariance_is_summed_in_blocks(process, monkeypatch, block):
+    monkeypatch.setattr(module, "_BLOCK", block)
+    test_covariance_is_the_mean_of_outer_products_of_inputs(process)
+    again = next(covariances(process.task, [process.sites[-1]], 301))
+    assert torch.equal(again, again.mT)
+
+
 def test_covariance_is_the_mean_of_outer_products_of_inputs(process):
     site, seen = process.sites[-1], []
     language = process.task.language
