@@ -115,6 +115,31 @@ def test_a_models_own_samples_are_drawn_once(language, monkeypatch, tmp_path):
     assert own_samples(language, task.decoder.base_hash) == path
 
 
+def test_drawing_that_was_interrupted_goes_on(language, monkeypatch, tmp_path):
+    monkeypatch.setattr(samples_module, "SAMPLED_TOKENS", 6_000)
+    monkeypatch.setattr(samples_module, "_LONGEST", 40)
+    monkeypatch.setattr(samples_module, "_AT_ONCE", 16)
+    sampled, calls = language.sampled, []
+
+    def counted(*args, **named):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return sampled(*args, **named)
+
+    monkeypatch.setattr(language, "sampled", counted)
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "one"))
+    with pytest.raises(KeyboardInterrupt):
+        own_samples(language, "hash")
+    interrupted = own_samples(language, "hash")
+    drawn = len(calls) - 1
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "other"))
+    whole = own_samples(language, "hash")
+    assert len(calls) == 1 + 2 * drawn, "what had been drawn was drawn again"
+    assert interrupted.read_bytes() == whole.read_bytes()
+    assert [path.name for path in interrupted.parent.iterdir()] == [whole.name]
+
+
 def test_perplexity_is_that_of_the_held_out_text_and_the_unedited_models_is_kept(
     language, monkeypatch, tmp_path
 ):
