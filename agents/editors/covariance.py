@@ -130,9 +130,7 @@ def _path(task: KnowledgeTask, site: EditSite, tokens: int) -> Path:
 
 
 @torch.no_grad()
-def _summed(
-    task: KnowledgeTask, sites: Sequence[EditSite], tokens: int
-) -> tuple[list[_Gram], int]:
+def _summed(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> tuple[list[_Gram], int]:
     """Σ k kᵀ of every site and how many k there are, by one pass over the text that ends at the
     last of the sites.
     """
