@@ -32,6 +32,7 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # A full stop ends a sentence where white space or nothing follows it, "3.5" goes on; the full stop
 # of Chinese and Japanese needs no blank after it.
 _FULL_STOP = re.compile(r"\.(?=\s|$)|。")
+_SURE_STOP = re.compile(r"\.(?=\s)|。")  # whatever follows
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,15 @@ class Scorer:
         words: What it compares, for tables and pages.
         same: Whether a text gives an answer: (text, answer) -> bool.
         one_sentence: Whether a text is cut at its first full stop first.
+        in_order: The words of a text, signs left out, where a text can only give an answer that has
+            the same ones in the same order from the first on; None where it is not so.
     """
 
     name: str
     words: str
     same: Callable[[str, str], bool]
     one_sentence: bool = False
+    in_order: Callable[[str], list[str]] | None = None
 
     def gives(self, answer: str, expected: str, aliases: Sequence[str] = ()) -> bool:
         """Whether an answer gives the expected one, or one of its other names.
@@ -71,6 +75,25 @@ class Scorer:
         """
         kept = expected or ""
         return self.same(self.cut(now, kept), self.cut(before, kept))
+
+    def settled(self, begun: str, expected: str, kept: str | None = None) -> bool:
+        """Whether nothing that may follow a text decides about it any more: its sentence has ended,
+        or its whole words are not those of the answer.
+
+        Args:
+            begun: What a model has said so far; its last word may go on.
+            expected: The answer that it is compared with, cut already where it is cut.
+            kept: A text inside whose length nothing is cut; `expected` by default.
+        """
+        if self.in_order is None:
+            return False
+        text = begun.lstrip()
+        if self.one_sentence and _SURE_STOP.search(
+            text, len((expected if kept is None else kept).strip())
+        ):
+            return True
+        said, wanted = self.in_order(text)[:-1], self.in_order(expected)
+        return bool(wanted) and said != wanted[: len(said)]
 
     def cut(self, answer: str, expected: str) -> str:
         """The part of an answer that is compared.
@@ -109,7 +132,12 @@ def normalized(text: str) -> str:
     does a text that is nothing but these.
     """
     words = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-    return words.lstrip(f"{_QUOTES} ").rstrip(f"{_QUOTES}{_PUNCTUATION} ") or words
+    return _without_signs(words) or words
+
+
+def _without_signs(text: str) -> str:
+    """A text without quotes on both sides and punctuation at its end."""
+    return text.lstrip(f"{_QUOTES} ").rstrip(f"{_QUOTES}{_PUNCTUATION} ")
 
 
 def squad_normalized(text: str) -> str:
@@ -149,10 +177,26 @@ def _prefix(text: str, answer: str) -> bool:
 SCORERS: Mapping[str, Scorer] = {
     scorer.name: scorer
     for scorer in (
-        Scorer("exact", "the whole answer, but for case, quotes and closing punctuation", _exact),
-        Scorer("squad", "the first sentence, normalised as SQuAD does", _squad, one_sentence=True),
+        Scorer(
+            "exact",
+            "the whole answer, but for case, quotes and closing punctuation",
+            _exact,
+            in_order=lambda text: _without_signs(normalized(text)).split(),
+        ),
+        Scorer(
+            "squad",
+            "the first sentence, normalised as SQuAD does",
+            _squad,
+            one_sentence=True,
+            in_order=lambda text: squad_normalized(text).split(),
+        ),
         Scorer("contains", "every word of the answer is in the text", _contains),
-        Scorer("prefix", "the text begins with the answer", _prefix),
+        Scorer(
+            "prefix",
+            "the text begins with the answer",
+            _prefix,
+            in_order=lambda text: squad_normalized(text).split(),
+        ),
     )
 }
 EXACT = SCORERS["exact"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,7 @@ _KEYS_AND_VALUES = {
 }
 _LEAST_SHARED = 8  # first tokens; to read fewer apart costs more than it saves
 Choice = Callable[[Tensor], Tensor]  # logits (n, vocabulary) -> the tokens that are taken, (n,)
+Until = Callable[[int, Sequence[int]], bool]  # a prompt's place and its answer so far
 
 
 class ModelError(ValueError):
@@ -61,6 +62,7 @@ class Decoding:
         batch_tokens: int,
         choose: Choice,
         samples: int = 1,
+        until: Until | None = None,
     ) -> list[list[int]]:
         """Token by token what `choose` takes, the stop token included.
 
@@ -72,6 +74,7 @@ class Decoding:
             batch_tokens: Prompt tokens, padding included, that are decoded at a time.
             choose: Which tokens are taken.
             samples: How often each prompt is continued; a prompt is read once all the same.
+            until: Whether an answer goes no further, beside those that a stop token ends.
 
         Returns:
             The tokens after each prompt, `samples` lists a prompt, one after the other.
@@ -94,8 +97,9 @@ class Decoding:
             ):
                 stop += 1
             rows = order[start:stop]
+            over = None if until is None else partial(_of_rows, until, rows, samples)
             decoded = self._batch(
-                [prompts[row] for row in rows], room(rows[0]), stops, choose, samples
+                [prompts[row] for row in rows], room(rows[0]), stops, choose, samples, over
             )
             found.update(
                 (row, decoded[index * samples : (index + 1) * samples])
@@ -218,6 +222,7 @@ class Decoding:
         stops: Collection[int],
         choose: Choice,
         samples: int,
+        over: Until | None,
     ) -> list[list[int]]:
         device = self._device
         shared = self._shared(prompts)
@@ -239,7 +244,10 @@ class Decoding:
             chosen: Tensor = choose(logits)
             for row, token in zip(alive, chosen.tolist(), strict=True):
                 answers[row].append(token)
-            going = (~torch.isin(chosen, ends)).nonzero().flatten()
+            ended = torch.isin(chosen, ends)
+            if over is not None:
+                ended |= torch.tensor([over(row, answers[row]) for row in alive], device=device)
+            going = (~ended).nonzero().flatten()
             if not len(going):
                 break
             if len(going) < len(alive):
@@ -264,3 +272,8 @@ class Decoding:
         )
         shared = sum(1 for _ in alike)
         return shared if shared >= _LEAST_SHARED and self.continues else 0
+
+
+def _of_rows(until: Until, rows: Sequence[int], samples: int, row: int, answer: list[int]) -> bool:
+    """`until` of an answer by its place in a batch of some of the prompts."""
+    return until(rows[row // samples], answer)

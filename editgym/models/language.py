@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from editgym.models.asking import Asking, Encoded
-from editgym.models.decoding import Choice, Decoding, ModelError
+from editgym.models.decoding import Choice, Decoding, ModelError, Until
 from editgym.models.folders import BUNDLED, factlm_folder, model_path
 from editgym.models.prompt_formats import FORMATS, PromptFormat
 from editgym.paths import file_states
@@ -189,6 +189,7 @@ class LanguageModel:
         max_new_tokens: int | Sequence[int] = 8,
         batch_tokens: int = 8_192,
         stops: Collection[int] | None = None,
+        until: Until | None = None,
     ) -> list[list[int]]:
         """Greedily decoded tokens after each prompt, the stop token included, by batches with a KV
         cache.
@@ -199,8 +200,11 @@ class LanguageModel:
                 one for each.
             batch_tokens: Prompt tokens, padding included, that are decoded at a time.
             stops: Tokens after which nothing follows; None for those of bare prompts.
+            until: Whether an answer goes no further, by its prompt's place and its tokens so far.
         """
-        return self._decoded(prompts, max_new_tokens, batch_tokens, lambda x: x.argmax(-1), stops)
+        return self._decoded(
+            prompts, max_new_tokens, batch_tokens, lambda x: x.argmax(-1), stops, until=until
+        )
 
     @torch.no_grad()
     def sampled(
@@ -252,11 +256,12 @@ class LanguageModel:
         choose: Choice,
         stops: Collection[int] | None,
         samples: int = 1,
+        until: Until | None = None,
     ) -> list[list[int]]:
         limits = [most] * len(prompts) if isinstance(most, int) else most
         ends = self.stop_ids if stops is None else stops
         return self._decoding.decode(
-            prompts, limits, self.context, ends, batch_tokens, choose, samples
+            prompts, limits, self.context, ends, batch_tokens, choose, samples, until
         )
 
 

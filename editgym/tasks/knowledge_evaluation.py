@@ -4,11 +4,12 @@ everything is asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from editgym.data.facts import EditRequest, Question
+from editgym.metrics.answers import SCORERS, Scorer
 from editgym.metrics.evaluation import Evaluation
 from editgym.metrics.knowledge import (
     EditRecord,
@@ -55,9 +56,10 @@ def evaluate_stream(
         rehearse: Earlier requests that a step teaches again.
         first_k: Edits of `first_k_reliability`.
         thorough: Whether to measure also what takes passes of its own: `perplexity_ratio`,
-            `capability`, `known_kept`, `locality_kl`, `reliability_now` and `forgetting`, which are
-            None otherwise, and `tf_…` by comparison with the old answers, which are shares of
-            tokens otherwise.
+            `capability`, `known_kept`, `locality_kl`, `reliability_now` and `forgetting`; what
+            other scorers than the task's say; `leakage` and `locality_truth`. All these are None
+            otherwise, `tf_…` are shares of tokens, and records have answers as far as the task's
+            scorer reads them.
 
     Raises:
         TypeError: It is no journal.
@@ -103,6 +105,8 @@ def evaluate_stream(
         first_k=first_k,
         scorer=task.scorer,
     )
+    if not thorough:
+        metrics |= dict.fromkeys(_unknown(metrics, task.scorer))
     lines = [record.to_json() for record in records]
     count = min(task.interview.format_edits, len(requests))
     chosen = [number * len(requests) // count for number in range(count)]
@@ -113,6 +117,16 @@ def evaluate_stream(
     if decoder.remembered:
         metrics["facts_left_out"] = float(sum(one.left_out for one in (exam, *others.values())))
     return Evaluation(metrics, {"retention": retention_curve(records, scorer=task.scorer)}, lines)
+
+
+def _unknown(metrics: Iterable[str], scorer: Scorer) -> list[str]:
+    """Metrics for which answers have to be decoded to their ends, or questions be asked that an
+    evaluation leaves out which is not thorough.
+    """
+    others = tuple(f"_{name}" for name in SCORERS if name != scorer.name)
+    return [
+        name for name in metrics if name.endswith(others) or name in ("leakage", "locality_truth")
+    ]
 
 
 def _by_step(journal: EditJournal, decoder: EditableDecoder, steps: int) -> list[list[Entry]]:

@@ -1,5 +1,7 @@
 """Scorers: hand-computed cases of what gives an answer, and what two models have in common."""
 
+import random
+
 import pytest
 
 from editgym.metrics.answers import EXACT, SCORERS, mentions, normalized, squad_normalized
@@ -132,6 +134,42 @@ def test_a_cut_is_at_the_first_full_stop_that_white_space_or_the_end_follows():
 def test_squad_normalisation(text, expected):
     assert squad_normalized(text) == expected
     assert squad_normalized(squad_normalized(text)) == expected
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_what_follows_a_settled_text_changes_nothing(name):
+    scorer, rng = SCORERS[name], random.Random(name)
+    parts = [
+        "Paris",
+        "the",
+        "St.",
+        "Louis",
+        "3.5",
+        "U.S.",
+        "a",
+        "oslo",
+        "Oslo",
+        "“Rom”",
+        "東京。",
+        "-",
+    ]
+    parts += [".", ",", '"', "A", "theory", "Paris,", "PARIS.", "…", "e\u0301"]
+    settled = changed = 0
+    for _ in range(4_000):
+        text = " ".join(rng.choices(parts, k=rng.randint(1, 5)))
+        wanted = " ".join(rng.choices(parts, k=rng.randint(1, 3)))
+        kept = rng.choice([wanted, "", rng.choice(parts)])
+        length = rng.randint(0, len(text))
+        begun = text[:length].strip()
+        if scorer.settled(begun, wanted, kept):
+            settled += 1
+            found = [scorer.same(scorer.cut(one, kept), wanted) for one in (begun, text)]
+            assert found[0] == found[1], (begun, text, wanted, kept)
+        changed += scorer.same(scorer.cut(text, kept), wanted)
+    assert changed > 20
+    assert settled > 1_000 or name == "contains"
+    assert scorer.settled("Lima and", "Oslo") == (name != "contains")
+    assert not scorer.settled("Li", "Oslo"), "a word that goes on"
 
 
 def test_scorers_are_found_by_their_names():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -132,7 +133,11 @@ class AskedModel:
         return [self.asking.text(ids) for ids in self.original_answers(prompts)]
 
     def greedy(
-        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], expected: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        expected: Sequence[str],
+        enough: Callable[[int, str], bool] | None = None,
     ) -> list[str]:
         """Greedy answers of the model as it is, with the edits that are in effect.
 
@@ -141,15 +146,30 @@ class AskedModel:
             limits: Where an answer without an end is cut.
             expected: The right answers; of one of several lines as many are read, and an empty text
                 where none is known.
+            enough: Whether an answer goes no further, by its prompt's place and its text so far.
         """
         answers = [""] * len(prompts)
         for lines in (False, True):
             rows = [row for row, answer in enumerate(expected) if ("\n" in answer) == lines]
+            until = None if enough is None else partial(self._is_enough, enough, rows, expected)
             decoded = self.language.greedy(
                 [prompts[row] for row in rows],
                 [limits[row] for row in rows],
                 stops=self.asking.stops("\n" if lines else ""),
+                until=until,
             )
             for row, ids in zip(rows, decoded, strict=True):
                 answers[row] = self.asking.text(ids, expected[row])
         return answers
+
+    def _is_enough(
+        self,
+        enough: Callable[[int, str], bool],
+        rows: Sequence[int],
+        expected: Sequence[str],
+        place: int,
+        ids: Sequence[int],
+    ) -> bool:
+        """`enough` of an answer's tokens, by its prompt's place among `rows`."""
+        row = rows[place]
+        return enough(row, self.asking.text(ids, expected[row]))

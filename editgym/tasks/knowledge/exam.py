@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from editgym.data.facts import Question
+from editgym.data.facts import EditRequest, Question
+from editgym.metrics.answers import Scorer
 from editgym.metrics.knowledge import Asked
 from editgym.models.asking import Encoded
 from editgym.tasks.knowledge.asked_model import Solved
@@ -20,6 +22,7 @@ from editgym.weights.state import Remembered
 # What a collapsed model's numbers are held within, or stand for: they must stay numbers.
 MOST_NATS = 700.0
 _TEXTS = 256  # texts that go through the model at a time
+_Wanted = tuple[str, str]  # an answer, and the text inside whose length none is cut
 _Tokens = tuple[tuple[int, ...], tuple[int, ...]]  # a prompt's and its answer's
 
 
@@ -53,8 +56,10 @@ class Exam:
     Args:
         task: The model and how it is asked.
         decoder: The model with its edits.
-        thorough: Whether divergences from the unedited model are computed, requests are asked right
-            after their edits too, and `tf_…` metrics may take passes of their own.
+        thorough: Whether divergences from the unedited model are computed, answers are decoded to
+            their ends, requests are asked right after their edits too, and `tf_…` metrics may take
+            passes of their own. Otherwise an answer ends as soon as the task's scorer knows whether
+            it is the wanted one.
         forced_only: Nothing is decoded: an answer that is not the expected one is empty.
 
     Attributes:
@@ -76,18 +81,31 @@ class Exam:
         self._memory: Memory | None = None
         self.left_out = 0
 
-    def expecting(self, questions: Sequence[Question]) -> list[Result]:
-        """Results for questions with an answer."""
+    def expecting(
+        self, questions: Sequence[Question], names: Sequence[Sequence[str]] | None = None
+    ) -> list[Result]:
+        """Results for questions with an answer; `names` are other names of each answer."""
         expected = [question.answer or "" for question in questions]
         prompts = [question.prompt for question in questions]
         asked = self._asked(
             prompts,
             lambda index, fact: self.task.encode(prompts[index], expected[index], solved=fact),
         )
-        return self._results(asked, expected, expected)
+        wanted = [
+            [(one, one) for one in (answer, *own)]
+            for answer, own in zip(expected, names or [()] * len(expected), strict=True)
+        ]
+        return self._results(asked, expected, expected, wanted)
 
-    def unchanged(self, prompts: Sequence[str], asked: Sequence[str]) -> list[Result]:
-        """Results for `asked`, where the unedited model's answers to `prompts` are expected."""
+    def unchanged(
+        self,
+        prompts: Sequence[str],
+        asked: Sequence[str],
+        right: Sequence[str | None] | None = None,
+    ) -> list[Result]:
+        """Results for `asked`, where the unedited model's answers to `prompts` are expected;
+        `right` are the right ones, where they are known.
+        """
         prompt_ids = self.task.prompt_ids
         answers = self.task.original_answers(prompts)
         original = [(prompt_ids(text), own) for text, own in zip(prompts, answers, strict=True)]
@@ -95,7 +113,14 @@ class Exam:
             asked, lambda index, fact: Encoded(prompt_ids(asked[index], fact), answers[index])
         )
         said = [self.task.asking.text(answer) for answer in answers]
-        return self._results(now, said, [""] * len(now), original if self.thorough else None)
+        cut = self.task.scorer.cut
+        wanted = [
+            [(cut(text, kept or ""), kept or "")]
+            for text, kept in zip(said, right or [None] * len(said), strict=True)
+        ]
+        return self._results(
+            now, said, [""] * len(now), wanted, original if self.thorough else None
+        )
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[str]) -> list[str]:
@@ -114,7 +139,7 @@ class Exam:
                     f"prompts: one is {len(ids)} tokens long, and the model takes {context},"
                     f" answer and all: {prompt[:60]!r}…"
                 )
-        return self._decoded(asked, [""] * len(asked))
+        return self._decoded(asked, [""] * len(asked), None)
 
     def _asked(
         self, prompts: Sequence[str], encode: Callable[[int, Solved], Encoded]
@@ -147,6 +172,7 @@ class Exam:
         texts: Sequence[_Tokens],
         said: Sequence[str],
         expected: Sequence[str],
+        wanted: Sequence[Sequence[_Wanted]],
         original: Sequence[_Tokens] | None = None,
     ) -> list[Result]:
         """Results for prompts and answers.
@@ -155,6 +181,7 @@ class Exam:
             texts: Tokens of prompts and answers.
             said: What the answer's tokens say.
             expected: The right answers; empty where none is known.
+            wanted: What the task's scorer compares each answer with.
             original: Whose answer tokens the divergence from the unedited model is taken at.
         """
         order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
@@ -187,7 +214,11 @@ class Exam:
                     wrong.append(row)
         if self._forced_only:
             return [results[row] for row in range(len(texts))]
-        decoded = self._decoded([texts[row] for row in wrong], [expected[row] for row in wrong])
+        decoded = self._decoded(
+            [texts[row] for row in wrong],
+            [expected[row] for row in wrong],
+            None if self.thorough else [wanted[row] for row in wrong],
+        )
         for row, answer in zip(wrong, decoded, strict=True):
             results[row] = replace(results[row], answer=answer)
         return [results[row] for row in range(len(texts))]
@@ -201,13 +232,19 @@ class Exam:
         ended = last & torch.isin(batch.labels, stops) & torch.isin(chosen, stops)
         return (chosen == batch.labels) | ended
 
-    def _decoded(self, texts: Sequence[_Tokens], expected: Sequence[str]) -> list[str]:
-        """Greedy answers, as far as the wanted ones reach, but at least as far as all are
-        decoded.
+    def _decoded(
+        self,
+        texts: Sequence[_Tokens],
+        expected: Sequence[str],
+        wanted: Sequence[Sequence[_Wanted]] | None,
+    ) -> list[str]:
+        """Greedy answers, as far as the expected ones reach, but at least as far as all are
+        decoded; or as far as the scorer needs to compare them with `wanted`.
         """
-        lengths = [max(self.task.max_new_tokens, len(wanted)) for _, wanted in texts]
+        lengths = [max(self.task.max_new_tokens, len(answer)) for _, answer in texts]
+        enough = None if wanted is None else partial(_settled, self.task.scorer, wanted)
         with self.decoder.active():
-            return self.task.greedy([prompt for prompt, _ in texts], lengths, expected)
+            return self.task.greedy([prompt for prompt, _ in texts], lengths, expected, enough)
 
     def _divergence(self, batch: TokenBatch, now: Tensor) -> Tensor:
         reference = self.task.reference(batch)
@@ -215,21 +252,37 @@ class Exam:
         return found.nan_to_num(nan=MOST_NATS).clamp(max=MOST_NATS)
 
 
+def _settled(scorer: Scorer, wanted: Sequence[Sequence[_Wanted]], row: int, begun: str) -> bool:
+    """Whether the scorer knows how an answer that begins so compares with all that is wanted."""
+    return all(scorer.settled(begun, answer, kept) for answer, kept in wanted[row])
+
+
 Answers = list[list[tuple[Asked, Result]]]  # per request, its questions and results
 
 
 def per_request(
-    exam: Exam, texts: Sequence[str], questions: Sequence[Sequence[Question]], stays: bool = False
+    exam: Exam,
+    requests: Sequence[EditRequest],
+    texts: Sequence[str],
+    questions: Sequence[Sequence[Question]],
+    stays: bool = False,
 ) -> Answers:
     """Ask every request's questions, after the text that is put before its prompts."""
     flat = [
         (text, question) for text, own in zip(texts, questions, strict=True) for question in own
     ]
     if stays:
-        results = exam.unchanged([q.prompt for _, q in flat], [text + q.prompt for text, q in flat])
+        results = exam.unchanged(
+            [q.prompt for _, q in flat],
+            [text + q.prompt for text, q in flat],
+            [q.answer for _, q in flat],
+        )
         before: Sequence[str | None] = exam.task.original_texts([q.prompt for _, q in flat])
     else:
-        results = exam.expecting([Question(text + q.prompt, q.answer) for text, q in flat])
+        results = exam.expecting(
+            [Question(text + q.prompt, q.answer) for text, q in flat],
+            [r.names(q.answer) for r, own in zip(requests, questions, strict=True) for q in own],
+        )
         before = [None] * len(flat)
     asked = iter(
         [

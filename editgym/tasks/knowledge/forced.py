@@ -36,11 +36,14 @@ def teacher_forced(
         [Question(text + r.prompt, r.truth) for text, r in zip(texts, requests, strict=True)]
     )
     old_again = per_request(
-        exam, texts, [[Question(p, r.truth) for p in r.test_rephrases] for r in requests]
+        exam, requests, texts, [[Question(p, r.truth) for p in r.test_rephrases] for r in requests]
     )
-    right = per_request(exam, texts, [[q for q in r.near if q.answer] for r in requests])
+    right = per_request(exam, requests, texts, [[q for q in r.near if q.answer] for r in requests])
     wrong = per_request(
-        exam, texts, [[Question(q.prompt, r.target) for q in r.near if q.answer] for r in requests]
+        exam,
+        requests,
+        texts,
+        [[Question(q.prompt, r.target) for q in r.near if q.answer] for r in requests],
     )
     return [
         (

@@ -35,18 +35,24 @@ def edit_records(
         overwritten: The later edits that overwrite requests, by these' places in the stream.
     """
     final = exam.expecting(
-        [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)]
+        [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)],
+        [r.names(r.target) for r in requests],
     )
     rephrased = per_request(
         exam,
+        requests,
         texts,
         [[Question(p, r.target) for p in r.test_rephrases] for r in requests],
     )
-    led = per_request(exam, texts, [list(r.portability) for r in requests])
-    near = per_request(exam, texts, [list(r.near) for r in requests], stays=True)
-    far = per_request(exam, texts, [list(r.far) for r in requests], stays=True)
+    led = per_request(exam, requests, texts, [list(r.portability) for r in requests])
+    near = per_request(exam, requests, texts, [list(r.near) for r in requests], stays=True)
+    far = per_request(exam, requests, texts, [list(r.far) for r in requests], stays=True)
     subject = per_request(
-        exam, texts, [[Question(p) for p in r.same_subject] for r in requests], stays=True
+        exam,
+        requests,
+        texts,
+        [[Question(p) for p in r.same_subject if exam.thorough] for r in requests],
+        stays=True,
     )
     forced = teacher_forced(exam, requests, texts, final, rephrased, near, far)
     records = []

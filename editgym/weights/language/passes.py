@@ -24,7 +24,7 @@ from editgym.weights.language.site_pass import (
     product,
     with_injection,
 )
-from editgym.weights.language.tokens import TokenBatch
+from editgym.weights.language.tokens import TokenBatch, beginning_alike
 from editgym.weights.sites import EditSite
 from editgym.weights.state import EditedState
 
@@ -224,7 +224,7 @@ class EditedPasses:
     def _check_shortcuts(self, example: TokenBatch) -> None:
         output = self.model.get_output_embeddings()
         self.head = next((name for name, module in self.modules.items() if module is output), None)
-        texts = _alike(example)
+        texts = beginning_alike(example, _LEAST_SHARED + 1, _COMPARED)
         plain = self._plain(texts)
         run = SitePass(inputs={})
         with self.running(EditedState(), run):
@@ -293,14 +293,3 @@ class EditedPasses:
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{type(self.model).__name__}: {what}", stacklevel=5)
-
-
-def _alike(example: TokenBatch) -> TokenBatch:
-    """Two texts of different lengths that begin alike, with one token more than what goes through
-    the model once for all: its first text's tokens, and a few of the first and the last one.
-    """
-    first, last = example.ids[[0, -1], : _LEAST_SHARED + 1].tolist()
-    begun = (first * (_LEAST_SHARED + 1))[: _LEAST_SHARED + 1]
-    return TokenBatch.of(
-        [(begun, first[:_COMPARED]), (begun, last[: _COMPARED - 1])], example.ids.device
-    )

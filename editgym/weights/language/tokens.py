@@ -200,3 +200,17 @@ def by_length(lengths: Sequence[int], most: int) -> list[list[int]]:
             groups.append([])
         groups[-1].append(index)
     return groups
+
+
+def beginning_alike(texts: TokenBatch, opening: int, answer: int) -> TokenBatch:
+    """Two texts of different lengths that begin alike.
+
+    Args:
+        texts: What they are made of: both begin as the first of these, repeated where it is short,
+            and go on with a few tokens of the first, and of the last.
+        opening: How many tokens they have in common.
+        answer: How many tokens follow in the longer one; in the other one less.
+    """
+    first, last = texts.ids[[0, -1], :opening].tolist()
+    begun = (first * opening)[:opening]
+    return TokenBatch.of([(begun, first[:answer]), (begun, last[: answer - 1])], texts.ids.device)
