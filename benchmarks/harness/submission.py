@@ -58,11 +58,14 @@ def submit_rows(folder: Path, archive: Path) -> Submission:
 
     Raises:
         FileNotFoundError: There are no rows, or no disclosure.
-        ValueError: The disclosure has a question without an answer.
+        ValueError: The disclosure has a question without an answer, or the archive's name does not
+            end in `.zip`; nothing was done then.
         ResultsError: A row was changed or is not reproduced, a journal or records are missing, or a
             mark of verification does not hold.
         OSError: The archive cannot be written.
     """
+    if archive.suffix.lower() != ".zip":
+        raise ValueError(f"--out: {archive} must end in .zip, which is what is written")
     rows = rows_in(folder)
     disclosure = folder / DISCLOSURE_FILE
     if not disclosure.exists():

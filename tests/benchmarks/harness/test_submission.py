@@ -68,6 +68,13 @@ def test_the_same_results_make_the_same_archive_and_marks_come_along(disclosed, 
         assert packed.read(MARKS_FILE) == (folder / MARKS_FILE).read_bytes()
 
 
+def test_an_archive_is_named_as_what_it_is(stream_results, tmp_path, capsys):
+    folder, _ = stream_results
+    assert submit(folder, tmp_path / "mine.tar") == 2
+    assert f"--out: {tmp_path / 'mine.tar'} must end in .zip" in capsys.readouterr().err
+    assert not (folder / DISCLOSURE_FILE).exists()
+
+
 def test_a_form_is_written_where_there_is_no_disclosure(stream_results, tmp_path, capsys):
     folder, _ = stream_results
     archive = tmp_path / "mine.zip"
