@@ -105,10 +105,13 @@ def _child(arguments: Sequence[str]) -> None:
     """In a process of its own: one job by the version that is first on the path."""
     import torch
 
+    import editgym
+
     torch.set_num_threads(1)
     name, common = arguments
     took, gave = JOBS[name](json.loads(common))
-    print(json.dumps({"seconds": took, "gave": gave}))
+    source = str(Path(editgym.__file__).resolve().parent)
+    print(json.dumps({"seconds": took, "gave": gave, "source": source}))
 
 
 def compared(
@@ -160,15 +163,20 @@ def packages_of(source: Path) -> Iterator[Path]:
 
 
 def _run(packages: Path, job: str, model: str) -> dict[str, Any]:
+    # An installation for editing would give what the version itself does not have.
     code = (
         "import importlib.util, sys;"
+        "sys.meta_path[:] = [one for one in sys.meta_path"
+        " if not getattr(one, '__module__', '').startswith('__editable__')];"
         f"spec = importlib.util.spec_from_file_location('versions', {str(Path(__file__))!r});"
         "own = importlib.util.module_from_spec(spec); spec.loader.exec_module(own);"
         "own._child(sys.argv[1:])"
     )
+    # Python would look into the current folder first, which may be the later version's.
+    here = {"PYTHONPATH": str(packages), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, job, json.dumps({"model": model})],
-        env={**os.environ, "PYTHONPATH": str(packages), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **here},
         capture_output=True,
         text=True,
         check=False,
@@ -176,6 +184,8 @@ def _run(packages: Path, job: str, model: str) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{job} failed: {done.stderr[-1_000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if (ran := Path(found.pop("source"))) != (packages / "editgym").resolve():
+        raise RuntimeError(f"{job} was done by {ran}, and not by {packages / 'editgym'}")
     return found
 
 

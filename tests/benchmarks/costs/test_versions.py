@@ -45,3 +45,15 @@ def test_a_job_that_is_not_known_is_refused(capsys):
     with pytest.raises(SystemExit):
         versions.main(["--before", ".", "--model", ".", "--jobs", "sleep", "--json", "x.json"])
     assert "--jobs: ['sleep'] are not known" in capsys.readouterr().err
+
+
+def test_a_job_is_done_by_its_version_wherever_the_command_is_given(tmp_path, monkeypatch):
+    """Python looks into the current folder first, which is that of the later version here."""
+    other = tmp_path / "other"
+    for name in ("agents", "benchmarks", "editgym"):
+        (other / name).mkdir(parents=True)
+    (other / "editgym/__init__.py").write_text("class LifelongLLMEditEnv: pass\n")
+    (other / "envs_registry.py").touch()
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(RuntimeError, match=r"No module named 'agents.catalogue'"):
+        versions.compared(other, ROOT, "/nowhere", ["evaluation_of_100"], times=1)
