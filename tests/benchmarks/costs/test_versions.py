@@ -36,6 +36,7 @@ def test_each_version_is_imported_from_its_own_folder(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.data("editing/counterfact-train.json", "editing/counterfact-val.json")
 def test_a_job_that_fails_shows_its_last_lines():
     with pytest.raises(RuntimeError, match=r"(?s)evaluation_of_100 failed:.*nowhere"):
         versions.compared(ROOT, ROOT, "/nowhere", ["evaluation_of_100"], times=1)
