@@ -14,12 +14,12 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 FOLDERS = ("worlds", "bias", "paper", "lifelong")
 # Cells of each suite, and how many of them no committed row finishes, as they were when rows still
 # had schema 1. Since then the quick suite, which has no committed rows, has been made shorter, and
-# lifelong has got 90 more cells.
+# lifelong has got 100 more cells.
 UNFINISHED = {
     "quick": (69, 69),
     "worlds": (1355, 9),
-    "lifelong": (730, 171),
-    "full": (2085, 2085),
+    "lifelong": (740, 181),
+    "full": (2095, 2095),
     "paper": (228, 0),
     "lifelong-ablations": (90, 18),
     "lifelong-checkpoints": (147, 72),

@@ -54,7 +54,7 @@ class _Drawing:
 
     Attributes:
         generator: Its state, bytes.
-        samples: Those so far, each once.
+        samples: The samples so far, each once.
         tokens: How many tokens they have.
         fruitless: How many times in a row nothing new was drawn.
     """
