@@ -711,7 +711,8 @@ class Mixture(nn.Module):
     [
         (
             "0",
-            r"experts\.0: it is given tokens \(7,\) of a batch \(2, 13\), .* an expert",
+            r"experts\.0: it is given tokens \(7,\) of a batch \(2, 13\), "
+            r".* an expert of a mixture",
         ),
         ("1", r"experts\.1: it is given tokens \(19,\) of a batch"),
         ("2", r"experts\.2: no token of the example reaches it"),
