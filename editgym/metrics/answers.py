@@ -158,8 +158,12 @@ def _squad(text: str, answer: str) -> bool:
     return squad_normalized(text) == wanted if wanted else _exact(text, answer)
 
 
+def _squad_words(text: str) -> list[str]:
+    return squad_normalized(text).split()
+
+
 def _words(text: str) -> list[str]:
-    return squad_normalized(text).split() or normalized(text).split()
+    return _squad_words(text) or normalized(text).split()
 
 
 def _contains(text: str, answer: str) -> bool:
@@ -188,15 +192,10 @@ SCORERS: Mapping[str, Scorer] = {
             "the first sentence, normalised as SQuAD does",
             _squad,
             one_sentence=True,
-            in_order=lambda text: squad_normalized(text).split(),
+            in_order=_squad_words,
         ),
         Scorer("contains", "every word of the answer is in the text", _contains),
-        Scorer(
-            "prefix",
-            "the text begins with the answer",
-            _prefix,
-            in_order=lambda text: squad_normalized(text).split(),
-        ),
+        Scorer("prefix", "the text begins with the answer", _prefix, in_order=_squad_words),
     )
 }
 EXACT = SCORERS["exact"]

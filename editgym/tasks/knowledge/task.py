@@ -34,7 +34,7 @@ from editgym.weights.language.tokens import by_length
 
 TeacherForced = Literal["accuracy", "probability"]
 _TOKENS_AT_ONCE = 8_192  # padding counted
-_CHECKED_ON = 4  # sentences that the decoder's shortcuts are checked on
+_CHECKED_ON = 4  # sentences: what edited models are compared on, and shortcuts checked
 
 
 class KnowledgeTask(AskedModel):

@@ -42,8 +42,8 @@ class EditableDecoder(EditedWeights):
     The layers below the first site give the same activations whatever is edited, so they are
     computed once per batch (`prefix`); so are those below the sites of one update while it is being
     looked for. What all texts of a batch begin with is read once, and logits are computed at answer
-    tokens only. The shortcuts are checked against the full forward pass on `example`; where one
-    fails, it is not used, and a warning says so.
+    tokens only. The shortcuts are checked against the full forward pass on two texts made of
+    `example`; where one fails, it is not used, and a warning says so.
 
     Args:
         model: In evaluation mode, without gradients.

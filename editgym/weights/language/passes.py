@@ -42,7 +42,7 @@ class EditedPasses:
 
     Logits are computed at the tokens that are asked for, layers below a prefix are skipped, and an
     opening that all texts share is read once. The shortcuts are checked against the full forward
-    pass on `example`; where one fails, it is not used, and a warning says so.
+    pass on two texts made of `example`; where one fails, it is not used, and a warning says so.
 
     Args:
         model: A causal LM of `transformers`.
