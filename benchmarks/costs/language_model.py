@@ -41,12 +41,16 @@ from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
 from editgym.models.decoding import Decoding
+from editgym.tasks.knowledge.answering import Answering
+from editgym.tasks.knowledge.expected import Expected, Result
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditableDecoder, TokenBatch
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.language.layers import below_head
+from editgym.weights.language.tokens import by_length
 
 _TOKENS = 50_000  # of covariances
+_AT_ONCE = 8_192  # tokens of other answers with their prompts
 _EPOCHS = 3  # comparisons, of which the median counts
 
 Decoded = tuple[Sequence[Sequence[int]], Sequence[int], frozenset[int]]  # prompts, limits, ends
@@ -70,8 +74,8 @@ def evaluation_ratio(env: LifelongLLMEditEnv, editor: str) -> dict[str, float]:
 
 @contextmanager
 def _noted(batches: list[TokenBatch], decoded: list[Decoded]) -> Iterator[None]:
-    """Note which batches the model reads, and what is decoded."""
-    logits, decode = EditableDecoder.logits, Decoding.decode
+    """Note which batches the model reads, and what is decoded, as if each were read by itself."""
+    logits, decode, results = EditableDecoder.logits, Decoding.decode, Answering.results
 
     def look(decoder: EditableDecoder, batch: TokenBatch, *args: Any, **named: Any) -> Any:
         batches.append(batch)
@@ -82,9 +86,22 @@ def _noted(batches: list[TokenBatch], decoded: list[Decoded]) -> Iterator[None]:
             decoded.append((prompts, limits, frozenset(stops)))
         return decode(own, prompts, limits, context, stops, *a)
 
+    def look_on(own: Answering, texts: Sequence[Expected]) -> list[Result]:
+        found, task, before = results(own, texts), own.task, len(decoded)
+        others = [(text.prompt, answer) for text in texts for answer in text.beside]
+        for group in by_length([len(prompt) + len(a) for prompt, a in others], _AT_ONCE):
+            batches.append(TokenBatch.of([others[place] for place in group]))
+        own_answers = [t for t, r in zip(texts, found, strict=True) if r.answer != t.said]
+        if own_answers and len(decoded) == before:  # they went on from what was read
+            limits = [max(task.max_new_tokens, len(text.answer)) for text in own_answers]
+            prompts = [text.prompt for text in own_answers]
+            decoded.append((prompts, limits, task.asking.stop_ids))
+        return found
+
     with (
         mock.patch.object(EditableDecoder, "logits", look),
         mock.patch.object(Decoding, "decode", look_at),
+        mock.patch.object(Answering, "results", look_on),
     ):
         yield
 

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from editgym.weights.language.kv_cache import cache_argument
-from editgym.weights.stored import input_device, is_spread
+from editgym.models.cached_calls import LEAST_SHARED, CachedCalls
+from editgym.weights.stored import is_spread
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
-# Of a cache's layers in `transformers`, those that hold keys and values; a dummy one reads another
-# layer's.
-_KEYS_AND_VALUES = {
-    "DynamicLayer",
-    "DynamicSlidingWindowLayer",
-    "DynamicIndexedLayer",
-    "DummyLayer",
-}
-_LEAST_SHARED = 8  # first tokens; to read fewer apart costs more than it saves
 Choice = Callable[[Tensor], Tensor]  # logits (n, vocabulary) -> the tokens that are taken, (n,)
 Until = Callable[[int, Sequence[int]], bool]  # a prompt's place and its answer so far
 
 
-class ModelError(ValueError):
-    """A language model that cannot be loaded, or cannot be used for question answering."""
+def greedily(logits: Tensor) -> Tensor:
+    """The most probable token of each row."""
+    return logits.argmax(-1)
+
+
+@dataclass
+class Begun:
+    """Texts that a model has read, and answers of which each goes on from the beginning of its
+    text.
+
+    Attributes:
+        cache: What attention has seen of the texts; whoever goes on from it uses it up.
+        seen: (n, tokens), 1 at those that the answer goes on from.
+        answers: Tokens of the answers so far, at least one of each; the last is not read yet.
+    """
+
+    cache: DynamicCache
+    seen: Tensor
+    answers: list[list[int]]
 
 
 class Decoding:
@@ -42,15 +49,17 @@ class Decoding:
         model: A causal LM of `transformers`.
         pad_id: The token that prompts of unequal length are filled up with, on the left.
 
+    Attributes:
+        calls: The model, as it is called.
+
     Raises:
-        ModelError: The model's cache holds more than the keys and values of attention, as with
-            linear attention, state spaces and recurrence: decoding could not drop or repeat its
-            rows.
+        ModelError: The model's cache holds more than the keys and values of attention.
     """
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
-        self._model, self._pad_id = model, pad_id
-        self._check_cache()
+        self._pad_id = pad_id
+        self._spread = is_spread(model)
+        self.calls = CachedCalls(model, pad_id)
 
     @torch.no_grad()
     def decode(
@@ -93,7 +102,7 @@ class Decoding:
                 stop < len(order)
                 and len(prompts[order[stop]]) * (stop + 1 - start) <= batch_tokens
                 and room(order[stop]) == room(order[start])
-                and (self.pads or len(prompts[order[stop]]) == len(prompts[order[start]]))
+                and (self.calls.pads or len(prompts[order[stop]]) == len(prompts[order[start]]))
             ):
                 stop += 1
             rows = order[start:stop]
@@ -108,113 +117,6 @@ class Decoding:
             start = stop
         return [answer for index in range(len(prompts)) for answer in found[index]]
 
-    @cached_property
-    @torch.no_grad()
-    def pads(self) -> bool:
-        """Whether padding on the left changes nothing, so that prompts of different lengths are
-        decoded together.
-
-        It does where the model takes no positions, or does not count them from 0, as BART and
-        RoBERTa.
-        """
-        if "position_ids" not in inspect.signature(self._model.forward).parameters:
-            return False
-        ids = torch.arange(4, device=self._device)[None] + 1
-        alone = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
-        padded = (
-            self._model(
-                input_ids=torch.cat([torch.full_like(ids, self._pad_id), ids], dim=1),
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-            )
-            .logits[0, -1]
-            .float()
-        )
-        return bool(((padded - alone).abs() <= self._tolerance(alone)).all())
-
-    @property
-    def _device(self) -> torch.device:
-        return input_device(self._model)
-
-    @cached_property
-    def _cache_argument(self) -> str:
-        return cache_argument(self._model)
-
-    @cached_property
-    @torch.no_grad()
-    def continues(self) -> bool:
-        """Whether a prompt may go on from what a cache has seen of its beginning, padding between
-        them where prompts are padded.
-        """
-        ids = torch.arange(2 * _LEAST_SHARED, device=self._device)[None] + 1
-        whole = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        try:
-            cache = self._begun(ids[0, :_LEAST_SHARED].tolist(), 1)
-            rest, mask = ids[:, _LEAST_SHARED:], torch.ones_like(ids)
-            if self.pads:
-                rest = F.pad(rest, (1, 0), value=self._pad_id)
-                mask = torch.cat([mask, mask[:, :1]], dim=1)
-                mask[0, _LEAST_SHARED] = 0
-            parts = self._forward(rest, mask, cache)[0][0].float()
-        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
-            return False
-        return bool(((parts - whole).abs() <= self._tolerance(whole)).all())
-
-    def _begun(self, tokens: Sequence[int], count: int) -> DynamicCache:
-        """A cache that has seen the same tokens in each of `count` texts."""
-        ids = torch.tensor([list(tokens)], device=self._device)
-        cache: DynamicCache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)[
-            self._cache_argument
-        ]
-        if count > 1:
-            cache.batch_repeat_interleave(count)
-        return cache
-
-    def _forward(
-        self, ids: Tensor, mask: Tensor, cache: DynamicCache | None
-    ) -> tuple[Tensor, DynamicCache]:
-        """Logits after the last token of every text, and the cache with these tokens in it.
-
-        Args:
-            ids: (n, tokens), the new ones.
-            mask: (n, all tokens so far), 0 where padding is.
-            cache: What was seen before.
-        """
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        placed = {"attention_mask": mask, "position_ids": positions} if self.pads else {}
-        out = self._model(
-            input_ids=ids,
-            use_cache=True,
-            logits_to_keep=1,
-            **placed,
-            **{self._cache_argument: cache},
-        )
-        return out.logits[:, -1], out[self._cache_argument]
-
-    def _tolerance(self, logits: Tensor) -> float:
-        exact = self._model.dtype == torch.float32
-        return (1e-4 if exact else 2e-2) * max(1.0, float(logits.abs().max()))
-
-    @torch.no_grad()
-    def _check_cache(self) -> None:
-        """Refuse a model whose cache has more than keys and values: decoding could not drop or
-        repeat its rows.
-        """
-        from transformers import DynamicCache  # who has such a model has waited for it
-
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self._device)
-        cache = getattr(self._model(input_ids=ids, use_cache=True), self._cache_argument, None)
-        kinds = {type(layer).__name__ for layer in getattr(cache, "layers", ())}
-        if type(cache) is not DynamicCache or not kinds <= _KEYS_AND_VALUES:
-            raise ModelError(
-                f"model: {type(self._model).__name__} is not supported (its cache:"
-                f" {', '.join([type(cache).__name__, *sorted(kinds)])}); supported are models whose"
-                " layers are attention with a key-value cache, not linear attention, state spaces"
-                " or recurrence"
-            )
-
     def _batch(
         self,
         prompts: Sequence[Sequence[int]],
@@ -224,46 +126,71 @@ class Decoding:
         samples: int,
         over: Until | None,
     ) -> list[list[int]]:
-        device = self._device
-        shared = self._shared(prompts)
+        if most < 1:
+            return [[] for _ in range(len(prompts) * samples)]
+        device = self.calls.device
+        shared = self._shared(prompts, most)
         rests = [prompt[shared:] for prompt in prompts]
         longest = max(map(len, rests))
         padded = [[self._pad_id] * (longest - len(p)) + list(p) for p in rests]
         ids = torch.tensor(padded, device=device)
         seen = [[1] * shared + [0] * (longest - len(p)) + [1] * len(p) for p in rests]
         mask = torch.tensor(seen, device=device)
-        cache = self._begun(prompts[0][:shared], len(prompts)) if shared else None
-        ends = torch.tensor(sorted(stops), device=device)
-        answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
-        alive = list(range(len(answers)))
-        for step in range(most):
-            logits, cache = self._forward(ids, mask, cache)
-            if step == 0 and samples > 1:
-                cache.batch_repeat_interleave(samples)
-                logits, mask = (x.repeat_interleave(samples, 0) for x in (logits, mask))
-            chosen: Tensor = choose(logits)
-            for row, token in zip(alive, chosen.tolist(), strict=True):
-                answers[row].append(token)
-            ended = torch.isin(chosen, ends)
-            if over is not None:
-                ended |= torch.tensor([over(row, answers[row]) for row in alive], device=device)
-            going = (~ended).nonzero().flatten()
-            if not len(going):
-                break
-            if len(going) < len(alive):
-                # A model that is spread has keys and values on several devices.
-                cache.batch_select_indices(going.cpu() if is_spread(self._model) else going)
-                alive = [alive[index] for index in going.tolist()]
-                mask, chosen = mask[going], chosen[going]
-            ids = chosen.unsqueeze(1)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        return answers
+        cache = self.calls.begun(prompts[0][:shared], len(prompts)) if shared else None
+        logits, cache = self.calls.forward(ids, mask, cache)
+        if samples > 1:
+            cache.batch_repeat_interleave(samples)
+            logits, mask = (x.repeat_interleave(samples, 0) for x in (logits, mask))
+        begun = Begun(cache, mask, [[token] for token in choose(logits[:, -1]).tolist()])
+        return self.go_on(begun, [most] * len(mask), stops, choose, over)
 
-    def _shared(self, prompts: Sequence[Sequence[int]]) -> int:
-        """How many first tokens of several prompts are worth being read once for all; at least one
-        token of each remains.
+    @torch.no_grad()
+    def go_on(
+        self,
+        begun: Begun,
+        limits: Sequence[int],
+        stops: Collection[int],
+        choose: Choice,
+        until: Until | None = None,
+    ) -> list[list[int]]:
+        """Whole answers of those that were begun, the stop token included.
+
+        Args:
+            begun: What was read; an answer so far has no stop token but as its last.
+            limits: How many tokens each answer may have.
+            stops: Tokens after which nothing follows.
+            choose: Which tokens are taken.
+            until: Whether an answer goes no further, beside those that a stop token ends.
         """
-        if len(prompts) < 2:
+        cache, mask, answers = begun.cache, begun.seen, begun.answers
+
+        def ended(row: int) -> bool:
+            own = answers[row]
+            if len(own) >= limits[row] or own[-1] in stops:
+                return True
+            return until is not None and until(row, own)
+
+        alive = list(range(len(answers)))
+        while True:
+            going = [place for place, row in enumerate(alive) if not ended(row)]
+            if not going:
+                return answers
+            if len(going) < len(alive):
+                chosen = torch.tensor(going, device=self.calls.device)
+                # A model that is spread has keys and values on several devices.
+                cache.batch_select_indices(chosen.cpu() if self._spread else chosen)
+                alive, mask = [alive[place] for place in going], mask[chosen]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            ids = torch.tensor([[answers[row][-1]] for row in alive], device=self.calls.device)
+            logits, cache = self.calls.forward(ids, mask, cache)
+            for row, token in zip(alive, choose(logits[:, -1]).tolist(), strict=True):
+                answers[row].append(token)
+
+    def _shared(self, prompts: Sequence[Sequence[int]], further: int) -> int:
+        """How many first tokens of several prompts are worth being read once for all; at least one
+        token of each remains, and so many follow.
+        """
+        if len(prompts) < 2 or max(map(len, prompts)) + further > self.calls.window:
             return 0
         most = min(map(len, prompts)) - 1
         alike = itertools.takewhile(
@@ -271,7 +198,7 @@ class Decoding:
             itertools.islice(zip(*prompts, strict=False), most),
         )
         shared = sum(1 for _ in alike)
-        return shared if shared >= _LEAST_SHARED and self.continues else 0
+        return shared if shared >= LEAST_SHARED and self.calls.continues else 0
 
 
 def _of_rows(until: Until, rows: Sequence[int], samples: int, row: int, answer: list[int]) -> bool:

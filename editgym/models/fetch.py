@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from editgym.models.decoding import ModelError
+from editgym.models.cached_calls import ModelError
 from editgym.models.known import KNOWN, KnownModel, fetched_folder, saved_name
 from editgym.models.reading import (
     Read,

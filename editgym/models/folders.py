@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from editgym.models.decoding import ModelError
+from editgym.models.cached_calls import ModelError
 from editgym.models.known import KNOWN, fetch_command, fetched_folder
 from editgym.paths import cache_folder, data_folder
 

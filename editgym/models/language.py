@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from editgym.models.asking import Asking, Encoded
-from editgym.models.decoding import Choice, Decoding, ModelError, Until
+from editgym.models.cached_calls import ModelError
+from editgym.models.decoding import Choice, Decoding, Until, greedily
 from editgym.models.folders import BUNDLED, factlm_folder, model_path
 from editgym.models.prompt_formats import FORMATS, PromptFormat
 from editgym.paths import file_states
@@ -36,11 +37,11 @@ class LanguageModel:
         said: Greedy answers of the unedited model as tokens, by the way of asking and by prompt:
             kept for all tasks of the model, since their sites make no difference to them.
         numbers: What was measured of the unedited model, by name, kept likewise.
+        decoding: What decodes, with the edits that are in effect.
 
     Raises:
         ModelError: The tokenizer has no end token, or more tokens than the model has embeddings; or
-            the model's cache holds more than the keys
-            and values of attention, as with linear attention, state spaces and recurrence.
+            the model's cache holds more than attention's keys and values (`CachedCalls`).
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,7 +66,7 @@ class LanguageModel:
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.said: dict[tuple[object, ...], dict[str, tuple[int, ...]]] = {}
         self.numbers: dict[str, Tensor] = {}
-        self._decoding = Decoding(self.model, self.pad_id)
+        self.decoding = Decoding(self.model, self.pad_id)
         self._askings: dict[tuple[PromptFormat, str | None, str | None], Asking] = {}
 
     @classmethod
@@ -202,9 +203,7 @@ class LanguageModel:
             stops: Tokens after which nothing follows; None for those of bare prompts.
             until: Whether an answer goes no further, by its prompt's place and its tokens so far.
         """
-        return self._decoded(
-            prompts, max_new_tokens, batch_tokens, lambda x: x.argmax(-1), stops, until=until
-        )
+        return self._decoded(prompts, max_new_tokens, batch_tokens, greedily, stops, until=until)
 
     @torch.no_grad()
     def sampled(
@@ -260,7 +259,7 @@ class LanguageModel:
     ) -> list[list[int]]:
         limits = [most] * len(prompts) if isinstance(most, int) else most
         ends = self.stop_ids if stops is None else stops
-        return self._decoding.decode(
+        return self.decoding.decode(
             prompts, limits, self.context, ends, batch_tokens, choose, samples, until
         )
 

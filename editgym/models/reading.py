@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from editgym.models.decoding import ModelError
+from editgym.models.cached_calls import ModelError
 from editgym.models.folders import is_gguf, model_path
 from editgym.models.known import KNOWN
 from editgym.paths import cache_folder

@@ -682,7 +682,7 @@ def test_what_prompts_share_is_read_once(factworld_tokenizer):
     language = LanguageModel(
         tiny(factworld_tokenizer, "llama", **OPENED["llama"]), factworld_tokenizer
     )
-    assert language._decoding.continues
+    assert language.decoding.calls.continues
     seen = []
     language.model.register_forward_pre_hook(
         lambda _model, _args, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True

@@ -5,64 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editgym.data.facts import EditRequest, Question
-from editgym.metrics.knowledge import Asked
-from editgym.tasks.knowledge.exam import Answers, Exam, Result, average, per_request
+from editgym.tasks.knowledge.exam import Answers, Exam, average
+from editgym.tasks.knowledge.expected import Result
+
+
+def compares_answers(exam: Exam, requests: Sequence[EditRequest]) -> bool:
+    """Whether the metrics are CounterFact's, which compare the probabilities of two answers: is the
+    new one more probable than the old one, and beside it the other way round? Otherwise they are
+    shares of tokens.
+    """
+    by_probability = exam.task.teacher_forced == "probability" and exam.thorough
+    return by_probability and all(request.truth for request in requests)
+
+
+def old_answer(request: EditRequest, question: Question) -> Sequence[str]:
+    """What an edited answer is compared with."""
+    return (request.truth,) if request.truth else ()
+
+
+def right_and_new_answer(request: EditRequest, question: Question) -> Sequence[str]:
+    """What is compared where nothing should have changed."""
+    return (question.answer, request.target) if question.answer else ()
 
 
 def teacher_forced(
-    exam: Exam,
-    requests: Sequence[EditRequest],
-    texts: Sequence[str],
-    final: Sequence[Result],
-    rephrased: Answers,
-    near: Answers,
-    far: Answers,
+    compares: bool, final: Sequence[Result], rephrased: Answers, near: Answers, far: Answers
 ) -> list[tuple[float, float | None, float | None]]:
-    """Teacher-forced efficacy, generalization and specificity of every request."""
-    by_tokens = exam.task.teacher_forced == "accuracy" or not exam.thorough
-    if by_tokens or not all(request.truth for request in requests):
+    """Teacher-forced efficacy, generalization and specificity of every request.
+
+    Args:
+        compares: Whether they compare two answers; the results have these beside the expected ones
+            then (`old_answer`, `right_and_new_answer`).
+        final: Results for the requests' own prompts.
+        rephrased: For their rephrases.
+        near: For what is near to them.
+        far: For what is not.
+    """
+    if compares:
         return [
             (
-                one.accuracy,
-                average([r.accuracy for _, r in again]),
-                average([r.accuracy for _, r in (*close, *distant)]),
+                float(one.log_probability > one.beside[0]),
+                average([float(r.log_probability > r.beside[0]) for _, r in again]),
+                average([float(r.beside[0] > r.beside[1]) for _, r in close if r.beside]),
             )
-            for one, again, close, distant in zip(final, rephrased, near, far, strict=True)
+            for one, again, close in zip(final, rephrased, near, strict=True)
         ]
-    # CounterFact's: is the new answer more probable than the old one, and beside it the other way
-    # round? What the model would say instead is not asked.
-    exam = Exam(exam.task, exam.decoder, forced_only=True)
-    old = exam.expecting(
-        [Question(text + r.prompt, r.truth) for text, r in zip(texts, requests, strict=True)]
-    )
-    old_again = per_request(
-        exam, requests, texts, [[Question(p, r.truth) for p in r.test_rephrases] for r in requests]
-    )
-    right = per_request(exam, requests, texts, [[q for q in r.near if q.answer] for r in requests])
-    wrong = per_request(
-        exam,
-        requests,
-        texts,
-        [[Question(q.prompt, r.target) for q in r.near if q.answer] for r in requests],
-    )
     return [
         (
-            float(one.log_probability > before.log_probability),
-            _more_probable(again, again_before),
-            _more_probable(stays, comes),
+            one.accuracy,
+            average([r.accuracy for _, r in again]),
+            average([r.accuracy for _, r in (*close, *distant)]),
         )
-        for one, before, again, again_before, stays, comes in zip(
-            final, old, rephrased, old_again, right, wrong, strict=True
-        )
+        for one, again, close, distant in zip(final, rephrased, near, far, strict=True)
     ]
-
-
-def _more_probable(
-    these: list[tuple[Asked, Result]], those: list[tuple[Asked, Result]]
-) -> float | None:
-    return average(
-        [
-            float(a.log_probability > b.log_probability)
-            for (_, a), (_, b) in zip(these, those, strict=True)
-        ]
-    )

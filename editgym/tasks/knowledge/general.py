@@ -14,7 +14,8 @@ from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
 from editgym.paths import cache_folder, whole_file
-from editgym.tasks.knowledge.exam import MOST_NATS, Exam
+from editgym.tasks.knowledge.answering import MOST_NATS
+from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.known_facts import known_facts
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditableDecoder, TokenBatch

@@ -7,8 +7,14 @@ from dataclasses import replace
 
 from editgym.data.facts import EditRequest, Question
 from editgym.metrics.knowledge import Asked, EditRecord
-from editgym.tasks.knowledge.exam import Exam, Result, average, per_request
-from editgym.tasks.knowledge.forced import teacher_forced
+from editgym.tasks.knowledge.exam import Exam, average, per_request
+from editgym.tasks.knowledge.expected import Result
+from editgym.tasks.knowledge.forced import (
+    compares_answers,
+    old_answer,
+    right_and_new_answer,
+    teacher_forced,
+)
 
 
 def edit_records(
@@ -34,18 +40,30 @@ def edit_records(
         edits_per_step: Requests in a step.
         overwritten: The later edits that overwrite requests, by these' places in the stream.
     """
+    compares = compares_answers(exam, requests)
+    old = old_answer if compares else None
+    asked = [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)]
     final = exam.expecting(
-        [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)],
+        asked,
         [r.names(r.target) for r in requests],
+        [() if old is None else old(*pair) for pair in zip(requests, asked, strict=True)],
     )
     rephrased = per_request(
         exam,
         requests,
         texts,
         [[Question(p, r.target) for p in r.test_rephrases] for r in requests],
+        beside=old,
     )
     led = per_request(exam, requests, texts, [list(r.portability) for r in requests])
-    near = per_request(exam, requests, texts, [list(r.near) for r in requests], stays=True)
+    near = per_request(
+        exam,
+        requests,
+        texts,
+        [list(r.near) for r in requests],
+        stays=True,
+        beside=right_and_new_answer if compares else None,
+    )
     far = per_request(exam, requests, texts, [list(r.far) for r in requests], stays=True)
     subject = per_request(
         exam,
@@ -54,7 +72,7 @@ def edit_records(
         [[Question(p) for p in r.same_subject if exam.thorough] for r in requests],
         stays=True,
     )
-    forced = teacher_forced(exam, requests, texts, final, rephrased, near, far)
+    forced = teacher_forced(compares, final, rephrased, near, far)
     records = []
     for index, (number, request) in enumerate(zip(numbers, requests, strict=True)):
         efficacy, generalization, specificity = forced[index]

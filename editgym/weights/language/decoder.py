@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,9 @@ from editgym.weights.language.tokens import TokenBatch
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite, UnknownSiteError
 
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
 
 class EditableDecoder(EditedWeights):
     """A causal LM of `transformers` with edits on top; the model's own weights are never written
@@ -41,9 +44,7 @@ class EditableDecoder(EditedWeights):
     subtracting the same update drifts, and an edit of relative size 1e-3 is mostly rounded away.
     The layers below the first site give the same activations whatever is edited, so they are
     computed once per batch (`prefix`); so are those below the sites of one update while it is being
-    looked for. What all texts of a batch begin with is read once, and logits are computed at answer
-    tokens only. The shortcuts are checked against the full forward pass on two texts made of
-    `example`; where one fails, it is not used, and a warning says so.
+    looked for. `EditedPasses` has the other shortcuts.
 
     Args:
         model: In evaluation mode, without gradients.
@@ -123,7 +124,7 @@ class EditableDecoder(EditedWeights):
         Raises:
             UnknownSiteError: A name is not open for edits.
         """
-        names = list(self._by_name) if names is None else list(names)
+        names = list(self._by_name if names is None else names)
         self._check_names(names)
         return self._passes.prefix(self._state, batch, names)
 
@@ -134,6 +135,7 @@ class EditableDecoder(EditedWeights):
         prefix: Prefix | None = None,
         injected: Mapping[str, Injection] | None = None,
         whole: bool = False,
+        cache: DynamicCache | None = None,
     ) -> Tensor:
         """Logits at the batch's answer tokens, (m, vocabulary), or (K, m, vocabulary) for K
         candidates.
@@ -146,6 +148,7 @@ class EditableDecoder(EditedWeights):
             injected: By site name, what is added to that module's output; not together with K
                 candidates.
             whole: Whether modules are given all tokens of every text, for hooks of one's own.
+            cache: An empty one (`empty_cache`) that is to see all tokens of the texts, padding too.
 
         Raises:
             UnknownSiteError: `injected` names a site that is not open for edits.
@@ -153,9 +156,11 @@ class EditableDecoder(EditedWeights):
                 `injected`.
         """
         candidates = candidates_of(updates or ())
-        self._check_injected(injected or {}, candidates)
-        run = SitePass(updates, injected or {})
-        logits = self._passes.logits(self._state, run, batch, prefix, candidates or 1, whole)
+        self._check_names(injected or {})
+        if injected and candidates is not None:
+            raise ValueError("injected: it cannot be combined with K candidate updates")
+        run, each = SitePass(updates, injected or {}), candidates or 1
+        logits = self._passes.logits(self._state, run, batch, prefix, each, whole, cache)
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(
@@ -265,11 +270,6 @@ class EditableDecoder(EditedWeights):
             raise UnknownSiteError(
                 f"sites {unknown} are not open for edits; open are {list(self._by_name)}"
             )
-
-    def _check_injected(self, injected: Mapping[str, Injection], candidates: int | None) -> None:
-        self._check_names(injected)
-        if injected and candidates is not None:
-            raise ValueError("injected: it cannot be combined with K candidate updates")
 
     def _replacement(self, name: str, tensor: Tensor) -> Tensor:
         # The model's own forward reads every tensor but the sites', which it is given.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -24,6 +27,20 @@ def empty_cache(model: Any) -> DynamicCache:
     from transformers import DynamicCache  # who has such a model has waited for it
 
     return DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def taken(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+    """What a cache has seen of some texts, or several times of one; it stays as it is."""
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    own.batch_select_indices(torch.tensor(rows))
+    return own
+
+
+def beginnings(lengths: Sequence[int], total: int, device: torch.device) -> Tensor:
+    """1 at so many first tokens of every text, 0 at the rest, (n, total)."""
+    ends = torch.tensor(lengths, device=device)[:, None]
+    return (torch.arange(total, device=device) < ends).long()
 
 
 def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int) -> None:

@@ -103,6 +103,7 @@ class EditedPasses:
         prefix: Prefix | None = None,
         candidates: int = 1,
         whole: bool = False,
+        cache: DynamicCache | None = None,
     ) -> Tensor:
         """Logits at a batch's answer tokens, (candidates · m, vocabulary), one candidate after the
         other.
@@ -114,6 +115,7 @@ class EditedPasses:
             prefix: Where the pass begins.
             candidates: How many updates `run` has that are alternatives.
             whole: Whether every text is read from its beginning.
+            cache: An empty one that is to see all tokens of the texts, not together with `prefix`.
         """
         opening = 0 if whole else self.shared(batch, run.injected)
         ids, rows, positions = batch.ids, batch.rows, batch.positions
@@ -124,8 +126,8 @@ class EditedPasses:
             prefix = None if prefix is None else prefix.repeat(candidates)
         if not opening:
             with self.running(state, replace(run, texts=ids.shape), prefix):
-                return self._at(ids, rows, positions, self.head in run.injected)
-        cache = empty_cache(self.model)
+                return self._at(ids, rows, positions, self.head in run.injected, cache)
+        cache = empty_cache(self.model) if cache is None else cache
         first = None if prefix is None else prefix.part(len(batch), 0, opening)
         with self.running(state, run.before(), first):
             self._hidden(ids[:: len(batch), :opening], cache)
