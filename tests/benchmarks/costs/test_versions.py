@@ -1,5 +1,6 @@
 """Two versions beside each other: each in its own process, from its own source."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,29 @@ def test_each_version_is_imported_from_its_own_folder(tmp_path):
         versions.packages_of(other),
     ):
         pass
+
+
+def test_what_was_measured_is_shown_as_a_table(tmp_path, capsys):
+    job = {"before_s": 3.0, "after_s": 1.25, "times_faster": 2.4, "equal": True}
+    other = {"before_s": 120.0, "after_s": 100.0, "times_faster": 1.2, "equal": False}
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps({"times": 2, "rledit_training_step": job, "alphaedit_step": other}))
+    assert versions.main(["--show", str(file)]) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head == "| what, in seconds | n | before | now | times faster | equal results |"
+    assert [line.split(" | ")[1:] for line in lines] == [
+        ["2", "3", "1.25", "2.40", "yes |"],
+        ["2", "120", "100", "1.20", "no |"],
+    ]
+    file.write_text(json.dumps({"rledit_training_step": job}))
+    assert versions.main(["--show", str(file)]) == 2
+    assert "has no 'times'" in capsys.readouterr().err
+
+
+def test_nothing_is_measured_without_two_versions_and_a_model(capsys):
+    with pytest.raises(SystemExit):
+        versions.main(["--before", ".", "--json", "x.json"])
+    assert "--before and --model are needed" in capsys.readouterr().err
 
 
 @pytest.mark.slow
