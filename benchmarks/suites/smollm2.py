@@ -37,6 +37,16 @@ _SO_FAR: Mapping[str, Any] = {
     "sites": [f"model.layers.{layer}.mlp.down_proj" for layer in range(10)],
 }
 
+# A gate that learned by rewards which of the MLP's matrices of the upper 20 layers are edited in a
+# step, and a hypernetwork that learned with it, both on the policy split.
+_LEARNED: Mapping[str, Any] = {
+    "start_from": "docs/results/smollm2/agents/hiedit",
+    "sequences": 0,
+    "sites_per_step": 6,
+    "rank": 32,
+}
+_UPPER = ["model.layers.[12][0-9].mlp.*_proj"]
+
 
 def _choice(name: str, config: Mapping[str, Any] | None = None, **along: Any) -> AgentChoice:
     """An agent with its tuned settings, others over them, and arguments of the environment beside
@@ -55,6 +65,7 @@ AGENTS: tuple[AgentChoice, ...] = (
     *map(_choice, ("alphaedit", "grace", "ultraedit")),
     _choice("ultraedit", rehearse=30),
     _choice("ultraedit", _ONE_LOOK),
+    _choice("hiedit", _LEARNED, sites=_UPPER),
 )
 
 
