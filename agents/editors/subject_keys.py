@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.asking import Asking
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Skip
-from editgym.weights.hooks import hooked
+from editgym.weights.hooks import Reached, hooked
 from editgym.weights.language.given import at_tokens
 from editgym.weights.language.site_pass import Injection
 from editgym.weights.sites import EditSite, Layer, layer_of
@@ -194,16 +194,24 @@ def read_states(
         updates: Updates that are in effect too, one per site of the decoder, None for none.
     """
     seen: dict[str, Tensor] = {}
+    length = int(batch.positions.max()) + 1  # what comes after a subject changes nothing there
+    texts = replace(batch.texts, ids=batch.texts.ids[:, :length])
+    prefix = None if batch.prefix is None else batch.prefix.part(1, 0, length)
 
     def keep(name: str, value: Any) -> None:
         x = value[0] if isinstance(value, tuple) else value
-        seen[name] = at_tokens(x, batch.texts.ids.shape, batch.rows, batch.positions).float()
+        seen[name] = at_tokens(x, texts.ids.shape, batch.rows, batch.positions).float()
 
     base = decoder.base
     key = (base.get_submodule(site.name), lambda inputs: keep("key", inputs))
-    after = (base.get_submodule(_layer(last).name), lambda _inputs, output: keep("h", output))
+
+    def stop(_inputs: Any, output: Any) -> None:
+        keep("h", output)
+        raise Reached  # what comes after the layer changes neither
+
+    after = (base.get_submodule(_layer(last).name), stop)
     with torch.no_grad(), hooked(before=[key], after=[after]):
-        decoder.logits(batch.texts, updates, batch.prefix, whole=True)
+        decoder.logits(texts, updates, prefix, whole=True)
     return batch.means(seen["key"]), batch.means(seen["h"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from agents.tune.search import LogUniform, Whole
 from editgym.checks import above, at_least, whole
 from editgym.weights import EditableDecoder, TokenBatch
 from editgym.weights.language.layers import Prefix
+from editgym.weights.language.rest import Rest
+from editgym.weights.language.rest_passes import rest_of
 from editgym.weights.language.site_pass import Injection
 from editgym.weights.language.tokens import by_length
 from editgym.weights.sites import EditSite
@@ -137,7 +139,8 @@ class _Part(NamedTuple):
 
     Attributes:
         texts: The texts.
-        prefix: Where a forward pass over them begins.
+        prefix: Where a forward pass over them begins; where the texts are the rests of others, what
+            it goes on from.
         positions: The subject's last token of every text.
         owners: Which request every text belongs to.
         asked: Which of the texts have a target, (n,) bool; the others are there for the KL term.
@@ -145,7 +148,7 @@ class _Part(NamedTuple):
     """
 
     texts: TokenBatch
-    prefix: Prefix | None
+    prefix: Prefix | Rest | None
     positions: Tensor
     owners: Tensor
     asked: Tensor
@@ -196,11 +199,16 @@ class _Search:
         asked = torch.arange(len(batch.texts), device=batch.rows.device) < batch.asked
         self._parts = []
         for rows in by_length(batch.texts.lengths, _TOKENS_AT_ONCE):
-            texts = batch.texts.take(rows)
-            prefix, index = decoder.prefix(texts, [site.name]), torch.tensor(rows)
-            index = index.to(batch.rows.device)
+            index = torch.tensor(rows).to(batch.rows.device)
+            texts, positions = batch.texts.take(rows), batch.positions[index]
+            prefix = decoder.prefix(texts, [site.name])
+            own: Any = (batch.owners[index], asked[index], [])
+            # Nothing is added before a subject's last token.
+            rest = rest_of(decoder, texts, positions, prefix)
             self._parts.append(
-                _Part(texts, prefix, batch.positions[index], batch.owners[index], asked[index], [])
+                _Part(texts, prefix, positions, *own)
+                if rest is None
+                else _Part(rest.texts, rest, torch.zeros_like(positions), *own)
             )
 
     def gradient(self, shift: Tensor, scale: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,11 +21,12 @@ SMALL = {
     "max_position_embeddings": 128,
 }
 GROUPED = SMALL | {"num_key_value_heads": 1, "head_dim": 8}
-# Windows of attention that end inside the texts, and far behind them.
+# Windows of attention that end inside the texts, inside the longer ones, and far behind them.
 MODELS = {
     "llama": ("llama", GROUPED, "model.layers.[12].mlp.down_proj"),
     "qwen3": ("qwen3", GROUPED, "model.layers.[12].mlp.down_proj"),
     "short_window": ("gemma2", GROUPED | {"sliding_window": 5}, "model.layers.[12].mlp.down_proj"),
+    "middle": ("mistral", GROUPED | {"sliding_window": 18}, "model.layers.[12].mlp.down_proj"),
     "window": ("gemma2", GROUPED | {"sliding_window": 96}, "model.layers.[12].mlp.down_proj"),
     "gpt2": (
         "gpt2",

@@ -1,6 +1,7 @@
 """Texts that begin alike go through a model once as far as they do, and nothing else changes."""
 
 from functools import wraps
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from editgym.weights import (
     TokenBatch,
     find_sites,
 )
+from editgym.weights.language import rest_passes
+from editgym.weights.language.rest import Rest
+from editgym.weights.language.rest_passes import rest_of
 from editgym.weights.language.site_pass import Injection
 
 SMALL = {
@@ -250,3 +254,73 @@ def test_a_model_that_does_not_go_on_from_its_cache_reads_every_text_whole(monke
     shapes = read(made, monkeypatch)
     made.logits(batch)
     assert shapes == [tuple(batch.ids.shape)]
+
+
+# --- the rests of texts that were read up to a token of each --------------------------------------
+
+# Where nothing goes on so: no positions are given (BLOOM), the head is more than a linear layer
+# (Gemma 2), or a window is shorter than the texts.
+WHOLE = {"bloom", "gemma2", "mistral", "gemma3_text"}
+
+
+def started(batch):
+    """A start in every text, none behind what is asked about."""
+    firsts = [int(batch.positions[batch.rows == row].min()) for row in range(len(batch))]
+    return torch.tensor([first - row % 3 for row, first in enumerate(firsts)])
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_rests_give_the_logits_and_gradients_of_whole_texts(decoder, batch, begun, monkeypatch):
+    site, starts = decoder.sites[-1], started(batch)
+    prefix = decoder.prefix(batch, [site.name]) if begun else None
+    rest = rest_of(decoder, batch, starts, prefix)
+    assert (rest is None) == (decoder._passes.model.config.model_type in WHOLE)
+    if rest is None:
+        return
+    rows = torch.arange(len(batch))
+    values = torch.randn(
+        len(batch), site.shape[0], generator=torch.Generator().manual_seed(2)
+    ).requires_grad_()
+    taken = [3, 0, 4]
+
+    def found(texts, positions, prefix):
+        logits = decoder.logits(
+            texts, prefix=prefix, injected={site.name: Injection(rows, positions, values)}
+        )
+        return logits, torch.autograd.grad(logits.square().sum(), values)[0]
+
+    shapes = read(decoder, monkeypatch)
+    for _ in range(2):  # a pass leaves the cache as it was
+        ours = found(rest.texts, torch.zeros_like(starts), rest)
+    longest = max(batch.lengths[row] - int(starts[row]) for row in range(len(batch)))
+    assert shapes == 2 * [(len(batch), longest)]
+    for own, whole in zip(ours, found(batch, starts, prefix), strict=True):
+        torch.testing.assert_close(own, whole, rtol=1e-3, atol=1e-4)
+    some = rest.take(taken)
+    close(
+        decoder.logits(some.texts, prefix=some),
+        decoder.logits(
+            batch.take(taken), prefix=prefix and prefix.take(taken, batch.take(taken).ids.shape[1])
+        ),
+    )
+
+
+def test_there_is_no_rest_where_nothing_is_read_before(decoder, batch):
+    assert rest_of(decoder, batch, torch.zeros(len(batch), dtype=torch.long), None) is None
+
+
+def test_whole_texts_are_read_where_a_rest_gives_something_else(decoder, batch, monkeypatch):
+    """A model that counts positions in its own way is found out by the first texts."""
+    if decoder._passes.model.config.model_type in WHOLE:
+        pytest.skip("it reads whole texts anyway")
+    told = Rest.told
+
+    def elsewhere(rest, model):
+        own = told(rest, model)
+        return own | {"position_ids": own["position_ids"] + 3}
+
+    monkeypatch.setattr(rest_passes, "_agree", WeakKeyDictionary())
+    monkeypatch.setattr(Rest, "told", elsewhere)
+    position = decoder._passes.model.config.model_type
+    found = rest_of(decoder, batch, started(batch), None)
+    assert found is None, f"{position} has other logits at other positions"

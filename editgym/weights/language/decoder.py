@@ -20,6 +20,7 @@ from editgym.weights.journal.journal import Adapter, Codebook, Entry, SiteEdit
 from editgym.weights.language.given import at_answers, at_tokens, counted_rows
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import EditedPasses
+from editgym.weights.language.rest import Rest
 from editgym.weights.language.site_pass import (
     Capture,
     Injection,
@@ -31,6 +32,7 @@ from editgym.weights.language.site_pass import (
 from editgym.weights.language.tokens import TokenBatch
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.sites import EditSite, UnknownSiteError
+from editgym.weights.state import EditedState
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -81,6 +83,11 @@ class EditableDecoder(EditedWeights):
         return self._passes.layers.first(self._by_name) > 0
 
     @property
+    def reading(self) -> tuple[EditedPasses, EditedState]:
+        """What makes passes, and the edits that are in effect."""
+        return self._passes, self._state
+
+    @property
     def deltas(self) -> list[Tensor]:
         """W − W₀ at every site, (out, in), float32."""
         return [
@@ -92,9 +99,7 @@ class EditableDecoder(EditedWeights):
 
     @contextmanager
     def active(self) -> Iterator[Any]:
-        """The base model with the edits in effect, for anything that calls it (decoding, a hook of
-        one's own).
-        """
+        """The base model with the edits in effect, for anything that calls it."""
         with self._passes.running(self._state, SitePass()) as model:
             yield model
 
@@ -124,15 +129,14 @@ class EditableDecoder(EditedWeights):
         Raises:
             UnknownSiteError: A name is not open for edits.
         """
-        names = list(self._by_name if names is None else names)
-        self._check_names(names)
+        self._check_names(names := list(self._by_name if names is None else names))
         return self._passes.prefix(self._state, batch, names)
 
     def logits(
         self,
         batch: TokenBatch,
         updates: Sequence[Update | None] | None = None,
-        prefix: Prefix | None = None,
+        prefix: Prefix | Rest | None = None,
         injected: Mapping[str, Injection] | None = None,
         whole: bool = False,
         cache: DynamicCache | None = None,
@@ -144,9 +148,8 @@ class EditableDecoder(EditedWeights):
             batch: The texts.
             updates: Per site a further update on top of the edits, or None, differentiable, not
                 applied. Factors with a leading dimension K are K candidates, evaluated in one pass.
-            prefix: From `prefix`, to begin at that layer.
-            injected: By site name, what is added to that module's output; not together with K
-                candidates.
+            prefix: From `prefix`, to begin at that layer, or from `rest_of`.
+            injected: By site name, what is added to that module's output; not with K candidates.
             whole: Whether modules are given all tokens of every text, for hooks of one's own.
             cache: An empty one (`empty_cache`) that is to see all tokens of the texts, padding too.
 
@@ -159,8 +162,8 @@ class EditableDecoder(EditedWeights):
         self._check_names(injected or {})
         if injected and candidates is not None:
             raise ValueError("injected: it cannot be combined with K candidate updates")
-        run, each = SitePass(updates, injected or {}), candidates or 1
-        logits = self._passes.logits(self._state, run, batch, prefix, each, whole, cache)
+        run = (SitePass(updates, injected or {}), batch, prefix, candidates or 1, whole, cache)
+        logits = self._passes.logits(self._state, *run)
         return logits if candidates is None else logits.unflatten(0, (candidates, -1))
 
     def losses(
@@ -246,7 +249,6 @@ class EditableDecoder(EditedWeights):
         """
         self._check_names(names)
         found: dict[str, SiteState] = {}
-
         read = partial(at_tokens, texts=batch.ids.shape, rows=rows, positions=positions)
 
         def keep(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -284,10 +286,9 @@ class EditableDecoder(EditedWeights):
         return edited.float()
 
     def _journalled(self, entry: Entry) -> Entry:
-        if not isinstance(entry, SiteEdit):
-            return entry
-        # A stream's factors would fill a GPU.
-        return replace(entry, update=entry.update.to(torch.device("cpu")))
+        if isinstance(entry, SiteEdit):  # a stream's factors would fill a GPU
+            return replace(entry, update=entry.update.to(torch.device("cpu")))
+        return entry
 
     def _check_adapter(self, entry: Adapter) -> None:
         if not isinstance(entry, Codebook):

@@ -29,10 +29,16 @@ def empty_cache(model: Any) -> DynamicCache:
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 
-def taken(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
-    """What a cache has seen of some texts, or several times of one; it stays as it is."""
+def copied(cache: DynamicCache) -> DynamicCache:
+    """The same cache for somebody else to go on with; what it has seen is not copied."""
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
+    return own
+
+
+def taken(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+    """What a cache has seen of some texts, or several times of one; it stays as it is."""
+    own = copied(cache)
     own.batch_select_indices(torch.tensor(rows))
     return own
 
@@ -43,7 +49,7 @@ def beginnings(lengths: Sequence[int], total: int, device: torch.device) -> Tens
     return (torch.arange(total, device=device) < ends).long()
 
 
-def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int) -> None:
+def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int, texts: int = 1) -> None:
     """Let the layers below a layer, which are skipped, look as if they had seen so many tokens: a
     model takes that number from its lowest layers, and nothing else.
 
@@ -51,10 +57,12 @@ def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int) -> None:
         cache: One of a pass that began at the layer.
         tokens: How many that pass has read.
         below: The layer's number.
+        texts: Of how many texts, where rows are taken later.
     """
     layer: Any = cache.layers[below]
     keys, values = (
-        own.new_zeros(1, own.shape[1], tokens, own.shape[3]) for own in (layer.keys, layer.values)
+        own.new_zeros(texts, own.shape[1], tokens, own.shape[3])
+        for own in (layer.keys, layer.values)
     )
     for number in range(below):
         cache.update(keys, values, number)

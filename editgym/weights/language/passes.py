@@ -16,6 +16,7 @@ from editgym.weights.hooks import hooked
 from editgym.weights.language.given import check_inputs
 from editgym.weights.language.kv_cache import cache_argument, empty_cache, seem_to_have_seen
 from editgym.weights.language.layers import LayerStack, Prefix, below_head
+from editgym.weights.language.rest import Rest
 from editgym.weights.language.site_pass import (
     Injection,
     SitePass,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _LEAST_SHARED = 8  # tokens; a second pass for fewer costs more than it saves
 _COMPARED = 4  # tokens at which logits are compared
 # What models raise that cannot go on in the middle of a text, or of their layers.
-_CANNOT = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
+CANNOT = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
 
 
 class EditedPasses:
@@ -74,7 +75,7 @@ class EditedPasses:
         self.layers = LayerStack(model, sites)
         self.head: str | None = None
         self._sites = {site.name: (index, site) for index, site in enumerate(sites)}
-        self._gathers, self._shares = True, False
+        self.gathers, self._shares = True, False
         self._check_shortcuts(example)
 
     @contextmanager
@@ -100,7 +101,7 @@ class EditedPasses:
         state: EditedState,
         run: SitePass,
         batch: TokenBatch,
-        prefix: Prefix | None = None,
+        prefix: Prefix | Rest | None = None,
         candidates: int = 1,
         whole: bool = False,
         cache: DynamicCache | None = None,
@@ -112,11 +113,14 @@ class EditedPasses:
             state: The edits.
             run: What the sites do beyond them.
             batch: The texts.
-            prefix: Where the pass begins.
+            prefix: Where the pass begins; a `Rest`, of whose texts `batch` is, where it goes on.
             candidates: How many updates `run` has that are alternatives.
             whole: Whether every text is read from its beginning.
             cache: An empty one that is to see all tokens of the texts, not together with `prefix`.
         """
+        if isinstance(prefix, Rest):
+            with self.running(state, replace(run, texts=batch.ids.shape), prefix.prefix):
+                return self._at(batch.ids, batch.rows, batch.positions, **prefix.told(self.model))
         opening = 0 if whole else self.shared(batch, run.injected)
         ids, rows, positions = batch.ids, batch.rows, batch.positions
         if candidates > 1:
@@ -170,9 +174,9 @@ class EditedPasses:
         begins = begun.activations.expand(len(batch), -1, -1)
         return Prefix(torch.cat([begins, rest.activations], dim=1), first)
 
-    def whole(self, ids: Tensor) -> None:
+    def whole(self, ids: Tensor, cache: DynamicCache | None = None) -> None:
         """Run the model on texts to where its head begins, for those who look inside."""
-        self._hidden(ids)
+        self._hidden(ids, cache)
 
     def _at(
         self,
@@ -181,26 +185,27 @@ class EditedPasses:
         positions: Tensor,
         everywhere: bool = False,
         cache: DynamicCache | None = None,
+        **told: Any,
     ) -> Tensor:
         """Logits at tokens of texts that go on after what a cache has seen; `everywhere` where the
         head has to run at every token.
         """
-        if everywhere or not self._gathers:
+        if everywhere or not self.gathers:
             return self._called(self.model, ids, cache).logits[rows, positions]
-        hidden = self._hidden(ids, cache)
+        hidden = self._hidden(ids, cache, **told)
         asked = hidden[rows.to(hidden.device), positions.to(hidden.device)]
         logits: Tensor = self.model.get_output_embeddings()(asked)
         return logits.to(ids.device)
 
-    def _hidden(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
+    def _hidden(self, ids: Tensor, cache: DynamicCache | None = None, **told: Any) -> Tensor:
         """The last hidden states, (n, length, width)."""
-        hidden: Tensor = self._called(below_head(self.model), ids, cache)[0]
+        hidden: Tensor = self._called(below_head(self.model), ids, cache, **told)[0]
         return hidden
 
     @staticmethod
-    def _called(module: Any, ids: Tensor, cache: DynamicCache | None) -> Any:
-        more = {} if cache is None else {cache_argument(module): cache}
-        return module(input_ids=ids, use_cache=cache is not None, **more)
+    def _called(module: Any, ids: Tensor, cache: DynamicCache | None, **told: Any) -> Any:
+        more = told if cache is None else {**told, cache_argument(module): cache}
+        return module(input_ids=ids, use_cache=bool(more), **more)
 
     def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
         index, site = self._sites[name]
@@ -235,8 +240,8 @@ class EditedPasses:
         with self.running(EditedState(), alone):
             self._hidden(texts.ids[-1:, : texts.lengths[-1]])
         check_inputs(self._sites, run.inputs or {}, alone.inputs or {}, texts, self.head)
-        if self._differ(gathered, plain):
-            self._gathers = False
+        if self.differ(gathered, plain):
+            self.gathers = False
             self._warn(
                 "logits are computed at every token, because its head is more than a linear layer"
             )
@@ -255,7 +260,7 @@ class EditedPasses:
         logits: Tensor = full.logits[batch.rows, batch.positions]
         return logits
 
-    def _differ(self, found: Tensor, wanted: Tensor) -> bool:
+    def differ(self, found: Tensor, wanted: Tensor) -> bool:
         """Whether logits differ by more than rounding."""
         # Half precision rounds at every layer, and a product of other shape may round otherwise.
         exact = self.model.dtype == torch.float32
@@ -267,19 +272,13 @@ class EditedPasses:
         skipped.
         """
         ends = {self.layers.first([name]): name for name in self.layers.ends}
+        state, run = EditedState(), SitePass()
         try:
-            return any(
-                self._differ(
-                    self.logits(
-                        EditedState(), SitePass(), batch, self.prefix(EditedState(), batch, [name])
-                    ),
-                    wanted,
-                )
-                for layer, name in ends.items()
-                if layer
-            )
-        except _CANNOT:
+            prefixes = [self.prefix(state, batch, [ends[layer]]) for layer in ends if layer]
+            found = [self.logits(state, run, batch, prefix) for prefix in prefixes]
+        except CANNOT:
             return True  # its layers hand on more than hidden states
+        return any(self.differ(own, wanted) for own in found)
 
     def _continues(self, alike: TokenBatch, wanted: Tensor) -> bool:
         """Whether texts that begin alike may go on from one cache, without the lowest layers where
@@ -289,9 +288,9 @@ class EditedPasses:
         try:
             prefix = self.prefix(EditedState(), alike, self.layers.ends[-1:])
             found = self.logits(EditedState(), SitePass(), alike, prefix)
-        except _CANNOT:
+        except CANNOT:
             return False  # its cache is of another kind
-        return not self._differ(found, wanted)
+        return not self.differ(found, wanted)
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{type(self.model).__name__}: {what}", stacklevel=5)

@@ -1,0 +1,100 @@
+"""What remains of texts that were read up to a token of each: a search that changes nothing before
+that token reads the beginnings once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from editgym.weights.language.kv_cache import beginnings, cache_argument, copied, taken
+from editgym.weights.language.layers import Prefix, below_head
+from editgym.weights.language.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The rests of texts, and what a forward pass over them goes on from.
+
+    Attributes:
+        texts: The rests, padded on the right.
+        starts: (n,), how many tokens of each text were read.
+        seen: (n, most of these), 1 at them and 0 at padding.
+        cache: What attention has seen of them.
+        prefix: The rests' `EditableDecoder.prefix`.
+    """
+
+    texts: TokenBatch
+    starts: Tensor
+    seen: Tensor
+    cache: DynamicCache
+    prefix: Prefix | None
+
+    @classmethod
+    def of(
+        cls, texts: TokenBatch, starts: Tensor, prefix: Prefix | None, cache: DynamicCache
+    ) -> Rest:
+        """The rests of whole texts.
+
+        Args:
+            texts: Whole ones, none of which is asked about before its start.
+            starts: (n,), the first token of each rest.
+            prefix: That of the whole texts.
+            cache: What attention has seen of as many first tokens as the last start has before it.
+        """
+        longest = int((torch.tensor(texts.lengths, device=starts.device) - starts).max())
+        last = texts.ids.shape[1] - 1
+        places = (starts[:, None] + torch.arange(longest, device=starts.device)).clamp(max=last)
+        own = None
+        if prefix is not None:
+            at = places.to(prefix.activations.device)
+            rows = torch.arange(len(texts), device=at.device)[:, None]
+            own = Prefix(prefix.activations[rows, at], prefix.layer)
+        rests = replace(
+            texts,
+            ids=texts.ids.gather(1, places),
+            positions=texts.positions - starts[texts.rows],
+        )
+        most = int(starts.max())
+        return cls(rests, starts, beginnings(starts.tolist(), most, starts.device), cache, own)
+
+    def take(self, rows: Sequence[int], _length: int | None = None) -> Rest:
+        """The rests of some of the texts."""
+        texts, index = self.texts.take(rows), torch.tensor(rows, device=self.starts.device)
+        prefix = None if self.prefix is None else self.prefix.take(rows, texts.ids.shape[1])
+        return Rest(texts, self.starts[index], self.seen[index], taken(self.cache, rows), prefix)
+
+    def told(self, model: Any) -> dict[str, Any]:
+        """What a model is told beside the rests' tokens, for one pass, which adds to the cache what
+        nobody else sees.
+        """
+        steps = torch.arange(self.texts.ids.shape[1], device=self.starts.device)
+        mask = torch.cat([self.seen, self.seen.new_ones(self.texts.ids.shape)], dim=1)
+        return {
+            "attention_mask": mask,
+            "position_ids": self.starts[:, None] + steps,
+            cache_argument(below_head(model)): copied(self.cache),
+        }
+
+
+def reads_rests(model: Any) -> bool:
+    """Whether a model is told where the tokens stand that it is given."""
+    return {"attention_mask", "position_ids"} <= set(
+        inspect.signature(below_head(model).forward).parameters
+    )
+
+
+def window_of(cache: DynamicCache) -> int | None:
+    """How many tokens the shortest window of attention has; None where there is none. Padding
+    counts there.
+    """
+    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
+    return min((window for window in windows if window), default=None)

@@ -1,0 +1,89 @@
+"""Passes over the rests of texts, and whether a model gives the same there as in whole texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from editgym.weights.language.decoder import EditableDecoder
+from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen
+from editgym.weights.language.layers import Prefix
+from editgym.weights.language.passes import CANNOT, EditedPasses
+from editgym.weights.language.rest import Rest, reads_rests, window_of
+from editgym.weights.language.site_pass import SitePass
+from editgym.weights.language.tokens import TokenBatch
+from editgym.weights.state import EditedState
+
+_agree: WeakKeyDictionary[EditedPasses, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def rest_of(
+    decoder: EditableDecoder, texts: TokenBatch, starts: Tensor, prefix: Prefix | None
+) -> Rest | None:
+    """The rests of texts from a token of each, to be given to `EditableDecoder.logits` in place of
+    a prefix; what is before these tokens is read now, with the edits that are in effect.
+
+    Args:
+        decoder: The model with its edits.
+        texts: The texts, about none of which anything is asked before its start.
+        starts: (n,), the first token of each rest.
+        prefix: The texts' `EditableDecoder.prefix`.
+
+    Returns:
+        None where nothing is read before, or the model does not give there what it gives in whole
+        texts. The ones with the first and the last start tell, once for all.
+    """
+    passes, state = decoder.reading
+    if not int(starts.max()) or not passes.gathers or not reads_rests(passes.model):
+        return None
+    same = _agree.get(passes)
+    if same is None:
+        ends = sorted({int(starts.argmin()), int(starts.argmax())})
+        same = _give_the_same(passes, state, texts, starts, prefix, ends)
+        if len(ends) > 1 or not same:  # texts that start alike have no padding between them
+            _agree[passes] = same
+    return _read(passes, state, texts, starts, prefix) if same else None
+
+
+def _read(
+    passes: EditedPasses,
+    state: EditedState,
+    texts: TokenBatch,
+    starts: Tensor,
+    prefix: Prefix | None,
+) -> Rest | None:
+    most, cache = int(starts.max()), empty_cache(passes.model)
+    begun = None if prefix is None else prefix.part(1, 0, most)
+    with passes.running(state, SitePass(), begun):
+        passes.whole(texts.ids[:, :most], cache)
+    if prefix is not None:
+        seem_to_have_seen(cache, most, prefix.layer, len(texts))
+    window = window_of(cache)
+    if window is not None and texts.ids.shape[1] > window:
+        return None
+    return Rest.of(texts, starts, prefix, cache)
+
+
+def _give_the_same(
+    passes: EditedPasses,
+    state: EditedState,
+    texts: TokenBatch,
+    starts: Tensor,
+    prefix: Prefix | None,
+    rows: Sequence[int],
+) -> bool:
+    """Whether the logits of some of the texts are those of whole ones."""
+    some = texts.take(rows)
+    own = None if prefix is None else prefix.take(rows, some.ids.shape[1])
+    wanted = passes.logits(state, SitePass(), some, own)
+    try:
+        rest: Any = _read(passes, state, some, starts[list(rows)], own)
+        found = None if rest is None else passes.logits(state, SitePass(), rest.texts, rest)
+    except CANNOT:
+        return False
+    return found is not None and not passes.differ(found, wanted)
