@@ -1,6 +1,4 @@
-"""A causal language model under edits: what its answers cost, where its gradients are, and what it
-decodes.
-"""
+"""A causal language model under edits: what its answers cost, and where its gradients are."""
 
 from __future__ import annotations
 
@@ -84,7 +82,7 @@ class EditableDecoder(EditedWeights):
 
     @property
     def reading(self) -> tuple[EditedPasses, EditedState]:
-        """What makes passes, and the edits that are in effect."""
+        """Passes of the model, and the edits that are in effect."""
         return self._passes, self._state
 
     @property

@@ -57,7 +57,7 @@ def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int, texts: int =
         cache: One of a pass that began at the layer.
         tokens: How many that pass has read.
         below: The layer's number.
-        texts: Of how many texts, where rows are taken later.
+        texts: Number of texts, where rows are taken later.
     """
     layer: Any = cache.layers[below]
     keys, values = (

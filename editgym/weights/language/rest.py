@@ -47,7 +47,7 @@ class Rest:
         Args:
             texts: Whole ones, none of which is asked about before its start.
             starts: (n,), the first token of each rest.
-            prefix: That of the whole texts.
+            prefix: Prefix of the whole texts.
             cache: What attention has seen of as many first tokens as the last start has before it.
         """
         longest = int((torch.tensor(texts.lengths, device=starts.device) - starts).max())
