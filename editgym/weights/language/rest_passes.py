@@ -44,7 +44,7 @@ def rest_of(
     same = _agree.get(passes)
     if same is None:
         ends = sorted({int(starts.argmin()), int(starts.argmax())})
-        same = _give_the_same(passes, state, texts, starts, prefix, ends)
+        same = _give_the_same(passes, texts, starts, prefix, ends)
         if len(ends) > 1 or not same:  # texts that start alike have no padding between them
             _agree[passes] = same
     return _read(passes, state, texts, starts, prefix) if same else None
@@ -71,13 +71,13 @@ def _read(
 
 def _give_the_same(
     passes: EditedPasses,
-    state: EditedState,
     texts: TokenBatch,
     starts: Tensor,
     prefix: Prefix | None,
     rows: Sequence[int],
 ) -> bool:
-    """Whether the logits of some of the texts are those of whole ones."""
+    """Whether the unedited model's logits of some of the texts are those of whole ones."""
+    state = EditedState()  # an edited one may give no numbers at all
     some = texts.take(rows)
     own = None if prefix is None else prefix.take(rows, some.ids.shape[1])
     wanted = passes.logits(state, SitePass(), some, own)
