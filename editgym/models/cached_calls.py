@@ -5,7 +5,6 @@ nothing about what the model says.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editgym.weights.language.kv_cache import cache_argument
+from editgym.weights.language.kv_cache import cache_argument, shortest_window
 from editgym.weights.stored import input_device
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ class CachedCalls:
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self._model, self._pad_id = model, pad_id
-        windows = [getattr(layer, "sliding_window", None) for layer in self._checked_layers()]
-        self.window: float = min((own for own in windows if own), default=math.inf)
+        self.window = shortest_window(self._checked_layers())
 
     @property
     def device(self) -> torch.device:

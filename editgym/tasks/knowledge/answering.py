@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,19 +70,26 @@ class Answering:
         """
         task = self.task
         enough = None if self._to_the_end else partial(_settled, task.scorer, texts)
-        limits = [max(task.max_new_tokens, len(text.answer)) for text in texts]
+        limits = list(map(self._limit, texts))
         prompts, right = [text.prompt for text in texts], [text.right for text in texts]
         with self._decoder.active():
             return task.greedy(prompts, limits, right, enough)
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _limit(self, text: Expected) -> int:
+        """How many tokens an answer may have: as many as the expected one, if that has more than
+        others may.
+        """
+        return max(self.task.max_new_tokens, len(text.answer))
+
     def _read(self, texts: Sequence[Expected]) -> list[Result]:
         """Results for texts that go through the model together."""
         task = self.task
         batch = TokenBatch.of([(text.prompt, text.answer) for text in texts], task.device)
-        most = max(max(task.max_new_tokens, len(text.answer)) for text in texts)
-        longest = max([most, *(len(other) for text in texts for other in text.beside)])
+        longest = max(
+            [*map(self._limit, texts), *(len(other) for text in texts for other in text.beside)]
+        )
         goes_on = task.language.decoding.calls.goes_on_after(batch.ids.shape[1] + longest)
         cache = empty_cache(task.language.model) if goes_on else None
         log_probabilities = self._decoder.logits(batch, cache=cache).float().log_softmax(-1)
@@ -160,10 +168,7 @@ class Answering:
             begun = self._begun(texts, plain, chosen.tolist(), given.tolist(), cache)
             own = [texts[row] for row in plain]
             context = task.language.context
-            limits = [
-                min(max(task.max_new_tokens, len(one.answer)), context - len(one.prompt))
-                for one in own
-            ]
+            limits = [min(self._limit(one), context - len(one.prompt)) for one in own]
             until = None if self._to_the_end else partial(self._is_enough, own)
             with self._decoder.active():
                 answers = task.language.decoding.go_on(begun, limits, self._stops, greedily, until)
@@ -180,9 +185,7 @@ class Answering:
         cache: DynamicCache,
     ) -> Begun:
         """Some texts' own answers, up to the first token that is not the expected one."""
-        starts = [0]
-        for text in texts:
-            starts.append(starts[-1] + len(text.answer))
+        starts = list(accumulate((len(text.answer) for text in texts), initial=0))
         answers, read = [], []
         for row in rows:
             text, start = texts[row], starts[row]

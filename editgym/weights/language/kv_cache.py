@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +48,14 @@ def beginnings(lengths: Sequence[int], total: int, device: torch.device) -> Tens
     """1 at so many first tokens of every text, 0 at the rest, (n, total)."""
     ends = torch.tensor(lengths, device=device)[:, None]
     return (torch.arange(total, device=device) < ends).long()
+
+
+def shortest_window(layers: Iterable[object]) -> float:
+    """How many tokens attention looks back to in the layers of a cache that look back least;
+    infinity where all look back to the first. Padding between tokens counts.
+    """
+    windows = (getattr(layer, "sliding_window", None) for layer in layers)
+    return min((window for window in windows if window), default=math.inf)
 
 
 def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int, texts: int = 1) -> None:

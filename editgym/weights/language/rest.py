@@ -67,7 +67,12 @@ class Rest:
         return cls(rests, starts, beginnings(starts.tolist(), most, starts.device), cache, own)
 
     def take(self, rows: Sequence[int], _length: int | None = None) -> Rest:
-        """The rests of some of the texts."""
+        """The rests of some of the texts.
+
+        Args:
+            rows: Places of the texts.
+            _length: What `Prefix.take` has to be told; rests know how long they are.
+        """
         texts, index = self.texts.take(rows), torch.tensor(rows, device=self.starts.device)
         prefix = None if self.prefix is None else self.prefix.take(rows, texts.ids.shape[1])
         return Rest(texts, self.starts[index], self.seen[index], taken(self.cache, rows), prefix)
@@ -90,11 +95,3 @@ def reads_rests(model: Any) -> bool:
     return {"attention_mask", "position_ids"} <= set(
         inspect.signature(below_head(model).forward).parameters
     )
-
-
-def window_of(cache: DynamicCache) -> int | None:
-    """How many tokens the shortest window of attention has; None where there is none. Padding
-    counts there.
-    """
-    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
-    return min((window for window in windows if window), default=None)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from editgym.weights.language.decoder import EditableDecoder
-from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen
+from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen, shortest_window
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import CANNOT, EditedPasses
-from editgym.weights.language.rest import Rest, reads_rests, window_of
+from editgym.weights.language.rest import Rest, reads_rests
 from editgym.weights.language.site_pass import SitePass
 from editgym.weights.language.tokens import TokenBatch
 from editgym.weights.state import EditedState
@@ -63,8 +63,7 @@ def _read(
         passes.whole(texts.ids[:, :most], cache)
     if prefix is not None:
         seem_to_have_seen(cache, most, prefix.layer, len(texts))
-    window = window_of(cache)
-    if window is not None and texts.ids.shape[1] > window:
+    if texts.ids.shape[1] > shortest_window(cache.layers):
         return None
     return Rest.of(texts, starts, prefix, cache)
 
