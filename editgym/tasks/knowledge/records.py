@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 from editgym.data.facts import EditRequest, Question
 from editgym.metrics.knowledge import Asked, EditRecord
-from editgym.tasks.knowledge.exam import Exam, average, per_request
+from editgym.tasks.knowledge.exam import Answers, Exam, average, per_request
 from editgym.tasks.knowledge.expected import Result
 from editgym.tasks.knowledge.forced import (
     compares_answers,
@@ -40,42 +42,10 @@ def edit_records(
         edits_per_step: Requests in a step.
         overwritten: The later edits that overwrite requests, by these' places in the stream.
     """
-    compares = compares_answers(exam, requests)
-    old = old_answer if compares else None
-    asked = [Question(text + r.prompt, r.target) for text, r in zip(texts, requests, strict=True)]
-    final = exam.expecting(
-        asked,
-        [r.names(r.target) for r in requests],
-        [() if old is None else old(*pair) for pair in zip(requests, asked, strict=True)],
-    )
-    rephrased = per_request(
-        exam,
-        requests,
-        texts,
-        [[Question(p, r.target) for p in r.test_rephrases] for r in requests],
-        beside=old,
-    )
-    led = per_request(exam, requests, texts, [list(r.portability) for r in requests])
-    near = per_request(
-        exam,
-        requests,
-        texts,
-        [list(r.near) for r in requests],
-        stays=True,
-        beside=right_and_new_answer if compares else None,
-    )
-    far = per_request(exam, requests, texts, [list(r.far) for r in requests], stays=True)
-    subject = per_request(
-        exam,
-        requests,
-        texts,
-        [[Question(p) for p in r.same_subject if exam.thorough] for r in requests],
-        stays=True,
-    )
-    forced = teacher_forced(compares, final, rephrased, near, far)
+    found = _answers(exam, requests, texts)
     records = []
     for index, (number, request) in enumerate(zip(numbers, requests, strict=True)):
-        efficacy, generalization, specificity = forced[index]
+        efficacy, generalization, specificity = found.forced[index]
         records.append(
             EditRecord(
                 edit=number,
@@ -84,19 +54,19 @@ def edit_records(
                 prompt=request.prompt,
                 target=request.target,
                 answer_now=now[index],
-                answer=final[index].answer,
-                rephrases=_asked(request, rephrased[index]),
-                portability=_asked(request, led[index]),
-                near=_asked(request, near[index]),
-                far=_asked(request, far[index]),
-                same_subject=_asked(request, subject[index]),
+                answer=found.final[index].answer,
+                rephrases=_asked(request, found.rephrased[index]),
+                portability=_asked(request, found.led[index]),
+                near=_asked(request, found.near[index]),
+                far=_asked(request, found.far[index]),
+                same_subject=_asked(request, found.subject[index]),
                 tf_efficacy=efficacy,
                 tf_generalization=generalization,
                 tf_specificity=specificity,
                 locality_kl=average(
                     [
                         result.divergence
-                        for _, result in (*near[index], *far[index])
+                        for _, result in (*found.near[index], *found.far[index])
                         if result.divergence is not None
                     ]
                 ),
@@ -106,6 +76,49 @@ def edit_records(
             )
         )
     return records
+
+
+class _Answers(NamedTuple):
+    """What was found about requests, each an item.
+
+    Attributes:
+        final: Results for their own prompts.
+        rephrased: Answers to their rephrases.
+        led: Answers to what follows from them.
+        near: Answers to what is near to them and should have stayed.
+        far: Answers to what is not near and should have stayed.
+        subject: Answers to other questions about their subjects.
+        forced: Teacher-forced efficacy, generalization and specificity.
+    """
+
+    final: list[Result]
+    rephrased: Answers
+    led: Answers
+    near: Answers
+    far: Answers
+    subject: Answers
+    forced: list[tuple[float, float | None, float | None]]
+
+
+def _answers(exam: Exam, requests: Sequence[EditRequest], texts: Sequence[str]) -> _Answers:
+    """Ask every kind of question for all requests at once."""
+    compares = compares_answers(exam, requests)
+    old = old_answer if compares else None
+    ask = partial(per_request, exam, requests, texts)
+    own = ask([[Question(r.prompt, r.target)] for r in requests], beside=old)
+    final = [result for ((_, result),) in own]
+    rephrased = ask(
+        [[Question(p, r.target) for p in r.test_rephrases] for r in requests], beside=old
+    )
+    led = ask([list(r.portability) for r in requests])
+    stays = partial(ask, stays=True)
+    near = stays(
+        [list(r.near) for r in requests], beside=right_and_new_answer if compares else None
+    )
+    far = stays([list(r.far) for r in requests])
+    subject = stays([[Question(p) for p in r.same_subject if exam.thorough] for r in requests])
+    forced = teacher_forced(compares, final, rephrased, near, far)
+    return _Answers(final, rephrased, led, near, far, subject, forced)
 
 
 def _asked(request: EditRequest, group: list[tuple[Asked, Result]]) -> tuple[Asked, ...]:
