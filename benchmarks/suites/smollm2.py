@@ -8,6 +8,7 @@ An environment opens the sites that its agent was tuned for: what lies below the
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,13 +47,18 @@ _LEARNED: Mapping[str, Any] = {
     "rank": 32,
 }
 _UPPER = ["model.layers.[12][0-9].mlp.*_proj"]
-# The sites that its gate chose for ten of twelve batches and more, with the step size that it
-# learned there, for the editor that learns nothing.
-_FOUND: Mapping[str, Any] = {
-    "passes": 1,
-    "step_size": 2e-4,
-    "sites": [f"model.layers.{layer}.mlp.down_proj" for layer in range(24, 29)],
-}
+# The step size that it learned, for the editor that learns nothing: at the sites that its gate
+# chose for ten of twelve batches and more, and at others, so that they differ in the sites alone.
+_STEP: Mapping[str, Any] = {"passes": 1, "step_size": 2e-4}
+_DOWN = [f"model.layers.{layer}.mlp.down_proj" for layer in range(10, 30)]
+_ALL = [
+    f"model.layers.{layer}.mlp.{name}"
+    for layer in range(10, 30)
+    for name in ("gate_proj", "up_proj", "down_proj")
+]
+_FOUND: Mapping[str, Any] = {**_STEP, "sites": _DOWN[14:19]}
+_DEFAULT: Mapping[str, Any] = {**_STEP, "sites": _DOWN[5:15]}  # as `discover_sites` opens
+_BY_CHANCE: Mapping[str, Any] = {**_STEP, "sites": random.Random(0).sample(_ALL, 5)}
 
 
 def _choice(name: str, config: Mapping[str, Any] | None = None, **along: Any) -> AgentChoice:
@@ -74,6 +80,9 @@ AGENTS: tuple[AgentChoice, ...] = (
     _choice("ultraedit", _ONE_LOOK),
     _choice("hiedit", _LEARNED, sites=_UPPER),
     _choice("ultraedit", _FOUND),
+    _choice("ultraedit", _DEFAULT),
+    _choice("ultraedit", _BY_CHANCE),
+    _choice("ultraedit", {**_STEP, "sites": _ALL}),
 )
 
 
