@@ -14,7 +14,7 @@ from agents.configured import Settings, setting
 from agents.editors.covariance import covariances, inverse_factor
 from agents.editors.on_disk import MatrixOnDisk
 from agents.editors.settings import SITE, SITES
-from agents.editors.subject_keys import SubjectEditor, SubjectSettings, read_states
+from agents.editors.subject_keys import SubjectEditor, SubjectSettings
 from agents.editors.targets import SubjectBatch, target_shifts
 from agents.tune.search import MLP_OUTPUTS, ONE_MLP_OUTPUT, LogUniform
 from editgym.checks import above
@@ -117,7 +117,7 @@ class Rome(SubjectEditor):
     def edits(self, process: LifelongProcess, batch: SubjectBatch) -> list[Entry]:
         """One shift of rank n."""
         decoder, site = process.decoder, self._site
-        keys, hidden = read_states(decoder, batch, site, site)
+        keys, hidden = map(batch.means, batch.states(decoder).read(site, site))
         shifts = target_shifts(decoder, batch, site, hidden, self.settings)
         keys = keys.double()
         weight = decoder.weights[decoder.sites.index(site)].to(keys)
@@ -152,12 +152,13 @@ class SpreadEditor(SubjectEditor):
         updates: list[LowRankFactors | None] = [None] * len(decoder.sites)
         for site, update in zip(self._sites, forgotten, strict=bool(forgotten)):
             updates[decoder.sites.index(site)] = update
-        keys, hidden = read_states(decoder, batch, self._sites[0], last)
+        states = batch.states(decoder)
+        keys, hidden = map(batch.means, states.read(self._sites[0], last))
         wanted = hidden + target_shifts(decoder, batch, last, hidden, self.settings)
         entries: list[Entry] = []
         for index, site in enumerate(self._sites):
             if index or forgotten:
-                keys, hidden = read_states(decoder, batch, site, last, updates)
+                keys, hidden = map(batch.means, states.read(site, last, updates))
             residuals = (wanted - hidden) / (len(self._sites) - index)
             update = in_float32(self.solve(batch.places, index, keys.double(), residuals.double()))
             if forgotten:

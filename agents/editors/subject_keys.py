@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.models.asking import Asking
 from editgym.tasks.knowledge.task import KnowledgeTask
-from editgym.weights import EditableDecoder, Entry, LowRankFactors, Skip
-from editgym.weights.hooks import Reached, hooked
+from editgym.weights import EditableDecoder, Entry, Skip
+from editgym.weights.hooks import hooked
 from editgym.weights.language.given import at_tokens
 from editgym.weights.language.site_pass import Injection
 from editgym.weights.sites import EditSite, Layer, layer_of
@@ -140,7 +140,6 @@ class SubjectEditor(StreamEditor):
         )
         return SubjectBatch(
             texts,
-            torch.arange(len(texts), device=device),
             torch.tensor(places, device=device),
             owners,
             len(asked),
@@ -174,45 +173,6 @@ def find_subject(asking: Asking, prompt: str, subject: str) -> int | None:
         return asking.subject_token(prompt, subject)
     except ValueError as error:
         raise Unsupported(str(error)) from error
-
-
-def read_states(
-    decoder: EditableDecoder,
-    batch: SubjectBatch,
-    site: EditSite,
-    last: EditSite,
-    updates: Sequence[LowRankFactors | None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Keys k (n, in) of `site` and hidden states h (n, width) after the layer of `last`, at
-    subjects' last tokens.
-
-    Args:
-        decoder: The model with the edits so far.
-        batch: The requests.
-        site: The site whose inputs are wanted.
-        last: The site that is edited last; h is what every layer up to its own has added up to.
-        updates: Updates that are in effect too, one per site of the decoder, None for none.
-    """
-    seen: dict[str, Tensor] = {}
-    length = int(batch.positions.max()) + 1  # what comes after a subject changes nothing there
-    texts = replace(batch.texts, ids=batch.texts.ids[:, :length])
-    prefix = None if batch.prefix is None else batch.prefix.part(1, 0, length)
-
-    def keep(name: str, value: Any) -> None:
-        x = value[0] if isinstance(value, tuple) else value
-        seen[name] = at_tokens(x, texts.ids.shape, batch.rows, batch.positions).float()
-
-    base = decoder.base
-    key = (base.get_submodule(site.name), lambda inputs: keep("key", inputs))
-
-    def stop(_inputs: Any, output: Any) -> None:
-        keep("h", output)
-        raise Reached  # what comes after the layer changes neither
-
-    after = (base.get_submodule(_layer(last).name), stop)
-    with torch.no_grad(), hooked(before=[key], after=[after]):
-        decoder.logits(texts, updates, prefix, whole=True)
-    return batch.means(seen["key"]), batch.means(seen["h"])
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +19,12 @@ from editgym.weights.language.layers import Prefix
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.rest_passes import rest_of
 from editgym.weights.language.site_pass import Injection
+from editgym.weights.language.states import TokenStates
 from editgym.weights.language.tokens import by_length
 from editgym.weights.sites import EditSite
 
-_TOKENS_AT_ONCE = 512  # padding counted
+_TOKENS_AT_ONCE = 256  # that are looked at in every step, padding counted
+_READ_AT_ONCE = 2_048  # that are read once
 _STILL_KNOWN = 0.05  # nats per token
 
 
@@ -61,7 +63,7 @@ class SubjectBatch(NamedTuple):
     Attributes:
         texts: Prompts with their targets: `contexts` of each request, then, where KL counts,
             "{subject} is a" of each.
-        rows: (m,), the texts; every one has its subject's last token at `positions`, (m,).
+        positions: (m,), the subject's last token of every text.
         owners: (m,), which request a text belongs to.
         asked: How many of the texts have a target.
         prefix: `EditableDecoder.prefix` of the texts.
@@ -70,13 +72,16 @@ class SubjectBatch(NamedTuple):
     """
 
     texts: TokenBatch
-    rows: Tensor
     positions: Tensor
     owners: Tensor
     asked: int
     prefix: Prefix | None
     places: Sequence[int] = ()
     new: int | None = None
+
+    def states(self, decoder: EditableDecoder) -> TokenStates:
+        """What there is at the subjects' last tokens, while the step's sites are updated."""
+        return TokenStates(decoder, self.texts, self.positions, self.prefix)
 
     def means(self, values: Tensor) -> Tensor:
         """Means over every request's asked texts: (m, width) -> (n, width)."""
@@ -196,20 +201,30 @@ class _Search:
         settings: TargetSettings,
     ) -> None:
         self._decoder, self._site, self._settings = decoder, site, settings
-        asked = torch.arange(len(batch.texts), device=batch.rows.device) < batch.asked
+        asked = torch.arange(len(batch.texts), device=batch.owners.device) < batch.asked
+        lengths, starts = batch.texts.lengths, batch.positions.tolist()
+        rests = [length - start for length, start in zip(lengths, starts, strict=True)]
         self._parts = []
-        for rows in by_length(batch.texts.lengths, _TOKENS_AT_ONCE):
-            index = torch.tensor(rows).to(batch.rows.device)
-            texts, positions = batch.texts.take(rows), batch.positions[index]
-            prefix = decoder.prefix(texts, [site.name])
-            own: Any = (batch.owners[index], asked[index], [])
-            # Nothing is added before a subject's last token.
-            rest = rest_of(decoder, texts, positions, prefix)
-            self._parts.append(
-                _Part(texts, prefix, positions, *own)
-                if rest is None
-                else _Part(rest.texts, rest, torch.zeros_like(positions), *own)
-            )
+        for group in by_length(lengths, _READ_AT_ONCE):
+            for rows in _split(group, rests, _TOKENS_AT_ONCE):
+                self._parts += self._read(batch, rows, asked)
+
+    def _read(self, batch: SubjectBatch, rows: Sequence[int], asked: Tensor) -> list[_Part]:
+        """The rests of some of the texts; where the model does not go on from a text's beginning,
+        the texts, fewer at a time.
+        """
+        index = torch.tensor(rows).to(batch.owners.device)
+        texts, positions = batch.texts.take(rows), batch.positions[index]
+        begin = None if batch.prefix is None else batch.prefix.take(rows, texts.ids.shape[1])
+        prefix = self._decoder.prefix(texts, [self._site.name], begin)
+        # Nothing is added before a subject's last token.
+        rest = rest_of(self._decoder, texts, positions, prefix)
+        if rest is not None:
+            own = torch.zeros_like(positions), batch.owners[index], asked[index]
+            return [_Part(rest.texts, rest, *own, [])]
+        whole = _Part(texts, prefix, positions, batch.owners[index], asked[index], [])
+        parts = by_length(texts.lengths, _TOKENS_AT_ONCE)
+        return [whole] if len(parts) == 1 else [whole.take(part) for part in parts]
 
     def gradient(self, shift: Tensor, scale: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of the loss by δ in units of `scale`, (n, width), and every request's mean
@@ -246,3 +261,9 @@ class _Search:
             if kept:
                 parts.append(part if len(kept) == len(part.texts) else part.take(kept))
         self._parts = parts
+
+
+def _split(group: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
+    """A group of texts as several of about one length (`by_length`)."""
+    parts = by_length([lengths[row] for row in group], most)
+    return [[group[place] for place in part] for part in parts]

@@ -16,10 +16,13 @@ from editgym.weights import (
     TokenBatch,
     find_sites,
 )
-from editgym.weights.language import rest_passes
+from editgym.weights.hooks import hooked
+from editgym.weights.language import rest_passes, states
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.rest_passes import rest_of
 from editgym.weights.language.site_pass import Injection
+from editgym.weights.language.states import TokenStates
+from editgym.weights.sites import layer_of
 
 SMALL = {
     "vocab_size": 60,
@@ -292,7 +295,8 @@ def test_rests_give_the_logits_and_gradients_of_whole_texts(decoder, batch, begu
     shapes = read(decoder, monkeypatch)
     for _ in range(2):  # a pass leaves the cache as it was
         ours = found(rest.texts, torch.zeros_like(starts), rest)
-    longest = max(batch.lengths[row] - int(starts[row]) for row in range(len(batch)))
+    # Nothing is predicted from a text's last token.
+    longest = max(batch.lengths[row] - 1 - int(starts[row]) for row in range(len(batch)))
     assert shapes == 2 * [(len(batch), longest)]
     for own, whole in zip(ours, found(batch, starts, prefix), strict=True):
         torch.testing.assert_close(own, whole, rtol=1e-3, atol=1e-4)
@@ -324,3 +328,69 @@ def test_whole_texts_are_read_where_a_rest_gives_something_else(decoder, batch, 
     position = decoder._passes.model.config.model_type
     found = rest_of(decoder, batch, started(batch), None)
     assert found is None, f"{position} has other logits at other positions"
+
+
+# --- what there is at one token of every text -----------------------------------------------------
+
+
+def at_a_token(decoder, batch, positions, site, last, updates):
+    """Keys and hidden states, every text read alone, from its beginning to its end."""
+    found = []
+    layer = decoder.base.get_submodule(layer_of(last.name).name)
+    for row, position in enumerate(positions.tolist()):
+        seen = []
+
+        def look(x, position=position, seen=seen):
+            seen.append((x[0] if isinstance(x, tuple) else x)[0, position])
+
+        key = (decoder.base.get_submodule(site.name), look)
+        hidden = (layer, lambda _inputs, output, look=look: look(output))
+        with torch.no_grad(), hooked(before=[key], after=[hidden]):
+            decoder.logits(batch.take([row]), updates)
+        found.append(seen)
+    return [torch.stack(own) for own in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_states_at_a_token_are_those_of_texts_read_alone(decoder, batch, begun, monkeypatch):
+    monkeypatch.setattr(states, "_TOKENS_AT_ONCE", 12)  # several groups
+    positions, last = started(batch), decoder.sites[-1]
+    prefix = decoder.prefix(batch) if begun else None
+    read_on = TokenStates(decoder, batch, positions, prefix)
+    updates = [None] * len(decoder.sites)
+    for index, site in enumerate(decoder.sites):
+        found = read_on.read(site, last, updates)
+        for own, alone in zip(
+            found, at_a_token(decoder, batch, positions, site, last, updates), strict=True
+        ):
+            close(own, alone)
+        own = updates_of(decoder)[index]
+        updates[index] = LowRankFactors(own.a.detach(), own.b)
+    moved = read_on.read(last, last, updates)[1] - found[1]
+    assert float(moved.abs().max()) > 0.01
+
+
+def test_what_is_below_a_site_is_read_once(decoder, batch):
+    lowest, last = decoder.sites[0], decoder.sites[-1]
+    read_on = TokenStates(decoder, batch, started(batch), decoder.prefix(batch))
+    calls = []
+    below = (decoder.base.get_submodule(lowest.name), lambda _inputs: calls.append(1))
+    with hooked(before=[below]):
+        read_on.read(lowest, last)
+        assert calls
+        read_on.read(last, last)
+        calls.clear()
+        read_on.read(last, last)
+    assert not calls
+    with pytest.raises(ValueError, match=r"begin: it begins at layer 3, above layer 2"):
+        read_on.read(lowest, last)
+
+
+def test_a_prefix_goes_on_from_an_earlier_one(decoder, batch, apart):
+    last = decoder.sites[-1].name
+    expected = apart(lambda: decoder.prefix(batch, [last]))
+    found = decoder.prefix(batch, [last], decoder.prefix(batch))
+    assert found.layer == expected.layer == 3
+    for text, length in enumerate(batch.lengths):
+        close(found.activations[text, :length], expected.activations[text, :length])
+    assert decoder.prefix(batch, [last], found) is found

@@ -112,7 +112,9 @@ class EditableDecoder(EditedWeights):
         return at_tokens(logits, own.ids.shape, own.rows, own.positions)
 
     @torch.no_grad()
-    def prefix(self, batch: TokenBatch, names: Iterable[str] | None = None) -> Prefix | None:
+    def prefix(
+        self, batch: TokenBatch, names: Iterable[str] | None = None, begin: Prefix | None = None
+    ) -> Prefix | None:
         """Where to begin a forward pass of which only some sites differ from one time to the next.
 
         Args:
@@ -120,15 +122,17 @@ class EditableDecoder(EditedWeights):
             names: The sites that will differ, by name; what goes into the first one's layer is
                 computed with the edits now in effect. None for all sites: then it holds whatever is
                 edited.
+            begin: An earlier prefix of the texts, which still holds, to go on from.
 
         Returns:
             None if there is nothing to skip.
 
         Raises:
             UnknownSiteError: A name is not open for edits.
+            ValueError: `begin` is above the first of the sites.
         """
         self._check_names(names := list(self._by_name if names is None else names))
-        return self._passes.prefix(self._state, batch, names)
+        return self._passes.prefix(self._state, SitePass(), batch, names, begin)
 
     def logits(
         self,
@@ -200,13 +204,9 @@ class EditableDecoder(EditedWeights):
             gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
         assert run.inputs is not None
         rest = batch.after(self._passes.shared(batch))
-        found = {
-            site.name: (
-                at_answers(run.inputs[site.name], rest).detach().float(),
-                at_answers(g, rest).float(),
-            )
-            for site, g in zip(ran, gradients, strict=True)
-        }
+        given = [at_answers(run.inputs[site.name], rest).detach().float() for site in ran]
+        own = [at_answers(gradient, rest).float() for gradient in gradients]
+        found = dict(zip([site.name for site in ran], zip(given, own, strict=True), strict=True))
         pairs = [
             (
                 found[site.name]
@@ -259,7 +259,7 @@ class EditableDecoder(EditedWeights):
             if self._passes.head in names:
                 model(input_ids=batch.ids, use_cache=False)
             else:
-                self._passes.whole(batch.ids)
+                self._passes.calls.hidden(batch.ids)
         return {name: found[name] for name in names}
 
     # --- inside -----------------------------------------------------------------------------------

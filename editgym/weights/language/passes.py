@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from editgym.weights.hooks import hooked
+from editgym.weights.language.calls import ModelCalls, Opened
 from editgym.weights.language.given import check_inputs
-from editgym.weights.language.kv_cache import cache_argument, empty_cache, seem_to_have_seen
-from editgym.weights.language.layers import LayerStack, Prefix, below_head
+from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen
+from editgym.weights.language.layers import LayerStack, Prefix
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.site_pass import (
     Injection,
@@ -53,6 +54,7 @@ class EditedPasses:
 
     Attributes:
         layers: The layers that can be skipped.
+        calls: How the model is called.
         head: Name of the site that is the output embedding, if one is.
 
     Raises:
@@ -73,9 +75,10 @@ class EditedPasses:
             for site in sites
         }
         self.layers = LayerStack(model, sites)
+        self.calls = ModelCalls(model, self.layers)
         self.head: str | None = None
         self._sites = {site.name: (index, site) for index, site in enumerate(sites)}
-        self.gathers, self._shares = True, False
+        self._shares = False
         self._check_shortcuts(example)
 
     @contextmanager
@@ -120,7 +123,9 @@ class EditedPasses:
         """
         if isinstance(prefix, Rest):
             with self.running(state, replace(run, texts=batch.ids.shape), prefix.prefix):
-                return self._at(batch.ids, batch.rows, batch.positions, **prefix.told(self.model))
+                return self.calls.at(
+                    batch.ids, batch.rows, batch.positions, **prefix.told(self.model)
+                )
         opening = 0 if whole else self.shared(batch, run.injected)
         ids, rows, positions = batch.ids, batch.rows, batch.positions
         if candidates > 1:
@@ -128,21 +133,48 @@ class EditedPasses:
             starts = torch.arange(candidates, device=rows.device)[:, None] * len(batch)
             rows = (starts + rows).flatten()
             prefix = None if prefix is None else prefix.repeat(candidates)
-        if not opening:
-            with self.running(state, replace(run, texts=ids.shape), prefix):
-                return self._at(ids, rows, positions, self.head in run.injected, cache)
-        cache = empty_cache(self.model) if cache is None else cache
-        first = None if prefix is None else prefix.part(len(batch), 0, opening)
-        with self.running(state, run.before(), first):
-            self._hidden(ids[:: len(batch), :opening], cache)
-        cache.batch_repeat_interleave(len(batch))
-        rest = None
-        if prefix is not None:
-            seem_to_have_seen(cache, opening, prefix.layer)
-            rest = prefix.part(1, opening, None)
-        ids = ids[:, opening:]
-        with self.running(state, replace(run.after(opening), texts=ids.shape), rest):
-            return self._at(ids, rows, positions - opening, cache=cache)
+        with self.opened(state, run, ids, opening, len(batch), prefix, cache) as rest:
+            everywhere = self.head in run.injected
+            return self.calls.at(rest.ids, rows, positions - opening, everywhere, rest.cache)
+
+    @contextmanager
+    def opened(
+        self,
+        state: EditedState,
+        run: SitePass,
+        ids: Tensor,
+        opening: int,
+        texts: int,
+        prefix: Prefix | None = None,
+        cache: DynamicCache | None = None,
+        until: int = 0,
+    ) -> Iterator[Opened]:
+        """The model with edits in effect, for as long as the context is open, once what texts begin
+        with has gone through it.
+
+        Args:
+            state: The edits.
+            run: What the sites do beyond them.
+            ids: (candidates · texts, length), tokens.
+            opening: How many first tokens all texts have in common (`shared`).
+            texts: How many texts there are.
+            prefix: Where passes begin.
+            cache: An empty one that is to see all tokens of the texts.
+            until: The layer at which the pass over the opening ends; 0 for the model's end.
+        """
+        begun = None
+        if opening:
+            cache = empty_cache(self.model) if cache is None else cache
+            first = None if prefix is None else prefix.part(texts, 0, opening)
+            with self.running(state, run.before(), first):
+                begun = self.calls.until(until, ids[::texts, :opening], cache)
+            cache.batch_repeat_interleave(texts)
+            if prefix is not None:
+                seem_to_have_seen(cache, opening, prefix.layer)
+                prefix = prefix.part(1, opening, None)
+            ids, run = ids[:, opening:], run.after(opening)
+        with self.running(state, replace(run, texts=ids.shape), prefix):
+            yield Opened(ids, cache, begun)
 
     def shared(self, batch: TokenBatch, injected: Mapping[str, Injection] | None = None) -> int:
         """How many first tokens of a batch's texts go through the model once for all: those that
@@ -156,56 +188,41 @@ class EditedPasses:
         return shared if shared >= _LEAST_SHARED else 0
 
     @torch.no_grad()
-    def prefix(self, state: EditedState, batch: TokenBatch, names: Iterable[str]) -> Prefix | None:
+    def prefix(
+        self,
+        state: EditedState,
+        run: SitePass,
+        batch: TokenBatch,
+        names: Iterable[str],
+        begin: Prefix | None = None,
+    ) -> Prefix | None:
         """What goes into the first layer with one of the sites called `names`; None where that is
         the first layer of all.
+
+        Args:
+            state: The edits.
+            run: What the sites do beyond them.
+            batch: The texts.
+            names: Names of sites.
+            begin: An earlier prefix of the texts, to go on from.
+
+        Raises:
+            ValueError: `begin` begins above that layer.
         """
         first = self.layers.first(names)
         if not first:
             return None
-        opening = self.shared(batch)
-        with self.running(state, SitePass()):
-            if not opening:
-                return self.layers.prefix(first, lambda: self._hidden(batch.ids))
-            cache = empty_cache(self.model)
-            begun = self.layers.prefix(first, lambda: self._hidden(batch.ids[:1, :opening], cache))
-            cache.batch_repeat_interleave(len(batch))
-            rest = self.layers.prefix(first, lambda: self._hidden(batch.ids[:, opening:], cache))
-        begins = begun.activations.expand(len(batch), -1, -1)
+        if begin is not None and begin.layer >= first:
+            if begin.layer > first:
+                raise ValueError(f"begin: it begins at layer {begin.layer}, above layer {first}")
+            return begin
+        opening, texts = self.shared(batch), len(batch)
+        with self.opened(state, run, batch.ids, opening, texts, begin, until=first) as opened:
+            rest = self.calls.until(first, opened.ids, opened.cache)
+        if opened.begun is None or rest is None:
+            return rest
+        begins = opened.begun.activations.expand(texts, -1, -1)
         return Prefix(torch.cat([begins, rest.activations], dim=1), first)
-
-    def whole(self, ids: Tensor, cache: DynamicCache | None = None) -> None:
-        """Run the model on texts to where its head begins, for those who look inside."""
-        self._hidden(ids, cache)
-
-    def _at(
-        self,
-        ids: Tensor,
-        rows: Tensor,
-        positions: Tensor,
-        everywhere: bool = False,
-        cache: DynamicCache | None = None,
-        **told: Any,
-    ) -> Tensor:
-        """Logits at tokens of texts that go on after what a cache has seen; `everywhere` where the
-        head has to run at every token.
-        """
-        if everywhere or not self.gathers:
-            return self._called(self.model, ids, cache).logits[rows, positions]
-        hidden = self._hidden(ids, cache, **told)
-        asked = hidden[rows.to(hidden.device), positions.to(hidden.device)]
-        logits: Tensor = self.model.get_output_embeddings()(asked)
-        return logits.to(ids.device)
-
-    def _hidden(self, ids: Tensor, cache: DynamicCache | None = None, **told: Any) -> Tensor:
-        """The last hidden states, (n, length, width)."""
-        hidden: Tensor = self._called(below_head(self.model), ids, cache, **told)[0]
-        return hidden
-
-    @staticmethod
-    def _called(module: Any, ids: Tensor, cache: DynamicCache | None, **told: Any) -> Any:
-        more = told if cache is None else {**told, cache_argument(module): cache}
-        return module(input_ids=ids, use_cache=bool(more), **more)
 
     def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
         index, site = self._sites[name]
@@ -232,16 +249,16 @@ class EditedPasses:
         output = self.model.get_output_embeddings()
         self.head = next((name for name, module in self.modules.items() if module is output), None)
         texts = beginning_alike(example, _LEAST_SHARED + 1, _COMPARED)
-        plain = self._plain(texts)
+        plain = self.calls.plain(texts)
         run = SitePass(inputs={})
         with self.running(EditedState(), run):
-            gathered = self._at(texts.ids, texts.rows, texts.positions)
+            gathered = self.calls.at(texts.ids, texts.rows, texts.positions)
         alone = SitePass(inputs={})
         with self.running(EditedState(), alone):
-            self._hidden(texts.ids[-1:, : texts.lengths[-1]])
+            self.calls.hidden(texts.ids[-1:, : texts.lengths[-1]])
         check_inputs(self._sites, run.inputs or {}, alone.inputs or {}, texts, self.head)
-        if self.differ(gathered, plain):
-            self.gathers = False
+        if self.calls.differ(gathered, plain):
+            self.calls.gathers = False
             self._warn(
                 "logits are computed at every token, because its head is more than a linear layer"
             )
@@ -254,19 +271,6 @@ class EditedPasses:
         if not self._shares:
             self._warn("every text is read from its beginning: it does not go on from a cache")
 
-    def _plain(self, batch: TokenBatch) -> Tensor:
-        """Logits of the unedited model without any shortcut."""
-        full = self.model(input_ids=batch.ids, use_cache=False)
-        logits: Tensor = full.logits[batch.rows, batch.positions]
-        return logits
-
-    def differ(self, found: Tensor, wanted: Tensor) -> bool:
-        """Whether logits differ by more than rounding."""
-        # Half precision rounds at every layer, and a product of other shape may round otherwise.
-        exact = self.model.dtype == torch.float32
-        tolerance = (1e-5 if exact else 2e-2) * max(1.0, float(wanted.abs().max()))
-        return not bool(((found.float() - wanted.float()).abs() <= tolerance).all())
-
     def _skipping_differs(self, batch: TokenBatch, wanted: Tensor) -> bool:
         """Whether logits are others where the layers below the first, or the last, site are
         skipped.
@@ -274,11 +278,11 @@ class EditedPasses:
         ends = {self.layers.first([name]): name for name in self.layers.ends}
         state, run = EditedState(), SitePass()
         try:
-            prefixes = [self.prefix(state, batch, [ends[layer]]) for layer in ends if layer]
+            prefixes = [self.prefix(state, run, batch, [ends[layer]]) for layer in ends if layer]
             found = [self.logits(state, run, batch, prefix) for prefix in prefixes]
         except CANNOT:
             return True  # its layers hand on more than hidden states
-        return any(self.differ(own, wanted) for own in found)
+        return any(self.calls.differ(own, wanted) for own in found)
 
     def _continues(self, alike: TokenBatch, wanted: Tensor) -> bool:
         """Whether texts that begin alike may go on from one cache, without the lowest layers where
@@ -286,11 +290,11 @@ class EditedPasses:
         """
         self._shares = True
         try:
-            prefix = self.prefix(EditedState(), alike, self.layers.ends[-1:])
+            prefix = self.prefix(EditedState(), SitePass(), alike, self.layers.ends[-1:])
             found = self.logits(EditedState(), SitePass(), alike, prefix)
         except CANNOT:
             return False  # its cache is of another kind
-        return not self.differ(found, wanted)
+        return not self.calls.differ(found, wanted)
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{type(self.model).__name__}: {what}", stacklevel=5)

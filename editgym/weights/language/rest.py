@@ -50,7 +50,8 @@ class Rest:
             prefix: Prefix of the whole texts.
             cache: What attention has seen of as many first tokens as the last start has before it.
         """
-        longest = int((torch.tensor(texts.lengths, device=starts.device) - starts).max())
+        lengths = torch.tensor(texts.lengths, device=starts.device)
+        longest = int((lengths - 1 - starts).max())  # nothing is predicted from a text's last token
         last = texts.ids.shape[1] - 1
         places = (starts[:, None] + torch.arange(longest, device=starts.device)).clamp(max=last)
         own = None

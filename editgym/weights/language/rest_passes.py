@@ -39,7 +39,7 @@ def rest_of(
         texts. The ones with the first and the last start tell, once for all.
     """
     passes, state = decoder.reading
-    if not int(starts.max()) or not passes.gathers or not reads_rests(passes.model):
+    if not int(starts.max()) or not passes.calls.gathers or not reads_rests(passes.model):
         return None
     same = _agree.get(passes)
     if same is None:
@@ -60,7 +60,7 @@ def _read(
     most, cache = int(starts.max()), empty_cache(passes.model)
     begun = None if prefix is None else prefix.part(1, 0, most)
     with passes.running(state, SitePass(), begun):
-        passes.whole(texts.ids[:, :most], cache)
+        passes.calls.hidden(texts.ids[:, :most], cache)
     if prefix is not None:
         seem_to_have_seen(cache, most, prefix.layer, len(texts))
     if texts.ids.shape[1] > shortest_window(cache.layers):
@@ -85,4 +85,4 @@ def _give_the_same(
         found = None if rest is None else passes.logits(state, SitePass(), rest.texts, rest)
     except CANNOT:
         return False
-    return found is not None and not passes.differ(found, wanted)
+    return found is not None and not passes.calls.differ(found, wanted)

@@ -6,7 +6,6 @@ import torch
 from agents.catalogue import agent_class, make_agent
 from agents.editors.rome_memit import memit_update, rank_one_updates
 from agents.editors.stream import stream_process
-from agents.editors.subject_keys import read_states
 from agents.editors.targets import target_shifts
 from editgym.weights import EditJournal
 
@@ -67,7 +66,7 @@ def test_rome_in_a_model_gives_v_at_k(
     batch = agent.subject_batch(process, process.requests)
     site = agent._site
     index = process.sites.index(site)
-    key, hidden = read_states(process.decoder, batch, site, site)
+    key, hidden = map(batch.means, batch.states(process.decoder).read(site, site))
     shift = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     wanted = process.decoder.weights[index] @ key[0] + shift[0]
     process.decoder.apply(*agent.entries(process))

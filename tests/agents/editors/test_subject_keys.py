@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agents.editors.stream import stream_process
-from agents.editors.subject_keys import NO_SUBJECT, find_subject, read_states
+from agents.editors.subject_keys import NO_SUBJECT, find_subject
 from agents.protocol import Unsupported
 from editgym.weights import EditJournal, Skip
 
@@ -185,7 +185,7 @@ def test_models_that_put_all_tokens_in_one_row_are_edited(
     asked = process.requests
     site = process.sites[1]
     batch = agent.subject_batch(process, asked)
-    keys, hidden = read_states(process.decoder, batch, site, site)
+    keys, hidden = map(batch.means, batch.states(process.decoder).read(site, site))
     language, seen = process.task.language, []
     fc2 = language.model.get_submodule(site.name)
     handle = fc2.register_forward_pre_hook(lambda _module, x: seen.append(x[0]))

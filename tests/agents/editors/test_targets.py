@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 
 from agents.editors import targets
-from agents.editors.subject_keys import read_states
 from agents.editors.targets import TargetSettings, target_shifts
 from editgym.weights.language.site_pass import Injection
 
@@ -20,7 +19,9 @@ def test_targets_of_a_batch_are_those_found_alone(
 
     def shifts():
         batch = agent.subject_batch(process, process.requests)
-        hidden = read_states(process.decoder, batch, agent._sites[-1], agent._sites[-1])[1]
+        hidden = batch.means(
+            batch.states(process.decoder).read(agent._sites[-1], agent._sites[-1])[1]
+        )
         return target_shifts(process.decoder, batch, agent._sites[-1], hidden, agent.settings)
 
     together = shifts()
@@ -35,9 +36,9 @@ def test_the_target_lowers_the_loss_within_its_limit(
     agent = editor("memit", max_norm=0.5)
     agent.begin(process)
     batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
-    hidden = read_states(process.decoder, batch, site, site)[1]
+    hidden = batch.means(batch.states(process.decoder).read(site, site)[1])
     shift = target_shifts(process.decoder, batch, site, hidden, agent.settings)
-    there = {site.name: Injection(batch.rows, batch.positions, shift)}
+    there = {site.name: Injection(torch.arange(len(batch.texts)), batch.positions, shift)}
     losses = process.decoder.losses
     assert (losses(batch.texts, injected=there) < losses(batch.texts)).all()
     assert (shift.norm(dim=1) <= 0.5001 * hidden.norm(dim=1)).all()
@@ -51,10 +52,14 @@ def test_a_request_whose_loss_is_small_enough_is_done(process, editor, monkeypat
     agent = editor("memit", contexts=2, steps=20)
     agent.begin(process)
     batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
-    hidden = read_states(process.decoder, batch, site, site)[1]
+    hidden = batch.means(batch.states(process.decoder).read(site, site)[1])
 
     def losses(shift):
-        there = {site.name: Injection(batch.rows, batch.positions, shift[batch.owners])}
+        there = {
+            site.name: Injection(
+                torch.arange(len(batch.texts)), batch.positions, shift[batch.owners]
+            )
+        }
         texts = process.decoder.losses(batch.texts, injected=there)
         return batch.means(texts[:, None])[:, 0]
 
@@ -83,7 +88,7 @@ def test_texts_go_together_by_length_and_find_the_same(process, editor, monkeypa
     agent = editor("memit", contexts=3, kl_weight=0.1, decay=0.1, steps=5)
     agent.begin(process)
     batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
-    hidden = read_states(process.decoder, batch, site, site)[1]
+    hidden = batch.means(batch.states(process.decoder).read(site, site)[1])
     together = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     monkeypatch.setattr(targets, "_TOKENS_AT_ONCE", 20)
     apart = target_shifts(process.decoder, batch, site, hidden, agent.settings)
@@ -96,7 +101,7 @@ def test_a_rehearsed_request_that_is_still_known_asks_for_nothing_more(
     agent = editor("memit", steps=20)
     agent.begin(process)
     batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
-    hidden = read_states(process.decoder, batch, site, site)[1]
+    hidden = batch.means(batch.states(process.decoder).read(site, site)[1])
     losses = process.decoder.losses(batch.texts)
     known = int(losses.argmin())
     monkeypatch.setattr(targets, "_STILL_KNOWN", float(losses[known]) + 1e-4)
