@@ -162,9 +162,14 @@ class _Part(NamedTuple):
     def take(self, rows: Sequence[int]) -> _Part:
         """Some of the texts."""
         texts, index = self.texts.take(rows), torch.tensor(rows, device=self.owners.device)
+        prefix = self.prefix
+        if isinstance(prefix, Rest):
+            prefix = prefix.take(rows)
+        elif prefix is not None:
+            prefix = prefix.take(rows, texts.ids.shape[1])
         return _Part(
             texts,
-            None if self.prefix is None else self.prefix.take(rows, texts.ids.shape[1]),
+            prefix,
             self.positions[index],
             self.owners[index],
             self.asked[index],

@@ -309,6 +309,16 @@ def test_rests_give_the_logits_and_gradients_of_whole_texts(decoder, batch, begu
     )
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_rests_of_texts_that_are_alike_as_far_as_their_starts(decoder, begun):
+    batch = TokenBatch.of([([*OPENING, 30], [31, 32 + row]) for row in range(3)])
+    prefix = decoder.prefix(batch, [decoder.sites[-1].name]) if begun else None
+    rest = rest_of(decoder, batch, torch.full((3,), len(OPENING)), prefix)
+    assert (rest is None) == (decoder._passes.model.config.model_type in WHOLE)
+    if rest is not None:
+        close(decoder.logits(rest.texts, prefix=rest), decoder.logits(batch, prefix=prefix))
+
+
 def test_there_is_no_rest_where_nothing_is_read_before(decoder, batch):
     assert rest_of(decoder, batch, torch.zeros(len(batch), dtype=torch.long), None) is None
 

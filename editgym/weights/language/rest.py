@@ -25,7 +25,8 @@ class Rest:
     """The rests of texts, and what a forward pass over them goes on from.
 
     Attributes:
-        texts: The rests, padded on the right.
+        texts: The rests, without their last token, from which nothing is predicted; padded on the
+            right.
         starts: (n,), how many tokens of each text were read.
         seen: (n, most of these), 1 at them and 0 at padding.
         cache: What attention has seen of them.
@@ -67,13 +68,8 @@ class Rest:
         most = int(starts.max())
         return cls(rests, starts, beginnings(starts.tolist(), most, starts.device), cache, own)
 
-    def take(self, rows: Sequence[int], _length: int | None = None) -> Rest:
-        """The rests of some of the texts.
-
-        Args:
-            rows: Places of the texts.
-            _length: What `Prefix.take` has to be told; rests know how long they are.
-        """
+    def take(self, rows: Sequence[int]) -> Rest:
+        """The rests of some of the texts, by their places."""
         texts, index = self.texts.take(rows), torch.tensor(rows, device=self.starts.device)
         prefix = None if self.prefix is None else self.prefix.take(rows, texts.ids.shape[1])
         return Rest(texts, self.starts[index], self.seen[index], taken(self.cache, rows), prefix)

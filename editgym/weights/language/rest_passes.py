@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -59,9 +60,13 @@ def _read(
 ) -> Rest | None:
     most, cache = int(starts.max()), empty_cache(passes.model)
     begun = None if prefix is None else prefix.part(1, 0, most)
-    with passes.running(state, SitePass(), begun):
-        passes.calls.hidden(texts.ids[:, :most], cache)
+    asked = replace(texts, positions=starts[texts.rows])
+    opening = min(passes.shared(asked), most - 1)  # a pass has a token at least
+    first = (texts.ids[:, :most], opening, len(texts), begun, cache)
+    with passes.opened(state, SitePass(), *first) as opened:
+        passes.calls.hidden(opened.ids, cache)
     if prefix is not None:
+        cache.layers[: prefix.layer] = empty_cache(passes.model).layers[: prefix.layer]
         seem_to_have_seen(cache, most, prefix.layer, len(texts))
     if texts.ids.shape[1] > shortest_window(cache.layers):
         return None
