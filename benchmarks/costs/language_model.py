@@ -15,7 +15,6 @@ and the seconds that making the environment takes in a process that has loaded n
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
 import sys
@@ -32,11 +31,11 @@ import torch
 
 from agents.catalogue import make_agent
 from agents.editors.covariance import covariances
-from agents.editors.on_disk import give_back_freed
 from agents.editors.stream import StreamEditor
 from benchmarks.costs.bare_passes import seconds, there_and_back
 from benchmarks.costs.files import add_files, beside, markdown, show
 from benchmarks.costs.hardware import hardware
+from benchmarks.costs.memory import peak_of
 from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
@@ -202,36 +201,13 @@ def memory_ratio(env: LifelongLLMEditEnv, editor: str) -> dict[str, float]:
     # Weights that two modules share are one parameter.
     model = sum(p.numel() * p.element_size() for p in env.task.language.model.parameters())
     sites = 4 * sum(rows * columns for rows, columns in (s.shape for s in env.process.sites))
-    taken = resident_peak(lambda: make_agent(editor).edit(env))
+    taken = peak_of(lambda: make_agent(editor).edit(env))
     return {
         "taken_bytes": taken,
         "model_bytes": model,
         "one_matrix_per_site_bytes": sites,
         "ratio": (model + taken) / (model + sites),
     }
-
-
-def resident_peak(function: Callable[[], object]) -> int:
-    """Resident bytes that a call takes at its peak beyond what was resident before it.
-
-    Raises:
-        OSError: The system is not Linux, whose /proc tells it.
-    """
-    process = Path("/proc/self")
-    gc.collect()
-    give_back_freed()
-    (process / "clear_refs").write_text("5")  # begins the peak anew: proc(5)
-    before = _resident(process, "VmRSS")
-    function()
-    return _resident(process, "VmHWM") - before
-
-
-def _resident(process: Path, name: str) -> int:
-    """A figure of /proc/PID/status, in bytes."""
-    (line,) = (
-        line for line in (process / "status").read_text().splitlines() if line.startswith(name)
-    )
-    return 1024 * int(line.split()[1])
 
 
 def _compared(
