@@ -3,7 +3,8 @@
 
 CHECKOUT is the folder of another version's source (`git worktree add CHECKOUT COMMIT`), FOLDER that
 of a Hugging Face model. Each job is done by both versions in turn, each time in a process of its
-own, so that a noisy machine is noisy for both; what a job gives is compared too:
+own, so that a noisy machine is noisy for both; what a job gives is compared too. What FILE holds
+already stays there, but for jobs that are done again (`--jobs`):
 
 - a training step of RLEdit at `back_depth` 10, of ten CounterFact facts,
 - an AlphaEdit step of ten facts over six contexts with 25 steps of search,
@@ -146,6 +147,7 @@ def compared(
             seconds = [[run["seconds"] for run in own] for own in zip(*runs, strict=True)]
             gave = runs[-1][0]["gave"], runs[-1][1]["gave"]
             result[name] = {
+                "times": times,
                 "before_s": statistics.median(seconds[0]),
                 "after_s": statistics.median(seconds[1]),
                 "times_faster": statistics.median(
@@ -206,6 +208,20 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(abs(one - other) <= _ALIKE * max(abs(one), abs(other)))
 
 
+def _measured(file: Path, where: Mapping[str, Any]) -> dict[str, Any]:
+    """The jobs that a file holds of the same machine and model; none where there is no file.
+
+    Raises:
+        ValueError: The file is of another machine or model, or no JSON.
+    """
+    if not file.exists():
+        return {}
+    held = json.loads(file.read_text(encoding="utf-8"))
+    if (other := {key: held.get(key) for key in where}) != where:
+        raise ValueError(f"--json: {file} is of {other}, and not of {where}; name another file")
+    return {name: job for name, job in held.items() if name in JOBS}
+
+
 _WORDS = {
     "rledit_training_step": "a training step of RLEdit, `back_depth` 10",
     "alphaedit_step": "an AlphaEdit step, six contexts, 25 steps of search",
@@ -220,7 +236,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         [
             words,
-            str(result["times"]),
+            str(own["times"]),
             f"{own['before_s']:.3g}",
             f"{own['after_s']:.3g}",
             f"{own['times_faster']:.2f}",
@@ -259,13 +275,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--jobs: {unknown} are not known; there are {', '.join(JOBS)}")
     here = Path(__file__).resolve().parents[2]
     model = str(Path(options.model).resolve())
+    where = {"hardware": hardware("cpu"), "model": Path(model).name}
+    try:
+        held = _measured(options.json, where)
+    except ValueError as error:
+        parser.error(str(error))
     found = compared(options.before.resolve(), here, model, names, options.times)
-    result = {
-        "hardware": hardware("cpu"),
-        "model": Path(model).name,
-        "times": options.times,
-        **found,
-    }
+    result = {**where, **held, **found}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -37,20 +37,43 @@ def test_each_version_is_imported_from_its_own_folder(tmp_path):
 
 
 def test_what_was_measured_is_shown_as_a_table(tmp_path, capsys):
-    job = {"before_s": 3.0, "after_s": 1.25, "times_faster": 2.4, "equal": True}
-    other = {"before_s": 120.0, "after_s": 100.0, "times_faster": 1.2, "equal": False}
+    job = {"times": 2, "before_s": 3.0, "after_s": 1.25, "times_faster": 2.4, "equal": True}
+    other = {"times": 1, "before_s": 120.0, "after_s": 100.0, "times_faster": 1.2, "equal": False}
     file = tmp_path / "costs.json"
-    file.write_text(json.dumps({"times": 2, "rledit_training_step": job, "alphaedit_step": other}))
+    file.write_text(json.dumps({"rledit_training_step": job, "alphaedit_step": other}))
     assert versions.main(["--show", str(file)]) == 0
     head, _, *lines = capsys.readouterr().out.splitlines()
     assert head == "| what, in seconds | n | before | now | times faster | equal results |"
     assert [line.split(" | ")[1:] for line in lines] == [
         ["2", "3", "1.25", "2.40", "yes |"],
-        ["2", "120", "100", "1.20", "no |"],
+        ["1", "120", "100", "1.20", "no |"],
     ]
+    del job["times"]
     file.write_text(json.dumps({"rledit_training_step": job}))
     assert versions.main(["--show", str(file)]) == 2
     assert "has no 'times'" in capsys.readouterr().err
+
+
+def test_a_job_is_done_again_and_what_else_a_file_holds_stays(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "costs.json"
+    monkeypatch.setattr(versions, "compared", lambda *asked: {asked[3][0]: {"times": asked[4]}})
+    command = ["--before", ".", "--model", "/models/small", "--json", str(file)]
+    for name, times in (
+        ("alphaedit_step", "1"),
+        ("rledit_training_step", "1"),
+        ("alphaedit_step", "3"),
+    ):
+        assert versions.main([*command, "--jobs", name, "--times", times]) == 0
+    found = json.loads(file.read_text())
+    assert found["alphaedit_step"] == {"times": 3}
+    assert found["rledit_training_step"] == {"times": 1}
+    assert found["model"] == "small"
+    command[3] = "/models/large"
+    monkeypatch.setattr(versions, "compared", None)
+    with pytest.raises(SystemExit):
+        versions.main(command)
+    assert "'model': 'small'}, and not of" in capsys.readouterr().err
+    assert json.loads(file.read_text()) == found
 
 
 def test_nothing_is_measured_without_two_versions_and_a_model(capsys):
