@@ -74,7 +74,7 @@ def short_names(
         labelled: The configurations that have a short name.
     """
     return told_apart(
-        {name: _short_name(rows, labelled) or shorter(name) for name, rows in agents.items()}
+        {name: short_name(rows, labelled) or shorter(name) for name, rows in agents.items()}
     )
 
 
@@ -97,21 +97,21 @@ def _cut(short: str, found: re.Match[str]) -> str:
     return short if len(found[1]) >= _SHORT_LIST else found[0]
 
 
-def _short_name(rows: Sequence[Row], labelled: Sequence[LabelledAgent]) -> str | None:
-    """The short name of an agent whose rows all have a labelled configuration."""
-    for one in labelled:
-        own = (canonical_json(one.config), canonical_json(one.along))
-        if rows and all(
-            row["agent"] == one.agent
-            and own
-            == (
-                canonical_json(row["agent_config"]),
-                canonical_json({key: row["env_kwargs"].get(key) for key in one.along}),
-            )
-            for row in rows
-        ):
-            return f"{one.agent} ({one.label})"
-    return None
+def short_name(rows: Sequence[Row], labelled: Sequence[LabelledAgent]) -> str | None:
+    """The short name of an agent whose rows all have a labelled configuration and the arguments of
+    the environment that go along with it; of several, that with the most of these.
+    """
+
+    def has(row: Row, one: LabelledAgent) -> bool:
+        along = {key: row["env_kwargs"].get(key) for key in one.along}
+        own = row["agent"], canonical_json(row["agent_config"]), canonical_json(along)
+        return own == (one.agent, canonical_json(one.config), canonical_json(one.along))
+
+    fitting = [one for one in labelled if rows and all(has(row, one) for row in rows)]
+    if not fitting:
+        return None
+    best = max(fitting, key=lambda one: len(one.along))
+    return f"{best.agent} ({best.label})"
 
 
 def _suffixes(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

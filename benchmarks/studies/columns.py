@@ -1,8 +1,9 @@
 """Chosen metrics of chosen rows as one Markdown table: `python -m benchmarks.studies.columns DIR
 --where horizon=20 rehearse=null --show H=score reliability`.
 
-A line is an agent's rows of one environment; the settings and arguments of the environment in which
-lines differ are told, lists by how many they hold. Besides metrics there are `score`, that of the
+A line is an agent's rows of one environment, by the short name that its suite has for it; else the
+settings and arguments of the environment in which lines differ are told, lists by how many they
+hold. Besides metrics there are `score`, that of the
 family, `reward_calls`, and times such as `train_s`; `KEY%` is in percent, and `ΔKEY` the change
 from before the edit. Numbers are interquartile means over seeds, or with `--mean` means; those of
 metrics have 95% bootstrap intervals from five seeds on. Lines are sorted by the metrics, the first
@@ -25,9 +26,10 @@ from benchmarks.report import families
 from benchmarks.report.aggregate import metric_value
 from benchmarks.report.estimates import Interval, iqm_interval, mean_interval
 from benchmarks.report.families import BEFORE, SCORE
-from benchmarks.report.labels import at_one_budget, by_label
+from benchmarks.report.labels import at_one_budget, by_label, short_name, told_apart
 from benchmarks.report.tables import MISSING, number
 from benchmarks.results import Row, canonical_json, rows_in
+from benchmarks.suites.cells import SUITES
 
 CHANGE = "Δ"
 _HEADINGS = {"env_id": "environment", "shift_limit": "box"}
@@ -123,8 +125,9 @@ def table(
     lines = [head, [*["---"] * (len(by) + 1), *["--:"] * (len(head) - len(by) - 1)]]
     for own in places.values():
         found = by_label(at_one_budget(own), along=apart)
+        names = told_apart({label: _short(group) or label for label, group in found.items()})
         ordered = sorted(found.items(), key=lambda item: _order(item[1], shown, mean))
-        lines += [_line(label, group, shown, by, mean) for label, group in ordered]
+        lines += [_line(names[label], group, shown, by, mean) for label, group in ordered]
         if against:
             first = _one_line(found, against)
             for line, (label, group) in zip(lines[-len(ordered) :], ordered, strict=True):
@@ -132,6 +135,13 @@ def table(
                     MISSING if label == first else _beside(group, found[first], shown[0], mean)
                 )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _short(rows: Sequence[Row]) -> str | None:
+    """The short name that the rows' suite has for the agent."""
+    suite = SUITES.get(rows[0]["suite"])
+    labelled = [] if suite is None else [one for entry in suite.entries for one in entry.labelled]
+    return short_name(rows, labelled)
 
 
 def _one_line(found: Mapping[str, Sequence[Row]], against: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.editors.settings import SMOLLM2
-from benchmarks.suites.entry import AgentChoice, Entry
+from benchmarks.suites.entry import AgentChoice, Chosen, Entry, Labelled
 
 # The model's own samples, drawn once: another processor would draw others. From the repository's
 # folder, or the data folder.
@@ -61,7 +61,7 @@ _DEFAULT: Mapping[str, Any] = {**_STEP, "sites": _DOWN[5:15]}  # as `discover_si
 _BY_CHANCE: Mapping[str, Any] = {**_STEP, "sites": random.Random(0).sample(_ALL, 5)}
 
 
-def _choice(name: str, config: Mapping[str, Any] | None = None, **along: Any) -> AgentChoice:
+def _choice(name: str, config: Mapping[str, Any] | None = None, **along: Any) -> Chosen:
     """An agent with its tuned settings, others over them, and arguments of the environment beside
     the sites of these; the environment's own sites where nothing is tuned.
     """
@@ -71,18 +71,25 @@ def _choice(name: str, config: Mapping[str, Any] | None = None, **along: Any) ->
     return name, config or {}, {**({} if sites is None else {"sites": list(sites)}), **along}
 
 
+def _labelled(label: str, config: Mapping[str, Any], **along: Any) -> Labelled:
+    """UltraEdit as `_choice` has it, with a short name."""
+    name, own, beside = _choice("ultraedit", config, **along)
+    return Labelled(name, label, own, beside)
+
+
 AGENTS: tuple[AgentChoice, ...] = (
     *(_choice(name, sites=_ONE_SITE) for name in ("no_edit", "in_context", "retrieve")),
     *map(_choice, ("ft_m", "ft_l", "loc_ft_bf", "lora_merge", "rome", "memit")),
     _choice("memit_seq", _SO_FAR),
-    *map(_choice, ("alphaedit", "grace", "ultraedit")),
-    _choice("ultraedit", rehearse=30),
-    _choice("ultraedit", _ONE_LOOK),
+    *map(_choice, ("alphaedit", "grace")),
+    _labelled("six looks", {}),
+    _labelled("six looks, 30 rehearsed", {}, rehearse=30),
+    _labelled("one look, tuned", _ONE_LOOK),
     _choice("hiedit", _LEARNED, sites=_UPPER),
-    _choice("ultraedit", _FOUND),
-    _choice("ultraedit", _DEFAULT),
-    _choice("ultraedit", _BY_CHANCE),
-    _choice("ultraedit", {**_STEP, "sites": _ALL}),
+    _labelled("one look, sites found by rewards", _FOUND),
+    _labelled("one look, default sites", _DEFAULT),
+    _labelled("one look, sites by chance", _BY_CHANCE),
+    _labelled("one look, all 60 sites", {**_STEP, "sites": _ALL}),
 )
 
 

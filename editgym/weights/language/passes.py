@@ -121,13 +121,11 @@ class EditedPasses:
             whole: Whether every text is read from its beginning.
             cache: An empty one that is to see all tokens of the texts, not together with `prefix`.
         """
-        if isinstance(prefix, Rest):
-            with self.running(state, replace(run, texts=batch.ids.shape), prefix.prefix):
-                return self.calls.at(
-                    batch.ids, batch.rows, batch.positions, **prefix.told(self.model)
-                )
-        opening = 0 if whole else self.shared(batch, run.injected)
         ids, rows, positions = batch.ids, batch.rows, batch.positions
+        if isinstance(prefix, Rest):
+            with self.running(state, replace(run, texts=ids.shape), prefix.prefix):
+                return self.calls.at(ids, rows, positions, **prefix.told(self.model))
+        opening = 0 if whole else self.shared(batch, run.injected)
         if candidates > 1:
             ids, positions = ids.repeat(candidates, 1), positions.repeat(candidates)
             starts = torch.arange(candidates, device=rows.device)[:, None] * len(batch)

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from benchmarks.report.labels import at_one_budget, by_label, shorter, told_apart
+from benchmarks.report.labels import at_one_budget, by_label, short_name, shorter, told_apart
 from benchmarks.report.write import write_report
 from benchmarks.results import ROWS_FILE, append_row
+from benchmarks.suites.entry import Labelled
 
 
 def test_what_is_typed_and_what_is_tuned_is_one_agent(make_row):
@@ -51,6 +52,23 @@ def test_arguments_that_go_along_with_agents_name_them_as_settings_do(make_row):
         for own in "ab"
     ]
     assert list(by_label(with_sites, along=along)) == ["ft_l (sites=['a'])", "ft_l (sites=['b'])"]
+
+
+def test_the_short_name_is_of_all_arguments_that_go_along(make_row):
+    labelled = [
+        Labelled("ultraedit", "six looks", {}, {"sites": ["a"]}),
+        Labelled("ultraedit", "rehearsed", {}, {"sites": ["a"], "rehearse": 30}),
+    ]
+
+    def named(agent="ultraedit", config=None, **env):
+        return short_name([make_row(agent, 0, env_kwargs=env, agent_config=config or {})], labelled)
+
+    assert named(sites=["a"], horizon=20) == "ultraedit (six looks)"
+    assert named(sites=["a"], rehearse=30) == "ultraedit (rehearsed)"
+    assert named(sites=["b"]) is None
+    assert named(config={"passes": 2}, sites=["a"]) is None
+    assert named("rome", sites=["a"]) is None
+    assert short_name([], labelled) is None
 
 
 def test_a_default_that_changed_tells_old_rows_from_new_ones(make_row):

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.results import ROWS_FILE, append_row
 from benchmarks.studies.columns import Shown, chosen, main, table
+from benchmarks.suites.cells import SUITES
 
 PARTS = ("reliability", "generalization", "locality", "harmonic_mean")
 
@@ -150,6 +151,31 @@ def test_lists_of_settings_are_told_by_how_many_they_hold_and_mappings_by_what(r
     text = table(rows, [Shown.of("locality")])
     assert "`ft_l`, sites=2, train=(depth=1, form=x) |" in text
     assert "`ft_l`, sites=1, train=(depth=2) |" in text
+
+
+def test_a_line_has_the_short_name_that_its_suite_gives_it(make_row):
+    found, by_chance = [
+        one for one in SUITES["smollm2"].entries[0].labelled if "look, sites" in one.label
+    ]
+    rows = [
+        make_row(
+            one.agent,
+            0,
+            suite="smollm2",
+            env_kwargs={"task": "knowledge/counterfact", **one.along},
+            agent_config=one.config,
+            settings=one.config,
+            metrics=dict.fromkeys(PARTS, score),
+        )
+        for one, score in ((found, 0.5), (by_chance, 0.4))
+    ]
+    first = [line[0] for line in cells(table(rows, [Shown.of("score")]))]
+    assert first == [
+        "`ultraedit`, one look, sites found by rewards",
+        "`ultraedit`, one look, sites by chance",
+    ]
+    rows = [{**row, "suite": "elsewhere"} for row in rows]
+    assert all("sites=5" in line[0] for line in cells(table(rows, [Shown.of("score")])))
 
 
 def test_what_is_not_there_is_said(rows, tmp_path, capsys):
