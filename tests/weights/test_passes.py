@@ -32,7 +32,7 @@ def test_no_pass_builds_a_cache_of_keys_and_values(model, batch):
     decoder.logits(batch)
     decoder.capture(batch)
     decoder.site_states(batch, ["lm_head"], batch.rows, batch.positions)
-    decoder._passes._at(batch.ids, batch.rows, batch.positions, everywhere=True)
+    decoder._passes.calls.at(batch.ids, batch.rows, batch.positions, everywhere=True)
     assert len(asked) > made > 0
     assert not any(asked[made:])
 
