@@ -3,11 +3,11 @@
 
 A line is an agent's rows of one environment, by the short name that its suite has for it; else the
 settings and arguments of the environment in which lines differ are told, lists by how many they
-hold. Besides metrics there are `score`, that of the
-family, `reward_calls`, and times such as `train_s`; `KEY%` is in percent, and `ΔKEY` the change
-from before the edit. Numbers are interquartile means over seeds, or with `--mean` means; those of
-metrics have 95% bootstrap intervals from five seeds on. Lines are sorted by the metrics, the first
-one first, the best on top, within what `--by` names. `--against sequences=20` adds a last column:
+hold. Besides metrics there are `score`, that of the family, `reward_calls`, and times such as
+`train_s`; `KEY%` is in percent, and `ΔKEY` the change from before the edit. Numbers are
+interquartile means over seeds, or with `--mean` means; those of metrics have 95% bootstrap
+intervals from five seeds on. Lines are sorted by the metrics, the first one first, the best on top,
+within what `--by` names. `--against sequences=20` adds a last column:
 how much the first metric differs from that of the line whose rows have these values, seed by seed,
 with its interval, or with fewer than five seeds the least and the largest difference.
 """
@@ -29,7 +29,7 @@ from benchmarks.report.families import BEFORE, SCORE
 from benchmarks.report.labels import at_one_budget, by_label, short_name, told_apart
 from benchmarks.report.tables import MISSING, number
 from benchmarks.results import Row, canonical_json, rows_in
-from benchmarks.suites.cells import SUITES
+from benchmarks.suites.cells import entries_of
 
 CHANGE = "Δ"
 _HEADINGS = {"env_id": "environment", "shift_limit": "box"}
@@ -139,9 +139,8 @@ def table(
 
 def _short(rows: Sequence[Row]) -> str | None:
     """The short name that the rows' suite has for the agent."""
-    suite = SUITES.get(rows[0]["suite"])
-    labelled = [] if suite is None else [one for entry in suite.entries for one in entry.labelled]
-    return short_name(rows, labelled)
+    entries = entries_of(rows[0]["suite"])
+    return short_name(rows, [one for entry in entries for one in entry.labelled])
 
 
 def _one_line(found: Mapping[str, Sequence[Row]], against: Mapping[str, Any]) -> str:

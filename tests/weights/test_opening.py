@@ -404,3 +404,5 @@ def test_a_prefix_goes_on_from_an_earlier_one(decoder, batch, apart):
     for text, length in enumerate(batch.lengths):
         close(found.activations[text, :length], expected.activations[text, :length])
     assert decoder.prefix(batch, [last], found) is found
+    with pytest.raises(ValueError, match="begin: it begins at layer 3, above layer 2"):
+        decoder.prefix(batch, None, found)

@@ -204,17 +204,18 @@ class EditableDecoder(EditedWeights):
             gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
         assert run.inputs is not None
         rest = batch.after(self._passes.shared(batch))
-        given = [at_answers(run.inputs[site.name], rest).detach().float() for site in ran]
-        own = [at_answers(gradient, rest).float() for gradient in gradients]
-        found = dict(zip([site.name for site in ran], zip(given, own, strict=True), strict=True))
-        pairs = [
-            (
-                found[site.name]
-                if site.name in found
-                else (loss.new_zeros(0, site.shape[1]), loss.new_zeros(0, site.shape[0]))
-            )
+        nothing = {
+            site.name: (loss.new_zeros(0, site.shape[1]), loss.new_zeros(0, site.shape[0]))
             for site in self.sites
-        ]
+        }
+        found = {
+            site.name: (
+                at_answers(run.inputs[site.name], rest).detach().float(),
+                at_answers(g, rest).float(),
+            )
+            for site, g in zip(ran, gradients, strict=True)
+        }
+        pairs = (nothing | found).values()
         return Capture(
             [keys for keys, _ in pairs],
             [g for _, g in pairs],

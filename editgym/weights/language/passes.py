@@ -207,20 +207,18 @@ class EditedPasses:
         Raises:
             ValueError: `begin` begins above that layer.
         """
-        first = self.layers.first(names)
-        if not first:
-            return None
-        if begin is not None and begin.layer >= first:
-            if begin.layer > first:
-                raise ValueError(f"begin: it begins at layer {begin.layer}, above layer {first}")
+        first, begins = self.layers.first(names), 0 if begin is None else begin.layer
+        if begins > first:
+            raise ValueError(f"begin: it begins at layer {begins}, above layer {first}")
+        if begins == first:
             return begin
         opening, texts = self.shared(batch), len(batch)
         with self.opened(state, run, batch.ids, opening, texts, begin, until=first) as opened:
             rest = self.calls.until(first, opened.ids, opened.cache)
         if opened.begun is None or rest is None:
             return rest
-        begins = opened.begun.activations.expand(texts, -1, -1)
-        return Prefix(torch.cat([begins, rest.activations], dim=1), first)
+        begun = opened.begun.activations.expand(texts, -1, -1)
+        return Prefix(torch.cat([begun, rest.activations], dim=1), first)
 
     def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
         index, site = self._sites[name]
