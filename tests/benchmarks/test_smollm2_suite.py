@@ -1,0 +1,61 @@
+"""What the suite `smollm2` takes as tuned is what the committed studies found."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.editors.settings import SMOLLM2
+from benchmarks.suites.cells import SUITES
+
+TUNING = Path(__file__).resolve().parents[2] / "docs/results/smollm2/tuning"
+ENTRY = SUITES["smollm2"].entries[0]
+
+
+def found(study):
+    return json.loads((TUNING / study / "settings.json").read_text())["settings"]
+
+
+def labelled(label):
+    (one,) = (one for one in ENTRY.labelled if one.label == label)
+    return one
+
+
+@pytest.mark.parametrize("name", ["retrieve", "ultraedit"])
+def test_settings_are_those_of_the_best_trial(name):
+    assert SMOLLM2[name] == found(name)
+
+
+def test_memit_seq_has_the_best_trial_so_far():
+    (config,) = (config for name, config, _ in ENTRY.chosen(None) if name == "memit_seq")
+    assert config == found("memit_seq")
+
+
+def test_one_look_has_the_best_of_its_own_trials():
+    tuned = labelled("one look, tuned")
+    assert tuned.config == found("ultraedit_one_look")
+    assert tuned.along == {"sites": tuned.config["sites"]}
+
+
+def test_the_default_sites_have_the_best_step_size_that_was_tried_there():
+    with (TUNING / "ultraedit_one_look/trials.csv").open() as file:
+        tried = [row for row in csv.DictReader(file) if row["sites.layers"] == "default"]
+    best = max(tried, key=lambda row: float(row["score"]))
+    assert labelled("one look, default sites, tuned step").config["step_size"] == float(
+        best["step_size"]
+    )
+
+
+def test_where_it_edits_is_all_that_differs_at_the_learned_step_size():
+    places = [
+        labelled(f"one look, {where}")
+        for where in ("sites found by rewards", "default sites", "sites by chance", "all 60 sites")
+    ]
+    assert len({tuple(one.config["sites"]) for one in places}) == len(places)
+    for one in places:
+        assert one.along == {"sites": one.config["sites"]}
+        assert {key: one.config[key] for key in one.config if key != "sites"} == {
+            "passes": 1,
+            "step_size": 2e-4,
+        }
