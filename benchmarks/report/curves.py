@@ -39,7 +39,9 @@ class Point(NamedTuple):
 
 
 def profile_panel(group: Group, agents: Sequence[Standing], looks: Palette) -> Panel | None:
-    """Performance profile: share of runs whose score is above a threshold, with 95% bands."""
+    """Performance profile: share of runs whose score is above a threshold, with 95% bands from five
+    seeds on.
+    """
     thresholds = np.linspace(0, 1, 101)
     x, y = Scale(0, 1, *_X), Scale(-0.03, 1.03, *_Y)
     drawn = [standing for standing in agents if group.runs(standing.agent, SCORE)]
@@ -48,7 +50,8 @@ def profile_panel(group: Group, agents: Sequence[Standing], looks: Palette) -> P
         look = looks[standing.agent]
         edges = performance_profile(group.runs(standing.agent, SCORE), thresholds)
         share, low, high = (_steps(thresholds, edge, x, y) for edge in edges)
-        bands.append(svg.series(place, svg.band(high, low, look)))
+        if not standing.provisional:
+            bands.append(svg.series(place, svg.band(high, low, look)))
         lines.append(svg.series(place, svg.line(share, look, standing.label)))
     score = SCORE.replace("_", " ")
     axes = svg.frame("Performance profile", x, y, f"{score} τ", "share of runs with more than τ")

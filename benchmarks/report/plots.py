@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks.report import svg
 from benchmarks.report.aggregate import Group
 from benchmarks.report.curves import band_words, profile_panel, retention_panel, trade_off_panel
+from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.looks import Look, Palette
 from benchmarks.report.panels import depth_panels, interval_panels
 from benchmarks.report.svg import Panel
@@ -17,7 +18,10 @@ _CAPTIONS = {
     "intervals": (
         "Interquartile mean (dot) and 95% interval (bar) of every metric that has a better side."
     ),
-    "profile": "The higher a curve, the better; where bands overlap, agents may not differ.",
+    "profile": (
+        f"The higher a curve, the better; where bands (95%, from {PROVISIONAL_BELOW} seeds on)"
+        " overlap, agents may not differ."
+    ),
     "trade-off": (
         "Small dots are single runs, large dots interquartile means with their 95% intervals."
     ),

@@ -93,6 +93,16 @@ def test_of_many_agents_the_best_are_drawn_and_the_caption_says_so(unlearning_ro
 # --- curves ---------------------------------------------------------------------------------------
 
 
+def test_a_profile_has_a_band_from_five_seeds_on(unlearning_row):
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=0.1 * seed) for seed in range(5)]
+    rows += [unlearning_row("random", seed, retain=0.9, forget=0.2 * seed) for seed in range(4)]
+    profile = drawn(rows)["profile"]
+    classes = [element.get("class", "") for element in elements(profile)]
+    assert sum("band" in own for own in classes) == 1
+    assert sum(own.startswith("line") for own in classes) >= 2
+    assert "from 5 seeds on" in profile.caption
+
+
 def stream(make_row, seed, curve):
     row = make_row(
         "rledit",
