@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from agents.configured import Settings, setting
 from agents.editors.descent import chosen_site, descend
@@ -151,13 +152,14 @@ class Grace(StreamEditor):
         )[self._site]
         scale = state.outputs.square().mean().sqrt()
         moved = torch.zeros_like(state.outputs, requires_grad=True)
+
+        def losses() -> Tensor:
+            values = Injection(batch.rows, batch.positions, scale * moved)
+            return process.decoder.losses(batch, prefix=prefix, injected={self._site: values})
+
         descend(
             [moved],
-            lambda: process.decoder.losses(
-                batch,
-                prefix=prefix,
-                injected={self._site: Injection(batch.rows, batch.positions, scale * moved)},
-            ),
+            [losses],
             self.settings.steps,
             self.settings.learning_rate,
             self.settings.stop_loss,

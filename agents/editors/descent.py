@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from agents.editors.stream import chosen_sites
 from editgym.envs.lifelong.process import LifelongProcess
-from editgym.weights import Update
+from editgym.weights import TokenBatch, Update
+from editgym.weights.language.graph_size import in_parts
+from editgym.weights.language.layers import Prefix
 from editgym.weights.sites import EditSite
 
 
 def descend(
     parameters: list[Tensor],
-    losses: Callable[[], Tensor],
+    losses: Sequence[Callable[[], Tensor]],
     steps: int,
     learning_rate: float,
     stop_loss: float,
@@ -26,7 +29,7 @@ def descend(
 
     Args:
         parameters: Leaves of the graph; changed in place.
-        losses: A function that gives (n,), one loss per request.
+        losses: Functions that give (n,), one loss for each request of a part of them (`in_parts`).
         steps: Most steps of Adam.
         learning_rate: Learning rate of Adam.
         stop_loss: The loss at which to stop, in nats per token.
@@ -34,16 +37,40 @@ def descend(
     """
     optimizer = torch.optim.Adam(parameters, learning_rate)
     for _ in range(steps):
-        with torch.enable_grad():
-            now = losses()
-            if float(now.detach().max()) <= stop_loss:
-                return
-            gradients = torch.autograd.grad(now.sum(), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        optimizer.zero_grad()
+        done = True
+        for number, some in enumerate(losses, start=1):
+            with torch.enable_grad():
+                now = some()
+                done = done and float(now.detach().max()) <= stop_loss
+                if done and number == len(losses):
+                    return
+                add_gradients(now.sum(), parameters)
         optimizer.step()
         with torch.no_grad():
             project()
+
+
+def losses_in_parts(
+    process: LifelongProcess,
+    batch: TokenBatch,
+    updates: Sequence[Update | None],
+    prefix: Prefix | None,
+) -> list[Callable[[], Tensor]]:
+    """Functions that give the losses of some of a batch's texts each, with further updates of the
+    sites; their graphs take little memory.
+    """
+    decoder = process.decoder
+    return [
+        partial(decoder.losses, texts, updates, begin)
+        for texts, begin, _ in in_parts(decoder.reading[0], batch, prefix)
+    ]
+
+
+def add_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Add the gradients of a loss to those that parameters have."""
+    for parameter, own in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = own if parameter.grad is None else parameter.grad + own
 
 
 def chosen_site(

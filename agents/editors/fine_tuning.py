@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from agents.configured import Settings, setting
-from agents.editors.descent import chosen_site, descend, only, zeros
+from agents.editors.descent import chosen_site, descend, losses_in_parts, only, zeros
 from agents.editors.settings import SITE
 from agents.editors.stream import StreamEditor
 from agents.tune.search import ONE_MLP_OUTPUT, LogUniform, Whole
@@ -68,7 +68,7 @@ class FineTuneMatrix(StreamEditor):
         prefix = process.decoder.prefix(process.prompts, [self._site.name])
         descend(
             [d],
-            lambda: process.decoder.losses(process.prompts, updates, prefix),
+            losses_in_parts(process, process.prompts, updates, prefix),
             self.settings.steps,
             self.settings.learning_rate,
             self.settings.stop_loss,

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from agents.configured import Settings, setting
-from agents.editors.descent import chosen_site, only, zeros
+from agents.editors.descent import add_gradients, chosen_site, losses_in_parts, only, zeros
 from agents.editors.settings import SEED, SITE
 from agents.editors.stream import StreamEditor
 from agents.protocol import Access
@@ -77,9 +77,10 @@ class LocFTBF(StreamEditor):
         ):
             for chosen in torch.randperm(len(texts), generator=generator).split(size):
                 batch, prefix = texts.batch(chosen.tolist())
-                with torch.enable_grad():
-                    loss = process.decoder.losses(batch, updates, prefix).mean()
-                (d.grad,) = torch.autograd.grad(loss, d)
+                optimizer.zero_grad()
+                for losses in losses_in_parts(process, batch, updates, prefix):
+                    with torch.enable_grad():
+                        add_gradients(losses().sum() / len(batch), [d])
                 optimizer.step()
         return [SiteEdit(self._site.name, Shift(), DenseUpdate(d.detach()))]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from agents.configured import Settings, setting
-from agents.editors.descent import descend
+from agents.editors.descent import descend, losses_in_parts
 from agents.editors.settings import SEED, SITES
 from agents.editors.stream import StreamEditor, chosen_sites
 from agents.tune.search import ANY_SITES, Choice, LogUniform, Whole
@@ -75,7 +75,7 @@ class LoraMerge(StreamEditor):
         updates: list[Update | None] = [factors.get(site.name) for site in process.sites]
         descend(
             [part for one in factors.values() for part in (one.a, one.b)],
-            lambda: process.decoder.losses(process.prompts, updates, process.prefix),
+            losses_in_parts(process, process.prompts, updates, process.prefix),
             self.settings.steps,
             self.settings.learning_rate,
             self.settings.stop_loss,

@@ -15,6 +15,7 @@ from agents.editors.on_disk import give_back_freed
 from agents.tune.search import LogUniform, Whole
 from editgym.checks import above, at_least, whole
 from editgym.weights import EditableDecoder, TokenBatch
+from editgym.weights.language.graph_size import parts_of
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.rest_passes import rest_of
@@ -23,8 +24,7 @@ from editgym.weights.language.states import TokenStates
 from editgym.weights.language.tokens import by_length
 from editgym.weights.sites import EditSite
 
-_TOKENS_AT_ONCE = 256  # that are looked at in every step, padding counted
-_READ_AT_ONCE = 2_048  # that are read once
+_READ_AT_ONCE = 2_048  # tokens that are read once, padding counted
 _STILL_KNOWN = 0.05  # nats per token
 
 
@@ -207,29 +207,27 @@ class _Search:
     ) -> None:
         self._decoder, self._site, self._settings = decoder, site, settings
         asked = torch.arange(len(batch.texts), device=batch.owners.device) < batch.asked
-        lengths, starts = batch.texts.lengths, batch.positions.tolist()
-        rests = [length - start for length, start in zip(lengths, starts, strict=True)]
-        self._parts = []
-        for group in by_length(lengths, _READ_AT_ONCE):
-            for rows in _split(group, rests, _TOKENS_AT_ONCE):
-                self._parts += self._read(batch, rows, asked)
+        passes, _ = decoder.reading
+        self._parts: list[_Part] = []
+        for group in by_length(batch.texts.lengths, _READ_AT_ONCE):
+            read = self._read(batch, group, asked)
+            parts = parts_of(passes, read.texts, read.prefix)
+            self._parts += [read] if len(parts) == 1 else map(read.take, parts)
 
-    def _read(self, batch: SubjectBatch, rows: Sequence[int], asked: Tensor) -> list[_Part]:
+    def _read(self, batch: SubjectBatch, rows: Sequence[int], asked: Tensor) -> _Part:
         """The rests of some of the texts; where the model does not go on from a text's beginning,
-        the texts, fewer at a time.
+        the texts.
         """
         index = torch.tensor(rows).to(batch.owners.device)
         texts, positions = batch.texts.take(rows), batch.positions[index]
         begin = None if batch.prefix is None else batch.prefix.take(rows, texts.ids.shape[1])
         prefix = self._decoder.prefix(texts, [self._site.name], begin)
         # Nothing is added before a subject's last token.
-        rest = rest_of(self._decoder, texts, positions, prefix)
-        if rest is not None:
-            own = torch.zeros_like(positions), batch.owners[index], asked[index]
-            return [_Part(rest.texts, rest, *own, [])]
-        whole = _Part(texts, prefix, positions, batch.owners[index], asked[index], [])
-        parts = by_length(texts.lengths, _TOKENS_AT_ONCE)
-        return [whole] if len(parts) == 1 else [whole.take(part) for part in parts]
+        rest = rest_of(*self._decoder.reading, texts, positions, prefix)
+        owners, own = batch.owners[index], asked[index]
+        if rest is None:
+            return _Part(texts, prefix, positions, owners, own, [])
+        return _Part(rest.texts, rest, torch.zeros_like(positions), owners, own, [])
 
     def gradient(self, shift: Tensor, scale: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of the loss by δ in units of `scale`, (n, width), and every request's mean
@@ -266,9 +264,3 @@ class _Search:
             if kept:
                 parts.append(part if len(kept) == len(part.texts) else part.take(kept))
         self._parts = parts
-
-
-def _split(group: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
-    """A group of texts as several of about one length (`by_length`)."""
-    parts = by_length([lengths[row] for row in group], most)
-    return [[group[place] for place in part] for part in parts]

@@ -16,7 +16,7 @@ from editgym.checks import above, one_of, optional, whole
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 from editgym.weights.closed_form import UltraEdit
-from editgym.weights.language.site_pass import Capture
+from editgym.weights.language.capture import Capture
 
 Statistics = Literal["site", "shape"]
 

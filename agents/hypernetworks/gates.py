@@ -13,7 +13,7 @@ from agents.hypernetworks.policy import HypernetworkPolicy
 from agents.hypernetworks.settings import Learning
 from agents.hypernetworks.stream import EditStream
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
-from editgym.weights.language.site_pass import Capture
+from editgym.weights.language.capture import Capture
 
 Gate = Literal["straight_through", "sampled", "static", "random", "all"]
 _ENCODING, _EMBEDDING, _HIDDEN = 32, 8, 64

@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.hypernetworks.worlds import WorldStream
 from editgym.envs.protocol import Rewarded, edit_env, gradient_stream
 from editgym.weights import Entry, LowRankFactors
-from editgym.weights.language.site_pass import Capture
+from editgym.weights.language.capture import Capture
 from editgym.weights.sites import EditSite
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from editgym.envs.protocol import GradientWorld, Rewarded, Unsupported, gradient_world
 from editgym.weights import DenseUpdate, Entry, LowRankFactors, Shift, SiteEdit, Update
 from editgym.weights.closed_form import principal_directions
-from editgym.weights.language.site_pass import Capture
+from editgym.weights.language.capture import Capture
 from editgym.weights.sites import EditSite
 
 _FULL_RANK_DIRECTIONS = 4

@@ -17,7 +17,7 @@ from editgym.weights import (
     find_sites,
 )
 from editgym.weights.hooks import hooked
-from editgym.weights.language import rest_passes, states
+from editgym.weights.language import capture, graph_size, rest_passes, states
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.rest_passes import rest_of
 from editgym.weights.language.site_pass import Injection
@@ -177,16 +177,59 @@ def test_candidates_are_the_same(decoder, batch, apart, begun, monkeypatch):
     assert float((expected[0] - expected[1]).detach().abs().max()) > 0.01
 
 
+@pytest.fixture(params=["whole", "rests", "parts", "rests in parts"])
+def how(request, monkeypatch):
+    """How texts are captured: whole or by the rests from their answers on, at once or in parts."""
+    if "rests" in request.param:
+        monkeypatch.setattr(capture, "_LEAST_SPARED", 0)
+    if "parts" in request.param:
+        monkeypatch.setattr(graph_size, "_LEAST", 0)
+        monkeypatch.setattr(graph_size, "_SHARE", 0.1)
+    return request.param
+
+
+@pytest.mark.parametrize("updated", [False, True])
 @pytest.mark.parametrize("begun", [False, True])
-def test_keys_and_gradients_are_the_same(decoder, batch, apart, begun):
+def test_keys_and_gradients_are_the_same(decoder, batch, apart, begun, updated, how, monkeypatch):
     prefix = decoder.prefix(batch) if begun else None
-    found, expected = decoder.capture(batch, prefix), apart(lambda: decoder.capture(batch, prefix))
+    updates = updates_of(decoder) if updated else None
+    shapes = read(decoder, monkeypatch)
+    found = decoder.capture(batch, prefix, updates)
+    assert (shapes[-1][0] < len(batch)) == ("parts" in how)
+    if "rests" in how and decoder._passes.model.config.model_type not in WHOLE:
+        most = int(torch.bincount(batch.rows).max())
+        assert shapes[-1][1] <= most, "a graph is made of the tokens of answers alone"
+    with monkeypatch.context() as patch:
+        patch.setattr(capture, "_LEAST_SPARED", float("inf"))
+        patch.setattr(graph_size, "_LEAST", 2**40)
+        expected = apart(lambda: decoder.capture(batch, prefix, updates))
     for ours, theirs in zip(
         [*found.keys, *found.gradients], [*expected.keys, *expected.gradients], strict=True
     ):
         close(ours, theirs)
     close(found.losses, expected.losses)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert found.rows.tolist() == expected.rows.tolist()
+
+
+def test_a_graph_takes_about_what_is_said(decoder, batch):
+    kept = {}
+    own = {one.data_ptr() for one in decoder.base.parameters()}
+
+    def keep(saved):
+        if saved.data_ptr() not in own:
+            kept[saved.untyped_storage().data_ptr()] = saved
+        return saved
+
+    updates = updates_of(decoder)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        decoder.losses(batch, updates).sum()
+    taken = sum(one.untyped_storage().nbytes() for one in kept.values())
+    passes, _ = decoder.reading
+    tokens = len(OPENING) + (batch.ids.shape[1] - len(OPENING)) * len(batch)
+    said = tokens * graph_size.bytes_of(passes, None) / 2  # sites are in the upper half
+    said += len(batch.rows) * graph_size._LOGITS * 60
+    assert 0.4 < taken / said < 2.5, f"{taken} bytes, and {said:.0f} are said"
 
 
 def test_gradients_go_through_what_is_shared(decoder, batch, apart):
@@ -276,7 +319,7 @@ def started(batch):
 def test_rests_give_the_logits_and_gradients_of_whole_texts(decoder, batch, begun, monkeypatch):
     site, starts = decoder.sites[-1], started(batch)
     prefix = decoder.prefix(batch, [site.name]) if begun else None
-    rest = rest_of(decoder, batch, starts, prefix)
+    rest = rest_of(*decoder.reading, batch, starts, prefix)
     assert (rest is None) == (decoder._passes.model.config.model_type in WHOLE)
     if rest is None:
         return
@@ -313,14 +356,14 @@ def test_rests_give_the_logits_and_gradients_of_whole_texts(decoder, batch, begu
 def test_rests_of_texts_that_are_alike_as_far_as_their_starts(decoder, begun):
     batch = TokenBatch.of([([*OPENING, 30], [31, 32 + row]) for row in range(3)])
     prefix = decoder.prefix(batch, [decoder.sites[-1].name]) if begun else None
-    rest = rest_of(decoder, batch, torch.full((3,), len(OPENING)), prefix)
+    rest = rest_of(*decoder.reading, batch, torch.full((3,), len(OPENING)), prefix)
     assert (rest is None) == (decoder._passes.model.config.model_type in WHOLE)
     if rest is not None:
         close(decoder.logits(rest.texts, prefix=rest), decoder.logits(batch, prefix=prefix))
 
 
 def test_there_is_no_rest_where_nothing_is_read_before(decoder, batch):
-    assert rest_of(decoder, batch, torch.zeros(len(batch), dtype=torch.long), None) is None
+    assert rest_of(*decoder.reading, batch, torch.zeros(len(batch), dtype=torch.long), None) is None
 
 
 def test_whole_texts_are_read_where_a_rest_gives_something_else(decoder, batch, monkeypatch):
@@ -336,7 +379,7 @@ def test_whole_texts_are_read_where_a_rest_gives_something_else(decoder, batch, 
     monkeypatch.setattr(rest_passes, "_agree", WeakKeyDictionary())
     monkeypatch.setattr(Rest, "told", elsewhere)
     position = decoder._passes.model.config.model_type
-    found = rest_of(decoder, batch, started(batch), None)
+    found = rest_of(*decoder.reading, batch, started(batch), None)
     assert found is None, f"{position} has other logits at other positions"
 
 

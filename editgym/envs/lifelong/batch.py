@@ -13,8 +13,8 @@ from editgym.data.facts import EditRequest
 from editgym.tasks.knowledge.task import KnowledgeTask, Stream
 from editgym.weights import EditableDecoder, LowRankFactors, TokenBatch
 from editgym.weights.closed_form import UltraEdit, principal_directions
+from editgym.weights.language.capture import Capture
 from editgym.weights.language.layers import Prefix
-from editgym.weights.language.site_pass import Capture
 
 Basis = Literal["ultraedit", "gradient"]
 

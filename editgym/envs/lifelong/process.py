@@ -29,8 +29,8 @@ from editgym.envs.lifelong.updates import site_edits, stretch
 from editgym.tasks.knowledge.task import KnowledgeTask, Stream
 from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, TokenBatch
 from editgym.weights.closed_form import UltraEdit
+from editgym.weights.language.capture import Capture
 from editgym.weights.language.layers import Prefix
-from editgym.weights.language.site_pass import Capture
 
 
 class LifelongProcess:

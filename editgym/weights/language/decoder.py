@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from editgym.weights.factors import Update
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.journal.journal import Adapter, Codebook, Entry, SiteEdit
-from editgym.weights.language.given import at_answers, at_tokens, counted_rows
+from editgym.weights.language.capture import Capture, captured
+from editgym.weights.language.given import at_tokens
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import EditedPasses
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.site_pass import (
-    Capture,
     Injection,
     SitePass,
     SiteState,
@@ -172,7 +172,7 @@ class EditableDecoder(EditedWeights):
         self,
         batch: TokenBatch,
         updates: Sequence[Update | None] | None = None,
-        prefix: Prefix | None = None,
+        prefix: Prefix | Rest | None = None,
         injected: Mapping[str, Injection] | None = None,
     ) -> Tensor:
         """Mean cross-entropy over every text's answer tokens, by their weights, (n,) or (K, n)."""
@@ -190,39 +190,12 @@ class EditableDecoder(EditedWeights):
         prefix: Prefix | None = None,
         updates: Sequence[Update | None] | None = None,
     ) -> Capture:
-        """Keys and gradients at the answer tokens, by one forward and one backward pass; `updates`
-        as in `logits`.
+        """Keys and gradients at the answer tokens, by passes there and back; `updates` as in
+        `logits`.
 
         Sites below the layer where `prefix` begins have no rows.
         """
-        run = SitePass(updates, inputs={})
-        with torch.enable_grad():
-            logits = self._passes.logits(self._state, run, batch, prefix).float()
-            losses = batch.mean_costs(F.cross_entropy(logits, batch.labels, reduction="none"))
-            loss = losses.mean()
-            ran = [site for site in self.sites if site.name in run.outputs]
-            gradients = torch.autograd.grad(loss, [run.outputs[site.name] for site in ran])
-        assert run.inputs is not None
-        rest = batch.after(self._passes.shared(batch))
-        nothing = {
-            site.name: (loss.new_zeros(0, site.shape[1]), loss.new_zeros(0, site.shape[0]))
-            for site in self.sites
-        }
-        found = {
-            site.name: (
-                at_answers(run.inputs[site.name], rest).detach().float(),
-                at_answers(g, rest).float(),
-            )
-            for site, g in zip(ran, gradients, strict=True)
-        }
-        pairs = (nothing | found).values()
-        return Capture(
-            [keys for keys, _ in pairs],
-            [g for _, g in pairs],
-            float(loss.detach()),
-            counted_rows(batch),
-            losses.detach(),
-        )
+        return captured(*self.reading, self.sites, batch, prefix, updates)
 
     @torch.no_grad()
     def site_states(

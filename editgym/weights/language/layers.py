@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -82,6 +82,7 @@ class LayerStack:
         layers = None if one is None else model.get_submodule(one)
         self._layers: Any = layers if isinstance(layers, nn.ModuleList) else None
         self._of = {name: layer.number for name, layer in found.items() if layer}
+        self._model = model
         self._tuples: bool  # whether layers give out tuples, known once a prefix was made
 
     def first(self, names: Iterable[str]) -> int:
@@ -96,6 +97,22 @@ class LayerStack:
             if self._layers is None
             else [end(self._of, key=self._of.__getitem__) for end in (min, max)]
         )
+
+    @cached_property
+    def bytes(self) -> int:
+        """What the model's parameters take."""
+        return sum(one.numel() * one.element_size() for one in self._model.parameters())
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """How many numbers the linear maps of every layer take in and give out for a token, of
+        experts in one tensor those of one; of all layers together where there is no list of them.
+        """
+        layers = [self._model] if self._layers is None else self._layers
+        return [
+            sum(sum(one.shape[-2:]) for one in layer.parameters() if one.ndim > 1)
+            for layer in layers
+        ]
 
     def give_up(self) -> None:
         """Skip no layers from here on."""

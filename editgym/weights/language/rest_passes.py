@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from editgym.weights.language.decoder import EditableDecoder
+from editgym.weights.factors import Update
 from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen, shortest_window
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import CANNOT, EditedPasses
@@ -24,22 +24,28 @@ _agree: WeakKeyDictionary[EditedPasses, bool] = WeakKeyDictionary()
 
 @torch.no_grad()
 def rest_of(
-    decoder: EditableDecoder, texts: TokenBatch, starts: Tensor, prefix: Prefix | None
+    passes: EditedPasses,
+    state: EditedState,
+    texts: TokenBatch,
+    starts: Tensor,
+    prefix: Prefix | None,
+    updates: Sequence[Update | None] | None = None,
 ) -> Rest | None:
     """The rests of texts from a token of each, to be given to `EditableDecoder.logits` in place of
-    a prefix; what is before these tokens is read now, with the edits that are in effect.
+    a prefix; what is before these tokens is read now.
 
     Args:
-        decoder: The model with its edits.
+        passes: Passes of the model.
+        state: The edits.
         texts: The texts, about none of which anything is asked before its start.
         starts: (n,), the first token of each rest.
         prefix: The texts' `EditableDecoder.prefix`.
+        updates: What is in effect beside the edits, one per site.
 
     Returns:
         None where nothing is read before, or the model does not give there what it gives in whole
         texts. The ones with the first and the last start tell, once for all.
     """
-    passes, state = decoder.reading
     if not int(starts.max()) or not passes.calls.gathers or not reads_rests(passes.model):
         return None
     same = _agree.get(passes)
@@ -48,12 +54,14 @@ def rest_of(
         same = _give_the_same(passes, texts, starts, prefix, ends)
         if len(ends) > 1 or not same:  # texts that start alike have no padding between them
             _agree[passes] = same
-    return _read(passes, state, texts, starts, prefix) if same else None
+    run = SitePass(updates)
+    return _read(passes, state, run, texts, starts, prefix) if same else None
 
 
 def _read(
     passes: EditedPasses,
     state: EditedState,
+    run: SitePass,
     texts: TokenBatch,
     starts: Tensor,
     prefix: Prefix | None,
@@ -63,7 +71,7 @@ def _read(
     asked = replace(texts, positions=starts[texts.rows])
     opening = min(passes.shared(asked), most - 1)  # a pass has a token at least
     first = (texts.ids[:, :most], opening, len(texts), begun, cache)
-    with passes.opened(state, SitePass(), *first) as opened:
+    with passes.opened(state, run, *first) as opened:
         passes.calls.hidden(opened.ids, cache)
     if prefix is not None:
         cache.layers[: prefix.layer] = empty_cache(passes.model).layers[: prefix.layer]
@@ -81,13 +89,13 @@ def _give_the_same(
     rows: Sequence[int],
 ) -> bool:
     """Whether the unedited model's logits of some of the texts are those of whole ones."""
-    state = EditedState()  # an edited one may give no numbers at all
+    state, run = EditedState(), SitePass()  # an edited one may give no numbers at all
     some = texts.take(rows)
     own = None if prefix is None else prefix.take(rows, some.ids.shape[1])
-    wanted = passes.logits(state, SitePass(), some, own)
+    wanted = passes.logits(state, run, some, own)
     try:
-        rest: Any = _read(passes, state, some, starts[list(rows)], own)
-        found = None if rest is None else passes.logits(state, SitePass(), rest.texts, rest)
+        rest: Any = _read(passes, state, run, some, starts[list(rows)], own)
+        found = None if rest is None else passes.logits(state, run, rest.texts, rest)
     except CANNOT:
         return False
     return found is not None and not passes.calls.differ(found, wanted)

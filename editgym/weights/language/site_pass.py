@@ -16,55 +16,6 @@ from editgym.weights.language.given import by_text
 from editgym.weights.sites import EditSite, UnknownSiteError
 
 
-@dataclass
-class Capture:
-    """What happened at the sites during one forward and backward pass, at answer tokens only.
-
-    Attributes:
-        keys: (m, in) per site: the module's inputs.
-        gradients: (m, out) per site: of the loss, by the module's outputs.
-        loss: Mean cross-entropy: over the answer tokens of a text, then over texts.
-        rows: (m,), the text of every row; None where there are no texts.
-        losses: (n,), every text's mean cross-entropy; None where there are no texts.
-        of_new: The same of the first texts alone, where the others were learned before; None where
-            all are new.
-    """
-
-    keys: list[Tensor]
-    gradients: list[Tensor]
-    loss: float
-    rows: Tensor | None = None
-    losses: Tensor | None = None
-    of_new: Capture | None = None
-
-    @property
-    def new(self) -> Capture:
-        """What happened in new texts: what running statistics take in."""
-        return self if self.of_new is None else self.of_new
-
-    def rehearsing(self, new: int) -> Capture:
-        """The same, where only the first texts are new and the others are rehearsed.
-
-        Gradients become those of the sum of all losses over the number of new texts, so that a text
-        counts what it counts without any rehearsal, and statistics of gradients keep their unit.
-
-        Args:
-            new: How many texts are new, 1 or more.
-        """
-        assert self.rows is not None
-        assert self.losses is not None
-        gradients = [own * (len(self.losses) / new) for own in self.gradients]
-        count, losses = int((self.rows < new).sum()), self.losses[:new]
-        first = Capture(
-            [keys[:count] for keys in self.keys],
-            [own[:count] for own in gradients],
-            float(losses.mean()),
-            self.rows[:count],
-            losses,
-        )
-        return replace(self, gradients=gradients, of_new=first)
-
-
 @dataclass(frozen=True)
 class Injection:
     """What is added to a module's output at some tokens, differentiably.

@@ -128,6 +128,12 @@ class TokenBatch:
         return content | empty[self.rows]
 
     @property
+    def starts(self) -> Tensor:
+        """Where the first answer token of every text is predicted, (n,)."""
+        first = self.positions.new_zeros(len(self))
+        return first.scatter_reduce_(0, self.rows, self.positions, "amin", include_self=False)
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of every text, prompt and answer together."""
         last = self.positions.new_zeros(len(self)).scatter_reduce_(

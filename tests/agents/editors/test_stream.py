@@ -13,6 +13,7 @@ from editgym.models.factlm import train_tokenizer
 from editgym.tasks.knowledge.task import TOO_LONG
 from editgym.weights import (
     Codebook,
+    EditableDecoder,
     EditJournal,
     LowRankFactors,
     Prepend,
@@ -20,6 +21,7 @@ from editgym.weights import (
     SiteEdit,
     Skip,
 )
+from editgym.weights.language import graph_size
 
 QUICK = {
     "ft_m": {"steps": 8, "learning_rate": 0.01},
@@ -130,6 +132,34 @@ def test_an_edit_makes_the_targets_of_its_batch_more_probable(name, split, make_
     batch = process.task.batch([(r.prompt, r.target) for r in process.stream.requests])
     gained = process.task.decoder.losses(batch) - process.decoder.losses(batch)
     assert (gained > 0.2).all(), gained
+
+
+@pytest.mark.parametrize("name", [*BY_GRADIENT, "ultraedit"])
+def test_a_batch_whose_graph_is_made_in_parts_gives_the_same_edit(name, make_env, monkeypatch):
+    def deltas():
+        env = make_env(horizon=2, edits_per_step=4)
+        quick(name).edit(env)
+        decoder = stream_process(env).decoder
+        batch = env.unwrapped.task.batch(
+            [(r.prompt, r.target) for r in env.unwrapped.process.stream.requests]
+        )
+        return [*decoder.deltas, decoder.losses(batch)]
+
+    whole, sizes = deltas(), []
+    losses = EditableDecoder.losses
+
+    def look(decoder, batch, *args, **named):
+        sizes.append(len(batch))
+        return losses(decoder, batch, *args, **named)
+
+    monkeypatch.setattr(EditableDecoder, "losses", look)
+    monkeypatch.setattr(graph_size, "_LEAST", 2**18)
+    monkeypatch.setattr(graph_size, "_SHARE", 0)
+    parts = deltas()
+    assert name in ("grace", "ultraedit") or 0 < min(sizes) < 4
+    for own, expected in zip(parts, whole, strict=True):
+        # Adam divides by what may be rounding.
+        assert (own - expected).norm() <= 0.01 * expected.norm() + 1e-6
 
 
 @pytest.mark.parametrize("name", QUICK)

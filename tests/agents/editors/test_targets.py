@@ -6,6 +6,7 @@ import torch
 
 from agents.editors import targets
 from agents.editors.targets import TargetSettings, target_shifts
+from editgym.weights.language import graph_size
 from editgym.weights.language.site_pass import Injection
 
 
@@ -90,7 +91,8 @@ def test_texts_go_together_by_length_and_find_the_same(process, editor, monkeypa
     batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
     hidden = batch.means(batch.states(process.decoder).read(site, site)[1])
     together = target_shifts(process.decoder, batch, site, hidden, agent.settings)
-    monkeypatch.setattr(targets, "_TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr(graph_size, "_LEAST", 2**20)
+    monkeypatch.setattr(graph_size, "_SHARE", 0)
     apart = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     assert torch.allclose(apart, together, rtol=1e-3, atol=1e-4)
 

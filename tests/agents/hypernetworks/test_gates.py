@@ -9,7 +9,7 @@ import torch
 from agents.hypernetworks.gates import HiEditPolicy, log_probability
 from agents.hypernetworks.network import Hypernetwork
 from agents.hypernetworks.settings import Learning
-from editgym.weights.language.site_pass import Capture
+from editgym.weights.language.capture import Capture
 
 LEARNED = ["straight_through", "sampled", "static"]
 

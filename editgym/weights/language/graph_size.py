@@ -1,0 +1,71 @@
+"""How much memory the graph of a forward pass takes, and texts in parts that take little of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from editgym.weights.language.layers import Prefix
+from editgym.weights.language.passes import EditedPasses
+from editgym.weights.language.rest import Rest
+from editgym.weights.language.tokens import TokenBatch, by_length
+
+# Of the model's own bytes, so that an edit takes little beside what everybody needs who has it.
+_SHARE = 0.15
+_LEAST = 48 * 2**20  # bytes; where a model is small, passes over few tokens cost time for nothing
+# What a graph keeps of a layer, in numbers that its linear maps take in and give out: the same
+# again for norms, products and attention, in part.
+_KEPT = 1.6
+_LOGITS = 16  # bytes of a logit: itself, its logarithm, what either of them becomes on the way back
+
+
+def bytes_of(passes: EditedPasses, prefix: Prefix | None) -> float:
+    """What the graph of a pass keeps for a token, in bytes, about.
+
+    Args:
+        passes: Passes of the model.
+        prefix: Where the pass begins.
+    """
+    widths = passes.layers.widths[0 if prefix is None else prefix.layer :]
+    return float(_KEPT * passes.model.dtype.itemsize * sum(widths))
+
+
+def parts_of(
+    passes: EditedPasses, batch: TokenBatch, prefix: Prefix | Rest | None
+) -> list[list[int]]:
+    """Places of texts that go through the model there and back together, so that a graph takes a
+    seventh of the model's memory, about; a text that takes more is a part of its own.
+
+    Args:
+        passes: Passes of the model.
+        batch: The texts.
+        prefix: Where a pass over them begins, or what it goes on from.
+    """
+    token = bytes_of(passes, prefix.prefix if isinstance(prefix, Rest) else prefix)
+    answer = _LOGITS * passes.model.config.get_text_config(decoder=True).vocab_size
+    opening = 0 if isinstance(prefix, Rest) else passes.shared(batch)
+    answers = torch.bincount(batch.rows, minlength=len(batch)).tolist()
+    costs = [
+        int((length - opening) * token + count * answer)
+        for length, count in zip(batch.lengths, answers, strict=True)
+    ]
+    limit = max(_LEAST, _SHARE * passes.layers.bytes) - opening * token
+    return by_length(costs, int(limit))
+
+
+def in_parts(
+    passes: EditedPasses, batch: TokenBatch, prefix: Prefix | Rest | None
+) -> Iterator[tuple[TokenBatch, Prefix | Rest | None, list[int]]]:
+    """Texts in the parts that `parts_of` tells: some of the texts, their prefix and places."""
+    parts = parts_of(passes, batch, prefix)
+    for rows in parts:
+        if len(parts) == 1:
+            yield batch, prefix, rows
+            return
+        texts = batch.take(rows)
+        if isinstance(prefix, Rest):
+            yield texts, prefix.take(rows), rows
+        else:
+            length = texts.ids.shape[1]
+            yield texts, None if prefix is None else prefix.take(rows, length), rows
