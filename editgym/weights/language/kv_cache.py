@@ -69,9 +69,6 @@ def seem_to_have_seen(cache: DynamicCache, tokens: int, below: int, texts: int =
         texts: Number of texts, where rows are taken later.
     """
     layer: Any = cache.layers[below]
-    keys, values = (
-        own.new_zeros(texts, own.shape[1], tokens, own.shape[3])
-        for own in (layer.keys, layer.values)
-    )
+    seen = layer.keys.new_zeros(texts, 1, tokens, 1)
     for number in range(below):
-        cache.update(keys, values, number)
+        cache.update(seen, seen, number)
