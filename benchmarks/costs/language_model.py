@@ -6,8 +6,7 @@ Each figure is a ratio of two things in one run, so that a noisy machine is nois
 - evaluating a stream, beside the plain `transformers` model's own batched passes: the same texts
   read whole, in the same batches, and the same prompts decoded by `generate`,
 - an UltraEdit step of ten edits, beside one forward and backward pass over their tokens,
-- covariances, beside one forward pass over their tokens up to the last site; and read from disk,
-- memory that a step takes at its peak, beside model and one fp32 matrix a site;
+- covariances, beside one forward pass over their tokens up to the last site; and read from disk;
 
 and the seconds that making the environment takes in a process that has loaded nothing yet.
 """
@@ -35,7 +34,6 @@ from agents.editors.stream import StreamEditor
 from benchmarks.costs.bare_passes import seconds, there_and_back
 from benchmarks.costs.files import add_files, beside, markdown, show
 from benchmarks.costs.hardware import hardware
-from benchmarks.costs.memory import peak_of
 from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
@@ -193,23 +191,6 @@ def _read(task: KnowledgeTask, passages: Sequence[str]) -> None:
             below_head(model)(input_ids=padded, use_cache=False)
 
 
-def memory_ratio(env: LifelongLLMEditEnv, editor: str) -> dict[str, float]:
-    """Model, and what a stream's edits have taken beyond it at their peak, beside model and one
-    matrix a site.
-    """
-    env.reset(seed=0)
-    # Weights that two modules share are one parameter.
-    model = sum(p.numel() * p.element_size() for p in env.task.language.model.parameters())
-    sites = 4 * sum(rows * columns for rows, columns in (s.shape for s in env.process.sites))
-    taken = peak_of(lambda: make_agent(editor).edit(env))
-    return {
-        "taken_bytes": taken,
-        "model_bytes": model,
-        "one_matrix_per_site_bytes": sites,
-        "ratio": (model + taken) / (model + sites),
-    }
-
-
 def _compared(
     ours: Callable[[], object], bare: Callable[[], object], env: LifelongLLMEditEnv
 ) -> dict[str, float]:
@@ -260,7 +241,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="of the environment")
     add("--prompt-formats", default="bare,completion", metavar="A,B")
     add("--edits", type=int, default=50, help="of the stream that is evaluated")
-    add("--editors", default="memit_seq,ft_m", metavar="A,B", help="whose memory is measured")
     add_files(parser)
     options = parser.parse_args(arguments)
     if options.show:
@@ -287,7 +267,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "hardware": hardware("cpu"),
             "model": options.model,
             "make_s": time.perf_counter() - start,
-            "memory": {one: memory_ratio(env, one) for one in options.editors.split(",")},
             "covariances": covariance_ratio(env.task),
         }
         for form in options.prompt_formats.split(","):
