@@ -185,6 +185,7 @@ def how(request, monkeypatch):
     if "parts" in request.param:
         monkeypatch.setattr(graph_size, "_LEAST", 0)
         monkeypatch.setattr(graph_size, "_SHARE", 0.1)
+        monkeypatch.setattr(graph_size, "_REST_SHARE", 0.1)
     return request.param
 
 

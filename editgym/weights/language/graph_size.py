@@ -11,8 +11,10 @@ from editgym.weights.language.passes import EditedPasses
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.tokens import TokenBatch, by_length
 
-# Of the model's own bytes, so that an edit takes little beside what everybody needs who has it.
+# Of the model's own bytes, so that an edit takes little beside what everybody needs who has it; less
+# where texts go on from what was read of them, for other parts read again what they begin with.
 _SHARE = 0.15
+_REST_SHARE = 0.075
 _LEAST = 48 * 2**20  # bytes; where a model is small, passes over few tokens cost time for nothing
 # What a graph keeps of a layer, in numbers that its linear maps take in and give out: the same
 # again for norms, products and attention, in part.
@@ -34,8 +36,8 @@ def bytes_of(passes: EditedPasses, prefix: Prefix | None) -> float:
 def parts_of(
     passes: EditedPasses, batch: TokenBatch, prefix: Prefix | Rest | None
 ) -> list[list[int]]:
-    """Places of texts that go through the model there and back together, so that a graph takes a
-    seventh of the model's memory, about; a text that takes more is a part of its own.
+    """Places of texts that go through the model there and back together, so that a graph takes at
+    most a seventh of the model's memory, about; a text that takes more is a part of its own.
 
     Args:
         passes: Passes of the model.
@@ -50,7 +52,8 @@ def parts_of(
         int((length - opening) * token + count * answer)
         for length, count in zip(batch.lengths, answers, strict=True)
     ]
-    limit = max(_LEAST, _SHARE * passes.layers.bytes) - opening * token
+    share = _REST_SHARE if isinstance(prefix, Rest) else _SHARE
+    limit = max(_LEAST, share * passes.layers.bytes) - opening * token
     return by_length(costs, int(limit))
 
 

@@ -93,6 +93,7 @@ def test_texts_go_together_by_length_and_find_the_same(process, editor, monkeypa
     together = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     monkeypatch.setattr(graph_size, "_LEAST", 2**20)
     monkeypatch.setattr(graph_size, "_SHARE", 0)
+    monkeypatch.setattr(graph_size, "_REST_SHARE", 0)
     apart = target_shifts(process.decoder, batch, site, hidden, agent.settings)
     assert torch.allclose(apart, together, rtol=1e-3, atol=1e-4)
 
