@@ -64,7 +64,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.said: dict[tuple[object, ...], dict[str, tuple[int, ...]]] = {}
+        self.said: dict[tuple[object, ...], Any] = {}
         self.numbers: dict[str, Tensor] = {}
         self.decoding = Decoding(self.model, self.pad_id)
         self._askings: dict[tuple[PromptFormat, str | None, str | None], Asking] = {}

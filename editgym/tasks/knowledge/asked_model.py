@@ -12,6 +12,7 @@ from editgym.models.asking import Asking, Encoded
 from editgym.models.language import LanguageModel
 from editgym.models.prompt_formats import prompt_format
 from editgym.tasks.knowledge.interview import Interview
+from editgym.tasks.knowledge.original_answers import OriginalAnswers
 from editgym.weights import TokenBatch
 
 Solved = Sequence[tuple[str, str]]  # prompts and answers that stand before a question
@@ -56,7 +57,8 @@ class AskedModel:
         self.scorer: Scorer = SCORERS[interview.scorer or self._own_scorer]
         way = (form, interview.separator, interview.system, self.max_new_tokens)
         # Ways that differ in other things alone share them.
-        self._answers = self.language.said.setdefault(way, {})
+        own = OriginalAnswers(self.language, self.asking, self.max_new_tokens)
+        self._answers: OriginalAnswers = self.language.said.setdefault(way, own)
 
     @property
     def max_new_tokens(self) -> int:
@@ -119,13 +121,13 @@ class AskedModel:
         """Greedy answers of the unedited model, as tokens with the stop token; each prompt is
         decoded once.
         """
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answers]
+        new = self._answers.unknown(prompts)
         decoded = self.language.greedy(
             [self.prompt_ids(prompt) for prompt in new],
             self.max_new_tokens,
             stops=self.asking.stop_ids,
         )
-        self._answers.update(zip(new, map(tuple, decoded), strict=True))
+        self._answers.keep(dict(zip(new, decoded, strict=True)))
         return [self._answers[prompt] for prompt in prompts]
 
     def original_texts(self, prompts: Sequence[str]) -> list[str]:

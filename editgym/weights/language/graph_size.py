@@ -11,8 +11,8 @@ from editgym.weights.language.passes import EditedPasses
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.tokens import TokenBatch, by_length
 
-# Of the model's own bytes, so that an edit takes little beside what everybody needs who has it; less
-# where texts go on from what was read of them, for other parts read again what they begin with.
+# Of the model's own bytes, so that an edit takes little beside what everybody needs who has it.
+# Less where texts go on from what was read: parts of others read again what they begin with.
 _SHARE = 0.15
 _REST_SHARE = 0.075
 _LEAST = 48 * 2**20  # bytes; where a model is small, passes over few tokens cost time for nothing
