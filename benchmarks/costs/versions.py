@@ -184,13 +184,15 @@ def _run(packages: Path, job: str, model: str) -> dict[str, Any]:
     )
     # Python would look into the current folder first, which may be the later version's.
     here = {"PYTHONPATH": str(packages), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, job, json.dumps({"model": model})],
-        env={**os.environ, **here},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # One version finds on disk what it kept there before, and the other one would not.
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [sys.executable, "-c", code, job, json.dumps({"model": model})],
+            env={**os.environ, **here, "EDITGYM_CACHE": cache},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         raise RuntimeError(f"{job} failed: {done.stderr[-1_000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
