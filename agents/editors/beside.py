@@ -5,6 +5,7 @@ at one site.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,7 +21,10 @@ from editgym.checks import above, at_least, whole, within
 from editgym.data.facts import EditRequest
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.tasks.knowledge.task import TOO_LONG
-from editgym.weights import Codebook, Entry, Prepend, Remember, Skip
+from editgym.weights import Codebook, Entry, Prepend, Remember, Skip, TokenBatch
+from editgym.weights.language.graph_size import in_parts
+from editgym.weights.language.layers import Prefix
+from editgym.weights.language.rest import Rest
 from editgym.weights.language.site_pass import Injection
 
 
@@ -153,13 +157,15 @@ class Grace(StreamEditor):
         scale = state.outputs.square().mean().sqrt()
         moved = torch.zeros_like(state.outputs, requires_grad=True)
 
-        def losses() -> Tensor:
-            values = Injection(batch.rows, batch.positions, scale * moved)
-            return process.decoder.losses(batch, prefix=prefix, injected={self._site: values})
+        def losses(texts: TokenBatch, begin: Prefix | Rest | None, rows: list[int]) -> Tensor:
+            values = scale * moved[batch.tokens(rows)]
+            injected = {self._site: Injection(texts.rows, texts.positions, values)}
+            return process.decoder.losses(texts, prefix=begin, injected=injected)
 
+        parts = in_parts(process.decoder.reading[0], batch, prefix)
         descend(
             [moved],
-            [losses],
+            [partial(losses, *part) for part in parts],
             self.settings.steps,
             self.settings.learning_rate,
             self.settings.stop_loss,
