@@ -190,9 +190,9 @@ def how(request, monkeypatch):
 
 
 @pytest.mark.parametrize("updated", [False, True])
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("begun", [None, 0, -1])
 def test_keys_and_gradients_are_the_same(decoder, batch, apart, begun, updated, how, monkeypatch):
-    prefix = decoder.prefix(batch) if begun else None
+    prefix = None if begun is None else decoder.prefix(batch, [decoder.sites[begun].name])
     updates = updates_of(decoder) if updated else None
     shapes = read(decoder, monkeypatch)
     found = decoder.capture(batch, prefix, updates)

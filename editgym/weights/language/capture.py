@@ -153,7 +153,8 @@ def _in_order(places: Sequence[Sequence[int]], parts: Sequence[Capture]) -> Capt
     """What happened in all texts, from their parts and where the texts of these stand."""
 
     def joined(several: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        return [torch.cat(own)[order] for own in zip(*several, strict=True)]
+        together = (torch.cat(own) for own in zip(*several, strict=True))
+        return [own[order] if len(own) else own for own in together]  # none below the prefix
 
     rows, losses = [], []
     for at, own in zip(places, parts, strict=True):
