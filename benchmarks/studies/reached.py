@@ -21,6 +21,8 @@ from benchmarks.report.families import SCORE
 from benchmarks.results import ROWS_FILE, Row, finished, rows_in
 from benchmarks.studies.columns import chosen
 from benchmarks.studies.general_agents import GENERAL, TEST_CLASSES
+from benchmarks.suites.entry import Labelled
+from benchmarks.suites.smollm2 import AGENTS
 
 _TWENTY = {"suite": "lifelong", "horizon": 100, "agent": "ultraedit", "rehearse": None}
 
@@ -147,6 +149,19 @@ def _real_model(results: Results) -> str:
     )
 
 
+def _where_to_edit(results: Results) -> str:
+    configs = {one.label: one.config for one in AGENTS if isinstance(one, Labelled)}
+    facts = {"agent": "ultraedit", "task": "knowledge/counterfact"}
+    found, default, tuned, chance = (
+        _iqm(results.rows("smollm2", {**facts, **configs[f"one look, {sites}"]}), SCORE)
+        for sites in ("sites found by rewards", "default sites", "tuned", "sites by chance")
+    )
+    return (
+        f"harmonic mean as below {found:.3f}, beside {default:.3f} at default sites, {tuned:.3f} at"
+        f" tuned ones, {chance:.3f} by chance"
+    )
+
+
 def _thousand_facts(results: Results) -> str:
     published, six, best = (
         _iqm(results.rows("lifelong", _TWENTY | where), SCORE)
@@ -201,6 +216,12 @@ _LINES: tuple[tuple[str, str, Told, str], ...] = (
         " stream",
         "smollm2.md",
         _real_model,
+        "table",
+    ),
+    (
+        "Where to edit it, found by rewards: UltraEdit with one look at those sites, five streams",
+        "smollm2.md#where-to-edit-found-by-rewards",
+        _where_to_edit,
         "table",
     ),
     (
