@@ -39,7 +39,7 @@ class OriginalAnswers(dict[str, tuple[int, ...]]):
         self._path: Path | None = None
 
     def unknown(self, prompts: Sequence[str]) -> list[str]:
-        """Those of the prompts whose answers have to be decoded, each once."""
+        """The prompts among these whose answers have to be decoded, each once."""
         if any(prompt not in self for prompt in prompts):
             self._read()
         return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self]
