@@ -17,7 +17,7 @@ from editgym.checks import above, at_least, whole
 from editgym.weights import EditableDecoder, TokenBatch
 from editgym.weights.language.graph_size import parts_of
 from editgym.weights.language.layers import Prefix
-from editgym.weights.language.rest import Rest
+from editgym.weights.language.rest import Rest, begun_of
 from editgym.weights.language.rest_passes import rest_of
 from editgym.weights.language.site_pass import Injection
 from editgym.weights.language.states import TokenStates
@@ -162,14 +162,9 @@ class _Part(NamedTuple):
     def take(self, rows: Sequence[int]) -> _Part:
         """Some of the texts."""
         texts, index = self.texts.take(rows), torch.tensor(rows, device=self.owners.device)
-        prefix = self.prefix
-        if isinstance(prefix, Rest):
-            prefix = prefix.take(rows)
-        elif prefix is not None:
-            prefix = prefix.take(rows, texts.ids.shape[1])
         return _Part(
             texts,
-            prefix,
+            begun_of(self.prefix, rows, texts.ids.shape[1]),
             self.positions[index],
             self.owners[index],
             self.asked[index],

@@ -129,7 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.agent is None:
         parser.error("--agent is needed where something is measured")
     env_kwargs, config = divided(settings(options.set))
-    before = json.loads(options.json.read_text()) if options.json.is_file() else {}
+    try:
+        before = json.loads(options.json.read_text()) if options.json.is_file() else {}
+    except (OSError, ValueError) as error:
+        parser.error(f"--json: {options.json} cannot be gone on with: {error}")
     with single_thread():
         own = {
             "env_kwargs": env_kwargs,

@@ -8,7 +8,7 @@ import torch
 
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import EditedPasses
-from editgym.weights.language.rest import Rest
+from editgym.weights.language.rest import Rest, begun_of
 from editgym.weights.language.tokens import TokenBatch, by_length
 
 # Of the model's own bytes, so that an edit takes little beside what everybody needs who has it.
@@ -67,8 +67,4 @@ def in_parts(
             yield batch, prefix, rows
             return
         texts = batch.take(rows)
-        if isinstance(prefix, Rest):
-            yield texts, prefix.take(rows), rows
-        else:
-            length = texts.ids.shape[1]
-            yield texts, None if prefix is None else prefix.take(rows, length), rows
+        yield texts, begun_of(prefix, rows, texts.ids.shape[1]), rows

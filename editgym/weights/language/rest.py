@@ -87,6 +87,21 @@ class Rest:
         }
 
 
+def begun_of(
+    prefix: Prefix | Rest | None, rows: Sequence[int], length: int
+) -> Prefix | Rest | None:
+    """What a pass over some of the texts begins with, or goes on from.
+
+    Args:
+        prefix: What a pass over all of them begins with.
+        rows: Places of some of them.
+        length: Tokens of the longest of these.
+    """
+    if isinstance(prefix, Rest):
+        return prefix.take(rows)
+    return None if prefix is None else prefix.take(rows, length)
+
+
 def reads_rests(model: Any) -> bool:
     """Whether a model is told where the tokens stand that it is given."""
     return {"attention_mask", "position_ids"} <= set(

@@ -52,3 +52,12 @@ def test_an_edit_is_put_beside_what_every_edit_needs(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[2:] == sorted(
         line for line in printed.splitlines() if line.startswith("| `")
     )
+
+
+def test_a_file_that_is_none_of_its_own_is_left_as_it_is(tmp_path, capsys):
+    file = tmp_path / "memory.json"
+    file.write_text("no JSON")
+    with pytest.raises(SystemExit):
+        memory.main(["--agent", "ft_m", "--json", str(file)])
+    assert "cannot be gone on with" in capsys.readouterr().err
+    assert file.read_text() == "no JSON"
