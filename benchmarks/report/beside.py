@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
-from benchmarks.report.brief import WIDTH, aligned, cut, wrapped
+from benchmarks.report.brief import aligned, wrapped
 from benchmarks.report.comparisons import FALSE_CALLS, RANKED_FROM, against
 from benchmarks.report.families import SCORE
+from benchmarks.report.labels import fitting
 from benchmarks.report.tables import MISSING, number
 
 _LONGEST_NAME = 48
@@ -26,7 +27,7 @@ def beside(groups: Sequence[Group], chosen: str) -> str:
     """
     texts = [text for group in groups if (text := _table(group, chosen))]
     if not texts:
-        names = sorted({name for group in groups for name in group.rows})
+        names = sorted({name for group in groups for name in _labels(group).values()})
         raise ValueError(f"against: no agent {chosen!r} has a score; there are {', '.join(names)}")
     return "\n\n".join([*texts, wrapped(_READING)])
 
@@ -48,9 +49,11 @@ def _table(group: Group, chosen: str) -> str:
     if name not in runs:
         return ""
     found = against(runs, name, better)
+    labels = _labels(group)
+    names = fitting([labels[agent] for agent in runs], _LONGEST_NAME)
     lines = [
         [
-            cut(agent, _LONGEST_NAME),
+            names[labels[agent]],
             str(one.difference.n),
             _difference(one.difference.estimate, one.difference.low, one.difference.high),
             f"{one.better:.2f}",
@@ -59,25 +62,31 @@ def _table(group: Group, chosen: str) -> str:
         for agent, one in sorted(found.items(), key=lambda item: -item[1].difference.estimate)
     ]
     head = ["agent", "n", "Δ score", "P(better)", "apart"]
-    title = cut(f"{group.title}, against {name}", WIDTH)
+    title = wrapped(f"{group.label or group.title}, against {labels[name]}")
     return "\n".join([title, *aligned([head, *lines], left={0})])
 
 
 def _named(group: Group, chosen: str) -> str | None:
-    """The label of the chosen agent in a group; None where it has none.
+    """The full name of the chosen agent in a group; None where it has none.
 
     Raises:
-        ValueError: Several labels begin so.
+        ValueError: Several names begin so.
     """
-    if chosen in group.rows:
-        return chosen
-    named = [name for name in group.rows if name.startswith(chosen)]
+    labels = _labels(group)
+    named = [name for name, label in labels.items() if chosen in (name, label)]
+    named = named or [name for name, label in labels.items() if label.startswith(chosen)]
     if len(named) > 1:
+        found = ", ".join(labels[name] for name in named)
         raise ValueError(
-            f"against: {chosen!r} begins the names of {len(named)} agents of {group.title}:"
-            f" {', '.join(named)}; give one in full"
+            f"against: {chosen!r} begins the names of {len(named)} agents of"
+            f" {group.label or group.title}: {found}; give one in full"
         )
     return named[0] if named else None
+
+
+def _labels(group: Group) -> dict[str, str]:
+    """By full name of an agent what tables call it."""
+    return {standing.agent: standing.label for standing in group.standings}
 
 
 def _difference(estimate: float, low: float | None, high: float | None) -> str:

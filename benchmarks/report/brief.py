@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import Group
 from benchmarks.report.comparisons import RANKED_FROM
 from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.families import FAMILIES, SCORE
+from benchmarks.report.labels import cut, fitting
 from benchmarks.report.standings import Estimate, Standing
 from benchmarks.report.tables import MISSING, number
 
@@ -77,11 +78,6 @@ def aligned(lines: Sequence[Sequence[str]], left: Set[int]) -> list[str]:
     ]
 
 
-def cut(text: str, longest: int) -> str:
-    """A text, or as much of it as fits, and an ellipsis."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
 def _table(group: Group) -> str:
     """The table of a group and its conclusion; empty where nothing is finished."""
     shown = [standing for standing in group.standings if standing.n]
@@ -115,7 +111,8 @@ def _fitting(lines: Sequence[Sequence[str]]) -> list[list[str]]:
         if room >= _SHORTEST_NAME:
             break
     longest = min(room, _LONGEST_NAME)
-    return [[line[0], cut(line[1], longest), *line[2:]] for line in kept]
+    names = fitting([line[1] for line in kept], longest)
+    return [[line[0], names[line[1]], *line[2:]] for line in kept]
 
 
 def conclusion(group: Group) -> str:
@@ -132,7 +129,8 @@ def conclusion(group: Group) -> str:
     first, *others = scored
     if first.metrics[SCORE].iqm == 0:
         return f"No agent has a {_score_words()} above 0."
-    score = f"{_name(first)} has the highest {_score_words()}, {_value(first, SCORE)}"
+    names = fitting([standing.label for standing in group.standings], _LONGEST_NAME)
+    score = f"{names[first.label]} has the highest {_score_words()}, {_value(first, SCORE)}"
     level = sum(_written(one) == _written(first) for one in others)
     score += (
         f" ({'another reaches' if level == 1 else f'{level} others reach'} it)" if level else ""
@@ -148,16 +146,16 @@ def conclusion(group: Group) -> str:
     else:
         seeds = "1 seed is" if first.n == 1 else f"{first.n} seeds are"
         found = f"; {seeds} too few to call anybody better"
-    return f"{score}{found}{_of_black_boxes(first, scored)}."
+    return f"{score}{found}{_of_black_boxes(first, scored, names)}."
 
 
-def _of_black_boxes(first: Standing, scored: Sequence[Standing]) -> str:
+def _of_black_boxes(first: Standing, scored: Sequence[Standing], names: Mapping[str, str]) -> str:
     """Who comes first of those that search by reward alone, where that is somebody else."""
     searching = [one for one in scored if one.access == "reward" and one.reward_calls]
     if not searching or searching[0] is first:
         return ""
     best = searching[0]
-    return f"; of those that see rewards alone {_name(best)} has it, {_value(best, SCORE)}"
+    return f"; of those that see rewards alone {names[best.label]} has it, {_value(best, SCORE)}"
 
 
 def _written(standing: Standing) -> str:
@@ -169,14 +167,10 @@ def _score_words() -> str:
     return SCORE.replace("_", " ")
 
 
-def _name(standing: Standing) -> str:
-    return cut(standing.agent, _LONGEST_NAME)
-
-
 def _line(standing: Standing, keys: Sequence[str]) -> list[str]:
     return [
         MISSING if standing.rank is None else str(standing.rank),
-        standing.agent,
+        standing.label,
         str(standing.n),
         *(_value(standing, key) for key in keys),
     ]

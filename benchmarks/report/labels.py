@@ -89,11 +89,43 @@ def shorter(name: str) -> str:
     if len(name) <= _SHORT:
         return name
     for short, whole in _LISTED.items():
-        name = whole.sub(partial(_cut, short), name)
+        name = whole.sub(partial(_shown, short), name)
     return name
 
 
-def _cut(short: str, found: re.Match[str]) -> str:
+def cut(text: str, longest: int) -> str:
+    """A text, or as much of its beginning as fits, and an ellipsis."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def fitting(names: Sequence[str], longest: int) -> dict[str, str]:
+    """By name as much of it as fits, no two of them alike: the beginning; of those that begin alike
+    the beginning and the end; of those that end alike too the beginning and a number.
+
+    Args:
+        names: Names, no two of them alike.
+        longest: How many characters fit, at least 8.
+    """
+    short = {name: cut(name, longest) for name in names}
+    short |= {name: _middle_out(name, longest) for name in _alike(short)}
+    short |= {
+        name: f"{name[: longest - 5]}… #{number}" for number, name in enumerate(_alike(short), 1)
+    }
+    return short
+
+
+def _alike(short: Mapping[str, str]) -> list[str]:
+    """The names that another one has the short name of."""
+    counted = Counter(short.values())
+    return [name for name, own in short.items() if counted[own] > 1]
+
+
+def _middle_out(name: str, longest: int) -> str:
+    head = longest // 2 - 1
+    return name if len(name) <= longest else f"{name[:head]}…{name[head + 1 - longest :]}"
+
+
+def _shown(short: str, found: re.Match[str]) -> str:
     return short if len(found[1]) >= _SHORT_LIST else found[0]
 
 

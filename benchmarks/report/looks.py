@@ -1,4 +1,4 @@
-"""How agents look in figures: a colour, a marker and a dash each, and names that fit."""
+"""How agents look in figures: a colour, a marker and a dash each."""
 
 from __future__ import annotations
 
@@ -61,11 +61,6 @@ def style() -> str:
     )
     rules = "".join(f".c{place}{{color:var(--c{place})}}" for place in range(len(COLORS)))
     return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{rules}"
-
-
-def shortened(name: str, longest: int) -> str:
-    """A name, or as much of it as fits, and an ellipsis."""
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _dash(around: int) -> tuple[float, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.report import families, svg
 from benchmarks.report.aggregate import Group
-from benchmarks.report.looks import Palette, shortened
+from benchmarks.report.labels import fitting
+from benchmarks.report.looks import Palette
 from benchmarks.report.standings import Estimate, Standing
 from benchmarks.report.svg import Panel, Scale
 from benchmarks.report.tables import estimate_text
@@ -99,17 +100,22 @@ def _panel(
     parts = [svg.heading(title), svg.columns_of(x, y)]
     if dashed is not None:
         parts.append(svg.reference(dashed, y))
+    names = _names(agents)
     for place, standing in enumerate(agents):
         middle = _TOP + _ROW * (place + 0.5)
-        name = shortened(standing.label, _LONGEST_NAME)
-        parts += [svg.label(x.start - 10, middle + 4, name, "end", "name"), drawn(standing, middle)]
+        name = svg.label(x.start - 10, middle + 4, names[standing.label], "end", "name")
+        parts += [name, drawn(standing, middle)]
     return Panel(title, _WIDTH, bottom + _BOTTOM, "".join(parts))
 
 
 def _axis(agents: Sequence[Standing]) -> tuple[float, float]:
     """Where the horizontal axis starts, right of the longest name, and where it ends."""
-    longest = max(svg.pixels(shortened(one.label, _LONGEST_NAME)) for one in agents)
-    return longest + 20, _WIDTH - 14
+    return max(map(svg.pixels, _names(agents).values())) + 20, _WIDTH - 14
+
+
+def _names(agents: Sequence[Standing]) -> dict[str, str]:
+    """By label what fits of it."""
+    return fitting([standing.label for standing in agents], _LONGEST_NAME)
 
 
 def _interval(

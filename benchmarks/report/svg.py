@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchmarks.report.looks import Look, shortened, style
+from benchmarks.report.labels import fitting
+from benchmarks.report.looks import Look, style
 
 _CHARACTER = 6.2  # pixels that a character of the small print takes on average
 _STYLE = (
@@ -215,7 +216,8 @@ def _legend(legend: Legend, width: float, top: float) -> tuple[str, int]:
     if not legend:
         return "", math.ceil(top)
     longest = int((width - 44) / _CHARACTER)
-    legend = [(shortened(name, longest), own) for name, own in legend]
+    names = fitting([name for name, _ in legend], longest)
+    legend = [(names[name], own) for name, own in legend]
     each = 44 + max(pixels(name) for name, _ in legend)
     columns = max(1, int(width // each))
     parts = [

@@ -8,6 +8,7 @@ from benchmarks import leaderboard
 from benchmarks.report.aggregate import group_rows
 from benchmarks.report.beside import beside
 from benchmarks.results import ROWS_FILE, append_row
+from benchmarks.suites.entry import Entry, Labelled
 
 
 @pytest.fixture
@@ -45,3 +46,16 @@ def test_the_command_names_agents_that_it_does_not_know(rows, tmp_path, capsys):
     assert "against: no agent 'sac' has a score; there are cmaes, ppo, random" in error
     assert leaderboard.main(["report", str(tmp_path), "--against", ""]) == 2
     assert "begins the names of 3 agents" in capsys.readouterr().err
+
+
+def test_an_agent_is_chosen_by_its_short_name_too(rows):
+    for row in rows:
+        if row["agent"] == "cmaes":
+            row |= {"agent": "ppo", "agent_config": {"rank": 8}, "settings": {"rank": 8}}
+    entry = Entry("MaskWorld-v0", "unlearning/digits", (Labelled("ppo", "wide", {"rank": 8}),))
+    groups = group_rows(rows, lambda suite: (entry,))
+    texts = [beside(groups, name) for name in ("ppo (wide)", "ppo (rank=8)")]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("MaskWorld-v0 · unlearning/digits, against ppo (wide)")
+    assert re.search(r"^ppo +10 +\+0", texts[0], re.MULTILINE)
+    assert re.search(r"^ppo \(wide\) +10 +-0", beside(groups, "random"), re.MULTILINE)

@@ -12,6 +12,7 @@ from benchmarks.report.aggregate import group_rows
 from benchmarks.report.brief import WIDTH, brief, conclusion
 from benchmarks.report.families import FAMILIES, Family
 from benchmarks.results import ROWS_FILE, append_row
+from benchmarks.suites.entry import Entry, Labelled
 
 LAYERS = [f"model.layers.{i}.mlp.gate_proj" for i in range(9)]
 
@@ -212,3 +213,21 @@ def test_a_suites_short_title_is_the_heading(unlearning_row):
     (group,) = group_rows([unlearning_row("ppo", 0, retain=0.9, forget=0.0)])
     named = replace(group, label="digits, in short")
     assert "\ndigits, in short\n" in f"\n{brief([named], 0)}"
+
+
+def test_configurations_are_called_as_the_suite_calls_them_and_told_apart(make_row):
+    """Configurations that differ at the end of a long setting alone have lines of their own."""
+    metrics = {"reliability": 0.9, "generalization": 0.8, "locality": 0.7, "harmonic_mean": 0.79}
+    env = {"env_id": "LifelongLLMEdit-v1", "metrics": metrics}
+    own = [{"sites": [*LAYERS, last]} for last in ("q", "k", "v")]
+    rows = [
+        make_row("ultraedit", seed, agent_config=own[seed], settings=own[seed], **env)
+        for seed in range(3)
+    ]
+    entry = Entry(
+        "LifelongLLMEdit-v1", rows[0]["task"], (Labelled("ultraedit", "by hand", own[0]),)
+    )
+    _, text = brief(group_rows(rows, lambda suite: (entry,)), 0).split("\n\n")
+    names = [re.split("  +", line.strip())[1] for line in text.split("\n")[2:5]]
+    assert "ultraedit (by hand)" in names
+    assert len(set(names)) == 3

@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from benchmarks.report.labels import at_one_budget, by_label, short_name, shorter, told_apart
+from benchmarks.report.labels import (
+    at_one_budget,
+    by_label,
+    fitting,
+    short_name,
+    shorter,
+    told_apart,
+)
 from benchmarks.report.write import write_report
 from benchmarks.results import ROWS_FILE, append_row
 from benchmarks.suites.entry import Labelled
@@ -152,6 +159,28 @@ def test_names_that_would_be_one_stay_in_full():
         "a (x=[3, 4])": "a (x=[3, 4])",
         "b": "b",
     }
+
+
+@pytest.mark.parametrize("longest", [8, 12, 24, 48])
+def test_names_that_are_cut_stay_names_of_one(longest):
+    sites = [f"ultraedit (sites=['layers.{a}', 'layers.{b}'])" for a in range(9) for b in range(9)]
+    labels = ["one look", "one look, tuned", "one look, sites found by rewards"]
+    names = ["ppo", "ppo (one)", *(f"ultraedit ({label})" for label in labels), *sites]
+    short = fitting(names, longest)
+    assert list(short) == names
+    assert len(set(short.values())) == len(names)
+    assert all(len(own) <= longest and own.startswith(name[:2]) for name, own in short.items())
+    assert all(own == name for name, own in short.items() if len(name) <= longest)
+
+
+def test_names_are_cut_where_they_are_alike():
+    names = ["ultraedit (one look, sites found)", "ultraedit (one look, sites by chance)", "ppo"]
+    assert list(fitting(names, 24).values()) == [
+        "ultraedit (…sites found)",
+        "ultraedit (…s by chance)",
+        "ppo",
+    ]
+    assert fitting(names[:1], 24)[names[0]] == "ultraedit (one look, si…"
 
 
 def test_settings_are_no_lines_and_no_columns_of_tables(make_row, tmp_path):
