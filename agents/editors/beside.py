@@ -25,6 +25,7 @@ from editgym.weights import Codebook, Entry, Prepend, Remember, Skip, TokenBatch
 from editgym.weights.language.graph_size import in_parts
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.rest import Rest
+from editgym.weights.language.rest_passes import answers_of
 from editgym.weights.language.site_pass import Injection
 
 
@@ -162,7 +163,9 @@ class Grace(StreamEditor):
             injected = {self._site: Injection(texts.rows, texts.positions, values)}
             return process.decoder.losses(texts, prefix=begin, injected=injected)
 
-        parts = in_parts(process.decoder.reading[0], batch, prefix)
+        passes, edits = process.decoder.reading
+        # Values stand at answers alone: what is before them does not change from step to step.
+        parts = in_parts(passes, *answers_of(passes, edits, batch, prefix))
         descend(
             [moved],
             [partial(losses, *part) for part in parts],

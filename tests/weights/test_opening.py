@@ -17,7 +17,7 @@ from editgym.weights import (
     find_sites,
 )
 from editgym.weights.hooks import hooked
-from editgym.weights.language import capture, graph_size, rest_passes, states
+from editgym.weights.language import graph_size, rest_passes, states
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.rest_passes import rest_of
 from editgym.weights.language.site_pass import Injection
@@ -181,7 +181,7 @@ def test_candidates_are_the_same(decoder, batch, apart, begun, monkeypatch):
 def how(request, monkeypatch):
     """How texts are captured: whole or by the rests from their answers on, at once or in parts."""
     if "rests" in request.param:
-        monkeypatch.setattr(capture, "_LEAST_SPARED", 0)
+        monkeypatch.setattr(rest_passes, "_LEAST_SPARED", 0)
     if "parts" in request.param:
         monkeypatch.setattr(graph_size, "_LEAST", 0)
         monkeypatch.setattr(graph_size, "_SHARE", 0.1)
@@ -201,7 +201,7 @@ def test_keys_and_gradients_are_the_same(decoder, batch, apart, begun, updated, 
         most = int(torch.bincount(batch.rows).max())
         assert shapes[-1][1] <= most, "a graph is made of the tokens of answers alone"
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "_LEAST_SPARED", float("inf"))
+        patch.setattr(rest_passes, "_LEAST_SPARED", float("inf"))
         patch.setattr(graph_size, "_LEAST", 2**40)
         expected = apart(lambda: decoder.capture(batch, prefix, updates))
     for ours, theirs in zip(
@@ -361,6 +361,23 @@ def test_rests_of_texts_that_are_alike_as_far_as_their_starts(decoder, begun):
     assert (rest is None) == (decoder._passes.model.config.model_type in WHOLE)
     if rest is not None:
         close(decoder.logits(rest.texts, prefix=rest), decoder.logits(batch, prefix=prefix))
+
+
+def test_rests_give_the_same_with_values_at_the_head():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", initializer_range=0.3, **MODELS["llama"][0])
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    sites, batch = find_sites(model, ["lm_head"]), TokenBatch.of(texts())
+    made = EditableDecoder(model, sites, TokenBatch.of(texts(9)))
+    rest = rest_of(*made.reading, batch, batch.starts, None)
+    values = torch.randn(len(batch.rows), 60, generator=torch.Generator().manual_seed(2))
+
+    def found(texts, prefix):
+        injected = {"lm_head": Injection(texts.rows, texts.positions, values)}
+        return made.logits(texts, prefix=prefix, injected=injected)
+
+    close(found(rest.texts, rest), found(batch, None))
+    close(found(rest.texts, rest), made.logits(batch) + values)
 
 
 def test_there_is_no_rest_where_nothing_is_read_before(decoder, batch):

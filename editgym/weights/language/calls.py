@@ -61,7 +61,7 @@ class ModelCalls:
         head has to run at every token.
         """
         if everywhere or not self.gathers:
-            return self._called(self._model, ids, cache).logits[rows, positions]
+            return self._called(self._model, ids, cache, **told).logits[rows, positions]
         hidden = self.hidden(ids, cache, **told)
         asked = hidden[rows.to(hidden.device), positions.to(hidden.device)]
         logits: Tensor = self._model.get_output_embeddings()(asked)

@@ -11,17 +11,15 @@ from torch import Tensor
 
 from editgym.weights.factors import Update
 from editgym.weights.language.given import at_answers, counted_rows
-from editgym.weights.language.graph_size import bytes_of, in_parts
+from editgym.weights.language.graph_size import in_parts
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import EditedPasses
 from editgym.weights.language.rest import Rest
-from editgym.weights.language.rest_passes import rest_of
+from editgym.weights.language.rest_passes import answers_of
 from editgym.weights.language.site_pass import SitePass
 from editgym.weights.language.tokens import TokenBatch
 from editgym.weights.sites import EditSite
 from editgym.weights.state import EditedState
-
-_LEAST_SPARED = 16 * 2**20  # bytes of a graph
 
 
 @dataclass
@@ -84,9 +82,9 @@ def captured(
     """What happens at the sites when texts go through the model there and back.
 
     No loss depends on a site's output before the first token of an answer but by what attention has
-    seen there, so what stands before it is read without a graph (`rest_of`), where that is possible
-    and spares more than a further pass costs. Texts go through the model together as far as their
-    graph takes little memory.
+    seen there, so what stands before it is read without a graph (`answers_of`), where that is
+    possible and spares more than a further pass costs. Texts go through the model together as far
+    as their graph takes little memory.
 
     Args:
         passes: Passes of the model.
@@ -96,10 +94,7 @@ def captured(
         prefix: Where a pass over them begins.
         updates: What is in effect beside the edits, one per site.
     """
-    before = int(batch.starts.sum()) - passes.shared(batch) * len(batch)
-    worth = before * bytes_of(passes, prefix) >= _LEAST_SPARED
-    rest = rest_of(passes, state, batch, batch.starts, prefix, updates) if worth else None
-    texts, begin = (batch, prefix) if rest is None else (rest.texts, rest)
+    texts, begin = answers_of(passes, state, batch, prefix, updates)
     parts = [
         (rows, _there_and_back(passes, state, sites, own, part, updates, len(batch)))
         for own, part, rows in in_parts(passes, texts, begin)

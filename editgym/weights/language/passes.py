@@ -124,7 +124,8 @@ class EditedPasses:
         ids, rows, positions = batch.ids, batch.rows, batch.positions
         if isinstance(prefix, Rest):
             with self.running(state, replace(run, texts=ids.shape), prefix.prefix):
-                return self.calls.at(ids, rows, positions, **prefix.told(self.model))
+                told = prefix.told(self.model)
+                return self.calls.at(ids, rows, positions, self.head in run.injected, **told)
         opening = 0 if whole else self.shared(batch, run.injected)
         if candidates > 1:
             ids, positions = ids.repeat(candidates, 1), positions.repeat(candidates)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from editgym.weights.factors import Update
+from editgym.weights.language.graph_size import bytes_of
 from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen, shortest_window
 from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import CANNOT, EditedPasses
@@ -19,6 +20,7 @@ from editgym.weights.language.site_pass import SitePass
 from editgym.weights.language.tokens import TokenBatch
 from editgym.weights.state import EditedState
 
+_LEAST_SPARED = 16 * 2**20  # bytes of a graph; for fewer a further pass costs more than it saves
 _agree: WeakKeyDictionary[EditedPasses, bool] = WeakKeyDictionary()
 
 
@@ -56,6 +58,31 @@ def rest_of(
             _agree[passes] = same
     run = SitePass(updates)
     return _read(passes, state, run, texts, starts, prefix) if same else None
+
+
+def answers_of(
+    passes: EditedPasses,
+    state: EditedState,
+    texts: TokenBatch,
+    prefix: Prefix | None,
+    updates: Sequence[Update | None] | None = None,
+) -> tuple[TokenBatch, Prefix | Rest | None]:
+    """Texts from their first answer tokens on, and what passes over them go on from: what stands
+    before is read now, without a graph. The whole texts and their prefix where that is not
+    possible, or spares too little of a graph.
+
+    Args:
+        passes: Passes of the model.
+        state: The edits.
+        texts: The texts.
+        prefix: Where a pass over them begins.
+        updates: What is in effect beside the edits, one per site.
+    """
+    before = int(texts.starts.sum()) - passes.shared(texts) * len(texts)
+    if before * bytes_of(passes, prefix) < _LEAST_SPARED:
+        return texts, prefix
+    rest = rest_of(passes, state, texts, texts.starts, prefix, updates)
+    return (texts, prefix) if rest is None else (rest.texts, rest)
 
 
 def _read(

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from agents.catalogue import make_agent
+from editgym.weights.language import rest_passes
 from editgym.weights.language.passes import EditedPasses
+from editgym.weights.language.rest import Rest
 
 QUICK = {
     "ft_m": {"steps": 6, "learning_rate": 0.01},
@@ -48,6 +50,24 @@ def test_edits_are_the_same(name, form, model, environment, editor, monkeypatch)
         assert type(one) is type(other)
         for ours, theirs in zip(tensors(one), tensors(other), strict=True):
             assert float((ours - theirs).norm()) <= 0.02 * float(theirs.norm()) + 1e-6
+
+
+@pytest.mark.parametrize("form", ["qa", "bare"])
+def test_grace_is_the_same_where_what_stands_before_answers_is_read_once(
+    form, model, environment, monkeypatch
+):
+    found, read = [], []
+    told = Rest.told
+    monkeypatch.setattr(Rest, "told", lambda *args: read.append(args) or told(*args))
+    for least in (0, float("inf")):
+        monkeypatch.setattr(rest_passes, "_LEAST_SPARED", least)
+        env = environment(model, ("model.layers.[12].mlp.down_proj",), prompt_format=form)
+        env.reset(seed=0)
+        found.append(list(make_agent("grace", **QUICK["grace"]).edit(env)))
+        assert len(read) >= 30, "no step went on from what was read"
+    for ours, theirs in zip(*found, strict=True):
+        for own, whole in zip(tensors(ours), tensors(theirs), strict=True):
+            torch.testing.assert_close(own, whole, rtol=1e-2, atol=1e-3)
 
 
 def tensors(entry):
