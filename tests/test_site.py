@@ -1,6 +1,7 @@
 """The site: its pages and hooks, what its pages are made from, the links that lead to it."""
 
 import importlib.util
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -73,6 +74,36 @@ def test_a_page_is_read_where_it_lies(page):
     assert not [one for one in comments if not one.startswith((*known, *OF_TESTS))]
     made = {marker["name"] for marker in printed.INSERTED.finditer(text)}
     assert len(made) == sum(one.startswith(known[1:4]) for one in comments), "without an end"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_tables_and_lists_stand_by_themselves(page):
+    """Python-Markdown takes what follows a table at once for a row of it, and a list that follows a
+    paragraph at once for a part of it."""
+    lines = without_code(page).splitlines()
+    kinds = [kind_of(line) for line in lines]
+    touching = [
+        lines[place + 1]
+        for place, pair in enumerate(itertools.pairwise(kinds))
+        if pair in {("table", "list"), ("table", "text"), ("text", "list"), ("list", "table")}
+        or pair == ("text", "table")
+    ]
+    assert not touching
+
+
+def kind_of(line):
+    """What a line of a page is; a comment is nothing on the site."""
+    if not line.strip() or line.startswith("<!--"):
+        return "nothing"
+    if line.startswith("|"):
+        return "table"
+    if re.match(r"(?:[-*+]|\d+\.) ", line):
+        return "list"
+    return "inside" if line.startswith((" ", "#", ">")) else "text"
 
 
 def test_tables_are_drawn_anew_and_the_rest_of_the_page_is_left(monkeypatch):

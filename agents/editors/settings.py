@@ -82,6 +82,7 @@ def _in_layers(first: int, last: int, *modules: str) -> list[str]:
 # Found in 20 trials each on a validation stream of CounterFact, 10 steps of 10 edits, asked in the
 # format `completion`.
 SMOLLM2: Table = {
+    "grace": {"radius": 0.868, "steps": 59, "learning_rate": 0.17},
     "retrieve": {"threshold": 0.485},
     "ultraedit": {
         "step_size": 7.95e-06,

@@ -146,10 +146,13 @@ def _chosen(
     suite: Suite, tasks: Sequence[str] | None, env_ids: Sequence[str] | None
 ) -> list[Entry]:
     """The entries of the suite that are asked for."""
-    offered = list(dict.fromkeys(entry.env_id for entry in suite.entries))
+    offered = _environments(suite)
     for env_id in env_ids or ():
         if env_id not in offered:
-            raise ValueError(unknown(f"environment of suite {suite.name!r}", env_id, offered))
+            others = [name for name, one in SUITES.items() if env_id in _environments(one)]
+            also = f"; it is in {', '.join(others)} (--suite)" if others else ""
+            message = unknown(f"environment of suite {suite.name!r}", env_id, offered)
+            raise ValueError(message + also)
     entries = [entry for entry in suite.entries if env_ids is None or entry.env_id in env_ids]
     if tasks is None:
         return entries
@@ -160,6 +163,10 @@ def _chosen(
         if task not in own
         for entry in _in_place(suite, entries, task, anywhere=env_ids is not None)
     ]
+
+
+def _environments(suite: Suite) -> list[str]:
+    return list(dict.fromkeys(entry.env_id for entry in suite.entries))
 
 
 def _in_place(suite: Suite, entries: Sequence[Entry], task: str, anywhere: bool) -> Iterator[Entry]:

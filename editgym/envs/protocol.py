@@ -260,6 +260,14 @@ def members(contract: type) -> list[str]:
     return list(names)
 
 
+_STREAMS = "it works on streams of facts, such as LifelongLLMEdit-v1; "
+_WORLDS = "it works on worlds, such as MaskWorld-v1 and ShiftWorld-v1; "
+_MEANT_FOR: Mapping[Any, str] = {
+    **dict.fromkeys((CandidateEnv, GradientStream, StreamEnv), _STREAMS),
+    **dict.fromkeys((GradientWorld, OpenWorld), _WORLDS),
+}
+
+
 def _offered(env: gym.Env, contract: Any) -> Any:
     inner = env.unwrapped
     missing = [name for name in members(contract) if not hasattr(inner, name)]
@@ -272,7 +280,8 @@ def _offered(env: gym.Env, contract: Any) -> Any:
             pass
     if missing:
         raise Unsupported(
-            f"{inner} is no {contract.__name__}: it lacks {', '.join(missing)}"
+            f"{_MEANT_FOR.get(contract, '')}{inner} is no {contract.__name__}: it lacks"
+            f" {', '.join(missing)}"
             " (editgym.envs.protocol)"
         )
     return inner

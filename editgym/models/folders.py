@@ -73,7 +73,9 @@ def model_path(name: str) -> str:
 
 def _check_spelling(name: str) -> None:
     """Refuse what is nearly the name of a model of editgym's, rather than ask the hub for it."""
-    near = difflib.get_close_matches(name, ["factlm", "factlm-gpt2", *KNOWN], n=1, cutoff=0.8)
+    own = ["factlm", "factlm-gpt2", *KNOWN]
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+    near = near or [one for one in own if one.startswith(name.lower())]
     if near:
         raise ModelError(
             f"model: there is no {name!r}; did you mean {near[0]!r}? A folder, a GGUF file or a hub"

@@ -163,10 +163,13 @@ class KnowledgeTask(AskedModel):
                 hint = "; unique_subjects=False takes several about one subject"
                 hint = hint if drawing.left_out[REPEATED] else ""
                 left = f" (left out: {dict(drawing.left_out)}{hint})"
+            size = min(len(drawing.kept), edits_per_step)
+            steps = len(drawing.kept) // size if size else 0
+            fitting = f"; give horizon={steps}, edits_per_step={size}" if size else ""
             raise ValueError(
                 f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
                 f" the {split} split has {len(drawing.kept)} that can be used"
-                f"{left}{self._divided}"
+                f"{left}{self._divided}{fitting}"
             )
         return drawing.stream()
 

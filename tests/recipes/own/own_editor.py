@@ -16,14 +16,14 @@ from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
 class OneStepSettings(Settings):
     """What `OneStep` takes."""
 
-    learning_rate: float = setting(0.02, above(0))
+    learning_rate: float = setting(1.0, above(0))
 
 
 class OneStep(StreamEditor):
     """One step of gradient descent on the requests' loss at every site: ΔW = −η Gᵀ K.
 
     Args:
-        learning_rate: η, greater than 0; 0.02 by default.
+        learning_rate: η, greater than 0; 1.0 by default.
     """
 
     name = "one_step"
