@@ -59,7 +59,10 @@ def ask(subject, target="Oslo", **fields):
 # --- streams --------------------------------------------------------------------------------------
 
 
-def test_answers_longer_than_eight_tokens_are_compared_whole(make, language, monkeypatch):
+def test_answers_longer_than_eight_tokens_are_compared_whole(
+    make, language, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))  # what is made up here is nobody's answer
     target = "the old fisherman near the river beside the long road"
     said = language.encode("Ada lives in", target).answer
 
@@ -998,5 +1001,5 @@ def test_where_nothing_was_left_out_nothing_is_said_of_it(tmp_path):
     task = make_task(
         "knowledge/custom", model="factlm", requests=str(file), test_requests=str(file)
     )
-    with pytest.raises(ValueError, match=r"split has 1 that can be used$"):
+    with pytest.raises(ValueError, match=r"1 that can be used; give horizon=1, edits_per_step=1$"):
         task.stream("test", 2, random.Random(0))
