@@ -86,6 +86,8 @@ def test_an_error_names_the_contract_and_what_the_environment_lacks(env_id):
             offered(env)
         lacking = {name for name in members(contract) if not hasattr(env.unwrapped, name)}
         named = str(caught.value).split("it lacks ")[1].removesuffix(" (editgym.envs.protocol)")
+        meant = "worlds, such as MaskWorld-v1" if is_stream(env) else "streams of facts, such as Li"
+        assert str(caught.value).startswith(f"it works on {meant}")
         assert lacking
         assert set(named.split(", ")) == lacking
 

@@ -164,6 +164,7 @@ def test_modules_are_told_apart_by_their_content(folder, monkeypatch):
         (["--suite", "quick", "--settings", "list.json"], "must be {NAME: {KEY: VALUE}}"),
         (["--suite", "quick", "--tasks", "mine:task"], "say with --envs in which"),
         (["--suite", "quick", "--envs", "MaskWorld"], "did you mean MaskWorld-v0"),
+        (["--suite", "quick", "--envs", "MaskWorld-v1"], "it is in rewards (--suite)"),
     ],
 )
 def test_mistakes_are_named(folder, capsys, arguments, message):

@@ -1107,6 +1107,7 @@ def test_bad_arguments_are_named_with_their_value(make_env, name, value):
         ({"device": "gpu"}, ValueError, "device: 'gpu' is not a device"),
         ({"model": "./nowhere"}, ValueError, r"cannot load '\./nowhere'"),
         ({"model": "factml"}, ValueError, r"there is no 'factml'; did you mean 'factlm'\?"),
+        ({"model": "SmolLM"}, ValueError, r"no 'SmolLM'; did you mean 'smollm2-135m'\?"),
         (
             {"sites": ["model.layers.7.mlp.*"]},
             UnknownSiteError,
