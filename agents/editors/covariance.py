@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents.editors.on_disk import give_back_freed
+from editgym.models.identity import identity
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights.hooks import Reached, hooked
@@ -116,15 +117,7 @@ class _Gram:
 
 
 def _path(task: KnowledgeTask, site: EditSite, tokens: int) -> Path:
-    key = json.dumps(
-        [
-            task.decoder.base_hash,
-            site.name,
-            task.text.hash,
-            tokens,
-            task.language.prompt_ids("The text"),
-        ]
-    )
+    key = json.dumps([identity(task.language), site.name, task.text.hash, tokens])
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / "covariance" / f"{name}.safetensors"
 

@@ -59,9 +59,7 @@ def ask(subject, target="Oslo", **fields):
 # --- streams --------------------------------------------------------------------------------------
 
 
-def test_answers_longer_than_eight_tokens_are_compared_whole(
-    make, language, monkeypatch, tmp_path
-):
+def test_answers_longer_than_eight_tokens_are_compared_whole(make, language, monkeypatch, tmp_path):
     monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))  # what is made up here is nobody's answer
     target = "the old fisherman near the river beside the long road"
     said = language.encode("Ada lives in", target).answer

@@ -112,7 +112,7 @@ def test_a_models_own_samples_are_drawn_once(language, monkeypatch, tmp_path):
     assert count >= 4_000
     monkeypatch.setattr(samples_module, "_drawn", lambda *_: pytest.fail("drawn twice"))
     assert task_of(language, text="samples").text.hash == text.hash
-    assert own_samples(language, task.decoder.base_hash) == path
+    assert own_samples(language) == path
 
 
 def test_drawing_that_was_interrupted_goes_on(language, monkeypatch, tmp_path):
@@ -130,11 +130,11 @@ def test_drawing_that_was_interrupted_goes_on(language, monkeypatch, tmp_path):
     monkeypatch.setattr(language, "sampled", counted)
     monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "one"))
     with pytest.raises(KeyboardInterrupt):
-        own_samples(language, "hash")
-    interrupted = own_samples(language, "hash")
+        own_samples(language)
+    interrupted = own_samples(language)
     drawn = len(calls) - 1
     monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path / "other"))
-    whole = own_samples(language, "hash")
+    whole = own_samples(language)
     assert len(calls) == 1 + 2 * drawn, "what had been drawn was drawn again"
     assert interrupted.read_bytes() == whole.read_bytes()
     assert [path.name for path in interrupted.parent.iterdir()] == [whole.name]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editgym.data.facts import EditRequest, Question
+from editgym.models.identity import identity
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge.answering import MOST_NATS
 from editgym.tasks.knowledge.exam import Exam
@@ -33,9 +34,8 @@ def _nats_unedited(task: KnowledgeTask, batches: Sequence[TokenBatch]) -> Tensor
     all that decides about its last digits.
     """
     parts = [
-        task.decoder.base_hash,
+        identity(task.language),
         task.text.hash,
-        task.language.prompt_ids("The text"),
         str(task.device),
         torch.get_num_threads(),
         torch.__version__,

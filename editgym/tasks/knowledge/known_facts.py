@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from editgym.data.facts import EditRequest, Question
+from editgym.models.identity import identity
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge.task import KnowledgeTask
 
@@ -73,13 +74,12 @@ def _found(task: KnowledgeTask) -> list[Question]:
 def _path(task: KnowledgeTask, facts: Sequence[Question]) -> Path:
     interview = task.interview
     key = [
-        task.decoder.base_hash,
+        identity(task.language),
         interview.prompt_format,
         interview.separator,
         interview.system,
         task.max_new_tokens,
         task.scorer.name,
-        task.language.prompt_ids("The text"),
         facts,
     ]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()

@@ -7,23 +7,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 
 from editgym.models.asking import Asking
+from editgym.models.identity import identity
 from editgym.models.language import LanguageModel
 from editgym.paths import cache_folder
-from editgym.weights import fingerprint
-
-_fingerprints: WeakKeyDictionary[LanguageModel, str] = WeakKeyDictionary()
 
 
 class OriginalAnswers(dict[str, tuple[int, ...]]):
     """Greedy answers as tokens with the stop token, by prompt.
 
     They are in memory, and in a file to which each is appended when it is found: the next process
-    begins with what is there. A file belongs to weights, a tokenizer, a way of asking, a device and
+    begins with what is there. A file belongs to a model (`identity`), a way of asking, a device and
     a version of PyTorch. A line that an interruption has torn is passed over, and where nothing can
     be written it only takes longer the next time.
 
@@ -66,15 +63,12 @@ class OriginalAnswers(dict[str, tuple[int, ...]]):
             self.update(own for own in _answers(text) if own[0] not in self)
 
     def _name(self) -> str:
-        language = self._language
-        if language not in _fingerprints:
-            _fingerprints[language] = fingerprint(language.model)
         parts = [
-            _fingerprints[language],
+            identity(self._language),
             self._asking.prompt_ids("The text"),
             sorted(self._asking.stop_ids),
             self._max_new_tokens,
-            str(language.device),
+            str(self._language.device),
             torch.__version__,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

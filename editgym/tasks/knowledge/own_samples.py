@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from editgym.models.identity import identity
 from editgym.models.language import LanguageModel
 from editgym.paths import cache_folder, whole_file
 from editgym.tasks.knowledge.plain_text import HELD_OUT_TOKENS
@@ -21,7 +22,7 @@ _MOST_FRUITLESS = 3  # times in a row that nothing new is drawn
 _VERSION = 1  # a new number makes samples be drawn again
 
 
-def own_samples(language: LanguageModel, base_hash: str) -> Path:
+def own_samples(language: LanguageModel) -> Path:
     """A text file of samples at temperature 1, drawn when it is first asked for. Drawing that was
     interrupted goes on where it had come to.
 
@@ -31,9 +32,8 @@ def own_samples(language: LanguageModel, base_hash: str) -> Path:
 
     Args:
         language: The unedited model.
-        base_hash: Fingerprint of its weights.
     """
-    path = cache_folder() / "text" / f"{_name(language, base_hash)}.txt"
+    path = cache_folder() / "text" / f"{_name(language)}.txt"
     if not path.is_file():
         begun = path.with_suffix(".json")
         samples = _drawn(language, begun)
@@ -43,8 +43,8 @@ def own_samples(language: LanguageModel, base_hash: str) -> Path:
     return path
 
 
-def _name(language: LanguageModel, base_hash: str) -> str:
-    key = [base_hash, _VERSION, SAMPLED_TOKENS, language.prompt_ids("The text")]
+def _name(language: LanguageModel) -> str:
+    key = [identity(language), _VERSION, SAMPLED_TOKENS]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 

@@ -192,7 +192,7 @@ class KnowledgeTask(AskedModel):
         if names == (FACTWORLD,):
             return FactWorldText()
         if names == (SAMPLES,):
-            return FileText([own_samples(self.language, self.decoder.base_hash)], self.language)
+            return FileText([own_samples(self.language)], self.language)
         return FileText(found_files(names), self.language)
 
     def held_out_batches(self) -> list[TokenBatch]:
