@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -42,7 +43,7 @@ def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> 
         tokens: How many tokens of the text to read; all of it if it has fewer.
     """
     paths = [_path(task, site, tokens) for site in sites]
-    missing = [(site, path) for site, path in zip(sites, paths, strict=True) if not path.is_file()]
+    missing = [(site, path) for site, path in zip(sites, paths, strict=True) if not _is_whole(path)]
     give_back_freed()  # by passes over texts
     if missing:
         sums, counted = _summed(task, [site for site, _ in missing], tokens)
@@ -120,6 +121,15 @@ def _path(task: KnowledgeTask, site: EditSite, tokens: int) -> Path:
     key = json.dumps([identity(task.language), site.name, task.text.hash, tokens])
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / "covariance" / f"{name}.safetensors"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a file, and nothing damaged it."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "covariance" in file.keys()  # noqa: SIM118 - it is no dict
+    except (OSError, SafetensorError):
+        return False
 
 
 @torch.no_grad()

@@ -123,9 +123,11 @@ def target_shifts(
     stops = torch.full((len(hidden),), settings.stop_loss or -1.0, device=hidden.device)
     if batch.new is not None:
         stops[batch.new :] = max(settings.stop_loss, _STILL_KNOWN)
+    going = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
     for _ in range(settings.steps):
         shift.grad, surprise = search.gradient(shift, scale, lengths)
-        going = surprise > stops
+        # Who has left does not come back: one whose loss is no number stays where it was before.
+        going = going & (surprise > stops)
         if not bool(going.any()):
             break
         before = shift.detach().clone()

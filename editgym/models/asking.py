@@ -123,6 +123,7 @@ class Asking:
         Raises:
             ValueError: The tokenizer does not tell which characters a token stands for.
         """
+        subject = subject.rstrip()  # a tokenizer may count no space to a token's characters
         if not subject or subject not in prompt:
             return None
         if not self._tokenizer.is_fast:

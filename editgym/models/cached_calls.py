@@ -52,7 +52,7 @@ class CachedCalls:
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self._model, self._pad_id = model, pad_id
-        self.window = shortest_window(self._checked_layers())
+        self.window = shortest_window(model, self._checked_layers())
 
     @property
     def device(self) -> torch.device:

@@ -263,5 +263,7 @@ def test_a_subjects_last_token_is_found_in_every_format(name, prompt):
         before = language.tokenizer.decode(asking.prompt_ids(prompt)[: place + 1])
         assert before.endswith(subject)
         assert before.rstrip().endswith(prompt[: prompt.rfind(subject) + len(subject)].strip())
+    assert asking.subject_token(prompt, "Ada ") == asking.subject_token(prompt, "Ada")
+    assert asking.subject_token(prompt, " ") is None
     assert asking.subject_token(prompt, "Spider") is None
     assert asking.subject_token(prompt, "") is None

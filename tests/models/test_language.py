@@ -653,6 +653,14 @@ OPENED = {
     "mistral": TINY | {"sliding_window": 18, "max_position_embeddings": 64},
     "gemma3_text": TINY
     | {"num_hidden_layers": 6, "sliding_window": 4, "max_position_embeddings": 64},
+    "gpt_neo": {
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 18,
+        "max_position_embeddings": 64,
+    },
     "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
     "opt": TINY | {"ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 64},
     "bart": BART | {"max_position_embeddings": 64},

@@ -33,6 +33,18 @@ MODELS = {
         {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 128},
         "transformer.h.[12].mlp.c_proj",
     ),
+    "local": (
+        "gpt_neo",
+        {
+            "hidden_size": 16,
+            "num_layers": 3,
+            "num_heads": 2,
+            "attention_types": [[["global", "local", "global"], 1]],
+            "window_size": 20,
+            "max_position_embeddings": 128,
+        },
+        "transformer.h.[12].mlp.c_proj",
+    ),
     "no_positions": (
         "bloom",
         {"hidden_size": 16, "n_layer": 3, "n_head": 2},

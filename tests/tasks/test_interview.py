@@ -8,7 +8,7 @@ import torch
 
 from editgym.data.facts import EditRequest, Question
 from editgym.models.language import LanguageModel
-from editgym.tasks.knowledge.drawing import NOT_KNOWN
+from editgym.tasks.knowledge.drawing import NOT_KNOWN, TOO_LONG
 from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.interview import Interview
 from editgym.tasks.knowledge.task import KnowledgeTask
@@ -141,6 +141,19 @@ def test_edits_are_asked_about_in_every_format(make):
     for form in ("bare", "said"):
         assert {f"{name}@{form}" for name in names} <= found.metrics.keys()
     assert found.metrics["reliability_contains"] >= found.metrics["reliability"]
+
+
+def test_requests_that_a_further_format_has_no_room_for_are_left_out(make, language):
+    long = " ".join(["the old fisherman near the river beside the road"] * 8) + " {prompt}"
+    near = Question(" ".join(["very"] * 50), "Rome")  # behind so much it is too long
+    requests = [ask("Ada", near=(near,)), *map(ask, ("Bob", "Eve"))]
+    assert len(make(requests).stream("test", 3, random.Random(0)).requests) == 3
+    task = make(requests, evaluate_formats={"long": long})
+    stream = task.stream("test", 2, random.Random(0))
+    assert [request.subject for request in stream.requests] == ["Bob", "Eve"]
+    assert stream.skipped == {TOO_LONG: 1}
+    found = evaluate_stream(task, edited(task, stream.requests), stream.requests, 2)
+    assert "reliability@long" in found.metrics
 
 
 def test_an_answer_that_is_predicted_is_given_whatever_its_tokens_decode_to(make, monkeypatch):

@@ -1,14 +1,17 @@
 """Plain text: files, the model's own samples, FactWorld's; and what a model knows."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from editgym.data.errors import DataError
 from editgym.data.facts import EditRequest, Question
 from editgym.models.language import LanguageModel
+from editgym.paths import cache_folder
 from editgym.tasks.knowledge import known_facts as facts_module
 from editgym.tasks.knowledge import own_samples as samples_module
+from editgym.tasks.knowledge import task as task_module
 from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.general import general_knowledge, perplexity_ratio
 from editgym.tasks.knowledge.interview import Interview
@@ -140,6 +143,18 @@ def test_drawing_that_was_interrupted_goes_on(language, monkeypatch, tmp_path):
     assert [path.name for path in interrupted.parent.iterdir()] == [whole.name]
 
 
+def test_passages_of_one_token_are_left_out_of_what_perplexity_is_measured_on(
+    language, monkeypatch
+):
+    task, whole = task_of(language), language.prompt_ids
+    long = list(task.text.held_out)[:2]
+    monkeypatch.setattr(language, "prompt_ids", lambda text: whole(text)[1:])  # no start token
+    monkeypatch.setattr(type(task), "text", SimpleNamespace(held_out=["a", *long, "b", "c"]))
+    monkeypatch.setattr(task_module, "_TOKENS_AT_ONCE", 1)
+    counts = [len(batch) for batch in task.held_out_batches()]
+    assert counts == [1, 1]
+
+
 def test_perplexity_is_that_of_the_held_out_text_and_the_unedited_models_is_kept(
     language, monkeypatch, tmp_path
 ):
@@ -186,6 +201,9 @@ def test_facts_that_the_model_knows_and_nobody_edits(knowing, monkeypatch):
     found = known_facts(knowing, ())
     assert [int(fact.prompt[6:8]) for fact in found] == list(range(1, 60, 2))
     edited = EditRequest("Person11", "Person11 lives in", "Oslo", rephrases=("Person13 lives in",))
+    (file,) = (cache_folder() / "known").iterdir()
+    file.write_text("[[1")
+    assert known_facts(knowing, ()) == found, "what is damaged is looked for anew"
     less = known_facts(knowing, [edited])
     assert len(less) == len(found) - 2
     monkeypatch.setattr(knowing, "original_texts", lambda *_: pytest.fail("asked twice"))

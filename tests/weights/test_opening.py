@@ -51,6 +51,16 @@ MODELS = {
         {"vocab_size": 60, "n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 64},
         "transformer.h.[23].mlp.*",
     ),
+    "gpt_neo": (
+        SMALL
+        | {
+            "num_layers": 4,
+            "num_heads": 2,
+            "attention_types": [[["global", "local"], 2]],
+            "window_size": 6,
+        },
+        "transformer.h.[23].mlp.*",
+    ),
     "bloom": (
         {"vocab_size": 60, "hidden_size": 16, "n_layer": 4, "n_head": 2},
         "transformer.h.[23].mlp.*",
@@ -307,7 +317,7 @@ def test_a_model_that_does_not_go_on_from_its_cache_reads_every_text_whole(monke
 
 # Where nothing goes on so: no positions are given (BLOOM), the head is more than a linear layer
 # (Gemma 2), or a window is shorter than the texts.
-WHOLE = {"bloom", "gemma2", "mistral", "gemma3_text"}
+WHOLE = {"bloom", "gemma2", "mistral", "gemma3_text", "gpt_neo"}
 
 
 def started(batch):
@@ -361,6 +371,37 @@ def test_rests_of_texts_that_are_alike_as_far_as_their_starts(decoder, begun):
     assert (rest is None) == (decoder._passes.model.config.model_type in WHOLE)
     if rest is not None:
         close(decoder.logits(rest.texts, prefix=rest), decoder.logits(batch, prefix=prefix))
+
+
+@pytest.mark.parametrize(
+    "lengths", [[(26, 4), (4, 20)], [(28, 2), (6, 22)], [(20, 3), (3, 13)], [(30, 4), (5, 6)]]
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_padding_before_a_rest_counts_where_attention_has_a_window(lengths, begun, monkeypatch):
+    """Texts within a window go on; those that padding takes beyond it are read whole."""
+    settings = MODELS["mistral"][0] | {"sliding_window": 32, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("mistral", initializer_range=0.4, **settings)
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    sites = find_sites(model, ["model.layers.[12].mlp.*"])
+    made = EditableDecoder(model, sites, TokenBatch.of(texts(9)))
+    monkeypatch.setattr(rest_passes, "_LEAST_SPARED", 0)
+    generator = torch.Generator().manual_seed(1)
+    for pairs in ([(6, 2), (8, 2)], lengths):  # the first ones tell that it can be done
+        drawn = torch.randint(3, 50, (sum(map(sum, pairs)),), generator=generator).tolist()
+        batch = TokenBatch.of(
+            [([drawn.pop() for _ in range(a)], [drawn.pop() for _ in range(b)]) for a, b in pairs]
+        )
+        rest = rest_of(*made.reading, batch, batch.starts, None)
+        across = max(a for a, _ in pairs) + max(b for _, b in pairs) - 2
+        assert (rest is None) == (across > 32)
+        found = made.capture(batch, made.prefix(batch) if begun else None)
+        with monkeypatch.context() as patch:
+            patch.setattr(rest_passes, "_LEAST_SPARED", float("inf"))
+            whole = made.capture(batch)
+        close(found.losses, whole.losses)
+        for own, expected in zip(found.gradients, whole.gradients, strict=True):
+            close(own, expected)
 
 
 def test_rests_give_the_same_with_values_at_the_head():

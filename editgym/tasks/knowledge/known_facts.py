@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -49,7 +50,7 @@ def _found(task: KnowledgeTask) -> list[Question]:
     """Facts that the model knows, in the order of `task.facts`."""
     facts = list(task.facts())
     path = _path(task, facts)
-    if path.is_file():
+    with suppress(OSError, ValueError, TypeError):  # there is none, or it is damaged
         return [Question(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
     found: list[Question] = []
     facts = facts[:_MOST_ASKED]

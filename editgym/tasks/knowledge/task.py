@@ -204,6 +204,7 @@ class KnowledgeTask(AskedModel):
         return [
             self._text_batch([passages[index] for index in group])
             for group in by_length(lengths, _TOKENS_AT_ONCE)
+            if max(lengths[index] for index in group) > 1  # one token predicts nothing
         ]
 
     def _text_batch(self, passages: Sequence[str]) -> TokenBatch:
@@ -221,8 +222,13 @@ class KnowledgeTask(AskedModel):
 
     def fits(self, request: EditRequest, before: str = "") -> bool:
         """Whether a request's questions, each with its answer, are within the model's context after
-        a text `before`.
+        a text `before`, in every format that they are asked in.
         """
+        further = [form for _, form in self.interview.evaluate_formats]
+        others = [self.asked(self.interview.in_format(form)) for form in further]
+        return all(one._fits_as_asked(request, before) for one in (self, *others))
+
+    def _fits_as_asked(self, request: EditRequest, before: str) -> bool:
         answers = [
             (text, request.target)
             for text in (request.prompt, *request.rephrases, *request.test_rephrases)

@@ -50,11 +50,18 @@ def beginnings(lengths: Sequence[int], total: int, device: torch.device) -> Tens
     return (torch.arange(total, device=device) < ends).long()
 
 
-def shortest_window(layers: Iterable[object]) -> float:
-    """How many tokens attention looks back to in the layers of a cache that look back least;
-    infinity where all look back to the first. Padding between tokens counts.
+def shortest_window(model: Any, layers: Iterable[object]) -> float:
+    """How many tokens attention looks back to in the layers that look back least; infinity where
+    all look back to the first. Padding between tokens counts.
+
+    Args:
+        model: A causal LM.
+        layers: The layers of its cache.
     """
-    windows = (getattr(layer, "sliding_window", None) for layer in layers)
+    windows = [getattr(layer, "sliding_window", None) for layer in layers]
+    config = model.config.get_text_config(decoder=True)
+    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo's, of which no cache knows
+        windows.append(config.window_size)
     return min((window for window in windows if window), default=math.inf)
 
 

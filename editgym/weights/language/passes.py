@@ -16,7 +16,7 @@ from editgym.weights.hooks import hooked
 from editgym.weights.language.calls import ModelCalls, Opened
 from editgym.weights.language.given import check_inputs
 from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen
-from editgym.weights.language.layers import LayerStack, Prefix
+from editgym.weights.language.layers import LayerStack, Prefix, below_head
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.site_pass import (
     Injection,
@@ -124,8 +124,9 @@ class EditedPasses:
         ids, rows, positions = batch.ids, batch.rows, batch.positions
         if isinstance(prefix, Rest):
             with self.running(state, replace(run, texts=ids.shape), prefix.prefix):
-                told = prefix.told(self.model)
-                return self.calls.at(ids, rows, positions, self.head in run.injected, **told)
+                everywhere = self.head in run.injected
+                told = prefix.told(self.model if everywhere else below_head(self.model))
+                return self.calls.at(ids, rows, positions, everywhere, **told)
         opening = 0 if whole else self.shared(batch, run.injected)
         if candidates > 1:
             ids, positions = ids.repeat(candidates, 1), positions.repeat(candidates)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editgym.weights.language.kv_cache import beginnings, cache_argument, copied, taken
 from editgym.weights.language.layers import Prefix, below_head
@@ -74,16 +74,16 @@ class Rest:
         prefix = None if self.prefix is None else self.prefix.take(rows, texts.ids.shape[1])
         return Rest(texts, self.starts[index], self.seen[index], taken(self.cache, rows), prefix)
 
-    def told(self, model: Any) -> dict[str, Any]:
-        """What a model is told beside the rests' tokens, for one pass, which adds to the cache what
-        nobody else sees.
+    def told(self, module: nn.Module) -> dict[str, Any]:
+        """What a model, or what of it lies below its head, is told beside the rests' tokens, for
+        one pass, which adds to the cache what nobody else sees.
         """
         steps = torch.arange(self.texts.ids.shape[1], device=self.starts.device)
         mask = torch.cat([self.seen, self.seen.new_ones(self.texts.ids.shape)], dim=1)
         return {
             "attention_mask": mask,
             "position_ids": self.starts[:, None] + steps,
-            cache_argument(below_head(model)): copied(self.cache),
+            cache_argument(module): copied(self.cache),
         }
 
 

@@ -103,9 +103,10 @@ def _read(
     if prefix is not None:
         cache.layers[: prefix.layer] = empty_cache(passes.model).layers[: prefix.layer]
         seem_to_have_seen(cache, most, prefix.layer, len(texts))
-    if texts.ids.shape[1] > shortest_window(cache.layers):
-        return None
-    return Rest.of(texts, starts, prefix, cache)
+    rest = Rest.of(texts, starts, prefix, cache)
+    # A text that starts early has padding between what was read of it and its rest.
+    across = most + rest.texts.ids.shape[1]
+    return None if across > shortest_window(passes.model, cache.layers) else rest
 
 
 def _give_the_same(

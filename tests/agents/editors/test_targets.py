@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from agents.editors import targets
@@ -83,6 +84,49 @@ def test_a_request_whose_loss_is_small_enough_is_done(process, editor, monkeypat
     assert asked == sorted(asked, reverse=True), "what is done leaves the batch"
     assert sum(asked) < 20 * len(batch.texts)
     assert (losses(shift) <= stop + 1e-4).all()
+
+
+@pytest.mark.parametrize("stop_loss", [0.0, 0.05])
+def test_a_request_whose_loss_is_no_number_stays_and_spoils_no_other(
+    stop_loss, process, editor, monkeypatch
+):
+    agent = editor("memit", steps=6)
+    agent.begin(process)
+    batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
+    hidden = batch.means(batch.states(process.decoder).read(site, site)[1])
+    settings = replace(agent.settings, stop_loss=stop_loss)
+    whole = target_shifts(process.decoder, batch, site, hidden, settings)
+    logits, calls = type(process.decoder).logits, []
+    spoiled = int(batch.owners[0])
+
+    def overflowing(self, texts, *rest, **named):
+        found = logits(self, texts, *rest, **named)
+        calls.append(len(texts))
+        if len(calls) == 3:  # the first part of a later step
+            found = found + torch.where(texts.rows == 0, float("nan"), 0.0)[:, None]
+        return found
+
+    monkeypatch.setattr(type(process.decoder), "logits", overflowing)
+    found = target_shifts(process.decoder, batch, site, hidden, settings)
+    assert found.isfinite().all()
+    others = [row for row in range(len(hidden)) if row != spoiled]
+    torch.testing.assert_close(found[others], whole[others], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(found[spoiled], whole[spoiled])
+
+
+def test_where_no_loss_is_a_number_nothing_is_added(process, editor, monkeypatch):
+    agent = editor("memit", steps=6)
+    agent.begin(process)
+    batch, site = agent.subject_batch(process, process.requests), agent._sites[-1]
+    hidden = batch.means(batch.states(process.decoder).read(site, site)[1])
+    logits = type(process.decoder).logits
+
+    def overflowing(*args, **named):
+        return logits(*args, **named) * float("nan")
+
+    monkeypatch.setattr(type(process.decoder), "logits", overflowing)
+    settings = replace(agent.settings, stop_loss=0.0)
+    assert not target_shifts(process.decoder, batch, site, hidden, settings).any()
 
 
 def test_texts_go_together_by_length_and_find_the_same(process, editor, monkeypatch):
