@@ -209,12 +209,14 @@ def counterfactuals(
     pattern = re.compile(
         rf"\b({'|'.join(map(re.escape, sorted(terms, key=len, reverse=True)))})\b", re.IGNORECASE
     )
+    spelled = {term.lower(): term for term in terms}
     random = np.random.default_rng(seed)
     rows: list[tuple[str, int, str]] = []
     for text, label in zip(texts.texts, texts.labels, strict=True):
         match = pattern.search(text)
-        rows.append((text, label, match[0].lower() if match else ""))
-        others = [term for term in terms if match and term != match[0].lower()]
+        own = spelled[match[0].lower()] if match else ""
+        rows.append((text, label, own))
+        others = [term for key, term in spelled.items() if match and term != own]
         if match and others:
             rows += [
                 (text[: match.start()] + term + text[match.end() :], label, term)

@@ -179,9 +179,7 @@ def saliency_masks(
     for rows in torch.arange(len(forget), device=forget.labels.device).split(size):
         batch = forget[rows]
         loss = cross_entropy(model, batch) * (len(rows) / len(forget))
-        for name, gradient in zip(
-            named, torch.autograd.grad(loss, list(named.values())), strict=True
-        ):
+        for name, gradient in gradients(loss, named).items():
             total[name] += gradient
     saliency = torch.cat([gradient.abs().flatten() for gradient in total.values()])
     count = max(1, round(share * len(saliency)))
@@ -189,6 +187,16 @@ def saliency_masks(
     chosen[saliency.topk(count).indices] = 1
     parts = chosen.split([gradient.numel() for gradient in total.values()])
     return {name: part.view_as(total[name]) for name, part in zip(total, parts, strict=True)}
+
+
+def gradients(loss: Tensor, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The gradients of a loss by name; 0 of what it does not depend on, such as heads for training
+    alone.
+    """
+    found = torch.autograd.grad(
+        loss, list(named.values()), allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(named, found, strict=True))
 
 
 def opened(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -255,7 +263,7 @@ class _Descent:
             self.optimizer.zero_grad(set_to_none=True)
             loss(*batch).backward()
             for parameter, mask in masks:
-                assert parameter.grad is not None
-                parameter.grad.mul_(mask)
+                if parameter.grad is not None:
+                    parameter.grad.mul_(mask)
             self.optimizer.step()
             self.after_step(self.model)

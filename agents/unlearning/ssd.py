@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.unlearning.descent import Sets, cross_entropy, opened
+from agents.unlearning.descent import Sets, cross_entropy, gradients, opened
 from editgym.data.images import Labelled
 
 # Values of α, and shares of λ (the smaller, the stronger), that are tried where no α is given.
@@ -49,8 +49,7 @@ def importance(model: nn.Module, data: Labelled, batch_size: int) -> dict[str, T
     squares = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     batches = torch.arange(len(data), device=data.labels.device).split(batch_size)
     for rows in batches:
-        gradients = torch.autograd.grad(cross_entropy(model, data[rows]), list(named.values()))
-        for name, gradient in zip(named, gradients, strict=True):
+        for name, gradient in gradients(cross_entropy(model, data[rows]), named).items():
             squares[name] += gradient.square() / len(batches)
     return squares
 

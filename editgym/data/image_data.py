@@ -4,6 +4,7 @@ source of them passes.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,15 @@ class Labelled:
     def to(self, device: torch.device | str) -> Labelled:
         """The same samples on another device."""
         return Labelled(self.inputs.to(device), self.labels.to(device))
+
+    def content_hash(self) -> str:
+        """SHA-256 over the samples and their labels, in order: the same wherever they are."""
+        digest = hashlib.sha256()
+        for tensor in (self.inputs, self.labels):
+            array = tensor.cpu().contiguous().numpy()
+            digest.update(f"{array.dtype.str} {array.shape} ".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
 
     @staticmethod
     def join(*parts: Labelled) -> Labelled:

@@ -118,7 +118,7 @@ def logit_attack(model: nn.Module, target: Target) -> tuple[float | None, float 
 
     An image is given to the class where the class's logit and the constant exceed the largest logit
     of a retained class, so the ROC curve of that margin is what all constants can do. Of several
-    classes it is the mean.
+    classes it is the mean over those that have images; None where none has.
     """
     from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -131,6 +131,8 @@ def logit_attack(model: nn.Module, target: Target) -> tuple[float | None, float 
     aucs, best = [], []
     for forgotten in target.classes:
         own = found[target.forget.labels == forgotten]
+        if not len(own):
+            continue
         leads = finite(
             torch.cat([part[:, forgotten] - part[:, kept].amax(1) for part in (own, others)])
         )
@@ -138,7 +140,7 @@ def logit_attack(model: nn.Module, target: Target) -> tuple[float | None, float 
         false, true, _ = roc_curve(is_own, leads, drop_intermediate=False)
         aucs.append(2 * float(roc_auc_score(is_own, leads)) - 1)
         best.append(float(((true + 1 - false) / 2).max()))
-    return float(np.mean(aucs)), float(np.mean(best))
+    return (float(np.mean(aucs)), float(np.mean(best))) if aucs else (None, None)
 
 
 def few_image_relearning(model: nn.Module, target: Target) -> float:

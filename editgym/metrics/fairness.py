@@ -9,7 +9,7 @@ comparison finds nothing to compare with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,15 +88,16 @@ def worst_group_accuracy(
     return 1 - max(errors) if errors else None
 
 
-def flip_rate(predictions: ArrayLike, templates: ArrayLike) -> float | None:
+def flip_rate(predictions: ArrayLike, templates: Iterable[Hashable]) -> float | None:
     """Share of pairs of texts of one template, which differ by the identity alone, with different
     predictions.
 
     Counterfactual token fairness (Garg et al. 2019) counted in predictions, over all pairs of all
     templates.
     """
-    predicted, kinds = np.asarray(predictions), np.asarray(templates)
-    order = np.unique(kinds, return_inverse=True)[1]
+    predicted, numbers = np.asarray(predictions), dict[object, int]()
+    # By number: an array of texts would give each the room of the longest.
+    order = np.array([numbers.setdefault(one, len(numbers)) for one in templates], dtype=int)
     size = np.bincount(order).astype(float)
     positive = np.bincount(order, weights=predicted.astype(float))
     pairs = size * (size - 1) / 2
@@ -164,7 +165,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def fairness_metrics(
-    labels: ArrayLike, scores: ArrayLike, identities: Identities, templates: ArrayLike
+    labels: ArrayLike, scores: ArrayLike, identities: Identities, templates: Iterable[Hashable]
 ) -> dict[str, float | None]:
     """All of them by the leaderboard's keys; a text is predicted toxic where its score is greater
     than 0.

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -116,23 +116,34 @@ def cached_classifier(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_folder() / "networks" / f"{digest}.safetensors"
     if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
-                if not path.exists():
-                    save_weights(train(), path, key)
-        except OSError as error:
-            raise ValueError(
-                f"EDITGYM_CACHE: cannot keep the trained network in {path.parent}: {error}"
-            ) from error
+        with ExitStack() as held:
+            with _keeping(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(f"{path}.lock"))
+            if not path.exists():
+                network = train()
+                with _keeping(path):
+                    save_weights(network, path, key)
     return load_weights(build(), path)
+
+
+@contextmanager
+def _keeping(path: Path) -> Iterator[None]:
+    """What cannot be written is an error of the cache; what training raises is not."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"EDITGYM_CACHE: cannot keep the trained network in {path.parent}: {error}"
+        ) from error
 
 
 def save_weights(model: nn.Module, path: Path, key: Mapping[str, object]) -> None:
     """Write a state dict, completely or not at all, with `key` in its metadata."""
     partial = path.with_name(f"{path.name}.partial")
     save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        # Tied weights share their memory, which the format has no word for.
+        {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()},
         partial,
         metadata={"key": json.dumps(key, sort_keys=True)},
     )

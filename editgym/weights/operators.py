@@ -38,6 +38,8 @@ class Shift:
     def __post_init__(self) -> None:
         if not 0 < self.limit < math.inf:
             raise ValueError(f"shift_limit must be greater than 0 and finite, got {self.limit}")
+        # A number of NumPy's could not be written to a journal's file later.
+        object.__setattr__(self, "limit", float(self.limit))
 
     def edited(self, weight: Tensor, update: Update) -> Tensor:
         """The edited weights, (..., out, in), for one network or for K candidates."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from editgym.weights.journal.disk_journal import DiskJournal
+from editgym.weights.journal.entries import copied
 from editgym.weights.journal.journal import (
     Adapter,
     Codebook,
@@ -84,19 +85,25 @@ class EditedWeights:
         Raises:
             JournalError: It belongs to another network.
         """
-        self.journal = DiskJournal(self.base_hash, folder)
-        self._replay()
+        before, self.journal = self.journal, DiskJournal(self.base_hash, folder)
+        try:
+            self._replay()
+        except BaseException:
+            self.journal = before
+            raise
 
     # --- edits ------------------------------------------------------------------------------------
 
     def apply(self, *entries: Entry) -> None:
-        """Apply edits and write them into the journal; on an error nothing has changed.
+        """Apply edits and write them into the journal; on an error nothing has changed. State and
+        journal share no memory with what is given.
 
         Raises:
             UnknownSiteError: An entry names a site or tensor that the network does not have.
             ValueError: A tensor's shape is not the network's, an edited weight would not be finite,
                 or a step is below the journal's last.
         """
+        entries = tuple(map(copied, entries))
         try:
             # One after the other: a large model has no room for every edited matrix twice.
             for entry in entries:
@@ -118,13 +125,13 @@ class EditedWeights:
             IndexError: There is nothing to undo.
         """
         undone = self.journal.undo()
-        self._replay()
+        self._replay_without(undone)
         return undone
 
     def rollback(self, step: int) -> list[Entry]:
         """Return to the state before `step` was taken, and return the edits taken back."""
         removed = self.journal.rollback(step)
-        self._replay()
+        self._replay_without(removed)
         return removed
 
     def replay(self, journal: EditJournal) -> None:
@@ -257,6 +264,16 @@ class EditedWeights:
         for entry in self.journal:
             state = self._edited(entry, state)
         self._state = state
+
+    def _replay_without(self, removed: Sequence[Entry]) -> None:
+        """`_replay` after entries were taken out of the journal, which has them again if it is
+        interrupted.
+        """
+        try:
+            self._replay()
+        except BaseException:
+            self.journal.append(*removed)
+            raise
 
     def _check_adapter(self, entry: Adapter) -> None:
         raise ValueError(

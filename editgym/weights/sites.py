@@ -104,7 +104,8 @@ def editable_sites(model: nn.Module) -> list[EditSite]:
     sites = []
     for name, module in model.named_modules():
         kind = _kind(module)
-        if kind is not None:
+        # Of a weight that is computed from others, as by weight norm, there is nothing to edit.
+        if kind is not None and module._parameters.get("weight") is not None:
             sites.append(EditSite(name, kind, tuple(module.weight.shape)))
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             own = f"{name}.in_proj" if name else "in_proj"

@@ -106,6 +106,14 @@ def test_of_several_classes_it_is_the_mean_and_none_hides_behind_another():
     assert attacks.logit_attack(nn.Identity(), attacked) == (0.0, pytest.approx(0.75))
 
 
+def test_a_class_without_images_counts_for_nothing():
+    forget = samples([[0.0, 1, 9], [0.0, 9, -3]], [1, 1])
+    retain = samples([[0.0, 0, 0], [0.0, 0, -1]], [0, 0])
+    alone = attacks.logit_attack(nn.Identity(), target(forget, retain, classes=(1, 2)))
+    assert alone == (1.0, 1.0)
+    assert attacks.logit_attack(nn.Identity(), target(forget, retain, classes=(2,))) == (None, None)
+
+
 def test_no_constant_where_samples_are_forgotten():
     attacked = target(samples([[0.0, 1]], [1]), samples([[1.0, 0]], [0]), classes=())
     assert attacks.logit_attack(nn.Identity(), attacked) == (None, None)

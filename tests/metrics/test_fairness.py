@@ -46,6 +46,8 @@ def test_flip_rate_counts_pairs_of_one_template():
     # has no pair.
     assert flip_rate([1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 2]) == pytest.approx(2 / 4)
     assert flip_rate([1, 0], ["x", "y"]) is None
+    assert flip_rate([1, 0], ["a", "a\0"]) is None, "NumPy takes these texts for one"
+    assert flip_rate([1, 0, 1], ["a" * 10**7, "b", "b"]) == 1
 
 
 def test_auc_of_ties_and_missing_labels():

@@ -39,6 +39,34 @@ def test_equal_arguments_give_equal_weights_and_another_seed_others(data):
     assert first == again != other
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_tied_weights_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
+    first, again = (cached_classifier({"tied": True}, Tied, Tied) for _ in range(2))
+    assert torch.equal(first.second.weight, first.first.weight)
+    assert fingerprint(first) == fingerprint(again)
+
+
+def test_what_training_raises_is_no_fault_of_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
+
+    def train():
+        raise FileNotFoundError("my_data.npz")
+
+    with pytest.raises(FileNotFoundError, match="my_data"):
+        cached_classifier({"what": "fails"}, build, train)
+    assert not list((tmp_path / "networks").glob("*.safetensors"))
+
+
 def test_training_learns_and_freezes(data):
     model = train_classifier(build, data, data, Recipe(epochs=30, learning_rate=0.05), seed=0)
     assert accuracy(model, data) > 0.95

@@ -386,3 +386,50 @@ def test_exporting_leaves_the_network_as_it_was(editable, make_edit, tmp_path):
     export_adapter(network, tmp_path / "a")
     assert torch.equal(network.probe(), before)
     assert [name for name, _ in network.base.named_modules()] == modules
+
+
+# --- what an adapter cannot do, however small the edit --------------------------------------------
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e, self.f = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.a = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.e(x)
+        return self.f(self.a(x, x, x, need_weights=False)[0].mean(1))
+
+
+def convolution(**options):
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, **options),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 3),
+    )
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-2])
+@pytest.mark.parametrize(
+    ("model", "site", "shape"),
+    [
+        (Attention, "a.out_proj", (5, 4)),
+        (lambda: convolution(dilation=2, padding=2), "2", (1, 10, 10)),
+        (lambda: convolution(dilation=2), "2", (1, 10, 10)),
+        (lambda: convolution(padding=1, padding_mode="reflect"), "2", (1, 10, 10)),
+    ],
+    ids=["attention", "dilated", "dilated and smaller", "reflecting"],
+)
+def test_an_adapter_without_the_edits_effect_is_refused(model, site, shape, size, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, *shape)
+    module = model().eval()
+    network = EditableNetwork(module, find_sites(module, [site]), x)
+    edit = low_rank(network.sites[0], 2)
+    network.apply(SiteEdit(edit.site, Shift(size), edit.update))
+    with pytest.raises(ExportError):
+        export_adapter(network, tmp_path / "adapter")

@@ -1,5 +1,6 @@
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -590,3 +591,58 @@ def test_a_weight_that_overflows_in_half_precision_says_what_to_do(dtype, said):
 
 def test_a_merged_network_is_trainable(network):
     assert all(parameter.requires_grad for parameter in network.merged().parameters())
+
+
+# --- what is given stays the giver's --------------------------------------------------------------
+
+
+def test_state_and_journal_share_no_memory_with_what_was_given(network, inputs, tmp_path):
+    x = inputs("linear")
+    site = network.sites[0]
+    update = DenseUpdate(torch.full(site.shape, 0.1))
+    tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.apply(ReplaceTensors(tensors), SiteEdit(site.name, Shift(), update))
+    logits = network.logits(x)
+    update.d.zero_()
+    for tensor in tensors.values():
+        tensor.add_(1)
+    assert torch.equal(network.logits(x), logits)
+    again = network.fresh()
+    again.replay(EditJournal.load(network.journal.save(tmp_path / "edit.safetensors")))
+    assert torch.equal(again.logits(x), logits)
+
+
+def test_numbers_of_numpy_are_written(network, make_edit, tmp_path):
+    entry = make_edit(network, "low_rank_shift", 0)
+    entry = SiteEdit(entry.site, Shift(np.float32(0.05)), entry.update, np.int64(3))
+    network.apply(entry)
+    (loaded,) = EditJournal.load(network.journal.save(tmp_path / "edit.safetensors"))
+    assert (loaded.step, loaded.operator.limit) == (3, float(np.float32(0.05)))
+
+
+@pytest.mark.parametrize("back", [lambda one: one.undo(), lambda one: one.rollback(1)])
+def test_taking_back_that_is_interrupted_takes_nothing_back(edited, back, monkeypatch):
+    network, x, logits = edited
+    before = snapshot(network)
+    with monkeypatch.context() as patch:
+        patch.setattr(EditedWeights, "_edited", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            back(network)
+    assert same(before, network)
+    assert torch.equal(network.logits(x), logits[-1])
+
+
+def test_a_journal_that_cannot_be_resumed_leaves_the_one_before(edited, tmp_path, monkeypatch):
+    network = edited[0]
+    twin = network.fresh(tmp_path / "journal")
+    twin.apply(network.journal.entries[0])
+    before = snapshot(network)
+    with monkeypatch.context() as patch:
+        patch.setattr(EditedWeights, "_edited", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            network.resume(tmp_path / "journal")
+    assert same(before, network)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt

@@ -81,6 +81,13 @@ def test_names_and_globs_find_sites_in_order_without_repeats(model, patterns, ex
     assert names(find_sites(model, patterns)) == expected
 
 
+def test_weights_that_are_computed_from_others_are_none_to_edit():
+    model = nn.Sequential(nn.Linear(4, 6), nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)))
+    assert [site.name for site in editable_sites(model)] == ["0"]
+    with pytest.raises(UnknownSiteError):
+        find_sites(model, ["1"])
+
+
 def test_unknown_site_lists_the_nearest_with_their_shapes(model):
     with pytest.raises(UnknownSiteError, match=r"'fc22'.*5 editable.*fc2 \(32 . 128, linear\)"):
         find_sites(model, ["fc1", "fc22"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +11,7 @@ from editgym.models.language import ModelError
 from editgym.models.sequence_classifiers import TokenEncoder, ToxicityTransformer
 from editgym.models.training import Recipe, cached_classifier, recipe_key, train_classifier
 from editgym.tasks.debiasing.task import DebiasingSplits, encoded
-from editgym.weights import EditableNetwork, Keep, editable_sites, find_sites, fingerprint
+from editgym.weights import EditableNetwork, Keep, editable_sites, find_sites
 
 HEAD_RECIPE = Recipe(epochs=30, learning_rate=1e-2)
 _SPREAD = 0.02  # standard deviation of the matrices to begin with, as in BERT
@@ -86,15 +84,13 @@ def train_head(
     def train() -> nn.Module:
         return train_classifier(build, seen, known, HEAD_RECIPE, seed, f"head {seed}")
 
-    texts = (splits.model.texts, splits.model.labels, encode.length)
     key = {
         "task": "debiasing/transformer",
         "recipe": recipe_key(HEAD_RECIPE),
         "seed": seed,
-        "below": fingerprint(network, network.untrained),
         "network": repr(network),
-        "data": hashlib.sha256(repr(texts).encode()).hexdigest(),
-        "format": 1,
+        "data": [seen.content_hash(), known.content_hash()],  # as the head sees them
+        "format": 2,
     }
     with torch.random.fork_rng(devices=[]):
         head = cached_classifier(key, build, train)

@@ -133,22 +133,18 @@ def trained_task(
         return SmallConvNet(image_size, data.n_classes)
 
     def fit(seed: int, part: Labelled, label: str) -> nn.Module:
+        validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
+        # A network that never saw a class is not to be stopped, or trained on, for its accuracy
+        # there.
+        validation = validation[torch.isin(validation.labels, part.labels.unique())]
         key = {
             "task": name,
             "recipe": recipe_key(recipe),
             "seed": seed,
             "part": label,
-            "n": len(part),
-            "format": 1,
+            "data": [part.content_hash(), validation.content_hash()],
+            "format": 2,
         }
-        if (
-            label != _WHOLE_SPLIT
-        ):  # of several networks, the later ones are retrained on the first one's division
-            key["divided_by"] = seeds[0]
-        validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
-        # A network that never saw a class is not to be stopped, or trained on, for its accuracy
-        # there.
-        validation = validation[torch.isin(validation.labels, part.labels.unique())]
         return cached_classifier(
             key, build, lambda: train_classifier(build, part, validation, recipe, seed, description)
         )

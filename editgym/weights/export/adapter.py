@@ -177,10 +177,17 @@ def _difference(
         return f"PEFT puts an update into {next(iter(held))} of {kind}, which was not edited"
     if place:
         whole.set_submodule(place, adapted)
-    wanted, found = network.probe(), network.probe(whole if place else adapted)
+    try:
+        wanted, found = network.probe(), network.probe(whole if place else adapted)
+    except RuntimeError as error:
+        return f"{kind} cannot be run with the adapter that PEFT makes: {error}"
     difference = float((found - wanted).abs().max())
     half = next(network.base.parameters()).dtype in (torch.float16, torch.bfloat16)
-    if difference <= (0.1 if half else 1e-3) * max(1.0, float(wanted.abs().max())):
+    size = max(1.0, float(wanted.abs().max()))
+    # A small edit is to be there too: of its own effect a tenth may be lost, or what rounds away.
+    effect = float((network.probe(network.base).to(wanted) - wanted).abs().max())
+    most, rounding = (0.1, 2e-2) if half else (1e-3, 1e-5)
+    if difference <= min(most * size, max(0.1 * effect, rounding * size)):
         return None
     return (
         f"PEFT makes another network of the adapter: logits of {kind} differ by {difference:.3g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -161,6 +161,21 @@ class Skip:
     def kind(self) -> EntryKind:
         """`skip`."""
         return "skip"
+
+
+def copied(entry: Entry) -> Entry:
+    """The entry with tensors of its own, which share neither memory nor gradients."""
+    if isinstance(entry, SiteEdit):
+        return replace(entry, update=entry.update.detached())
+    if isinstance(entry, ReplaceTensors):
+        own = {name: tensor.detach().clone() for name, tensor in entry.tensors.items()}
+        return replace(entry, tensors=own)
+    if isinstance(entry, Codebook):
+        keys, values, radii = (
+            tensor.detach().clone() for tensor in (entry.keys, entry.values, entry.radii)
+        )
+        return replace(entry, keys=keys, values=values, radii=radii)
+    return entry
 
 
 Adapter = Codebook | Prepend | Remember  # beside the weights

@@ -4,6 +4,7 @@ load.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -77,7 +78,8 @@ class EditJournal:
         """
         last = _step(self.entries[-1]) if self.entries else -1
         numbered = [
-            replace(entry, step=last + 1) if entry.step is None else entry for entry in entries
+            entry if type(entry.step) is int else replace(entry, step=_number(entry.step, last + 1))
+            for entry in entries
         ]
         for before, step in pairwise([max(last, 0), *map(_step, numbered)]):
             if step < before:
@@ -149,6 +151,11 @@ def require_journal(journal: object) -> None:
             "journal must be an EditJournal, as an agent's edit returns one and EditJournal.load"
             f" reads one, got a {type(journal).__name__}"
         )
+
+
+def _number(step: int | None, following: int) -> int:
+    """A step as Python's own number: one of NumPy's could not be written to a file later."""
+    return following if step is None else operator.index(step)
 
 
 def _step(entry: Entry) -> int:

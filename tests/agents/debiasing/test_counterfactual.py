@@ -29,6 +29,15 @@ def test_copies_name_other_terms_and_keep_the_label():
     assert made == counterfactuals(texts, ["tall", "short", "middle aged"], copies=3, seed=0)[0]
 
 
+def test_terms_are_the_same_in_whatever_case():
+    texts = Comments(("Muslims pray", "muslims pray", "a woman"), (1, 0, 0))
+    made, named = counterfactuals(texts, ["Muslims", "woman", "Jews"], copies=4, seed=0)
+    assert set(named) == {"Muslims", "woman", "Jews"}
+    originals = named[:1] + named[5:6] + named[10:11]
+    assert originals == ["Muslims", "Muslims", "woman"]
+    assert all("uslims" not in made.texts[row] for row in (1, 2, 3, 4, 6, 7, 8, 9))
+
+
 def test_under_the_weights_group_and_label_are_independent():
     groups, labels = list("aaabbbbb"), [1, 1, 0, 0, 0, 0, 1, 0]
     weights = independence_weights(groups, labels).numpy()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.unlearning.descent import Sets
+from agents.unlearning.descent import Sets, saliency_masks
 from agents.unlearning.ssd import dampening, importance, ssd
 
 
@@ -30,6 +30,23 @@ def test_importance_is_the_squared_gradient_by_hand(two):
     model, sets = two
     assert importance(model, sets.retain, 1)["w"].tolist() == pytest.approx([0.25, 0.01])
     assert importance(model, sets.forget, 1)["w"].tolist() == pytest.approx([0.04, 0.09])
+
+
+class WithHead(TwoWeights):
+    """Two weights, and a head for training alone, on which no logit depends."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Linear(2, 2)
+
+
+def test_what_no_logit_depends_on_has_no_importance(two):
+    found = importance(WithHead(), two[1].retain, 1)
+    assert found["w"].tolist() == pytest.approx([0.25, 0.01])
+    assert not found["auxiliary.weight"].any()
+    masks = saliency_masks(WithHead(), two[1].forget, 0.25)
+    assert masks["w"].sum() == 2
+    assert not masks["auxiliary.weight"].any()
 
 
 @pytest.mark.parametrize(
