@@ -29,6 +29,7 @@ from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.policies import lora_start
 from editgym.checks import above, at_least, whole
 from editgym.envs.protocol import edit_env
+from editgym.paths import whole_file
 from editgym.weights import EditJournal
 
 _ACTIONS_FILE = "actions.safetensors"
@@ -64,7 +65,8 @@ class OpenLoopAgent(ConfiguredAgent):
             raise RuntimeError(f"{self.name} has nothing to save: call learn() first")
         write_config(folder, self.config)
         write_settings(folder, self.settings)
-        save_file({"actions": self.actions}, folder / _ACTIONS_FILE)
+        with whole_file(folder / _ACTIONS_FILE) as partial:
+            save_file({"actions": self.actions}, partial)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

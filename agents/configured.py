@@ -20,6 +20,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from agents.tune.search import Search, Searches
 from editgym.checks import Check, require_known, shown
+from editgym.paths import whole_file
 from editgym.tasks import TASKS
 
 CONFIG_FILE = "agent.json"
@@ -254,9 +255,8 @@ def _defaults(creator: Any) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write an agent's configuration into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    """Write an agent's configuration into `folder`, completely or not at all."""
+    _write(folder / CONFIG_FILE, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -272,10 +272,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Write the settings that an agent was trained with into `folder`, beside its configuration."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(settings.as_dict(), indent=2, sort_keys=True)
-    (folder / SETTINGS_FILE).write_text(text + "\n")
+    """Write the settings that an agent was trained with into `folder`, beside its configuration,
+    completely or not at all.
+    """
+    _write(folder / SETTINGS_FILE, settings.as_dict())
+
+
+def _write(file: Path, told: Mapping[str, Any]) -> None:
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:

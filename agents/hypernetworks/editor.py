@@ -232,8 +232,8 @@ class LearnedEditor(StreamEditor):
     # --- files ------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """A hash of the policy's parameters."""
-        return fingerprint(self.policy)
+        """A hash of the policy's parameters; its units settle while it edits."""
+        return fingerprint(self.policy, [name for name, _ in self.policy.named_buffers()])
 
     def state_dict(self) -> dict[str, Any]:
         """The running statistics."""

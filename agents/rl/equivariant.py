@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from agents.protocol import Unsupported
 from editgym.weights import ActionLayout
 
-_HASH = 0x5851F42D4C957F2D  # any large odd number
 _DESCRIPTION = 7  # numbers that describe a unit
 
 
@@ -168,7 +167,9 @@ def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Rows are compared by an integer hash: sums of floats may differ between equal rows of one batch.
     """
-    odd = torch.arange(1, 2 * rows.shape[1], 2, device=rows.device) * _HASH
+    # Of random multipliers no two rows that differ have the same sum; of regular ones many do.
+    random = torch.Generator().manual_seed(0)
+    odd = (2 * torch.randint(2**62, (rows.shape[1],), generator=random) + 1).to(rows.device)
     numbers = (rows.contiguous().view(torch.int32).long() * odd).sum(1)  # modulo 2⁶⁴
     found, kind = numbers.unique(return_inverse=True)
     first = torch.full((len(found),), len(rows), device=rows.device)

@@ -87,7 +87,7 @@ def _tune(options: argparse.Namespace) -> int:
     spec, agent = subject.spec(), subject.make()
     budget = Budget(options.reward_calls)
     validation = validation_of(subject, options.episodes, options.seed, budget)
-    space = search_space(agent, validation.env, env_kwargs)
+    space = search_space(agent, validation.env, env_kwargs, spec)
     out = writable(options.out)
     identity = {
         "env_id": options.env,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from agents.configured import ConfiguredAgent
 from agents.protocol import Agent, Unsupported
@@ -128,7 +129,9 @@ class Space:
         }
 
 
-def search_space(agent: Agent, env: gym.Env, given: Mapping[str, Any]) -> Space:
+def search_space(
+    agent: Agent, env: gym.Env, given: Mapping[str, Any], spec: EnvSpec | None = None
+) -> Space:
     """What is searched for an agent in an environment.
 
     Args:
@@ -136,13 +139,15 @@ def search_space(agent: Agent, env: gym.Env, given: Mapping[str, Any]) -> Space:
         env: An environment that it is tuned in.
         given: The environment's arguments that were typed; sites among them stay as they are, and
             the agent's own are searched among them.
+        spec: The environment that the settings are for, whose streams may be longer than those that
+            they are tuned on; None where it is the same.
 
     Raises:
         Unsupported: The agent declares nothing that can be searched there.
     """
     if not isinstance(agent, ConfiguredAgent):
         raise Unsupported(f"{agent.name} declares no settings (agents.configured)")
-    settings = agent.resolved(env.spec)
+    settings = agent.resolved(spec or env.spec)
     base = settings.as_dict()
     parameters: list[Parameter] = []
     groups: dict[str, Groups] = {}

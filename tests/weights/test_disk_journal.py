@@ -237,6 +237,26 @@ def test_an_append_that_fails_leaves_journal_network_and_folder_as_they_were(
     assert disk.steps == 2
 
 
+@pytest.mark.parametrize("back", [lambda one: one.undo(), lambda one: one.reset()])
+def test_what_an_interrupted_append_has_left_goes_with_the_next_step_back(
+    back, network, make_edit, tmp_path, monkeypatch
+):
+    network.journal = DiskJournal(network.base_hash, tmp_path)
+    network.apply(make_edit(network, "low_rank_shift", 0, 0))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.DiskJournal, "_read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            network.apply(make_edit(network, "low_rank_shift", 1, 1))
+    assert network.journal.steps == 1
+    assert len(list(tmp_path.iterdir())) == 2, "written, and not counted"
+    back(network)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_of_another_base_does_not_replay_it(both, build, inputs):
     _, disk = both
     torch.manual_seed(9)

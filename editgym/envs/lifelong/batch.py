@@ -109,14 +109,14 @@ class Batch:
                 them then.
         """
         new = self.capture.new
-        if self._basis == "ultraedit":
-            for editor, keys, gradients in zip(
-                self._statistics, new.keys, new.gradients, strict=True
-            ):
-                editor.observe(keys, gradients)
         try:
+            if self._basis == "ultraedit":
+                for editor, keys, gradients in zip(
+                    self._statistics, new.keys, new.gradients, strict=True
+                ):
+                    editor.observe(keys, gradients)
             return self._directions(self.capture)
-        except FloatingPointError:
+        except BaseException:  # nothing is counted twice when an interrupted step is made again
             for editor, own in zip(self._statistics, self.before, strict=True):
                 editor.load_state_dict(own)
             raise

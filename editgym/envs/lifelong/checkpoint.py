@@ -59,7 +59,7 @@ def check_restorable(
         raise ValueError(
             f"state: it is of the stream {state['stream']}, this one is {identity}: go"
             " on with the same task, split, horizon, edits_per_step, rehearse, rehearse_by,"
-            " unique_subjects and order"
+            " unique_subjects, order and basis, asked in the same way"
         )
     journalled = steps_before(journal, state["step_index"])
     if state["journalled"] != journalled:

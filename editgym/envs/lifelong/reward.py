@@ -109,28 +109,31 @@ class LookBack:
         """
         if step == self._newest:
             return
-        self._newest = step
         count = (step + 1) * self._size
-        for index, one in enumerate(self._judged):
-            places = self._holding(one.places, count)
-            if places != one.places:
-                self._judged[index] = replace(
-                    one, places=places, **self._rephrases(decoder, places)
-                )
+        earlier, drawn, pool = list[Judged](), list[Judged](), self._pool
         if self.weights.look_back == "uniform":
-            self._judged.clear()
-            self._draw(decoder, step, count)
-        local = self._prompts.steps[step][1]
-        self._judged.appendleft(self._batch(decoder, step, count, local))
+            depth = self.weights.back_depth
+            rng = random.Random(f"looked back at {self._seed} {step}")
+            chosen = rng.sample(range(step), min(depth, step))
+            drawn = [self._batch(decoder, one, count, ()) for one in chosen]
+            if pool is None:
+                pool = self._batch(decoder, None, count, self._prompts.pool(depth + 1))
+        else:
+            earlier = [self._still_held(decoder, one, count) for one in self._judged]
+        newest = self._batch(decoder, step, count, self._prompts.steps[step][1])
+        # All at once: who is interrupted before looks anew.
+        self._judged.clear()
+        self._judged.extend([newest, *earlier][: self._judged.maxlen])
+        self._drawn, self._pool, self._newest = drawn, pool, step
 
-    def _draw(self, decoder: EditableDecoder, step: int, count: int) -> None:
-        """Look at earlier batches that are drawn anew, and at the pool of locality prompts."""
-        depth = self.weights.back_depth
-        rng = random.Random(f"looked back at {self._seed} {step}")
-        drawn = rng.sample(range(step), min(depth, step))
-        self._drawn = [self._batch(decoder, one, count, ()) for one in drawn]
-        if self._pool is None:
-            self._pool = self._batch(decoder, None, count, self._prompts.pool(depth + 1))
+    def _still_held(self, decoder: EditableDecoder, one: Judged, count: int) -> Judged:
+        """A batch that was looked at before, without the requests that the first `count` have
+        overwritten.
+        """
+        places = self._holding(one.places, count)
+        if places == one.places:
+            return one
+        return replace(one, places=places, **self._rephrases(decoder, places))
 
     def _batch(
         self, decoder: EditableDecoder, step: int | None, count: int, local: Sequence[str]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.rehearsal import RehearsedBy
 from editgym.envs.lifelong.reward import RewardWeights
+from editgym.tasks.knowledge.interview import Interview
 from editgym.tasks.knowledge.task import KnowledgeTask, Stream, StreamSplit
 
 Order = int | Literal["file"]
+_AFTERWARDS = ("evaluate_formats", "format_edits")  # what is asked for when a stream is over
 
 
 class ClosedStreamError(RuntimeError):
@@ -106,7 +108,13 @@ class LifelongSettings:
 
     def identity(self, task: KnowledgeTask) -> list[Any]:
         """What a stream's batches depend on beside its seed, as plain values."""
-        base = task.decoder.base_hash
+        base, asked = task.decoder.base_hash, asdict(task.interview)
+        usual = asdict(Interview())
+        told = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asked.items()
+            if name not in _AFTERWARDS and value != usual[name]
+        }
         return [
             task.name,
             base,
@@ -117,4 +125,6 @@ class LifelongSettings:
             self.unique_subjects,
             self.order,
             *([] if self.rehearse_by == "draw" else [self.rehearse_by]),
+            *([] if self.basis == "ultraedit" else [self.basis]),
+            *([told] if told else []),
         ]

@@ -55,13 +55,13 @@ class DiskJournal(EditJournal):
     def undo(self) -> list[Entry]:
         """Take back the last step as `EditJournal.undo` does, and its file."""
         undone = super().undo()
-        self._remove(undone)
+        self._remove(min(entry.step or 0 for entry in undone))
         return undone
 
     def rollback(self, step: int) -> list[Entry]:
         """Go back to a step as `EditJournal.rollback` does, without the files of later ones."""
         removed = super().rollback(step)
-        self._remove(removed)
+        self._remove(step)
         return removed
 
     def begun_anew(self) -> DiskJournal:
@@ -72,12 +72,13 @@ class DiskJournal(EditJournal):
     def _file(self, step: int) -> Path:
         return self.folder / _STEP_FILE.format(step)
 
-    def _remove(self, entries: list[Entry]) -> None:
+    def _remove(self, step: int) -> None:
+        """Remove the files from a step on, one that an interrupted `append` has left among them."""
         # From the last, so that what a crash leaves is a stream up to some step. The tensors stay
         # readable: a mapped file lives on until the last mapping goes.
-        for step in dict.fromkeys(entry.step for entry in reversed(entries)):
-            assert step is not None
-            self._file(step).unlink(missing_ok=True)
+        for file in sorted(self.folder.glob("*.safetensors"), reverse=True):
+            if file.stem.isdecimal() and int(file.stem) >= step:
+                file.unlink(missing_ok=True)
 
     def _read(self, file: Path) -> list[Entry]:
         journal = EditJournal.load(file)

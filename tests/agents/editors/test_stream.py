@@ -204,6 +204,20 @@ def test_an_interrupted_stream_goes_on_to_the_same_journal(
 
 
 @pytest.mark.parametrize(
+    "otherwise", [{"prompt_format": "qa"}, {"basis": "gradient"}, {"end_weight": 0.1}]
+)
+def test_an_interrupted_stream_does_not_go_on_when_it_is_asked_otherwise(
+    otherwise, make_env, tmp_path, interrupted_edit
+):
+    env = make_env(journal_folder=str(tmp_path / "parts"))
+    interrupted_edit(quick("ultraedit"), env, tmp_path / "state")
+    with pytest.raises(ValueError, match="asked in the same way"):
+        quick("ultraedit").edit(gym.make(env.spec, **otherwise), tmp_path / "state")
+    later = gym.make(env.spec, evaluate_formats=["qa"])  # asked when the stream is over
+    assert quick("ultraedit").edit(later, tmp_path / "state").steps == 3
+
+
+@pytest.mark.parametrize(
     ("name", "config", "env", "seed", "difference"),
     [
         ("ft_m", {}, {}, 0, "agent is 'ultraedit' there and 'ft_m' here"),

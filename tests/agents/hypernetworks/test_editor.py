@@ -125,6 +125,15 @@ def test_an_interrupted_edit_goes_on_to_the_same_journal(
     ]
 
 
+def test_an_untrained_policy_goes_on_in_its_own_process(stream_env, tmp_path, interrupted_edit):
+    """Its units settle while it edits, and that is no learning."""
+    agent = make_agent("rledit", sequences=0)
+    env = stream_env(split="test", journal_folder=str(tmp_path / "journal"))
+    agent.learn(env.spec, Budget(), 0)
+    interrupted_edit(agent, env, tmp_path / "state", 1)
+    assert agent.edit(gym.make(env.spec), tmp_path / "state").steps > 1
+
+
 def test_an_interrupted_edit_is_not_gone_on_with_by_a_policy_that_learned_something_else(
     trained, stream_env, tmp_path, interrupted_edit
 ):

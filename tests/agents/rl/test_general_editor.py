@@ -89,6 +89,15 @@ def test_equal_rows_are_found():
     assert torch.equal(rows[first][kind], rows)
 
 
+def test_rows_of_equal_sums_are_told_apart():
+    rows = torch.zeros(4, 10)
+    rows[0, [0, 3]] = rows[1, [1, 2]] = rows[2, [0, 3]] = rows[3, [4, 9]] = 1
+    first, kind = distinct(rows)
+    assert len(first) == 3
+    assert kind[0] == kind[2]
+    assert len(set(kind.tolist())) == 3
+
+
 def test_learns_from_some_classes_and_networks_saves_and_edits_others(tmp_path):
     spec = general_spec("ShiftWorld-v0", [0, 1], [0, 1], batch_size=64)
     agent = GeneralEditor(rollout=64, batch_size=64)

@@ -158,6 +158,17 @@ def test_limits_are_factors_of_what_counts_in_the_environment(stream):
         assert found.domain == Range(0.1 * base, 1_000 * base, log=True)
 
 
+def test_defaults_are_those_of_the_streams_that_are_tuned_for():
+    """A split may have too few facts for streams so long: they are tuned on shorter ones."""
+    asked = environment_spec("LifelongLLMEdit-v0", {"horizon": 60})
+    short = gym.make("LifelongLLMEdit-v0", horizon=3, split="validation")
+    space = search_space(make_agent("rledit"), short, {}, asked)
+    (weight,) = [one for one in space.parameters if one.name == "train_env.locality_weight"]
+    agent = make_agent("rledit")
+    assert weight.default == agent.resolved(asked).as_dict()["train_env"]["locality_weight"]
+    assert weight.default != agent.resolved(short.spec).as_dict()["train_env"]["locality_weight"]
+
+
 def test_what_is_typed_is_not_searched(stream):
     agent = make_agent("ultraedit", passes=2, sites=["model.layers.2.mlp.down_proj"])
     assert [one.name for one in search_space(agent, stream, {}).parameters] == ["step_size"]

@@ -1,5 +1,7 @@
 """A reward that sees the whole stream: batches that are drawn of all earlier ones."""
 
+import contextlib
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ def make(tiny_lm):
 
 
 def looking(process, seed=0, **weights):
-    look = LookBack(process.task, RewardWeights(look_back="uniform", **weights))
+    look = LookBack(process.task, RewardWeights(**{"look_back": "uniform"} | weights))
     look.begin(process.stream, SIZE, seed)
     return look
 
@@ -78,16 +80,59 @@ def test_every_earlier_batch_weighs_one_on_average(make):
     for seed in range(400):
         look = looking(process, seed, back_depth=2, locality_weight=0)
         look._batch = lambda decoder, step, count, local: step  # only which ones are looked at
-        look._draw(process.decoder, 5, 12)
-        look._newest, look._pool = 5, None
-        look._judged.append("newest")
+        look.push(process.decoder, 5)
         (newest, first, _), *drawn = look._weighed()
-        assert (newest, first) == ("newest", 1.0)
+        assert (newest, first) == (5, 1.0)
         for step, weight, local in drawn:
             assert local == 0
             total[step] += weight
     assert total / 400 == pytest.approx(np.ones(5), abs=0.25)
     assert (total / 400).sum() == pytest.approx(5)
+
+
+@pytest.mark.parametrize("look_back", ["recent", "uniform"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_look_that_is_interrupted_is_taken_anew(make, look_back, at, monkeypatch):
+    process = make().process
+    whole, broken = (looking(process, back_depth=2, look_back=look_back) for _ in range(2))
+    own = updates(process)
+    for step in range(3):
+        whole.push(process.decoder, step)
+        with monkeypatch.context() as patch:
+            calls, batch = [], type(broken)._rephrases
+
+            def interrupted(*args, calls=calls, batch=batch):
+                calls.append(args)
+                if len(calls) == at:
+                    raise KeyboardInterrupt
+                return batch(*args)
+
+            patch.setattr(type(broken), "_rephrases", interrupted)
+            with contextlib.suppress(KeyboardInterrupt):
+                broken.push(process.decoder, step)
+        broken.push(process.decoder, step)
+        ours, theirs = (
+            float(one.costs(process.decoder, one.pieces(process.decoder), own).total.detach())
+            for one in (broken, whole)
+        )
+        assert ours == theirs
+
+
+def test_statistics_count_a_batch_once_when_its_step_is_made_again(make, monkeypatch):
+    whole, broken = make(), make()
+    action = whole.training_free_action()
+    whole.step(action)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(broken.process.batch), "_directions", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            broken.step(action)
+    found, wanted = (one.process.batch.directions for one in (broken, whole))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(ours.matrix(), theirs.matrix())
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_the_pool_is_of_the_whole_stream_and_the_same_at_every_step(make):
