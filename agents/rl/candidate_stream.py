@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from editgym.envs.lifelong.reward import REWARD_FLOOR
 from editgym.envs.protocol import CandidateEnv, candidate_env
 from editgym.envs.sb3 import SharedVecEnv
 
@@ -66,7 +67,10 @@ class CandidateStream(SharedVecEnv):
         """Rewards, less their mean with `baseline`; observations after the mean action."""
         assert self._actions is not None
         count = self.num_envs
-        rewards = self.env.candidate_rewards(self._actions.astype(np.float32)).cpu().numpy()
+        try:
+            rewards = self.env.candidate_rewards(self._actions.astype(np.float32)).cpu().numpy()
+        except FloatingPointError:  # the model has collapsed, as in a step of the environment
+            rewards = np.full(count, REWARD_FLOOR, np.float32)
         rewards = rewards - rewards.mean() if self.baseline else rewards
         observation, over, info = self.env.follow(self._actions.mean(axis=0))
         infos: list[dict[str, Any]] = [dict(info) for _ in range(count)]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from editgym.checks import require
 from editgym.envs.lifelong.rewarded import Judged, RewardedPrompts
 from editgym.envs.lifelong.terms import Term, agreement, grouped, joined
 from editgym.tasks.knowledge.task import KnowledgeTask, Stream
@@ -46,6 +47,9 @@ class RewardWeights:
         reference: p_ref: the unedited model, or the one before the step.
         micro_batch: Texts that go through the model at a time; of K candidates, K times as many.
         look_back: `recent`, the last batches, or `uniform`, a draw of all earlier ones.
+
+    Raises:
+        ValueError: `look_back` is `uniform` and `back_depth` 0, which would see no earlier batch.
     """
 
     back_depth: int = 10
@@ -55,6 +59,14 @@ class RewardWeights:
     reference: Reference = "original"
     micro_batch: int = 512
     look_back: LookedAt = "recent"
+
+    def __post_init__(self) -> None:
+        require(
+            self.look_back != "uniform" or self.back_depth > 0,
+            "back_depth",
+            self.back_depth,
+            'at least 1 with look_back="uniform", or no earlier batch is seen',
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from agents.rl.agent import SB3Agent
 from agents.rl.candidate_stream import CandidateStream
 from agents.rl.presets import preset
 from editgym.envs.lifelong.process import ClosedStreamError
+from editgym.envs.lifelong.reward import REWARD_FLOOR
 from editgym.envs.metering import count_reward_calls
 from envs_registry import environment_spec
 
@@ -258,3 +259,20 @@ def test_an_action_on_a_stream_is_no_refinement_of_the_one_before(spec):
     journal = agent.edit(env)
     assert [entry.step for entry in journal] == [0, 0, 1, 1]
     assert all(entry.update.matrix().abs().max() > 0 for entry in journal)
+
+
+def test_a_model_that_has_collapsed_has_the_least_reward_and_the_stream_goes_on(
+    make_env, monkeypatch
+):
+    env = make_env()
+    stream = CandidateStream(env, K, baseline=False)
+    stream.seed(0)
+    stream.reset()
+
+    def collapsed(*_):
+        raise FloatingPointError("keys are not finite")
+
+    monkeypatch.setattr(type(env), "candidate_rewards", collapsed)
+    _, rewards, over, _ = stream.step(drawn(env, 1)[0])
+    assert rewards.tolist() == [REWARD_FLOOR] * K
+    assert not over.any()

@@ -197,6 +197,11 @@ def test_overwritten_requests_are_not_looked_at(make):
     assert 0 in [place for one in look._drawn for place in one.places]
 
 
+def test_a_look_at_the_whole_stream_sees_an_earlier_batch_at_least(make):
+    with pytest.raises(ValueError, match='back_depth must be at least 1 with look_back="uniform"'):
+        make(back_depth=0)
+
+
 def test_the_way_to_look_back_is_one_of_two(make):
     with pytest.raises(ValueError, match="look_back must be one of 'recent', 'uniform'"):
         make(look_back="all")
