@@ -492,6 +492,15 @@ def test_a_file_that_learning_lacks_is_one_line(tiny_lm, tmp_path, monkeypatch, 
     assert second == "error: no policy in nowhere"
 
 
+def test_two_processes_do_not_train_into_one_folder(tmp_path, capsys):
+    command = ["--env", "MaskWorld-v1", "--agent", "no_edit", "--out", str(tmp_path / "agent")]
+    with train._alone(tmp_path / "agent"):
+        assert train.main(command) == 2
+        assert "another process is training into" in capsys.readouterr().err
+        assert not (tmp_path / "agent").exists()
+    assert train.main(command) == 0
+
+
 def test_another_training_leaves_nothing_mixed(trained, monkeypatch, capsys):
     """Whatever ends it, the folder has an agent and how that one was trained."""
     config, model = (
