@@ -82,6 +82,14 @@ def _in_layers(first: int, last: int, *modules: str) -> list[str]:
 # Found in 20 trials each on a validation stream of CounterFact, 10 steps of 10 edits, asked in the
 # format `completion`.
 SMOLLM2: Table = {
+    "alphaedit": {
+        "steps": 55,
+        "learning_rate": 0.0581,
+        "max_norm": 2.0,
+        "threshold": 0.985,
+        "ridge": 12.8,
+        "sites": _in_layers(0, 9, "mlp.down_proj"),
+    },
     "ft_m": {"steps": 18, "learning_rate": 4.18e-3, "stop_loss": 0.216},
     "grace": {"radius": 0.868, "steps": 59, "learning_rate": 0.17},
     "retrieve": {"threshold": 0.485},
