@@ -213,8 +213,8 @@ def counterfactuals(
     random = np.random.default_rng(seed)
     rows: list[tuple[str, int, str]] = []
     for text, label in zip(texts.texts, texts.labels, strict=True):
-        match = pattern.search(text)
-        own = spelled[match[0].lower()] if match else ""
+        match = pattern.search(text) if terms else None
+        own = spelled.get(match[0].lower(), match[0].lower()) if match else ""
         rows.append((text, label, own))
         others = [term for key, term in spelled.items() if match and term != own]
         if match and others:

@@ -185,7 +185,7 @@ def _difference(
     half = next(network.base.parameters()).dtype in (torch.float16, torch.bfloat16)
     size = max(1.0, float(wanted.abs().max()))
     # A small edit is to be there too: of its own effect a tenth may be lost, or what rounds away.
-    effect = float((network.probe(network.base).to(wanted) - wanted).abs().max())
+    effect = float((network.fresh().probe() - wanted).abs().max())
     most, rounding = (0.1, 2e-2) if half else (1e-3, 1e-5)
     if difference <= min(most * size, max(0.1 * effect, rounding * size)):
         return None

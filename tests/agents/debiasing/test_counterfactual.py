@@ -38,6 +38,11 @@ def test_terms_are_the_same_in_whatever_case():
     assert all("uslims" not in made.texts[row] for row in (1, 2, 3, 4, 6, 7, 8, 9))
 
 
+def test_without_terms_nothing_is_exchanged():
+    texts = Comments(("a tall man", "x"), (1, 0))
+    assert counterfactuals(texts, [], copies=3, seed=0) == (texts, ["", ""])
+
+
 def test_under_the_weights_group_and_label_are_independent():
     groups, labels = list("aaabbbbb"), [1, 1, 0, 0, 0, 0, 1, 0]
     weights = independence_weights(groups, labels).numpy()
