@@ -153,7 +153,7 @@ def _alone(out: Path) -> Iterator[None]:
             f"--out: another process is training into {out}; wait for it, or give another folder"
         ) from None
     except OSError:
-        pass  # where the cache cannot be written nobody can tell
+        pass  # there is no lock where the cache cannot be written, and training does not need it
     try:
         yield
     finally:

@@ -167,7 +167,7 @@ def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Rows are compared by an integer hash: sums of floats may differ between equal rows of one batch.
     """
-    # Of random multipliers no two rows that differ have the same sum; of regular ones many do.
+    # By regular multipliers many rows that differ have one sum; by random ones, once in 2⁶⁴ pairs.
     random = torch.Generator().manual_seed(0)
     odd = (2 * torch.randint(2**62, (rows.shape[1],), generator=random) + 1).to(rows.device)
     numbers = (rows.contiguous().view(torch.int32).long() * odd).sum(1)  # modulo 2⁶⁴
