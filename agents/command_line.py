@@ -4,14 +4,16 @@ files, and the folder between the first two.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+from filelock import FileLock, Timeout
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
@@ -19,6 +21,7 @@ from agents.protocol import Agent, Unsupported
 from agents.tune.settings_file import TunedSettings
 from editgym.checks import as_json
 from editgym.envs.protocol import open_world
+from editgym.paths import cache_folder
 from editgym.weights import Mask
 from envs_registry import environment_spec
 
@@ -188,6 +191,35 @@ def made_env(spec: EnvSpec, env_id: str, arguments: Mapping[str, Any]) -> gym.En
     except TypeError as error:  # what a constructor says of an argument that it does not know
         said, *_ = str(error).partition(_GYMNASIUM_ADDS)
         raise UsageError(f"--set: {env_id} cannot be made with {arguments}: {said}") from error
+
+
+@contextmanager
+def alone_in(folder: Path, argument: str) -> Iterator[None]:
+    """Let no other process of this machine train into a folder, or edit there, at the same time.
+
+    Args:
+        folder: Where this process is at work.
+        argument: How the command line calls it.
+
+    Raises:
+        UsageError: Another process is.
+    """
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    lock = FileLock(cache_folder() / "locks" / f"{name}.lock", timeout=0)
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"{argument}: another process is at work in {folder}; wait for it, or give another"
+            " folder"
+        ) from None
+    except OSError:
+        pass  # there is no lock where the cache cannot be written, and the work does not need it
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def writable(folder: Path) -> Path:

@@ -36,6 +36,7 @@ from agents.command_line import (
     CONFIG_FILE,
     GivenSettings,
     UsageError,
+    alone_in,
     check_adds,
     check_changes_weights,
     divided,
@@ -110,9 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if (options.env is None) != (options.agent is None):
             raise UsageError("--env and --agent go together: they say who is put into DIR")
-        if options.agent is not None and (code := _put(options)):
-            return code
-        return _edit(options)
+        with alone_in(options.folder, "DIR"):
+            if options.agent is not None and (code := _put(options)):
+                return code
+            return _edit(options)
     except (UsageError, Unsupported, ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,6 @@ weights=FILE --set data=FILE`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from filelock import FileLock, Timeout
 from gymnasium.envs.registration import EnvSpec
 
 from agents import configured
@@ -35,6 +33,7 @@ from agents.command_line import (
     CONFIG_FILE,
     GivenSettings,
     UsageError,
+    alone_in,
     divided,
     env_spec,
     made_env,
@@ -44,7 +43,7 @@ from agents.command_line import (
 from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.envs.protocol import open_env
-from editgym.paths import cache_folder, whole_file
+from editgym.paths import whole_file
 from editgym.tasks.protocol import Task
 from editgym.tasks.unedited import unedited_lines
 
@@ -79,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
-        code = train(options)
+        with alone_in(options.out, "--out"):
+            code = train(options)
     except (UsageError, Unsupported, ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -111,53 +111,28 @@ def train(options: argparse.Namespace) -> int:
             stream_process(env)  # there is nothing to learn that would fail elsewhere
         unedited = _unedited(env)
     _check_settings(options.agent, agent, spec)
-    with _alone(options.out):
-        made = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]
-        out = writable(options.out)
-        config = {
-            "env_id": options.env,
-            "env_kwargs": env_kwargs,
-            "agent": options.agent,
-            "agent_config": agent_config,
-            "seed": options.seed,
-            "reward_calls": options.reward_calls,
-            "seconds": options.seconds,
-        }
-        _check_edit_is_whole(out, config)
-        for line in unedited:
-            print(line, flush=True)
-        with _replacing(out, config, made):
-            try:
-                agent.learn(spec, budget, options.seed, out / AGENT_FOLDER)
-            except KeyboardInterrupt:
-                print(f"\nstopped; {_left_behind(agent, out)}", file=sys.stderr)
-                return 130
-            agent.save(out / AGENT_FOLDER)
-        return 0
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Let no other process of this machine train into a folder at the same time.
-
-    Raises:
-        UsageError: One does.
-    """
-    name = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:24]
-    lock = FileLock(cache_folder() / "locks" / f"{name}.lock", timeout=0)
-    try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(
-            f"--out: another process is training into {out}; wait for it, or give another folder"
-        ) from None
-    except OSError:
-        pass  # there is no lock where the cache cannot be written, and training does not need it
-    try:
-        yield
-    finally:
-        lock.release()
+    made = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]
+    out = writable(options.out)
+    config = {
+        "env_id": options.env,
+        "env_kwargs": env_kwargs,
+        "agent": options.agent,
+        "agent_config": agent_config,
+        "seed": options.seed,
+        "reward_calls": options.reward_calls,
+        "seconds": options.seconds,
+    }
+    _check_edit_is_whole(out, config)
+    for line in unedited:
+        print(line, flush=True)
+    with _replacing(out, config, made):
+        try:
+            agent.learn(spec, budget, options.seed, out / AGENT_FOLDER)
+        except KeyboardInterrupt:
+            print(f"\nstopped; {_left_behind(agent, out)}", file=sys.stderr)
+            return 130
+        agent.save(out / AGENT_FOLDER)
+    return 0
 
 
 def _unedited(env: gym.Env) -> list[str]:

@@ -34,6 +34,15 @@ _NAME = "tune"
 _IDENTITY = "identity"
 _RANDOM_TRIALS = 8  # before Optuna's estimate of where good settings lie is asked
 _SINGULAR: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+# What settings may do to an editor: its trial counts as failed, and the study goes on.
+_FAILURES = (
+    ValueError,
+    FloatingPointError,
+    Unsupported,
+    MemoryError,
+    torch.OutOfMemoryError,
+    _SINGULAR,
+)
 _COMPARED = 5  # trials that have come as far, before one is cut short
 
 
@@ -124,7 +133,7 @@ class Study:
                 if step + 1 < self._validation.steps and self._falls_behind(score, step):
                     cut = True
                     break
-        except (ValueError, FloatingPointError, Unsupported, _SINGULAR) as reason:
+        except _FAILURES as reason:
             if trial.number == 0 and isinstance(reason, Unsupported):
                 raise
             score, cut, error = 0.0, False, f"{type(reason).__name__}: {reason}"

@@ -70,9 +70,14 @@ def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
     """sha256 over the names, types, shapes and bytes of a model's parameters and persistent
     buffers, but for those called `without`: the same wherever they are.
     """
-    digest, tensors = hashlib.sha256(), stored_tensors(model)
-    for name in sorted(set(tensors) - set(without)):
-        tensor = tensors[name]
+    tensors = stored_tensors(model)
+    return tensors_hash((name, tensors[name]) for name in sorted(set(tensors) - set(without)))
+
+
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over the names, types, shapes and bytes of tensors, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import envs_registry
 from agents import edit, train
 from agents.black_box import NoEdit
+from agents.command_line import alone_in
 from agents.editors.stream import CHECKPOINT, StreamEditor
 from agents.hypernetworks.learning import TRAINING, SequenceLearner
 from agents.rl import agent as sb3
@@ -492,13 +493,19 @@ def test_a_file_that_learning_lacks_is_one_line(tiny_lm, tmp_path, monkeypatch, 
     assert second == "error: no policy in nowhere"
 
 
-def test_two_processes_do_not_train_into_one_folder(tmp_path, capsys):
-    command = ["--env", "MaskWorld-v1", "--agent", "no_edit", "--out", str(tmp_path / "agent")]
-    with train._alone(tmp_path / "agent"):
-        assert train.main(command) == 2
-        assert "another process is training into" in capsys.readouterr().err
-        assert not (tmp_path / "agent").exists()
-    assert train.main(command) == 0
+def test_two_processes_are_not_at_work_in_one_folder(tmp_path, capsys):
+    folder = tmp_path / "agent"
+    command = ["--env", "MaskWorld-v1", "--agent", "no_edit"]
+    with alone_in(folder, "--out"):
+        assert train.main([*command, "--out", str(folder)]) == 2
+        assert edit.main([str(folder), *command]) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert [line.split(" is at work")[0] for line in told] == [
+            "error: --out: another process",
+            "error: DIR: another process",
+        ]
+        assert not folder.exists()
+    assert train.main([*command, "--out", str(folder)]) == 0
 
 
 def test_another_training_leaves_nothing_mixed(trained, monkeypatch, capsys):

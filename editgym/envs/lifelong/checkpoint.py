@@ -35,9 +35,10 @@ def restored_state(options: Mapping[str, Any], seed: int | None) -> dict[str, An
     return state
 
 
-def steps_before(journal: EditJournal, step: int) -> list[int]:
-    """Steps below `step` that the journal has."""
-    return sorted({e.step for e in journal if e.step is not None and e.step < step})
+def journalled(journal: EditJournal, step: int) -> dict[str, Any]:
+    """What the journal has of the steps below `step`: their numbers, and the hash of the last."""
+    steps = sorted({e.step for e in journal if e.step is not None and e.step < step})
+    return {"steps": steps, "last": journal.content_hash(steps[-1]) if steps else None}
 
 
 def check_restorable(
@@ -53,7 +54,7 @@ def check_restorable(
 
     Raises:
         ValueError: The state is of another stream or model, or the journal lacks steps that were
-            made before it or was begun anew since.
+            made before it, has other edits there, or was begun anew since.
     """
     if state["stream"] != identity:
         raise ValueError(
@@ -61,18 +62,24 @@ def check_restorable(
             " on with the same task, split, horizon, edits_per_step, rehearse, rehearse_by,"
             " unique_subjects, order and basis, asked in the same way"
         )
-    journalled = steps_before(journal, state["step_index"])
-    if state["journalled"] != journalled:
+    saved, outcomes = state["journalled"], state.get("outcomes", ())
+    if not isinstance(saved, dict) or len(outcomes) != state["step_index"]:
         raise ValueError(
-            f"state: it was saved after the journalled steps {state['journalled']}, the journal"
-            f" has {journalled} of them: give the same journal_folder, or begin anew"
-        )
-    if len(state.get("outcomes", ())) != state["step_index"]:
-        raise ValueError(
-            f"state: it holds what {len(state.get('outcomes', ()))} steps gave, and was saved after"
+            f"state: it holds what {len(outcomes)} steps gave, and was saved after"
             f" {state['step_index']}: it is damaged, or of another version; begin anew"
         )
-    if state["journalled"] and run not in (None, state.get("run")):
+    found = journalled(journal, state["step_index"])
+    if saved["steps"] != found["steps"]:
+        raise ValueError(
+            f"state: it was saved after the journalled steps {saved['steps']}, the journal has"
+            f" {found['steps']} of them: give the same journal_folder, or begin anew"
+        )
+    if saved["last"] != found["last"]:
+        raise ValueError(
+            f"state: the journal's step {found['steps'][-1]} holds other edits than were made before"
+            " it was saved: give the journal_folder of the same run, or begin anew"
+        )
+    if saved["steps"] and run not in (None, state.get("run")):
         raise ValueError(
             "state: the journal of its steps is gone, for another episode was begun here since:"
             " go on before any other reset, with the same journal_folder"

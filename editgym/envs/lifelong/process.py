@@ -269,7 +269,7 @@ class LifelongProcess:
             "step_index": self.step_index,
             "stream": self.settings.identity(self.task),
             "requests": self.stream.fingerprint,
-            "journalled": checkpoint.steps_before(self.decoder.journal, self.step_index),
+            "journalled": checkpoint.journalled(self.decoder.journal, self.step_index),
             "ultraedit": self._batch.before,  # whoever goes on from here looks at the batch again
             "outcomes": [
                 checkpoint.outcome_state(outcome, self._grades.known(step))
@@ -285,8 +285,8 @@ class LifelongProcess:
 
         Raises:
             ValueError: The state is of another stream, other requests or another model, or the
-                journal lacks steps that were made before it or was begun anew since; nothing has
-                changed then.
+                journal lacks steps that were made before it, has other edits there, or was begun
+                anew since; nothing has changed then.
         """
         identity = self.settings.identity(self.task)
         checkpoint.check_restorable(state, identity, self.decoder.journal, self._run)

@@ -70,6 +70,10 @@ class EditJournal:
         """Number of different steps with an edit in the journal."""
         return len({entry.step for entry in self.entries if not isinstance(entry, Skip)})
 
+    def content_hash(self, step: int) -> str:
+        """sha256 over the entries of one step: equal for equal edits, in memory or on disk."""
+        return journal_file.content_hash([entry for entry in self.entries if entry.step == step])
+
     def append(self, *entries: Entry) -> None:
         """Add entries at the end; those without a step are together the step after the last.
 

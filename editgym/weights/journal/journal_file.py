@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from editgym.weights.journal.entries import (
     Skip,
 )
 from editgym.weights.operators import Mask, Operator, Shift
+from editgym.weights.stored import tensors_hash
 from editgym.weights.tensor_file import write_tensors
 
 FORMAT = "editgym-journal-1"
@@ -83,6 +85,14 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[str, list[Entr
         except Exception as error:  # its numbers and tensors may be of any kind and shape
             raise incomplete(path, error, f"entry {index}: ") from error
     return base_hash, entries
+
+
+def content_hash(entries: Sequence[Entry]) -> str:
+    """sha256 over what `write` would write of the entries: equal for equal edits, read or made."""
+    tensors: dict[str, Tensor] = {}
+    described = [_describe(index, entry, tensors) for index, entry in enumerate(entries)]
+    text = json.dumps(described, sort_keys=True)
+    return hashlib.sha256((text + tensors_hash(sorted(tensors.items()))).encode()).hexdigest()
 
 
 def incomplete(path: Path, error: Exception, where: str = "") -> JournalError:

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 from filelock import FileLock
 from optuna.trial import TrialState
 
@@ -154,18 +155,22 @@ def test_the_first_five_and_the_last_step_are_never_cut(run):
     assert [trial.state for trial in worse] == [TrialState.COMPLETE] * 5 + [TrialState.PRUNED] * 3
 
 
-def test_a_trial_that_collapses_is_kept_and_never_the_best(run):
+@pytest.mark.parametrize(
+    "failure",
+    [ValueError("the edited weight is not finite"), torch.OutOfMemoryError("no room for 9 GiB")],
+)
+def test_a_trial_that_fails_is_kept_and_never_the_best(run, failure):
     def score(settings, step):
         if settings["rate"] < 1:
-            raise ValueError("the edited weight is not finite")
-        return -1.0  # worse than what a collapsed one is counted as
+            raise failure
+        return -1.0  # worse than what a failed one is counted as
 
     trials, _ = run(12, score)
     failed = [trial for trial in trials if trial.user_attrs["error"]]
     assert trials[0] in failed
     assert 0 < len(failed) < 12
     assert all(trial.value == 0 for trial in failed)
-    assert failed[0].user_attrs["error"] == "ValueError: the edited weight is not finite"
+    assert failed[0].user_attrs["error"] == f"{type(failure).__name__}: {failure}"
     assert best_trial(trials) not in failed
     assert best_trial(failed) is None
 

@@ -854,6 +854,23 @@ def test_a_stream_that_was_interrupted_goes_on_bitwise(make_env, tmp_path, split
     assert not list((tmp_path / "journal").iterdir())
 
 
+def test_a_state_with_the_journal_folder_of_another_run_is_refused(make_env, tmp_path):
+    """Both have the same steps of the same stream; their edits differ."""
+    states = []
+    for run in (0, 1):
+        env = make_env(split="test", journal_folder=str(tmp_path / str(run)))
+        env.reset(seed=5)
+        for action in actions_for(env, 2):
+            env.step(action if run else -action)
+        states.append(env.checkpoint())
+    other = make_env(split="test", journal_folder=str(tmp_path / "1"))
+    with pytest.raises(ValueError, match="step 1 holds other edits .* journal_folder of the same run"):
+        other.reset(options={"restore": states[0]})
+    assert len(other.journal) == len(env.journal)
+    _, info = other.reset(options={"restore": states[1]})
+    assert info["edit_step"] == 2
+
+
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_a_step_that_is_interrupted_before_it_counts_is_taken_back(
     make_process, monkeypatch, differentiable
