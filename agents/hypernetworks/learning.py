@@ -127,7 +127,8 @@ class SequenceLearner:
         total = 0.0
         for step in range(1, horizon + 1):
             loss = self.policy.losses(self.process)
-            (loss / min(every, horizon)).backward()
+            together = min(every, horizon - (step - 1) // every * every)  # the last are fewer
+            (loss / together).backward()
             total += float(loss.detach())
             if step % every == 0 or step == horizon:
                 self._update()

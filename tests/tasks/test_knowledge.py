@@ -21,6 +21,7 @@ from editgym.metrics.answers import SCORERS
 from editgym.metrics.knowledge import normalized
 from editgym.models.language import LanguageModel
 from editgym.tasks import make_task
+from editgym.tasks.knowledge.interview import Interview
 from editgym.tasks.knowledge.task import KNOWN, TOO_LONG, KnowledgeTask
 from editgym.tasks.knowledge_evaluation import evaluate_stream
 from editgym.weights import (
@@ -76,10 +77,11 @@ def test_answers_longer_than_eight_tokens_are_compared_whole(make, language, mon
     monkeypatch.setattr(language, "greedy", greedy)
     monkeypatch.setattr(language.decoding, "go_on", go_on)
     monkeypatch.setattr(language, "said", {})
-    task = make([ask("Ada", target), ask("Bob", f"{target} too"), ask("Eve")])
+    # A short target of the same prompt makes no difference to the long one.
+    task = make([ask("Ada", target), ask("Ada"), ask("Bob", f"{target} too"), ask("Eve")])
     assert len(said) > task.max_new_tokens
-    stream = task.stream("test", 2, random.Random(0))
-    assert [request.subject for request in stream.requests] == ["Bob", "Eve"]
+    stream = task.stream("test", 3, random.Random(0))
+    assert [request.target for request in stream.requests] == ["Oslo", f"{target} too", "Oslo"]
     assert dict(stream.skipped) == {KNOWN: 1}
     asked = (ask("Ada", target), ask("Bob", f"{target} too"))
     evaluation = evaluate_stream(task, EditJournal(task.decoder.base_hash), asked, 2)
@@ -129,7 +131,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(make, language, monkeypatch
 
 
 def test_the_first_request_of_a_subject_that_can_be_used_is_taken(make, language):
-    known = language.answers(["Ada lives in"])[0]
+    known = " ".join(language.answers(["Ada lives in"])[0].split()[:2])
     requests = [
         ask("Ada", known),
         ask("Ada", "Oslo"),
@@ -137,7 +139,8 @@ def test_the_first_request_of_a_subject_that_can_be_used_is_taken(make, language
         ask("Eve", "no " * 130),
         ask("Eve", "Rome"),
     ]
-    stream = make(requests).stream("test", 2, random.Random(0))
+    task = make(requests, interview=Interview(scorer="prefix"))
+    stream = task.stream("test", 2, random.Random(0))
     assert [(request.subject, request.target) for request in stream.requests] == [
         ("Ada", "Oslo"),
         ("Eve", "Rome"),

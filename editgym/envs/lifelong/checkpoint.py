@@ -76,8 +76,8 @@ def check_restorable(
         )
     if saved["last"] != found["last"]:
         raise ValueError(
-            f"state: the journal's step {found['steps'][-1]} holds other edits than were made before"
-            " it was saved: give the journal_folder of the same run, or begin anew"
+            f"state: the journal's step {found['steps'][-1]} holds other edits than were made"
+            " before it was saved: give the journal_folder of the same run, or begin anew"
         )
     if saved["steps"] and run not in (None, state.get("run")):
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from editgym.envs.lifelong.batch import Basis
@@ -88,9 +88,8 @@ class LifelongSettings:
         )
         if not self.order or self.order == "file":
             return stream
-        requests = list(stream.requests)
-        random.Random(f"order {self.order} of stream {self.split} {seed}").shuffle(requests)
-        return replace(stream, requests=tuple(requests))
+        order = random.Random(f"order {self.order} of stream {self.split} {seed}")
+        return stream.in_order(order, self.edits_per_step)
 
     def places(self, step: int, stream: Stream) -> tuple[Sequence[int], Sequence[int]]:
         """Where a step's new requests stand in the stream, and those that it may teach again: all

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # What a collapsed model's numbers are held within, or stand for: they must stay numbers.
 MOST_NATS = 700.0
-_TEXTS, _TOKENS = 256, 8_192  # that go through the model at a time, padding counted
+_TEXTS = 256  # that go through the model at a time
 
 
 class Answering:
@@ -56,10 +56,11 @@ class Answering:
     def results(self, texts: Sequence[Expected]) -> list[Result]:
         """Results for prompts and answers."""
         found: dict[int, Result] = {}
+        most = self.task.language.tokens_at_once
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), _TEXTS):
             some = order[start : start + _TEXTS]
-            for group in by_length([len(texts[row]) for row in some], _TOKENS):
+            for group in by_length([len(texts[row]) for row in some], most):
                 rows = [some[place] for place in group]
                 found.update(zip(rows, self._read([texts[row] for row in rows]), strict=True))
         return [found[row] for row in range(len(texts))]

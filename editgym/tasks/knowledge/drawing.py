@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from editgym.data.edit_request import EditRequest, Question
@@ -18,6 +18,8 @@ TOO_LONG, KNOWN, NOT_KNOWN, REPEATED, SAME_STEP = (
     "another one about its subject is in the stream",
     "its prompt is edited in the same step",
 )
+
+_Edit = tuple[str, str]  # a prompt and its target
 
 
 class Drawing:
@@ -94,8 +96,8 @@ class Drawing:
     def _take(self, wanted: Sequence[EditRequest]) -> None:
         usable = [self._may_be_new(request) and self._fits(request) for request in wanted]
         asked = [request for request, own in zip(wanted, usable, strict=True) if own]
-        prompts = [request.prompt for request in asked]
-        current = dict(zip(prompts, self._model.original_texts(prompts), strict=True))
+        answers = self._model.original_texts([request.prompt for request in asked])
+        current = dict(zip(map(_edit, asked), answers, strict=True))
         current |= self._long_answers(asked)
         for request, own in zip(wanted, usable, strict=True):
             if not self._may_be_new(request):
@@ -112,12 +114,12 @@ class Drawing:
     def _may_be_new(self, request: EditRequest) -> bool:
         return not (self._unique and request.subject in self._subjects)
 
-    def _objection(self, request: EditRequest, current: dict[str, str]) -> str | None:
+    def _objection(self, request: EditRequest, current: Mapping[_Edit, str]) -> str | None:
         """Why a request that could be asked is no edit here."""
         model, place = self._model, self._latest.get(request.prompt)
         if place is not None and place // self._size == len(self.kept) // self._size:
             return SAME_STEP
-        answer = current[request.prompt] if place is None else self.kept[place].target
+        answer = current[_edit(request)] if place is None else self.kept[place].target
         if model.scorer.gives(answer, request.target, request.names(request.target)):
             return KNOWN
         if model.interview.known and place is None and not self._known(request):
@@ -131,20 +133,25 @@ class Drawing:
         (answer,) = self._model.original_texts([request.prompt])
         return self._model.scorer.gives(answer, request.truth, request.names(request.truth))
 
-    def _long_answers(self, requests: Sequence[EditRequest]) -> dict[str, str]:
+    def _long_answers(self, requests: Sequence[EditRequest]) -> Mapping[_Edit, str]:
         """What the unedited model answers where the target takes more tokens than are decoded by
         default.
         """
         model = self._model
-        encoded = {r.prompt: (model.encode(r.prompt, r.target), r.target) for r in requests}
+        encoded = {_edit(r): model.encode(r.prompt, r.target) for r in requests}
         long = {
-            prompt: (e, target)
-            for prompt, (e, target) in encoded.items()
-            if len(e.answer) > model.max_new_tokens or "\n" in target
+            edit: encoded
+            for edit, encoded in encoded.items()
+            if len(encoded.answer) > model.max_new_tokens or "\n" in edit[1]
         }
         decoded = model.greedy(
-            [e.prompt for e, _ in long.values()],
-            [max(len(e.answer), model.max_new_tokens) for e, _ in long.values()],
-            [target for _, target in long.values()],
+            [one.prompt for one in long.values()],
+            [max(len(one.answer), model.max_new_tokens) for one in long.values()],
+            [target for _, target in long],
         )
         return dict(zip(long, decoded, strict=True))
+
+
+def _edit(request: EditRequest) -> _Edit:
+    """What a request asks for: its prompt may be edited to several targets."""
+    return request.prompt, request.target

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -13,6 +15,8 @@ from editgym.data.edit_request import EditRequest
 
 StreamSplit = Literal["policy", "validation", "test"]
 SPLITS: tuple[StreamSplit, ...] = ("policy", "validation", "test")
+
+_DRAWS = 1_000  # of an order
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,33 @@ class Stream:
         """The requests that no later one overwrites: what should hold at the end."""
         return tuple(r for place, r in enumerate(self.requests) if place not in self.overwritten)
 
+    def in_order(self, rng: random.Random, edits_per_step: int) -> Stream:
+        """The same requests in another order, in which those that edit the same prompt still follow
+        one another, in different steps.
+
+        Args:
+            rng: Draws the order.
+            edits_per_step: Requests in a step.
+
+        Raises:
+            ValueError: So many edit the same prompt that drawing finds no such order.
+        """
+        own: dict[str, list[EditRequest]] = defaultdict(list)
+        for request in self.requests:
+            own[request.prompt].append(request)
+        shuffled = list(self.requests)
+        for _ in range(_DRAWS):
+            rng.shuffle(shuffled)
+            if not _has_one_prompt_twice_in_a_step(shuffled, edits_per_step):
+                break
+        else:
+            raise ValueError(
+                f"order: of {_DRAWS} orders that were drawn each has a step that edits one prompt"
+                " twice: give order=0"
+            )
+        left = {prompt: iter(requests) for prompt, requests in own.items()}
+        return replace(self, requests=tuple(next(left[r.prompt]) for r in shuffled))
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over what is edited, in its order."""
@@ -64,3 +95,8 @@ class Stream:
             [(request.subject, request.prompt, request.target) for request in self.requests]
         )
         return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _has_one_prompt_twice_in_a_step(requests: Sequence[EditRequest], edits_per_step: int) -> bool:
+    steps = {(place // edits_per_step, one.prompt) for place, one in enumerate(requests)}
+    return len(steps) < len(requests)

@@ -33,7 +33,6 @@ from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_si
 from editgym.weights.language.tokens import by_length
 
 TeacherForced = Literal["accuracy", "probability"]
-_TOKENS_AT_ONCE = 8_192  # padding counted
 _CHECKED_ON = 4  # sentences: what edited models are compared on, and shortcuts checked
 
 
@@ -203,7 +202,7 @@ class KnowledgeTask(AskedModel):
         lengths = [len(self.language.prompt_ids(passage)) for passage in passages]
         return [
             self._text_batch([passages[index] for index in group])
-            for group in by_length(lengths, _TOKENS_AT_ONCE)
+            for group in by_length(lengths, self.language.tokens_at_once)
             if max(lengths[index] for index in group) > 1  # one token predicts nothing
         ]
 

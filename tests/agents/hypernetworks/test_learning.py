@@ -247,6 +247,22 @@ def test_gradients_of_so_many_steps_make_an_update(stream_spec, monkeypatch, eve
     assert len(made) == updates
 
 
+@pytest.mark.parametrize("every", [1, 2, 3, None])
+def test_an_update_is_by_the_mean_of_its_steps_gradients(stream_spec, monkeypatch, every):
+    one = learner(stream_spec(), update_every=every, sequences=1, validate_every=0)
+    parameter, means = next(iter(one.policy.parameters())), []
+
+    def noted():
+        means.append(float(parameter.grad.mean()))
+        one._optimizer.zero_grad()
+
+    monkeypatch.setattr(one.policy, "losses", lambda process: parameter.sum())
+    monkeypatch.setattr(one, "_update", noted)
+    one.learn()
+    assert means == pytest.approx([1.0] * len(means))
+    assert len(means) == {1: 3, 2: 2, 3: 1, None: 1}[every]
+
+
 def test_learning_rates_fall_linearly_or_not_at_all(stream_spec, monkeypatch):
     for linear, shares in ((True, [1, 0.75, 0.5, 0.25]), (False, [1, 1, 1, 1])):
         one, rates = learner(stream_spec(), linear_decay=linear, validate_every=0), []
