@@ -60,8 +60,9 @@ def inverse_factor(covariance: Tensor) -> Tensor:
     """The Cholesky factor of C + εI, for `torch.cholesky_solve`; ε is 1e-5 of C's mean
     eigenvalue.
     """
-    ridge = _RIDGE * covariance.diagonal().mean()
-    return torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)).to(covariance))
+    raised = covariance.clone()
+    raised.diagonal().add_(_RIDGE * covariance.diagonal().mean())
+    return torch.linalg.cholesky(raised)
 
 
 def null_space(covariance: Tensor, threshold: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.configured import Settings, setting
 from agents.editors.covariance import covariances, inverse_factor
-from agents.editors.on_disk import MatrixOnDisk
+from agents.editors.on_disk import MatrixOnDisk, give_back_freed
 from agents.editors.settings import SITE, SITES
 from agents.editors.subject_keys import SubjectEditor, SubjectSettings
 from agents.editors.targets import SubjectBatch, target_shifts
@@ -112,7 +112,8 @@ class Rome(SubjectEditor):
         sites = self.usable_sites(process, None if site is None else [site])
         self._site = sites[(len(sites) - 1) // 2]
         (covariance,) = covariances(process.task, [self._site], self.settings.tokens)
-        self._factor = inverse_factor(covariance)
+        self._factor = MatrixOnDisk(inverse_factor(covariance))
+        give_back_freed()
 
     def edits(self, process: LifelongProcess, batch: SubjectBatch) -> list[Entry]:
         """One shift of rank n."""
@@ -121,7 +122,7 @@ class Rome(SubjectEditor):
         shifts = target_shifts(decoder, batch, site, hidden, self.settings)
         keys = keys.double()
         weight = decoder.weights[decoder.sites.index(site)].to(keys)
-        update = rank_one_updates(weight, keys, keys @ weight.mT + shifts, self._factor)
+        update = rank_one_updates(weight, keys, keys @ weight.mT + shifts, self._factor.read())
         return [SiteEdit(site.name, Shift(), in_float32(update))]
 
 
@@ -161,6 +162,7 @@ class SpreadEditor(SubjectEditor):
                 keys, hidden = map(batch.means, states.read(site, last, updates))
             residuals = (wanted - hidden) / (len(self._sites) - index)
             update = in_float32(self.solve(batch.places, index, keys.double(), residuals.double()))
+            give_back_freed()  # what it was solved with
             if forgotten:
                 update = forgotten[index].plus(update)
             updates[decoder.sites.index(site)] = update
