@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -173,10 +173,7 @@ def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
 
 def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
     """Evaluates the file, not the object: what is scored is what `validate` will load."""
-    with (
-        _folder() as folder,
-        _folder() as unknown_to_the_agent,
-    ):
+    with _folder() as folder, ExitStack() as later:
         files, read = Files(Path(folder)), agent_files(cell)
         seen.watch(place.learn_and_edit(cell, Path(folder)))
         declared = seen.access
@@ -187,8 +184,10 @@ def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
         learning, editing = RewardMeter(files.learning), RewardMeter(files.editing)
         _check_budget(cell, declared, learning.calls)  # before what may take long
         journal = handed_in(files.journal, "the agent's journal")
-        copy = Files(Path(unknown_to_the_agent)).journal
-        copy.write_bytes(journal)
+        # Made once the agent's processes are gone: they know all names in the folder of both.
+        copy = Files(Path(later.enter_context(_folder()))).journal
+        with copy.open("xb") as file:
+            file.write(journal)
         found = place.evaluate(cell, copy, declared)
         # An edit may see the reward of each step it keeps; what it asks for beyond that is search,
         # like learning.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness.storing import alone_in
 from benchmarks.results import (
     ROWS_FILE,
     ResultsError,
@@ -49,8 +50,14 @@ def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
         FileNotFoundError: A folder has no rows.
         ResultsError: Rows of one cell have different results; or a row was changed, a journal or
             records are missing or not those that were measured, or a mark does not hold.
+        RunnerError: A run is writing to the destination.
         OSError: The destination cannot be written.
     """
+    with alone_in(destination):
+        return _merge(folders, destination)
+
+
+def _merge(folders: Sequence[Path], destination: Path) -> Merged:
     known = {row["cell"]: (row, destination) for row in read_rows(destination / ROWS_FILE)}
     chosen = dict(known)
     marks: list[Mark] = []
@@ -60,7 +67,7 @@ def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
         for row in rows:
             _check_files(row, folder)
             other = chosen.get(row["cell"])
-            if other is None or _is_better(row, folder, *other):
+            if other is None or is_better(row, folder, *other):
                 chosen[row["cell"]] = row, folder
     _check_names([row for row, _ in chosen.values()])
     added = [(row, folder) for row, folder in chosen.values() if folder != destination]
@@ -76,8 +83,14 @@ def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
     return Merged(len(chosen), len(added))
 
 
-def _is_better(row: Row, folder: Path, other: Row, where: Path) -> bool:
+def is_better(row: Row, folder: Path, other: Row, where: Path) -> bool:
     """Whether a row takes the place of another one of its cell.
+
+    Args:
+        row: The row.
+        folder: Its folder, for the message.
+        other: The other one.
+        where: The folder of that, likewise.
 
     Raises:
         ResultsError: Both have results, and these differ.

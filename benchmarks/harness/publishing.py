@@ -19,7 +19,8 @@ def rescore(options: argparse.Namespace) -> int:
 
     rows = rows_in(options.folder)
     chosen = named_rows(rows, options.rows) if options.rows else rows
-    folder = options.out or options.folder.with_name(f"{options.folder.resolve().name}-rescored")
+    measured = options.folder.resolve()
+    folder = options.out or measured.with_name(f"{measured.name}-rescored")
     settings = read_settings(options.set)
     found = rescore_rows(chosen, options.folder, folder, settings, options.keep_going)
     for row, problem in found.failed:

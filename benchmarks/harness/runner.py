@@ -8,8 +8,8 @@ import importlib
 import os
 import shutil
 import sys
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from benchmarks.harness.agent_files import changed_files
 from benchmarks.harness.isolation import TIME_LIMIT, Isolated, run_isolated
 from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
 from benchmarks.harness.storing import RunnerError, only_writer
-from benchmarks.harness.strangers import carried_modules, find_modules_in
+from benchmarks.harness.strangers import carried_modules, find_modules_in, module_hashes
 from benchmarks.report import families
 from benchmarks.report.brief import WIDTH
 from benchmarks.results import ROWS_FILE, Cell, Row
@@ -98,6 +98,12 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
         with bar, closing(execution.outcomes(waiting)) as outcomes:
             for row, names in stale.values():
                 bar.write(f"run again, since {', '.join(names)} is another now: {Cell.of(row)}")
+            for agent, count in _of_other_modules(settled, done & {c.id for c in cells}).items():
+                bar.write(
+                    f"{agent}: {count} rows were measured with another version of its module, and"
+                    " are kept: they have a line of their own in tables. To measure them again,"
+                    " delete their lines, or give another --out"
+                )
             for outcome in outcomes:
                 store.add(outcome.row, outcome.journal, outcome.records)
                 _report(outcome, bar)
@@ -121,6 +127,24 @@ def _stale(settled: Sequence[Row], cells: Sequence[Cell]) -> dict[str, tuple[Row
         for row in settled
         if row["cell"] in wanted and (names := changed_files(row))
     }
+
+
+def _of_other_modules(settled: Sequence[Row], kept: Set[str]) -> Counter[str]:
+    """How many rows that are kept are of another version of the agent's own module than is here, by
+    agent.
+    """
+    here: dict[str, str | None] = {}
+    found = Counter[str]()
+    for row in settled:
+        module, path, _ = row["agent"].partition(":")
+        known = row.get("modules", {}).get(module)
+        if row["cell"] not in kept or not path or known is None:
+            continue
+        if module not in here:
+            here[module] = module_hashes(Cell.of(row)).get(module)
+        if here[module] not in (known, None):
+            found[row["agent"]] += 1
+    return found
 
 
 def _report(outcome: Outcome, bar: tqdm) -> None:

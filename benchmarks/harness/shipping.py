@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness.merging import is_better
+from benchmarks.harness.storing import alone_in
 from benchmarks.results import (
     ROWS_FILE,
     SHIPPED_BYTES,
     ResultsError,
     Row,
     append_row,
-    canonical_json,
     journal_problem,
     read_rows,
     rows_in,
@@ -44,7 +45,8 @@ class Shipped:
 
 def ship_rows(folder: Path, destination: Path) -> Shipped:
     """Copy the rows of `folder` that `destination` does not hold yet, their small journals, and
-    their marks of verification.
+    their marks of verification. Of a cell that both have the finished row is kept, as in
+    `merge_rows`.
 
     Everything is read and checked before anything is written.
 
@@ -52,27 +54,41 @@ def ship_rows(folder: Path, destination: Path) -> Shipped:
         FileNotFoundError: `folder` has no rows.
         ValueError: Both are the same folder.
         ResultsError: A row was changed, a journal is missing or is not the one that was measured,
-            or a mark does not hold.
+            a mark does not hold, or the destination has a cell with another result.
+        RunnerError: A run is writing to the destination.
         OSError: The destination cannot be written.
     """
     if folder.resolve() == destination.resolve():
         raise ValueError(f"{destination} is the folder itself: give another one")
     rows = rows_in(folder)
-    known = {canonical_json(row) for row in read_rows(destination / ROWS_FILE)}
     _check_journals(rows, folder)
     marks = checked_marks(folder, rows)
-    small = [row for row in rows if 0 < _size(row, folder) <= SHIPPED_BYTES]
-    for row in small:
-        target = destination / row["edit_file"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / row["edit_file"], target)
-    destination.mkdir(parents=True, exist_ok=True)
-    for row in rows:
-        if canonical_json(row) not in known:
+    with alone_in(destination):
+        kept = {row["cell"]: row for row in read_rows(destination / ROWS_FILE)}
+        new = [row for row in rows if _is_new(row, folder, kept.get(row["cell"]), destination)]
+        kept |= {row["cell"]: row for row in new}
+        small = [
+            row
+            for row in rows
+            if 0 < _size(row, folder) <= SHIPPED_BYTES
+            and kept[row["cell"]]["edit_sha256"] == row["edit_sha256"]
+        ]
+        for row in small:
+            target = destination / row["edit_file"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / row["edit_file"], target)
+        destination.mkdir(parents=True, exist_ok=True)
+        for row in new:
             append_row(destination / ROWS_FILE, row)
-    add_marks(destination, marks)
+        there = {row["row_sha256"] for row in kept.values()}
+        add_marks(destination, [mark for mark in marks if mark.row_sha256 in there])
     with_edits = sum(row["edit_file"] is not None for row in rows)
     return Shipped(len(rows), len(small), with_edits - len(small))
+
+
+def _is_new(row: Row, folder: Path, other: Row | None, destination: Path) -> bool:
+    """Whether a row is copied: its cell has none there, or a worse one."""
+    return other is None or is_better(row, folder, other, destination)
 
 
 def _check_journals(rows: Sequence[Row], folder: Path) -> None:

@@ -5,7 +5,7 @@ when another one has.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +86,18 @@ class Store:
         except FileNotFoundError:
             return None
         return _State(state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep every other process from writing to a folder, if there is one already: whoever makes it
+    once all is checked is the first there.
+
+    Raises:
+        RunnerError: Another process has it.
+    """
+    with only_writer(folder) if folder.is_dir() else nullcontext():
+        yield
 
 
 @contextmanager

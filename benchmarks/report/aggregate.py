@@ -5,7 +5,7 @@ agent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,13 +17,8 @@ from benchmarks.report.estimates import Interval, Stratum, iqm_interval
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.labels import at_one_budget, by_label, short_names, shorter, told_apart
 from benchmarks.report.standings import Estimate, Standing, standing_of
+from benchmarks.report.strata import Strata, title
 from benchmarks.results import Row, edited_with
-from benchmarks.results.lines import printable
-from editgym.checks import as_json
-
-_NOT_IN_TITLE = frozenset(
-    {"task", "model_seed", "device"}
-)  # nor any other argument that a suite seeds
 
 # Where a row's stratum stands while it is in a group.
 STRATUM = "stratum"
@@ -78,22 +73,28 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
     groups = []
     for suite in dict.fromkeys(row["suite"] for row in rows):
         entries = entries_of(suite)
-        along = _along(entries)
-        apart = {*along, *(entry.seed_kwarg for entry in entries)}
+        division = Strata(entries)
         strata: dict[str, list[Row]] = {}
         known = [row for row in rows if row["suite"] == suite]
         odd = set()
         for row, other in zip(known, others(known), strict=True):
-            title = stratum(row, apart) + other
+            title = division.of(row) + other
             strata.setdefault(title, []).append({**row, STRATUM: title})
             odd |= {title} if other else set()
         single = [
-            _group(suite, title, [by_label(own, along=along)]) for title, own in strata.items()
+            _group(suite, title, [by_label(own, along=division.along)])
+            for title, own in strata.items()
         ]
         own = [
-            _in_short(group, entries, apart)
+            _in_short(group, entries, division)
             for group in (
-                *_pooled(suite, entries, strata, [one for one in single if one.title not in odd]),
+                *_pooled(
+                    suite,
+                    entries,
+                    division,
+                    strata,
+                    [one for one in single if one.title not in odd],
+                ),
                 *single,
             )
         ]
@@ -102,28 +103,10 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
     return groups
 
 
-def stratum(row: Row, apart: Set[str | None] = frozenset()) -> str:
-    """Environment and task of a row, and whatever else was asked of the environment, but for the
-    arguments that its suite seeds, and those that go along with agents; of an edit that was scored
-    again also what it was made with.
-    """
-    made = {f"edited with {key}": value for key, value in edited_with(row).items()}
-    return _title(row["env_id"], row["task"], _told_apart(row["env_kwargs"], apart) | made)
-
-
-def _told_apart(env_kwargs: Mapping[str, Any], apart: Set[str | None]) -> dict[str, Any]:
-    """The arguments of an environment that tell its stratum from others."""
-    return {key: value for key, value in env_kwargs.items() if key not in _NOT_IN_TITLE | apart}
-
-
-def _in_short(group: Group, entries: Sequence[Compared], apart: Set[str | None]) -> Group:
+def _in_short(group: Group, entries: Sequence[Compared], division: Strata) -> Group:
     """The group with the short names that the suite gives it and its agents."""
-    again, strata = _scored_again(group, apart)
-    own = [
-        entry
-        for entry in entries
-        if _title(entry.env_id, entry.task, _told_apart(as_json(entry.env_kwargs), apart)) in strata
-    ]
+    again, strata = _scored_again(group, division)
+    own = [entry for entry in entries if division.of_entry(entry) in strata]
     names = short_names(
         {standing.agent: group.rows[standing.agent] for standing in group.standings},
         [labelled for entry in own for labelled in entry.labelled],
@@ -131,7 +114,7 @@ def _in_short(group: Group, entries: Sequence[Compared], apart: Set[str | None])
     titles = [entry.title for entry in own if entry.title] if len(group.strata) == 1 else []
     label = shorter(group.title)
     if titles:
-        label = f"{_title(own[0].env_id, own[0].task, {})} · {titles[0]}"
+        label = f"{title(own[0].env_id, own[0].task, {})} · {titles[0]}"
     elif again:
         label = shorter(strata[0])
     return replace(
@@ -143,7 +126,7 @@ def _in_short(group: Group, entries: Sequence[Compared], apart: Set[str | None])
     )
 
 
-def _scored_again(group: Group, apart: Set[str | None]) -> tuple[list[str], Sequence[str]]:
+def _scored_again(group: Group, division: Strata) -> tuple[list[str], Sequence[str]]:
     """What edits were scored again with, in words, and the strata that they were made in; nothing,
     and the group's own strata, where they were not scored again.
     """
@@ -154,20 +137,7 @@ def _scored_again(group: Group, apart: Set[str | None]) -> tuple[list[str], Sequ
     before = {key: value for key, value in row["env_kwargs"].items() if key not in made}
     before |= {key: value for key, value in made.items() if value is not None}
     now = ", ".join(f"{key}={row['env_kwargs'].get(key)}" for key in sorted(made))
-    made_in = _title(row["env_id"], row["task"], _told_apart(before, apart))
-    return [f"scored again with {now}"], [made_in]
-
-
-def _along(entries: Sequence[Compared]) -> frozenset[str]:
-    """The arguments of environments that go along with agents in some entry."""
-    return frozenset(name for entry in entries for name in entry.along)
-
-
-def _title(env_id: str, task: str | None, extra: Mapping[str, Any]) -> str:
-    title = " · ".join(
-        [env_id, *filter(None, [task]), *(f"{key}={extra[key]}" for key in sorted(extra))]
-    )
-    return printable(title, kept="")
+    return [f"scored again with {now}"], [division.asked(row["env_id"], row["task"], before)]
 
 
 def metric_value(row: Row, key: str, family: str | None) -> float | None:
@@ -179,21 +149,17 @@ def metric_value(row: Row, key: str, family: str | None) -> float | None:
 def _pooled(
     suite: str,
     entries: Sequence[Compared],
+    division: Strata,
     strata: Mapping[str, Sequence[Row]],
     groups: Sequence[Group],
 ) -> Iterable[Group]:
     """For each family with several strata to pool, a group of the agents that have a result in
     every one of them.
     """
-    along = _along(entries)
-    apart = {
-        # As rows have them: with lists for tuples.
-        _title(entry.env_id, entry.task, as_json(entry.env_kwargs))
-        for entry in entries
-        if not entry.pooled
-    }
+    along = division.along
+    alone = {division.of_entry(entry) for entry in entries if not entry.pooled}
     for family in FAMILIES:
-        members = [group for group in groups if group.family == family and group.title not in apart]
+        members = [group for group in groups if group.family == family and group.title not in alone]
         if len(members) < 2:
             continue
         labelled = [

@@ -50,8 +50,13 @@ def _rescoring(rows: Sequence[Row]) -> str:
 
 
 def _typed(row: Row, entries: Sequence[Compared]) -> Iterable[str]:
-    """Settings and arguments of a row that its suite does not have, as `--set` takes them."""
-    own = [one for one in entries if (one.env_id, one.task) == (row["env_id"], row["task"])]
+    """Settings and arguments of a row that its suite does not have, as `--set` takes them: also of
+    a task that it does not have, which takes the place of another one of the environment.
+    """
+    there = [one for one in entries if one.env_id == row["env_id"]]
+    family = (row["task"] or "").partition("/")[0]
+    alike = [one for one in there if one.task.partition("/")[0] == family] or there
+    own = [one for one in there if one.task == row["task"]] or alike[:1]
     if not own:
         return
     configs = [config for entry in own for name, config, _ in entry.chosen([row["agent"]])]

@@ -37,7 +37,7 @@ class Family:
         directions: Every metric's better side, in the order of tables; None where a metric only
             describes.
         score: What agents are ranked by, from 0 to 1, from a row's metrics; None where a part of it
-            is missing. It stands in tables and reports as `harmonic_mean`.
+            is missing, or is no share. It stands in tables and reports as `harmonic_mean`.
         score_words: What the score is the harmonic mean of.
         trade_off: What an agent gives up (x) for what it gains (y), or the other way round.
         parts: The metrics that the score is made of, which stand beside it in short tables.
@@ -91,8 +91,9 @@ def _attacks() -> dict[str, Direction | None]:
 
 
 def _harmonic(parts: Iterable[float | None]) -> float | None:
+    """Their harmonic mean; None where one is missing, or below 0, of which there is none."""
     every = list(parts)
-    known = [part for part in every if part is not None]
+    known = [part for part in every if part is not None and part >= 0]
     return statistics.harmonic_mean(known) if len(known) == len(every) else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from benchmarks.report.compared import LabelledAgent
 from benchmarks.results import AGENT_FILES, Row, canonical_json
 from benchmarks.results.lines import printable
 
+_OWN = ("editgym.", "agents.", "benchmarks.")  # modules whose version is in `versions` and `git`
 _SHORT, _SHORT_LIST = 40, 14  # characters of a name, or of a list in it, that are short enough
 # Lists and objects. Globs in quotes have brackets of their own: `'model.layers.[12].mlp'`.
 _LISTED = {
@@ -53,7 +54,10 @@ def by_label(
             typed.setdefault(variant, _described(row, "agent_config", ignored, along))
         suffixes = _suffixes(typed)
         if len(set(suffixes.values())) < len(typed):  # a default has changed between them
-            suffixes = _suffixes({variant: json.loads(variant) for variant in typed})
+            every = {variant: json.loads(variant) for variant in typed}
+            suffixes = _suffixes(every)
+            if len(set(suffixes.values())) < len(typed):  # 1 and "1"
+                suffixes = _suffixes(every, canonical_json)
         for variant, row in zip(variants, own, strict=True):
             # Settings may be texts of several lines, which would be lines of tables.
             label = printable(agent + suffixes[variant], kept="")
@@ -146,9 +150,11 @@ def short_name(rows: Sequence[Row], labelled: Sequence[LabelledAgent]) -> str | 
     return f"{best.agent} ({best.label})"
 
 
-def _suffixes(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _suffixes(
+    settings: Mapping[str, Mapping[str, Any]], shown: Callable[[Any], str] = str
+) -> dict[str, str]:
     """For each variant of an agent the settings in which it differs from the others, in brackets
-    behind a name; those that are null are left out.
+    behind a name, values as they are to be shown; those that are null are left out.
     """
     keys = sorted({key for chosen in settings.values() for key in chosen})
     differing = [
@@ -158,7 +164,7 @@ def _suffixes(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     ]
     values = {
         variant: ", ".join(
-            f"{key}={chosen[key]}" for key in differing if chosen.get(key) is not None
+            f"{key}={shown(chosen[key])}" for key in differing if chosen.get(key) is not None
         )
         for variant, chosen in settings.items()
     }
@@ -181,7 +187,8 @@ def _described(
     row: Row, settings: str, ignored: Set[str], along: Set[str] = frozenset()
 ) -> dict[str, Any]:
     """A row's settings, by the name of their field, with its budget, its device, the arguments
-    that go along with its agent, and the files that it read.
+    that go along with its agent, and the files that it read; of an agent that is not editgym's own
+    also the file that it was written in.
     """
     every = {
         **{name: row["env_kwargs"].get(name) for name in along},
@@ -191,6 +198,10 @@ def _described(
     }
     for name, found in (row["fingerprints"].get(AGENT_FILES) or {}).items():
         every[f"SHA-256 of {name}"] = found and found[:12]
+    module, path, _ = row["agent"].partition(":")
+    if path and not module.startswith(_OWN):
+        found = row.get("modules", {}).get(module)
+        every[f"SHA-256 of {module}"] = found and found[:12]
     # A row that is older than a setting does not have it; where it changes nothing it is None.
     return {key: value for key, value in every.items() if key not in ignored and value is not None}
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from benchmarks.report.sections import Section, overview
 from benchmarks.report.tables import Item, Table
 from benchmarks.results import Cell, Row
+from benchmarks.results.lines import printable
 
 
 def markdown(rows: Sequence[Row], sections: Sequence[Section], failed: Sequence[Row]) -> str:
@@ -24,7 +25,7 @@ def markdown(rows: Sequence[Row], sections: Sequence[Section], failed: Sequence[
             table.reading,
             "",
         ]
-        lines += [f"- {_escaped(note)}" for note in table.notes]
+        lines += [f"- {_escaped(_one_line(note))}" for note in table.notes]
         lines += [
             "",
             *(
@@ -41,8 +42,9 @@ def markdown(rows: Sequence[Row], sections: Sequence[Section], failed: Sequence[
     return "\n".join(lines) + "\n"
 
 
-def _one_line(error: str | None) -> str:
-    return " ".join((error or "no reason is given").split())
+def _one_line(text: str | None) -> str:
+    """A text that somebody else may have written, without line breaks and signs of control."""
+    return " ".join(printable(text or "no reason is given").split())
 
 
 def _markdown_table(table: Table) -> list[str]:

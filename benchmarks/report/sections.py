@@ -10,7 +10,7 @@ from benchmarks.report import estimates as statistics
 from benchmarks.report.aggregate import Group
 from benchmarks.report.looks import palette
 from benchmarks.report.plots import Plot, figures
-from benchmarks.report.tables import Table, group_table
+from benchmarks.report.tables import Table, group_tables
 from benchmarks.results import Row
 
 
@@ -27,8 +27,7 @@ def sections_of(groups: Sequence[Group]) -> list[Section]:
     looks = palette(groups)
     pooled = {(group.suite, group.family) for group in groups if len(group.strata) > 1}
     sections = []
-    for group in groups:
-        table = group_table(group)
+    for group, table in zip(groups, group_tables(groups), strict=True):
         # One profile over all tasks of a family says more than one for each, and a trade-off less.
         is_pooled = len(group.strata) > 1
         skipped = (

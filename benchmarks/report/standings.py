@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from benchmarks.report.estimates import PROVISIONAL_BELOW
 from benchmarks.report.families import SCORE, UNLEARNING
 from benchmarks.results import TIME_KEYS, Row
+from benchmarks.results.form import ACCESS
+from benchmarks.results.lines import printable
 
 # Where a row's marks of verification stand while it is reported, one text for each.
 VERIFIED = "verified"
@@ -47,7 +49,7 @@ class Standing:
 
     Attributes:
         agent: Its name, with what tells it from a namesake of another configuration.
-        access: What it may look at.
+        access: What it may look at: the most that it was given for any of its rows.
         n: Finished seeds; in a table over several tasks, of the task that has the fewest.
         provisional: Whether `n` is too small to trust the intervals.
         failed: Number of failed cells.
@@ -103,19 +105,36 @@ def standing_of(
     reward_calls = _median(row["reward_calls"] for row in finished)
     return Standing(
         agent=name,
-        access=next((row["access"] for row in rows if row["access"]), None),
+        access=_widest(row["access"] for row in rows),
         n=n,
         provisional=0 < n < PROVISIONAL_BELOW,
         failed=sum(row["status"] == "failed" for row in rows),
         verified=_verified(finished),
-        unsupported=next((row["error"] for row in rows if row["status"] == "unsupported"), None),
+        unsupported=_reason(rows),
         shallow=family == UNLEARNING.name and _is_shallow(metrics, oracle or {}),
         reward_calls=None if reward_calls is None else round(reward_calls),
-        peak_memory_bytes=max((row["peak_memory_bytes"] or 0 for row in finished), default=None),
+        peak_memory_bytes=_largest(row.get("peak_memory_bytes") for row in finished),
         time={key: _median(row["time"][key] for row in finished) for key in TIME_KEYS},
         metrics=metrics,
         label=name,
     )
+
+
+def _reason(rows: Sequence[Row]) -> str | None:
+    """Why an agent does not do the task, on one line: the text is the agent's own."""
+    told = (row["error"] for row in rows if row["status"] == "unsupported" and row["error"])
+    reason = next(told, None)
+    return None if reason is None else " ".join(printable(reason).split())
+
+
+def _widest(accesses: Iterable[str | None]) -> str | None:
+    """The access that lets an agent see most; None where there is none."""
+    known = [access for access in accesses if access in ACCESS]
+    return max(known, key=ACCESS.index, default=None)
+
+
+def _largest(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def _verified(finished: Sequence[Row]) -> int:

@@ -58,7 +58,8 @@ class Scale:
 def spanning(values: Sequence[float], start: float, end: float, margin: float = 0.06) -> Scale:
     """The scale that holds all values, with some room at both ends."""
     low, high = min(values), max(values)
-    room = margin * (high - low) or 0.05 * abs(high) or 0.05
+    apart = 0.0 if math.isclose(low, high) else high - low  # means of equal numbers are not equal
+    room = margin * apart or 0.05 * abs(high) or 0.05
     return Scale(low - room, high + room, start, end)
 
 

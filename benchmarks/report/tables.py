@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ class Table:
         lines: A line for each agent.
         reading: How to read it.
         notes: What to know about single lines.
+        slug: The title as a part of file names and links.
     """
 
     title: str
@@ -80,24 +82,31 @@ class Table:
     lines: tuple[tuple[Item, ...], ...]
     reading: str
     notes: tuple[str, ...]
-
-    @property
-    def slug(self) -> str:
-        """The title as a part of file names and links."""
-        return slug(f"{self.suite} {self.title}")
+    slug: str
 
 
-def slug(text: str) -> str:
-    """`text` in lower case, with single hyphens between its words; a long one is cut, with a hash
-    of the whole at its end.
+def slugs(texts: Iterable[str]) -> dict[str, str]:
+    """By text, the text in lower case, with single hyphens between its words. A long one is cut,
+    with a hash of the whole at its end, and one that others would have too has that hash.
     """
-    whole = "-".join(re.findall(r"[a-z0-9]+", text.lower()))
-    if len(whole) <= _LONGEST_SLUG:
-        return whole
-    return f"{whole[:_LONGEST_SLUG]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    words = {text: "-".join(re.findall(r"[a-z0-9]+", text.lower())) for text in texts}
+    counted = Counter(words.values())
+    return {
+        text: whole
+        if len(whole) <= _LONGEST_SLUG and counted[whole] == 1
+        else f"{whole[:_LONGEST_SLUG]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        for text, whole in words.items()
+    }
 
 
-def group_table(group: Group) -> Table:
+def group_tables(groups: Sequence[Group]) -> list[Table]:
+    """The tables of the groups of a report."""
+    titles = [f"{group.suite} {group.title}" for group in groups]
+    found = slugs(titles)
+    return [_table(group, found[title]) for group, title in zip(groups, titles, strict=True)]
+
+
+def _table(group: Group, slug: str) -> Table:
     """The table of a group: what was measured before the edit stays in `leaderboard.json`."""
     keys = [key for key in group.metrics if not families.is_before(key)]
     columns = (
@@ -124,6 +133,7 @@ def group_table(group: Group) -> Table:
         lines,
         reading(group),
         notes(group),
+        slug,
     )
 
 
@@ -163,10 +173,11 @@ def interval_text(interval: Interval | None) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that suits them."""
-    for limit, scale, unit in ((1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
+    for limit, scale, unit in ((0.9995, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
         if seconds < limit:
             return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds / 3600:.3g} h"
+    hours = seconds / 3600
+    return f"{hours:.3g} h" if hours < 999.5 else f"{hours:,.0f} h"
 
 
 def _line(standing: Standing, keys: list[str]) -> tuple[Item, ...]:

@@ -24,6 +24,9 @@ from benchmarks.results import SCHEMA, Cell, Row, rows_in
 from benchmarks.results.marks import Mark, read_marks
 from editgym.paths import whole_file
 
+# Fields that rows of earlier versions do not have.
+_NOT_IN_ALL = {"task": None, "git": None, "peak_memory_bytes": None}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -59,7 +62,11 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
     rows = rows_in(folder)
     marks = read_marks(folder, rows)
     rows = [
-        {**row, VERIFIED: [_in_words(mark) for mark in marks.of.get(row["row_sha256"], ())]}
+        {
+            **_NOT_IN_ALL,
+            **row,
+            VERIFIED: [_in_words(mark) for mark in marks.of.get(row["row_sha256"], ())],
+        }
         for row in rows
     ]
     _import_strangers(rows)

@@ -15,7 +15,8 @@ from benchmarks.results.rows import AGENT_FILES, CURVE_KEYS, TIME_KEYS, Status
 from editgym.checks import is_finite, is_whole
 
 _SHOWN = 80  # characters of a value in a message
-_ACCESS = ("reward", "gradient", "data", "oracle")  # as editgym.envs.access, which loads PyTorch
+# As editgym.envs.access, which loads PyTorch: what lets an agent see least comes first.
+ACCESS = ("reward", "gradient", "data", "oracle")
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -75,7 +76,7 @@ def check_form(row: Row) -> None:
     if row.get("task") != task:
         raise ValueError(f"task is {short(row.get('task'))}, and env_kwargs.task {short(task)}")
     if row["status"] == "finished":
-        _check(row, {"access": (lambda v: v in _ACCESS, f"one of {', '.join(_ACCESS)}")})
+        _check(row, {"access": (lambda v: v in ACCESS, f"one of {', '.join(ACCESS)}")})
         _check(row, {"error": (lambda v: v is None, "null in a row that is finished")})
     edited_with(row)
 

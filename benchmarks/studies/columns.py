@@ -34,6 +34,7 @@ from benchmarks.suites.cells import entries_of
 CHANGE = "Δ"
 _HEADINGS = {"env_id": "environment", "shift_limit": "box"}
 _SEEDED = ("model_seed", "device", "task")
+_PLACES = ("suite", "env_id", "task")
 
 
 class Shown(NamedTuple):
@@ -124,7 +125,9 @@ def table(
     ]
     lines = [head, [*["---"] * (len(by) + 1), *["--:"] * (len(head) - len(by) - 1)]]
     for own in places.values():
-        found = by_label(at_one_budget(own), along=apart)
+        of_one_budget = at_one_budget(own)
+        found = by_label(of_one_budget, along=apart)
+        _check_once(of_one_budget, found)
         names = told_apart({label: _short(group) or label for label, group in found.items()})
         ordered = sorted(found.items(), key=lambda item: _order(item[1], shown, mean))
         lines += [_line(names[label], group, shown, by, mean) for label, group in ordered]
@@ -135,6 +138,22 @@ def table(
                     MISSING if label == first else _beside(group, found[first], shown[0], mean)
                 )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _check_once(rows: Sequence[Row], found: Mapping[str, Sequence[Row]]) -> None:
+    """Refuse lines of which a seed has several rows, of different tasks or environments: a line
+    shows one of them.
+    """
+    shown = {row["cell"] for own in found.values() for row in own}
+    for row in rows:
+        if row["cell"] in shown:
+            continue
+        ways = {name: {canonical_json(_field(one, name)) for one in rows} for name in _PLACES}
+        told = ", ".join(name for name, values in ways.items() if len(values) > 1)
+        raise ValueError(
+            f"--by: {row['agent']} has several rows of seed {row['seed']} in one line, which differ"
+            f" in {told or 'the networks that they edit'}: name it, or choose by --where"
+        )
 
 
 def _short(rows: Sequence[Row]) -> str | None:

@@ -31,8 +31,8 @@ from agents.debiasing.frontier import LinearFrontier
 from agents.debiasing.last_layer import HeadOfNetwork
 from benchmarks.harness.machine import single_thread
 from benchmarks.harness.measure import cell_spec
-from benchmarks.report.aggregate import stratum
 from benchmarks.report.labels import by_label
+from benchmarks.report.strata import Strata
 from benchmarks.results import Cell, Row, canonical_json, rows_in
 from editgym.envs.protocol import open_env
 
@@ -145,7 +145,7 @@ def shares(rows: Sequence[Row]) -> list[Share]:
         network = _network(row)
         if network not in curves:
             curves[network] = trace(Cell.of(row))
-        strata.setdefault(stratum(row), []).append(row)
+        strata.setdefault(Strata().of(row), []).append(row)
     return [
         _share(where, label, own, mean_curve([curves[_network(row)] for row in own]))
         for where, rows in strata.items()

@@ -33,6 +33,9 @@ def pairs(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, Rows, Any, Rows
     Args:
         rows: Finished ones.
         name: An argument of the environment, or a setting of the agent.
+
+    Raises:
+        ValueError: An agent has two rows of one seed that differ in their networks alone.
     """
     alike: dict[str, dict[str, tuple[Any, dict[int, Row]]]] = {}
     for row in rows:
@@ -40,7 +43,11 @@ def pairs(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, Rows, Any, Rows
         _, own = alike.setdefault(_apart_from(row, name), {}).setdefault(
             canonical_json(value), (value, {})
         )
-        own[row["seed"]] = row
+        if own.setdefault(row["seed"], row) is not row:
+            raise ValueError(
+                f"--by: {row['agent']} has two rows of seed {row['seed']} in {row['env_id']}, of"
+                " two networks: which one is meant, nobody can tell"
+            )
     for values in alike.values():
         # What is not given, null in JSON, is what the others are compared with.
         (base, before), *others = sorted(values.values(), key=lambda one: one[0] is not None)
@@ -143,7 +150,11 @@ def _apart_from(row: Row, name: str) -> str:
     row that is older than a setting does not have it.
     """
     kwargs, settings = (
-        {key: value for key, value in row[kind].items() if key != name and value is not None}
+        {
+            key: value
+            for key, value in row[kind].items()
+            if key not in (name, _SEEDED) and value is not None
+        }
         for kind in ("env_kwargs", "settings")
     )
     return canonical_json([row["suite"], row["env_id"], row["agent"], kwargs, settings])

@@ -187,6 +187,12 @@ def _in_place(suite: Suite, entries: Sequence[Entry], task: str, anywhere: bool)
         alike = [entry for entry in entries if entry.task.partition("/")[0] == family]
     if not alike or not (is_import_path(task) or task in TASKS):
         offered = list(dict.fromkeys(entry.task for entry in suite.entries))
+        if task in offered:
+            own = dict.fromkeys(entry.env_id for entry in suite.entries if entry.task == task)
+            raise ValueError(
+                f"task {task!r} is not in the --envs that were given: suite {suite.name!r} has it"
+                f" in {', '.join(own)}"
+            )
         raise ValueError(unknown(f"task of suite {suite.name!r}", task, offered))
     for entry in {entry.env_id: entry for entry in reversed(alike)}.values():
         budget = REWARD_CALLS.get(task, _budget(entry))

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +232,21 @@ def test_texts_within_lists_and_objects_are_seen():
     cell = cell_of(policy={"all": ["policies/one.txt", 3, None]})
     assert agent_files(cell) == {"policies/one.txt": sha256("0.25")}
     assert json.loads(json.dumps(agent_files(cell))) == agent_files(cell)
+
+
+def test_rows_of_another_version_of_the_agents_module_are_kept_and_told_apart(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delitem(sys.modules, "own_follows", raising=False)  # another test's
+    cells = [cell_of(seed) for seed in range(2)]
+    run_cells(cells[:1], tmp_path / "to")
+    assert "another version" not in capsys.readouterr().err
+    (tmp_path / "own_follows.py").write_text(f"{OWN}\n# changed\n")
+    rows = run_cells(cells, tmp_path / "to")
+    assert lines(tmp_path / "to") == 2, "nothing that was measured is measured again"
+    said = "own_follows:Follows: 1 rows were measured with another version of its module"
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count(said) == 1
+    (group,) = group_rows(rows)
+    assert [standing.n for standing in group.standings] == [1, 1]
+    assert all("SHA-256 of own_follows=" in one.agent for one in group.standings)

@@ -160,6 +160,30 @@ def test_a_damaged_journal_fails_its_cell_and_is_named(monkeypatch, name):
         raise AssertionError(row["error"])
 
 
+def test_no_other_folder_of_the_harness_is_there_while_an_agent_is(tmp_path, monkeypatch):
+    """What is evaluated lies where the agent never was: a pipe that it puts at a journal's place
+    would hold up the harness for ever.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen, evaluated = [], []
+
+    class Looking(Here):
+        def learn_and_edit(self, cell, folder):
+            for stage in super().learn_and_edit(cell, folder):
+                seen.append(list(tmp_path.glob("editgym-cell-*")))
+                yield stage
+
+        def evaluate(self, cell, journal, access):
+            evaluated.append(journal.parent)
+            return super().evaluate(cell, journal, access)
+
+    assert run_cell(CELL, Looking()).row["status"] == "finished"
+    assert {len(folders) for folders in seen} == {1}
+    assert evaluated[0].parent == tmp_path
+    assert evaluated[0] not in seen[-1]
+    assert not list(tmp_path.iterdir())
+
+
 # --- meters ---------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from benchmarks import leaderboard
+from benchmarks.harness.storing import only_writer
 from benchmarks.results import ROWS_FILE, Cell, append_row, read_rows, records_file, row_hash
 
 
@@ -123,3 +124,38 @@ def test_a_journal_takes_no_other_ones_place(folder, tmp_path, capsys):
         assert merged(other, to=to) == 2
         assert said in capsys.readouterr().err
         assert (to / good["edit_file"]).read_bytes() == before
+
+
+@pytest.mark.parametrize("there", ["finished", "failed"])
+def test_what_is_shipped_takes_the_place_of_a_worse_row_alone(folder, there):
+    """What is published is not replaced by a cell that failed later, nor by another result."""
+    published = folder("published", ("ppo", 0, 0.5), status=there)
+    failed = folder("again", ("ppo", 0, 0.0), status="failed")
+    assert leaderboard.main(["ship", str(failed), str(published)]) == 0
+    (row,) = read_rows(published / ROWS_FILE)
+    assert row["status"] == there
+    good = folder("good", ("ppo", 0, 0.5))
+    assert leaderboard.main(["ship", str(good), str(published)]) == 0
+    (row,) = read_rows(published / ROWS_FILE)
+    assert (row["status"], row["metrics"]["reliability"]) == ("finished", 0.5)
+    assert (published / row["edit_file"]).is_file()
+
+
+def test_another_result_is_not_shipped_over_what_is_published(folder, capsys):
+    published, other = folder("published", ("ppo", 0, 0.5)), folder("other", ("ppo", 0, 0.9))
+    before = (published / ROWS_FILE).read_bytes()
+    assert leaderboard.main(["ship", str(other), str(published)]) == 2
+    assert "has different results in" in capsys.readouterr().err
+    assert (published / ROWS_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["ship", "merge"])
+def test_nothing_is_added_while_a_run_writes_there(folder, tmp_path, capsys, command):
+    one, to = folder("one", ("ppo", 0, 0.5)), folder("to", ("ppo", 1, 0.5))
+    typed = [str(one), str(to)] if command == "ship" else [str(one), "--out", str(to)]
+    with only_writer(to):
+        assert leaderboard.main([command, *typed]) == 2
+    assert "another run is writing to" in capsys.readouterr().err
+    assert len(read_rows(to / ROWS_FILE)) == 1
+    assert leaderboard.main([command, *typed]) == 0
+    assert len(read_rows(to / ROWS_FILE)) == 2

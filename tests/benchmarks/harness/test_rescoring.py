@@ -16,8 +16,9 @@ from benchmarks.harness.rescoring import RescoringError, Setting, read_settings,
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.sources import source_of
 from benchmarks.harness.validation import validate_row
-from benchmarks.report.aggregate import group_rows, stratum
+from benchmarks.report.aggregate import group_rows
 from benchmarks.report.commands import command
+from benchmarks.report.strata import Strata
 from benchmarks.results import (
     ROWS_FILE,
     Cell,
@@ -121,7 +122,7 @@ def test_an_edit_that_is_scored_again_is_none_of_a_run_with_these_arguments(worl
     for one in (row, twice):
         run = replace(Cell.of(one), edited_with={})
         assert Cell.of(one).id == one["cell"] != run.id
-        assert stratum(one) == f"{run.env_id} · {run.task} · edited with metrics=None · " + (
+        assert Strata().of(one) == f"{run.env_id} · {run.task} · edited with metrics=None · " + (
             f"metrics={one['env_kwargs']['metrics']}"
         )
         (group,) = group_rows([one], entries_of)

@@ -307,6 +307,18 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
             "unknown task of suite 'toy' 'toys': did you mean toy",
         ),
         (
+            [
+                "run",
+                "--suite",
+                "full",
+                "--tasks",
+                "debiasing/templates",
+                "--envs",
+                "LifelongLLMEdit-v0",
+            ],
+            "'debiasing/templates' is not in the --envs that were given: suite 'full' has it in",
+        ),
+        (
             ["run", "--suite", "toy", "--agents", "fine_tun"],
             "there is no 'fine_tun'; the nearest are fine_tune",
         ),

@@ -121,6 +121,13 @@ def test_a_command_names_what_the_suite_does_not_have(unlearning_row):
     )
 
 
+def test_a_command_names_what_was_typed_for_a_task_that_the_suite_does_not_have(unlearning_row):
+    own = {"task": "unlearning/custom", "data": "mine.npz"}
+    row = row_of(unlearning_row, "ppo", {"rollout": 7}, 0, **own)
+    typed = command([row], (ENTRY,)).split(" --seeds 1 ")[1]
+    assert typed == "--set ppo.rollout=7 --set 'unlearning/custom.data=\"mine.npz\"'"
+
+
 # --- details --------------------------------------------------------------------------------------
 
 

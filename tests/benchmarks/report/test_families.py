@@ -5,7 +5,7 @@ import pytest
 from benchmarks.report import families
 from benchmarks.report.aggregate import group_rows
 from benchmarks.report.families import FAMILIES, SCORE, Family, Key, parse
-from benchmarks.report.tables import group_table
+from benchmarks.report.tables import group_tables
 from editgym.metrics.recovery import ATTACKS
 
 SIZES = {"unlearning": 36, "backdoor": 6, "debiasing": 20, "knowledge": 24}
@@ -108,7 +108,7 @@ def test_variants_and_unknown_metrics_are_reported(make_row):
     estimates = {standing.agent: standing.metrics for standing in group.standings}
     assert estimates["random"]["reliability@chat"].rank == 2
     assert estimates["random"]["speed"].rank is None
-    assert "reliability (chat) ↑" in [column.label for column in group_table(group).columns]
+    assert "reliability (chat) ↑" in [column.label for column in group_tables([group])[0].columns]
 
 
 def test_metrics_of_no_family_are_reported_without_ranks(make_row):
@@ -116,7 +116,7 @@ def test_metrics_of_no_family_are_reported_without_ranks(make_row):
     (group,) = group_rows(rows)
     assert (group.family, group.metrics) == (None, ("speed",))
     assert group.standings[0].metrics["speed"].iqm == pytest.approx(0.05)
-    assert "Lines are sorted by name" in group_table(group).reading
+    assert "Lines are sorted by name" in group_tables([group])[0].reading
 
 
 def test_a_family_of_ones_own_is_one_row(make_row, monkeypatch):
@@ -178,7 +178,7 @@ def test_the_family_of_a_row_says_what_is_better(make_row, monkeypatch):
     ranks = {one.agent: one.metrics["reliability"].rank for one in group.standings}
     assert ranks == {"ppo": 1, "random": 2}
     assert all(one.metrics["leakage"].rank is None for one in group.standings)
-    labels = [column.label for column in group_table(group).columns]
+    labels = [column.label for column in group_tables([group])[0].columns]
     assert {"reliability ↓", "leakage", "speed ↑"} <= set(labels)
 
 
@@ -215,7 +215,7 @@ def test_rows_that_are_older_than_the_attacks_show_them_as_missing(make_row):
         make_row(agent="cmaes", metrics={**old, "worst_attack": 0.5}),
     ]
     (group,) = group_rows(rows)
-    table = group_table(group)
+    (table,) = group_tables([group])
     place = [column.label for column in table.columns].index("worst attack ↓")
     assert {line[1].text: line[place].text for line in table.lines} == {
         "ppo": "—",

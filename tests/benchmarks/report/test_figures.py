@@ -1,5 +1,6 @@
 """What the figures of a report show, and how they are drawn."""
 
+import math
 import re
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ from benchmarks.report.aggregate import STRATUM, group_rows
 from benchmarks.report.curves import retention
 from benchmarks.report.looks import COLORS, DARK_COLORS, MARKERS, look, palette
 from benchmarks.report.plots import DRAWN, figures
+from benchmarks.report.svg import spanning
 
 
 def drawn(rows):
@@ -242,3 +244,11 @@ def test_names_cannot_break_out_of_a_figure(make_row):
     for plot in drawn(rows).values():
         assert not [one for one in elements(plot) if "script" in one.tag]
         assert "<script" not in "".join(panel.svg() for panel in plot.panels)
+
+
+@pytest.mark.parametrize("value", [0.95, 0.05, 0.0, 1e-9, 1e6])
+def test_means_of_equal_numbers_that_differ_by_rounding_have_a_scale(value):
+    scale = spanning([value, math.nextafter(value, 2 * value + 1)], 0, 300)
+    ticks = scale.ticks()
+    assert len(set(ticks)) == len(ticks) > 1
+    assert all(scale.low <= tick <= scale.high for tick in ticks)

@@ -197,3 +197,25 @@ def test_settings_are_no_lines_and_no_columns_of_tables(make_row, tmp_path):
     assert not any(line.startswith("| 1 |") for line in tables)
     assert len({re.sub(r"\\.", "", line).count("|") for line in tables}) == 1
     assert "<script>" not in re.sub(r"\\.", "", text)
+
+
+def test_values_that_are_printed_alike_are_shown_as_json(make_row):
+    rows = [
+        make_row("mine:A", 0, agent_config={"mode": mode}, settings={"mode": mode})
+        for mode in (1, "1")
+    ]
+    assert list(by_label(rows)) == ["mine:A (mode=1)", 'mine:A (mode="1")']
+
+
+def test_versions_of_a_strangers_module_are_lines_of_their_own(make_row):
+    rows = [make_row("mine:A", seed) for seed in range(4)]
+    for row, version in zip(rows, "aabb", strict=True):
+        row["modules"] = {"mine": version * 64}
+    assert {name: len(own) for name, own in by_label(rows).items()} == {
+        "mine:A (SHA-256 of mine=aaaaaaaaaaaa)": 2,
+        "mine:A (SHA-256 of mine=bbbbbbbbbbbb)": 2,
+    }
+    for row in rows:  # what every row names the commit of
+        row |= {"agent": "agents.rl.general_editor:GeneralEditor"}
+        row["modules"] = {"agents.rl.general_editor": row["modules"]["mine"]}
+    assert len(by_label(rows)) == 1

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import group_rows
+from benchmarks.report.families import SCORE
 
 
 def standing(rows, agent="ppo"):
@@ -34,10 +35,34 @@ def test_ten_steps_of_relearning_are_shallow(unlearning_row, steps, shallow):
     assert standing(rows).shallow is shallow
 
 
-def test_memory_that_was_not_measured_counts_as_none(unlearning_row):
-    rows = [unlearning_row("ppo", 0, retain=0.9, forget=0.1)]
-    rows[0]["peak_memory_bytes"] = None
-    assert standing(rows).peak_memory_bytes == 0
+def test_memory_is_the_largest_that_was_measured(unlearning_row):
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=0.1) for seed in range(3)]
+    for row, size in zip(rows, (None, 2**20, 2**21), strict=True):
+        row["peak_memory_bytes"] = size
+    assert standing(rows).peak_memory_bytes == 2**21
+    assert standing(rows[:1]).peak_memory_bytes is None
+
+
+def test_a_line_has_the_widest_access_of_its_rows(unlearning_row):
+    """Of an agent that declares less in some cells, as of one that takes gradients in some."""
+    rows = [unlearning_row("ppo", seed, retain=0.9, forget=0.1) for seed in range(3)]
+    for row, access in zip(rows, ("reward", "data", "gradient"), strict=True):
+        row["access"] = access
+    assert standing(rows).access == "data"
+    assert standing(rows[:1]).access == "reward"
+    rows[1] |= {"status": "failed", "access": "whatever"}
+    assert standing(rows).access == "gradient"
+
+
+def test_a_reason_is_one_line_whatever_the_agent_says(make_row):
+    said = {"status": "unsupported", "error": "no\n\n## Winner\n\x1b[31m**me**", "time": {}}
+    told = standing([make_row("mine:A", 0, measured=said)], "mine:A").unsupported
+    assert told == "no ## Winner \\x1b[31m**me**"
+
+
+def test_a_negative_metric_of_strangers_is_no_share(unlearning_row):
+    rows = [unlearning_row("ppo", 0, retain=-0.1, forget=0.1)]
+    assert SCORE not in standing(rows).metrics
 
 
 @pytest.mark.parametrize("missing", ["forget_accuracy", "forget_accuracy_before"])

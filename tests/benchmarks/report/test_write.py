@@ -8,11 +8,13 @@ import pytest
 from benchmarks.report.aggregate import group_rows, metric_value
 from benchmarks.report.brief import brief
 from benchmarks.report.estimates import BOOTSTRAP_SEED
-from benchmarks.report.tables import duration, group_table, number, slug
+from benchmarks.report.strata import Strata
+from benchmarks.report.tables import duration, group_tables, number, slugs
 from benchmarks.report.write import write_report
-from benchmarks.results import ROWS_FILE, append_row
+from benchmarks.results import ROWS_FILE, append_row, row_hash
 from benchmarks.suites.cells import SUITES, cells, entries_of
 from benchmarks.suites.worlds import ALL_UNLEARNING_AGENTS
+from editgym.checks import as_json
 
 WORLDS = ("MaskWorld-v0", "ShiftWorld-v0")
 
@@ -254,7 +256,7 @@ def test_shallow_forgetting_is_flagged(unlearning_row, forget, steps, probe, sha
         unlearning_row("ppo", seed, retain=0.9, forget=forget, metrics=metrics) for seed in range(2)
     ]
     assert standings(rows)["ppo"].shallow is shallow
-    notes = " ".join(group_table(group_rows(rows)[0]).notes)
+    notes = " ".join(group_tables(group_rows(rows))[0].notes)
     assert ("looks forgotten" in notes) is shallow
 
 
@@ -328,8 +330,62 @@ def test_the_budget_of_an_agent_that_spends_none_is_not_in_its_name(unlearning_r
 
 
 def test_figures_of_long_arguments_have_names_that_a_file_can_have(tmp_path):
-    assert slug("Worlds: ShiftWorld-v0 / a") == "worlds-shiftworld-v0-a"
-    one, other = (slug(f"worlds {'x' * 300} {end}") for end in "ab")
+    name = "Worlds: ShiftWorld-v0 / a"
+    assert slugs([name]) == {name: "worlds-shiftworld-v0-a"}
+    one, other = slugs(f"worlds {'x' * 300} {end}" for end in "ab").values()
     assert one != other
     for name in (one, other):
         (tmp_path / f"{name}-intervals.svg.12345.partial").touch()
+
+
+def test_figures_of_titles_that_differ_in_a_sign_are_files_of_their_own():
+    names = slugs(["deep alpha=1", "deep alpha=-1", "deep alpha=2"])
+    assert len(set(names.values())) == 3
+    assert names["deep alpha=2"] == "deep-alpha-2"
+
+
+@pytest.mark.parametrize("suite", sorted(SUITES))
+def test_rows_of_a_suite_are_in_the_strata_of_its_entries(suite, make_row):
+    """Or what a suite does not pool would be pooled, and would lose its short names."""
+    entries = SUITES[suite].entries
+    division = Strata(entries)
+    for entry in entries:
+        seeded = {} if entry.seed_kwarg is None else {entry.seed_kwarg: 3}
+        for name, config, along in entry.chosen(None):
+            kwargs = {"task": entry.task, **seeded, "device": "cpu", **entry.env_kwargs, **along}
+            row = make_row(
+                name, 3, env_id=entry.env_id, agent_config=dict(config), env_kwargs=as_json(kwargs)
+            )
+            assert division.of(row) == division.of_entry(entry)
+
+
+def test_a_network_that_was_typed_has_a_table_of_its_own(unlearning_row):
+    """`--set unlearning/digits.model_seed=0` gives every seed one network."""
+    seeded = [unlearning_row("random", seed, retain=0.5, forget=0.5) for seed in range(5)]
+    typed = [
+        unlearning_row(
+            "random",
+            seed,
+            retain=0.95,
+            forget=0.1,
+            env_kwargs={"task": "unlearning/digits", "model_seed": 0, "device": "cpu"},
+        )
+        for seed in range(1, 5)
+    ]
+    titles = {group.title: group.standings[0].n for group in group_rows([*seeded, *typed])}
+    own = "MaskWorld-v0 · unlearning/digits"
+    assert titles.items() >= {own: 5, f"{own} · model_seed=0": 4}.items()
+
+
+def test_a_row_without_what_later_versions_added_is_reported(tmp_path, unlearning_row):
+    row = unlearning_row("ppo", 0, retain=0.9, forget=0.1)
+    row = {key: value for key, value in row.items() if key not in ("git", "peak_memory_bytes")}
+    write(tmp_path, [{**row, "row_sha256": row_hash(row)}])
+    assert write_report(tmp_path).page.is_file()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.5, "500 ms"), (0.9996, "1 s"), (7300, "2.03 h"), (3.6e6, "1,000 h")]
+)
+def test_durations_have_a_unit_that_suits_them(seconds, text):
+    assert duration(seconds) == text

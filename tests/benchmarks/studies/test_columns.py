@@ -191,3 +191,17 @@ def test_what_is_not_there_is_said(rows, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([folder, "--show", "reliability", "--where", "horizon"])
     assert "write NAME=VALUE, got 'horizon'" in capsys.readouterr().err
+
+
+def test_rows_of_several_tasks_are_no_line(make_row):
+    def row(task, seed, **env):
+        return make_row("ppo", seed, env_kwargs={"task": task, **env}, metrics={"reliability": 1.0})
+
+    shown = [Shown.of("reliability")]
+    two = [row(task, 0) for task in ("unlearning/digits", "unlearning/mnist")]
+    with pytest.raises(ValueError, match=r"--by: ppo has several rows of seed 0 .* in task: name"):
+        table(two, shown)
+    assert len(cells(table(two, shown, ["task"]))) == 2
+    networks = [row("unlearning/digits", 0, model_seed=seed) for seed in (0, 1)]
+    with pytest.raises(ValueError, match="which differ in the networks that they edit"):
+        table(networks, shown)

@@ -115,3 +115,20 @@ def test_agents_are_compared_where_both_have_edited(make_row, tmp_path, capsys):
     (tmp_path / ROWS_FILE).write_text("".join(json.dumps(one) + "\n" for one in rows))
     assert paired.main([str(tmp_path), "--agents", "cmaes", "ppo"]) == 2
     assert "ppo has two rows of seed 0 in MaskWorld-v0" in capsys.readouterr().err
+
+
+def test_seeds_of_worlds_each_with_its_network_are_one_line(make_row):
+    def row(seed, gain=0.0, **env):
+        kwargs = {"task": "unlearning/digits", "model_seed": seed, **env}
+        metrics = {"retain_accuracy": 0.9 + gain, "forget_accuracy": 0.0}
+        before = {f"{name}_before": 1.0 for name in metrics}
+        return make_row("ppo", seed, env_kwargs=kwargs, metrics={**metrics, **before})
+
+    rows = [
+        row(seed, gain, **env) for seed in range(5) for gain, env in ((0, {}), (0.05, {"a": 6}))
+    ]
+    (_, _, line) = paired.table(rows, "a").split("\n")
+    assert "| — → 6 | 5 |" in line
+    twice = [*rows, row(0, model_seed=9)]
+    with pytest.raises(ValueError, match="--by: ppo has two rows of seed 0"):
+        paired.table(twice, "a")
