@@ -104,9 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="A,B",
         help="prompt formats to show answers in, such as bare,qa,chat",
     )
-    parser.add_argument(
-        "--no-checks", action="store_true", help="do not evaluate the edit on test data"
-    )
+    parser.add_argument("--no-checks", action="store_true", help="do not evaluate on test data")
     options = parser.parse_args(arguments)
     try:
         if (options.env is None) != (options.agent is None):

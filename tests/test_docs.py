@@ -6,12 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from reader import Block, blocks, commands, follow
 
 from benchmarks.suites.cells import SUITES
 from editgym.tasks import TASKS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from reader import Block, blocks, commands, follow
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parent))
 from reader import PYTHON, follow
+from safetensors.torch import load_file
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "own_data.md"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("peft")
-sys.path.insert(0, str(Path(__file__).parent))
 from reader import follow
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "own_facts.md"

@@ -2,17 +2,14 @@
 and command lines alike, in one folder."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from reader import follow
 
 from editgym.data.errors import DataError
 from editgym.tasks import make_task
-
-sys.path.insert(0, str(Path(__file__).parent))
-from reader import follow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
 GUIDES = Path(__file__).resolve().parent.parent / "docs" / "guides"

@@ -2,10 +2,7 @@
 
 import ast
 import re
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 from source import ROOT, parsed, product_files
 
 FRAGMENT = re.compile(r"(Of|As|Those|That of|These|Likewise|Ditto)\b(?! soon| long)")

@@ -29,6 +29,7 @@ from benchmarks.report.families import BEFORE, SCORE
 from benchmarks.report.labels import at_one_budget, by_label, short_name, told_apart
 from benchmarks.report.tables import MISSING, number
 from benchmarks.results import Row, canonical_json, rows_in
+from benchmarks.studies.choosing import chosen
 from benchmarks.suites.cells import entries_of
 
 CHANGE = "Δ"
@@ -63,25 +64,6 @@ class Shown(NamedTuple):
             return value
         before = metric_value(row, f"{self.key}{BEFORE}", family)
         return None if before is None else value - before
-
-
-def chosen(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
-    """The finished rows whose field, argument of the environment, or setting has each of the
-    values; None means that there is none, and a list, where the row has none, any of its members.
-    """
-
-    def has(row: Row, name: str, wanted: Any) -> bool:
-        value = row.get(name, row["env_kwargs"].get(name, row["settings"].get(name)))
-        if isinstance(wanted, list) and not isinstance(value, list):
-            return value in wanted
-        return bool(value == wanted)
-
-    return [
-        row
-        for row in rows
-        if row["status"] == "finished"
-        and all(has(row, name, wanted) for name, wanted in where.items())
-    ]
 
 
 def table(

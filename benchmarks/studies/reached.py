@@ -21,7 +21,7 @@ from benchmarks.report.estimates import interquartile_mean
 from benchmarks.report.families import SCORE
 from benchmarks.report.labels import by_label
 from benchmarks.results import ROWS_FILE, Row, finished, rows_in
-from benchmarks.studies.columns import chosen
+from benchmarks.studies.choosing import chosen
 from benchmarks.studies.general_agents import GENERAL, TEST_CLASSES
 from benchmarks.suites.entry import Labelled
 from benchmarks.suites.smollm2 import AGENTS

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from editgym.models.reading import DeviceMap
 
-_TOKENS_AT_ONCE = 8_192
-_LOGITS_AT_ONCE = 2**29
-
 
 class LanguageModel:
     """A causal LM of `transformers` and its tokenizer.
@@ -125,14 +122,6 @@ class LanguageModel:
             and getattr(module, "padding_idx", None) is not None
         ]
         return int(positions) - max(skipped, default=0)
-
-    @cached_property
-    def tokens_at_once(self) -> int:
-        """How many tokens go through the model together, padding counted, where nothing is learned:
-        8,192, or as many as have logits of 2 GiB in float32, if that is fewer.
-        """
-        vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
-        return min(_TOKENS_AT_ONCE, max(1, _LOGITS_AT_ONCE // vocabulary))
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:

@@ -49,12 +49,6 @@ def generated(language, prompt, max_new_tokens=8):
     return out[0, ids.shape[1] :].tolist()
 
 
-def test_fewer_tokens_of_a_large_vocabulary_go_through_a_model_together(language, monkeypatch):
-    assert language.tokens_at_once == 8_192
-    monkeypatch.setattr(language.model.config, "vocab_size", 262_144)
-    assert LanguageModel(language.model, language.tokenizer).tokens_at_once == 2_048
-
-
 # --- greedy answers -------------------------------------------------------------------------------
 
 

@@ -508,3 +508,11 @@ def test_a_prefix_goes_on_from_an_earlier_one(decoder, batch, apart):
     assert decoder.prefix(batch, [last], found) is found
     with pytest.raises(ValueError, match="begin: it begins at layer 3, above layer 2"):
         decoder.prefix(batch, None, found)
+
+
+@pytest.mark.parametrize(("vocabulary", "tokens"), [(49_152, 8_192), (262_144, 2_048)])
+def test_fewer_tokens_of_a_large_vocabulary_go_through_a_model_together(vocabulary, tokens):
+    config = AutoConfig.for_model("llama", **{**SMALL, "vocab_size": vocabulary})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert graph_size.tokens_at_once(model) == tokens

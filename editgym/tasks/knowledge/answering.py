@@ -19,6 +19,7 @@ from editgym.tasks.knowledge.expected import Expected, Result
 from editgym.tasks.knowledge.other_answers import other_answers
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditableDecoder, TokenBatch
+from editgym.weights.language.graph_size import tokens_at_once
 from editgym.weights.language.kv_cache import beginnings, empty_cache, taken
 from editgym.weights.language.tokens import by_length
 
@@ -56,7 +57,7 @@ class Answering:
     def results(self, texts: Sequence[Expected]) -> list[Result]:
         """Results for prompts and answers."""
         found: dict[int, Result] = {}
-        most = self.task.language.tokens_at_once
+        most = tokens_at_once(self.task.language.model)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), _TEXTS):
             some = order[start : start + _TEXTS]

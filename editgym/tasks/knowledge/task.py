@@ -30,6 +30,7 @@ from editgym.tasks.knowledge.plain_text import (
 )
 from editgym.tasks.knowledge.stream import SPLITS, Stream, StreamSplit
 from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_sites
+from editgym.weights.language.graph_size import tokens_at_once
 from editgym.weights.language.tokens import by_length
 
 TeacherForced = Literal["accuracy", "probability"]
@@ -202,7 +203,7 @@ class KnowledgeTask(AskedModel):
         lengths = [len(self.language.prompt_ids(passage)) for passage in passages]
         return [
             self._text_batch([passages[index] for index in group])
-            for group in by_length(lengths, self.language.tokens_at_once)
+            for group in by_length(lengths, tokens_at_once(self.language.model))
             if max(lengths[index] for index in group) > 1  # one token predicts nothing
         ]
 

@@ -1,8 +1,9 @@
-"""How much memory the graph of a forward pass takes, and texts in parts that take little of it."""
+"""How much memory passes take, and their graphs; and texts in parts that take little of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,6 +11,9 @@ from editgym.weights.language.layers import Prefix
 from editgym.weights.language.passes import EditedPasses
 from editgym.weights.language.rest import Rest, begun_of
 from editgym.weights.language.tokens import TokenBatch, by_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Of the model's own bytes, so that an edit takes little beside what everybody needs who has it.
 # Less where texts go on from what was read: parts of others read again what they begin with.
@@ -19,7 +23,16 @@ _LEAST = 48 * 2**20  # bytes; where a model is small, passes over few tokens cos
 # What a graph keeps of a layer, in numbers that its linear maps take in and give out: the same
 # again for norms, products and attention, in part.
 _KEPT = 1.6
+_TOKENS_AT_ONCE, _LOGITS_AT_ONCE = 8_192, 2**29
 _LOGITS = 16  # bytes of a logit: itself, its logarithm, what either of them becomes on the way back
+
+
+def tokens_at_once(model: PreTrainedModel) -> int:
+    """How many tokens go through a model together, padding counted, where nothing is learned:
+    8,192, or as many as have logits of 2 GiB in float32, if that is fewer.
+    """
+    vocabulary: int = model.config.get_text_config(decoder=True).vocab_size
+    return min(_TOKENS_AT_ONCE, max(1, _LOGITS_AT_ONCE // vocabulary))
 
 
 def bytes_of(passes: EditedPasses, prefix: Prefix | None) -> float:

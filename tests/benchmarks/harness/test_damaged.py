@@ -181,7 +181,7 @@ def test_no_other_folder_of_the_harness_is_there_while_an_agent_is(tmp_path, mon
     assert {len(folders) for folders in seen} == {1}
     assert evaluated[0].parent == tmp_path
     assert evaluated[0] not in seen[-1]
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("editgym-cell-*"))
 
 
 # --- meters ---------------------------------------------------------------------------------------

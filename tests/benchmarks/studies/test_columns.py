@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.results import ROWS_FILE, append_row
-from benchmarks.studies.columns import Shown, chosen, main, table
+from benchmarks.studies.choosing import chosen
+from benchmarks.studies.columns import Shown, main, table
 from benchmarks.suites.cells import SUITES
 
 PARTS = ("reliability", "generalization", "locality", "harmonic_mean")

@@ -1,14 +1,9 @@
 """The page of default sites is what the code chooses."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from source import ROOT
 
 from benchmarks.studies import default_sites
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from source import ROOT
 
 
 def test_the_page_is_what_the_code_gives(tmp_path, capsys):
