@@ -92,6 +92,13 @@ SMOLLM2: Table = {
     },
     "ft_m": {"steps": 18, "learning_rate": 4.18e-3, "stop_loss": 0.216},
     "grace": {"radius": 0.868, "steps": 59, "learning_rate": 0.17},
+    "memit_seq": {
+        "steps": 31,
+        "learning_rate": 0.519,
+        "max_norm": 0.781,
+        "covariance_weight": 4.88,
+        "sites": _in_layers(0, 9, "mlp.down_proj"),
+    },
     "retrieve": {"threshold": 0.485},
     "ultraedit": {
         "step_size": 7.95e-06,

@@ -28,16 +28,6 @@ _ONE_LOOK: Mapping[str, Any] = {
     "sites": [f"model.layers.{layer}.self_attn.o_proj" for layer in range(20, 30)],
 }
 
-# The best of a study's first trials, while it goes on: until it is over, what is tuned for the
-# model stays as it is, or the study could not be gone on with.
-_SO_FAR: Mapping[str, Any] = {
-    "steps": 31,
-    "learning_rate": 0.519,
-    "max_norm": 0.781,
-    "covariance_weight": 4.88,
-    "sites": [f"model.layers.{layer}.mlp.down_proj" for layer in range(10)],
-}
-
 # A gate that learned by rewards which of the MLP's matrices of the upper 20 layers are edited in a
 # step, and a hypernetwork that learned with it, both on the policy split.
 _LEARNED: Mapping[str, Any] = {
@@ -81,8 +71,7 @@ def _labelled(label: str, config: Mapping[str, Any], **along: Any) -> Labelled:
 
 AGENTS: tuple[AgentChoice, ...] = (
     *(_choice(name, sites=_ONE_SITE) for name in ("no_edit", "in_context", "retrieve")),
-    *map(_choice, ("ft_m", "ft_l", "loc_ft_bf", "lora_merge", "rome", "memit")),
-    _choice("memit_seq", _SO_FAR),
+    *map(_choice, ("ft_m", "ft_l", "loc_ft_bf", "lora_merge", "rome", "memit", "memit_seq")),
     *map(_choice, ("alphaedit", "grace")),
     _labelled("six looks", {}),
     _labelled("six looks, 30 rehearsed", {}, rehearse=30),
