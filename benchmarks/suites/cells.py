@@ -215,12 +215,14 @@ def _cell(
     # The environment's seed goes along with the agent's: the spread over networks belongs in the
     # interval.
     agent, config, along = choice
-    seeded = {} if entry.seed_kwarg is None else {entry.seed_kwarg: seed}
+    typed = given.get(entry.task, {})
+    told = "networks" in {**entry.env_kwargs, **typed}  # then no seed says which one it is
+    seeded = {} if entry.seed_kwarg is None or told else {entry.seed_kwarg: seed}
     env_kwargs = {"task": entry.task, **seeded, "device": device, **opened, **entry.env_kwargs}
     return Cell(
         suite.name,
         entry.env_id,
-        {**env_kwargs, **along, **given.get(entry.task, {})},
+        {**env_kwargs, **along, **typed},
         agent,
         {**config, **given.get(agent, {})},
         seed,

@@ -198,6 +198,13 @@ def test_a_custom_task_takes_the_place_of_its_family():
     assert all(cell.env_kwargs["model"] == "mine.pt" for cell in chosen)
 
 
+def test_networks_that_are_named_are_not_told_by_the_seed_too():
+    given = {"unlearning/digits": {"networks": [0, 1]}}
+    chosen = cells(SUITES["quick"], tasks=["unlearning/digits"], agents=["no_edit"], given=given)
+    assert {cell.seed for cell in chosen} > {0}
+    assert all("model_seed" not in cell.env_kwargs for cell in chosen)
+
+
 def test_a_task_by_import_path_takes_the_place_of_those_of_an_environment():
     chosen = cells(
         SUITES["quick"], tasks=["mine:task"], env_ids=["MaskWorld-v0"], agents=["no_edit"], seeds=1
