@@ -23,6 +23,13 @@ def task_name(spec: EnvSpec) -> str:
     return str(spec_arguments(spec).get("task", ""))
 
 
+def paid_by_improvement(spec: EnvSpec) -> bool:
+    """Whether a reward of environments made from `spec` is what a step improved, and not the value
+    of the weights after it.
+    """
+    return bool(spec_arguments(spec).get("reward") == "improvement")
+
+
 def validation_env(spec: EnvSpec, seed: int) -> gym.Env:
     """An environment with validation streams of facts, just reset.
 

@@ -27,7 +27,7 @@ from agents.configured import (
     write_config,
     write_settings,
 )
-from agents.episodes import task_name
+from agents.episodes import paid_by_improvement, task_name
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.algorithms import algorithm_class, check_settings
 from agents.rl.budget import (
@@ -177,7 +177,7 @@ class SB3Agent(ConfiguredAgent):
             )
             generator = torch.Generator().manual_seed(seed)
             start = lora_start(layout, settings.start, generator) if settings.start else None
-            return self.refining(monitored(worlds), settings), start
+            return self.refining(monitored(worlds), settings, env_spec), start
         env = gym.make(env_spec, **self._train_env(env_spec, settings))
         if not is_stream(env):
             raise Unsupported(
@@ -202,9 +202,9 @@ class SB3Agent(ConfiguredAgent):
         """The kind of policy, as SB3 takes it."""
         return "MlpLstmPolicy" if self.name == "recurrent_ppo" else "MlpPolicy"
 
-    def refining(self, env: VecEnv, settings: SB3Settings) -> RefiningEdits:
-        """Environments as this agent learns in them."""
-        return RefiningEdits(env, settings.refine, baseline=self._on_policy)
+    def refining(self, env: VecEnv, settings: SB3Settings, env_spec: EnvSpec) -> RefiningEdits:
+        """Environments as this agent learns in them, made from `env_spec`."""
+        return RefiningEdits(env, settings.refine, self._on_policy, paid_by_improvement(env_spec))
 
     def train(
         self,

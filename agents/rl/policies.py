@@ -55,22 +55,30 @@ class RefiningEdits(VecEnvWrapper):
 
     Edits compound. A policy whose every edit is as large as the first one it needs goes far past
     the goal in a long episode, and its exploration noise adds up. So the actions after an episode's
-    first are multiplied by `refine` (D is a product and shrinks by its square). And as a reward is
-    that of the weights as they are, most of what candidates differ by late in an episode is due to
-    their earlier edits. So a step is rewarded by its improvement over the step before
-    (potential-based shaping; Ng, Harada and Russell 1999) and, with `baseline`, less the mean over
-    the candidates (a group baseline, as in RLOO and GRPO).
+    first are multiplied by `refine` (D is a product and shrinks by its square). And where a reward
+    is that of the weights as they are, most of what candidates differ by late in an episode is due
+    to their earlier edits. So a step is rewarded by its improvement over the step before
+    (potential-based shaping; Ng, Harada and Russell 1999), which some environments pay themselves,
+    and, with `baseline`, less the mean over the candidates (a group baseline, as in RLOO and GRPO).
 
     Args:
         venv: Environments whose episodes end together.
         refine: From 0 (one edit, then none) to 1 (all alike).
         baseline: Whether to take off the candidates' mean. Only for on-policy learning: in a replay
             buffer, rewards less the mean of different policies cannot be compared.
+        paid_by_improvement: Whether the environments' rewards are improvements already, as with
+            `reward="improvement"`.
     """
 
-    def __init__(self, venv: VecEnv, refine: float, baseline: bool = True) -> None:
+    def __init__(
+        self,
+        venv: VecEnv,
+        refine: float,
+        baseline: bool = True,
+        paid_by_improvement: bool = False,
+    ) -> None:
         super().__init__(venv)
-        self.refine = refine
+        self.refine, self.paid_by_improvement = refine, paid_by_improvement
         self.baseline = (
             baseline and venv.num_envs > 1
         )  # one candidate less its own mean would always be 0
@@ -88,7 +96,8 @@ class RefiningEdits(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """What the environments gave, with improvements in place of rewards."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        gain = rewards if self._before is None else rewards - self._before
+        before = None if self.paid_by_improvement else self._before
+        gain = rewards if before is None else rewards - before
         self._before = None if dones.all() else rewards
         return observations, gain - gain.mean() if self.baseline else gain, dones, infos
 

@@ -141,7 +141,7 @@ def ppo_run(
         agent = SB3Agent("ppo", rollout=calls, batch_size=calls)
         settings = agent.resolved(spec).sized(length)
     assert settings.num_envs is not None
-    env = agent.refining(make_env(settings.num_envs), settings)
+    env = agent.refining(make_env(settings.num_envs), settings, spec)
     first = lora_start(layout, settings.start, torch.Generator().manual_seed(0))
     start = time.perf_counter()
     agent.train(env, first, settings, Budget(calls), 0, spec.kwargs["device"])

@@ -1,5 +1,7 @@
 """The start that is no edit and no saddle point, and the sketch that policies see."""
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
 
+from agents.rl.agent import SB3Agent
+from agents.rl.general_editor import GeneralEditor
 from agents.rl.policies import (
     RefiningEdits,
     WeightSketch,
@@ -94,6 +98,25 @@ def test_later_edits_are_scaled_and_every_step_is_rewarded_by_its_improvement():
         np.testing.assert_allclose(gains, improvement - improvement.mean(), atol=1e-6)
         assert dones.all() == (step % 3 == 2)
         before = rewards
+
+
+@pytest.mark.parametrize("agent", [SB3Agent("a2c"), GeneralEditor()], ids=["a2c", "general"])
+@pytest.mark.parametrize("reward", ["improvement", "absolute"])
+def test_an_episode_is_worth_what_its_last_edit_left_whatever_a_reward_is(agent, reward):
+    arguments = {"episode_length": 3, "reward": reward, "batch_size": 64, "rank": 4}
+    seen = {"observe_task": True, "observe_parameters": ["fc3.weight"]}
+    spec = gym.make("ShiftWorld-v1", **arguments, **seen, observe="weights").spec
+    settings = dataclasses.replace(agent.resolved(spec), num_envs=4, refine=1.0, shared_batch=True)
+    env, _ = agent.training_env(spec, settings, gym.make(spec).unwrapped.layout, 0)
+    plain = gym.make_vec(spec, num_envs=4, shared_batch=True)
+    plain.reset(seed=0)
+    env.seed(0)
+    env.reset()
+    drawn = np.random.default_rng(0).uniform(-1, 1, (3, *plain.action_space.shape))
+    rewards = [plain.step(actions.astype(np.float32))[1] for actions in drawn]
+    gains = [env.step(actions.astype(np.float32))[1] for actions in drawn]
+    worth = np.sum(rewards, axis=0) if reward == "improvement" else rewards[-1]
+    np.testing.assert_allclose(np.sum(gains, axis=0), worth - worth.mean(), atol=1e-5)
 
 
 def test_the_silent_critic_says_zero_and_learns_nothing():
