@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from editgym.metrics.classification import right_class
-from editgym.tasks.protocol import Task
+from editgym.tasks.protocol import Task, score_of
 
 _MOST_LINES = 8
 
@@ -48,7 +47,7 @@ def unedited_lines(task: Task) -> list[str]:
 @torch.no_grad()
 def _right(task: Task, network: int) -> Tensor:
     """Whether an unedited network is right about each sample of the reward data, (n,), 0 or 1."""
-    return right_class(task.networks[network].logits(task.pool.inputs), task.pool.labels)[1]
+    return score_of(task)(task.networks[network].logits(task.pool.inputs), task.pool.labels)[1]
 
 
 def _by_set(task: Task, right: Tensor, goal: int) -> dict[str, float]:

@@ -7,6 +7,7 @@ import torch
 from agents import train
 from editgym.tasks import make_task
 from editgym.tasks.unedited import unedited_accuracies, unedited_lines
+from editgym.tasks.unlearning.backdoor import TARGET, with_trigger
 
 
 @pytest.mark.parametrize("arguments", [{"goals": [3, [0, 6]]}, {"forget_samples": 40}])
@@ -33,6 +34,23 @@ def test_an_environment_has_those_of_its_episode():
     assert before == unedited_accuracies(env.task, 1, 1)
     env.step(env.action_space.sample())
     assert env.unedited == before
+
+
+def test_a_task_with_a_score_of_its_own_says_what_is_right(tmp_path):
+    env = gym.make("editgym:MaskWorld-v1", task="unlearning/backdoor").unwrapped
+    env.reset(seed=0)
+    found, splits = env.unedited, env.task.splits
+    policy, model = splits.policy, env.task.networks[0].merged()
+    marked = with_trigger(policy.inputs[policy.labels != TARGET])
+    with torch.no_grad():
+        clean = model(policy.inputs).argmax(-1) == policy.labels
+        triggered = model(marked).argmax(-1) != TARGET
+    assert found == {
+        "clean_accuracy": pytest.approx(float(clean.double().mean())),
+        "triggered_accuracy": pytest.approx(float(triggered.double().mean())),
+    }
+    arguments = ["--env", "MaskWorld-v1", "--agent", "no_edit", "--set", f"task={env.task.name}"]
+    assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 0
 
 
 def test_of_many_networks_and_goals_the_first_are_told():
