@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -69,6 +70,18 @@ def meant(unknown: Collection[str], known: Collection[str]) -> str:
 def is_whole(value: object) -> bool:
     """Whether `value` is an integer; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def as_whole(value: object) -> int | None:
+    """The integer that a number of any type is, such as 1.0 or one of NumPy's; None where it is
+    none, as True and False are none.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        return int(value)
+    number = float(value)
+    return int(number) if number.is_integer() else None
 
 
 def is_finite(value: object) -> bool:

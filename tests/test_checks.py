@@ -4,11 +4,22 @@ import enum
 import json
 import math
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from editgym.checks import above, as_json, at_least, one_of, optional, require_known, whole, within
+from editgym.checks import (
+    above,
+    as_json,
+    as_whole,
+    at_least,
+    one_of,
+    optional,
+    require_known,
+    whole,
+    within,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +58,17 @@ def test_an_integer_that_cannot_be_written_is_said_to_be_one():
         ValueError, match=r"got a value of type int that is too long to be written$"
     ):
         whole(1)("argument", -(10**5_000))
+
+
+@pytest.mark.parametrize("number", [3, 3.0, np.int8(3), np.float32(3), Fraction(6, 2)])
+def test_a_whole_number_may_be_of_any_type(number):
+    assert as_whole(number) == 3
+    assert type(as_whole(number)) is int
+
+
+@pytest.mark.parametrize("value", [0.5, math.nan, math.inf, True, np.True_, "3", None, [3]])
+def test_what_is_no_whole_number_is_none(value):
+    assert as_whole(value) is None
 
 
 def test_names_that_nobody_takes_are_told_with_their_values_and_the_nearest():

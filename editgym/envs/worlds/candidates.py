@@ -62,8 +62,10 @@ class Candidates:
         """Which goal each candidate has, (K,)."""
         return self.draws.goal_index
 
-    def seed(self, keys: Sequence[int]) -> None:
-        """Start every candidate's random stream anew from its own key, (K,) integers below 2⁶³."""
+    def seed(self, keys: Sequence[int | None]) -> None:
+        """Start every candidate's random stream anew from its own key, (K,) integers below 2⁶³;
+        where the key is None it goes on.
+        """
         self.draws.seed(keys)
 
     def reset(self, network: int | None = None, goal: int | None = None) -> None:

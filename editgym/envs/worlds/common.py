@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,17 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.checks import Check, above, at_least, is_finite, one_of, optional, whole
+from editgym.checks import (
+    Check,
+    above,
+    as_whole,
+    at_least,
+    is_finite,
+    one_of,
+    optional,
+    require,
+    whole,
+)
 from editgym.envs.arguments import OutOfRange, checked_action, task_for
 from editgym.envs.worlds.draws import Draws
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
@@ -149,15 +159,14 @@ class WeightEditing:
         Raises:
             ValueError: An option is unknown or out of range.
         """
-        chosen = dict(options or {})
-        for name, value in chosen.items():
+        chosen: dict[str, int] = {}
+        for name, value in (options or {}).items():
             if name not in self.choices:
                 raise ValueError(f'options: {name!r} is not known; use "network" and "goal"')
-            in_range = whole(0).valid(value) and value < self.choices[name]
-            if not in_range:
-                raise ValueError(
-                    f"options: {name} must be from 0 to {self.choices[name] - 1}, got {value!r}"
-                )
+            most, index = self.choices[name] - 1, as_whole(value)
+            in_range = index is not None and 0 <= index <= most
+            require(in_range, f"options: {name}", value, f"a whole number from 0 to {most}")
+            chosen[name] = cast(int, index)
         return chosen
 
     def observe(
@@ -211,7 +220,8 @@ class WeightEditing:
         """
         if self._uniform_info:
             return self.numbers(self.scorer.unedited(draws), 0, draws)
-        return {"network": draws.network_index.numpy(), "goal": draws.goal_index.cpu().numpy()}
+        drawn = {"network": draws.network_index, "goal": draws.goal_index}
+        return {name: index.cpu().numpy().copy() for name, index in drawn.items()}
 
     def numbers(
         self, scores: Scores, edit_step: int, draws: Draws

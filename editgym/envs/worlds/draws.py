@@ -43,7 +43,7 @@ class Draws:
         self.network_index = torch.zeros(candidates, dtype=torch.long)
         self.goal_index = torch.zeros(candidates, dtype=torch.long, device=task.device)
         self._keys = torch.zeros(candidates, dtype=torch.long, device=task.device)
-        self._steps = self._episodes = 0
+        self._steps, self._episodes = torch.zeros_like(self._keys), torch.zeros_like(self._keys)
         self._batch: list[Tensor] | None = None
         self._features = torch.stack([goal.features for goal in task.goals]).to(task.device)
         self._members = {
@@ -58,16 +58,21 @@ class Draws:
         """The current goals' features, (K, d)."""
         return self._features[self.goal_index]
 
-    def seed(self, keys: Sequence[int]) -> None:
-        """Start every candidate's random stream anew from its own key, (K,) integers below 2⁶³."""
-        self._keys = torch.tensor(keys, dtype=torch.long, device=self._task.device)
-        self._steps = self._episodes = 0
+    def seed(self, keys: Sequence[int | None]) -> None:
+        """Start every candidate's random stream anew from its own key, (K,) integers below 2⁶³;
+        where the key is None it goes on.
+        """
+        device = self._task.device
+        kept = torch.tensor([key is None for key in keys], device=device)
+        given = torch.tensor([key or 0 for key in keys], dtype=torch.long, device=device)
+        self._keys = torch.where(kept, self._keys, given)
+        self._steps, self._episodes = self._steps * kept, self._episodes * kept
         self._batch = None
 
     def begin(self, network: int | None = None, goal: int | None = None) -> None:
         """Draw every candidate's network and goal of a new episode, unless they are given."""
         counter = _EPISODE_BASE + self._episodes
-        self._episodes += 1
+        self._episodes = self._episodes + 1
         self._batch = None
         networks, goals = len(self._task.networks), len(self._task.goals)
         self.network_index = self._choose(network, networks, counter, _NETWORK_STREAM)
@@ -84,23 +89,23 @@ class Draws:
 
     def advance(self) -> None:
         """Move on to the batch of the following step: this one's has been scored."""
-        self._steps += 1
+        self._steps = self._steps + 1
         if not self._per_episode:
             self._batch = None
 
     def _rows(self, index: int, name: str) -> Tensor:
         members, sizes = self._members[name]
-        goals, keys = self.goal_index, self._keys
+        goals, keys, steps = self.goal_index, self._keys, self._steps
         if self._shared:
-            keys = keys[:1].expand(self._candidates)
+            keys, steps = (own[:1].expand(self._candidates) for own in (keys, steps))
         if self._one_batch:
-            goals, keys = goals[:1], keys[:1]
+            goals, keys, steps = goals[:1], keys[:1], steps[:1]
         drawn = sampling.indices(
-            keys, self._steps, _FIRST_SET_STREAM + index, self._batch_size, sizes[goals]
+            keys, steps, _FIRST_SET_STREAM + index, self._batch_size, sizes[goals]
         )
         return members[goals.unsqueeze(1), drawn]
 
-    def _choose(self, given: int | None, high: int, counter: int, stream: int) -> Tensor:
+    def _choose(self, given: int | None, high: int, counter: Tensor, stream: int) -> Tensor:
         if given is not None:
             return torch.full((self._candidates,), given)
         if high == 1:

@@ -103,19 +103,26 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
 
         Args:
             seed: Starts all random streams of the environment anew.
-            options: `{"network": i, "goal": j}`, each optional.
+            options: `{"network": i, "goal": j}`, each optional; whole numbers, such as those of a
+                reset's info.
+
+        Raises:
+            ValueError: An option is unknown or out of range; nothing has changed then.
         """
+        chosen = self._common.chosen(options)
         super().reset(seed=seed)
+        self._over = True  # until the new episode is whole
         if seed is not None or self._episode is None:
             self._draws.seed([int(self.np_random.integers(2**63 - 1))])
-        self._draws.begin(**self._common.chosen(options))
+        self._draws.begin(**chosen)
         network, goal = self._drawn()
         self.network = self.task.networks[network].fresh()
         title = f"{self.task.name}: {self.task.goals[goal].label}"
         self._episode = Episode(title, self.network, self.task.set_names)
-        self._edit_step, self._gained, self._over = 0, 0.0, False
-        begun = self._common.begun(self._draws)
-        return self._observe(), {key: value[0].item() for key, value in begun.items()}
+        self._edit_step, self._gained = 0, 0.0
+        begun, observation = self._common.begun(self._draws), self._observe()
+        self._over = False
+        return observation, {key: value[0].item() for key, value in begun.items()}
 
     def step(
         self, action: NDArray[np.float32]

@@ -16,12 +16,13 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _STREAMS = 64
 
 
-def indices(keys: Tensor, counter: int, stream: int, count: int, high: Tensor) -> Tensor:
+def indices(keys: Tensor, counter: int | Tensor, stream: int, count: int, high: Tensor) -> Tensor:
     """Uniform draws with replacement from 0 … high − 1, per candidate.
 
     Args:
         keys: (K,) int64, one per candidate.
-        counter: What distinguishes one draw from the next, e.g. the number of the step.
+        counter: What distinguishes one draw from the next, e.g. the number of the step; one for all
+            candidates, or (K,) int64.
         stream: What distinguishes draws of one counter from each other, 0 … 63.
         count: How many.
         high: (K,) int64, exclusive upper bounds, at most 2³¹.
@@ -29,7 +30,7 @@ def indices(keys: Tensor, counter: int, stream: int, count: int, high: Tensor) -
     Returns:
         (K, count) int64.
     """
-    base = _mix(keys ^ _mix(torch.full_like(keys, counter * _STREAMS + stream)))
+    base = _mix(keys ^ _mix(torch.zeros_like(keys) + counter * _STREAMS + stream))
     half = (count + 1) // 2
     offsets = torch.arange(1, half + 1, device=keys.device) * _GOLDEN
     bits = _mix(base.unsqueeze(1) + offsets)  # (K, half): 64 random bits make two draws

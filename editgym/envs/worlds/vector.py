@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from editgym.checks import optional, whole
+from editgym.checks import optional, require, whole
 from editgym.envs.worlds.autoreset import checked_autoreset_mode, without_reset_mask
 from editgym.envs.worlds.candidates import Candidates, StepOutcome
 from editgym.envs.worlds.common import WeightEditing
@@ -73,8 +75,18 @@ class WeightEditingVectorEnv(VectorEnv):
         ] = []
         self._started_on = self.candidates.network_index, self.candidates.goal_index
         self._edit_step = 0
-        self._over = False
-        self._generators: list[np.random.Generator] = []
+        self._over = True
+        self._random: dict[int, tuple[np.random.Generator, int]] = {}  # with its seed
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The candidates' generators, from which a seed's random stream starts."""
+        return tuple(generator for generator, _ in self._seeded())
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The candidates' seeds."""
+        return tuple(seed for _, seed in self._seeded())
 
     def reset(
         self,
@@ -85,28 +97,20 @@ class WeightEditingVectorEnv(VectorEnv):
         """Start an episode of every candidate.
 
         Args:
-            seed: Candidate i is seeded `seed + i`, or by a list or tuple of seeds; None goes on as
+            seed: Candidate i is seeded `seed + i`, or by entry i of a sequence; None goes on as
                 before.
-            options: `{"network": i, "goal": j}` for all candidates, each optional; and
-                `"reset_mask"`, (K,) of bool, where autoreset is disabled.
+            options: `{"network": i, "goal": j}` for all candidates, each optional, whole numbers;
+                and `"reset_mask"`, (K,) of bool, where autoreset is disabled.
 
         Raises:
-            ValueError: An option or the number of seeds is not as it has to be.
+            ValueError: An option, a seed or the number of seeds is not as it has to be; nothing has
+                changed then.
+            gymnasium.error.Error: A seed is negative; nothing has changed then.
         """
         options = without_reset_mask(options, self.num_envs, self.autoreset_mode)
-        if isinstance(seed, list | tuple) and len(seed) != self.num_envs:
-            raise ValueError(f"seed has {len(seed)} entries, expected {self.num_envs}")
-        if seed is not None or not self._generators:
-            seeds = (
-                [None if seed is None else seed + i for i in range(self.num_envs)]
-                if (seed is None or isinstance(seed, int))
-                else list(seed)
-            )
-            self._generators = [gym.utils.seeding.np_random(own)[0] for own in seeds]
-            self.candidates.seed(
-                [int(generator.integers(2**63 - 1)) for generator in self._generators]
-            )
-        begun = self._begin(options)
+        chosen = self._common.chosen(options)
+        self._seeded(checked_seeds(seed, self.num_envs))
+        begun = self._begin(chosen)
         self._forget_history()
         return begun
 
@@ -124,16 +128,16 @@ class WeightEditingVectorEnv(VectorEnv):
         Raises:
             ValueError: An action is not finite, of the wrong shape, or out of range where that is
                 an error; nothing has changed then.
-            gymnasium.error.ResetNeeded: There was no reset, or none after the last step where
-                autoreset is disabled.
+            gymnasium.error.ResetNeeded: There was no reset, none after the last step where
+                autoreset is disabled, or the last one was interrupted.
         """
-        if not self._generators:
+        if not self._begun:
             raise gym.error.ResetNeeded("call reset() before step()")
         if self._over:
-            if self.autoreset_mode is AutoresetMode.DISABLED:
+            if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
                 raise gym.error.ResetNeeded("the episodes are over: call reset() before step()")
             never = np.zeros(self.num_envs, dtype=np.bool_)
-            observations, infos = self._begin(None)
+            observations, infos = self._begin({})
             return observations, np.zeros(self.num_envs), never, never.copy(), infos
         checked = self._common.checked_actions(actions, (self.num_envs, self.layout.size))
         if self._edit_step == 0:  # the finished episode's was kept for `journal` and `render`
@@ -142,7 +146,7 @@ class WeightEditingVectorEnv(VectorEnv):
         self._edit_step += 1
         rewards = outcome.reward.double().cpu().numpy()
         numbers = self._common.numbers(outcome, self._edit_step, self.candidates.draws)
-        self._history.append((outcome, rewards, numbers))
+        self._history.append((outcome, rewards.copy(), copy.deepcopy(numbers)))
         observations, infos = self._observe(), _masked(numbers)
         over = self._edit_step >= self._common.episode_length
         cut = self._most_steps is not None and self._edit_step >= self._most_steps
@@ -150,7 +154,7 @@ class WeightEditingVectorEnv(VectorEnv):
         if self._over and self.autoreset_mode is AutoresetMode.SAME_STEP:
             final = np.empty(self.num_envs, dtype=object)
             final[:] = list(observations)
-            observations, fresh = self._begin(None)
+            observations, fresh = self._begin({})
             infos = fresh | _masked({"final_obs": final, "final_info": infos})
         return (
             observations,
@@ -192,7 +196,7 @@ class WeightEditingVectorEnv(VectorEnv):
                 'render() needs a render_mode: gym.make_vec(..., render_mode="rgb_array")'
             )
             return None
-        if not self._generators:
+        if not self._begun:
             raise gym.error.ResetNeeded("call reset() before render()")
         return tuple(render(self._episode(i), self.render_mode) for i in range(self.num_envs))
 
@@ -207,10 +211,33 @@ class WeightEditingVectorEnv(VectorEnv):
             )
         return episode
 
-    def _begin(self, options: dict[str, Any] | None) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        self.candidates.reset(**self._common.chosen(options))
+    @property
+    def _begun(self) -> bool:
+        return bool(self.candidates.weights)
+
+    def _seeded(
+        self, seeds: Sequence[int | None] | None = None
+    ) -> list[tuple[np.random.Generator, int]]:
+        """Every candidate's generator and seed, a new one where there is none yet or `seeds` has
+        one, with which its random stream starts anew.
+        """
+        fresh = {
+            i: gym.utils.seeding.np_random(own)
+            for i, own in enumerate(seeds or [None] * self.num_envs)
+            if own is not None or i not in self._random
+        }
+        if fresh:
+            keys = {i: int(generator.integers(2**63 - 1)) for i, (generator, _) in fresh.items()}
+            self.candidates.seed([keys.get(i) for i in range(self.num_envs)])
+            self._random |= fresh
+        return [self._random[i] for i in range(self.num_envs)]
+
+    def _begin(self, chosen: dict[str, int]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        self._over = True  # until the new episodes are whole
+        self.candidates.reset(**chosen)
+        begun = self._observe(), _masked(self._common.begun(self.candidates.draws))
         self._edit_step, self._over = 0, False
-        return self._observe(), _masked(self._common.begun(self.candidates.draws))
+        return begun
 
     def _observe(self) -> NDArray[np.float32]:
         now = self.candidates
@@ -219,6 +246,24 @@ class WeightEditingVectorEnv(VectorEnv):
     def _forget_history(self) -> None:
         self._history = []
         self._started_on = self.candidates.network_index, self.candidates.goal_index
+
+
+def checked_seeds(seed: object, count: int) -> list[int | None]:
+    """A seed for each of `count` candidates, None where there is none.
+
+    Raises:
+        ValueError: They are no whole numbers, or not one for each.
+    """
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, Integral):
+        return [int(seed) + i for i in range(count)]
+    given: list[Any] = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed]
+    valid = all(one is None or isinstance(one, Integral) for one in given)
+    require(valid, "seed", seed, "a whole number, a sequence of these and of None, or None")
+    if len(given) != count:
+        raise ValueError(f"seed has {len(given)} entries, expected {count}")
+    return [None if one is None else int(one) for one in given]
 
 
 def _masked(values: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,32 @@ def test_truncated_episodes_give_way_too(envs, actions):
     assert infos["edit_step"].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_interrupted_reset_has_to_be_made_again(envs, actions, monkeypatch, mode):
+    env, plain = envs("ShiftWorld-v1", mode), envs("ShiftWorld-v1", mode)
+    begin, first, last = env.unwrapped.candidates.reset, *actions(env.action_space, 2)
+    for each in (env, plain):
+        each.reset(seed=0)
+        each.step(first)
+
+    def interrupted(**chosen):
+        begin(**chosen)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(env.unwrapped.candidates, "reset", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        env.step(last) if mode == "same_step" else env.reset()
+    monkeypatch.undo()
+    if mode == "next_step":
+        assert not env.step(last)[1].any()
+    else:
+        with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\)"):
+            env.step(last)
+    for each in (env, plain):
+        each.reset(seed=1)
+    assert np.array_equal(env.step(first)[1], plain.step(first)[1])
+
+
 @pytest.mark.parametrize(
     ("mode", "mask", "expected"),
     [

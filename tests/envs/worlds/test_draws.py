@@ -76,6 +76,24 @@ def test_steps_draw_every_reward_set_from_a_stream_of_its_own(draws):
         draws.advance()
 
 
+def test_a_candidate_without_a_key_goes_on(draws):
+    for _ in range(2):
+        draws.begin()
+        draws.advance()
+    draws.seed([None, *KEYS[1:]])
+    draws.begin()
+    counters = [2, *[0] * (len(KEYS) - 1)]
+    assert draws.goal_index.tolist() == [
+        drawn(key, 2**40 + counter, 1, 1, GOALS)[0]
+        for key, counter in zip(KEYS, counters, strict=True)
+    ]
+    expected = [
+        [100 * goal + row for row in drawn(key, counter, 2, BATCH, SIZES["retain"])]
+        for key, counter, goal in zip(KEYS, counters, draws.goal_index.tolist(), strict=True)
+    ]
+    assert draws.batch()[0].tolist() == expected
+
+
 def test_seeding_begins_anew(draws):
     draws.begin()
     first = [rows.tolist() for rows in draws.batch()], draws.network_index.tolist()

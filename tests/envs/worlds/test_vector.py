@@ -104,6 +104,76 @@ def test_list_of_seeds_is_one_per_candidate(make_vec, actions):
         one.reset(seed=[1, 2, 3])
 
 
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [
+        (5, (5, 6)),
+        (np.int64(5), (5, 6)),
+        ([9, 3], (9, 3)),
+        (range(3, 5), (3, 4)),
+        (np.array([9, 3]), (9, 3)),
+    ],
+)
+def test_seeds_may_be_of_any_kind_and_can_be_asked_for(make_vec, given, seeds):
+    env, sync = make_vec(2), make_vec(2, vectorization_mode="sync")
+    env.reset(seed=given)
+    sync.reset(seed=list(seeds))
+    assert env.np_random_seed == sync.np_random_seed == seeds
+    assert [one.bit_generator.state for one in env.np_random] == [
+        one.bit_generator.state for one in sync.np_random
+    ]
+
+
+def test_before_a_reset_seeds_are_random_and_stay(make_vec):
+    env, other = make_vec(2, goals=list(range(10))), make_vec(2, goals=list(range(10)))
+    seeds = env.np_random_seed
+    assert len({*seeds, *other.np_random_seed}) == 4
+    _, infos = env.reset()
+    assert env.np_random_seed == seeds
+    assert other.reset(seed=seeds)[1]["goal"].tolist() == infos["goal"].tolist()
+
+
+@pytest.mark.parametrize("given", ["23", [1.5, 2], np.ones((2, 2), dtype=int), {1, 2}, 0.5])
+def test_what_is_no_seed_is_an_error(make_vec, given):
+    with pytest.raises(ValueError, match="seed must be a whole number, a sequence of these"):
+        make_vec(2).reset(seed=given)
+
+
+def test_where_a_seed_is_none_the_random_stream_goes_on(make_vec, actions):
+    arguments = {"goals": list(range(10)), "networks": [0, 1], "episode_length": 2}
+    env = make_vec(2, **arguments)
+    sync = make_vec(2, **arguments, vectorization_mode="sync")
+    (action,) = actions(env.action_space)
+    for seed in ([1, 2], [None, None], [None, 7], None, [3, None], 4, [None, None]):
+        ours, theirs = env.reset(seed=seed)[1], sync.reset(seed=seed)[1]
+        assert ours["goal"].tolist() == theirs["goal"].tolist()
+        assert ours["network"].tolist() == theirs["network"].tolist()
+        np.testing.assert_allclose(env.step(action)[1], sync.step(action)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [(9, {"goal": 5}), (9, {"goals": 0}), (range(3), None), ([1, "2"], None), (-1, None)],
+)
+def test_a_refused_reset_changes_nothing(make_vec, actions, seed, options):
+    arguments = {"episode_length": 3, "goals": [7, 1], "render_mode": "ansi"}
+    refused, plain = make_vec(2, **arguments), make_vec(2, **arguments)
+    first, second = actions(plain.action_space, 2)
+    with pytest.raises((ValueError, gym.error.Error)):
+        refused.reset(seed=seed, options=options)
+    for attempt in (lambda: refused.step(first), refused.render):
+        with pytest.raises(gym.error.ResetNeeded):
+            attempt()
+    for env in (refused, plain):
+        env.reset(seed=0)
+        env.step(first)
+    with pytest.raises((ValueError, gym.error.Error)):
+        refused.reset(seed=seed, options=options)
+    assert np.array_equal(refused.step(second)[1], plain.step(second)[1])
+    assert refused.np_random_seed == plain.np_random_seed
+    assert refused.reset()[1]["goal"].tolist() == plain.reset()[1]["goal"].tolist()
+
+
 def test_candidates_draw_batches_of_their_own_unless_shared(make_vec, actions):
     same = np.repeat(actions(make_vec(1).single_action_space), 3, axis=0)
     rewards = {}
@@ -154,7 +224,7 @@ def test_options_hold_for_all_candidates(make_vec):
     env = make_vec(3, networks=[0, 1], goals=[7, 2])
     infos = env.reset(options={"network": 1, "goal": 0})[1]
     assert (infos["network"].tolist(), infos["goal"].tolist()) == ([1, 1, 1], [0, 0, 0])
-    with pytest.raises(ValueError, match="goal must be from 0 to 1"):
+    with pytest.raises(ValueError, match="goal must be a whole number from 0 to 1"):
         env.reset(options={"goal": 2})
 
 
@@ -200,6 +270,22 @@ def test_after_a_reset_journal_and_drawing_are_of_the_new_network_and_goal(make_
             assert env.journal(1).base_hash == env.task.networks[index].base_hash
             assert all(label in text for text in env.render())
             env.step(actions(env.action_space)[0])
+
+
+def test_what_is_handed_out_can_be_changed(make_vec, actions):
+    arguments = {"networks": [0, 1], "goals": [7, 2], "episode_length": 3, "render_mode": "ansi"}
+    env, plain = make_vec(2, **arguments), make_vec(2, **arguments)
+    drawn = actions(env.action_space, 4)
+    for each in (env, plain):
+        handed = [each.reset(seed=1), *(each.step(action) for action in drawn[:2])]
+        if each is env:
+            for observation, *rest, infos in handed:
+                for array in (observation, *rest, *infos.values()):
+                    array[...] = 0
+    assert env.render() == plain.render()
+    for action in drawn[2:]:
+        assert np.array_equal(env.step(action)[1], plain.step(action)[1])
+        assert env.render() == plain.render()
 
 
 def test_journal_survives_an_action_buffer_that_is_reused(make_vec, actions):

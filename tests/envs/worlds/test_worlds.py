@@ -340,12 +340,37 @@ def test_options_name_network_and_goal(make, world):
         assert env.journal.base_hash == env.task.networks[network].base_hash
 
 
+@pytest.mark.parametrize("env_id", ["ShiftWorld-v0", "ShiftWorld-v1"])
+def test_a_reset_takes_back_what_another_one_told(make, env_id):
+    env = make(env_id, networks=[0, 3], goals=[7, 1, 2])
+    told = {"network": 1, "goal": 2}
+    info = env.reset(options=told)[1]
+    for kind in (type(info["goal"]), np.int64, np.float32):
+        again = env.reset(options={name: kind(info[name]) for name in told})[1]
+        assert {name: again[name] for name in told} == told
+
+
+def test_a_refused_reset_changes_nothing(make, world, actions):
+    refused, plain = (make(world, episode_length=3, goals=[7, 1]) for _ in range(2))
+    first, second = actions(plain.action_space, 2)
+    for env in (refused, plain):
+        env.reset(seed=0)
+        env.step(first)
+    for seed, options in ((5, {"goal": 2}), (5, {"goals": 0}), (-1, {})):
+        with pytest.raises((ValueError, gym.error.Error)):
+            refused.reset(seed=seed, options=options)
+    assert refused.step(second)[1] == plain.step(second)[1]
+    assert refused.np_random_seed == plain.np_random_seed
+    new = refused.reset()[1], plain.reset()[1]
+    assert new[0] == new[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"networks": 0}, '"network" and "goal"'),
-        ({"network": 2}, "network must be from 0 to 1"),
-        ({"goal": -1}, "goal must be from 0 to 0"),
+        ({"network": 2}, "network must be a whole number from 0 to 1, got 2"),
+        ({"goal": -1}, "goal must be a whole number from 0 to 0"),
     ],
 )
 def test_unknown_option_is_an_error(make, world, options, message):
@@ -477,7 +502,9 @@ def test_a_value_of_the_wrong_type_is_named(make, world, arguments, message):
         make(world, **arguments)
 
 
-@pytest.mark.parametrize("options", [{"goal": 0.0}, {"network": None}, {"goal": -1}, {"colour": 0}])
+@pytest.mark.parametrize(
+    "options", [{"goal": 0.5}, {"network": None}, {"goal": -1}, {"goal": True}, {"colour": 0}]
+)
 def test_options_that_name_nothing_are_refused(make, world, options):
     with pytest.raises(ValueError, match="options: "):
         make(world).reset(options=options)
