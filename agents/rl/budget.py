@@ -27,9 +27,9 @@ def steps_between_updates(
 
     Args:
         kind: The algorithm's class; where settings leave a number out, its own default counts.
-        settings: `n_delta` (ARS evaluates a population of whole episodes), `train_freq` (a number
-            of steps or a pair such as `(2, "episode")`), or `n_steps` where that is not the length
-            of off-policy returns.
+        settings: `n_delta` and `n_eval_episodes` (ARS evaluates a population, each of it for whole
+            episodes), `train_freq` (a number of steps or a pair such as `(2, "episode")`), or
+            `n_steps` where that is not the length of off-policy returns.
         episode: Steps of an episode.
     """
     defaults = {
@@ -38,10 +38,11 @@ def steps_between_updates(
     name = next((name for name in ("n_delta", "train_freq", "n_steps") if name in defaults), None)
     if name is None:
         return 1
-    value = settings.get(name, defaults[name])
+    chosen = defaults | dict(settings)
+    value = chosen[name]
     count, unit = value if isinstance(value, tuple) else (value, "step")
     if name == "n_delta":
-        return 2 * int(count) * episode
+        return 2 * int(count) * int(chosen["n_eval_episodes"]) * episode
     return int(count) * (episode if unit == "episode" else 1)
 
 
