@@ -25,6 +25,7 @@ from agents.configured import (
     write_config,
     write_settings,
 )
+from agents.episodes import steps_of
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.policies import lora_start
 from editgym.checks import above, at_least, whole
@@ -49,9 +50,21 @@ class OpenLoopAgent(ConfiguredAgent):
     actions: NDArray[np.float32] | None = None
 
     def edit(self, env: gym.Env) -> EditJournal:
-        """Play the sequence for one episode."""
+        """Play the sequence for one episode.
+
+        Raises:
+            RuntimeError: There are no actions yet.
+            Unsupported: An episode has another number of edits, or edits of another size, than the
+                ones that it learned on.
+        """
         if self.actions is None:
             raise RuntimeError(f"{self.name} has no actions yet: call learn() or load() first")
+        shape = _shape_of(env)
+        if self.actions.shape != shape:
+            raise Unsupported(
+                f"{self.name} learned actions of the shape (edits, numbers) {self.actions.shape},"
+                f" and an episode of {env.unwrapped} takes {shape}; learn on environments as this"
+            )
         env.reset()
         for action in self.actions:
             _, _, terminated, truncated, _ = env.step(action)
@@ -211,7 +224,7 @@ class _Search:
     Attributes:
         candidates: How many sequences are scored at a time: `num_envs`, or fewer if the budget pays
             for fewer.
-        shape: Shape of one sequence, (episode length, action size).
+        shape: Shape of one sequence, (steps, action size).
         steps: Edits per episode.
         layout: How an action holds the factors.
     """
@@ -222,15 +235,14 @@ class _Search:
                 f"{env_spec.id} cannot score many candidates of a whole episode at a time"
             )
         with closing(gym.make(env_spec)) as env:
-            world = edit_env(env)
+            world, self.shape = edit_env(env), _shape_of(env)
+        self.steps, self.layout = self.shape[0], world.layout
         if any(count > 1 for count in world.choices.values()):
             counts = [f"{count} {what}s" for what, count in sorted(world.choices.items())]
             raise Unsupported(
                 "a search compares candidates for one goal on one network, and this environment"
                 f" has {' and '.join(counts)}, drawn for each candidate"
             )
-        self.steps, self.layout = world.episode_length, world.layout
-        self.shape = (self.steps, *(world.action_space.shape or ()))
         if budget.reward_calls is None and budget.seconds is None:
             raise ValueError("budget: a search needs reward_calls or seconds")
         self._left = float("inf") if budget.reward_calls is None else budget.reward_calls
@@ -268,7 +280,11 @@ class _Search:
 
 
 def _episode_shape(env_spec: EnvSpec) -> tuple[int, ...]:
-    """The actions of a whole episode: (episode length, action size)."""
+    """The shape of a whole episode's actions in an environment made from a spec."""
     with closing(gym.make(env_spec)) as env:
-        world = edit_env(env)
-    return (world.episode_length, *(world.action_space.shape or ()))
+        return _shape_of(env)
+
+
+def _shape_of(env: gym.Env) -> tuple[int, ...]:
+    """The shape of a whole episode's actions, (steps, action size)."""
+    return (steps_of(env), *(edit_env(env).action_space.shape or ()))

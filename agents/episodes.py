@@ -23,6 +23,15 @@ def task_name(spec: EnvSpec) -> str:
     return str(spec_arguments(spec).get("task", ""))
 
 
+def steps_of(env: gym.Env) -> int:
+    """The steps that an episode has: the environment's `episode_length`, or fewer where
+    `max_episode_steps` of its spec truncates it.
+    """
+    length = edit_env(env).episode_length
+    most = None if env.spec is None else env.spec.max_episode_steps
+    return min(length, most) if most is not None and most > 0 else length
+
+
 def paid_by_improvement(spec: EnvSpec) -> bool:
     """Whether a reward of environments made from `spec` is what a step improved, and not the value
     of the weights after it.

@@ -27,7 +27,7 @@ from agents.configured import (
     write_config,
     write_settings,
 )
-from agents.episodes import paid_by_improvement, task_name
+from agents.episodes import paid_by_improvement, steps_of, task_name
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.algorithms import algorithm_class, check_settings
 from agents.rl.budget import (
@@ -147,7 +147,7 @@ class SB3Agent(ConfiguredAgent):
             raise ValueError("budget: learning needs reward_calls or seconds")
         settings = self.resolved(env_spec)
         with closing(gym.make(env_spec, **self._train_env(env_spec, settings))) as env:
-            length, layout = edit_env(env).episode_length, edit_env(env).layout
+            length, layout = steps_of(env), edit_env(env).layout
         settings, kind = settings.sized(length), algorithm_class(self.name)
         hyperparameters = settings.for_algorithm()
         steps = steps_between_updates(kind, hyperparameters, length)

@@ -14,13 +14,14 @@ from torch import Tensor
 from tqdm import trange
 
 from agents.configured import ConfiguredAgent, Settings, read_config, setting, write_config
+from agents.episodes import steps_of
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.exchangeable import EntryEdit, MatrixShape
 from editgym.checks import above, whole
 from editgym.envs.protocol import edit_env, gradient_world
 from editgym.models.training import one_thread
 from editgym.paths import whole_file
-from editgym.weights import EditJournal, Shift
+from editgym.weights import EditJournal, Mask, Shift
 
 _POLICY_FILE = "policy.pt"
 
@@ -67,21 +68,22 @@ class GradientEditor(ConfiguredAgent):
         Raises:
             Unsupported: It is no world, an episode has several edits, or observations or actions
                 are not the policy's.
+            ValueError: The budget does not pay for one step.
         """
         given, watch = self.settings, Stopwatch(budget.seconds)
         with closing(gym.make(env_spec)) as env, one_thread():
-            world = gradient_world(env)
-            if world.episode_length != 1:
-                raise Unsupported(
-                    f"{self.name} learns edits of one step, and an episode of {env_spec.id} has"
-                    f" {world.episode_length} here; give episode_length=1"
-                )
-            shape = MatrixShape.of(world.layout, world.observation_space)
-            torch.manual_seed(seed)
-            policy = EntryEdit(shape, given.hidden, isinstance(world.operator, Shift))
+            world, shape = gradient_world(env), self._shape_of(env)
             steps = given.steps
             if budget.reward_calls is not None:
+                if budget.reward_calls < given.batch:
+                    raise ValueError(
+                        f"budget: {budget.reward_calls} reward calls do not pay for one step of"
+                        f" {given.batch} (batch); raise the budget or lower the batch"
+                    )
                 steps = min(steps, budget.reward_calls // given.batch)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                policy = EntryEdit(shape, given.hidden, isinstance(world.operator, Shift))
             optimizer = torch.optim.Adam(policy.parameters(), given.learning_rate)
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
             env.reset(seed=seed)
@@ -101,19 +103,35 @@ class GradientEditor(ConfiguredAgent):
 
         Raises:
             RuntimeError: There is no policy yet.
-            Unsupported: The environment is of another shape than the one it learned in.
+            Unsupported: The environment has episodes of several edits, another operator, or another
+                shape than the one it learned in.
         """
         if self._policy is None:
             raise RuntimeError(f"{self.name} has no policy yet: call learn() or load() first")
-        observation, _ = env.reset()
-        world = edit_env(env)
-        found = MatrixShape.of(world.layout, world.observation_space)
+        world, found = gradient_world(env), self._shape_of(env)
         if found != self._policy.shape:
             raise Unsupported(f"{self.name} learned on {self._policy.shape}, here is {found}")
+        if isinstance(world.operator, Shift) != self._policy.signed:
+            learned = Shift if self._policy.signed else Mask
+            raise Unsupported(
+                f"{self.name} learned where an action is a {learned.__name__} of the weights, and"
+                f" in {env.unwrapped} it is a {type(world.operator).__name__}"
+            )
+        observation, _ = env.reset()
         with torch.no_grad():
             action = self._policy(torch.from_numpy(observation).unsqueeze(0))[0]
         env.step(action.numpy())
         return world.journal
+
+    def _shape_of(self, env: gym.Env) -> MatrixShape:
+        """What the policy sees and gives in an environment, whose episodes have to be one edit."""
+        world, steps = edit_env(env), steps_of(env)
+        if steps != 1:
+            raise Unsupported(
+                f"{self.name} makes edits of one step, and an episode of {env.unwrapped} has"
+                f" {steps}; give episode_length=1"
+            )
+        return MatrixShape.of(world.layout, world.observation_space)
 
     def _episode(self, policy: EntryEdit, env: gym.Env) -> None:
         """Add the gradient of one episode's share of the mean reward to the policy's."""

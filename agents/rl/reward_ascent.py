@@ -14,6 +14,7 @@ from tqdm import trange
 
 from agents.black_box import OpenLoopAgent
 from agents.configured import Settings, setting
+from agents.episodes import steps_of
 from agents.protocol import Access, Budget, Stopwatch
 from agents.rl.policies import lora_start
 from editgym.checks import above, at_least, whole
@@ -55,16 +56,21 @@ class RewardAscent(OpenLoopAgent):
 
         Raises:
             Unsupported: It is no MaskWorld and no ShiftWorld.
-            ValueError: The reward's signal has none.
+            ValueError: The reward's signal has none, or the budget does not pay for an episode.
         """
         given, watch = self.settings, Stopwatch(budget.seconds)
         with closing(gym.make(env_spec)) as env, one_thread():
-            world = gradient_world(env)
+            world, length = gradient_world(env), steps_of(env)
             episodes = given.steps
             if budget.reward_calls is not None:
-                episodes = min(episodes, budget.reward_calls // world.episode_length)
+                if budget.reward_calls < length:
+                    raise ValueError(
+                        f"budget: {budget.reward_calls} reward calls do not pay for one episode of"
+                        f" {length}; raise the budget"
+                    )
+                episodes = min(episodes, budget.reward_calls // length)
             first = lora_start(world.layout, given.start, torch.Generator().manual_seed(seed))
-            actions = first.repeat(world.episode_length, 1).requires_grad_()
+            actions = first.repeat(length, 1).requires_grad_()
             optimizer = torch.optim.Adam([actions], given.learning_rate)
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, episodes))
             env.reset(seed=seed)

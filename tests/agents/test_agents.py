@@ -104,11 +104,24 @@ def test_seconds_end_the_learning(name):
         ("sac", {"train_freq": 50}, 50),
         ("ddpg", {"train_freq": (2, "episode")}, 6),
         ("ars", {"n_delta": 5}, 30),
+        ("ars", {"n_delta": 5, "n_eval_episodes": 2}, 60),
     ],
 )
 def test_an_algorithm_is_given_whole_pieces_of_steps(name, config, steps):
     """Also those that its class decides on."""
     assert steps_between_updates(algorithm_class(name), config, episode=3) == steps
+
+
+@pytest.mark.parametrize("evaluated", [{}, {"n_eval_episodes": 3}, {"num_envs": 2}])
+def test_a_population_and_its_episodes_are_within_the_budget(evaluated):
+    agent = make_agent("ars", n_delta=2, **evaluated)
+    with count_reward_calls() as meter:
+        agent.learn(gym.spec("MaskWorld-v1"), Budget(reward_calls=27), seed=0)
+    assert 12 <= meter.calls <= 27
+    if "n_eval_episodes" in evaluated:
+        assert meter.calls == 24
+        with pytest.raises(ValueError, match="do not pay for one rollout of 12"):
+            agent.learn(gym.spec("MaskWorld-v1"), Budget(reward_calls=11), seed=0)
 
 
 def test_an_off_policy_budget_ends_with_a_whole_piece():
@@ -242,6 +255,48 @@ def test_an_open_loop_agents_arguments_survive_save_and_load(name, config, tmp_p
 def test_a_negative_budget_is_refused():
     with pytest.raises(ValueError, match="reward_calls must be 0 or more"):
         Budget(reward_calls=-1)
+
+
+@pytest.mark.parametrize("name", ["random", "random_actions", "no_edit", "reward_ascent"])
+def test_an_open_loop_agent_refuses_episodes_that_it_did_not_learn_on(name):
+    agent = make_agent(name)
+    agent.learn(gym.spec("ShiftWorld-v1"), Budget(reward_calls=64), seed=0)
+    env = gym.make("ShiftWorld-v1", episode_length=3)
+    with pytest.raises(Unsupported, match=r"\(1, 4096\), and an episode .* takes \(3, 4096\)"):
+        agent.edit(env)
+    with pytest.raises(Unsupported, match=r"takes \(1, 1280\)"):
+        agent.edit(gym.make("ShiftWorld-v1", rank=8))
+    assert len(agent.edit(gym.make("ShiftWorld-v1", episode_length=3, max_episode_steps=1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "calls"),
+    [
+        ("random", {"num_envs": 8}, 32),
+        ("cmaes", {"population": 8}, 32),
+        ("reward_ascent", {"steps": 3}, 6),
+        ("ppo", {"rollout": 16, "batch_size": 16}, 32),
+    ],
+)
+def test_an_episode_that_the_spec_truncates_is_as_long_as_that(name, settings, calls):
+    spec = gym.make("ShiftWorld-v1", episode_length=3, max_episode_steps=2).spec
+    agent = make_agent(name, **settings)
+    with count_reward_calls() as meter:
+        agent.learn(spec, Budget(reward_calls=36), seed=0)
+    assert meter.calls == calls
+    assert len(agent.edit(gym.make(spec))) == 2
+
+
+def test_a_truncated_sequence_is_kept_for_its_own_return():
+    spec = gym.make("ShiftWorld-v1", episode_length=2, max_episode_steps=1).spec
+    agent = make_agent("random", num_envs=32)
+    agent.learn(spec, Budget(reward_calls=32), seed=0)
+    env = gym.make_vec(spec, num_envs=32, shared_batch=True)
+    random = np.random.default_rng(0)
+    random.uniform(-1, 1, env.single_action_space.shape)
+    drawn = random.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+    env.reset(seed=0)
+    assert np.array_equal(agent.actions, drawn[env.step(drawn)[1].argmax()][None])
 
 
 def test_longer_episodes_are_searched_as_one_sequence():

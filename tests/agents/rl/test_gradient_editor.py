@@ -89,6 +89,15 @@ def test_its_budget_is_kept():
     with count_reward_calls() as meter:
         agent.learn(gym.make("MaskWorld-v1", goals=[3, 7], **SEEN).spec, Budget(11), seed=0)
     assert meter.calls == 8
+    with pytest.raises(ValueError, match=r"3 reward calls do not pay for one step of 4 \(batch\)"):
+        agent.learn(gym.make("MaskWorld-v1", goals=[3, 7], **SEEN).spec, Budget(3), seed=0)
+
+
+def test_learning_leaves_the_process_its_random_numbers():
+    before = torch.random.get_rng_state()
+    learned = GradientEditor(steps=1, batch=1)
+    learned.learn(gym.make("MaskWorld-v1", **SEEN).spec, Budget(), seed=5)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +112,22 @@ def test_other_observations_and_actions_are_refused(arguments, message):
     spec = gym.make("MaskWorld-v1", goals=[3, 7], **arguments).spec
     with pytest.raises(Unsupported, match=message):
         GradientEditor().learn(spec, Budget(), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("learned", "edited"), [("MaskWorld-v1", "ShiftWorld-v1"), ("ShiftWorld-v1", "MaskWorld-v1")]
+)
+def test_another_kind_of_world_is_refused(learned, edited, tmp_path):
+    agent = GradientEditor(steps=1, batch=1)
+    agent.learn(gym.make(learned, goals=[3, 7], **SEEN).spec, Budget(), seed=0)
+    agent.save(tmp_path)
+    again = GradientEditor.load(tmp_path)
+    kinds = {world: world.removesuffix("World-v1") for world in (learned, edited)}
+    message = f"an action is a {kinds[learned]} of the weights, and in .* it is a {kinds[edited]}"
+    with pytest.raises(Unsupported, match=message):
+        again.edit(gym.make(edited, goals=[3, 7], **SEEN))
+    with pytest.raises(Unsupported, match=r"makes edits of one step, .* has 3; give"):
+        again.edit(gym.make(learned, goals=[3, 7], episode_length=3, **SEEN))
 
 
 def test_a_network_of_another_shape_is_refused():

@@ -59,6 +59,8 @@ def test_its_budget_is_kept():
     with count_reward_calls() as meter:
         agent.learn(gym.spec("ShiftWorld-v1"), Budget(reward_calls=7), seed=0)
     assert meter.calls == 7
+    with pytest.raises(ValueError, match="0 reward calls do not pay for one episode of 1"):
+        agent.learn(gym.spec("ShiftWorld-v1"), Budget(reward_calls=0), seed=0)
 
 
 def test_streams_of_facts_are_refused():
