@@ -52,11 +52,17 @@ class CandidateStream(SharedVecEnv):
         super().__init__(candidates, self.env.observation_space, self.env.action_space)
 
     def reset(self) -> VecEnvObs:
-        """Begin a stream."""
-        seed = self._seeds[0]
-        observation, info = self._gym.reset(seed=None if seed is None else int(seed))
-        self.reset_infos = [dict(info) for _ in range(self.num_envs)]
+        """Begin a stream.
+
+        Raises:
+            ValueError: Different slots were given different options.
+        """
+        seed, options = self._seeds[0], self.shared_options() or None
+        observation = self._began(
+            *self._gym.reset(seed=None if seed is None else int(seed), options=options)
+        )
         self._reset_seeds()
+        self._reset_options()
         return self._repeated(observation)
 
     def step_async(self, actions: NDArray[np.float32]) -> None:
@@ -73,11 +79,11 @@ class CandidateStream(SharedVecEnv):
             rewards = np.full(count, REWARD_FLOOR, np.float32)
         rewards = rewards - rewards.mean() if self.baseline else rewards
         observation, over, info = self.env.follow(self._actions.mean(axis=0))
-        infos: list[dict[str, Any]] = [dict(info) for _ in range(count)]
+        told = {**info, "TimeLimit.truncated": False}
         if over:
-            for one in infos:
-                one |= {"terminal_observation": observation, "TimeLimit.truncated": False}
-            observation, _ = self._gym.reset()
+            told["terminal_observation"] = observation
+            observation = self._began(*self._gym.reset())
+        infos = [dict(told) for _ in range(count)]
         return self._repeated(observation), rewards.astype(np.float32), np.full(count, over), infos
 
     def close(self) -> None:
@@ -88,6 +94,11 @@ class CandidateStream(SharedVecEnv):
         """One frame for all slots."""
         frame: Any = self._gym.render()
         return [frame]
+
+    def _began(self, observation: Any, info: dict[str, Any]) -> Any:
+        """Keep the info of a stream's beginning for every slot; its first observation."""
+        self.reset_infos = [dict(info) for _ in range(self.num_envs)]
+        return observation
 
     def _repeated(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.repeat(observation[None], self.num_envs, axis=0)

@@ -17,6 +17,21 @@ class SharedVecEnv(VecEnv):
 
     env: Any
 
+    def shared_options(self) -> dict[str, Any]:
+        """The options of the next reset, which are those of every slot.
+
+        Raises:
+            ValueError: `set_options` was given different ones for different slots.
+        """
+        first = self._options[0]
+        for slot, own in enumerate(self._options):
+            if own != first:
+                raise ValueError(
+                    "set_options: all slots are served by one environment, so their options must be"
+                    f" equal; got {first!r} for slot 0 and {own!r} for slot {slot}"
+                )
+        return first
+
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
@@ -72,13 +87,17 @@ class SB3VectorEnv(SharedVecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
-        """Observations (K, size); seeds given by `seed()` are used once."""
+        """Observations (K, size); seeds given by `seed()` and options are used once.
+
+        Raises:
+            ValueError: Different slots were given different options.
+        """
         seeds = (
             None
             if self._seeds[0] is None
             else [int(seed) for seed in self._seeds if seed is not None]
         )
-        observations, infos = self.env.reset(seed=seeds, options=self._options[0] or None)
+        observations, infos = self.env.reset(seed=seeds, options=self.shared_options() or None)
         self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
@@ -91,18 +110,21 @@ class SB3VectorEnv(SharedVecEnv):
     def step_wait(
         self,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Observations, rewards (float32), dones and infos with `terminal_observation` where an
-        episode ended.
+        """Observations, rewards (float32), dones, and infos of the steps: `TimeLimit.truncated`,
+        and `terminal_observation` where an episode ended. `reset_infos` has those of the episodes
+        that began.
         """
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         dones = np.logical_or(terminated, truncated)
         rows = _rows(infos, self.num_envs)
-        final = _rows(infos["final_info"], self.num_envs) if dones.any() else rows
         for i in np.flatnonzero(dones):
-            rows[i] = final[i] | {
-                "terminal_observation": infos["final_obs"][i],
-                "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
-            }
+            fresh, rows[i] = rows[i], rows[i].pop("final_info", {})
+            rows[i]["terminal_observation"] = fresh.pop("final_obs")
+            if "episode" in fresh:  # a wrapper has added what the ended episode was worth
+                rows[i]["episode"] = fresh.pop("episode")
+            self.reset_infos[i] = fresh
+        for row, cut in zip(rows, truncated & ~terminated, strict=True):
+            row["TimeLimit.truncated"] = bool(cut)
         return observations, rewards.astype(np.float32), dones, rows
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
@@ -116,10 +138,19 @@ def monitored(env: VectorEnv) -> VecMonitor:
 
 
 def _rows(infos: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    """Gymnasium's dict of arrays as SB3's list of dicts, plain floats."""
-    columns = {
-        key: value.tolist()
-        for key, value in infos.items()
-        if not key.startswith("_") and isinstance(value, np.ndarray)
-    }
-    return [{key: values[i] for key, values in columns.items()} for i in range(number)]
+    """Gymnasium's dict of arrays as SB3's list of dicts: plain numbers, what is nested too, each in
+    the slots that its mask `_key` says it is there for.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in range(number)]
+    for key, values in infos.items():
+        if key.startswith("_") and key[1:] in infos:
+            continue
+        if isinstance(values, dict):
+            column = _rows(values, number)
+        elif isinstance(values, np.ndarray):
+            column = values.tolist() if values.ndim == 1 else list(values)
+        else:  # one for all
+            column = [values] * number
+        for i in np.flatnonzero(infos.get(f"_{key}", np.ones(number))):
+            rows[i][key] = column[i]
+    return rows

@@ -82,8 +82,28 @@ def test_rewards_are_those_of_single_environments_and_the_mean_action_is_applied
     applied.reset(seed=3)
     observation, _, info = applied.follow(actions[0].mean(0))
     assert all(np.array_equal(row, observation) for row in first[0])
-    assert first[3] == [info] * K
+    assert first[3] == [{**info, "TimeLimit.truncated": False}] * K
     assert first[3][0] is not first[3][1]
+
+
+def test_options_are_passed_on_once_and_the_next_stream_s_info_is_kept(make_env):
+    env = make_env()
+    env.reset(seed=1)
+    state = env.checkpoint()
+    stream, _ = begun(env)
+    first = stream.reset_infos
+    for action in drawn(stream, 2):
+        _, _, dones, infos = stream.step(action)
+        assert [info["TimeLimit.truncated"] for info in infos] == [False] * K
+    assert dones.all()
+    assert stream.reset_infos is not first
+    stream.set_options({"restore": state})
+    restored = stream.reset()
+    assert np.array_equal(restored[0], make_env().reset(seed=1)[0])
+    assert not np.array_equal(stream.reset(), restored)
+    stream.set_options([{}, {}, {"goal": 1}])
+    with pytest.raises(ValueError, match="all slots are served by one environment"):
+        stream.reset()
 
 
 def test_rewards_of_later_steps_are_those_after_the_mean_actions(make_env):
