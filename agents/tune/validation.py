@@ -176,7 +176,8 @@ class UnlearningValidation(Validation):
     def __init__(self, subject: Subject, episodes: int, seed: int, budget: Budget) -> None:
         super().__init__(subject, episodes, seed, budget)
         spec = subject.spec()
-        seeded = "model_seed" in spec_arguments(spec) and "model_seed" not in subject.env_kwargs
+        named = {"model_seed", "networks"} & subject.env_kwargs.keys()
+        seeded = "model_seed" in spec_arguments(spec) and not named
         self._networks: list[dict[str, Any]] = (
             [{"model_seed": _MODEL_SEEDS + i} for i in range(episodes)] if seeded else [{}]
         )

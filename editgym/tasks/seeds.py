@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 def checked_seeds(networks: Sequence[int] | None, model_seed: int) -> list[int]:
-    """`networks`, or `model_seed` alone.
+    """`networks`, or `model_seed` alone, which is 0 unless something else is said.
 
     Raises:
-        ValueError: They are not whole numbers from 0, or there is none.
+        ValueError: They are not whole numbers from 0, there is none, one is there twice, or both
+            are given.
     """
     given: object = [model_seed] if networks is None else networks
     seeds: list[int] = list(given) if isinstance(given, list | tuple) else []
@@ -18,4 +19,14 @@ def checked_seeds(networks: Sequence[int] | None, model_seed: int) -> list[int]:
     ):
         named = f"model_seed: {model_seed!r}" if networks is None else f"networks: {networks!r}"
         raise ValueError(f"{named} must be model seeds, whole numbers from 0, at least one")
+    if networks is not None and model_seed != 0:
+        raise ValueError(
+            f"model_seed: {model_seed!r} is one network, and networks={seeds} are given too; say"
+            " one of them"
+        )
+    if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
+        raise ValueError(
+            f"networks: {twice[0]} is there twice; an episode draws one of the networks, so name"
+            " each once"
+        )
     return seeds

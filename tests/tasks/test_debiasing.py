@@ -241,6 +241,8 @@ def test_several_networks_are_of_one_shape():
     assert len({network.base_hash for network in task.networks}) == 2
     with pytest.raises(ValueError, match=r"networks: \[-1\]"):
         make_task("debiasing/templates", networks=[-1])
+    with pytest.raises(ValueError, match="networks: 4 is there twice"):
+        make_task("debiasing/templates", networks=[4, 4])
 
 
 def test_network_is_biased_before(task):

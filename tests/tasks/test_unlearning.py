@@ -189,6 +189,25 @@ def test_task_refuses_what_it_cannot_forget_or_load(digits, arguments):
         digits(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"forget_samples": 20, "forget_class": 3}, "forget_samples: forget_class is given too"),
+        ({"forget_samples": 20, "goals": [0, 1]}, "forget_samples: goals is given too"),
+        ({"goals": [0, 1], "forget_class": 5}, "goals: forget_class is given too"),
+        (
+            {"networks": [0, 1], "model_seed": 5},
+            r"model_seed: 5 is one network, and networks=.0, 1",
+        ),
+        ({"networks": [2, 0, 2]}, "networks: 2 is there twice"),
+        ({"undertrained": "no"}, "undertrained must be one of False, True, got 'no'"),
+    ],
+)
+def test_arguments_that_would_be_dropped_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_task("unlearning/digits", **arguments)
+
+
 def test_impossible_seed_is_named_in_the_error(digits):
     with pytest.raises(ValueError, match="model_seed: -1"):
         digits(model_seed=-1)

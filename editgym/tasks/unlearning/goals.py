@@ -44,7 +44,7 @@ def checked_goals(
 
     Args:
         forget_class: One goal.
-        goals: Several goals; they go before `forget_class`.
+        goals: Several goals instead.
         n_classes: The number of classes.
         classes: The classes' names, by their numbers; empty where they have none.
 

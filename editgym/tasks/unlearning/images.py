@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from editgym.checks import one_of
 from editgym.data import images
 from editgym.models.classifiers import ResNet20, SmallConvNet
 from editgym.models.training import Recipe, load_weights, train_classifier
@@ -48,6 +49,7 @@ def digits(
     `networks`, by the first one's seed, so that the others were trained on some of the reward data
     (never on test data).
     """
+    one_of(False, True)("undertrained", undertrained)
     recipe = UNDERTRAINED if undertrained else DIGITS_RECIPE
     return trained_task(
         "unlearning/digits",
@@ -74,6 +76,7 @@ def mnist(
     device: str = "cpu",
 ) -> UnlearningTask:
     """`unlearning/mnist`: MNIST and the paper's network; `undertrained` stops at its 92.8%."""
+    one_of(False, True)("undertrained", undertrained)
     recipe = UNDERTRAINED if undertrained else MNIST_RECIPE
     return trained_task(
         "unlearning/mnist",

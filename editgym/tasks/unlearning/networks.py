@@ -51,6 +51,9 @@ class Request:
         device: Where networks and data live.
         forget_indices: The samples to forget instead.
         default_class: The class that is forgotten when nothing else is said.
+
+    Raises:
+        ValueError: More than one of them says what is to be forgotten.
     """
 
     forget_class: Forget | None
@@ -60,6 +63,14 @@ class Request:
     device: str
     forget_indices: Sequence[Sample] | None = None
     default_class: int = 0
+
+    def __post_init__(self) -> None:
+        names = ("forget_indices", "forget_samples", "goals", "forget_class")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"{given[0]}: {given[1]} is given too; say one of them, what is to be forgotten"
+            )
 
     @property
     def by_name(self) -> bool:
@@ -79,22 +90,13 @@ class Request:
         """The rows of the training data to forget; None where classes or random samples are.
 
         Raises:
-            ValueError: They are no rows, or other things are to be forgotten too.
+            ValueError: They are no rows.
         """
         if self.forget_indices is None:
             unsaid = self.forget_class is None and self.goals is None
             if data.forget is None or not unsaid or self.forget_samples is not None:
                 return None
             return checked_rows("data: forget", data.forget, data)
-        others = {
-            "forget_class": self.forget_class,
-            "goals": self.goals,
-            "forget_samples": self.forget_samples,
-        }
-        if given := [name for name, value in others.items() if value is not None]:
-            raise ValueError(
-                f"forget_indices: {given[0]} is given too; say one of them, what is to be forgotten"
-            )
         return checked_rows("forget_indices", self.forget_indices, data)
 
 

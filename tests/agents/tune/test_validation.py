@@ -184,12 +184,14 @@ def test_the_score_of_unlearning_is_that_of_the_mean_accuracies(monkeypatch):
 def test_networks_are_those_that_no_report_uses_unless_one_is_typed():
     drawn = validation("MaskWorld-v0", "ssd", {}, episodes=2)
     typed = validation("MaskWorld-v0", "ssd", {"model_seed": 3}, episodes=2)
-    assert (drawn.steps, typed.steps) == (2, 1)
+    several = validation("MaskWorld-v0", "ssd", {"networks": [3]}, episodes=2)
+    assert (drawn.steps, typed.steps, several.steps) == (2, 1, 1)
     hashes = [
         open_env(gym.make("MaskWorld-v0", model_seed=seed)).network.base_hash
         for seed in (10, 11, 3)
     ]
     assert [*drawn.data, *typed.data] == hashes
+    assert several.data == typed.data
     assert drawn.model is None
 
 
