@@ -33,10 +33,10 @@ from agents.rl.algorithms import algorithm_class, check_settings
 from agents.rl.budget import (
     UNLIMITED,
     BudgetSpentError,
-    LinearDecay,
     NoiseSchedule,
     Progress,
     check_learns,
+    falling_rate,
     steps_between_updates,
     whole_rollouts,
 )
@@ -50,7 +50,7 @@ from agents.rl.policies import (
 )
 from agents.rl.presets import CLASSES, preset
 from agents.rl.saved import load_model, save_model
-from agents.rl.settings import SB3Settings, signature
+from agents.rl.settings import SB3Settings, check_rollout, signature
 from editgym.envs.protocol import candidate_env, edit_env, is_stream
 from editgym.envs.sb3 import monitored
 from editgym.weights import ActionLayout, EditJournal
@@ -65,8 +65,8 @@ class SB3Agent(ConfiguredAgent):
     Args:
         algorithm: A key of `agents.rl.presets.CLASSES`.
         num_envs: K; None for `rollout` / `n_steps`.
-        rollout: Reward calls between two updates of an on-policy algorithm; where `n_steps` is not
-            given it is one episode. None where `num_envs` is given.
+        rollout: Reward calls between two updates of an on-policy algorithm, in whole episodes;
+            where neither `num_envs` nor `n_steps` is given it is one episode of many candidates.
         shared_batch: Whether the candidates of a step are compared on one batch while learning:
             what differs between two rewards is then the edit alone (common random numbers).
         start: Standard deviation of A in the LoRA start of the policy's mean action
@@ -108,6 +108,7 @@ class SB3Agent(ConfiguredAgent):
         self.config = {"algorithm": algorithm, **settings}
         self._given = settings
         self.settings = self._checked(settings)
+        check_rollout(settings)
         self.model: BaseAlgorithm | None = None
 
     def tuned(self, spec: EnvSpec) -> dict[str, Any]:
@@ -246,7 +247,7 @@ class SB3Agent(ConfiguredAgent):
         """The untrained SB3 algorithm for an environment."""
         kind, hyperparameters = algorithm_class(self.name), settings.for_algorithm()
         if settings.linear_decay:
-            hyperparameters["learning_rate"] = LinearDecay(hyperparameters["learning_rate"], watch)
+            hyperparameters["learning_rate"] = falling_rate(kind, hyperparameters, watch)
         hyperparameters["policy_kwargs"] = self.policy_kwargs(settings)
         return kind(self.policy, env, seed=seed, device=device, **hyperparameters)
 

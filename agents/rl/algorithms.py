@@ -8,12 +8,13 @@ from typing import Any
 
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from agents.rl.policies import mlp_policy
 from agents.rl.presets import CLASSES
 from agents.rl.settings import SB3Settings
-from editgym.checks import require_known
+from editgym.checks import require, require_known
 
 # What an agent gives an algorithm: environment and policy, the environment's device, `learn`'s
 # seed; and what it gives a policy.
@@ -66,6 +67,10 @@ def check_settings(
         return settings
     own = settings.as_dict().keys() - settings.hyperparameters.keys()
     check_takes(name, kind, settings.hyperparameters, sorted(own))
+    if not issubclass(kind, OnPolicyAlgorithm):
+        for only in ("rollout", "final_log_std"):
+            value, right = getattr(settings, only), f"None: {name} does not learn from rollouts"
+            require(value is None, only, value, right)
     given = settings.hyperparameters.get("policy_kwargs", {})
     if policy_takes is None:
         policy = kind.policy_aliases[policy] if isinstance(policy, str) else policy

@@ -98,6 +98,16 @@ class LinearDecay:
         return LinearDecay, (self.value,)
 
 
+def falling_rate(
+    kind: type[BaseAlgorithm], settings: Mapping[str, Any], watch: Stopwatch
+) -> LinearDecay:
+    """The linear decay of an algorithm's `learning_rate`: that of its settings, or, where they
+    leave it out, its class's own.
+    """
+    own = inspect.signature(kind).parameters["learning_rate"].default
+    return LinearDecay(settings.get("learning_rate", own), watch)
+
+
 class NoiseSchedule(BaseCallback):
     """Leads a Gaussian policy's log standard deviation linearly to its final value, as the budget
     is spent.

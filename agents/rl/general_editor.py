@@ -98,7 +98,7 @@ class GeneralEditor(SB3Agent):
             only taken away from, as by a mask.
         start: Standard deviation of A at first.
         num_envs: How many candidates learn at a time; None for `rollout` / `n_steps`.
-        rollout: Reward calls between two updates, by default 512; None where `num_envs` is given.
+        rollout: Reward calls between two updates, in whole episodes, by default 512.
         shared_batch: Whether the candidates of a step are compared on one batch while learning.
         refine: Factor on every action after an episode's first.
         train_env: Not used: it is for streams of facts.
@@ -130,7 +130,7 @@ class GeneralEditor(SB3Agent):
         """The arguments of the equivariant policy, as SB3 takes them."""
         assert isinstance(settings, GeneralSettings)
         return {
-            "log_std_init": settings.hyperparameters["policy_kwargs"]["log_std_init"],
+            **settings.hyperparameters.get("policy_kwargs", {}),
             "net_arch": [],
             "ortho_init": False,
             "features_extractor_class": self._edits[0],

@@ -133,14 +133,16 @@ class SB3Settings(Settings):
         """The same settings with `num_envs` and `n_steps` settled.
 
         Args:
-            episode_length: Steps of an episode, which a rollout is where `n_steps` is left out.
+            episode_length: Steps of an episode. Where `n_steps` is left out, a rollout is one of
+                every candidate, or, with `num_envs`, as many whole ones as it pays for.
 
         Raises:
             ValueError: Neither `rollout` nor `num_envs` is given.
         """
         count, hyperparameters = self.num_envs, dict(self.hyperparameters)
         if self.rollout is not None:
-            steps = hyperparameters.setdefault("n_steps", episode_length)
+            episodes = 1 if count is None else self.rollout // (count * episode_length)
+            steps = hyperparameters.setdefault("n_steps", max(1, episodes) * episode_length)
             count = max(1, self.rollout // steps) if count is None else count
         if count is None:
             raise ValueError(
@@ -154,6 +156,24 @@ class SB3Settings(Settings):
         if isinstance(found.get("train_freq"), list):
             found["train_freq"] = tuple(found["train_freq"])
         return found
+
+
+def check_rollout(given: Mapping[str, Any]) -> None:
+    """Refuse a rollout that is at odds with its factors.
+
+    Args:
+        given: Settings within their ranges, by name.
+
+    Raises:
+        ValueError: It is.
+    """
+    rollout, count, steps = (given.get(name) for name in ("rollout", "num_envs", "n_steps"))
+    if rollout is None or count is None or steps is None or rollout == count * steps:
+        return
+    raise ValueError(
+        f"rollout: {rollout} is given beside num_envs={count} and n_steps={steps}, whose product is"
+        f" {count * steps}; leave one of the three out"
+    )
 
 
 def signature(kind: type[Settings]) -> inspect.Signature:

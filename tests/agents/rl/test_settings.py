@@ -11,6 +11,7 @@ from agents.protocol import Budget
 from agents.rl.agent import SB3Agent
 from agents.rl.general_editor import GeneralEditor
 from agents.rl.presets import ALGORITHMS, LONG_STREAM, preset
+from editgym.envs.sb3 import monitored
 from envs_registry import environment_spec
 
 DIGITS = environment_spec("MaskWorld-v0", {})
@@ -50,6 +51,14 @@ def test_a_rollout_is_divided_into_episodes():
     assert make_agent("ppo", num_envs=3).resolved(DIGITS).sized(4).num_envs == 3
     assert make_agent("ppo", n_steps=8).resolved(DIGITS).sized(4).num_envs == 128
     assert make_agent("ppo", rollout=2).resolved(DIGITS).sized(4).num_envs == 1
+    for given, steps in (
+        ({}, 128),
+        ({"rollout": 100}, 12),
+        ({"rollout": 8}, 4),
+        ({"n_steps": 6}, 6),
+    ):
+        sized = make_agent("ppo", num_envs=8, **given).resolved(DIGITS).sized(4)
+        assert (sized.num_envs, sized.hyperparameters["n_steps"]) == (8, steps)
     assert "n_steps" not in settings.hyperparameters, "the settings themselves stay"
 
 
@@ -80,8 +89,47 @@ def test_a_setting_out_of_its_range_is_named(given, message):
         make_agent("ppo", **given)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "given", "message"),
+    [
+        (
+            "sac",
+            {"final_log_std": -2.0},
+            "final_log_std must be None: sac does not learn from roll",
+        ),
+        ("ars", {"rollout": 64}, "rollout must be None: ars does not learn from rollouts, got 64"),
+        (
+            "ppo",
+            {"rollout": 64, "num_envs": 8, "n_steps": 4},
+            "rollout: 64 is given.*product is 32;",
+        ),
+    ],
+)
+def test_a_setting_that_an_algorithm_cannot_use_is_refused(algorithm, given, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent(algorithm, **given)
+
+
+@pytest.mark.parametrize("algorithm", ["ars", "ppo"])
+def test_a_learning_rate_that_nobody_gives_falls_from_the_algorithm_s_own(algorithm):
+    size = {"ars": {"n_delta": 1, "sketch": 0}, "ppo": {"n_steps": 2}}[algorithm]
+    agent = make_agent(algorithm, linear_decay=True, num_envs=2, **size)
+    env = monitored(gym.make_vec("ShiftWorld-v0", num_envs=2))
+    agent.train(env, None, agent.resolved(None), Budget(reward_calls=4), 0, "cpu")
+    rate = agent.model.learning_rate
+    assert (rate(1.0), rate(0.5)) == {"ars": (0.02, 0.01), "ppo": (3e-4, 1.5e-4)}[algorithm]
+
+
+def test_the_general_editor_s_noise_may_be_the_algorithm_s_own():
+    agent = GeneralEditor(policy_kwargs={}, rollout=16, batch_size=16, final_log_std=None)
+    seen = {"observe_task": True, "observe_parameters": ["fc3.weight"]}
+    spec = environment_spec("ShiftWorld-v0", {"goals": [0, 1], **seen})
+    agent.learn(spec, Budget(reward_calls=16), seed=0)
+    assert agent.model.policy.log_std.abs().max() < 0.1
+
+
 def test_an_agent_keeps_what_it_was_given_and_saves_what_it_was_trained_with(tmp_path):
-    given = {"num_envs": 4, "batch_size": 8, "refine": 0.5, "sketch": 2}
+    given = {"num_envs": 4, "rollout": 8, "batch_size": 8, "refine": 0.5, "sketch": 2}
     agent = make_agent("ppo", **given)
     spec = environment_spec("ShiftWorld-v0", {"sites": ["fc3"], "rank": 1, "episode_length": 2})
     agent.learn(spec, Budget(reward_calls=8), seed=0)
