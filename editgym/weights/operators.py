@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from editgym.checks import above
 from editgym.weights.factors import Update
 
 
@@ -36,10 +37,11 @@ class Shift:
     limit: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.limit < math.inf:
-            raise ValueError(f"shift_limit must be greater than 0 and finite, got {self.limit}")
         # A number of NumPy's could not be written to a journal's file later.
-        object.__setattr__(self, "limit", float(self.limit))
+        real = isinstance(self.limit, np.integer | np.floating)
+        limit = float(self.limit) if real else self.limit
+        above(0)("shift_limit", limit)
+        object.__setattr__(self, "limit", float(limit))
 
     def edited(self, weight: Tensor, update: Update) -> Tensor:
         """The edited weights, (..., out, in), for one network or for K candidates."""

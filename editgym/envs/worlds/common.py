@@ -40,10 +40,12 @@ Observed = Literal["auto", "weights"]
 MOST_FULL = 4_096  # numbers in the edited matrices together, up to which an action is D itself
 _FACTORS = 4  # the rank above, where the task's own is "full"
 _FINITE_OR_NONE = Check(lambda v: v is None or is_finite(v), "a finite number or None")
+_FLAG = Check(lambda v: isinstance(v, bool), "True or False")
 CHECKS: Mapping[str, Check] = {
     "render_mode": Check(lambda v: v is None or v in RENDER_MODES, f"one of {RENDER_MODES}"),
     "signal": Check(lambda v: v in ("probability", "accuracy"), '"probability" or "accuracy"'),
     "episode_length": whole(1),
+    "max_raw_observation": whole(0),
     "projection_size": whole(1),
     "batch_size": optional(whole(1)),
     "alpha": _FINITE_OR_NONE,
@@ -55,7 +57,7 @@ CHECKS: Mapping[str, Check] = {
     "reward": one_of("improvement", "absolute"),
     "observe": one_of("auto", "weights"),
     "out_of_range": one_of("clip", "error"),
-    "uniform_info": Check(lambda v: isinstance(v, bool), "True or False"),
+    **dict.fromkeys(("uniform_info", "observe_task", "shared_batch"), _FLAG),
 }
 
 

@@ -446,6 +446,9 @@ def test_differentiable_step_refuses_bad_actions(make, world, actions, bad):
         ({"episode_length": 0}, "episode_length must be 1 or more"),
         ({"observation_bound": 0}, "observation_bound must be greater than 0"),
         ({"projection_size": 0}, "projection_size must be 1 or more"),
+        ({"max_raw_observation": -1}, "max_raw_observation must be 0 or more, a whole number"),
+        ({"max_raw_observation": None}, "max_raw_observation must be 0 or more"),
+        ({"observe_task": "no"}, "observe_task must be True or False, got 'no'"),
         ({"forget_samples": 10**6}, "forget_samples must be from 1 to"),
         ({"learning_rate": 1}, "takes no argument 'learning_rate'"),
         ({"networks": []}, "networks: .. must be"),
@@ -461,10 +464,15 @@ def test_bad_argument_is_named_in_the_error(make, world, arguments, message, vec
         )
 
 
-@pytest.mark.parametrize("limit", [0, -1])
+@pytest.mark.parametrize("limit", [0, -1, "1", True, None, np.nan, np.float32("inf")])
 def test_shift_limit_must_be_positive(make, limit):
     with pytest.raises(ValueError, match="shift_limit must be greater than 0"):
         make("ShiftWorld-v0", shift_limit=limit)
+
+
+def test_whether_batches_are_shared_is_true_or_false(world):
+    with pytest.raises(ValueError, match="shared_batch must be True or False, got 'no'"):
+        gym.make_vec(world, num_envs=2, shared_batch="no")
 
 
 def test_a_step_goes_on_from_where_an_undo_left_the_network(make, world, actions):
