@@ -32,8 +32,10 @@ _NO_EDIT = (
     " is left as it was"
 )
 WEIGHTINGS = Check(
-    lambda v: isinstance(v, list | tuple) and all(is_finite(one) and one >= 0 for one in v),
-    "a list of finite numbers, 0 or more",
+    lambda v: (
+        isinstance(v, list | tuple) and bool(v) and all(is_finite(one) and one >= 0 for one in v)
+    ),
+    "a list of finite numbers, 0 or more, at least one",
 )
 
 

@@ -57,7 +57,8 @@ class FineTuning(DebiasingAgent):
     together.
 
     It begins at the network's own weights once for every weighting; what it has after every
-    `check_every` steps is a candidate. A subclass says which tensors it moves.
+    `check_every` steps, and after the last one, is a candidate. A subclass says which tensors it
+    moves.
     """
 
     settings: LastLayerSettings
@@ -83,7 +84,7 @@ class FineTuning(DebiasingAgent):
                         term.backward()
                     optimizer.step()
                     bar.update()
-                    if step % self.settings.check_every:
+                    if step % self.settings.check_every and step < self.settings.steps:
                         continue
                     if not all_finite(moved):
                         self.warn_of_divergence(f"with weighting {weighting:g} by step {step}")
@@ -95,8 +96,8 @@ class LastLayerFineTune(FineTuning):
     """Fine-tune the last layer, weight and bias (Kirichenko et al. 2023, DFR).
 
     Adam descends on all of CE(general) + weighting · CE(unbiased) at a time. What it has after
-    every `check_every` steps is a candidate; the one with the largest unbiased accuracy on the
-    validation split, within the tolerance, replaces the layer.
+    every `check_every` steps, and after the last one, is a candidate; the one with the largest
+    unbiased accuracy on the validation split, within the tolerance, replaces the layer.
 
     Args:
         weightings: Weights of the templates' loss; Adam begins at the network's own weights once
@@ -137,8 +138,8 @@ class SiteFineTune(FineTuning):
 
     Whatever layers are open, and their weights alone: what an edit of them can reach. Adam descends
     on all of CE(general) + weighting · CE(unbiased) at a time. What it has after every
-    `check_every` steps is a candidate; the one with the largest unbiased accuracy on the validation
-    split, within the tolerance, replaces the matrices.
+    `check_every` steps, and after the last one, is a candidate; the one with the largest unbiased
+    accuracy on the validation split, within the tolerance, replaces the matrices.
 
     Args:
         weightings: Weights of the templates' loss; Adam begins at the network's own weights once

@@ -115,6 +115,30 @@ def test_fine_tuned_sites_alone_change_and_lose_no_more_than_the_tolerance_on_va
     assert general >= general_before - 0.01 - 1e-9
 
 
+@pytest.mark.parametrize(("steps", "after"), [(3, [3]), (4, [4]), (10, [4, 8, 10]), (8, [4, 8])])
+@pytest.mark.parametrize("name", ["site_fine_tune", "last_layer_fine_tune"])
+def test_the_last_step_is_a_candidate_too(name, steps, after):
+    agent = make_agent(name, steps=steps, check_every=4, weightings=[0.5, 1.0])
+    made = []
+
+    def losses(moved, weights):
+        made.append(moved[0].detach().clone())
+        return [moved[0].square().sum()]
+
+    found = list(agent.candidates([torch.ones(2)], losses))
+    assert len(found) == 2 * len(after)
+    before = [made[step] for step in range(steps)]  # what the first descent has before each step
+    for (candidate,), step in zip(found[: len(after)], after, strict=True):
+        assert step == steps or torch.equal(candidate, before[step])
+    assert not torch.equal(found[len(after) - 1][0], before[-1])
+
+
+@pytest.mark.parametrize("name", ["site_fine_tune", "last_layer_fine_tune", "linear_frontier"])
+def test_no_weighting_at_all_is_refused(name):
+    with pytest.raises(ValueError, match=r"weightings must be a list .* at least one, got \[\]"):
+        make_agent(name, weightings=[])
+
+
 @pytest.mark.parametrize("name", ["site_fine_tune", "last_layer_fine_tune", "cda_reweight"])
 def test_a_fine_tuning_that_diverges_is_said_and_nothing_is_edited(name, env):
     few = {} if name == "cda_reweight" else {"steps": 20, "weightings": [1.0]}
