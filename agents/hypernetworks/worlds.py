@@ -82,7 +82,7 @@ class WorldStream:
 
     @property
     def capture(self) -> Capture:
-        """Principal keys and gradients of minus the reward, (r, in) and (r, out) per site."""
+        """Principal keys and gradients of the cost, (r, in) and (r, out) per site."""
         if self._seen is None:
             self._seen = self._captured(self._world.weights)
         return self._seen

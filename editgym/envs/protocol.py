@@ -133,11 +133,11 @@ class GradientWorld(GradientEnv, Protocol):
         ...
 
     def cost_gradient(self, weights: Sequence[Tensor]) -> CostGradient:
-        """Minus the reward with these matrices at the sites, and its gradient by them.
+        """Minus V with these matrices at the sites, and its gradient by them.
 
-        The reward is that of the episode's network and goal by the probability signal, over the
-        reward sets, or 512 samples of a larger one, always the same. Nothing is applied; it counts
-        one reward call.
+        V, the weighted terms of the reward, is that of the episode's network and goal by the
+        probability signal, over the reward sets, or 512 samples of a larger one, always the same.
+        Nothing is applied; it counts one reward call.
         """
         ...
 

@@ -26,7 +26,7 @@ class CostGradient(Protocol):
 
     @property
     def cost(self) -> float:
-        """Minus the reward."""
+        """Minus V, the weighted terms of the reward."""
         ...
 
     @property

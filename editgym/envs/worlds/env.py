@@ -163,11 +163,12 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         return scores
 
     def cost_gradient(self, weights: Sequence[Tensor]) -> CostGradient:
-        """Minus the reward with these matrices at the sites, and its gradient by them.
+        """Minus V with these matrices at the sites, and its gradient by them.
 
-        The reward is that of the episode's network and goal, by the probability signal and over the
-        policy split's reward sets, or 512 samples of a larger one, always the same. Nothing is
-        applied; it counts one reward call.
+        V, the weighted terms of the reward, is that of the episode's network and goal, by the
+        probability signal and over the policy split's reward sets, or 512 samples of a larger one,
+        always the same; what no edit has is not taken off. Nothing is applied; it counts one reward
+        call.
 
         Args:
             weights: One matrix (out, in) per site, such as `weights`.

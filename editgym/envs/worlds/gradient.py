@@ -1,4 +1,4 @@
-"""The gradient of a world's reward by the edited matrices, on one fixed sample of its data."""
+"""The gradient of V, a world's reward terms, by the edited matrices, on a fixed sample of data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SAMPLES = 512  # of each reward set
 
 @dataclass(frozen=True)
 class CostGradient:
-    """Minus the reward with some matrices at the sites, and its gradient by them.
+    """Minus V with some matrices at the sites, and its gradient by them.
 
     Attributes:
-        cost: Minus the reward.
+        cost: Minus V, the weighted terms of the reward, of which an improvement is a difference.
         gradients: The cost's gradient by every site's matrix, each (out, in).
     """
 
@@ -45,7 +45,7 @@ class _Samples:
 
 
 class CostGradients:
-    """Gradients of minus the reward, over each reward set or 512 samples of a larger one.
+    """Gradients of minus V, over each reward set or 512 samples of a larger one.
 
     The samples are always the same, so two gradients differ by the weights alone; a reward's fresh
     batch would put its noise between them.
