@@ -63,7 +63,7 @@ class OpenLoopAgent(ConfiguredAgent):
         if self.actions.shape != shape:
             raise Unsupported(
                 f"{self.name} learned actions of the shape (edits, numbers) {self.actions.shape},"
-                f" and an episode of {env.unwrapped} takes {shape}; learn on environments as this"
+                f" and an episode of {edit_env(env)} takes {shape}; learn on environments as this"
             )
         env.reset()
         for action in self.actions:

@@ -115,7 +115,7 @@ class GradientEditor(ConfiguredAgent):
             learned = Shift if self._policy.signed else Mask
             raise Unsupported(
                 f"{self.name} learned where an action is a {learned.__name__} of the weights, and"
-                f" in {env.unwrapped} it is a {type(world.operator).__name__}"
+                f" in {world} it is a {type(world.operator).__name__}"
             )
         observation, _ = env.reset()
         with torch.no_grad():
@@ -128,7 +128,7 @@ class GradientEditor(ConfiguredAgent):
         world, steps = edit_env(env), steps_of(env)
         if steps != 1:
             raise Unsupported(
-                f"{self.name} makes edits of one step, and an episode of {env.unwrapped} has"
+                f"{self.name} makes edits of one step, and an episode of {world} has"
                 f" {steps}; give episode_length=1"
             )
         return MatrixShape.of(world.layout, world.observation_space)

@@ -94,9 +94,9 @@ def test_its_budget_is_kept():
 
 
 def test_learning_leaves_the_process_its_random_numbers():
+    spec = gym.make("MaskWorld-v1", **SEEN).spec
     before = torch.random.get_rng_state()
-    learned = GradientEditor(steps=1, batch=1)
-    learned.learn(gym.make("MaskWorld-v1", **SEEN).spec, Budget(), seed=5)
+    GradientEditor(steps=1, batch=1).learn(spec, Budget(), seed=5)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
