@@ -32,7 +32,7 @@ def steps_of(env: gym.Env) -> int:
     return min(length, most) if most is not None and most > 0 else length
 
 
-def paid_by_improvement(spec: EnvSpec) -> bool:
+def is_improving(spec: EnvSpec) -> bool:
     """Whether a reward of environments made from `spec` is what a step improved, and not the value
     of the weights after it.
     """

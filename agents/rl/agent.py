@@ -27,7 +27,7 @@ from agents.configured import (
     write_config,
     write_settings,
 )
-from agents.episodes import paid_by_improvement, steps_of, task_name
+from agents.episodes import is_improving, steps_of, task_name
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.algorithms import algorithm_class, check_settings
 from agents.rl.budget import (
@@ -205,7 +205,7 @@ class SB3Agent(ConfiguredAgent):
 
     def refining(self, env: VecEnv, settings: SB3Settings, env_spec: EnvSpec) -> RefiningEdits:
         """Environments as this agent learns in them, made from `env_spec`."""
-        return RefiningEdits(env, settings.refine, self._on_policy, paid_by_improvement(env_spec))
+        return RefiningEdits(env, settings.refine, is_improving(env_spec), self._on_policy)
 
     def train(
         self,

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from agents.configured import Settings, setting
-from agents.episodes import paid_by_improvement
+from agents.episodes import is_improving
 from agents.protocol import Unsupported
 from agents.rl.agent import SB3Agent
 from agents.rl.equivariant import EditorShape, EquivariantEdit, EquivariantPolicy, distinct
@@ -52,8 +52,8 @@ class ContextualEdits(RefiningEdits):
     over the candidates whose episode began with the same observation.
     """
 
-    def __init__(self, venv: VecEnv, refine: float, paid_by_improvement: bool = False) -> None:
-        super().__init__(venv, refine, False, paid_by_improvement)
+    def __init__(self, venv: VecEnv, refine: float, improving: bool) -> None:
+        super().__init__(venv, refine, improving, baseline=False)
         self._kinds = np.zeros(venv.num_envs, dtype=np.int64)
 
     def reset(self) -> VecEnvObs:
@@ -166,7 +166,7 @@ class GeneralEditor(SB3Agent):
         else:
             shape = asdict(EditorShape.of(layout, space))
             self._edits = EquivariantEdit, {"shape": shape, "start": float(settings.start), **given}
-        improving = paid_by_improvement(env_spec)
+        improving = is_improving(env_spec)
         return ContextualEdits(monitored(worlds), settings.refine, improving), None
 
 

@@ -64,21 +64,15 @@ class RefiningEdits(VecEnvWrapper):
     Args:
         venv: Environments whose episodes end together.
         refine: From 0 (one edit, then none) to 1 (all alike).
+        improving: Whether the environments' rewards are improvements already, as with
+            `reward="improvement"`.
         baseline: Whether to take off the candidates' mean. Only for on-policy learning: in a replay
             buffer, rewards less the mean of different policies cannot be compared.
-        paid_by_improvement: Whether the environments' rewards are improvements already, as with
-            `reward="improvement"`.
     """
 
-    def __init__(
-        self,
-        venv: VecEnv,
-        refine: float,
-        baseline: bool = True,
-        paid_by_improvement: bool = False,
-    ) -> None:
+    def __init__(self, venv: VecEnv, refine: float, improving: bool, baseline: bool = True) -> None:
         super().__init__(venv)
-        self.refine, self.paid_by_improvement = refine, paid_by_improvement
+        self.refine, self.improving = refine, improving
         self.baseline = (
             baseline and venv.num_envs > 1
         )  # one candidate less its own mean would always be 0
@@ -96,7 +90,7 @@ class RefiningEdits(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """What the environments gave, with improvements in place of rewards."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        before = None if self.paid_by_improvement else self._before
+        before = None if self.improving else self._before
         gain = rewards if before is None else rewards - before
         self._before = None if dones.all() else rewards
         return observations, gain - gain.mean() if self.baseline else gain, dones, infos

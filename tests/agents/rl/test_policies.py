@@ -83,7 +83,7 @@ def test_the_sketch_is_the_same_in_every_policy_and_blind_to_scale():
 def test_later_edits_are_scaled_and_every_step_is_rewarded_by_its_improvement():
     settings = {"num_envs": 3, "episode_length": 3, "shared_batch": True}
     plain, refined = (gym.make_vec("ShiftWorld-v0", **settings) for _ in range(2))
-    wrapped = RefiningEdits(monitored(refined), refine=0.5)
+    wrapped = RefiningEdits(monitored(refined), refine=0.5, improving=False)
     plain.reset(seed=0)
     wrapped.seed(0)
     wrapped.reset()
