@@ -9,6 +9,7 @@ command cannot be carried out; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -27,6 +28,9 @@ from benchmarks.suites.cells import SUITES, cells, entries_of, find_suite
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of any encoding: arrows and dashes are no error
+            stream.reconfigure(errors="backslashreplace")
     find_modules_in([os.getcwd()])  # parts by import path, also for the installed command
     try:
         return int(options.command(options))

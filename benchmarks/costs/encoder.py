@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 import editgym  # noqa: F401 - registers the environments
-from benchmarks.costs.files import add_files, show
+from benchmarks.costs.files import add_files, show, write
 from benchmarks.costs.hardware import hardware
 from benchmarks.costs.worlds import ppo_run
 from editgym.envs.sb3 import monitored
@@ -177,9 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return show(options.show, table)
     try:
         result = measure(options.texts, options.rewards, options.ppo_calls)
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"hardware": hardware("cpu"), **result}, indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write(options.json, {"hardware": hardware("cpu"), **result})
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

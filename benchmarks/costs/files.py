@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from editgym.paths import whole_file
 
 Costs = dict[str, Any]
 
@@ -17,8 +20,31 @@ Costs = dict[str, Any]
 def add_files(parser: argparse.ArgumentParser) -> None:
     """Give a command line its `--json` and `--show`, of which one must be given."""
     file = parser.add_mutually_exclusive_group(required=True)
-    file.add_argument("--json", type=Path, metavar="FILE", help="write what is measured here")
+    file.add_argument("--json", type=writable, metavar="FILE", help="write what is measured here")
     file.add_argument("--show", type=Path, metavar="FILE", help="only print what FILE holds")
+
+
+def write(file: Path, costs: Mapping[str, Any]) -> None:
+    """Write what was measured, completely or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with whole_file(file) as partial:
+        partial.write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
+
+
+def writable(text: str) -> Path:
+    """The file that a text names, which is written once all is measured.
+
+    Raises:
+        argparse.ArgumentTypeError: It could not be.
+    """
+    file = Path(text)
+    folder = next(one for one in file.absolute().parents if one.exists())
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write to {file}: give a file in your own folder")
+    return file
 
 
 def show(file: Path, table: Callable[[Costs], str]) -> int:

@@ -32,7 +32,7 @@ from agents.catalogue import make_agent
 from agents.editors.covariance import covariances
 from agents.editors.stream import StreamEditor
 from benchmarks.costs.bare_passes import seconds, there_and_back
-from benchmarks.costs.files import add_files, beside, markdown, show
+from benchmarks.costs.files import add_files, beside, markdown, show, write
 from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong.process import LifelongProcess
@@ -276,8 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ),
                 "ultraedit_step": step_ratio(made(horizon=6, prompt_format=form)),
             }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write(options.json, result)
     print(json.dumps(result, indent=2))
     return 0
 

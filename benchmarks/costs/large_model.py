@@ -33,7 +33,7 @@ from agents.editors.ultraedit import UltraEditAgent
 from agents.hypernetworks.network import Hypernetwork
 from agents.hypernetworks.policy import HypernetworkPolicy
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
-from benchmarks.costs.files import add_files, markdown, show
+from benchmarks.costs.files import add_files, markdown, show, write
 from benchmarks.costs.hardware import hardware
 from editgym.data.factworld import FactWorld
 from editgym.envs.lifelong.process import DIRECTIONS, LifelongProcess, LifelongSettings
@@ -251,8 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.show:
         return show(options.show, table)
     result = measure(options)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write(options.json, result)
     return 0
 
 

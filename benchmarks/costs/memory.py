@@ -21,7 +21,7 @@ from typing import Any
 from agents.catalogue import make_agent
 from agents.command_line import divided, settings
 from agents.editors.on_disk import give_back_freed
-from benchmarks.costs.files import add_files, markdown, show
+from benchmarks.costs.files import add_files, markdown, show, write
 from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong_llm_edit import LifelongLLMEditEnv
@@ -140,10 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **edit_memory(options.agent, config, env_kwargs),
         }
     agents = {**before.get("agents", {}), options.agent: own}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(
-        json.dumps({"hardware": hardware("cpu"), "agents": agents}, indent=2) + "\n"
-    )
+    write(options.json, {"hardware": hardware("cpu"), "agents": agents})
     print(table({"agents": {options.agent: own}}))
     return 0
 

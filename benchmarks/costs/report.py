@@ -22,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.costs.files import writable, write
 from benchmarks.costs.versions import packages_of
 from benchmarks.results import ROWS_FILE
-from editgym.paths import whole_file
 
 _FOLDERS = [Path("docs/results/worlds"), Path("docs/results/lifelong")]
 _ROWS = 1_000
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--before", type=Path, required=True, metavar="CHECKOUT")
     add("--rows", type=int, default=_ROWS, metavar="N", help="default: %(default)s")
     add("--times", type=int, default=_TIMES, metavar="N", help="default: %(default)s")
-    add("--json", type=Path, required=True, metavar="FILE")
+    add("--json", type=writable, required=True, metavar="FILE")
     options = parser.parse_args(arguments)
     here = Path(__file__).resolve().parents[2]
     try:
@@ -161,8 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "hardware": machine,
         **found,
     }
-    with whole_file(options.json) as partial:
-        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(options.json, result)
     print(json.dumps(result, indent=2))
     return 0
 

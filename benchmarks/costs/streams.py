@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
-from benchmarks.costs.files import add_files, beside, markdown, show
+from benchmarks.costs.files import add_files, beside, markdown, show, write
 from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from benchmarks.suites.editors import LIFELONG_SITES
@@ -182,8 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "differentiable_step": step_ratio(options.device, True, options.steps),
             "rledit_training_step": training_ratio(options.device, options.steps),
         }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write(options.json, result)
     print(json.dumps(result, indent=2))
     return 0
 

@@ -17,14 +17,13 @@ noisy: read the ratios.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import editgym  # noqa: F401 - registers the environments
 from benchmarks.costs.by_hand import BATCH
-from benchmarks.costs.files import add_files, show
+from benchmarks.costs.files import add_files, show, write
 from benchmarks.costs.hardware import hardware
 from benchmarks.costs.worlds import (
     bare_suffix,
@@ -138,7 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         default = "1,8,64,256" + (",1024,4096" if options.device.startswith("cuda") else "")
         sizes = [int(size) for size in (options.sizes or default).split(",")]
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         for name in options.tasks.split(","):
             result = measure(name, options.device, sizes, options.seconds)
             task = make_task(name, device=options.device)
@@ -149,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.ppo_calls_by_hand,
             )
             results["tasks"].append(result)
-            options.json.write_text(json.dumps(results, indent=2) + "\n")
+            write(options.json, results)
             print(table(result), flush=True)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -253,7 +253,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    from benchmarks.costs.files import add_files, show
+    from benchmarks.costs.files import add_files, show, write
     from benchmarks.costs.hardware import hardware
 
     parser = argparse.ArgumentParser(
@@ -284,8 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     found = compared(options.before.resolve(), here, model, names, options.times)
     result = {**where, **held, **found}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write(options.json, result)
     print(json.dumps(result, indent=2))
     return 0
 

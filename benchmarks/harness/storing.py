@@ -4,6 +4,7 @@ when another one has.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -59,8 +60,10 @@ class Store:
         self._check()
         for name, content in ((row["edit_file"], journal), (records_file(row["cell"]), records)):
             if content is not None:
-                with whole_file(self._folder / name) as partial:
-                    partial.write_bytes(content)
+                with whole_file(self._folder / name) as partial, partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())  # like the row that names it
         size = 0 if self._state is None else self._state.st_size
         start, end = append_row(self._file, row)
         self._state = self._state_now()
@@ -110,6 +113,8 @@ def only_writer(folder: Path) -> Iterator[Store]:
     """
     try:
         with FileLock(folder / f"{ROWS_FILE}.lock", timeout=0):
+            for partial in folder.glob("*/*.partial"):  # of runs that were killed
+                partial.unlink(missing_ok=True)
             yield Store(folder)
     except Timeout as error:
         raise RunnerError(

@@ -35,6 +35,7 @@ from benchmarks.report.labels import by_label
 from benchmarks.report.strata import Strata
 from benchmarks.results import Cell, Row, canonical_json, rows_in
 from editgym.envs.protocol import open_env
+from editgym.paths import whole_file
 
 WEIGHTINGS = (
     0.03,
@@ -237,13 +238,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with single_thread():
                 found = shares(rows_in(options.folder))
         print(table(found, options.task))
+        if options.json:
+            own = [asdict(row) | {"share": row.share} for row in found]
+            with whole_file(options.json) as partial:
+                partial.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.json:
-        options.json.write_text(
-            json.dumps([asdict(row) | {"share": row.share} for row in found], indent=1) + "\n"
-        )
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.costs import encoder, language_model, large_model, streams, throughput
-from benchmarks.costs.files import beside, markdown
+from benchmarks.costs.files import beside, markdown, writable, write
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 COMMANDS = {
@@ -89,3 +89,18 @@ def test_a_table_is_words_and_numbers():
     assert markdown(["what", "a", "b", "ratio"], [line]) == (
         "| what | a | b | ratio |\n| --- | --: | --: | --: |\n| x | 0.123 | 123 | 0.00 |"
     )
+
+
+@pytest.mark.parametrize("name", ["", "notes.txt/cost.json"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, name, capsys):
+    (tmp_path / "notes.txt").write_text("a file")
+    with pytest.raises(SystemExit, match="2"):
+        streams.main(["--json", str(tmp_path / name)])
+    assert "argument --json: cannot write to" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_written_whole_into_a_new_folder(tmp_path):
+    file = writable(str(tmp_path / "new" / "cost.json"))
+    write(file, {"step_s": 1.5})
+    assert json.loads(file.read_text()) == {"step_s": 1.5}
+    assert list(file.parent.iterdir()) == [file]

@@ -99,3 +99,13 @@ def test_a_row_that_is_written_while_another_one_is_stops_the_run(
         pytest.raises(RunnerError, match="written to by somebody else since the beginning"),
     ):
         store.add(make_row("no_edit"), None, None)
+
+
+def test_what_a_killed_run_left_half_written_is_gone_in_the_next(tmp_path, make_row):
+    half = tmp_path / "edits" / "a.safetensors.123.partial"
+    half.parent.mkdir()
+    half.write_bytes(b"half")
+    with only_writer(tmp_path) as store:
+        row = make_row("ppo", measured={"journal": b"a journal"})
+        store.add(row, b"a journal", None)
+    assert [file.name for file in half.parent.iterdir()] == [row["edit_file"].split("/")[-1]]

@@ -1,10 +1,13 @@
+import io
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import leaderboard
 from benchmarks.report.aggregate import group_rows, metric_value
 from benchmarks.report.brief import brief
 from benchmarks.report.estimates import BOOTSTRAP_SEED
@@ -389,3 +392,12 @@ def test_a_row_without_what_later_versions_added_is_reported(tmp_path, unlearnin
 )
 def test_durations_have_a_unit_that_suits_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_terminal_without_arrows_is_told_all_the_same(tmp_path, unlearning_row, monkeypatch):
+    write(tmp_path, [unlearning_row("ppo", 0, retain=0.9, forget=0.1)])
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="latin-1"))
+    assert leaderboard.main(["report", str(tmp_path)]) == 0
+    sys.stdout.flush()
+    assert "retain accuracy \\u2191" in printed.getvalue().decode("latin-1")
