@@ -11,7 +11,6 @@ from editgym.models.language import LanguageModel
 from editgym.paths import cache_folder
 from editgym.tasks.knowledge import known_facts as facts_module
 from editgym.tasks.knowledge import own_samples as samples_module
-from editgym.tasks.knowledge import task as task_module
 from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.general import general_knowledge, perplexity_ratio
 from editgym.tasks.knowledge.interview import Interview
@@ -19,6 +18,7 @@ from editgym.tasks.knowledge.known_facts import known_facts
 from editgym.tasks.knowledge.own_samples import own_samples
 from editgym.tasks.knowledge.plain_text import HELD_OUT_TOKENS, FactWorldText, FileText, found_files
 from editgym.tasks.knowledge.task import KnowledgeTask
+from editgym.weights.language import graph_size
 
 SITES = ["model.layers.[23].mlp.down_proj"]
 
@@ -150,7 +150,7 @@ def test_passages_of_one_token_are_left_out_of_what_perplexity_is_measured_on(
     long = list(task.text.held_out)[:2]
     monkeypatch.setattr(language, "prompt_ids", lambda text: whole(text)[1:])  # no start token
     monkeypatch.setattr(type(task), "text", SimpleNamespace(held_out=["a", *long, "b", "c"]))
-    monkeypatch.setattr(task_module, "_TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(graph_size, "_TOKENS_AT_ONCE", 1)
     counts = [len(batch) for batch in task.held_out_batches()]
     assert counts == [1, 1]
 

@@ -74,15 +74,15 @@ def check_restorable(
             f"state: it was saved after the journalled steps {saved['steps']}, the journal has"
             f" {found['steps']} of them: give the same journal_folder, or begin anew"
         )
-    if saved["last"] != found["last"]:
-        raise ValueError(
-            f"state: the journal's step {found['steps'][-1]} holds other edits than were made"
-            " before it was saved: give the journal_folder of the same run, or begin anew"
-        )
     if saved["steps"] and run not in (None, state.get("run")):
         raise ValueError(
             "state: the journal of its steps is gone, for another episode was begun here since:"
             " go on before any other reset, with the same journal_folder"
+        )
+    if saved["last"] != found["last"]:
+        raise ValueError(
+            f"state: the journal's step {found['steps'][-1]} holds other edits than were made"
+            " before it was saved: give the journal_folder of the same run, or begin anew"
         )
 
 
