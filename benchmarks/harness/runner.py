@@ -28,6 +28,7 @@ from benchmarks.harness.strangers import carried_modules, find_modules_in, modul
 from benchmarks.report import families
 from benchmarks.report.brief import WIDTH
 from benchmarks.results import ROWS_FILE, Cell, Row
+from benchmarks.results.rows import agent_module
 
 # Neither is run again: there is nothing to gain from an agent that says it does not do a task.
 _SETTLED = ("finished", "unsupported")
@@ -136,13 +137,12 @@ def _of_other_modules(settled: Sequence[Row], kept: Set[str]) -> Counter[str]:
     here: dict[str, str | None] = {}
     found = Counter[str]()
     for row in settled:
-        module, path, _ = row["agent"].partition(":")
-        known = row.get("modules", {}).get(module)
-        if row["cell"] not in kept or not path or known is None:
+        if row["cell"] not in kept or (known := agent_module(row)) is None:
             continue
+        module, then = known
         if module not in here:
             here[module] = module_hashes(Cell.of(row)).get(module)
-        if here[module] not in (known, None):
+        if here[module] not in (then, None):
             found[row["agent"]] += 1
     return found
 

@@ -20,9 +20,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from benchmarks.results import Cell
+from benchmarks.results.rows import OWN_PACKAGES
 
-# Every machine that runs cells has these installed.
-_OWN = frozenset({"editgym", "agents", "benchmarks", "envs_registry"})
 _PACKAGES = frozenset({"site-packages", "dist-packages"})  # what installers call their folders
 
 
@@ -81,14 +80,14 @@ def carried_modules(cells: Iterable[Cell]) -> list[Path]:
     installed too.
     """
     names = {_module(path).partition(".")[0] for cell in cells for path in cell.strangers}
-    named = [place for name in sorted(names - _OWN) for place in _places(name)]
+    named = [place for name in sorted(names - OWN_PACKAGES) for place in _places(name)]
     beside = [
         place
         for folder in dict.fromkeys(place.parent for place in named)
         for entry in sorted(folder.iterdir())
         if entry.suffix == ".py" or (entry / "__init__.py").is_file()
         for place in _places(entry.stem)
-        if entry.stem.isidentifier() and entry.stem not in _OWN
+        if entry.stem.isidentifier() and entry.stem not in OWN_PACKAGES
     ]
     return list(dict.fromkeys([*named, *beside]))
 

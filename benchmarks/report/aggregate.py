@@ -78,12 +78,12 @@ def group_rows(rows: Sequence[Row], entries_of: EntriesOf = lambda suite: ()) ->
         known = [row for row in rows if row["suite"] == suite]
         odd = set()
         for row, other in zip(known, others(known), strict=True):
-            title = division.of(row) + other
-            strata.setdefault(title, []).append({**row, STRATUM: title})
-            odd |= {title} if other else set()
+            stratum = division.of(row) + other
+            strata.setdefault(stratum, []).append({**row, STRATUM: stratum})
+            odd |= {stratum} if other else set()
         single = [
-            _group(suite, title, [by_label(own, along=division.along)])
-            for title, own in strata.items()
+            _group(suite, stratum, [by_label(own, along=division.along)])
+            for stratum, own in strata.items()
         ]
         own = [
             _in_short(group, entries, division)

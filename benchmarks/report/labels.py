@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.report.compared import LabelledAgent
 from benchmarks.results import AGENT_FILES, Row, canonical_json
 from benchmarks.results.lines import printable
+from benchmarks.results.rows import agent_module
 
-_OWN = ("editgym.", "agents.", "benchmarks.")  # modules whose version is in `versions` and `git`
 _SHORT, _SHORT_LIST = 40, 14  # characters of a name, or of a list in it, that are short enough
 # Lists and objects. Globs in quotes have brackets of their own: `'model.layers.[12].mlp'`.
 _LISTED = {
@@ -198,10 +198,9 @@ def _described(
     }
     for name, found in (row["fingerprints"].get(AGENT_FILES) or {}).items():
         every[f"SHA-256 of {name}"] = found and found[:12]
-    module, path, _ = row["agent"].partition(":")
-    if path and not module.startswith(_OWN):
-        found = row.get("modules", {}).get(module)
-        every[f"SHA-256 of {module}"] = found and found[:12]
+    if (known := agent_module(row)) is not None:
+        module, found = known
+        every[f"SHA-256 of {module}"] = found[:12]
     # A row that is older than a setting does not have it; where it changes nothing it is None.
     return {key: value for key, value in every.items() if key not in ignored and value is not None}
 

@@ -39,6 +39,8 @@ FIELDS = (
 
 # Among the fingerprints; rows of earlier versions have none.
 AGENT_FILES = "agent_files"
+# Every machine that runs cells has these installed.
+OWN_PACKAGES = frozenset({"editgym", "agents", "benchmarks", "envs_registry"})
 
 Status = Literal["finished", "failed", "unsupported"]
 
@@ -140,6 +142,17 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
         "modules": provenance.get("modules", {}),
     }
     return {**row, "row_sha256": row_hash(row)}
+
+
+def agent_module(row: Row) -> tuple[str, str] | None:
+    """The module that an agent by import path was written in, and the SHA-256 (hexadecimal) of its
+    file. None where no hash is known, and of editgym's own agents: `versions` and `git` tell theirs.
+    """
+    module, path, _ = row["agent"].partition(":")
+    found = row.get("modules", {}).get(module)
+    if not path or found is None or module.partition(".")[0] in OWN_PACKAGES:
+        return None
+    return module, found
 
 
 def records_file(cell_id: str) -> str:

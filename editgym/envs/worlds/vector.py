@@ -109,7 +109,7 @@ class WeightEditingVectorEnv(VectorEnv):
         """
         options = without_reset_mask(options, self.num_envs, self.autoreset_mode)
         chosen = self._common.chosen(options)
-        self._seeded(checked_seeds(seed, self.num_envs))
+        self._seeded(seed_of_each(seed, self.num_envs))
         begun = self._begin(chosen)
         self._forget_history()
         return begun
@@ -248,7 +248,7 @@ class WeightEditingVectorEnv(VectorEnv):
         self._started_on = self.candidates.network_index, self.candidates.goal_index
 
 
-def checked_seeds(seed: object, count: int) -> list[int | None]:
+def seed_of_each(seed: object, count: int) -> list[int | None]:
     """A seed for each of `count` candidates, None where there is none.
 
     Raises:

@@ -140,9 +140,9 @@ class Drawing:
         model = self._model
         encoded = {_edit(r): model.encode(r.prompt, r.target) for r in requests}
         long = {
-            edit: encoded
-            for edit, encoded in encoded.items()
-            if len(encoded.answer) > model.max_new_tokens or "\n" in edit[1]
+            edit: one
+            for edit, one in encoded.items()
+            if len(one.answer) > model.max_new_tokens or "\n" in edit[1]
         }
         decoded = model.greedy(
             [one.prompt for one in long.values()],
