@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.storing import alone_in
+from benchmarks.harness.storing import writing_into
 from benchmarks.results import (
     ROWS_FILE,
     ResultsError,
@@ -53,7 +53,7 @@ def merge_rows(folders: Sequence[Path], destination: Path) -> Merged:
         RunnerError: A run is writing to the destination.
         OSError: The destination cannot be written.
     """
-    with alone_in(destination):
+    with writing_into(destination):
         return _merge(folders, destination)
 
 

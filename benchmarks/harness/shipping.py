@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness.merging import is_better
-from benchmarks.harness.storing import alone_in
+from benchmarks.harness.storing import writing_into
 from benchmarks.results import (
     ROWS_FILE,
     SHIPPED_BYTES,
@@ -63,7 +63,7 @@ def ship_rows(folder: Path, destination: Path) -> Shipped:
     rows = rows_in(folder)
     _check_journals(rows, folder)
     marks = checked_marks(folder, rows)
-    with alone_in(destination):
+    with writing_into(destination):
         kept = {row["cell"]: row for row in read_rows(destination / ROWS_FILE)}
         new = [row for row in rows if _is_new(row, folder, kept.get(row["cell"]), destination)]
         kept |= {row["cell"]: row for row in new}

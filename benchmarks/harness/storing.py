@@ -92,7 +92,7 @@ class Store:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def writing_into(folder: Path) -> Iterator[None]:
     """Keep every other process from writing to a folder, if there is one already: whoever makes it
     once all is checked is the first there.
 

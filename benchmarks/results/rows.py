@@ -146,7 +146,7 @@ def build_row(cell: Cell, measurement: Measurement, provenance: Mapping[str, Any
 
 def agent_module(row: Row) -> tuple[str, str] | None:
     """The module that an agent by import path was written in, and the SHA-256 (hexadecimal) of its
-    file. None where no hash is known, and of editgym's own agents: `versions` and `git` tell theirs.
+    file. None where no hash is known, and of editgym's own agents, of which `git` tells more.
     """
     module, path, _ = row["agent"].partition(":")
     found = row.get("modules", {}).get(module)
