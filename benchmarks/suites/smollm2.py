@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agents.editors.settings import SMOLLM2
@@ -69,19 +70,31 @@ def _labelled(label: str, config: Mapping[str, Any], **along: Any) -> Labelled:
     return Labelled(name, label, own, beside)
 
 
+_CONTROLS = tuple(_choice(name, sites=_ONE_SITE) for name in ("no_edit", "in_context", "retrieve"))
+_REHEARSED = _labelled("six looks, 30 rehearsed", {}, rehearse=30)
+_AT_SITES_FOUND = _labelled("one look, sites found by rewards", _FOUND)
 AGENTS: tuple[AgentChoice, ...] = (
-    *(_choice(name, sites=_ONE_SITE) for name in ("no_edit", "in_context", "retrieve")),
+    *_CONTROLS,
     *map(_choice, ("ft_m", "ft_l", "loc_ft_bf", "lora_merge", "rome", "memit", "memit_seq")),
     *map(_choice, ("alphaedit", "grace")),
     _labelled("six looks", {}),
-    _labelled("six looks, 30 rehearsed", {}, rehearse=30),
+    _REHEARSED,
     _labelled("one look, tuned", _ONE_LOOK),
     _choice("hiedit", _LEARNED, sites=_UPPER),
-    _labelled("one look, sites found by rewards", _FOUND),
+    _AT_SITES_FOUND,
     _labelled("one look, default sites", _DEFAULT),
     _labelled("one look, default sites, tuned step", _DEFAULT_TUNED),
     _labelled("one look, sites by chance", _BY_CHANCE),
     _labelled("one look, all 60 sites", {**_STEP, "sites": _ALL}),
+)
+
+
+# A thousand edits: the controls, and the six editors of weights with the highest H after 200.
+OF_A_THOUSAND: tuple[AgentChoice, ...] = (
+    *_CONTROLS,
+    *map(_choice, ("ft_m", "memit_seq", "alphaedit", "grace")),
+    _REHEARSED,
+    _AT_SITES_FOUND,
 )
 
 
@@ -106,4 +119,20 @@ def _streams(task: str, horizon: int, streams: int) -> Entry:
     )
 
 
-STREAMS = (_streams("knowledge/counterfact", 20, 5), _streams("knowledge/zsre", 10, 3))
+def _in_orders(entry: Entry, orders: int) -> Entry:
+    """The entry on its first stream alone, in an order of its own for each seed."""
+    return replace(
+        entry,
+        agents=OF_A_THOUSAND,
+        max_seeds=orders,
+        seed_kwarg="order",
+        env_kwargs={**entry.env_kwargs, "stream": 0},
+        title=f"{entry.title}, one stream in several orders",
+    )
+
+
+STREAMS = (
+    _streams("knowledge/counterfact", 20, 5),
+    _in_orders(_streams("knowledge/counterfact", 100, 3), 3),
+    _streams("knowledge/zsre", 10, 3),
+)

@@ -90,6 +90,9 @@ class LifelongLLMEditEnv(StreamEditing):
         order: Another order of the same requests: 0 for the one in which they are drawn, 1, 2, …
             for others. "file" takes the first requests of the split, in the order of their file,
             whatever the seed.
+        stream: K for the stream that `reset(seed=K)` draws in every episode of `validation` or
+            `test`, whatever the seed: with `order` the same requests are edited in several orders.
+            Streams to learn on are drawn all the same. None draws all.
         look_back: Which earlier batches the reward looks back to: `recent`, the last ones, or
             `uniform`, ones that are drawn anew at every step from all of them, weighed so that the
             reward is an unbiased estimate of the damage to all that was edited, with a fixed pool
@@ -170,6 +173,7 @@ class LifelongLLMEditEnv(StreamEditing):
         rehearse_by: RehearsedBy = "draw",
         unique_subjects: bool = True,
         order: Order = 0,
+        stream: int | None = None,
         look_back: LookedAt = "recent",
         back_depth: int = 10,
         decay: float = 0.95,
@@ -218,6 +222,7 @@ class LifelongLLMEditEnv(StreamEditing):
             "rehearse_by": rehearse_by,
             "unique_subjects": unique_subjects,
             "order": order,
+            "stream": stream,
             "look_back": look_back,
             "back_depth": back_depth,
             "decay": decay,
@@ -253,6 +258,7 @@ class LifelongLLMEditEnv(StreamEditing):
                 unique_subjects,
                 order,
                 rehearse_by,
+                stream,
             ),
             action,
             max_coefficient,

@@ -30,6 +30,9 @@ CHECKS: Mapping[str, Check] = {
     "order": Check(
         lambda v: v == "file" or (is_whole(v) and v >= 0), '0 or more, a whole number, or "file"'
     ),
+    "stream": Check(
+        lambda v: v is None or (is_whole(v) and v >= 0), "0 or more, a whole number, or None"
+    ),
     "back_depth": whole(0),
     "micro_batch": whole(1),
     "locality_weight": at_least(0),

@@ -60,7 +60,7 @@ def check_restorable(
         raise ValueError(
             f"state: it is of the stream {state['stream']}, this one is {identity}: go"
             " on with the same task, split, horizon, edits_per_step, rehearse, rehearse_by,"
-            " unique_subjects, order and basis, asked in the same way"
+            " unique_subjects, order, stream and basis, asked in the same way"
         )
     saved, outcomes = state["journalled"], state.get("outcomes", ())
     if not isinstance(saved, dict) or len(outcomes) != state["step_index"]:

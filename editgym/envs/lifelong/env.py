@@ -22,7 +22,7 @@ from editgym.envs.lifelong.episode import LifelongOutcome, StreamEpisode
 from editgym.envs.lifelong.observation import StreamObserver
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong.rendering import RENDER_MODES, render
-from editgym.envs.lifelong.settings import LifelongSettings
+from editgym.envs.lifelong.settings import LifelongSettings, drawn_seed
 from editgym.envs.lifelong.updates import DIRECTIONS, site_edits
 from editgym.metrics.evaluation import Evaluation
 from editgym.models.prompt_formats import prompt_format
@@ -148,7 +148,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
             return self._restored(state)
         super().reset(seed=seed)
         if self._stream_seed is None or seed is not None or self.process.open:
-            self._stream_seed = int(self.np_random.integers(2**63 - 1))
+            self._stream_seed = drawn_seed(self.np_random)
         self.process.reset(self._stream_seed)
         return self._begun()
 

@@ -96,7 +96,7 @@ class LifelongProcess:
         return self.step_index >= self.settings.horizon
 
     def reset(self, seed: int) -> None:
-        """Begin the stream that `seed` draws, on the unedited model.
+        """Begin the stream that `seed` draws, or the fixed one, on the unedited model.
 
         Raises:
             ValueError: The split has too few requests, or the journal's folder holds steps of an
@@ -104,6 +104,7 @@ class LifelongProcess:
         """
         if self._run is None:
             checkpoint.check_resettable(self.decoder.journal)
+        seed = self.settings.stream_seed(seed)
         self._begin(seed, self.settings.drawn(self.task, seed))
         self._run = uuid.uuid4().hex
         self.decoder.reset()

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from gymnasium.utils import seeding
+
 from editgym.envs.lifelong.batch import Basis
 from editgym.envs.lifelong.rehearsal import RehearsedBy
 from editgym.envs.lifelong.reward import RewardWeights
@@ -15,6 +18,16 @@ from editgym.tasks.knowledge.task import KnowledgeTask, Stream, StreamSplit
 
 Order = int | Literal["file"]
 _AFTERWARDS = ("evaluate_formats", "format_edits")  # what is asked for when a stream is over
+
+
+def drawn_seed(generator: np.random.Generator) -> int:
+    """The seed of the stream that a reset draws with the environment's generator."""
+    return int(generator.integers(2**63 - 1))
+
+
+def first_stream_seed(seed: int) -> int:
+    """The seed of the stream that the environment's `reset(seed=seed)` begins."""
+    return drawn_seed(seeding.np_random(seed)[0])
 
 
 class ClosedStreamError(RuntimeError):
@@ -36,6 +49,8 @@ class LifelongSettings:
         unique_subjects: Whether of several requests about one subject a stream takes one.
         order: 0 for the order in which requests are drawn, another number for another order of the
             same ones, "file" for the first ones of the file, in its order.
+        stream: The seed of the environment's reset whose stream every episode of a closed split
+            has; None draws one.
     """
 
     edits_per_step: int = 10
@@ -47,12 +62,17 @@ class LifelongSettings:
     unique_subjects: bool = True
     order: Order = 0
     rehearse_by: RehearsedBy = "draw"
+    stream: int | None = None
 
     def __post_init__(self) -> None:
         if not self.unique_subjects and self.order not in (0, "file"):
             raise ValueError(
                 'order must be 0 or "file" with unique_subjects=False, where a later request may'
                 f" take back an earlier one, got {self.order!r}"
+            )
+        if self.stream is not None and self.order == "file":
+            raise ValueError(
+                f'stream must be None with order="file", which draws none, got {self.stream}'
             )
 
     @property
@@ -71,6 +91,14 @@ class LifelongSettings:
                 f"split {self.split!r} is for evaluation and has no rewards: learn on"
                 ' split="policy"'
             )
+
+    def stream_seed(self, seed: int) -> int:
+        """The seed of the stream that an episode has, where `seed` was drawn for it: that of the
+        fixed stream, if the split is closed and one is fixed.
+        """
+        if self.stream is None or self.open:
+            return seed
+        return first_stream_seed(self.stream)
 
     def drawn(self, task: KnowledgeTask, seed: int) -> Stream:
         """The stream that a seed draws.
@@ -126,4 +154,5 @@ class LifelongSettings:
             *([] if self.rehearse_by == "draw" else [self.rehearse_by]),
             *([] if self.basis == "ultraedit" else [self.basis]),
             *([told] if told else []),
+            *([] if self.stream is None else [{"stream": self.stream}]),
         ]

@@ -148,6 +148,41 @@ def test_orders_are_permutations_of_the_same_requests(tiny_lm):
         drawn("file")
 
 
+def test_a_fixed_stream_is_that_of_its_reset_whatever_the_seed(tiny_lm):
+    def drawn(seed, **arguments):
+        own = {"model": tiny_lm, "sites": SITES, "horizon": 4, "edits_per_step": 3, **arguments}
+        env = gym.make("LifelongLLMEdit-v1", **{"split": "test", **own})
+        requests = []
+        for _ in range(2):
+            env.reset(seed=seed)
+            requests.append(env.unwrapped.process.stream.requests)
+            seed = None
+        return requests
+
+    wanted = drawn(3)
+    assert drawn(0, stream=3) == drawn(None, stream=3) == wanted
+    assert drawn(0) != wanted
+    other = drawn(0, stream=3, order=1)[0]
+    assert other == drawn(3, order=1)[0] != wanted[0]
+    assert set(other) == set(wanted[0])
+    to_learn_on = drawn(0, stream=3, split="policy")
+    assert to_learn_on == drawn(0, split="policy")
+    assert to_learn_on[0] != to_learn_on[1]
+
+
+def test_a_state_of_another_fixed_stream_is_refused(tiny_lm):
+    def made(**arguments):
+        own = {"model": tiny_lm, "sites": SITES, "horizon": 2, "edits_per_step": 2}
+        return gym.make("LifelongLLMEdit-v1", split="test", **own, **arguments)
+
+    env = made(stream=1)
+    env.reset(seed=0)
+    state = env.unwrapped.checkpoint()
+    made(stream=1).reset(options={"restore": state})
+    with pytest.raises(ValueError, match="state: it is of the stream .*'stream': 1"):
+        made(stream=2).reset(options={"restore": state})
+
+
 def test_orders_keep_what_is_edited_again_apart_and_in_its_order():
     def request(place):  # every prompt is edited twice
         return EditRequest(f"subject {place}", f"prompt {place % 6}", f"target {place}")
@@ -180,6 +215,9 @@ def test_the_order_of_the_file_is_that_whatever_the_seed(make):
         ({"order": "drawn"}, "order must be .* got 'drawn'"),
         ({"unique_subjects": 0}, "unique_subjects must be"),
         ({"order": 1}, 'order must be 0 or "file" with unique_subjects=False'),
+        ({"stream": -1}, "stream must be 0 or more, a whole number, or None, got -1"),
+        ({"stream": 1.5}, "stream must be .* got 1.5"),
+        ({"stream": 0, "order": "file"}, 'stream must be None with order="file"'),
     ],
 )
 def test_bad_arguments_are_named(make, arguments, said):
