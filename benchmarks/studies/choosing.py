@@ -1,4 +1,4 @@
-"""Rows of a study, chosen by what they hold."""
+"""Rows of a study, chosen by what they hold, and what tells their seeds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.results import Row
+from benchmarks.suites.cells import entries_of
 
 
 def chosen(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
@@ -25,3 +26,12 @@ def chosen(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
         if row["status"] == "finished"
         and all(has(row, name, wanted) for name, wanted in where.items())
     ]
+
+
+def seeded(rows: Sequence[Row]) -> frozenset[str]:
+    """The arguments of the environment that have the value of a row's seed, such as the seed of the
+    network: rows that differ in them alone are of one line.
+    """
+    suites = dict.fromkeys(row["suite"] for row in rows)
+    named = {entry.seed_kwarg for suite in suites for entry in entries_of(suite)}
+    return frozenset({"model_seed", *filter(None, named)})

@@ -29,12 +29,12 @@ from benchmarks.report.families import BEFORE, SCORE
 from benchmarks.report.labels import at_one_budget, by_label, short_name, told_apart
 from benchmarks.report.tables import MISSING, number
 from benchmarks.results import Row, canonical_json, rows_in
-from benchmarks.studies.choosing import chosen
+from benchmarks.studies.choosing import chosen, seeded
 from benchmarks.suites.cells import entries_of
 
 CHANGE = "Δ"
 _HEADINGS = {"env_id": "environment", "shift_limit": "box"}
-_SEEDED = ("model_seed", "device", "task")
+_TOLD_ELSEWHERE = ("device", "task")
 _PLACES = ("suite", "env_id", "task")
 
 
@@ -176,7 +176,9 @@ def _field(row: Row, name: str) -> Any:
 
 def _differing(rows: Sequence[Row], by: Sequence[str]) -> frozenset[str]:
     """The arguments of environments in which rows differ, but for those that are told anyway."""
-    names = {name for row in rows for name in row["env_kwargs"]}.difference(by, _SEEDED)
+    names = {name for row in rows for name in row["env_kwargs"]}.difference(
+        by, _TOLD_ELSEWHERE, seeded(rows)
+    )
     return frozenset(
         name
         for name in names

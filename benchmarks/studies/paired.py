@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from benchmarks.report.estimates import Runs, iqm_interval, paired_difference
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.tables import MISSING, interval_text
 from benchmarks.results import ROWS_FILE, Row, canonical_json, read_rows
+from benchmarks.studies.choosing import seeded
 
 Rows = Mapping[int, Row]  # by seed
-_SEEDED = "model_seed"  # has the value of the seed
 
 
 def pairs(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, Rows, Any, Rows]]:
@@ -38,9 +38,10 @@ def pairs(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, Rows, Any, Rows
         ValueError: An agent has two rows of one seed that differ in their networks alone.
     """
     alike: dict[str, dict[str, tuple[Any, dict[int, Row]]]] = {}
+    left_out = {name, *seeded(rows)}
     for row in rows:
         value = row["env_kwargs"].get(name, row["settings"].get(name))
-        _, own = alike.setdefault(_apart_from(row, name), {}).setdefault(
+        _, own = alike.setdefault(_apart_from(row, left_out), {}).setdefault(
             canonical_json(value), (value, {})
         )
         if own.setdefault(row["seed"], row) is not row:
@@ -63,10 +64,11 @@ def agent_pairs(rows: Sequence[Row], first: str, second: str) -> Iterator[tuple[
         ValueError: One of them has two rows of a seed there, with different settings.
     """
     alike: dict[str, dict[str, dict[int, Row]]] = {}
+    left_out = seeded(rows)
     for row in rows:
         if row["agent"] not in (first, second):
             continue
-        kwargs = {key: value for key, value in row["env_kwargs"].items() if key != _SEEDED}
+        kwargs = {key: value for key, value in row["env_kwargs"].items() if key not in left_out}
         where = canonical_json([row["suite"], row["env_id"], kwargs])
         own = alike.setdefault(where, {}).setdefault(row["agent"], {})
         if own.setdefault(row["seed"], row) is not row:
@@ -145,16 +147,12 @@ def _parts(family: str | None) -> Sequence[str]:
     return () if family is None else FAMILIES[family].parts
 
 
-def _apart_from(row: Row, name: str) -> str:
-    """All that has to be alike in two rows that are compared. What is None counts as not there: a
-    row that is older than a setting does not have it.
+def _apart_from(row: Row, names: Set[str]) -> str:
+    """All that has to be alike in two rows that are compared, but for some names. What is None
+    counts as not there: a row that is older than a setting does not have it.
     """
     kwargs, settings = (
-        {
-            key: value
-            for key, value in row[kind].items()
-            if key not in (name, _SEEDED) and value is not None
-        }
+        {key: value for key, value in row[kind].items() if key not in names and value is not None}
         for kind in ("env_kwargs", "settings")
     )
     return canonical_json([row["suite"], row["env_id"], row["agent"], kwargs, settings])

@@ -2,15 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agents.editors.settings import SMOLLM2
-from benchmarks.suites.cells import SUITES
+from benchmarks.results import canonical_json
+from benchmarks.suites.cells import SUITES, cells
 
 TUNING = Path(__file__).resolve().parents[2] / "docs/results/smollm2/tuning"
-ENTRY = SUITES["smollm2"].entries[0]
+ENTRY, THOUSAND, _ = SUITES["smollm2"].entries
 
 
 def found(study):
@@ -54,3 +56,17 @@ def test_where_it_edits_is_all_that_differs_at_the_learned_step_size():
             "passes": 1,
             "step_size": 2e-4,
         }
+
+
+def test_a_thousand_edits_are_of_one_stream_in_three_orders_by_agents_of_the_short_ones():
+    thousand = cells(replace(SUITES["smollm2"], entries=(THOUSAND,)))
+    asked = {(own.env_kwargs["stream"], own.env_kwargs["order"], own.seed) for own in thousand}
+    assert asked == {(0, order, order) for order in range(3)}
+    apart = {"horizon", "stream", "order"}
+    short = {_without(own, apart) for own in cells(replace(SUITES["smollm2"], entries=(ENTRY,)))}
+    assert {_without(own, apart) for own in thousand} <= short
+
+
+def _without(cell, names):
+    arguments = {key: value for key, value in cell.env_kwargs.items() if key not in names}
+    return canonical_json([cell.agent, cell.agent_config, cell.seed, arguments])

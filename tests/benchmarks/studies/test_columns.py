@@ -5,6 +5,7 @@ import pytest
 from benchmarks.results import ROWS_FILE, append_row
 from benchmarks.studies.choosing import chosen
 from benchmarks.studies.columns import Shown, main, table
+from benchmarks.studies.paired import agents_table
 from benchmarks.suites.cells import SUITES
 
 PARTS = ("reliability", "generalization", "locality", "harmonic_mean")
@@ -54,6 +55,23 @@ def test_arguments_of_the_environment_that_differ_are_told_or_have_columns(rows)
     assert "`ft_l`, horizon=100" in told
     lines = cells(table(chosen(rows, {"agent": "ft_l"}), shown, ["horizon"]))
     assert [line[:3] for line in lines] == [["20", "`ft_l`", "5"], ["100", "`ft_l`", "5"]]
+
+
+def test_orders_of_one_stream_are_the_seeds_of_a_line(make_row):
+    def row(agent, seed, value):
+        env_kwargs = {"task": "knowledge/counterfact", "horizon": 100, "order": seed}
+        metrics = dict.fromkeys(PARTS, value)
+        return make_row(agent, seed, env_kwargs=env_kwargs, metrics=metrics, suite="smollm2")
+
+    given = [row("ft_m", seed, 0.1 * seed) for seed in range(3)]
+    given += [row("grace", seed, 0.1 * seed + 0.05) for seed in range(3)]
+    assert [line[:2] for line in cells(table(given, [Shown.of("H=score")]))] == [
+        ["`grace`", "3"],
+        ["`ft_m`", "3"],
+    ]
+    (line,) = cells(agents_table(given, "ft_m", "grace"))
+    assert line[2] == "3"
+    assert float(line[4].split()[0]) == pytest.approx(0.05)
 
 
 def test_a_list_means_any_of_its_members_and_null_that_there_is_none(rows):

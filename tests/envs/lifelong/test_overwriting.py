@@ -179,7 +179,7 @@ def test_a_state_of_another_fixed_stream_is_refused(tiny_lm):
     env.reset(seed=0)
     state = env.unwrapped.checkpoint()
     made(stream=1).reset(options={"restore": state})
-    with pytest.raises(ValueError, match="state: it is of the stream .*'stream': 1"):
+    with pytest.raises(ValueError, match=r"state: it is of the stream .*'stream': 1"):
         made(stream=2).reset(options={"restore": state})
 
 

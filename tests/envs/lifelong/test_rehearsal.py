@@ -127,7 +127,9 @@ def test_a_checkpoint_goes_on_with_the_same_draws_and_no_others(make_env, tmp_pa
     for _ in range(2):
         whole.step(whole.training_free_action())
     other = gym.make("LifelongLLMEdit-v1", **env.spec.kwargs | {"rehearse": 3}).unwrapped
-    with pytest.raises(ValueError, match="rehearse_by, unique_subjects, order, stream and basis, asked"):
+    with pytest.raises(
+        ValueError, match="rehearse_by, unique_subjects, order, stream and basis, asked"
+    ):
         other.reset(options={"restore": state})
     again = gym.make(env.spec).unwrapped
     again.reset(options={"restore": state})
