@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -129,6 +129,18 @@ def above(limit: float) -> Check:
 def within(least: float, most: float) -> Check:
     """The check of numbers from `least` to `most`, both included."""
     return Check(lambda v: is_finite(v) and least <= v <= most, f"from {least:g} to {most:g}")
+
+
+def texts_of(name: str, value: object) -> None:
+    """Refuse what is not one text or more in a list.
+
+    Raises:
+        ValueError: It is none; the message names it.
+    """
+    good = False
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        good = all(isinstance(one, str) for one in value)
+    require(good, name, value, "a list of texts, one or more")
 
 
 def one_of(*options: object) -> Check:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FileStates = tuple[
-    tuple[int, int], ...
-]  # when files were written, nanoseconds, and how long they are, bytes
+# Where files are, when they were written, nanoseconds, and how long they are, bytes.
+FileStates = tuple[tuple[str, int, int], ...]
 
 
 def data_folder() -> Path:
@@ -34,8 +34,9 @@ def file_states(*paths: str) -> FileStates:
         for folder, _, names in os.walk(path)
         for name in names
     ]
-    files = (os.stat(path) for path in (*paths, *sorted(inside)) if os.path.isfile(path))
-    return tuple((file.st_mtime_ns, file.st_size) for file in files)
+    files = [path for path in (*paths, *sorted(inside)) if os.path.isfile(path)]
+    states = [(os.path.abspath(path), os.stat(path)) for path in files]
+    return tuple((path, state.st_mtime_ns, state.st_size) for path, state in states)
 
 
 @contextmanager
@@ -46,11 +47,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         path: The file; its folder is made where it is missing.
 
     Yields:
-        A path beside it, of this process alone, to write to. When the block ends it takes the
+        A path beside it, of this call alone, to write to. When the block ends it takes the
         file's place; when the block raises it is deleted, and the file stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield partial
         os.replace(partial, path)

@@ -1,6 +1,7 @@
 """Files and folders are written whole or not at all."""
 
 import os
+import threading
 
 import pytest
 
@@ -94,3 +95,24 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no"), whole_folder(tmp_path / "folder", replace=True):
         pass
     assert contents(tmp_path) == {"folder": None, "folder/file.txt": "before"}
+
+
+def test_threads_may_write_one_file_at_a_time(tmp_path):
+    path, failed = tmp_path / "file.txt", []
+
+    def write(word):
+        try:
+            for _ in range(100):
+                with whole_file(path) as partial:
+                    partial.write_text(word * 1_000)
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(word,)) for word in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert path.read_text() in {word * 1_000 for word in "abc"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]

@@ -73,6 +73,7 @@ class FactFormat:
     far: Questions | None = None
     same_subject: Questions | None = None
     portability: Questions | None = None
+    premises: Questions | None = None
     aliases: tuple[str, ...] = ()
     several: str | None = None
     known_empty: bool = False
@@ -271,6 +272,7 @@ FORMATS: dict[str, FactFormat] = {
         far=Questions("far"),
         same_subject=Questions("same_subject"),
         portability=Questions("portability"),
+        premises=Questions("premises"),
         aliases=("aliases",),
     ),
 }

@@ -42,7 +42,8 @@ class RecordReader:
             )
         *others, last = (self._request(view) for view in views)
         premises = tuple(Question(request.prompt, request.target) for request in others)
-        portability = self._portability(views[-1])
+        premises += self._answered(views[-1], self._row.premises, last.subject, "premises")
+        portability = self._answered(views[-1], self._row.portability, last.subject, "portability")
         aliases = tuple(self._aliases)
         return *others, replace(last, portability=portability, premises=premises, aliases=aliases)
 
@@ -57,7 +58,8 @@ class RecordReader:
         self._name(
             [target, *(name for path in row.aliases for name in _leaves(lookup(view, path), path))]
         )
-        near, far = self._questions(view, row.near), self._questions(view, row.far)
+        near = self._questions(view, row.near, subject)
+        far = self._questions(view, row.far, subject)
         rephrases = self._rephrases(view, row.rephrases, subject)
         return EditRequest(
             subject=subject,
@@ -65,12 +67,12 @@ class RecordReader:
             target=target,
             truth=self._truth(view, target),
             rephrases=rephrases,
-            locality=self._questions(view, row.locality) or near + far,
+            locality=self._questions(view, row.locality, subject) or near + far,
             test_rephrases=self._rephrases(view, row.test_rephrases, subject) or rephrases,
             near=near,
             far=far,
             same_subject=tuple(
-                question.prompt for question in self._questions(view, row.same_subject)
+                question.prompt for question in self._questions(view, row.same_subject, subject)
             ),
             aliases=tuple(self._aliases),
         )
@@ -119,14 +121,19 @@ class RecordReader:
             found += texts
         return tuple(text.replace("{}", subject) for text in found)
 
-    def _portability(self, view: Mapping[str, Any]) -> tuple[Question, ...]:
-        questions = self._questions(view, self._row.portability)
+    def _answered(
+        self, view: Mapping[str, Any], where: Questions | None, subject: str, field: str
+    ) -> tuple[Question, ...]:
+        questions = self._questions(view, where, subject)
         answered = tuple(question for question in questions if question.answer is not None)
         if len(answered) < len(questions) and not self._row.known_empty:
-            raise LeftOut("missing field", "portability", "every question must have an answer")
+            raise LeftOut("missing field", field, "every question must have an answer")
         return answered
 
-    def _questions(self, view: Mapping[str, Any], where: Questions | None) -> tuple[Question, ...]:
+    def _questions(
+        self, view: Mapping[str, Any], where: Questions | None, subject: str
+    ) -> tuple[Question, ...]:
+        """The questions at a place, `{}` in their prompts filled with the subject."""
         if where is None:
             return ()
         found: list[Question] = []
@@ -143,7 +150,11 @@ class RecordReader:
                     where.at,
                     f"a question must be an object or a string, got {_kind(node)}",
                 )
-        return tuple(question for question in found if question.prompt.strip())
+        return tuple(
+            question._replace(prompt=question.prompt.replace("{}", subject))
+            for question in found
+            if question.prompt.strip()
+        )
 
 
 def _nodes(view: Mapping[str, Any], at: str) -> list[Any]:

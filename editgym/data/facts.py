@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -111,6 +112,8 @@ def load_requests(
                 raise DataError(f"{named}: record {index}: {why} (read as {format!r})") from None
             skipped[why.reason] += 1
     _warn_of_placeholders(named, [one for record in kept for one in record])
+    if row is FORMATS["own"]:
+        _warn_of_misspelt(named, records)
     return LoadedRequests(tuple(kept), dict(skipped), path, format)
 
 
@@ -132,6 +135,17 @@ def _warn_of_placeholders(named: str, requests: Sequence[EditRequest]) -> None:
             " they stand: only {} is filled with the subject; write {}, or the subject itself",
             stacklevel=3,
         )
+
+
+def _warn_of_misspelt(named: str, records: Sequence[object]) -> None:
+    """Warn of fields of one's own records that are not read, and that come near to one that is."""
+    known = {one.name for one in fields(EditRequest)}
+    unread = {name for record in records if isinstance(record, Mapping) for name in record} - known
+    for name in sorted(unread):
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+            warnings.warn(
+                f"{named}: records have {name!r}, which is not read; {near[0]!r} is", stacklevel=3
+            )
 
 
 def _format(name: str) -> FactFormat:
@@ -156,7 +170,8 @@ def _read(path: Path, argument: str) -> list[object]:
                 if line.strip():
                     at = f"line {number} of the file: "
                     records.append(json.loads(line))
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
+        _check_text(text, records)
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError and JSONDecodeError
         raise DataError(
             f"{argument}: {path} is neither a JSON list of records nor JSON Lines with a record in"
             f" each line: {at}{error}"
@@ -164,6 +179,12 @@ def _read(path: Path, argument: str) -> list[object]:
     if not records:
         raise DataError(f"{argument}: {path} holds no records")
     return records
+
+
+def _check_text(text: str, records: Sequence[object]) -> None:
+    """Raise `ValueError` where a text is none: JSON can write half of a character."""
+    if "\\ud" in text.lower():
+        json.dumps(records, ensure_ascii=False).encode()
 
 
 def _detected(named: str, record: object) -> str:

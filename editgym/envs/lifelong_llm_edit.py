@@ -246,8 +246,10 @@ class LifelongLLMEditEnv(StreamEditing):
             back_depth, decay, locality_weight, norm_weight, reference, micro_batch, look_back
         )
         knowledge = task_for(KnowledgeTask, task, device, task_arguments, type(self).__init__)
+        asked_so = knowledge.asked(interview)
+        asked_so.check_asked()
         super().__init__(
-            knowledge.asked(interview),
+            asked_so,
             LifelongSettings(
                 edits_per_step,
                 horizon,

@@ -162,19 +162,29 @@ def _squad_words(text: str) -> list[str]:
     return squad_normalized(text).split()
 
 
-def _words(text: str) -> list[str]:
-    return _squad_words(text) or normalized(text).split()
+def _words(text: str, answer: str) -> tuple[list[str], list[str]]:
+    """The words of a text and of an answer, both normalised in the same way: as SQuAD does, or
+    where that leaves nothing of the answer with their articles, or as they stand.
+    """
+    for words in (_squad_words, _plain_words):
+        if wanted := words(answer):
+            return words(text), wanted
+    return normalized(text).split(), normalized(answer).split()
+
+
+def _plain_words(text: str) -> list[str]:
+    return text.lower().translate(_WITHOUT_PUNCTUATION).split()
 
 
 def _contains(text: str, answer: str) -> bool:
     """Whether every word of the answer is a word of the text."""
-    wanted, said = _words(answer), _words(text)
+    said, wanted = _words(text, answer)
     return set(wanted) <= set(said) if wanted else not said
 
 
 def _prefix(text: str, answer: str) -> bool:
     """Whether the text begins with the answer's words."""
-    wanted, said = _words(answer), _words(text)
+    said, wanted = _words(text, answer)
     return said[: len(wanted)] == wanted if wanted else not said
 
 

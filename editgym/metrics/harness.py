@@ -65,6 +65,8 @@ def evaluate(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks must be a list of names, got {tasks!r}")
     if include is not None and not Path(include).is_dir():
         raise FileNotFoundError(f"include: there is no folder {include}")
     # The harness' own task files, some ten thousand, take seconds to read.

@@ -206,6 +206,8 @@ def retention_curve(
         return []
     last = max(record.edit for record in records)
     records = _holding(records)
+    if not records:
+        return []
     pairs = np.array(
         sorted((last - record.edit, _reliable(scorer, record)) for record in records),
         dtype=np.float64,

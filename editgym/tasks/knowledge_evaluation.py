@@ -4,7 +4,7 @@ everything is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -101,7 +101,7 @@ def evaluate_stream(
         capability=capability,
         known_kept=known_kept,
         sites_per_edit=sum(map(_touched, by_step)) / len(steps),
-        texts_per_edit=_texts_per_edit(by_step, steps, rehearse),
+        texts_per_edit=_texts_per_edit(by_step, steps, rehearse, overwritten),
         first_k=first_k,
         scorer=task.scorer,
     )
@@ -190,18 +190,22 @@ def _replayed(
 
 
 def _texts_per_edit(
-    by_step: Sequence[Sequence[Entry]], steps: Sequence[Sequence[EditRequest]], rehearse: int
+    by_step: Sequence[Sequence[Entry]],
+    steps: Sequence[Sequence[EditRequest]],
+    rehearse: int,
+    overwritten: Mapping[int, int],
 ) -> float:
     """How many requests a step was taught with, rehearsed ones among them, for each that it edits:
     the mean over the stream's requests.
 
-    A step that changes no weight rehearses nothing. How often an editor looks at a text is not
-    counted.
+    A step that changes no weight rehearses nothing, and no step what was overwritten. How often an
+    editor looks at a text is not counted.
     """
     before, texts = 0, 0
     for batch, entries in zip(steps, by_step, strict=True):
         edited = any(isinstance(entry, SiteEdit | ReplaceTensors) for entry in entries)
-        texts += len(batch) + (min(rehearse, before) if edited else 0)
+        holding = before - sum(later < before + len(batch) for later in overwritten.values())
+        texts += len(batch) + (min(rehearse, holding) if edited else 0)
         before += len(batch)
     return texts / before
 

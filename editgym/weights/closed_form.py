@@ -67,12 +67,19 @@ class RunningStandardization:
         return {"count": self.count, "mean": self.mean.clone(), "squares": self.squares.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Statistics that `state_dict` gave."""
-        self.count, self.mean, self.squares = (
-            state["count"],
-            state["mean"].clone(),
-            state["squares"].clone(),
-        )
+        """Statistics that `state_dict` gave.
+
+        Raises:
+            ValueError: They are of rows of another width; nothing has changed then.
+        """
+        own = {name: state[name].to(self.mean, copy=True) for name in ("mean", "squares")}
+        for name, tensor in own.items():
+            if tensor.shape != self.mean.shape:
+                raise ValueError(
+                    f"state: {name} must have the shape {tuple(self.mean.shape)}, got"
+                    f" {tuple(tensor.shape)}"
+                )
+        self.count, self.mean, self.squares = state["count"], own["mean"], own["squares"]
 
 
 def least_squares(values: Tensor, keys: Tensor, ridge: float | Tensor = 1.0) -> LowRankFactors:

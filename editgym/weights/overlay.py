@@ -114,9 +114,13 @@ class EditedWeights:
             raise
 
     def reset(self) -> None:
-        """Forget every edit: O(1), bitwise exact. A journal on disk is emptied."""
-        self._state = self._root = EditedState()
+        """Forget every edit: O(1), bitwise exact. A journal on disk is emptied.
+
+        Raises:
+            JournalError: Another journal has written to the folder; nothing has changed then.
+        """
         self.journal = self.journal.begun_anew()
+        self._state = self._root = EditedState()
 
     def undo(self) -> list[Entry]:
         """Take back the edits of the last step and return them.

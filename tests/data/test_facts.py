@@ -674,3 +674,37 @@ def test_brackets_that_are_no_placeholders_are_not(tmp_path, recwarn):
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert len(load_requests(file).requests) == 4
     assert not recwarn.list
+
+
+def test_a_subject_is_filled_in_wherever_it_belongs(write):
+    record = OWN | {
+        "subject": "Ada",
+        "near": [{"prompt": "{} plays the"}],
+        "same_subject": ["{} was born in"],
+        "portability": [{"prompt": "The city where {} lives is in", "answer": "Norway"}],
+    }
+    (read,) = load_requests(write(record)).requests
+    assert [one.prompt for one in read.near] == ["Ada plays the"]
+    assert read.same_subject == ("Ada was born in",)
+    assert [one.prompt for one in read.portability] == ["The city where Ada lives is in"]
+
+
+def test_premises_of_ones_own_are_read(write):
+    premise = {"prompt": "Oslo lies in", "answer": "Norway"}
+    (read,) = load_requests(write(OWN | {"premises": [premise]})).requests
+    assert read.premises == (Question("Oslo lies in", "Norway"),)
+    with pytest.raises(DataError, match="'premises': missing field"):
+        load_requests(write(OWN | {"premises": ["Oslo lies in"]}))
+
+
+def test_a_field_that_is_nearly_one_is_warned_of(write):
+    with pytest.warns(UserWarning, match="records have 'rephrase', which is not read; 'rephrases'"):
+        load_requests(write(OWN | {"rephrase": ["Ada, who lives in"], "note": "x"}), "own")
+
+
+@pytest.mark.parametrize("text", ['[{"a": "\\ud800"}]', "[" * 100_000])
+def test_json_that_is_no_text_is_no_record(tmp_path, text):
+    path = tmp_path / "facts.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="neither a JSON list of records nor JSON Lines"):
+        load_requests(path)

@@ -200,3 +200,11 @@ def test_scorers_are_found_by_their_names():
 )
 def test_an_answer_is_mentioned_as_whole_words(text, answer, there):
     assert mentions(text, answer) is there
+
+
+@pytest.mark.parametrize("answer", ["A", "An", "the"])
+def test_an_article_may_be_the_answer(answer):
+    assert SCORERS["contains"].gives(f"The answer is {answer}.", answer)
+    assert SCORERS["prefix"].gives(f"{answer}, because", answer)
+    assert not SCORERS["contains"].gives("It is B", answer)
+    assert not SCORERS["prefix"].gives("B, because", answer)

@@ -109,3 +109,8 @@ def test_bad_input(edited, own, tmp_path, monkeypatch):
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "editgym\[eval\]"'):
         harness.evaluate(edited.network, tokenizer, ["own_choice"])
+
+
+def test_one_name_is_no_list_of_tasks():
+    with pytest.raises(ValueError, match="tasks must be a list of names, got 'lambada'"):
+        harness.evaluate(None, None, "lambada")

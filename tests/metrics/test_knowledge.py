@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -230,6 +231,7 @@ def test_retention_by_age_from_the_end():
     assert retention_curve(records, points=2) == [[0.5, 1], [2.5, 0]]
     assert retention_curve(records, points=1) == [[1.5, 0.5]]
     assert retention_curve([]) == []
+    assert retention_curve([replace(one, overwritten_by=4) for one in records]) == []
     with pytest.raises(ValueError, match="points must be 1 or more, got 0"):
         retention_curve(records, points=0)
 

@@ -193,7 +193,7 @@ def test_a_step_size_is_positive_and_scales_with_the_sites(make, language):
     assert make([], step_size=0.5).step_size == 0.5
     for bad in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(
-            ValueError, match=f"step_size must be greater than 0 and finite, got {bad!r}"
+            ValueError, match=f"step_size must be greater than 0 and finite, or None, got {bad!r}"
         ):
             make([], step_size=bad)
 
@@ -542,20 +542,20 @@ class Generated:
         self.model, self.language = model, language
 
     @torch.no_grad()
-    def tokens(self, prompt):
+    def tokens(self, prompt, limit=8):
         ids = torch.tensor([self.language.prompt_ids(prompt)])
         out = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
-            max_new_tokens=8,
+            max_new_tokens=limit,
             eos_token_id=sorted(self.language.stop_ids),
             pad_token_id=0,
         )
         return out[0, ids.shape[1] :].tolist()
 
-    def __call__(self, prompt):
-        return self.language.text(self.tokens(prompt))
+    def __call__(self, prompt, limit=8):
+        return self.language.text(self.tokens(prompt, limit))
 
     @torch.no_grad()
     def log_probabilities(self, prompt, answer):
@@ -612,18 +612,11 @@ def mean(values):
 def edited(language):
     """A stream of three steps of two edits that mostly take, as a process that is over; and every
     step's model."""
-    known = [
-        Question(prompt, answer)
-        for prompt, answer in zip(
-            ["Ada lives in", "By trade Ada is a", "Rain falls on", "Bob plays the"],
-            language.answers(
-                ["Ada lives in", "By trade Ada is a", "Rain falls on", "Bob plays the"]
-            ),
-            strict=True,
-        )
-    ]
+    prompts = ["Ada lives in", "By trade Ada is a", "Rain falls on", "Bob plays the"]
+    answers = language.answers(prompts)
+    known = [Question(*pair) for pair in zip(prompts, answers, strict=True)]
     requests = list(FactWorld().requests("test", random.Random(4)))[:6]
-    task = KnowledgeTask("mine", language, SITES, lambda split, rng: requests, known=(known, 0.1))
+    task = KnowledgeTask("mine", language, SITES, lambda split, rng: requests, known=(known, -0.5))
     process = LifelongProcess(task, LifelongSettings(2, 3, "test"))
     process.reset(0)
     models = []
@@ -677,10 +670,13 @@ def test_metrics_are_those_of_answers_by_generate(edited):
     ]
     assert metrics["leakage"] == pytest.approx(mean(leaks))
     assert metrics["sites_per_edit"] == pytest.approx(5 / 3)
+    # Its answers go on where those that it is said to know were cut: it does not give them.
     known, chance = task.known
-    assert metrics["capability"] == pytest.approx(
-        (mean([same(after(q.prompt), q.answer) for q in known]) - chance) / (1 - chance)
+    right, knew = (
+        mean([same(one(q.prompt, 9), q.answer) for q in known]) - chance for one in (after, before)
     )
+    assert knew == -chance
+    assert metrics["capability"] == pytest.approx(right / knew)
     assert metrics["perplexity_ratio"] == pytest.approx(
         math.exp(after.surprise(task.text.held_out) - before.surprise(task.text.held_out)), rel=1e-3
     )

@@ -238,9 +238,7 @@ def test_an_append_that_fails_leaves_journal_network_and_folder_as_they_were(
 
 
 @pytest.mark.parametrize("back", [lambda one: one.undo(), lambda one: one.reset()])
-def test_what_an_interrupted_append_has_left_goes_with_the_next_step_back(
-    back, network, make_edit, tmp_path, monkeypatch
-):
+def test_an_interrupted_append_leaves_nothing(back, network, make_edit, tmp_path, monkeypatch):
     network.journal = DiskJournal(network.base_hash, tmp_path)
     network.apply(make_edit(network, "low_rank_shift", 0, 0))
 
@@ -252,7 +250,7 @@ def test_what_an_interrupted_append_has_left_goes_with_the_next_step_back(
         with pytest.raises(KeyboardInterrupt):
             network.apply(make_edit(network, "low_rank_shift", 1, 1))
     assert network.journal.steps == 1
-    assert len(list(tmp_path.iterdir())) == 2, "written, and not counted"
+    assert len(list(tmp_path.iterdir())) == 1
     back(network)
     assert not list(tmp_path.iterdir())
 
@@ -301,3 +299,34 @@ def test_a_step_that_goes_back_is_refused_and_not_written(both):
     with pytest.raises(ValueError, match="got step 4 after step 5"):
         disk.append(Prepend(("late",), 4))
     assert content(DiskJournal(disk.base_hash, disk.folder)) == content(disk) == content(memory)
+
+
+def test_a_step_that_somebody_else_has_removed_is_missed(network, make_edit, tmp_path):
+    journal = DiskJournal(fingerprint(network), tmp_path)
+    journal.append(make_edit(network, "dense_shift", 0, 0))
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    with pytest.raises(JournalError, match="does not hold step 0 any more"):
+        journal.append(make_edit(network, "dense_shift", 0, 1))
+    journal.rollback(0)
+    journal.append(make_edit(network, "dense_shift", 0, 0))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_append_that_fails_at_its_second_step_leaves_nothing_of_its_first(
+    network, make_edit, inputs, tmp_path
+):
+    network.journal = disk = DiskJournal(network.base_hash, tmp_path)
+    network.apply(make_edit(network, "low_rank_shift", 0, 0))
+    before, logits = content(disk), network.logits(x := inputs("linear", 5))
+    (tmp_path / "00000002.safetensors").mkdir()
+    with pytest.raises(JournalError, match="holds step 2, which is not this journal's"):
+        network.apply(
+            *(make_edit(network, "low_rank_shift", site, step) for site in (0, 1) for step in (0,)),
+            make_edit(network, "low_rank_shift", 1, 1),
+            make_edit(network, "low_rank_shift", 1, 2),
+        )
+    assert content(disk) == before
+    assert torch.equal(network.logits(x), logits)
+    (tmp_path / "00000002.safetensors").rmdir()
+    assert content(DiskJournal(network.base_hash, tmp_path)) == before

@@ -14,6 +14,12 @@ from editgym.envs.lifelong.reward import LookedAt, Reference
 from editgym.tasks.knowledge.task import SPLITS
 
 ActionForm = Literal["coefficients", "factors"]
+
+
+def _is_file(path: str | Path) -> bool:
+    return Path(path).is_file()
+
+
 CHECKS: Mapping[str, Check] = {
     "action": one_of(*get_args(ActionForm)),
     "split": one_of(*SPLITS),
@@ -21,7 +27,10 @@ CHECKS: Mapping[str, Check] = {
     "look_back": one_of(*get_args(LookedAt)),
     "basis": one_of(*get_args(Basis)),
     "render_mode": one_of(None, *RENDER_MODES),
-    "journal_folder": Check(lambda v: v is None or isinstance(v, str | Path), "a path or None"),
+    "journal_folder": Check(
+        lambda v: v is None or (isinstance(v, str | Path) and str(v) != "" and not _is_file(v)),
+        "the path of a folder, there or not, or None",
+    ),
     "edits_per_step": whole(1),
     "horizon": whole(1),
     "rehearse": whole(0),

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from editgym.envs.lifelong.episode import LifelongOutcome
+from editgym.envs.lifelong.episode import REWARDED, LifelongOutcome
 from editgym.envs.lifelong.grades import Grade
 from editgym.tasks.knowledge.task import Stream
 from editgym.weights import DiskJournal, EditJournal
+from editgym.weights.closed_form import UltraEdit
+from editgym.weights.sites import EditSite
+
+
+class Kept(NamedTuple):
+    """What a state says of the steps before it, as it is gone on with.
+
+    Attributes:
+        statistics: The running statistics of UltraEdit, one for each site.
+        steps: Of every step its grade, if it is known, its reward, and what the reward said of the
+            batch.
+    """
+
+    statistics: list[UltraEdit]
+    steps: list[tuple[Grade | None, Tensor, dict[str, float]]]
 
 
 def restored_state(options: Mapping[str, Any], seed: int | None) -> dict[str, Any] | None:
@@ -20,12 +38,14 @@ def restored_state(options: Mapping[str, Any], seed: int | None) -> dict[str, An
         ValueError: An option is not known, there is a seed beside the state, or the state is no
             environment's.
     """
-    unknown = sorted(options.keys() - {"restore"})
+    if not isinstance(options, Mapping):
+        raise ValueError(f'options must be {{"restore": state}}, or None, got {options!r}')
+    unknown = sorted(map(str, options.keys() - {"restore"}))
     if unknown:
         raise ValueError(f'options: {unknown} are not known; the environment takes "restore" alone')
-    state = options.get("restore")
-    if state is None:
+    if not options:
         return None
+    state = options["restore"]
     if seed is not None:
         raise ValueError(
             f"seed must be None where an episode is restored with its random state, got {seed}"
@@ -35,6 +55,20 @@ def restored_state(options: Mapping[str, Any], seed: int | None) -> dict[str, An
     return state
 
 
+def check_random(state: Any, generator: np.random.Generator) -> None:
+    """Refuse a random state that a generator cannot go on from.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        copy.deepcopy(generator).bit_generator.state = state
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"restore: its random state is damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
 def journalled(journal: EditJournal, step: int) -> dict[str, Any]:
     """What the journal has of the steps below `step`: their numbers, and the hash of the last."""
     steps = sorted({e.step for e in journal if e.step is not None and e.step < step})
@@ -42,13 +76,19 @@ def journalled(journal: EditJournal, step: int) -> dict[str, Any]:
 
 
 def check_restorable(
-    state: Mapping[str, Any], identity: list[Any], journal: EditJournal, run: str | None
+    state: Mapping[str, Any],
+    identity: list[Any],
+    edited: Mapping[str, Any],
+    journal: EditJournal,
+    run: str | None,
 ) -> None:
     """Refuse a state that a process cannot go on from.
 
     Args:
         state: What `LifelongProcess.state_dict` gave.
         identity: The process's `LifelongSettings.identity`.
+        edited: What the process edits and how far, by name of the argument; early states do not say
+            it.
         journal: The process's journal.
         run: The episode that the journal belongs to; None where the process has begun none.
 
@@ -62,6 +102,12 @@ def check_restorable(
             " on with the same task, split, horizon, edits_per_step, rehearse, rehearse_by,"
             " unique_subjects, order, stream and basis, asked in the same way"
         )
+    for name, value in edited.items():
+        if state.get(name, value) != value:
+            raise ValueError(
+                f"state: it was saved with {name}={state[name]!r}, here it is {value!r}: go on with"
+                " the same ones"
+            )
     saved, outcomes = state["journalled"], state.get("outcomes", ())
     if not isinstance(saved, dict) or len(outcomes) != state["step_index"]:
         raise ValueError(
@@ -84,6 +130,32 @@ def check_restorable(
             f"state: the journal's step {found['steps'][-1]} holds other edits than were made"
             " before it was saved: give the journal_folder of the same run, or begin anew"
         )
+
+
+def kept(state: Mapping[str, Any], sites: Sequence[EditSite], device: torch.device) -> Kept:
+    """What a state says of the steps before it; nothing is changed by looking at it.
+
+    Raises:
+        ValueError: Something is missing, or of another shape.
+    """
+    statistics = [UltraEdit(site.shape, device) for site in sites]
+    try:
+        for editor, own in zip(statistics, state["ultraedit"], strict=True):
+            editor.load_state_dict(own)
+        steps = [
+            (
+                grade_of(own),
+                torch.tensor(own["reward"]),
+                {key: own["metrics"][key] for key in REWARDED if key in own["metrics"]},
+            )
+            for own in state["outcomes"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"state: it is damaged, or of another version; begin anew ({type(error).__name__}:"
+            f" {error})"
+        ) from error
+    return Kept(statistics, steps)
 
 
 def check_same_requests(state: Mapping[str, Any], drawn: Stream) -> None:

@@ -14,7 +14,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editgym.checks import require
+from editgym.checks import texts_of
 from editgym.envs.arguments import checked_action
 from editgym.envs.lifelong import checkpoint
 from editgym.envs.lifelong.arguments import ActionForm
@@ -176,7 +176,9 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         Raises:
             ClosedStreamError: The split is for evaluation.
             FloatingPointError: The model has collapsed.
+            gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
         """
+        self._check_running()
         flat = torch.from_numpy(actions.astype(np.float32)).to(self.task.device)
         return self.process.candidate_rewards(self._stretched(flat))
 
@@ -223,6 +225,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
             raise ValueError(
                 "differentiable_step: hand factors to env.unwrapped.process.differentiable_step"
             )
+        action = action.float()
         checked_action(action.detach().cpu().numpy(), self._action_shape, self.task.device)
         return self.process.differentiable_step(self._stretched(action))
 
@@ -260,13 +263,13 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
             ValueError: The prompts or the formats are no list of texts, a format is not known, the
                 model has no chat template, or a prompt is longer than its context.
         """
-        for name, given in (("prompts", prompts), ("formats", formats or [])):
-            texts = not isinstance(given, str) and all(isinstance(one, str) for one in given)
-            require(texts, name, given, "a list of texts")
-        for form in formats or []:
-            prompt_format(form, "formats: each")
         interview = self.task.interview
-        asked = [interview.in_format(form) for form in formats or [interview.prompt_format]]
+        chosen = [interview.prompt_format] if formats is None else formats
+        texts_of("prompts", prompts)
+        texts_of("formats", chosen)
+        for form in chosen:
+            prompt_format(form, "formats: each")
+        asked = [interview.in_format(form) for form in chosen]
         return {
             one.prompt_format: Exam(self.task.asked(one), self.network).answers(prompts)
             for one in asked
@@ -297,6 +300,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         return render(self.episode, self.render_mode)
 
     def _restored(self, state: dict[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        checkpoint.check_random(state["random"], self.np_random)
         self.process.load_state_dict(state["process"])
         self.np_random.bit_generator.state = state["random"]
         self._stream_seed = state["stream_seed"]

@@ -100,14 +100,15 @@ class LifelongProcess:
 
         Raises:
             ValueError: The split has too few requests, or the journal's folder holds steps of an
-                interrupted stream.
+                interrupted stream, or of another environment; nothing has changed then.
         """
         if self._run is None:
             checkpoint.check_resettable(self.decoder.journal)
         seed = self.settings.stream_seed(seed)
-        self._begin(seed, self.settings.drawn(self.task, seed))
-        self._run = uuid.uuid4().hex
+        stream = self.settings.drawn(self.task, seed)
         self.decoder.reset()
+        self._begin(seed, stream)
+        self._run = uuid.uuid4().hex
 
     def _begin(self, seed: int, stream: Stream) -> None:
         self.stream = stream
@@ -269,6 +270,7 @@ class LifelongProcess:
             "run": self._run,
             "step_index": self.step_index,
             "stream": self.settings.identity(self.task),
+            **self._edited,
             "requests": self.stream.fingerprint,
             "journalled": checkpoint.journalled(self.decoder.journal, self.step_index),
             "ultraedit": self._batch.before,  # whoever goes on from here looks at the batch again
@@ -289,32 +291,37 @@ class LifelongProcess:
                 journal lacks steps that were made before it, has other edits there, or was begun
                 anew since; nothing has changed then.
         """
-        identity = self.settings.identity(self.task)
-        checkpoint.check_restorable(state, identity, self.decoder.journal, self._run)
+        identity, own = self.settings.identity(self.task), self._edited
+        checkpoint.check_restorable(state, identity, own, self.decoder.journal, self._run)
         stream = self.settings.drawn(self.task, state["seed"])
         checkpoint.check_same_requests(state, stream)
+        kept = checkpoint.kept(state, self.sites, self.device)
+        self.decoder.rollback(state["step_index"])
         self._begin(state["seed"], stream)
+        for step, (grade, reward, rewarded) in enumerate(kept.steps):
+            self._grades.restore(step, grade)
+            self.outcomes.append(self._outcome(step, reward, rewarded))
+        self._ultraedit = kept.statistics
         self._run = state.get("run")
-        for step, own in enumerate(state["outcomes"]):
-            self._grades.restore(step, checkpoint.grade_of(own))
-            rewarded = {key: own["metrics"][key] for key in REWARDED if key in own["metrics"]}
-            self.outcomes.append(self._outcome(step, torch.tensor(own["reward"]), rewarded))
-        for editor, own in zip(self._ultraedit, state["ultraedit"], strict=True):
-            editor.load_state_dict(own)
-        self.decoder.rollback(self.step_index)
         self._batch = self._next_batch(self.step_index)
 
     # --- inside -----------------------------------------------------------------------------------
 
+    @property
+    def _edited(self) -> dict[str, Any]:
+        """What is edited and how far, by name of the argument."""
+        return {"sites": [site.name for site in self.sites], "step_size": self.step_size}
+
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:
         """Take back a step that is interrupted before it is counted: it would be made twice."""
-        step = self.step_index
+        step, batch = self.step_index, self._batch
         try:
             yield
         except BaseException:
             if self.step_index == step:
                 self.decoder.rollback(step)
+                self._batch = batch
             raise
 
     def _finish(self, reward: Tensor, costs: Costs | None) -> LifelongOutcome:
@@ -326,10 +333,10 @@ class LifelongProcess:
         step, batch = self.step_index, self.batch
         outcome = self._outcome(step, reward, rewarded)
         following = self._next_batch(step + 1)
-        batch.forget()
         self._grades.add(step, batch)
-        self.outcomes.append(outcome.kept())
         self._batch = following
+        self.outcomes.append(outcome.kept())  # from here on the step is made
+        batch.forget()
         return outcome
 
     def _outcome(self, step: int, reward: Tensor, rewarded: Mapping[str, float]) -> LifelongOutcome:

@@ -134,6 +134,33 @@ class AskedModel:
         """Greedy answers of the unedited model, as texts."""
         return [self.asking.text(ids) for ids in self.original_answers(prompts)]
 
+    def original_texts_beside(self, questions: Sequence[tuple[str, str]]) -> list[str]:
+        """Greedy answers of the unedited model to prompts, each as long as the text that it is
+        compared with, where that is longer than answers are by default.
+
+        Args:
+            questions: Prompts, each with the text that its answer is compared with.
+        """
+        found = self.original_texts([prompt for prompt, _ in questions])
+        encoded = {
+            place: self.encode(prompt, text)
+            for place, (prompt, text) in enumerate(questions)
+            if text
+        }
+        long = {
+            place: one
+            for place, one in encoded.items()
+            if len(one.answer) > self.max_new_tokens or "\n" in questions[place][1]
+        }
+        decoded = self.greedy(
+            [one.prompt for one in long.values()],
+            [max(len(one.answer), self.max_new_tokens) for one in long.values()],
+            [questions[place][1] for place in long],
+        )
+        for place, text in zip(long, decoded, strict=True):
+            found[place] = text
+        return found
+
     def greedy(
         self,
         prompts: Sequence[Sequence[int]],

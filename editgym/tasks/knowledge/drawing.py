@@ -68,11 +68,16 @@ class Drawing:
         """The stream of what was taken.
 
         A request whose `premises` do not all hold at the stream's end has no `portability` there;
-        and what the stream itself edits is not among the questions whose answers should stay.
+        and what the stream itself edits, in whatever words, is not among the questions whose
+        answers should stay.
         """
         drawn = Stream(tuple(self.kept))
         holding = {(request.prompt, request.target) for request in drawn.holding}
-        edited = {request.prompt for request in self.kept}
+        edited = {
+            text
+            for request in self.kept
+            for text in (request.prompt, *request.rephrases, *request.test_rephrases)
+        }
 
         def stays(questions: Sequence[Question]) -> tuple[Question, ...]:
             return tuple(one for one in questions if one.prompt not in edited)
@@ -96,9 +101,8 @@ class Drawing:
     def _take(self, wanted: Sequence[EditRequest]) -> None:
         usable = [self._may_be_new(request) and self._fits(request) for request in wanted]
         asked = [request for request, own in zip(wanted, usable, strict=True) if own]
-        answers = self._model.original_texts([request.prompt for request in asked])
-        current = dict(zip(map(_edit, asked), answers, strict=True))
-        current |= self._long_answers(asked)
+        edits = [_edit(request) for request in asked]
+        current = dict(zip(edits, self._model.original_texts_beside(edits), strict=True))
         for request, own in zip(wanted, usable, strict=True):
             if not self._may_be_new(request):
                 reason: str | None = REPEATED
@@ -130,26 +134,8 @@ class Drawing:
         """Whether the unedited model gives the request's old answer."""
         if request.truth is None:
             return False
-        (answer,) = self._model.original_texts([request.prompt])
+        (answer,) = self._model.original_texts_beside([(request.prompt, request.truth)])
         return self._model.scorer.gives(answer, request.truth, request.names(request.truth))
-
-    def _long_answers(self, requests: Sequence[EditRequest]) -> Mapping[_Edit, str]:
-        """What the unedited model answers where the target takes more tokens than are decoded by
-        default.
-        """
-        model = self._model
-        encoded = {_edit(r): model.encode(r.prompt, r.target) for r in requests}
-        long = {
-            edit: one
-            for edit, one in encoded.items()
-            if len(one.answer) > model.max_new_tokens or "\n" in edit[1]
-        }
-        decoded = model.greedy(
-            [one.prompt for one in long.values()],
-            [max(len(one.answer), model.max_new_tokens) for one in long.values()],
-            [target for _, target in long],
-        )
-        return dict(zip(long, decoded, strict=True))
 
 
 def _edit(request: EditRequest) -> _Edit:

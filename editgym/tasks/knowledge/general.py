@@ -84,7 +84,7 @@ def general_knowledge(
     kept = _accuracy(exam, [answers[fact] for fact in facts], facts) if facts else None
     if not questions:
         return None, kept
-    original = task.original_texts([question.prompt for question in questions])
+    original = task.original_texts_beside([(one.prompt, one.answer or "") for one in questions])
     before = _accuracy(exam, original, questions)
     now = _accuracy(exam, [answers[question] for question in questions], questions)
     return None if before <= chance else (now - chance) / (before - chance), kept

@@ -73,6 +73,12 @@ class Interview:
         require(scorer is None or scorer in SCORERS, "scorer", scorer, f"one of {names}, or None")
         for name, value in (("separator", separator), ("system", system)):
             require(value is None or isinstance(value, str), name, value, "a text, or None")
+        require(
+            separator is None or "\n" not in separator,
+            "separator",
+            separator,
+            "without a line break, which ends an answer; it may stand at the end of prompt_format",
+        )
         require(isinstance(known, bool), "known", known, "True or False")
         whole(1)("format_edits", format_edits)
         require(

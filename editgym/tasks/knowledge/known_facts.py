@@ -57,7 +57,7 @@ def _found(task: KnowledgeTask) -> list[Question]:
     with tqdm(total=_KEPT, desc="facts that the model knows", leave=False) as bar:
         for start in range(0, len(facts), _ASKED_AT_ONCE):
             some = facts[start : start + _ASKED_AT_ONCE]
-            answers = task.original_texts([fact.prompt for fact in some])
+            answers = task.original_texts_beside([(one.prompt, one.answer or "") for one in some])
             right = [
                 fact
                 for fact, answer in zip(some, answers, strict=True)
@@ -67,7 +67,7 @@ def _found(task: KnowledgeTask) -> list[Question]:
             bar.update(min(len(right), _KEPT - bar.n))
             if len(found) >= _KEPT:
                 break
-    with whole_file(path) as partial:
+    with suppress(OSError), whole_file(path) as partial:  # it is only faster with it
         partial.write_text(json.dumps(found[:_KEPT]), encoding="utf-8")
     return found[:_KEPT]
 
@@ -79,7 +79,7 @@ def _path(task: KnowledgeTask, facts: Sequence[Question]) -> Path:
         interview.prompt_format,
         interview.separator,
         interview.system,
-        task.max_new_tokens,
+        [task.max_new_tokens, "or as long as what it is compared with"],
         task.scorer.name,
         facts,
     ]

@@ -25,7 +25,7 @@ LEAST_TOKENS = 2_000  # of the rest
 _FACTWORLD_VERSION = 2  # of FactWorld's sentences: a new number makes covariances be computed again
 _HELD_OUT_SENTENCES = 200
 _STATEMENTS_PER_FILLER = 4
-_PASSAGE_WORDS = 128  # longer passages are cut
+_PASSAGE_WORDS, _PASSAGE_CHARACTERS = 128, 4_096  # longer passages are cut
 _CONTEXT_WORDS = 10
 
 
@@ -176,8 +176,9 @@ def _pieces(file: Path) -> Iterator[str]:
         words = passage.split(" ")
         for start in range(0, len(words), _PASSAGE_WORDS):
             piece = " ".join(words[start : start + _PASSAGE_WORDS]).strip()
-            if piece:
-                yield piece
+            # A script that is written without spaces has no words to be cut at.
+            for begin in range(0, len(piece), _PASSAGE_CHARACTERS):
+                yield piece[begin : begin + _PASSAGE_CHARACTERS]
 
 
 def _hash(parts: Sequence[object]) -> str:

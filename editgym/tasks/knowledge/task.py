@@ -8,14 +8,17 @@ import copy
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from editgym.checks import above, optional
 from editgym.data.facts import EditRequest, Question
 from editgym.models.language import LanguageModel
+from editgym.paths import file_states
 from editgym.tasks.knowledge.asked_model import AS_ASKED, AskedModel
 from editgym.tasks.knowledge.drawing import KNOWN, REPEATED, TOO_LONG, Drawing
 from editgym.tasks.knowledge.interview import Interview
@@ -88,8 +91,7 @@ class KnowledgeTask(AskedModel):
         interview: Interview = AS_ASKED,
         divided: str = "",
     ) -> None:
-        if step_size is not None and not 0 < step_size < float("inf"):
-            raise ValueError(f"step_size must be greater than 0 and finite, got {step_size!r}")
+        optional(above(0))("step_size", step_size)
         super().__init__(language, interview, scorer, max_new_tokens)
         self.name = name
         self.known = known
@@ -100,7 +102,7 @@ class KnowledgeTask(AskedModel):
             discover_sites(language.model) if sites is None else find_sites(language.model, sites)
         )
         self._own_text = text
-        self._texts: dict[tuple[str, ...], PlainText] = {}
+        self._texts: dict[tuple[object, ...], PlainText] = {}
 
         self.example = self._text_batch(FactWorldText().held_out[:_CHECKED_ON])
         self.decoder = EditableDecoder(language.model, chosen, self.example)
@@ -183,17 +185,39 @@ class KnowledgeTask(AskedModel):
         Raises:
             DataError: A file of the text is missing or too short.
         """
-        names = self.interview.text or (self._own_text,)
-        if names not in self._texts:
-            self._texts[names] = self._read(names)
-        return self._texts[names]
+        names, files = self._text_names, self._text_files()
+        key = (*names, *file_states(*map(str, files)))
+        if key not in self._texts:
+            self._texts[key] = self._read(names, files)
+        return self._texts[key]
 
-    def _read(self, names: tuple[str, ...]) -> PlainText:
+    @property
+    def _text_names(self) -> tuple[str, ...]:
+        return self.interview.text or (self._own_text,)
+
+    def _text_files(self) -> list[Path]:
+        """The files of one's own among the text's names."""
+        names = self._text_names
+        return [] if names in ((FACTWORLD,), (SAMPLES,)) else found_files(names)
+
+    def _read(self, names: tuple[str, ...], files: Sequence[Path]) -> PlainText:
         if names == (FACTWORLD,):
             return FactWorldText()
         if names == (SAMPLES,):
             return FileText([own_samples(self.language)], self.language)
-        return FileText(found_files(names), self.language)
+        return FileText(files, self.language)
+
+    def check_asked(self) -> None:
+        """Find out now, and not when a stream is over, whether all that the interview names is
+        there: its further formats, and the files of its text.
+
+        Raises:
+            PromptFormatError: The model has no chat template.
+            DataError: A file is missing.
+        """
+        self._text_files()
+        for _, form in self.interview.evaluate_formats:
+            self.asked(self.interview.in_format(form))
 
     def held_out_batches(self) -> list[TokenBatch]:
         """The text that perplexity is measured on, passages of about one length together; the first

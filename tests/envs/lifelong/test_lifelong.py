@@ -884,11 +884,16 @@ def test_a_step_that_is_interrupted_before_it_counts_is_taken_back(
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(process, "_finish", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            step(process)
-    assert (process.step_index, len(process.decoder.journal)) == (0, 0)
+    for owner, name in ((process, "_finish"), (process._grades, "add")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            assert process.directions  # the statistics have seen the batch, and see it once
+            with pytest.raises(KeyboardInterrupt):
+                step(process)
+        assert (process.step_index, len(process.decoder.journal)) == (0, 0)
+    assert other.directions
+    assert process.directions
+    assert process._ultraedit[0].keys.count == other._ultraedit[0].keys.count
     assert torch.equal(step(process).reward.detach(), step(other).reward.detach())
     assert same_weights(process.decoder, other.decoder)
 
@@ -933,6 +938,65 @@ def test_a_checkpoint_that_lacks_what_its_steps_gave_is_refused(make_env, steps)
     assert env.process.step_index == 1
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state: state["process"]["ultraedit"].pop(), "it is damaged, .*zip"),
+        (
+            lambda state: state["process"]["ultraedit"][0]["keys"].update(mean=torch.zeros(3)),
+            "it is damaged, .*mean must have the shape",
+        ),
+        (lambda state: state["process"]["outcomes"][0].pop("metrics"), "damaged, .*'metrics'"),
+        (lambda state: state.update(random={"bit_generator": "PCG64"}), "random state is damaged"),
+        (lambda state: state["process"].update(step_size=1.0), "saved with step_size=1.0, here it"),
+    ],
+)
+def test_a_damaged_state_changes_nothing(make_env, tmp_path, damage, message):
+    """Neither the stream that goes on, nor what an interrupted one has left on disk."""
+    own = {"split": "test", "journal_folder": str(tmp_path)}
+    env = make_env(**own)
+    env.reset(seed=0)
+    env.step(env.training_free_action())
+    state = copy.deepcopy(env.checkpoint())
+    env.step(env.training_free_action())
+    damage(state)
+    with pytest.raises(ValueError, match=message):
+        env.reset(options={"restore": state})
+    assert env.process.step_index == 2
+    assert len({entry.step for entry in env.journal}) == 2
+    later = make_env(**own)
+    with pytest.raises(ValueError, match=message):
+        later.reset(options={"restore": state})
+    with pytest.raises(ValueError, match="holds 2 steps of an interrupted stream"):
+        later.reset(seed=0)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_state_of_other_sites_of_one_shape_is_refused(make_env):
+    env = make_env(split="test", sites=["model.layers.2.mlp.down_proj"])
+    env.reset(seed=0)
+    other = make_env(split="test", sites=["model.layers.3.mlp.down_proj"])
+    with pytest.raises(ValueError, match=r"saved with sites=\['model.layers.2.*here it is .*3"):
+        other.reset(options={"restore": env.checkpoint()})
+
+
+def test_two_environments_do_not_write_to_one_folder(make_env, tmp_path):
+    one, two = (make_env(split="test", journal_folder=str(tmp_path)) for _ in range(2))
+    for env in (one, two):
+        env.reset(seed=0)
+    one.step(one.training_free_action())
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = [weight.clone() for weight in two.network.weights]
+    for again in (lambda: two.step(two.training_free_action()), lambda: two.reset(seed=1)):
+        with pytest.raises(JournalError, match="holds step 0, which is not this journal's"):
+            again()
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
+        assert all(torch.equal(a, b) for a, b in zip(two.network.weights, before, strict=True))
+        assert two.process.step_index == 0
+    one.step(one.training_free_action())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_an_episode_is_taken_back_to_a_checkpoint_until_another_one_begins(make_env):
     env = make_env(split="test")
     with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before checkpoint\(\)"):
@@ -950,6 +1014,8 @@ def test_an_episode_is_taken_back_to_a_checkpoint_until_another_one_begins(make_
         ({"restore": state}, None, "the journal of its steps is gone"),
         ({"restore": state}, 3, "seed must be None where an episode is restored"),
         ({"restore": {"process": 1}}, None, r"must be what checkpoint\(\) gave, got dict"),
+        ({"restore": None}, None, r"must be what checkpoint\(\) gave, got NoneType"),
+        (["restore"], None, "options must be {.*}, or None, got"),
     ):
         with pytest.raises(ValueError, match=message):
             env.reset(seed=seed, options=options)
@@ -1283,3 +1349,58 @@ def test_a_copy_of_an_environment_says_that_it_has_no_episode(make_env):
         env.step(env.training_free_action())
     with pytest.raises(gym.error.ResetNeeded, match="the episode is over: call reset"):
         env.step(env.training_free_action())
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"journal_folder": ""}, "journal_folder must be the path of a folder"),
+        ({"journal_folder": __file__}, "journal_folder must be the path of a folder"),
+        ({"separator": "\n"}, "separator must be without a line break"),
+        ({"step_size": "1e-3"}, "step_size must be greater than 0 and finite, or None"),
+        ({"step_size": True}, "step_size must be greater than 0"),
+        ({"text": "nowhere.txt"}, "text: no file at nowhere.txt"),
+        ({"evaluate_formats": ["chat"]}, "no chat template"),
+    ],
+)
+def test_what_cannot_be_is_found_out_before_anything_is_edited(make_env, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_env(**arguments)
+
+
+def test_candidates_are_rewarded_within_an_episode_alone(make_env):
+    env = make_env(horizon=1)
+    candidates = np.stack([env.training_free_action()] * 2)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.candidate_rewards(candidates)
+    env.reset(seed=0)
+    env.step(candidates[0])
+    with pytest.raises(gym.error.ResetNeeded):
+        env.candidate_rewards(candidates)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_action_to_learn_through_may_have_any_precision(make_env, dtype):
+    env = make_env()
+    env.reset(seed=0)
+    action = torch.full((len(env.training_free_action()),), 0.25, dtype=dtype, requires_grad=True)
+    env.differentiable_step(action).reward.backward()
+    assert action.grad is not None
+    assert action.grad.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("prompts", "formats", "message"),
+    [
+        (5, None, "prompts must be a list of texts, one or more, got 5"),
+        ([], None, "prompts must be a list of texts, one or more"),
+        (["Ada"], 5, "formats must be a list of texts, one or more, got 5"),
+        (["Ada"], [], "formats must be a list of texts, one or more"),
+    ],
+)
+def test_what_is_asked_is_a_list_of_texts(make_env, prompts, formats, message):
+    with pytest.raises(ValueError, match=message):
+        make_env().ask(prompts, formats)

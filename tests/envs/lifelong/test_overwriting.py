@@ -119,6 +119,31 @@ def test_what_the_stream_edits_is_not_asked_to_stay(make):
     assert len(make(facts, horizon=1).process.stream.requests[0].near) == 2
 
 
+def test_what_the_stream_edits_in_other_words_is_not_asked_to_stay_either(make):
+    near = {"near": [{"prompt": p, "answer": None} for p in ("Bob dwells in", "Eve dwells in")]}
+    near |= {"same_subject": [{"prompt": "Bob dwells in"}]}
+    facts = [
+        ("Ada", TRADE, "florist", near),
+        ("Bob", PADOR, "Rome", {"rephrases": ["Bob dwells in"]}),
+    ]
+    facts += [("Eve", HARP, "drum"), ("Ann", HARP, "drum")]
+    request = make(facts, horizon=2).process.stream.requests[0]
+    assert request.near == (Question("Eve dwells in", None),)
+    assert request.same_subject == ()
+
+
+def test_what_was_overwritten_is_not_counted_as_taught_again(make):
+    facts = [("Ada", PADOR, city) for city in ("Oslo", "Rome", "Lima")]
+    facts += [("Bob", PADOR, city) for city in ("Rome", "Lima", "Oslo")]
+    env = make(
+        [one for pair in zip(facts[:3], facts[3:], strict=True) for one in pair],
+        horizon=3,
+        rehearse=5,
+    )
+    make_agent("ultraedit").edit(env)
+    assert env.evaluate(env.journal).metrics["texts_per_edit"] == 1
+
+
 def test_one_prompt_is_one_fact_whoever_it_is_about(make):
     again = ("Ada Lovelace", "Ada lives in", "Lima")
     facts = [FACTS[1], ("Bob", TRADE, "baker"), again, ("Bob", HARP, "drum")]
