@@ -280,18 +280,17 @@ def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path
 
 
 def before_after(metrics: Mapping[str, float | None]) -> str:
-    """The metrics as a table with a column before and one after."""
+    """The metrics as a table with a column before, if anything was measured then, and one after."""
     names = [name for name in metrics if not name.endswith("_before")]
     width = max([24, *(len(name) + 1 for name in names)])
-    lines = [f"{'':{width}}{'before':>10}{'after':>10}"]
-    for name, value in metrics.items():
-        cells = [metrics.get(f"{name}_before"), value]
-        if name.endswith("_before") or cells == [None, None]:
-            continue
-        lines.append(
-            f"{name:{width}}"
-            + "".join(f"{'' if cell is None else format(cell, '.4f'):>10}" for cell in cells)
-        )
+    told = any(metrics.get(f"{name}_before") is not None for name in names)
+    heads = ["before", "after"] if told else ["after"]
+    lines = [f"{'':{width}}" + "".join(f"{head:>10}" for head in heads)]
+    for name in names:
+        cells = [metrics.get(f"{name}_before"), metrics[name]][-len(heads) :]
+        if any(cell is not None for cell in cells):
+            shown = ("" if cell is None else format(cell, ".4f") for cell in cells)
+            lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in shown))
     return "\n".join(lines)
 
 

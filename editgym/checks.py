@@ -131,16 +131,17 @@ def within(least: float, most: float) -> Check:
     return Check(lambda v: is_finite(v) and least <= v <= most, f"from {least:g} to {most:g}")
 
 
-def texts_of(name: str, value: object) -> None:
-    """Refuse what is not one text or more in a list.
+def texts_of(name: str, value: object, least: int = 0) -> None:
+    """Refuse what is no list of texts, or too short a one.
 
     Raises:
         ValueError: It is none; the message names it.
     """
     good = False
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        good = all(isinstance(one, str) for one in value)
-    require(good, name, value, "a list of texts, one or more")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        good = len(value) >= least and all(isinstance(one, str) for one in value)
+    expected = "a list of texts" + (f", {least} or more" if least else "")
+    require(good, name, value, expected)
 
 
 def one_of(*options: object) -> Check:

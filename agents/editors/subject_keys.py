@@ -72,7 +72,8 @@ class SubjectEditor(StreamEditor):
             bad = [site.name for site in sites if site not in read]
             raise Unsupported(
                 f"{self.name}: {bad} are in the last layer, and after it no attention carries what"
-                " is written at the subject on to the answer; open a lower layer (sites=...)"
+                " is written at the subject on to the answer; open a lower layer, such as"
+                f" sites={[_layer_below(bad[0])]}"
             )
         for site in read:
             if reason := _changed_before_it_is_added(process, site):
@@ -220,6 +221,14 @@ def _layer(site: EditSite) -> Layer:
             f"site {site.name} is in no numbered layer, so nobody knows where its output is added"
         )
     return layer
+
+
+def _layer_below(name: str) -> str:
+    """The site of the same name one layer below, or that site itself in the lowest one."""
+    layer = layer_of(name)
+    if layer is None or not layer.number:
+        return name
+    return name.replace(f"{layer.stack}.{layer.number}.", f"{layer.stack}.{layer.number - 1}.", 1)
 
 
 def _layers_above(decoder: EditableDecoder, site: EditSite) -> int:

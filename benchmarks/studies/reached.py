@@ -102,13 +102,16 @@ def _forgetting(results: Results) -> str:
         for world in ("MaskWorld-v0", "ShiftWorld-v0")
     ]
     forget, lost = max(_mean(rows, "forget_accuracy") for rows in groups), max(map(_lost, groups))
-    return f"forget accuracy {forget:.2%}, retain accuracy at most {lost:.2f} points below before"
+    return f"forget accuracy {forget:.1%}, retain accuracy at most {lost:.1f} points below before"
 
 
 def _attacked(results: Results) -> str:
     rows = results.rows("attacks", {"agent": "ppo"})
     share = _iqm(rows, "logit_attack_recovered")
-    return f"{share:.0%} of what was taken: the edits are shallow, and every row says so"
+    count = len({row["seed"] for row in rows})
+    return (
+        f"{share:.0%} of what was taken (digits in ShiftWorld, {count} networks): they are shallow"
+    )
 
 
 def _in_depth(results: Results) -> str:
@@ -153,9 +156,15 @@ def _real_model(results: Results) -> str:
         _iqm(rows, key) for key in ("reliability", "generalization", "locality")
     )
     return (
-        f"`{rows[0]['agent']}`, {streams}: {given:.1%} of the facts answered as taught,"
-        f" {otherwise:.1%} in other words; {kept:.1%} of the answers about neighbours unchanged"
+        f"`{rows[0]['agent']}`, {streams}: {_percent(given)} of the facts answered as taught,"
+        f" {_percent(otherwise)} in other words; {_percent(kept)} of the answers about neighbours"
+        " unchanged"
     )
+
+
+def _percent(share: float) -> str:
+    """A share in percent, rounded as tables have it in thousandths."""
+    return f"{100 * float(f'{share:.3f}'):.1f}%"
 
 
 def _where_to_edit(results: Results) -> str:
@@ -180,7 +189,7 @@ def _thousand_facts(results: Results) -> str:
             {"step_size": 0.001, "passes": 6},
         )
     )
-    return f"{_HARMONIC}: {published:.2f}; {six:.2f}, at its best sites {best:.2f}"
+    return f"{_HARMONIC}: {published:.3f}; {six:.3f}, at its best sites {best:.3f}"
 
 
 def _large_model(results: Results) -> str:
@@ -200,7 +209,7 @@ _LINES: tuple[tuple[str, str, Told, str], ...] = (
         "table",
     ),
     (
-        "What attacks bring back of it: one constant on the class's logit",
+        "What attacks bring back of such edits: one constant on the class's logit",
         "attacks.md",
         _attacked,
         "table",

@@ -16,7 +16,14 @@ from typing import Literal
 
 from editgym.data.edit_request import EditRequest, Question
 from editgym.data.errors import DataError
-from editgym.data.fact_formats import FORMATS, FactFormat, describe_formats, detect
+from editgym.data.fact_formats import (
+    FORMATS,
+    MISSING,
+    FactFormat,
+    describe_formats,
+    detect,
+    lookup,
+)
 from editgym.data.fact_reader import LeftOut, RecordReader
 from editgym.imports import imported_as, is_import_path
 
@@ -114,6 +121,7 @@ def load_requests(
     _warn_of_placeholders(named, [one for record in kept for one in record])
     if row is FORMATS["own"]:
         _warn_of_misspelt(named, records)
+        _warn_of_prompts(named, [one for record in kept for one in record])
     return LoadedRequests(tuple(kept), dict(skipped), path, format)
 
 
@@ -145,6 +153,27 @@ def _warn_of_misspelt(named: str, records: Sequence[object]) -> None:
         if near := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
             warnings.warn(
                 f"{named}: records have {name!r}, which is not read; {near[0]!r} is", stacklevel=3
+            )
+
+
+def _warn_of_prompts(named: str, requests: Sequence[EditRequest]) -> None:
+    """Warn of prompts that some editors leave out, or that nobody asks as they stand."""
+    for what, found in (
+        (
+            "do not name their subject (as it is written, capitals too): editors that write at the"
+            " subject, as rome and memit do, leave them out",
+            [one for one in requests if one.subject not in one.prompt],
+        ),
+        (
+            "end in white space, which belongs to them: asked without it they are other prompts",
+            [one for one in requests if one.prompt != one.prompt.rstrip()],
+        ),
+    ):
+        if found:
+            warnings.warn(
+                f"{named}: {len(found)} prompts, such as {found[0].prompt!r} (subject"
+                f" {found[0].subject!r}), {what}",
+                stacklevel=3,
             )
 
 
@@ -181,6 +210,19 @@ def _read(path: Path, argument: str) -> list[object]:
     return records
 
 
+def _nearest(record: object) -> str:
+    """The format of which a record has the largest part, and what it lacks for it."""
+    shares = {
+        name: sum(lookup(record, path) is not MISSING for path in row.required) / len(row.required)
+        for name, row in FORMATS.items()
+    }
+    best = max(shares, key=lambda name: shares[name])
+    if not shares[best]:
+        return ""
+    lacks = [path for path in FORMATS[best].required if lookup(record, path) is MISSING]
+    return f" (of {best}, the nearest, it lacks {', '.join(map(repr, lacks))})"
+
+
 def _check_text(text: str, records: Sequence[object]) -> None:
     """Raise `ValueError` where a text is none: JSON can write half of a character."""
     if "\\ud" in text.lower():
@@ -191,7 +233,7 @@ def _detected(named: str, record: object) -> str:
     names = detect(record)
     if len(names) == 1:
         return names[0]
-    problem = f"fits {' and '.join(names)}" if names else "fits no format"
+    problem = f"fits {' and '.join(names)}" if names else f"fits no format{_nearest(record)}"
     raise DataError(
         f"{named}: its first record {problem}; give format= one of these, which require\n"
         f"{describe_formats()}"

@@ -41,8 +41,20 @@ class SharedVecEnv(VecEnv):
         return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute: all slots share one environment."""
-        setattr(self.env, attr_name, value)
+        """Set an attribute where it is: all slots share one environment.
+
+        Raises:
+            AttributeError: There is no such attribute; setting it would change nothing.
+        """
+        env = self.env
+        while not _can_set(env, attr_name):
+            if not hasattr(env, "env"):
+                raise AttributeError(
+                    f"{type(env).__name__} has no attribute {attr_name!r} to set: arguments of an"
+                    " environment are given to gym.make_vec"
+                )
+            env = env.env
+        setattr(env, attr_name, value)
 
     def env_method(
         self,
@@ -67,7 +79,8 @@ class SB3VectorEnv(SharedVecEnv):
         env: What `gym.make_vec` returned.
 
     Raises:
-        ValueError: The environment resets in another way, which SB3 would misread.
+        ValueError: The environment is a single one, or resets in another way, which SB3 would
+            misread.
 
     Example:
         >>> import gymnasium as gym, editgym
@@ -77,10 +90,16 @@ class SB3VectorEnv(SharedVecEnv):
     """
 
     def __init__(self, env: VectorEnv) -> None:
+        if not isinstance(env, VectorEnv):
+            raise ValueError(
+                f"env must be what gym.make_vec returns, got {env!r}: give SB3 a single"
+                " environment as it is, or gym.make_vec(id, num_envs=1)"
+            )
         if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
             raise ValueError(
                 "env must reset in AutoresetMode.SAME_STEP, got"
-                f" {env.metadata.get('autoreset_mode')}"
+                f" {env.metadata.get('autoreset_mode')}: a world's gym.make_vec(id, num_envs=K)"
+                " does, without vectorization_mode"
             )
         self.env = env
         self._actions: NDArray[Any] | None = None
@@ -135,6 +154,14 @@ class SB3VectorEnv(SharedVecEnv):
 def monitored(env: VectorEnv) -> VecMonitor:
     """The environment for SB3, with episode returns and lengths in its logs."""
     return VecMonitor(SB3VectorEnv(env))
+
+
+def _can_set(env: Any, name: str) -> bool:
+    """Whether an environment, or wrapper, has an attribute of its own that can be set."""
+    of_class = getattr(type(env), name, None)
+    if isinstance(of_class, property):
+        return of_class.fset is not None
+    return name in vars(env) or of_class is not None
 
 
 def _rows(infos: dict[str, Any], number: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ def test_one_command_edits_shows_undoes_and_exports(tmp_path, capsys):
     said = capsys.readouterr().out
     written, answers, metrics = said.strip().split("\n\n")
     assert written.endswith(f"wrote {folder}/journal.safetensors\nwrote {folder}/adapter")
-    assert metrics.split()[:2] == ["before", "after"], "the checks take longest and come last"
+    assert metrics.split()[:2] == ["after", "reliability"], "the checks take longest and come last"
     lines = answers.split("\n")
     env = gym.make("LifelongLLMEdit-v1", split="test", horizon=1, edits_per_step=3)
     env.reset(seed=0)
@@ -43,6 +43,15 @@ def test_one_command_edits_shows_undoes_and_exports(tmp_path, capsys):
 def test_metrics_without_a_value_are_not_shown():
     shown = edit.before_after({"a": None, "b": 0.5, "c_before": 0.25, "c": None, "d_before": None})
     assert [line.split() for line in shown.split("\n")[1:]] == [["b", "0.5000"], ["c", "0.2500"]]
+
+
+def test_there_is_no_column_of_before_where_nothing_was_measured_then():
+    shown = edit.before_after({"a": 1.0, "b": 0.5, "b_before": None})
+    assert [line.split() for line in shown.split("\n")] == [
+        ["after"],
+        ["a", "1.0000"],
+        ["b", "0.5000"],
+    ]
 
 
 def test_a_long_name_widens_the_column():

@@ -708,3 +708,34 @@ def test_json_that_is_no_text_is_no_record(tmp_path, text):
     path.write_text(text)
     with pytest.raises(DataError, match="neither a JSON list of records nor JSON Lines"):
         load_requests(path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (
+            "She lives in",
+            "1 prompts, such as 'She lives in' .subject 'Ada'., do not name their sub",
+        ),
+        ("ada lives in", "do not name their subject"),
+        ("Ada lives in ", "such as 'Ada lives in ' .subject 'Ada'., end in white space"),
+    ],
+)
+def test_a_prompt_that_is_not_what_it_seems_is_warned_of(write, prompt, said):
+    with pytest.warns(UserWarning, match=said):
+        load_requests(write(OWN | {"subject": "Ada", "prompt": prompt}))
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (
+            {"subject": "Ada", "prompt": "Ada lives in"},
+            r"\(of own, the nearest, it lacks 'target'\)",
+        ),
+        ({"note": 1}, "its first record fits no format; give format="),
+    ],
+)
+def test_what_a_record_lacks_for_the_nearest_format_is_told(write, record, said):
+    with pytest.raises(DataError, match=said):
+        load_requests(write(record))

@@ -150,13 +150,29 @@ def test_attributes_and_methods_are_those_of_the_wrapped_environment(adapted):
     env = adapted(2, render_mode="rgb_array")
     assert env.get_attr("render_mode") == ["rgb_array", "rgb_array"]
     assert env.render_mode == "rgb_array"
-    env.set_attr("note", 3)
-    assert env.get_attr("note", [0]) == [3]
+    env.set_attr("render_mode", "ansi")
+    assert env.get_attr("render_mode", [0]) == ["ansi"]
+    env.set_attr("render_mode", "rgb_array")
     env.reset()
     assert len(env.env_method("journal", 1)) == 2
     assert env.env_is_wrapped(gym.Wrapper) == [False, False]
     assert [frame.shape[-1] for frame in env.get_images()] == [3, 3]
     env.close()
+
+
+def test_an_attribute_is_set_where_it_is_and_no_other_is_made(world):
+    inner = gym.make_vec(f"editgym:{world}", num_envs=2)
+    env = SB3VectorEnv(gym.wrappers.vector.RecordEpisodeStatistics(inner))
+    env.set_attr("render_mode", "ansi")
+    assert inner.render_mode == "ansi"
+    with pytest.raises(AttributeError, match="no attribute 'alpha' to set: arguments of an env"):
+        env.set_attr("alpha", 100.0)
+    assert not hasattr(env.env, "alpha")
+
+
+def test_a_single_environment_is_no_batch(world):
+    with pytest.raises(ValueError, match=r"env must be what gym.make_vec returns, got .*single"):
+        SB3VectorEnv(gym.make(f"editgym:{world}"))
 
 
 def test_environment_that_resets_otherwise_is_refused(world):

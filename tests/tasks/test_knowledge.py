@@ -992,6 +992,18 @@ def test_a_file_that_cannot_be_read_is_named_with_its_argument(tmp_path, argumen
         make_task("knowledge/custom", model="factlm", **files)
 
 
+def test_what_was_left_out_of_a_file_is_told_where_too_few_are_left(tmp_path):
+    file = tmp_path / "own.jsonl"
+    record = {"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo", "truth": "Oslo"}
+    file.write_text(json.dumps(record))
+    files = {"requests": str(file), "test_requests": str(file)}
+    task = make_task("knowledge/custom", model="factlm", **files)
+    with pytest.raises(
+        ValueError, match=r"0 that can be used; of own.jsonl 1 \(target equal to tr"
+    ):
+        task.stream("test", 1, random.Random(0))
+
+
 def test_where_nothing_was_left_out_nothing_is_said_of_it(tmp_path):
     file = tmp_path / "own.jsonl"
     file.write_text('{"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo"}\n')

@@ -266,7 +266,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         interview = self.task.interview
         chosen = [interview.prompt_format] if formats is None else formats
         texts_of("prompts", prompts)
-        texts_of("formats", chosen)
+        texts_of("formats", chosen, least=1)
         for form in chosen:
             prompt_format(form, "formats: each")
         asked = [interview.in_format(form) for form in chosen]

@@ -169,7 +169,8 @@ def custom(
         max_new_tokens=32,
         text="factworld" if is_factlm(model) else "samples",
         facts=lambda: _old_facts(splits),
-        divided=_division(requests, splits) if test is None else "",
+        divided=_left_out(train if test is None else test)
+        + (_division(requests, splits) if test is None else ""),
     )
 
 
@@ -180,6 +181,14 @@ def _division(name: str, splits: Mapping[StreamSplit, Sequence[_Record]]) -> str
         f"; {name} is divided by subject into {counts} records: test_requests=FILE gives test a"
         " file of its own, which may be the same one"
     )
+
+
+def _left_out(loaded: LoadedRequests) -> str:
+    """What is said of the records of a file that were not read, where a split has too few."""
+    if not loaded.skipped:
+        return ""
+    reasons = ", ".join(f"{count} ({reason})" for reason, count in loaded.skipped.items())
+    return f"; of {loaded.path.name} {reasons} were left out"
 
 
 def _old_facts(splits: Mapping[StreamSplit, Sequence[_Record]]) -> list[Question]:

@@ -172,8 +172,8 @@ def test_seeds_are_used_once_and_slots_share_the_environment(make_env):
     assert np.array_equal(stream.reset(), first)
     assert stream.get_attr("episode_length") == [2] * K
     assert stream.get_attr("render_mode", indices=0) == [None]
-    stream.set_attr("marked", 5)
-    assert stream.get_attr("marked", [0, 2]) == [5, 5]
+    stream.set_attr("render_mode", "ansi")
+    assert stream.get_attr("render_mode", [0, 2]) == ["ansi", "ansi"]
     assert len(stream.env_method("training_free_action")) == K
     assert stream.env_is_wrapped(VecMonitor) == [False] * K
 

@@ -1,5 +1,7 @@
 """Families of metrics: directions, scores, and keys with a format and a scorer."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.report import families
@@ -221,3 +223,24 @@ def test_rows_that_are_older_than_the_attacks_show_them_as_missing(make_row):
         "ppo": "—",
         "cmaes": "0.500",
     }
+
+
+PAGE = Path(__file__).resolve().parents[3] / "docs/metrics.md"
+ARROWS = {"higher": "↑", "lower": "↓", None: "—"}
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_the_page_of_metrics_says_what_each_is_and_which_side_is_better(family):
+    sections = {
+        part.splitlines()[0].rpartition("`")[0].rpartition("`")[2].rpartition("/")[2]: part
+        for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    }
+    rows = [
+        (names, better.strip())
+        for line in sections[family.name].splitlines()
+        if line.startswith("| `")
+        for names, better in [line.split(" | ")[:2]]
+    ]
+    for name, direction in family.directions.items():
+        if not families.is_before(name):
+            assert [better for names, better in rows if f"`{name}`" in names] == [ARROWS[direction]]

@@ -1395,10 +1395,9 @@ def test_an_action_to_learn_through_may_have_any_precision(make_env, dtype):
 @pytest.mark.parametrize(
     ("prompts", "formats", "message"),
     [
-        (5, None, "prompts must be a list of texts, one or more, got 5"),
-        ([], None, "prompts must be a list of texts, one or more"),
-        (["Ada"], 5, "formats must be a list of texts, one or more, got 5"),
-        (["Ada"], [], "formats must be a list of texts, one or more"),
+        (5, None, "prompts must be a list of texts, got 5"),
+        (["Ada"], 5, "formats must be a list of texts, 1 or more, got 5"),
+        (["Ada"], [], "formats must be a list of texts, 1 or more"),
     ],
 )
 def test_what_is_asked_is_a_list_of_texts(make_env, prompts, formats, message):
