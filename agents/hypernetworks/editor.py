@@ -225,13 +225,8 @@ class LearnedEditor(StreamEditor):
                 f"start_from: {error}; it is the folder that a trained {self.name} was saved in,"
                 " for example OUT/agent of agents.train"
             ) from error
-        kind = saved_kind({} if "settings" in state else read_config(folder), state)
-        require(
-            kind.agent in (self.name, None),
-            "start_from",
-            kind.agent,
-            f"the folder of a saved {self.name}",
-        )
+        kind, right = saved_kind(folder, state), f"the folder of a saved {self.name}"
+        require(kind.agent in (self.name, None), "start_from", kind.agent, right)
         check_sites(sites, self._sites)
         rule = self.policy.statistics().get("rule")
         require(

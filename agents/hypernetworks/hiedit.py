@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from agents.configured import Settings, read_config, setting
+from agents.configured import Settings, setting
 from agents.hypernetworks.gates import Gate, HiEditPolicy
 from agents.hypernetworks.network import Hypernetwork, Rule, check_sites
 from agents.hypernetworks.rledit import HypernetworkEditor
@@ -149,14 +149,14 @@ class HiEdit(HypernetworkEditor):
     def _start_from(self, folder: Path, network: Hypernetwork, sites: Sites) -> None:
         """Put the network of the agent in `folder` into `network`, which is for `sites`."""
         try:
-            config, (own_sites, state) = read_config(folder), load_policy(folder)
+            own_sites, state = load_policy(folder)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"low_level: {error}; it is the folder that a trained rledit, malmen or mend was "
                 "saved in, for example OUT/agent of agents.train"
             ) from error
         check_sites(own_sites, sites)
-        kind = saved_kind(config, state)
+        kind = saved_kind(folder, state)
         require(
             kind.rule in (network.rule, None),
             "low_level",

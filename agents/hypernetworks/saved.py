@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.configured import read_config
 from editgym.checks import require
 
 POLICY_FILE = "policy.pt"
@@ -45,14 +46,17 @@ def load_policy(folder: Path) -> tuple[Sites, dict[str, Any]]:
     return [(name, (shape[0], shape[1])) for name, shape in state["sites"]], state
 
 
-def saved_kind(config: Mapping[str, Any], state: Mapping[str, Any]) -> SavedKind:
+def saved_kind(folder: Path, state: Mapping[str, Any]) -> SavedKind:
     """The kind of a saved agent.
 
     Args:
-        config: Its configuration; older policies were saved without their settings.
+        folder: Where it was saved; what older policies do not tell stands in its configuration.
         state: What stands in the file of its policy.
+
+    Raises:
+        FileNotFoundError: There is no configuration, and it is needed.
     """
-    settings = state.get("settings", config)
+    settings = state["settings"] if "settings" in state else read_config(folder)
     rule = state["statistics"].get("rule") or settings.get("rule")
     # Malmen and Mend have no argument for their rule, which is called as they are.
     own = next((agent for name, agent in _SETTING_OF.items() if name in settings), rule)
