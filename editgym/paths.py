@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,3 +90,32 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         if os.path.lexists(before) and not os.path.lexists(path):
             os.rename(before, path)
         shutil.rmtree(hidden)
+
+
+@contextmanager
+def renewed_folder(path: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
+    """Write files into a folder, all of them or none; what else lies there stays.
+
+    Args:
+        path: The folder; it is made where it is missing.
+        stale: Patterns of names that do not stay, as those of the same tensors in other parts.
+
+    Yields:
+        An empty folder, as `whole_folder` does.
+
+    Raises:
+        OSError: What is at `path` is no folder, or it cannot be written.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is no folder")
+    with whole_folder(path, replace=True) as partial:
+        yield partial
+        for one in path.iterdir() if path.is_dir() else ():
+            there = partial / one.name
+            if os.path.lexists(there) or any(one.match(pattern) for pattern in stale):
+                continue
+            if one.is_dir() and not one.is_symlink():
+                shutil.copytree(one, there, symlinks=True)
+            else:
+                shutil.copy2(one, there, follow_symlinks=False)

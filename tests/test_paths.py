@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from editgym.paths import whole_file, whole_folder
+from editgym.paths import renewed_folder, whole_file, whole_folder
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -116,3 +116,39 @@ def test_threads_may_write_one_file_at_a_time(tmp_path):
     assert not failed
     assert path.read_text() in {word * 1_000 for word in "abc"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_what_else_lies_in_a_renewed_folder_stays(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "inside").mkdir(parents=True)
+    for name in ("kept", "old", "stale.1", "inside/kept"):
+        (folder / name).write_text("before")
+    with renewed_folder(folder, ["stale.*"]) as partial:
+        assert not list(partial.iterdir())
+        (partial / "old").write_text("after")
+        (partial / "new").write_text("after")
+    found = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
+    assert found.keys() == {"kept", "old", "new", "inside/kept"}
+    assert {name for name, one in found.items() if one.read_text() == "after"} == {"old", "new"}
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_whose_renewal_is_interrupted_is_as_it_was(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").write_text("before")
+
+    def interrupted():
+        with renewed_folder(folder) as partial:
+            (partial / "old").write_text("after")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (folder / "old").read_text() == "before"
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+    with pytest.raises(OSError, match="is no folder"), renewed_folder(folder / "old"):
+        pass
+    with renewed_folder(tmp_path / "deep" / "new") as partial:
+        (partial / "file").touch()
+    assert (tmp_path / "deep" / "new" / "file").is_file()

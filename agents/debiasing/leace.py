@@ -14,6 +14,7 @@ from torch import Tensor
 from agents.configured import Settings, setting
 from agents.debiasing.episode import DebiasingAgent, replace_head, start
 from agents.debiasing.last_layer import Head, HeadOfNetwork
+from agents.episodes import steps_of
 from agents.protocol import Unsupported
 from editgym.checks import one_of
 from editgym.envs.protocol import open_world
@@ -89,7 +90,7 @@ class Leace(DebiasingAgent):
             raise Unsupported(f"leace: {own.site}, the last layer, is no site of this environment")
         world = open_world(env)
         operator = world.operator
-        for step in range(world.episode_length):
+        for step in range(steps_of(env)):
             (weight,) = [
                 w
                 for site, w in zip(network.sites, network.weights, strict=True)

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents.editors.on_disk import give_back_freed
 from editgym.models.identity import identity
-from editgym.paths import cache_folder, whole_file
+from editgym.paths import cache_folder
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights.hooks import Reached, hooked
 from editgym.weights.language.given import by_text
 from editgym.weights.language.layers import below_head
 from editgym.weights.sites import EditSite
+from editgym.weights.tensor_file import write_tensors
 
 _TOKENS_AT_ONCE = 1_024  # padding counted
 _BLOCK = 256  # rows of a symmetric sum
@@ -41,6 +42,9 @@ def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> 
         task: Its model and tokenizer.
         sites: Any of the model's.
         tokens: How many tokens of the text to read; all of it if it has fewer.
+
+    Raises:
+        ValueError: They cannot be kept on disk.
     """
     paths = [_path(task, site, tokens) for site in sites]
     missing = [(site, path) for site, path in zip(sites, paths, strict=True) if not _is_whole(path)]
@@ -48,8 +52,7 @@ def covariances(task: KnowledgeTask, sites: Sequence[EditSite], tokens: int) -> 
     if missing:
         sums, counted = _summed(task, [site for site, _ in missing], tokens)
         for _, path in missing:
-            with whole_file(path) as partial:
-                save_file({"covariance": sums.pop(0).whole().div_(counted).cpu()}, partial)
+            _write(path, sums.pop(0).whole().div_(counted).cpu())
             give_back_freed()
     for path in paths:
         yield load_file(path)["covariance"].to(task.device)
@@ -122,6 +125,15 @@ def _path(task: KnowledgeTask, site: EditSite, tokens: int) -> Path:
     key = json.dumps([identity(task.language), site.name, task.text.hash, tokens])
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / "covariance" / f"{name}.safetensors"
+
+
+def _write(path: Path, covariance: Tensor) -> None:
+    try:
+        write_tensors(path, {"covariance": covariance}, {})
+    except OSError as error:
+        raise ValueError(
+            f"EDITGYM_CACHE: cannot keep covariances in {path.parent}: {error}"
+        ) from error
 
 
 def _is_whole(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,6 +109,16 @@ class RecursiveLeastSquares:
             self._begun = True
         if changes:
             self._h, self._a, self._signs = (one for one in changes if one is not None)
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """Where it is, to go back to with `restore`; it shares everything with the solver, which
+        changes none of it in place.
+        """
+        return self._begun, self._w, self._s, self._h, self._a, self._signs
+
+    def restore(self, state: tuple[Any, ...]) -> None:
+        """Go back to where `snapshot` was taken."""
+        self._begun, self._w, self._s, self._h, self._a, self._signs = state
 
     def _put(self, w: Tensor, s: Tensor) -> None:
         """Begin anew with W and S, without a change."""

@@ -25,8 +25,12 @@ from editgym.models.factlm_sites import FACTLM_SITES
 SITE = optional(Check(lambda v: isinstance(v, str), "the name of a site"))
 SITES = optional(
     Check(
-        lambda v: isinstance(v, list | tuple) and all(isinstance(one, str) for one in v),
-        "a list of names of sites",
+        lambda v: (
+            isinstance(v, list | tuple)
+            and all(isinstance(one, str) for one in v)
+            and len(set(v)) == len(v)
+        ),
+        "a list of names of sites, each once",
     )
 )
 SEED = Check(is_whole, "a whole number")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import gymnasium as gym
 import torch
 from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
 
 from agents.checkpoints import TRAINING
 from agents.configured import Settings, check_arguments, read_config, write_config
@@ -20,6 +21,7 @@ from agents.editors.stream import StreamEditor
 from agents.hypernetworks.learning import SequenceLearner
 from agents.hypernetworks.network import check_sites
 from agents.hypernetworks.policy import SequencePolicy
+from agents.hypernetworks.saved import POLICY_FILE, SavedKind, Sites, load_policy, saved_kind
 from agents.hypernetworks.settings import Learning, layered, tuned_learning
 from agents.hypernetworks.stream import EditStream, is_stream_of_facts, learning_stream
 from agents.hypernetworks.worlds import WorldStream
@@ -31,9 +33,7 @@ from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry
 from editgym.weights.stored import fingerprint
 
-POLICY_FILE = "policy.pt"
 _EPISODES = 1_000
-Sites = list[tuple[str, tuple[int, int]]]
 
 
 class LearnedEditor(StreamEditor):
@@ -207,6 +207,15 @@ class LearnedEditor(StreamEditor):
         """The policy's entries for the stream's batch."""
         return self.policy.entries(process)
 
+    def fitted(self, parameters: dict[str, Tensor], kind: SavedKind) -> dict[str, Tensor]:
+        """A saved policy's parameters as this agent's policy takes them.
+
+        Args:
+            parameters: By name, for sites in this agent's order.
+            kind: What they were learned by: an agent of this name and rule.
+        """
+        return parameters
+
     def _take_over(self, folder: Path) -> None:
         """Start from the policy of the agent in `folder`, with its running statistics."""
         try:
@@ -216,8 +225,17 @@ class LearnedEditor(StreamEditor):
                 f"start_from: {error}; it is the folder that a trained {self.name} was saved in,"
                 " for example OUT/agent of agents.train"
             ) from error
+        kind, right = saved_kind(folder, state), f"the folder of a saved {self.name}"
+        require(kind.agent in (self.name, None), "start_from", kind.agent, right)
         check_sites(sites, self._sites)
-        own, given = self.policy.state_dict(), state["parameters"]
+        rule = self.policy.statistics().get("rule")
+        require(
+            kind.rule in (rule, None),
+            "start_from",
+            kind.rule,
+            f"a {self.name} with this agent's rule, {rule!r}",
+        )
+        own, given = self.policy.state_dict(), self.fitted(state["parameters"], kind)
         other = [name for name in own if name not in given or given[name].shape != own[name].shape]
         require(
             not other and len(own) == len(given),
@@ -248,6 +266,7 @@ class LearnedEditor(StreamEditor):
         or not at all; a checkpoint in `folder` is done with.
         """
         state = {
+            "agent": self.name,
             "sites": [[name, list(shape)] for name, shape in self._sites],
             "parameters": self.policy.state_dict(),
             "statistics": self._learned,
@@ -274,15 +293,3 @@ class LearnedEditor(StreamEditor):
         agent._learned = state["statistics"]
         agent._policy.load_statistics(agent._learned)
         return agent
-
-
-def load_policy(folder: Path) -> tuple[Sites, dict[str, Any]]:
-    """What `LearnedEditor.save` wrote: the sites, and what else there is, on the CPU.
-
-    Raises:
-        FileNotFoundError: There is none in `folder`.
-    """
-    if not (folder / POLICY_FILE).is_file():
-        raise FileNotFoundError(f"no policy in {folder}: there is no {POLICY_FILE}")
-    state = torch.load(folder / POLICY_FILE, weights_only=True, map_location="cpu")
-    return [(name, (shape[0], shape[1])) for name, shape in state["sites"]], state

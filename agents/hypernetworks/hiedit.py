@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from agents.configured import Settings, read_config, setting
-from agents.hypernetworks.editor import Sites, load_policy
+from agents.configured import Settings, setting
 from agents.hypernetworks.gates import Gate, HiEditPolicy
 from agents.hypernetworks.network import Hypernetwork, Rule, check_sites
 from agents.hypernetworks.rledit import HypernetworkEditor
+from agents.hypernetworks.saved import Sites, load_policy, logarithms, saved_kind
 from agents.hypernetworks.settings import FLAG, SAVED_AGENT, HypernetworkSettings
 from agents.hypernetworks.stream import EditStream, calls_per_capture
 from editgym.checks import at_least, one_of, optional, require, whole
@@ -149,19 +149,18 @@ class HiEdit(HypernetworkEditor):
     def _start_from(self, folder: Path, network: Hypernetwork, sites: Sites) -> None:
         """Put the network of the agent in `folder` into `network`, which is for `sites`."""
         try:
-            config, (own_sites, state) = read_config(folder), load_policy(folder)
+            own_sites, state = load_policy(folder)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"low_level: {error}; it is the folder that a trained rledit, malmen or mend was "
                 "saved in, for example OUT/agent of agents.train"
             ) from error
         check_sites(own_sites, sites)
-        # Malmen and Mend have no argument for their rule.
-        rule = config.get("rule") or state["statistics"].get("rule", network.rule)
+        kind = saved_kind(folder, state)
         require(
-            rule == network.rule,
+            kind.rule in (network.rule, None),
             "low_level",
-            rule,
+            kind.rule,
             f"a network with this agent's rule, {network.rule!r}",
         )
         parameters = {
@@ -169,18 +168,9 @@ class HiEdit(HypernetworkEditor):
             for key, value in state["parameters"].items()
             if key.startswith("network.")
         }
-        if config.get("mode") == "released":  # it learns η itself
-            steps = dict(
-                zip([name for name, _ in own_sites], parameters["steps"].tolist(), strict=True)
-            )
-            bad = {name: step for name, step in steps.items() if not step > 0}
-            require(
-                not bad,
-                "low_level",
-                bad,
-                "a network with η greater than 0 at every site, to take its logarithm",
-            )
-            parameters["steps"] = parameters["steps"].log()
+        if not kind.log_step:
+            names = [name for name, _ in own_sites]
+            parameters["steps"] = logarithms(parameters["steps"], names, "low_level")
         other = [
             f"{name} is {tuple(value.shape)} there and {tuple(own.shape)} here"
             for name, own in network.state_dict().items()

@@ -107,6 +107,8 @@ class SequenceLearner:
                     self._write(logger, numbers)
         finally:
             self.env.close()
+            if self._judge is not None:
+                self._judge.close()
             if logger is not None:
                 logger.close()
         if self._best is not None:

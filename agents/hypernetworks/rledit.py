@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
 
 from agents.configured import Settings, setting
-from agents.hypernetworks.editor import LearnedEditor, Sites
+from agents.hypernetworks.editor import LearnedEditor
 from agents.hypernetworks.network import Hypernetwork, Rule
 from agents.hypernetworks.policy import HypernetworkPolicy, SequencePolicy
+from agents.hypernetworks.saved import SavedKind, Sites, logarithms
 from agents.hypernetworks.settings import HypernetworkSettings
 from agents.hypernetworks.stream import EditStream, calls_per_capture
 from editgym.checks import one_of
@@ -77,6 +79,19 @@ class HypernetworkEditor(LearnedEditor):
         """A network for the sites' shapes."""
         network = self.make_network([shape for _, shape in sites], 1.0, 0)
         return HypernetworkPolicy(network, self.settings.passes)
+
+    def fitted(self, parameters: dict[str, Tensor], kind: SavedKind) -> dict[str, Tensor]:
+        """A saved policy's parameters, with η or log η, whichever this agent learns.
+
+        Raises:
+            ValueError: An η has no logarithm.
+        """
+        if kind.log_step == self.log_step:
+            return parameters
+        steps = parameters["network.steps"]
+        names = [name for name, _ in self.sites]
+        own = logarithms(steps, names, "start_from") if self.log_step else steps.exp()
+        return {**parameters, "network.steps": own}
 
     def first_step(self, process: EditStream) -> float:
         """The first η: the settings' step size, or the process's."""

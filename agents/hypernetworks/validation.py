@@ -46,3 +46,7 @@ class Judge:
             process.advance(policy.entries(process))
         policy.load_statistics(before)
         return stream_score(process)
+
+    def close(self) -> None:
+        """Close its environment."""
+        self.env.close()

@@ -10,6 +10,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from agents.episodes import steps_of
 from editgym.envs.protocol import GradientWorld, Rewarded, Unsupported, gradient_world
 from editgym.weights import DenseUpdate, Entry, LowRankFactors, Shift, SiteEdit, Update
 from editgym.weights.closed_form import principal_directions
@@ -47,7 +48,7 @@ class WorldStream:
         self._env, self._world = env, _shift_world(env)
         assert isinstance(self._world.operator, Shift)
         self._shift = self._world.operator
-        self._steps = 0
+        self._horizon, self._steps = steps_of(env), 0
         self._seen: Capture | None = None
 
     @property
@@ -67,8 +68,10 @@ class WorldStream:
 
     @property
     def horizon(self) -> int:
-        """The environment's episode length."""
-        return self._world.episode_length
+        """The steps that an episode has: the environment's episode length, or fewer where
+        `max_episode_steps` truncates it.
+        """
+        return self._horizon
 
     @property
     def over(self) -> bool:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from agents.command_line import UsageError, divided, settings, writable
+from agents.command_line import UsageError, divided, env_spec, settings, writable
 from agents.episodes import task_name
 from agents.protocol import Budget, Unsupported
 from agents.tune.settings_file import FILE
@@ -83,14 +83,16 @@ def _tune(options: argparse.Namespace) -> int:
     env_kwargs, agent_config = divided(settings(options.set))
     if "split" in env_kwargs:
         raise UsageError("--set: split cannot be given: settings are tuned on the validation split")
-    subject = Subject(options.env, env_kwargs, options.agent, agent_config)
+    # By the id that environments say they have, whichever name they are asked for by.
+    env_id = env_spec(options.env, env_kwargs).id
+    subject = Subject(env_id, env_kwargs, options.agent, agent_config)
     spec, agent = subject.spec(), subject.make()
     budget = Budget(options.reward_calls)
     validation = validation_of(subject, options.episodes, options.seed, budget)
     space = search_space(agent, validation.env, env_kwargs, spec)
     out = writable(options.out)
     identity = {
-        "env_id": options.env,
+        "env_id": env_id,
         "env_kwargs": env_kwargs,
         "agent": options.agent,
         "settings": agent_config,

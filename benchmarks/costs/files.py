@@ -24,6 +24,20 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     file.add_argument("--show", type=Path, metavar="FILE", help="only print what FILE holds")
 
 
+def tens(text: str) -> int:
+    """The number that a text says, of edits in steps of ten.
+
+    Raises:
+        argparse.ArgumentTypeError: It is no multiple of 10, or not greater than 0.
+    """
+    value = int(text)
+    if value < 10 or value % 10:
+        raise argparse.ArgumentTypeError(
+            f"expected 10 or a multiple of it, for steps have ten edits; got {text}"
+        )
+    return value
+
+
 def write(file: Path, costs: Mapping[str, Any]) -> None:
     """Write what was measured, completely or not at all.
 

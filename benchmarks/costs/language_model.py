@@ -32,7 +32,7 @@ from agents.catalogue import make_agent
 from agents.editors.covariance import covariances
 from agents.editors.stream import StreamEditor
 from benchmarks.costs.bare_passes import seconds, there_and_back
-from benchmarks.costs.files import add_files, beside, markdown, show, write
+from benchmarks.costs.files import add_files, beside, markdown, show, tens, write
 from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from editgym.envs.lifelong.process import LifelongProcess
@@ -183,8 +183,9 @@ def _read(task: KnowledgeTask, passages: Sequence[str]) -> None:
     def stop(_inputs: Any, _output: Any) -> None:
         raise Reached
 
+    texts.sort(key=len)
     for start in range(0, len(texts), 16):
-        some = sorted(texts, key=len)[start : start + 16]
+        some = texts[start : start + 16]
         longest = max(map(len, some))
         padded = torch.tensor([[*one, *[0] * (longest - len(one))] for one in some])
         with hooked(after=[(last, stop)]):
@@ -240,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--task", default="knowledge/counterfact")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="of the environment")
     add("--prompt-formats", default="bare,completion", metavar="A,B")
-    add("--edits", type=int, default=50, help="of the stream that is evaluated")
+    add("--edits", type=tens, default=50, help="of the stream that is evaluated")
     add_files(parser)
     options = parser.parse_args(arguments)
     if options.show:

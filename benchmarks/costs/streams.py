@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.costs.bare_passes import beside_passes, rledit_training_step, seconds
-from benchmarks.costs.files import add_files, beside, markdown, show, write
+from benchmarks.costs.files import add_files, beside, markdown, show, tens, write
 from benchmarks.costs.hardware import hardware
 from benchmarks.harness.machine import single_thread
 from benchmarks.suites.editors import LIFELONG_SITES
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="steps timed beside bare passes (default: %(default)s)",
     )
     parser.add_argument(
-        "--edits", type=int, default=1_000, help="length of the long stream (default: %(default)s)"
+        "--edits", type=tens, default=1_000, help="length of the long stream (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     if options.show:

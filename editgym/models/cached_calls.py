@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editgym.weights.hooks import unreplaced
 from editgym.weights.language.kv_cache import cache_argument, shortest_window
 from editgym.weights.stored import input_device
 
@@ -68,22 +69,8 @@ class CachedCalls:
         It does where the model takes no positions, or does not count them from 0, as BART and
         RoBERTa.
         """
-        if "position_ids" not in inspect.signature(self._model.forward).parameters:
-            return False
-        ids = torch.arange(4, device=self.device)[None] + 1
-        alone = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
-        padded = (
-            self._model(
-                input_ids=torch.cat([torch.full_like(ids, self._pad_id), ids], dim=1),
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-            )
-            .logits[0, -1]
-            .float()
-        )
-        return bool(((padded - alone).abs() <= self._tolerance(alone)).all())
+        with unreplaced(self._model):  # by a model that collapsed nothing can be told
+            return self._pads()
 
     @cached_property
     @torch.no_grad()
@@ -91,19 +78,8 @@ class CachedCalls:
         """Whether a prompt may go on from what a cache has seen of its beginning, padding between
         them where prompts are padded.
         """
-        ids = torch.arange(2 * LEAST_SHARED, device=self.device)[None] + 1
-        whole = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        try:
-            cache = self.begun(ids[0, :LEAST_SHARED].tolist(), 1)
-            rest, mask = ids[:, LEAST_SHARED:], torch.ones_like(ids)
-            if self.pads:
-                rest = F.pad(rest, (1, 0), value=self._pad_id)
-                mask = torch.cat([mask, mask[:, :1]], dim=1)
-                mask[0, LEAST_SHARED] = 0
-            parts = self.forward(rest, mask, cache)[0][0, -1].float()
-        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
-            return False
-        return bool(((parts - whole).abs() <= self._tolerance(whole)).all())
+        with unreplaced(self._model):
+            return self._continues()
 
     def goes_on_after(self, tokens: int) -> bool:
         """Whether an answer may go on from what a pass has read of its text, which is padded, if
@@ -145,6 +121,39 @@ class CachedCalls:
         return out.logits[:, -kept:], out[self._cache_argument]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _pads(self) -> bool:
+        if "position_ids" not in inspect.signature(self._model.forward).parameters:
+            return False
+        ids = torch.arange(4, device=self.device)[None] + 1
+        alone = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
+        padded = (
+            self._model(
+                input_ids=torch.cat([torch.full_like(ids, self._pad_id), ids], dim=1),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+            )
+            .logits[0, -1]
+            .float()
+        )
+        return bool(((padded - alone).abs() <= self._tolerance(alone)).all())
+
+    def _continues(self) -> bool:
+        ids = torch.arange(2 * LEAST_SHARED, device=self.device)[None] + 1
+        whole = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        try:
+            cache = self.begun(ids[0, :LEAST_SHARED].tolist(), 1)
+            rest, mask = ids[:, LEAST_SHARED:], torch.ones_like(ids)
+            if self.pads:
+                rest = F.pad(rest, (1, 0), value=self._pad_id)
+                mask = torch.cat([mask, mask[:, :1]], dim=1)
+                mask[0, LEAST_SHARED] = 0
+            parts = self.forward(rest, mask, cache)[0][0, -1].float()
+        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+            return False
+        return bool(((parts - whole).abs() <= self._tolerance(whole)).all())
 
     @cached_property
     def _cache_argument(self) -> str:

@@ -26,6 +26,25 @@ def greedily(logits: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
+def drawn(logits: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
+    """A token of each row, drawn from the model's distribution.
+
+    Args:
+        logits: (n, vocabulary).
+        generator: On the CPU, so that every device draws alike.
+        temperature: What logits are divided by, greater than 0.
+
+    Raises:
+        FloatingPointError: The model has collapsed: logits are not finite.
+    """
+    chances = (logits.float() / temperature).softmax(-1).cpu()
+    if not bool(chances.isfinite().all()):
+        raise FloatingPointError(
+            "the model has collapsed: its logits are not finite, so no token can be drawn"
+        )
+    return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+
+
 @dataclass
 class Begun:
     """Texts that a model has read, and answers of which each goes on from the beginning of its

@@ -10,6 +10,7 @@ from editgym.models.known import KNOWN, fetch_command, fetched_folder
 from editgym.paths import cache_folder, data_folder
 
 BUNDLED = Path(__file__).parent / "weights" / "factlm"
+_FACTLM = "factlm-"
 _BUNDLED_SIZES = {"1m": BUNDLED, "gpt2": BUNDLED.with_name("factlm-gpt2")}
 
 
@@ -23,7 +24,7 @@ def factlm_folder(size: str) -> Path:
 
 def is_factlm(name: str) -> bool:
     """Whether a model is one of factlm's, which know FactWorld."""
-    return name == "factlm" or name.startswith("factlm-")
+    return name == "factlm" or name.startswith(_FACTLM)
 
 
 def is_gguf(name: str) -> bool:
@@ -53,11 +54,11 @@ def model_path(name: str) -> str:
         if file is None:
             raise ModelError(f"model: there is no file {name!r}, nor in {data_folder()}")
         return str(file)
-    own, how = _own(name)
+    own = _own(name)
     folders = (*([own] if own else []), Path(name).expanduser(), data_folder() / name)
     folder = next((folder for folder in folders if folder.is_dir()), None)
-    if folder is None and how:
-        raise ModelError(f"model: {name!r} is not there yet; {how}")
+    if folder is None and own:
+        raise ModelError(f"model: {_how(name)}")
     if folder is None:
         _check_spelling(name)
         return name
@@ -83,13 +84,24 @@ def _check_spelling(name: str) -> None:
         )
 
 
-def _own(name: str) -> tuple[Path | None, str | None]:
-    """Where a model of editgym's lies or will lie, and what puts it there."""
+def _own(name: str) -> Path | None:
+    """Where a model of editgym's lies or will lie; None where the name is nobody's here."""
     if name == "factlm":
-        return BUNDLED, None
-    if name.startswith("factlm-"):
-        size = name.removeprefix("factlm-")
-        return factlm_folder(size), f"make it: python -m editgym.models.train_factlm --size {size}"
+        return BUNDLED
+    if name.startswith(_FACTLM):
+        return factlm_folder(name.removeprefix(_FACTLM))
+    return fetched_folder(name) if fetch_command(name) else None
+
+
+def _how(name: str) -> str:
+    """What to do where a model of editgym's is not there."""
     if command := fetch_command(name):
-        return fetched_folder(name), f"fetch it: {command}"
-    return None, None
+        return f"{name!r} is not there yet; fetch it: {command}"
+    from editgym.models.factlm import SIZES  # not above: it loads `transformers`
+
+    size = name.removeprefix(_FACTLM)
+    if size not in SIZES:
+        return f"there is no {name!r}; there are factlm and {', '.join(_FACTLM + s for s in SIZES)}"
+    return (
+        f"{name!r} is not there yet; make it: python -m editgym.models.train_factlm --size {size}"
+    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editgym.models.asking import Asking, Encoded
 from editgym.models.cached_calls import ModelError
-from editgym.models.decoding import Choice, Decoding, Until, greedily
+from editgym.models.decoding import Choice, Decoding, Until, drawn, greedily
 from editgym.models.folders import BUNDLED, factlm_folder, model_path
 from editgym.models.prompt_formats import FORMATS, PromptFormat
 from editgym.paths import file_states
@@ -233,18 +233,16 @@ class LanguageModel:
 
         Raises:
             ValueError: The temperature is not greater than 0, or `samples` less than 1.
+            FloatingPointError: The model has collapsed: its logits are not finite.
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be greater than 0, got {temperature!r}")
         if samples < 1:
             raise ValueError(f"samples must be 1 or more, got {samples!r}")
 
-        def drawn(logits: Tensor) -> Tensor:
-            chances = (logits.float() / temperature).softmax(-1).cpu()
-            return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
-
+        choose = partial(drawn, generator=generator, temperature=temperature)
         return self._decoded(
-            prompts, max_new_tokens, batch_tokens // samples, drawn, stops, samples
+            prompts, max_new_tokens, batch_tokens // samples, choose, stops, samples
         )
 
     def _decoded(

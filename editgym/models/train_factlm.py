@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from editgym.checks import one_of, whole
 from editgym.data.facts import Question
 from editgym.data.factworld import VERSION, FactWorld
 from editgym.models.factlm import SIZES, train_tokenizer
 from editgym.models.language import LanguageModel, factlm_folder
-from editgym.paths import whole_file
+from editgym.paths import renewed_folder, whole_file
 
+CHECKPOINT = "training.pt"
 _FILLER_PER_EPOCH = 2_500
 _BATCH = 192
 _DECAY = 0.3  # share of the training in which the learning rate falls to 0; before, it stays
@@ -41,11 +43,16 @@ def train(
         size: A key of `SIZES`.
         out: Folder; an interrupted training in it is continued.
         seed: Seed of FactWorld, of the initial weights and of the order of the statements.
-        epochs: In place of the size's own.
+        epochs: In place of the size's own, 1 or more.
         device: Where to train.
+
+    Raises:
+        ValueError: An argument is out of range, or `out` holds another training.
     """
+    one_of(*SIZES)("size", size)
     shape = SIZES[size]
-    total = epochs or shape.epochs
+    total = shape.epochs if epochs is None else epochs
+    whole(1)("epochs", total)
     out.mkdir(parents=True, exist_ok=True)
     world = FactWorld(seed)
     tokenizer = train_tokenizer(world)
@@ -53,14 +60,15 @@ def train(
     model: Any = shape.build()
     model.to(device)
     optimizers = _optimizers(model, shape.learning_rate)
-    checkpoint, done = out / "training.pt", 0
+    checkpoint, done = out / CHECKPOINT, 0
     if checkpoint.is_file():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["total"] != total or saved["seed"] != seed:
+        there = {"size": size, **saved}  # older ones do not say their size
+        if (there["size"], there["total"], there["seed"]) != (size, total, seed):
             raise ValueError(
-                f"--out: {out} holds a training of {saved['total']} epochs with seed"
-                f" {saved['seed']}, not of {total} with seed {seed}: remove {checkpoint}, or ask"
-                " for the same"
+                f"--out: {out} holds a training of {there['size']} for {there['total']} epochs with"
+                f" seed {there['seed']}, not of {size} for {total} with seed {seed}: remove"
+                f" {checkpoint}, or ask for the same"
             )
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
@@ -74,6 +82,7 @@ def train(
             "model": model.state_dict(),
             "optimizers": [o.state_dict() for o in optimizers],
             "epoch": epoch + 1,
+            "size": size,
             "total": total,
             "seed": seed,
         }
@@ -86,7 +95,6 @@ def train(
         )
         tqdm.write(f"epoch {epoch + 1}/{total}: loss {loss:.4f}, recall of 400 facts {right:.1%}")
     _write(model, tokenizer, out, size, seed)
-    checkpoint.unlink(missing_ok=True)
     return LanguageModel.load(str(out), device)
 
 
@@ -181,9 +189,15 @@ def _batches(
 
 def _write(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, size: str, seed: int) -> None:
     """The model as fp16, with the world's version in its metadata; it is there completely or not at
-    all.
+    all, and its checkpoint no more.
     """
-    folder = out / "writing"
+    with renewed_folder(out, ("model*.safetensors*", CHECKPOINT)) as folder:
+        _write_into(folder, model, tokenizer, size, seed)
+
+
+def _write_into(
+    folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, size: str, seed: int
+) -> None:
     model.half().save_pretrained(folder)
     model.config.dtype = torch.float32  # fp16 is how it is kept, not how it is run
     model.config.save_pretrained(folder)
@@ -201,13 +215,10 @@ def _write(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, size: str,
     )
     (folder / "generation_config.json").unlink(missing_ok=True)
     weights.chmod(0o644)  # safetensors writes files for their owner's eyes alone
-    for file in folder.iterdir():
-        file.replace(out / file.name)
-    shutil.rmtree(folder)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m editgym.models.train_factlm",
         description=__doc__,
@@ -218,11 +229,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, help="folder to write to (default: where editgym looks for this size)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="in place of the size's own")
+    parser.add_argument("--epochs", type=int, help="in place of the size's own, 1 or more")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     out = options.out or factlm_folder(options.size)
-    language = train(options.size, out, options.seed, options.epochs, options.device)
+    try:
+        language = train(options.size, out, options.seed, options.epochs, options.device)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     world = FactWorld(options.seed)
     for index in range(5):
         asked = [
@@ -231,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         print(f"paraphrase {index + 1} of 5: {recall(language, asked):.2%} of {len(asked):,} facts")
     print(f"wrote {out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

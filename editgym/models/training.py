@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -16,13 +15,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from editgym.data.images import Labelled
 from editgym.models.state_files import state_dict, under_names
 from editgym.paths import cache_folder
+from editgym.weights.tensor_file import write_tensors
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,9 @@ def cached_classifier(
     `EDITGYM_CACHE/networks`.
 
     Several processes may ask at once: one trains, the others wait for its file.
+
+    Raises:
+        ValueError: The cache cannot be written, or its file is damaged.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_folder() / "networks" / f"{digest}.safetensors"
@@ -139,15 +141,14 @@ def _keeping(path: Path) -> Iterator[None]:
 
 
 def save_weights(model: nn.Module, path: Path, key: Mapping[str, object]) -> None:
-    """Write a state dict, completely or not at all, with `key` in its metadata."""
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(
-        # Tied weights share their memory, which the format has no word for.
-        {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()},
-        partial,
-        metadata={"key": json.dumps(key, sort_keys=True)},
-    )
-    os.replace(partial, path)
+    """Write a state dict, completely or not at all, with `key` in its metadata.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    # Tied weights share their memory, which the format has no word for.
+    own = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_tensors(path, own, {"key": json.dumps(key, sort_keys=True)})
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

@@ -64,6 +64,10 @@ class LowRankFactors:
         """The same update on another device."""
         return LowRankFactors(self.a.to(device), self.b.to(device), self.scale, self.bound)
 
+    def widened(self) -> LowRankFactors:
+        """The same update in float32 where it is in half precision."""
+        return LowRankFactors(widened(self.a), widened(self.b), self.scale, self.bound)
+
     def detached(self) -> LowRankFactors:
         """A copy that shares neither memory nor gradients."""
         return LowRankFactors(
@@ -115,6 +119,10 @@ class DenseUpdate:
         """The same update on another device."""
         return DenseUpdate(self.d.to(device), self.bound)
 
+    def widened(self) -> DenseUpdate:
+        """The same update in float32 where it is in half precision."""
+        return DenseUpdate(widened(self.d), self.bound)
+
     def detached(self) -> DenseUpdate:
         """A copy that shares neither memory nor gradients."""
         return DenseUpdate(self.d.detach().clone(), self.bound)
@@ -125,6 +133,11 @@ class DenseUpdate:
 
 
 Update = LowRankFactors | DenseUpdate
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A tensor in float32 where it is in half precision, else as it is."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 @dataclass(frozen=True)

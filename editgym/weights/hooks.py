@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 LookBefore = Callable[[tuple[Any, ...]], object]
 LookAfter = Callable[[tuple[Any, ...], Any], object]
+
+
+# Of modules inside a block with another forward, those that they had before, from outside in.
+_replaced: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
 
 
 class Reached(Exception):
@@ -40,13 +45,34 @@ def hooked(
         for module, look_at in after:
             undo.callback(module.register_forward_hook(_after(look_at)).remove)
         for module, forward in instead:
-            undo.callback(_put_back, module, module.__dict__.get("forward"))
+            undo.callback(_end, module)
+            _replaced.setdefault(module, []).append(module.__dict__.get("forward"))
             module.forward = forward
         try:
             yield
         except Reached:
             if not (before or after):  # it belongs to a block around this one
                 raise
+
+
+@contextmanager
+def unreplaced(model: nn.Module) -> Iterator[None]:
+    """A model whose modules have, inside the block, the forwards that they have outside all blocks
+    of `hooked`.
+    """
+    with ExitStack() as undo:
+        for module in model.modules():
+            if module in _replaced:
+                undo.callback(_put_back, module, module.__dict__["forward"])
+                _put_back(module, _replaced[module][0])
+        yield
+
+
+def _end(module: nn.Module) -> None:
+    """Give a module the forward that it had before the innermost block."""
+    _put_back(module, _replaced[module].pop())
+    if not _replaced[module]:
+        del _replaced[module]
 
 
 def _before(look: LookBefore) -> Callable[[nn.Module, tuple[Any, ...]], None]:

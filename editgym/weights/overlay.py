@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from editgym.weights.factors import widened
 from editgym.weights.journal.disk_journal import DiskJournal
 from editgym.weights.journal.entries import copied
 from editgym.weights.journal.journal import (
@@ -146,6 +147,8 @@ class EditedWeights:
             JournalError: The journal was recorded on another base network.
             UnknownSiteError, ValueError: An entry does not fit, as in `apply`; nothing has changed
                 then.
+            OSError: The folder cannot be written; nothing has changed, unless it cannot take the
+                former entries either: the weights are those that it then holds.
         """
         require_journal(journal)
         if journal.base_hash != self.base_hash:
@@ -155,9 +158,15 @@ class EditedWeights:
             )
         edited = self.fresh()
         edited.apply(*journal.entries)
+        before, former = self.journal, list(self.journal.entries)
+        try:
+            self.journal = before.begun_anew()
+            self.journal.append(*edited.journal.entries)  # a journal on disk may fail
+        except BaseException:
+            self.journal = before
+            self._put_back(former)
+            raise
         self._state, self._root = edited._state, EditedState()
-        self.journal = self.journal.begun_anew()
-        self.journal.append(*edited.journal.entries)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -240,7 +249,9 @@ class EditedWeights:
             )
         # The factors go where the weights are, so a journal loaded on CPU replays on a network on a
         # GPU.
-        edited = self._kept(entry.operator.edited(weight, entry.update.to(weight.device)), weight)
+        update = entry.update.to(weight.device).widened()
+        # Half precision would round the sum before anybody chooses what it is kept in.
+        edited = self._kept(entry.operator.edited(widened(weight), update), weight)
         if not bool(torch.isfinite(edited).all()):
             is_half = self._tensors[site.parameter].dtype == torch.float16
             remedy = (
@@ -278,6 +289,16 @@ class EditedWeights:
         except BaseException:
             self.journal.append(*removed)
             raise
+
+    def _put_back(self, former: Sequence[Entry]) -> None:
+        """Give the journal, which may have been emptied on disk, the entries that it had."""
+        if list(map(id, self.journal.entries)) == list(map(id, former)):
+            return
+        try:
+            self.journal.rollback(0)
+            self.journal.append(*former)
+        finally:
+            self._replay()
 
     def _check_adapter(self, entry: Adapter) -> None:
         raise ValueError(

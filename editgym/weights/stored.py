@@ -125,5 +125,6 @@ def plain_copy(model: nn.Module, tensors: Iterable[tuple[str, Tensor]] | None = 
         copies[name] = given.get(name, tensor).to("cpu", tensor.dtype, copy=True)
     whole.load_state_dict(copies, assign=True)
     whole.tie_weights()
-    whole.generation_config = spread.generation_config
+    if hasattr(spread, "generation_config"):  # what generates no text has none
+        whole.generation_config = spread.generation_config
     return whole.eval().requires_grad_(False)

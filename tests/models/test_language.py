@@ -18,6 +18,14 @@ from editgym.data import factworld
 from editgym.data.factworld import FactWorld
 from editgym.models import factlm, train_factlm
 from editgym.models.language import LanguageModel, ModelError, factlm_folder
+from editgym.weights import (
+    DenseUpdate,
+    EditableDecoder,
+    Shift,
+    SiteEdit,
+    TokenBatch,
+    find_sites,
+)
 
 PROMPTS = [
     "Rosor works for",
@@ -506,6 +514,10 @@ def test_a_folder_that_lacks_something_is_an_error_that_says_what(broken, change
                 r" --size 10m"
             ),
         ),
+        (
+            "factlm-1b",
+            r"there is no 'factlm-1b'; there are factlm and factlm-1m, .*factlm-300m$",
+        ),
         ("nobody/no-such-model", "cannot load 'nobody/no-such-model'"),
         ("./nowhere", r"cannot load '\./nowhere'"),
     ],
@@ -602,9 +614,11 @@ def test_an_interrupted_training_goes_on_to_the_same_model(small_world, tmp_path
     assert [file.name for file in (tmp_path / "parts").iterdir()] == ["training.pt"]
     with pytest.raises(
         ValueError,
-        match=r"--out: .* holds a training of 3 epochs with seed 3, not of 3 with seed 4",
+        match=r"--out: .* holds a training of tiny for 3 epochs with seed 3, not of tiny for 3",
     ):
         train_factlm.train("tiny", tmp_path / "parts", seed=4)
+    with pytest.raises(ValueError, match=r"a training of tiny for 3 .* not of tiny-gpt2 for 3"):
+        train_factlm.train("tiny-gpt2", tmp_path / "parts", seed=3)
     parts = train_factlm.train("tiny", tmp_path / "parts", seed=3)
     assert epochs == [0, 1, 1, 2]
     assert weights(tmp_path / "whole").keys() == weights(tmp_path / "parts").keys()
@@ -632,6 +646,40 @@ def test_a_trained_size_is_found_by_its_name(size, kind, small_world, monkeypatc
     language = LanguageModel.load(f"factlm-{size}")
     assert language.model.config.model_type == kind
     assert language.answers(["Ada lives in"])
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_epochs_that_teach_nothing_are_refused(epochs, small_world, tmp_path, capsys):
+    asked = ["--size", "tiny", "--epochs", str(epochs), "--out", str(tmp_path / "out")]
+    assert train_factlm.main(asked) == 2
+    assert capsys.readouterr().err.startswith("error: epochs must be ")
+    with pytest.raises(ValueError, match=r"^size must be one of 'tiny', 'tiny-gpt2', got 'huge'"):
+        train_factlm.train("huge", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_be_written_whole_leaves_the_one_before(
+    small_world, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("before")
+    (out / "own.txt").write_text("somebody's")
+
+    def disk_full(*_args, **_named):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_factlm, "save_file", disk_full)
+        with pytest.raises(OSError, match="no space left"):
+            train_factlm.train("tiny", out, epochs=1)
+    there = sorted(file.name for file in out.iterdir())
+    assert there == ["config.json", "own.txt", "training.pt"]
+    assert (out / "config.json").read_text() == "before"
+    monkeypatch.setattr(train_factlm, "_epoch", lambda *_: pytest.fail("trained again"))
+    assert train_factlm.train("tiny", out, epochs=1).answers(PROMPTS)
+    assert (out / "own.txt").read_text() == "somebody's"
+    assert not (out / "training.pt").exists()
 
 
 def test_recall_counts_exact_answers(language):
@@ -704,3 +752,33 @@ def test_what_prompts_share_is_read_once(factworld_tokenizer):
     del seen[:]
     language.greedy([[*opening[:7], *range(40 + i, 43 + i)] for i in range(3)], 1)
     assert seen == [(3, 10)], "few tokens are not worth a pass of their own"
+
+
+@pytest.fixture
+def collapsed(tiny_lm):
+    """A model, and a decoder whose edit makes its logits no numbers."""
+    language = LanguageModel.load(tiny_lm)
+    texts = TokenBatch.of([((1, 5, 6, 7), (8, 2)), ((1, 9), (10, 2))])
+    (site,) = find_sites(language.model, ["model.layers.1.mlp.down_proj"])
+    decoder = EditableDecoder(language.model, [site], texts)
+    decoder.apply(SiteEdit(site.name, Shift(), DenseUpdate(torch.full(site.shape, 3e38))))
+    return language, decoder
+
+
+def test_how_a_model_is_called_does_not_depend_on_its_edits(collapsed):
+    language, decoder = collapsed
+    with decoder.active():
+        language.answers(PROMPTS)
+        calls = language.decoding.calls
+        assert (calls.pads, calls.continues) == (True, True)
+
+
+def test_nothing_is_drawn_from_a_collapsed_model(collapsed):
+    language, decoder = collapsed
+    prompts = [language.prompt_ids(prompt) for prompt in PROMPTS]
+    with (
+        decoder.active(),
+        pytest.raises(FloatingPointError, match="the model has collapsed: its logits are not"),
+    ):
+        language.sampled(prompts, torch.Generator().manual_seed(0))
+    assert len(language.sampled(prompts, torch.Generator().manual_seed(0))) == len(prompts)

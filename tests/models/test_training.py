@@ -2,6 +2,7 @@ import threading
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from editgym.data.images import Labelled
@@ -13,7 +14,7 @@ from editgym.models.training import (
     save_weights,
     train_classifier,
 )
-from editgym.weights import fingerprint
+from editgym.weights import fingerprint, tensor_file
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +157,14 @@ def test_weights_are_saved_and_loaded_exactly(tmp_path):
     assert fingerprint(
         load_weights(SmallConvNet(8), tmp_path / "weights.safetensors")
     ) == fingerprint(model)
+
+
+def test_a_network_that_cannot_be_written_is_an_error_of_the_cache(tmp_path, monkeypatch):
+    def disk_full(*_args, **_named):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
+    monkeypatch.setattr(tensor_file, "save_file", disk_full)
+    with pytest.raises(ValueError, match=r"^EDITGYM_CACHE: cannot keep the trained network in"):
+        cached_classifier({"what": "is large"}, build, build)
+    assert not list((tmp_path / "networks").glob("*.safetensors*.partial"))

@@ -954,3 +954,16 @@ def test_a_network_that_is_no_transformers_model_is_exported_as_merged_weights_o
     network.apply(make_edit(network))
     with pytest.raises(ExportError, match="use export_merged"):
         export_pretrained(network, tmp_path)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_factors_of_half_precision_are_added_in_full(dense):
+    decoder = made("bf16", ["model.layers.3.mlp.down_proj"])
+    (site,) = decoder.sites
+    a, b = 0.01 * torch.randn(16, 2).bfloat16(), 0.05 * torch.randn(2, 24).bfloat16()
+    update = DenseUpdate(a @ b) if dense else LowRankFactors(a, b)
+    wanted = (a @ b).float() if dense else a.float() @ b.float()
+    for _ in range(2):
+        decoder.apply(SiteEdit(site.name, Shift(), update))
+    exact = decoder.base_weights[0].float() + wanted + wanted
+    torch.testing.assert_close(decoder.weights[0], exact, rtol=1e-6, atol=1e-7)

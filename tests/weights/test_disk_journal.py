@@ -160,6 +160,7 @@ def test_a_rollback_that_is_interrupted_leaves_the_first_steps(both, network, mo
     with pytest.raises(KeyboardInterrupt):
         disk.rollback(1)
     memory.rollback(4)
+    assert content(disk) == content(memory)
     assert content(DiskJournal(network.base_hash, disk.folder)) == content(memory)
 
 
@@ -330,3 +331,51 @@ def test_an_append_that_fails_at_its_second_step_leaves_nothing_of_its_first(
     assert torch.equal(network.logits(x), logits)
     (tmp_path / "00000002.safetensors").rmdir()
     assert content(DiskJournal(network.base_hash, tmp_path)) == before
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_replay_that_fails_leaves_journal_network_and_folder_as_they_were(
+    network, make_edit, inputs, tmp_path, monkeypatch, failing
+):
+    other = network.fresh()
+    for step in range(3):
+        other.apply(make_edit(other, "low_rank_shift", 1, step))
+    network.journal = disk = DiskJournal(network.base_hash, tmp_path)
+    for step in range(2):
+        network.apply(make_edit(network, "low_rank_shift", 0, step))
+    before, x = content(disk), inputs("linear", 5)
+    logits, saved, save = network.logits(x), [], module.EditJournal.save
+
+    def disk_full(*args, **kwargs):
+        saved.append(args)
+        if len(saved) == failing:
+            raise OSError("no space left on device")
+        return save(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.EditJournal, "save", disk_full)
+        with pytest.raises(OSError, match="no space left"):
+            network.replay(other.journal)
+    assert content(network.journal) == before
+    assert content(DiskJournal(network.base_hash, tmp_path)) == before
+    assert torch.equal(network.logits(x), logits)
+    network.replay(other.journal)
+    assert content(network.journal) == content(other.journal)
+
+
+def test_where_not_even_the_former_entries_can_be_written_the_weights_are_the_journals(
+    network, make_edit, inputs, tmp_path, monkeypatch
+):
+    other, x = network.fresh(), inputs("linear", 5)
+    other.apply(make_edit(other))
+    network.journal = DiskJournal(network.base_hash, tmp_path)
+    network.apply(make_edit(network))
+
+    def disk_full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module.EditJournal, "save", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        network.replay(other.journal)
+    assert not network.journal.entries
+    assert torch.equal(network.logits(x), network.fresh().logits(x))

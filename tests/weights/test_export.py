@@ -208,6 +208,25 @@ def test_merged_checkpoint_is_single_precision_unless_asked(editable, tmp_path):
     assert half["bn1.num_batches_tracked"].dtype == torch.int64
 
 
+def test_what_begins_as_nothing_does_is_no_merged_checkpoint(network, tmp_path):
+    with pytest.raises(ExportError, match=r"^inside: no tensor's name begins with 'nonsense\.'"):
+        export_merged(network, tmp_path / "merged.safetensors", inside="nonsense.")
+    assert not list(tmp_path.iterdir())
+    whole = load_file(export_merged(network, tmp_path / "merged.safetensors"))
+    part = load_file(export_merged(network, tmp_path / "fc2.safetensors", inside="fc2."))
+    assert part.keys() == {"weight", "bias"}
+    assert torch.equal(part["weight"], whole["fc2.weight"])
+
+
+def test_numbers_that_a_precision_does_not_have_are_refused(network, tmp_path):
+    network.apply(SiteEdit("fc2", Shift(), DenseUpdate(torch.full((32, 128), 1e6))))
+    with pytest.raises(ExportError, match=r"^dtype: fc2\.weight has numbers .* torch\.float16"):
+        export_merged(network, tmp_path / "merged.safetensors", torch.float16)
+    assert not list(tmp_path.iterdir())
+    export_merged(network, tmp_path / "merged.safetensors", torch.bfloat16)
+    export_merged(network, tmp_path / "other.safetensors", torch.float16, inside="fc1.")
+
+
 def test_an_adapter_is_loaded_for_inference_and_drops_nothing(network, make_edit, tmp_path):
     network.apply(make_edit(network, "dense_shift"))
     folder = export_adapter(network, tmp_path / "adapters" / "one")

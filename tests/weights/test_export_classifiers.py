@@ -4,7 +4,12 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from editgym.models.sequence_classifiers import load_sequence_classifier
 from editgym.weights import (
@@ -14,6 +19,7 @@ from editgym.weights import (
     Shift,
     SiteEdit,
     export_adapter,
+    export_pretrained,
     find_sites,
 )
 
@@ -77,3 +83,58 @@ def test_what_is_edited_outside_of_the_module_is_refused(classifier, tmp_path):
     ):
         export_adapter(network, tmp_path / "adapter", inside="model.bert.")
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.fixture
+def bare():
+    """A classifier of `transformers` by itself, with an edit, and inputs."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = ViTConfig(image_size=16, patch_size=8, intermediate_size=32, num_labels=3, **sizes)
+    model, x = ViTForImageClassification(config).eval(), torch.randn(4, 3, 16, 16)
+    network = EditableNetwork(model, find_sites(model, ["classifier"]), x)
+    network.apply(SiteEdit("classifier", Shift(), DenseUpdate(torch.randn(3, 16))))
+    return network, x
+
+
+def test_a_bare_classifier_is_a_checkpoint_of_transformers(bare, tmp_path):
+    network, x = bare
+    folder = export_pretrained(network, tmp_path / "vit")
+    loaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(x).logits, network.logits(x))
+
+
+def test_a_checkpoint_is_written_completely_or_not_at_all(bare, tmp_path, monkeypatch):
+    network, x = bare
+    folder = export_pretrained(network, tmp_path / "vit")
+    (folder / "own.txt").write_text("somebody's")
+    (folder / "model-00001-of-00002.safetensors").write_text("an older one's")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    network.reset()
+
+    def disk_full(*_args, **_named):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ViTConfig, "save_pretrained", disk_full)
+        with pytest.raises(OSError, match="no space left"):
+            export_pretrained(network, folder)
+        with pytest.raises(OSError, match="no space left"):
+            export_pretrained(network, tmp_path / "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["vit"]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    export_pretrained(network, folder)
+    assert (folder / "own.txt").read_text() == "somebody's"
+    assert not (folder / "model-00001-of-00002.safetensors").exists()
+    loaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(x).logits, network.logits(x))
+
+
+def test_a_checkpoint_with_numbers_that_its_precision_does_not_have_is_refused(bare, tmp_path):
+    network, _ = bare
+    network.apply(SiteEdit("classifier", Shift(), DenseUpdate(torch.full((3, 16), 1e6))))
+    with pytest.raises(ExportError, match=r"^dtype: classifier\.weight has numbers"):
+        export_pretrained(network, tmp_path / "vit", torch.float16)
+    assert not list(tmp_path.iterdir())

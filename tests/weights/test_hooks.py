@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from editgym.weights.hooks import Reached, hooked
+from editgym.weights.hooks import Reached, hooked, unreplaced
 
 
 @pytest.fixture
@@ -69,3 +69,18 @@ def test_a_module_that_cannot_be_hooked_leaves_no_hook_on_the_others(model):
     with pytest.raises(AttributeError), hooked(before=[(model[0], print), ("no module", print)]):
         pass
     assert untouched(model)
+
+
+def test_within_a_block_a_model_can_be_asked_as_it_is_outside(model):
+    x = torch.randn(4, 2)
+    plain, own = model(x), lambda x: 3 * x
+    with hooked(instead=[(model[0], own)]), hooked(instead=[(model[0], lambda x: x[:, :0])]):
+        with unreplaced(model):
+            assert torch.equal(model(x), plain)
+            assert untouched(model)
+        assert model[0](x).shape == (4, 0)
+    assert untouched(model)
+    model[1].forward = own
+    with hooked(instead=[(model[1], lambda x: x)]), unreplaced(model):
+        assert model[1].forward is own
+    assert model[1].forward is own

@@ -353,3 +353,21 @@ def test_the_code_of_a_module_tells_networks_apart(tmp_path, monkeypatch):
         seen.add(behaviour(importlib.import_module("own_code").Own()))
     sys.modules.pop("own_code", None)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_no_rows_are_no_rows(computing, before):
+    kept = computing()
+    kept(torch.arange(3.0 * before).view(before, 3))
+    double, total = kept(torch.zeros(0, 3))
+    assert (double.shape, total.shape, total.dtype) == ((0, 3), (0,), torch.int32)
+
+
+def test_rows_of_many_files_are_joined_once(computing, monkeypatch):
+    monkeypatch.setattr("editgym.weights.classifiers.kept._PER_FILE", 2)
+    x, joined, cat = torch.arange(60.0).view(20, 3), [], torch.cat
+    computing()(x)
+    monkeypatch.setattr(torch, "cat", lambda parts, *args: joined.append(parts) or cat(parts))
+    later = computing()
+    assert torch.equal(later(x)[0], 2 * x)
+    assert [len(parts) for parts in joined] == [10, 10]

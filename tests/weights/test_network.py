@@ -157,6 +157,47 @@ def test_tied_weights_change_together(editable, build, inputs):
         assert torch.equal(loaded(x), network.logits(x))
 
 
+class Sharing(nn.Module):
+    """Two layers of one weight, which is no site's alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.out(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("sites", [["first", "second"], ["out", "second", "first"]])
+def test_sites_that_are_one_tensor_are_refused(sites):
+    model = Sharing()
+    with pytest.raises(UnknownSiteError, match=r"^sites: (first and second|second and first) are"):
+        EditableNetwork(model, find_sites(model, sites), torch.randn(6, 6))
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_a_site_that_another_layer_shares_is_evaluated_rightly(name):
+    model, x = Sharing(), torch.randn(6, 6)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*KeyError")
+        network = EditableNetwork(model, find_sites(model, [name]), x)
+    weight = network.base_weights[0]
+    logits = network.candidate_logits([torch.stack([weight, 0.3 * weight])], network.activations(x))
+    network.apply(SiteEdit(name, Mask(), DenseUpdate(torch.full((6, 6), -0.7))))
+    torch.testing.assert_close(logits[1], network.logits(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*every evaluation runs the whole network")
+def test_a_sum_of_half_precision_is_rounded_once():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)).bfloat16()
+    network = EditableNetwork(model, find_sites(model, ["1"]), torch.randn(4, 6).bfloat16())
+    a, b = torch.randn(3, 2).bfloat16(), 0.01 * torch.randn(2, 8).bfloat16()
+    network.apply(SiteEdit("1", Shift(), LowRankFactors(a, b)))
+    exact = network.base_weights[0].float() + a.float() @ b.float()
+    assert torch.equal(network.weights[0], exact.bfloat16())
+
+
 def test_edits_compound_by_hand(network):
     base = network.base_weights[0]
     first, second = torch.full(base.shape, 0.5), torch.full(base.shape, -0.25)

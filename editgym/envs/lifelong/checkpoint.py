@@ -23,8 +23,7 @@ class Kept(NamedTuple):
 
     Attributes:
         statistics: The running statistics of UltraEdit, one for each site.
-        steps: Of every step its grade, if it is known, its reward, and what the reward said of the
-            batch.
+        steps: The grade of every step, if it is known, its reward, and what that said of the batch.
     """
 
     statistics: list[UltraEdit]

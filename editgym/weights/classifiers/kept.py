@@ -58,7 +58,7 @@ class KeptRows:
         self._folder, self._compute, self._lengths = folder, compute, lengths
         self._read: set[Path] = set()
         self._places: dict[bytes, int] = {}
-        self._columns: list[Tensor] = []
+        self._parts: list[list[Tensor]] = []  # columns, as they were taken
         # By files that others wrote: their rows, and how many of these are still to be compared.
         self._unchecked: dict[Path, tuple[set[bytes], int]] = {}
 
@@ -69,6 +69,8 @@ class KeptRows:
             ValueError: The folder cannot be written to.
         """
         keys = _keys(inputs)
+        if not keys and not self._parts:
+            return self._compute(inputs)
         if any(key not in self._places for key in keys):
             self._read_files()
         self._check(inputs, keys)
@@ -80,7 +82,7 @@ class KeptRows:
                 raise ValueError(
                     f"EDITGYM_CACHE: cannot keep features in {self._folder}: {error}"
                 ) from error
-        places = torch.tensor([self._places[key] for key in keys])
+        places = torch.tensor([self._places[key] for key in keys], dtype=torch.long)
         return tuple(column[places].to(inputs.device) for column in self._columns)
 
     def _check(self, inputs: Tensor, keys: list[bytes]) -> None:
@@ -105,7 +107,7 @@ class KeptRows:
             return
         for file in self._read:
             file.unlink(missing_ok=True)
-        self._places, self._columns, self._unchecked = {}, [], {}
+        self._places, self._parts, self._unchecked = {}, [], {}
 
     def _add(self, inputs: Tensor, missing: dict[bytes, int]) -> None:
         keys, rows = list(missing), torch.tensor(list(missing.values()))
@@ -149,13 +151,18 @@ class KeptRows:
             self._take(keys, columns)
 
     def _take(self, keys: list[bytes], columns: list[Tensor]) -> None:
-        before = len(self._columns[0]) if self._columns else 0
+        if not columns:
+            return  # a file without rows
+        before = sum(len(part[0]) for part in self._parts)
         self._places |= {key: before + place for place, key in enumerate(keys)}
-        self._columns = (
-            [torch.cat(pair) for pair in zip(self._columns, columns, strict=True)]
-            if self._columns
-            else columns
-        )
+        self._parts.append(columns)
+
+    @property
+    def _columns(self) -> list[Tensor]:
+        """All rows, by column; they are joined once, however many files they came from."""
+        if len(self._parts) > 1:
+            self._parts = [[torch.cat(parts) for parts in zip(*self._parts, strict=True)]]
+        return self._parts[0] if self._parts else []
 
 
 def _keys(inputs: Tensor) -> list[bytes]:

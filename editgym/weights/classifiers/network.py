@@ -75,6 +75,7 @@ class EditableNetwork(EditedWeights):
 
     Raises:
         OutputError: There are no logits in what the model gives out.
+        UnknownSiteError: Two sites are one tensor, or no logits depend on one.
     """
 
     def __init__(

@@ -20,7 +20,8 @@ from editgym.weights.classifiers.batches import is_by_sample
 from editgym.weights.classifiers.graph import Activations, edited_nodes, reached_from_output
 from editgym.weights.classifiers.outputs import logits_of
 from editgym.weights.classifiers.replay import Replay, is_of_transformers
-from editgym.weights.sites import EditSite
+from editgym.weights.sites import EditSite, UnknownSiteError
+from editgym.weights.stored import tied_names
 
 _REPLAYED = 4  # inputs of the example that a large network is checked on
 
@@ -105,7 +106,11 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
         model: In evaluation mode; it gives out logits.
         sites: The sites that edits may change.
         example: A batch of at least two inputs.
+
+    Raises:
+        UnknownSiteError: Two sites are one tensor: they cannot be given two matrices.
     """
+    _check_apart(model, sites)
     sites, few = tuple(sites), example[:_REPLAYED]
     ways: list[tuple[Callable[..., SplitNetwork], Tensor]] = [(_cut, example)]
     if is_of_transformers(model):
@@ -142,6 +147,17 @@ def split(model: nn.Module, sites: Sequence[EditSite], example: Tensor) -> Split
         at_once=False,
         reason=reason,
     )
+
+
+def _check_apart(model: nn.Module, sites: Sequence[EditSite]) -> None:
+    tied, site_of = tied_names(model), dict[str, EditSite]()
+    for site in sites:
+        if site.parameter in site_of:
+            raise UnknownSiteError(
+                f"sites: {site_of[site.parameter].name} and {site.name} are one tensor, so that an"
+                " edit of either is one of both; name one of them"
+            )
+        site_of |= dict.fromkeys(tied[site.parameter], site)
 
 
 def _replayed(
@@ -210,7 +226,7 @@ def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> f
     """Largest relative deviation of the cut network from the full forward pass, for weights as they
     are and scaled.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     base = [site.to_matrix(parameters[site.parameter]) for site in candidate.sites]
     pairs = [torch.stack([weight, 0.5 * weight]) for weight in base]
     activations = candidate.prefix(example)
@@ -234,7 +250,7 @@ def _difference(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> f
 
 def _is_by_sample(candidate: SplitNetwork, model: nn.Module, example: Tensor) -> bool:
     """Whether the network, its prefix, and both parts together treat every sample alone."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = [site.to_matrix(parameters[site.parameter]) for site in candidate.sites]
 
     def results(inputs: Tensor) -> tuple[Tensor, ...]:

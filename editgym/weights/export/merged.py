@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from editgym.imports import is_pretrained_model
+from editgym.paths import renewed_folder
 from editgym.weights.journal.journal import Adapter
 from editgym.weights.overlay import EditedWeights
 from editgym.weights.tensor_file import write_tensors
@@ -36,13 +37,21 @@ def export_merged(
         path: The file.
         dtype: Precision of the written weights.
         inside: Writes a module's tensors alone, those whose names begin so, without this beginning.
+
+    Raises:
+        ExportError: The journal holds adapters beside the weights, no tensor's name begins with
+            `inside`, or a weight is too large for `dtype`. Nothing is written then.
     """
     _weights_only(network)
+    names = [name for name, _ in network.current_tensors()]
+    if not any(name.startswith(inside) for name in names):
+        raise ExportError(
+            f"inside: no tensor's name begins with {inside!r}; they begin as {names[:3]}"
+        )
     about = {"format": "pt", "base_hash": network.base_hash}
     tensors = {
         name.removeprefix(inside): tensor
-        for name, tensor in _on_cpu(network, dtype).items()
-        if name.startswith(inside)
+        for name, tensor in _on_cpu(network, dtype, inside).items()
     }
     return write_tensors(Path(path), tensors, about)
 
@@ -54,12 +63,14 @@ def export_pretrained(
 
     Args:
         network: Its base is a `PreTrainedModel`.
-        folder: Made if need be.
+        folder: Made if need be, and written completely or not at all; what else is there stays.
         dtype: Precision of the written weights; float32 keeps the edits exactly.
 
     Raises:
         ExportError: The journal holds adapters beside the weights (codebooks, prepended texts,
-            remembered facts), or the base is no `transformers` model.
+            remembered facts), the base is no `transformers` model, or a weight is too large for
+            `dtype`. Nothing is written then.
+        OSError: The folder cannot be written; what was there stays.
     """
     _weights_only(network)
     if not is_pretrained_model(network.base):
@@ -72,21 +83,37 @@ def export_pretrained(
         model: Any = type(network.base)(copy.deepcopy(network.base.config))
     model.to(dtype).load_state_dict(_on_cpu(network, dtype), assign=True)
     model.tie_weights()
-    model.generation_config = network.base.generation_config
-    model.save_pretrained(folder)
+    if hasattr(network.base, "generation_config"):  # what generates no text has none
+        model.generation_config = network.base.generation_config
+    with renewed_folder(Path(folder), ("model*.safetensors*",)) as partial:
+        model.save_pretrained(partial)
     return Path(folder)
 
 
-def _on_cpu(network: EditedWeights, dtype: torch.dtype) -> dict[str, Tensor]:
+def _on_cpu(network: EditedWeights, dtype: torch.dtype, inside: str = "") -> dict[str, Tensor]:
     """The edited state dict, tensor by tensor: one copy in all, and none on the network's
     device.
+
+    Args:
+        network: The network.
+        dtype: Precision of tensors with floating point.
+        inside: What their names begin with.
     """
-    return {
-        name: (
-            tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True).contiguous()
-        )
-        for name, tensor in network.current_tensors()
-    }
+    found = {}
+    for name, tensor in network.current_tensors():
+        if not name.startswith(inside):
+            continue
+        own = dtype if tensor.is_floating_point() else tensor.dtype
+        found[name] = tensor.to("cpu", own, copy=True).contiguous()
+        if own != tensor.dtype and _overflows(tensor.cpu(), found[name]):
+            raise ExportError(f"dtype: {name} has numbers that are too large for {dtype}")
+    return found
+
+
+def _overflows(before: Tensor, after: Tensor) -> bool:
+    """Whether a number that was finite is so no more."""
+    lost = before.isfinite() & ~after.float().isfinite()
+    return bool(lost.any())
 
 
 def _weights_only(network: EditedWeights) -> None:

@@ -140,11 +140,19 @@ class DiskJournal(EditJournal):
         return self.folder / _STEP_FILE.format(step)
 
     def _remove(self, removed: list[Entry]) -> None:
-        """Remove the files of entries."""
+        """Remove the files of the last entries, which the journal has let go of already; those of
+        files that cannot be removed are the journal's again.
+        """
         # From the last, so that what a crash leaves is a stream up to some step. The tensors stay
         # readable: a mapped file lives on until the last mapping goes.
-        for step in sorted({entry.step or 0 for entry in removed}, reverse=True):
-            self._file(step).unlink(missing_ok=True)
+        steps = sorted({entry.step or 0 for entry in removed})
+        try:
+            while steps:
+                self._file(steps[-1]).unlink(missing_ok=True)
+                steps.pop()
+        except BaseException:
+            self.entries = [*self.entries, *(one for one in removed if one.step in steps)]
+            raise
 
     def _read(self, file: Path) -> list[Entry]:
         journal = EditJournal.load(file)

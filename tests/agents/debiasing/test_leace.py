@@ -139,3 +139,9 @@ def test_projection_needs_the_last_layer_among_the_sites():
     env = gym.make("editgym:ShiftWorld-v0", task="debiasing/templates", sites=["fc3"])
     with pytest.raises(Unsupported, match="fc4, the last layer, is no site"):
         make_agent("leace", projected=True).edit(env)
+
+
+def test_projected_leace_makes_no_step_after_an_episode_is_truncated():
+    lengths = {"episode_length": 3, "max_episode_steps": 1}
+    env = gym.make("editgym:ShiftWorld-v0", task="debiasing/templates", **lengths)
+    assert make_agent("leace", projected=True).edit(env).steps == 1

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.editors.alphaedit import RecursiveLeastSquares
 from agents.editors.covariance import covariances, null_space
+from agents.editors.least_squares import RecursiveLeastSquares
 
 STEPS = 3  # in the fixture `environment`
 
@@ -134,3 +134,61 @@ def test_between_batches_only_factors_are_in_memory():
         solver.update(torch.randn(3, 40), torch.randn(3, 30))
         held = sum(one.numel() for one in vars(solver).values() if isinstance(one, Tensor))
         assert held <= 10 * (40 + 30 + 1)  # a quarter of d changes
+
+
+@pytest.mark.parametrize("name", ["alphaedit", "memit_seq"])
+def test_a_step_that_is_asked_for_again_is_solved_as_the_first_time(process, name, editor):
+    agent = editor(name)
+    agent.begin(process)
+    for _ in range(2):
+        torch.manual_seed(0)
+        first = agent.entries(process)
+        torch.manual_seed(0)
+        again = agent.entries(process)
+        for one, other in zip(first, again, strict=True):
+            assert torch.equal(one.update.matrix(), other.update.matrix())
+        process.advance(again)
+    assert sorted(agent._batches) == [0, 1]
+    assert_solved(agent, process.decoder)
+
+
+@pytest.mark.parametrize("name", ["alphaedit", "memit_seq"])
+def test_a_step_that_fails_half_way_is_as_if_it_had_not_been_asked_for(
+    process, name, editor, monkeypatch
+):
+    agent = editor(name)
+    agent.begin(process)
+    process.advance(agent.entries(process))
+    with monkeypatch.context() as patch:
+        patch.setattr(agent._solvers[1], "update", cannot)
+        with pytest.raises(ValueError, match="cannot"):
+            agent.entries(process)
+    assert list(agent._batches) == list(agent._places) == [0]
+    assert_solved(agent, process.decoder)
+    process.advance(agent.entries(process))
+    assert_solved(agent, process.decoder)
+
+
+@pytest.mark.parametrize("name", ["alphaedit", "memit_seq"])
+def test_a_removal_that_fails_half_way_removes_nothing(env, process, name, editor, monkeypatch):
+    agent = editor(name)
+    agent.edit(env)
+    with monkeypatch.context() as patch:
+        patch.setattr(agent._solvers[1], "remove", cannot)
+        with pytest.raises(ValueError, match="cannot"):
+            agent.remove(1)
+    assert sorted(agent._batches) == list(range(STEPS))
+    assert_solved(agent, process.decoder)
+    process.decoder.apply(*agent.remove(1))
+    assert_solved(agent, process.decoder)
+
+
+def cannot(*_):
+    raise ValueError("these keys cannot be removed")
+
+
+def assert_solved(agent, decoder):
+    """Every solver's W is the decoder's."""
+    for site, solver in zip(agent._sites, agent._solvers, strict=True):
+        weight = decoder.weights[decoder.sites.index(site)].double()
+        torch.testing.assert_close(solver.w, weight, rtol=1e-4, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import OPTConfig, OPTForCausalLM
 
@@ -9,6 +10,7 @@ from agents.editors import covariance as module
 from agents.editors.covariance import covariances, inverse_factor, null_space
 from agents.editors.stream import stream_process
 from editgym.data.factworld import FactWorld
+from editgym.weights import tensor_file
 
 
 def close(one, other, tolerance):
@@ -83,6 +85,19 @@ def test_covariance_is_kept_on_disk_by_model(
     other = environment(llama(tokenizer, tmp_path / "other", seed=1))
     assert not torch.equal(next(covariances(stream_process(other).task, site, 100)), found)
     assert len(list((tmp_path / "cache" / "covariance").iterdir())) == 2
+
+
+def test_a_covariance_that_cannot_be_written_is_an_error_of_the_cache(
+    process, tmp_path, monkeypatch
+):
+    def disk_full(*_args, **_named):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setenv("EDITGYM_CACHE", str(tmp_path))
+    monkeypatch.setattr(tensor_file, "save_file", disk_full)
+    with pytest.raises(ValueError, match=r"^EDITGYM_CACHE: cannot keep covariances in"):
+        next(covariances(process.task, [process.sites[0]], 100))
+    assert not list((tmp_path / "covariance").iterdir())
 
 
 def test_the_text_holds_nothing_that_metrics_ask_about(process):

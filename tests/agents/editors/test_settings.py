@@ -241,3 +241,11 @@ def test_a_saved_editor_holds_what_it_was_given_alone(tmp_path):
     agent.learn(spec(horizon=70), Budget(), 3)
     agent.save(tmp_path)
     assert agent_class("ft_l").load(tmp_path).config == {"steps": 2}
+
+
+@pytest.mark.parametrize(
+    "name", ["memit", "memit_seq", "alphaedit", "ultraedit", "lora_merge", "edit_grpo"]
+)
+def test_a_site_that_is_named_twice_is_refused(name):
+    with pytest.raises(ValueError, match="sites must be a list of names of sites, each once"):
+        make_agent(name, sites=["one", "two", "one"])

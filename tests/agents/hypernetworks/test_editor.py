@@ -9,9 +9,9 @@ import torch
 
 from agents.catalogue import agent_class, make_agent
 from agents.editors.stream import CHECKPOINT, stream_process
-from agents.hypernetworks.editor import POLICY_FILE
 from agents.hypernetworks.network import ShapeMismatchError, check_sites
 from agents.hypernetworks.rledit import RLEdit
+from agents.hypernetworks.saved import POLICY_FILE
 from agents.hypernetworks.settings import Learning
 from agents.protocol import Budget, Unsupported
 from editgym.weights import EditJournal

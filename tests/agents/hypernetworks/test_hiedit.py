@@ -241,7 +241,7 @@ def test_a_low_level_of_another_rule_is_refused(kind, own, trained, tmp_path):
 
 def test_a_low_level_that_does_not_fit_is_refused(trained, stream_spec, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"^low_level: no agent in .*nowhere.* rledit, malmen or mend"
+        FileNotFoundError, match=r"^low_level: no policy in .*nowhere.* rledit, malmen or mend"
     ):
         trained("all", low_level=str(tmp_path / "nowhere"), sequences=0)
     trained(kind=RLEdit, sequences=0).save(tmp_path)

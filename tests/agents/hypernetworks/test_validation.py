@@ -111,3 +111,18 @@ def test_a_horizon_longer_than_the_validation_split_is_shortened(stream_spec):
     longer = gym.make(stream_spec(split="validation", horizon=2 * process.horizon))
     with pytest.raises(ValueError, match="validation split has"):
         longer.reset(seed=0)
+
+
+def test_the_environment_of_a_judge_is_closed_after_learning(stream_spec, monkeypatch):
+    judges, closed = [], []
+    made = Judge.__init__
+
+    def watched(self, *args):
+        made(self, *args)
+        judges.append(self)
+        monkeypatch.setattr(self.env, "close", lambda: closed.append(self))
+
+    monkeypatch.setattr(Judge, "__init__", watched)
+    RLEdit(sequences=1, validate_every=1).learn(stream_spec(), Budget(), seed=0)
+    assert len(judges) == 1
+    assert closed == judges

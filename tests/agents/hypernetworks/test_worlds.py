@@ -259,3 +259,12 @@ def test_the_identity_networks_first_update_stays_well_within_the_box():
     keys, gradients = stream.capture.keys[0], stream.capture.gradients[0]
     update = UltraEdit(stream.sites[0].shape).update(keys, gradients, stream.step_size)
     assert float(update.matrix().abs().max()) < 0.05
+
+
+@pytest.mark.parametrize(("most", "steps"), [(1, 1), (2, 2), (9, 3), (None, 3)])
+def test_an_episode_ends_where_the_environment_truncates_it(most, steps):
+    stream = begun(episode_length=3, max_episode_steps=most)
+    assert stream.horizon == steps
+    while not stream.over:
+        stream.advance([])
+    assert stream._steps == steps

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import gymnasium as gym
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -17,7 +18,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agents import edit, train
+from agents.command_line import env_spec
 from agents.tune.__main__ import main
+from agents.tune.settings_file import TunedSettings
 from agents.tune.study import stored_study
 
 TRIALS = 12
@@ -238,3 +241,17 @@ def test_on_a_model_and_a_file_that_it_never_saw_it_ends_no_worse_than_the_defau
     assert edit.main([str(run)]) == 0
     saved = json.loads((run / "config.json").read_text())
     assert saved["agent_config"] == found["settings"]
+
+
+@pytest.mark.parametrize("name", ["editgym/MaskWorld-v0", "editgym:MaskWorld-v0"])
+def test_a_study_is_that_of_the_environment_however_it_is_called(
+    name, command, custom_arguments, tmp_path
+):
+    few = ("--trials", "2")
+    assert main(command("run", "--env", name, *few)) == 0
+    found = TunedSettings.of(json.loads((tmp_path / "run" / "settings.json").read_text()))
+    assert found.env_id == "MaskWorld-v0"
+    for other in ("MaskWorld-v0", name):
+        env = gym.make(env_spec(other, {"task": "unlearning/custom", **custom_arguments}))
+        found.check_env(env)
+        assert main(command("run", "--env", other, *few)) == 0, "the study is gone on with"

@@ -104,3 +104,12 @@ def test_what_was_measured_is_written_whole_into_a_new_folder(tmp_path):
     write(file, {"step_s": 1.5})
     assert json.loads(file.read_text()) == {"step_s": 1.5}
     assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("module", [streams, language_model])
+@pytest.mark.parametrize("edits", ["5", "0", "-10", "15", "ten"])
+def test_edits_that_fill_no_steps_are_refused(module, edits, tmp_path, capsys):
+    asked = ["--edits", edits, "--json", str(tmp_path / "cost.json")]
+    with pytest.raises(SystemExit, match="2"):
+        module.main(asked)
+    assert "argument --edits: " in capsys.readouterr().err

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.hypernetworks.editor import LearnedEditor, Sites
+from agents.hypernetworks.editor import LearnedEditor
 from agents.hypernetworks.policy import SequencePolicy
+from agents.hypernetworks.saved import Sites
 from agents.hypernetworks.settings import Learning
 from agents.hypernetworks.stream import EditStream
 from editgym.weights import Entry, LowRankFactors, Shift, SiteEdit
