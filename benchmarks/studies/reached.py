@@ -27,6 +27,7 @@ from benchmarks.suites.entry import Labelled
 from benchmarks.suites.smollm2 import AGENTS
 
 _HARMONIC = "harmonic mean of reliability, generalization and locality"
+_REAL = {"task": "knowledge/counterfact", "horizon": 20}
 _TWENTY = {"suite": "lifelong", "horizon": 100, "agent": "ultraedit", "rehearse": None}
 
 
@@ -145,7 +146,7 @@ def _one_policy(results: Results) -> str:
 
 
 def _real_model(results: Results) -> str:
-    every = results.rows("smollm2", {"task": "knowledge/counterfact"})
+    every = results.rows("smollm2", _REAL)
     of_weights = [
         row for row in every if getattr(agent_class(row["agent"]), "changes_weights", True)
     ]
@@ -169,7 +170,7 @@ def _percent(share: float) -> str:
 
 def _where_to_edit(results: Results) -> str:
     configs = {one.label: one.config for one in AGENTS if isinstance(one, Labelled)}
-    facts = {"agent": "ultraedit", "task": "knowledge/counterfact"}
+    facts = {"agent": "ultraedit", **_REAL}
     found, default, tuned, chance = (
         _mean(results.rows("smollm2", {**facts, **configs[f"one look, {sites}"]}), SCORE)
         for sites in ("sites found by rewards", "default sites", "tuned", "sites by chance")
