@@ -35,11 +35,14 @@ class Scripted:
     """A judge that gives scores from a list and keeps what it was shown."""
 
     def __init__(self, scores):
-        self.scores, self.seen = list(scores), []
+        self.scores, self.seen, self.closed = list(scores), [], 0
 
     def __call__(self, policy):
         self.seen.append(policy.snapshot())
         return self.scores[len(self.seen) - 1]
+
+    def close(self):
+        self.closed += 1
 
 
 @pytest.fixture
@@ -122,7 +125,7 @@ def test_a_finished_training_stays_until_its_policy_is_saved(
 def test_seconds_that_are_over_begin_nothing(stream_spec, scripted):
     judge = scripted([0.0])
     run = learned(stream_spec(), budget=Budget(seconds=1e-9))
-    assert (run._next, judge.seen) == (0, [])
+    assert (run._next, judge.seen, judge.closed) == (0, [], 1)
 
 
 def test_logs_hold_every_sequence_and_every_look(stream_spec, tmp_path):
