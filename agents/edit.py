@@ -28,7 +28,6 @@ import gymnasium as gym
 from tqdm import tqdm
 
 from agents import train
-from agents.answers import asked_in, before_and_after, formats
 from agents.catalogue import agent_class, make_agent
 from agents.checkpoints import CHECKPOINT
 from agents.command_line import (
@@ -49,6 +48,7 @@ from agents.configured import ConfiguredAgent
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Agent, Unsupported
+from agents.report import asked_in, before_after, before_and_after, formats
 from editgym.envs.protocol import edit_env, open_env
 from editgym.metrics.evaluation import Evaluation
 from editgym.tasks.knowledge.task import KnowledgeTask
@@ -277,21 +277,6 @@ def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path
         return export_adapter(decoder, folder / "adapter")
     task.language.tokenizer.save_pretrained(folder / "merged")
     return export_pretrained(decoder, folder / "merged")
-
-
-def before_after(metrics: Mapping[str, float | None]) -> str:
-    """The metrics as a table with a column before, if anything was measured then, and one after."""
-    names = [name for name in metrics if not name.endswith("_before")]
-    width = max([24, *(len(name) + 1 for name in names)])
-    told = any(metrics.get(f"{name}_before") is not None for name in names)
-    heads = ["before", "after"] if told else ["after"]
-    lines = [f"{'':{width}}" + "".join(f"{head:>10}" for head in heads)]
-    for name in names:
-        cells = [metrics.get(f"{name}_before"), metrics[name]][-len(heads) :]
-        if any(cell is not None for cell in cells):
-            shown = ("" if cell is None else format(cell, ".4f") for cell in cells)
-            lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in shown))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What a language model answers before and after an edit, in several prompt formats, for the
-command line.
+"""What the command line shows of an edit: its metrics as a table, and what a language model answers
+before and after it, in several prompt formats.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import torch
 
 from agents.command_line import UsageError
 from editgym.envs.protocol import open_env, stream_env
+from editgym.metrics.answers import SCORERS
 from editgym.models.prompt_formats import PromptFormatError, prompt_format
 from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditJournal
 
+Metrics = Mapping[str, float | None]
 _LONGEST_ANSWER = 60
 
 
@@ -80,3 +82,29 @@ def before_and_after(
 def _short(answer: str) -> str:
     line = answer.replace("\n", " ")
     return repr(line if len(line) <= _LONGEST_ANSWER else f"{line[: _LONGEST_ANSWER - 1]}…")
+
+
+def before_after(metrics: Metrics) -> str:
+    """The metrics with a column before, if anything was measured then, and one after; without those
+    that have no value, and without what another scorer says where it says the same.
+    """
+    names = [
+        name for name in metrics if not name.endswith("_before") and not _says_again(name, metrics)
+    ]
+    width = max([24, *(len(name) + 1 for name in names)])
+    told = any(metrics.get(f"{name}_before") is not None for name in names)
+    heads = ["before", "after"] if told else ["after"]
+    lines = [f"{'':{width}}" + "".join(f"{head:>10}" for head in heads)]
+    for name in names:
+        cells = [metrics.get(f"{name}_before"), metrics[name]][-len(heads) :]
+        if any(cell is not None for cell in cells):
+            shown = ("" if cell is None else format(cell, ".4f") for cell in cells)
+            lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in shown))
+    return "\n".join(lines)
+
+
+def _says_again(name: str, metrics: Metrics) -> bool:
+    """Whether a metric is what another scorer says, and that is what the task's own says."""
+    judged, at, form = name.partition("@")
+    own, _, scorer = judged.rpartition("_")
+    return scorer in SCORERS and metrics.get(f"{own}{at}{form}", object()) == metrics[name]
