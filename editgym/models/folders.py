@@ -61,6 +61,7 @@ def model_path(name: str) -> str:
         raise ModelError(f"model: {_how(name)}")
     if folder is None:
         _check_spelling(name)
+        _check_is_no_path(name)
         return name
     if not (folder / "config.json").is_file():
         raise ModelError(f"model: {folder} is no Hugging Face folder: it has no config.json")
@@ -82,6 +83,19 @@ def _check_spelling(name: str) -> None:
             f"model: there is no {name!r}; did you mean {near[0]!r}? A folder, a GGUF file or a hub"
             " id will do too"
         )
+
+
+def _check_is_no_path(name: str) -> None:
+    """Refuse what can only be a folder, and in a folder that is there what is nearly one's name:
+    the hub would be asked for it for the better part of a minute where it cannot be reached.
+    """
+    path = Path(name).expanduser()
+    inside = [] if path.parent == Path() else path.parent.glob("*/")
+    folders = sorted(one.name for one in inside if one.is_dir())
+    near = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.8)
+    if near or path.is_absolute() or name.startswith("."):
+        other = f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+        raise ModelError(f"model: there is no folder {str(path.absolute())!r}{other}")
 
 
 def _own(name: str) -> Path | None:

@@ -409,3 +409,30 @@ def test_the_real_encoder_tells_what_texts_are_about(minilm):
     mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
     near, far = torch.cosine_similarity(mean[:1], mean[1:])
     assert near > 0.5 > 0.3 > far
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("models/tinyy", r"no folder '.*/models/tinyy'; did you mean 'models/tiny'\?"),
+        ("./elsewhere", r"there is no folder '.*/elsewhere'$"),
+        ("/elsewhere/tiny", r"there is no folder '/elsewhere/tiny'$"),
+    ],
+)
+def test_what_can_only_be_a_folder_or_nearly_is_one_is_not_asked_of_the_hub(
+    tmp_path, monkeypatch, name, said
+):
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=said):
+        model_path(name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "model", "EleutherAI/pythia-70m", "models/else"])
+def test_what_may_be_a_hub_id_is_one(tmp_path, monkeypatch, name):
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert model_path(name) == name
