@@ -95,7 +95,8 @@ def _check_is_no_path(name: str) -> None:
     near = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.8)
     if near or path.is_absolute() or name.startswith("."):
         other = f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
-        raise ModelError(f"model: there is no folder {str(path.absolute())!r}{other}")
+        where = "" if path.is_absolute() else f" (that is, {path.absolute()})"
+        raise ModelError(f"model: there is no folder {name!r}{where}{other}")
 
 
 def _own(name: str) -> Path | None:

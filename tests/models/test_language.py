@@ -519,7 +519,7 @@ def test_a_folder_that_lacks_something_is_an_error_that_says_what(broken, change
             r"there is no 'factlm-1b'; there are factlm and factlm-1m, .*factlm-300m$",
         ),
         ("nobody/no-such-model", "cannot load 'nobody/no-such-model'"),
-        ("./nowhere", r"cannot load '\./nowhere'"),
+        ("./nowhere", r"there is no folder '\./nowhere'"),
     ],
 )
 def test_a_model_that_is_not_there_is_an_error(name, message):

@@ -1188,7 +1188,7 @@ def test_bad_arguments_are_named_with_their_value(make_env, name, value):
             "takes no argument .*the environment itself takes .*edits_per_step",
         ),
         ({"device": "gpu"}, ValueError, "device: 'gpu' is not a device"),
-        ({"model": "./nowhere"}, ValueError, r"cannot load '\./nowhere'"),
+        ({"model": "./nowhere"}, ValueError, r"there is no folder '\./nowhere'"),
         ({"model": "factml"}, ValueError, r"there is no 'factml'; did you mean 'factlm'\?"),
         ({"model": "SmolLM"}, ValueError, r"no 'SmolLM'; did you mean 'smollm2-135m'\?"),
         (
