@@ -417,7 +417,7 @@ def test_the_real_encoder_tells_what_texts_are_about(minilm):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("models/tinyy", r"no folder 'models/tinyy' \(that is, /.*\); did you mean 'models/tiny'\?"),
+        ("models/tinyy", r"folder 'models/tinyy' \(that is, /.*\); did you mean 'models/tiny'\?"),
         ("./elsewhere", r"there is no folder './elsewhere' \(that is, /.*/elsewhere\)$"),
         ("/elsewhere/tiny", r"there is no folder '/elsewhere/tiny'$"),
     ],
