@@ -128,7 +128,10 @@ def _load(name: str, device: str, arguments: str, data: str, cache: str, files: 
     key = (name, device, arguments, data, cache, files)
     task = _alive.get(key)
     if task is None:
-        task = _alive[key] = _builder(name)(device=device, **json.loads(arguments))
+        import torch  # not above: the table of tasks is read where nothing is computed
+
+        with torch.random.fork_rng(devices=[]):  # to build a network draws numbers
+            task = _alive[key] = _builder(name)(device=device, **json.loads(arguments))
     latest = _latest[name.startswith("knowledge/")]
     if not any(task is one for one in latest):
         latest.append(task)

@@ -328,9 +328,10 @@ def test_the_latest_tasks_are_found_again_when_nobody_has_them(tiny_lm):
 def strangers_task(tmp_path, monkeypatch):
     """The import path of a builder in a folder outside the package."""
     (tmp_path / "strangers_task.py").write_text(
-        "from editgym.tasks.unlearning.images import digits\n\n\n"
+        "import torch\n\nfrom editgym.tasks.unlearning.images import digits\n\n\n"
         "def threes(device, model_seed=0):\n"
         "    return digits(device=device, forget_class=3, model_seed=model_seed)\n\n\n"
+        "def drawing(device):\n    torch.rand(8)\n    return digits(device=device)\n\n\n"
         "def no_builder(size):\n    return size\n\n\nNUMBER = 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -342,6 +343,13 @@ def test_a_strangers_task_is_made_by_import_path(strangers_task):
     env = gym.make("MaskWorld-v0", task=strangers_task, model_seed=1)
     assert env.unwrapped.task.goals[0].label == "forget 3"
     assert env.unwrapped.task is make_task(strangers_task, model_seed=1)
+
+
+def test_what_a_builder_draws_is_nobody_elses(strangers_task):
+    path = strangers_task.replace("threes", "drawing")
+    before = torch.get_rng_state()
+    gym.make("MaskWorld-v0", task=path)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow
