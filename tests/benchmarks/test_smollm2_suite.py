@@ -1,12 +1,14 @@
 """What the suite `smollm2` takes as tuned is what the committed studies found."""
 
 import csv
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agents.catalogue import agent_class
 from agents.editors.settings import SMOLLM2
 from benchmarks.results import canonical_json
 from benchmarks.suites.cells import SUITES, cells
@@ -15,8 +17,12 @@ TUNING = Path(__file__).resolve().parents[2] / "docs/results/smollm2/tuning"
 ENTRY, THOUSAND, _ = SUITES["smollm2"].entries
 
 
-def found(study):
-    return json.loads((TUNING / study / "settings.json").read_text())["settings"]
+def saved(name):
+    return json.loads((TUNING / name / "settings.json").read_text())
+
+
+def found(name):
+    return saved(name)["settings"]
 
 
 def labelled(label):
@@ -27,6 +33,16 @@ def labelled(label):
 @pytest.mark.parametrize("name", sorted(SMOLLM2))
 def test_settings_are_those_of_the_best_trial(name):
     assert SMOLLM2[name] == found(name)
+
+
+def test_an_agent_whose_study_is_not_done_has_its_best_trial_so_far():
+    by_name = {one[0]: one for one in ENTRY.agents if isinstance(one, tuple)}
+    for name in ("ft_l", "memit"):
+        _, config, along = by_name[name]
+        parameters = inspect.signature(agent_class(name)).parameters
+        settings = {key: config.get(key, parameters[key].default) for key in found(name)}
+        assert settings == found(name)
+        assert along.get("sites") == saved(name)["study"]["env_kwargs"].get("sites")
 
 
 def test_one_look_has_the_best_of_its_own_trials():
