@@ -21,7 +21,13 @@ from agents.editors.stream import StreamEditor
 from agents.hypernetworks.learning import SequenceLearner
 from agents.hypernetworks.network import check_sites
 from agents.hypernetworks.policy import SequencePolicy
-from agents.hypernetworks.saved import POLICY_FILE, SavedKind, Sites, load_policy, saved_kind
+from agents.hypernetworks.saved import (
+    POLICY_FILE,
+    SavedKind,
+    Sites,
+    load_policy,
+    policy_to_start_from,
+)
 from agents.hypernetworks.settings import Learning, layered, tuned_learning
 from agents.hypernetworks.stream import EditStream, is_stream_of_facts, learning_stream
 from agents.hypernetworks.worlds import WorldStream
@@ -29,6 +35,7 @@ from agents.protocol import Access, Budget
 from agents.tune.search import ANY_SITES, Searches
 from editgym.checks import require
 from editgym.envs.protocol import edit_env, is_stream
+from editgym.models.training import generators_kept
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry
 from editgym.weights.stored import fingerprint
@@ -147,20 +154,24 @@ class LearnedEditor(StreamEditor):
 
         Raises:
             Unsupported: It is not an environment with streams.
-            ValueError: A setting is out of range.
+            ValueError: A setting is out of range, or the budget does not pay for one sequence.
         """
         env, process = learning_stream(env_spec, {})
         self.settings = self._resolved(env_spec)
         self._sites = [(site.name, site.shape) for site in process.sites]
-        torch.manual_seed(seed)
-        self._policy = self.make_policy(process, seed).to(process.device)
-        if self.settings.start_from is not None:
-            self._take_over(Path(self.settings.start_from))
-        env.close()
-        SequenceLearner(
-            self._policy, env_spec, self.learning(), budget, seed, out, self.name
-        ).learn()
-        self._learned = self._policy.statistics()
+        try:
+            with generators_kept():
+                torch.manual_seed(seed)
+                self._policy = policy = self.make_policy(process, seed).to(process.device)
+                if self.settings.start_from is not None:
+                    self._take_over(Path(self.settings.start_from))
+                env.close()
+                given = self.learning()
+                SequenceLearner(policy, env_spec, given, budget, seed, out, self.name).learn()
+        except BaseException:
+            self._policy = None  # what has not learned to the end is nothing to save or edit with
+            raise
+        self._learned = policy.statistics()
 
     def edit(
         self, env: gym.Env, folder: Path | None = None, seed: int | None = None
@@ -218,23 +229,9 @@ class LearnedEditor(StreamEditor):
 
     def _take_over(self, folder: Path) -> None:
         """Start from the policy of the agent in `folder`, with its running statistics."""
-        try:
-            sites, state = load_policy(folder)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"start_from: {error}; it is the folder that a trained {self.name} was saved in,"
-                " for example OUT/agent of agents.train"
-            ) from error
-        kind, right = saved_kind(folder, state), f"the folder of a saved {self.name}"
-        require(kind.agent in (self.name, None), "start_from", kind.agent, right)
-        check_sites(sites, self._sites)
         rule = self.policy.statistics().get("rule")
-        require(
-            kind.rule in (rule, None),
-            "start_from",
-            kind.rule,
-            f"a {self.name} with this agent's rule, {rule!r}",
-        )
+        sites, state, kind = policy_to_start_from(folder, self.name, rule)
+        check_sites(sites, self._sites)
         own, given = self.policy.state_dict(), self.fitted(state["parameters"], kind)
         other = [name for name in own if name not in given or given[name].shape != own[name].shape]
         require(
@@ -288,7 +285,8 @@ class LearnedEditor(StreamEditor):
         agent._sites, state = load_policy(folder)
         # Agents were saved without them when all that mattered stood in the configuration.
         agent.settings = agent._settings_of(state.get("settings", agent.config))
-        agent._policy = agent.restored_policy(agent._sites)
+        with generators_kept():  # the first weights are random, and nobody's draws
+            agent._policy = agent.restored_policy(agent._sites)
         agent._policy.load_state_dict(state["parameters"])
         agent._learned = state["statistics"]
         agent._policy.load_statistics(agent._learned)

@@ -28,7 +28,7 @@ class SequenceLearner:
     Every sequence is a stream of its own seed, so a run that is taken up from its checkpoint goes
     on bitwise as it would have. A budget of reward calls is never exceeded: a sequence that it does
     not pay for whole is not begun. One of seconds is looked at before every sequence, which is then
-    made to its end.
+    made to its end; whatever ends the training, validation looks at the last policy too.
 
     Args:
         policy: It is trained in place; afterwards it is the best one that validation saw.
@@ -40,6 +40,9 @@ class SequenceLearner:
             (`log/progress.csv`, and TensorBoard's where it is installed; what is taken up after N
             sequences logs to `log/from-N`); None for neither.
         name: Name of the agent whose policy it is.
+
+    Raises:
+        ValueError: The budget does not pay for one sequence, and one is to be learned from.
     """
 
     def __init__(
@@ -56,19 +59,33 @@ class SequenceLearner:
         self.policy, self.learning, self.seed = policy, learning, seed
         self.out, self.name = out, name
         self.env, self.process = learning_stream(env_spec, learning.train_env)
-        self._judge = (
-            Judge(env_spec, seed) if learning.validate_every and learning.sequences else None
-        )
-        calls = self.process.horizon * policy.calls_per_step
-        affordable = (
-            learning.sequences if budget.reward_calls is None else budget.reward_calls // calls
-        )
-        self.sequences = min(learning.sequences, affordable)
+        try:
+            self.sequences = self._affordable(budget.reward_calls)
+            self._judge = (
+                Judge(env_spec, seed) if learning.validate_every and learning.sequences else None
+            )
+        except ValueError:
+            self.env.close()
+            raise
         self._optimizer = torch.optim.Adam(policy.groups(learning))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._identity = canonical(self._described(env_spec))
         self._best: tuple[float, dict[str, Any]] | None = None
         self._next, self._waited = 0, 0
+
+    def _affordable(self, calls: int | None) -> int:
+        """How many sequences a budget of reward calls pays for, of those that are to be learned
+        from.
+        """
+        sequences, one = self.learning.sequences, self.process.horizon * self.policy.calls_per_step
+        if calls is None or sequences == 0:
+            return sequences
+        if calls < one:
+            raise ValueError(
+                f"budget: {calls} reward calls do not pay for one sequence of {one} (steps × calls"
+                " of a step); raise the budget, or give sequences=0 to learn nothing"
+            )
+        return min(sequences, calls // one)
 
     def learn(self) -> None:
         """Train to the end, or go on from a checkpoint.
@@ -77,7 +94,8 @@ class SequenceLearner:
         saved the policy may delete it.
 
         Raises:
-            ValueError: The checkpoint is of another training.
+            ValueError: The checkpoint is of another training, or the budget's seconds were over
+                before the first sequence.
         """
         self._take_up()
         logger = None if self.out is None else _logger(self.out, self._next)
@@ -105,6 +123,13 @@ class SequenceLearner:
                         {key: f"{value:.3f}" for key, value in numbers.items()}, refresh=False
                     )
                     self._write(logger, numbers)
+                if self._next == 0 < self.sequences:
+                    raise ValueError(
+                        f"budget: {self._watch.seconds:g} seconds were over before the first"
+                        " sequence; raise the budget, or give sequences=0 to learn nothing"
+                    )
+                if self._judge is not None and not self._is_time_to_look(self._next):
+                    self._log(logger, self._judged())  # the seconds were over between two looks
         finally:
             self.env.close()
             if self._judge is not None:
@@ -151,15 +176,22 @@ class SequenceLearner:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _look(self, done: int, numbers: dict[str, float]) -> None:
-        """Judge the policy on a validation stream where it is time to, and remember the best."""
-        if self._judge is None or (done % self.learning.validate_every and done != self.sequences):
-            return
+        """Judge the policy on a validation stream where it is time to."""
+        if self._judge is not None and self._is_time_to_look(done):
+            numbers |= self._judged()
+
+    def _is_time_to_look(self, done: int) -> bool:
+        return done == self.sequences or done % self.learning.validate_every == 0
+
+    def _judged(self) -> dict[str, float]:
+        """Judge the policy, and remember the best."""
+        assert self._judge is not None
         score = self._judge(self.policy)
-        numbers["validation"] = score
         if self._best is None or score > self._best[0]:
             self._best, self._waited = (score, self.policy.snapshot()), 0
         else:
             self._waited += 1
+        return {"validation": score}
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -176,12 +208,17 @@ class SequenceLearner:
             "parameters": {name: p.shape for name, p in self.policy.named_parameters()},
         }
 
-    def _write(self, logger: Logger | None, numbers: Mapping[str, float]) -> None:
-        if self.out is None or logger is None:
+    def _log(self, logger: Logger | None, numbers: Mapping[str, float]) -> None:
+        if logger is None:
             return
         for key, value in numbers.items():
             logger.record(f"train/{key}", value)
         logger.dump(self._next)
+
+    def _write(self, logger: Logger | None, numbers: Mapping[str, float]) -> None:
+        if self.out is None:
+            return
+        self._log(logger, numbers)
         state = {
             "identity": self._identity,
             "next": self._next,

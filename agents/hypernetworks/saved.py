@@ -63,6 +63,34 @@ def saved_kind(folder: Path, state: Mapping[str, Any]) -> SavedKind:
     return SavedKind(state.get("agent", own), rule, settings.get("mode") != "released")
 
 
+def policy_to_start_from(
+    folder: Path, name: str, rule: str | None
+) -> tuple[Sites, dict[str, Any], SavedKind]:
+    """What `load_policy` reads of the policy that another one of its kind starts from.
+
+    Args:
+        folder: Where it was saved.
+        name: Name of the agent that starts from it.
+        rule: That agent's rule; None where it has none.
+
+    Raises:
+        FileNotFoundError: There is none in `folder`.
+        ValueError: It is that of another agent, or has another rule.
+    """
+    try:
+        sites, state = load_policy(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"start_from: {error}; it is the folder that a trained {name} was saved in, for example"
+            " OUT/agent of agents.train"
+        ) from error
+    kind = saved_kind(folder, state)
+    require(kind.agent in (name, None), "start_from", kind.agent, f"the folder of a saved {name}")
+    right = f"a {name} with this agent's rule, {rule!r}"
+    require(kind.rule in (rule, None), "start_from", kind.rule, right)
+    return sites, state, kind
+
+
 def logarithms(steps: Tensor, sites: Sequence[str], name: str) -> Tensor:
     """log η of every site, (sites,).
 

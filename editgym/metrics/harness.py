@@ -8,15 +8,11 @@ It is an extra: `python -m pip install "editgym[eval]"`.
 from __future__ import annotations
 
 import importlib.util
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
+from editgym.models.training import generators_kept
 from editgym.weights import EditableDecoder
 
 if TYPE_CHECKING:
@@ -78,7 +74,7 @@ def evaluate(
             f"tasks: lm-evaluation-harness has no {', '.join(unknown)}; `lm-eval ls tasks` lists"
             " what it has, and include= adds a folder of your own"
         )
-    with network.active() as model, _own_random_numbers():
+    with network.active() as model, generators_kept():
         found = simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=list(tasks),
@@ -88,15 +84,3 @@ def evaluate(
         )
     assert found is not None  # it is None in further processes of a distributed run
     return dict(found)
-
-
-@contextmanager
-def _own_random_numbers() -> Iterator[None]:
-    """Leave the global random states as they were: the harness seeds them."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -5,10 +5,11 @@ import gymnasium as gym
 import pytest
 import torch
 
+from agents.catalogue import make_agent
 from agents.hypernetworks import learning as module
 from agents.hypernetworks.learning import TRAINING, SequenceLearner
 from agents.hypernetworks.rledit import RLEdit
-from agents.protocol import Budget
+from agents.protocol import Budget, Stopwatch
 from editgym.envs.metering import count_reward_calls
 
 QUICK = {"sequences": 4, "validate_every": 2, "learning_rate": 1e-2, "step_learning_rate": 0.1}
@@ -124,8 +125,9 @@ def test_a_finished_training_stays_until_its_policy_is_saved(
 
 def test_seconds_that_are_over_begin_nothing(stream_spec, scripted):
     judge = scripted([0.0])
-    run = learned(stream_spec(), budget=Budget(seconds=1e-9))
-    assert (run._next, judge.seen, judge.closed) == (0, [], 1)
+    with pytest.raises(ValueError, match="1e-09 seconds were over before the first sequence"):
+        learned(stream_spec(), budget=Budget(seconds=1e-9))
+    assert (judge.seen, judge.closed) == ([], 1)
 
 
 def test_logs_hold_every_sequence_and_every_look(stream_spec, tmp_path):
@@ -153,7 +155,7 @@ def test_without_a_folder_nothing_is_written(stream_spec, tmp_path, monkeypatch)
 # --- budgets --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("calls", "made"), [(0, 0), (2, 0), (8, 6), (None, 12)])
+@pytest.mark.parametrize(("calls", "made"), [(3, 3), (8, 6), (None, 12)])
 def test_the_budget_is_never_exceeded_and_no_sequence_is_cut(stream_spec, calls, made):
     with count_reward_calls() as meter:
         one = learned(stream_spec(), budget=Budget(reward_calls=calls))
@@ -167,9 +169,64 @@ def test_a_training_step_is_one_call_also_where_a_batch_is_looked_at_again(strea
     assert meter.calls == 3
 
 
-def test_seconds_end_the_training_between_two_sequences(stream_spec):
-    one = learned(stream_spec(), budget=Budget(seconds=0))
-    assert one._next == 0
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_budget_that_pays_for_no_sequence_is_refused(stream_spec, calls):
+    budget = Budget(reward_calls=calls)
+    with pytest.raises(ValueError, match=f"{calls} reward calls do not pay for one sequence of 3"):
+        learned(stream_spec(), budget=budget)
+    assert learned(stream_spec(), budget=budget, sequences=0)._next == 0
+    agent = RLEdit(**QUICK)
+    with pytest.raises(ValueError, match="sequences=0 to learn nothing"):
+        agent.learn(stream_spec(), budget, 0)
+    with pytest.raises(RuntimeError, match="has no policy yet"):
+        agent.policy  # noqa: B018 - an untrained one is not given as what was learned
+
+
+@pytest.fixture
+def over_after(monkeypatch):
+    """`over_after(n)`: the seconds of every budget are over at the n-th question after the first
+    look."""
+
+    def use(questions):
+        asked = iter([False] * questions)
+        monkeypatch.setattr(Stopwatch, "expired", property(lambda _: next(asked, True)))
+
+    return use
+
+
+def test_seconds_end_the_training_between_two_sequences(stream_spec, over_after):
+    over_after(3)
+    assert learned(stream_spec(), validate_every=0)._next == 2
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_policy_at_the_end_of_the_seconds_is_looked_at(
+    stream_spec, scripted, over_after, tmp_path, better, same
+):
+    judge = scripted([0.5, 0.6 if better else 0.4])
+    over_after(4)
+    one = learned(stream_spec(), tmp_path, validate_every=5, sequences=8, patience=1)
+    assert (one._next, len(judge.seen)) == (3, 2), "before the first sequence, and after the third"
+    assert not same(judge.seen[0], judge.seen[1])
+    assert same(one.policy.snapshot(), judge.seen[int(better)])
+    header, *rows = (tmp_path / "log" / "progress.csv").read_text().strip().split("\n")
+    column = header.split(",").index("train/validation")
+    assert [row.split(",")[column] for row in rows] == ["", "", "", "0.6" if better else "0.4"]
+
+
+# --- random numbers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rledit", "hiedit"])
+def test_learning_and_loading_leave_the_process_its_random_numbers(name, stream_spec, tmp_path):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    agent = make_agent(name, sequences=1, validate_every=0)
+    agent.learn(stream_spec(), Budget(), 5, tmp_path)
+    agent.learn(stream_spec(), Budget(), 5, tmp_path)  # takes up the checkpoint
+    agent.save(tmp_path)
+    type(agent).load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- validation -----------------------------------------------------------------------------------
