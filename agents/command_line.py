@@ -167,7 +167,7 @@ def env_spec(env_id: str, arguments: dict[str, Any], *, evaluation: bool = False
     except (gym.error.Error, ImportError) as error:
         raise UsageError(f"--env: {error}") from error
     if "requests" in arguments and "task" not in arguments:
-        from agents.configured import spec_arguments  # loads PyTorch
+        from agents.episodes import spec_arguments  # loads PyTorch
 
         if spec_arguments(spec).get("task") == _FACTWORLD:
             spec.kwargs["task"] = _CUSTOM

@@ -11,17 +11,16 @@ import dataclasses
 import difflib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec
 
 from agents.tune.search import Search, Searches
-from editgym.checks import Check, require_known, shown
+from editgym.checks import Check, shown
 from editgym.paths import whole_file
-from editgym.tasks import TASKS
 
 CONFIG_FILE = "agent.json"
 SETTINGS_FILE = "settings.json"
@@ -182,76 +181,22 @@ class ConfiguredAgent:
         return cls(**read_config(folder))
 
 
-def spec_arguments(spec: EnvSpec) -> dict[str, Any]:
-    """The arguments of an environment made from `spec`, by name, without making it.
-
-    What stands in the spec goes before the defaults of the environment's constructor and of its
-    task's builder. An argument that is neither given nor has a default is left out.
-    """
-    arguments = {**_defaults(spec.entry_point), **spec.kwargs}
-    return {**_defaults(_builder(arguments.get("task"))), **arguments}
-
-
-def check_arguments(spec: EnvSpec, given: Mapping[str, Any], name: str) -> None:
-    """Refuse arguments that an environment made from `spec` does not take, without making it.
-
-    Names are known from the signatures of its constructor and of its task's builder, ranges where
-    the class has a table of them, `checks`, as editgym's have.
+def layered(
+    below: Mapping[str, Any], over: Mapping[str, Any], inner: Collection[str]
+) -> dict[str, Any]:
+    """Settings over others, by name.
 
     Args:
-        spec: The environment's.
-        given: Further arguments of it.
-        name: What they were given as, for messages.
-
-    Raises:
-        ValueError: It takes no such argument, or a value is out of its range.
+        below: What counts where `over` says nothing.
+        over: What goes before it.
+        inner: Names of mappings that are laid over each other key by key, where both have one.
     """
-    creator = _callable(spec.entry_point)
-    known, hands_on = _takes(creator)
-    if hands_on:
-        builder = _callable(_builder({**spec_arguments(spec), **given}.get("task")))
-        taken_by_task, hands_on = _takes(builder)
-        known = known | taken_by_task
-    if not hands_on:
-        require_known(f"{name}: {spec.id} takes no argument", given, sorted(known))
-    checks: Mapping[str, Check] = getattr(creator, "checks", {})
-    for argument in checks.keys() & given.keys():
-        checks[argument](f"{name}: {argument}", given[argument])
-
-
-def _takes(creator: Any) -> tuple[set[str], bool]:
-    """The names of a callable's arguments, and whether it takes others as well; what is no callable
-    may take anything.
-    """
-    if creator is None:
-        return set(), True
-    parameters = inspect.signature(creator).parameters.values()
-    others = [one for one in parameters if one.kind is one.VAR_KEYWORD]
-    return {one.name for one in parameters if one not in others}, bool(others)
-
-
-def _builder(task: Any) -> Any:
-    """The builder of a task, as a callable or by import path; None where there is none."""
-    return TASKS.get(task, task) if isinstance(task, str) else None
-
-
-def _callable(creator: Any) -> Any:
-    """A callable, or the one at an import path `package.module:name`; None where it is neither."""
-    if isinstance(creator, str) and ":" in creator:
-        creator = load_env_creator(creator)
-    return creator if callable(creator) else None
-
-
-def _defaults(creator: Any) -> dict[str, Any]:
-    """The defaults of a callable, or of the one at an import path `package.module:name`."""
-    creator = _callable(creator)
-    if creator is None:
-        return {}
-    return {
-        parameter.name: parameter.default
-        for parameter in inspect.signature(creator).parameters.values()
-        if parameter.default is not parameter.empty
-    }
+    together = {**below, **over}
+    for name in inner:
+        first, second = below.get(name), over.get(name)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            together[name] = {**first, **second}
+    return together
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from gymnasium.envs.registration import EnvSpec
 
-from agents.configured import spec_arguments
+from agents.episodes import spec_arguments
 from editgym.checks import Check, is_whole, optional
 from editgym.models.factlm_sites import FACTLM_SITES
 

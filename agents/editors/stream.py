@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.protocol import edit_env, gradient_stream, is_stream
+from editgym.models.training import generators_kept
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry, Skip, sites
 from editgym.weights.sites import EditSite
@@ -74,20 +76,23 @@ class StreamEditor(ConfiguredAgent):
         self.settings = self.resolved(env.spec)
         self.skipped = Counter()
         identity = self._identity(process, seed)
-        self._start(env, process, None if folder is None else _checkpoint(folder, identity))
-        with tqdm(
-            total=process.settings.horizon,
-            initial=process.step_index,
-            desc=self.name,
-            unit="step",
-            leave=False,
-            mininterval=0.5,
-        ) as bar:
-            while not process.over:
-                process.advance(self.entries(process))
-                bar.update()
-                if folder is not None:
-                    self._save_checkpoint(env, folder, identity)
+        state = None if folder is None else _checkpoint(folder, identity)
+        # What is gone on with draws what it would have drawn, and nobody else does.
+        with nullcontext() if state is None else generators_kept():
+            self._start(env, process, state)
+            with tqdm(
+                total=process.settings.horizon,
+                initial=process.step_index,
+                desc=self.name,
+                unit="step",
+                leave=False,
+                mininterval=0.5,
+            ) as bar:
+                while not process.over:
+                    process.advance(self.entries(process))
+                    bar.update()
+                    if folder is not None:
+                        self._save_checkpoint(env, folder, identity)
         journal = edit_env(env).journal
         self.skipped = Counter(entry.reason for entry in journal if isinstance(entry, Skip))
         return journal

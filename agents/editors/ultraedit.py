@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 from gymnasium.envs.registration import EnvSpec
 
-from agents.configured import Settings, setting, spec_arguments
+from agents.configured import Settings, setting
 from agents.editors.settings import SITES
 from agents.editors.stream import StreamEditor, chosen_sites, own_step_size
+from agents.episodes import spec_arguments
 from agents.tune.search import ANY_SITES, LogUniform, Whole
 from editgym.checks import above, one_of, optional, whole
 from editgym.envs.lifelong.process import LifelongProcess

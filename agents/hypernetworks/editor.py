@@ -16,8 +16,9 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from agents.checkpoints import TRAINING
-from agents.configured import Settings, check_arguments, read_config, write_config
+from agents.configured import Settings, layered, read_config, write_config
 from agents.editors.stream import StreamEditor
+from agents.episodes import check_arguments
 from agents.hypernetworks.learning import SequenceLearner
 from agents.hypernetworks.network import check_sites
 from agents.hypernetworks.policy import SequencePolicy
@@ -28,7 +29,7 @@ from agents.hypernetworks.saved import (
     load_policy,
     policy_to_start_from,
 )
-from agents.hypernetworks.settings import Learning, layered, tuned_learning
+from agents.hypernetworks.settings import INNER, Learning, tuned_learning
 from agents.hypernetworks.stream import EditStream, is_stream_of_facts, learning_stream
 from agents.hypernetworks.worlds import WorldStream
 from agents.protocol import Access, Budget
@@ -111,7 +112,7 @@ class LearnedEditor(StreamEditor):
         if spec is not None and not is_stream_of_facts(spec):
             return self.learning_in_worlds()
         tuned = {} if spec is None else self.tuned(spec)
-        settings = self._settings_of(layered(tuned, self.config))
+        settings = self._settings_of(layered(tuned, self.config, INNER))
         if spec is not None:
             check_arguments(spec, settings.train_env, "train_env")
         return settings

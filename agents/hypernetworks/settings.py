@@ -8,14 +8,15 @@ from typing import Any, Self
 
 from gymnasium.envs.registration import EnvSpec
 
-from agents.configured import Settings, setting, spec_arguments
+from agents.configured import Settings, layered, setting
 from agents.editors.settings import Table, Tuned, tuned_settings
 from agents.editors.stream import own_step_size
+from agents.episodes import spec_arguments
 from agents.tune.search import LogUniform, Searches
 from editgym.checks import Check, above, at_least, optional, whole
 from editgym.models.factlm_sites import FACTLM_SITES
 
-_INNER = "train_env"
+INNER = ("train_env",)  # settings whose keys are laid over the others'
 FLAG = Check(lambda value: isinstance(value, bool), "true or false")
 ARGUMENTS = Check(
     lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
@@ -69,7 +70,7 @@ class Learning(Settings):
         Raises:
             ValueError: A name is not known, or a value is out of its range.
         """
-        return super().of(layered(cls.defaults(given), given))
+        return super().of(layered(cls.defaults(given), given, INNER))
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,15 +106,6 @@ class HypernetworkSettings(Learning):
     blocks: int = setting(4, whole(1))
     rank: int | None = setting(None, optional(whole(1)))
     train_env: Mapping[str, Any] = setting(dict(REWARD), ARGUMENTS, search=REWARD_SEARCH)
-
-
-def layered(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over others; where both have a `train_env`, its arguments over the others'."""
-    together = {**below, **over}
-    first, second = below.get(_INNER), over.get(_INNER)
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        together[_INNER] = {**first, **second}
-    return together
 
 
 # Chosen by hand on validation streams of FactWorld, in steps of ten edits.

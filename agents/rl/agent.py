@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,23 +20,20 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from agents.configured import (
     ConfiguredAgent,
     Settings,
-    check_arguments,
+    layered,
     read_config,
     read_settings,
-    spec_arguments,
     write_config,
     write_settings,
 )
-from agents.episodes import is_improving, steps_of, task_name
+from agents.episodes import check_arguments, is_improving, spec_arguments, steps_of, task_name
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.algorithms import algorithm_class, check_settings
 from agents.rl.budget import (
-    UNLIMITED,
-    BudgetSpentError,
-    NoiseSchedule,
     Progress,
     check_learns,
     falling_rate,
+    spend,
     steps_between_updates,
     whole_rollouts,
 )
@@ -50,9 +47,10 @@ from agents.rl.policies import (
 )
 from agents.rl.presets import CLASSES, preset
 from agents.rl.saved import load_model, save_model
-from agents.rl.settings import SB3Settings, check_rollout, signature
+from agents.rl.settings import INNER, SB3Settings, check_rollout, signature
 from editgym.envs.protocol import candidate_env, edit_env, is_stream
 from editgym.envs.sb3 import monitored
+from editgym.models.training import generators_kept
 from editgym.weights import ActionLayout, EditJournal
 
 
@@ -60,7 +58,8 @@ class SB3Agent(ConfiguredAgent):
     """A Stable-Baselines3 algorithm that learns on K candidates at once.
 
     Every argument is a JSON value. Those left out come from the preset of algorithm, task and
-    length of the stream (`agents.rl.presets`); the defaults here count where it has none.
+    length of the stream (`agents.rl.presets`); the defaults here count where it has none. What is
+    given as `policy_kwargs` or `train_env` is laid over the preset's key by key.
 
     Args:
         algorithm: A key of `agents.rl.presets.CLASSES`.
@@ -122,7 +121,8 @@ class SB3Agent(ConfiguredAgent):
         Raises:
             ValueError: Algorithm, policy or environment does not take a setting.
         """
-        settings = self._checked({**({} if spec is None else self.tuned(spec)), **self._given})
+        tuned = {} if spec is None else self.tuned(spec)
+        settings = self._checked(layered(tuned, self._given, INNER))
         if spec is not None and spec.vector_entry_point is None:
             check_arguments(spec, settings.train_env, "train_env")
         return settings
@@ -151,8 +151,8 @@ class SB3Agent(ConfiguredAgent):
             length, layout = steps_of(env), edit_env(env).layout
         settings, kind = settings.sized(length), algorithm_class(self.name)
         hyperparameters = settings.for_algorithm()
-        steps = steps_between_updates(kind, hyperparameters, length)
         assert settings.num_envs is not None
+        steps = steps_between_updates(kind, hyperparameters, length, settings.num_envs)
         calls = whole_rollouts(budget.reward_calls, settings.num_envs * steps)
         check_learns(hyperparameters, calls)
         training, start = self.training_env(env_spec, settings, layout, seed)
@@ -229,17 +229,15 @@ class SB3Agent(ConfiguredAgent):
             out: Where checkpoints go.
         """
         self.settings, watch = settings, Stopwatch(budget.seconds)
-        self.model = self.build(env, settings, seed, device, watch)
-        if start is not None:
-            set_mean_action(self.model, start)
-        if settings.hyperparameters.get("vf_coef") == 0:
-            silence_critic(self.model)
-        calls = UNLIMITED if budget.reward_calls is None else budget.reward_calls
-        progress = Progress(self.name, calls, watch, partial(self.save, out) if out else None)
-        final = settings.final_log_std
-        anneal = [] if final is None else [NoiseSchedule(final, watch)]
-        with suppress(BudgetSpentError), closing(progress):
-            self.model.learn(calls, callback=[progress, *anneal])
+        with generators_kept():  # SB3 seeds all of them
+            self.model = self.build(env, settings, seed, device, watch)
+            if start is not None:
+                set_mean_action(self.model, start)
+            if settings.hyperparameters.get("vf_coef") == 0:
+                silence_critic(self.model)
+            checkpoint = partial(self.save, out) if out else None
+            progress = Progress(self.name, budget.reward_calls, watch, checkpoint)
+            spend(self.model, progress, settings.final_log_std)
 
     def build(
         self, env: VecEnv, settings: SB3Settings, seed: int, device: str, watch: Stopwatch

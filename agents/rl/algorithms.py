@@ -26,7 +26,7 @@ _GIVEN_TO_POLICY = (
 
 
 def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:
-    """The SB3 or sb3-contrib class of an algorithm.
+    """The SB3 or sb3-contrib class of an algorithm; of ARS, one that counts its reward calls.
 
     Raises:
         ImportError: It is in sb3-contrib, which is not installed.
@@ -40,6 +40,10 @@ def algorithm_class(algorithm: str) -> type[BaseAlgorithm]:
         raise ImportError(
             f'{algorithm} is part of sb3-contrib: pip install "editgym[rl]"'
         ) from error
+    if name == "ARS":
+        from agents.rl.ars import CountedARS  # it is one of sb3-contrib's
+
+        return CountedARS
     return getattr(sb3_contrib, name)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ UNLIMITED = 2**62  # reward calls, where the budget is seconds alone
 
 
 def steps_between_updates(
-    kind: type[BaseAlgorithm], settings: Mapping[str, Any], episode: int
+    kind: type[BaseAlgorithm], settings: Mapping[str, Any], episode: int, slots: int = 1
 ) -> int:
     """Steps of every slot that an algorithm takes as one piece, which it goes on to the end of
     whatever its budget.
@@ -31,6 +32,8 @@ def steps_between_updates(
             episodes), `train_freq` (a number of steps or a pair such as `(2, "episode")`), or
             `n_steps` where that is not the length of off-policy returns.
         episode: Steps of an episode.
+        slots: Environments that are stepped at a time, among which ARS divides the episodes of an
+            evaluation.
     """
     defaults = {
         name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()
@@ -42,7 +45,7 @@ def steps_between_updates(
     value = chosen[name]
     count, unit = value if isinstance(value, tuple) else (value, "step")
     if name == "n_delta":
-        return 2 * int(count) * int(chosen["n_eval_episodes"]) * episode
+        return 2 * int(count) * -(-int(chosen["n_eval_episodes"]) // slots) * episode
     return int(count) * (episode if unit == "episode" else 1)
 
 
@@ -142,28 +145,29 @@ class Progress(BaseCallback):
 
     Args:
         name: The algorithm's name.
-        calls: Reward calls of the budget; `UNLIMITED` where the seconds end it.
+        calls: Reward calls of the budget; None where the seconds end it.
         watch: The stopwatch of the budget's seconds.
         checkpoint: Saves what was learned so far; None keeps nothing.
     """
 
     def __init__(
-        self, name: str, calls: int, watch: Stopwatch, checkpoint: Callable[[], None] | None
+        self,
+        name: str,
+        calls: int | None,
+        watch: Stopwatch,
+        checkpoint: Callable[[], None] | None,
     ) -> None:
         super().__init__()
-        self._name, self._watch, self._checkpoint = name, watch, checkpoint
-        self._bar = tqdm(
-            total=None if calls >= UNLIMITED else calls,
-            desc=name,
-            unit="call",
-            leave=False,
-            mininterval=0.5,
-        )
+        self.calls = UNLIMITED if calls is None else calls
+        self.watch = watch
+        self._name, self._checkpoint = name, checkpoint
+        total = None if self.calls >= UNLIMITED else self.calls
+        self._bar = tqdm(total=total, desc=name, unit="call", leave=False, mininterval=0.5)
         self._saved = 0
 
     def _on_step(self) -> bool:
         self._bar.update(self.num_timesteps - self._bar.n)
-        if self._watch.expired:
+        if self.watch.expired:
             if self._name == "ars":  # its loop goes on after a False
                 raise BudgetSpentError
             return False
@@ -179,3 +183,17 @@ class Progress(BaseCallback):
         self._bar.close()
         if self._checkpoint and self.num_timesteps:
             self._checkpoint()
+
+
+def spend(model: BaseAlgorithm, progress: Progress, final_log_std: float | None) -> None:
+    """Let an algorithm learn until a budget is spent.
+
+    Args:
+        model: The algorithm.
+        progress: The budget, with its bar and its checkpoints.
+        final_log_std: Where the logarithm of a Gaussian policy's standard deviation is led; None
+            leaves it to the algorithm.
+    """
+    anneal = [] if final_log_std is None else [NoiseSchedule(final_log_std, progress.watch)]
+    with suppress(BudgetSpentError), closing(progress):
+        model.learn(progress.calls, callback=[progress, *anneal])

@@ -19,7 +19,7 @@ from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.exchangeable import EntryEdit, MatrixShape
 from editgym.checks import above, whole
 from editgym.envs.protocol import edit_env, gradient_world
-from editgym.models.training import one_thread
+from editgym.models.training import generators_kept, one_thread
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Mask, Shift
 
@@ -81,7 +81,7 @@ class GradientEditor(ConfiguredAgent):
                         f" {given.batch} (batch); raise the budget or lower the batch"
                     )
                 steps = min(steps, budget.reward_calls // given.batch)
-            with torch.random.fork_rng(devices=[]):
+            with generators_kept():
                 torch.manual_seed(seed)
                 policy = EntryEdit(shape, given.hidden, isinstance(world.operator, Shift))
             optimizer = torch.optim.Adam(policy.parameters(), given.learning_rate)
@@ -168,7 +168,8 @@ class GradientEditor(ConfiguredAgent):
             raise FileNotFoundError(f"no agent in {folder}: there is no {_POLICY_FILE}")
         agent = cls(**read_config(folder))
         state = torch.load(folder / _POLICY_FILE, weights_only=True, map_location="cpu")
-        policy = EntryEdit(MatrixShape(**state["shape"]), state["hidden"], state["signed"])
+        with generators_kept():  # the first weights are random, and nobody's draws
+            policy = EntryEdit(MatrixShape(**state["shape"]), state["hidden"], state["signed"])
         policy.load_state_dict(state["parameters"])
         agent._policy = policy.eval()
         return agent

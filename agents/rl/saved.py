@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from editgym.models.training import generators_kept
 from editgym.paths import whole_file
 
 MODEL_FILE = "model.zip"
@@ -41,7 +42,8 @@ def load_model(kind: type[BaseAlgorithm], folder: Path) -> BaseAlgorithm:
     file = folder / MODEL_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no agent in {folder}: there is no {MODEL_FILE}")
-    with _old_names():
+    # SB3 seeds the global generators with the seed that an algorithm was made with.
+    with _old_names(), generators_kept():
         try:
             return kind.load(file, device="cpu")
         except (ImportError, AttributeError) as error:

@@ -13,6 +13,7 @@ from agents.tune.search import LogUniform, Search, Searches, Uniform
 from editgym.checks import Check, at_least, is_finite, is_whole, one_of, optional, whole, within
 
 REFINE = 0.2
+INNER = ("policy_kwargs", "train_env")  # settings whose keys are laid over a preset's
 _HYPERPARAMETERS: Searches = {"learning_rate": LogUniform(0.1, 10, relative=True)}
 _DICT = Check(lambda v: isinstance(v, Mapping), "a dict")
 _FINITE = Check(is_finite, "a finite number")

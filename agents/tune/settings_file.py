@@ -72,7 +72,7 @@ class TunedSettings:
             ValueError: The settings are another model's or task's.
         """
         # These load PyTorch, for which who only reads a file does not wait.
-        from agents.configured import spec_arguments
+        from agents.episodes import spec_arguments
         from editgym.envs.protocol import edit_env, is_stream
 
         if self.model is not None:

@@ -17,8 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from agents.catalogue import make_agent
 from agents.command_line import env_spec
-from agents.configured import spec_arguments
-from agents.episodes import validation_env
+from agents.episodes import spec_arguments, validation_env
 from agents.protocol import Agent, Budget, Unsupported
 from agents.tune.space import Chosen
 from editgym.envs.protocol import edit_env, is_stream, open_env, stream_env

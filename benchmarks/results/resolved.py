@@ -58,7 +58,7 @@ def check_environment(
     Raises:
         ValueError: It takes no such argument, or a value is out of its range.
     """
-    from agents.configured import check_arguments
+    from agents.episodes import check_arguments
 
     try:
         spec = environment_spec(env_id, env_kwargs)

@@ -112,6 +112,21 @@ def test_an_algorithm_is_given_whole_pieces_of_steps(name, config, steps):
     assert steps_between_updates(algorithm_class(name), config, episode=3) == steps
 
 
+@pytest.mark.parametrize(("slots", "episodes", "steps"), [(4, 4, 12), (4, 5, 24), (4, 1, 12)])
+def test_slots_divide_the_episodes_of_an_evaluation(slots, episodes, steps):
+    config = {"n_delta": 2, "n_eval_episodes": episodes}
+    assert steps_between_updates(algorithm_class("ars"), config, 3, slots) == steps
+
+
+@pytest.mark.parametrize(("slots", "episodes"), [(1, 1), (4, 4), (4, 2), (2, 4), (4, 1), (1, 4)])
+def test_ars_spends_its_budget_whatever_its_slots(slots, episodes):
+    agent = make_agent("ars", n_delta=2, num_envs=slots, n_eval_episodes=episodes)
+    spec = gym.make("ShiftWorld-v0", episode_length=2, sites=["fc3"], rank=1).spec
+    with count_reward_calls() as meter:
+        agent.learn(spec, Budget(reward_calls=128), seed=0)
+    assert meter.calls == agent.model.num_timesteps == 128
+
+
 @pytest.mark.parametrize("evaluated", [{}, {"n_eval_episodes": 3}, {"num_envs": 2}])
 def test_a_population_and_its_episodes_are_within_the_budget(evaluated):
     agent = make_agent("ars", n_delta=2, **evaluated)

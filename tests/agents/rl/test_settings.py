@@ -2,9 +2,12 @@
 
 import inspect
 import json
+import random
 
 import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
 from agents.catalogue import make_agent
 from agents.protocol import Budget
@@ -14,6 +17,11 @@ from agents.rl.presets import ALGORITHMS, LONG_STREAM, preset
 from editgym.envs.sb3 import monitored
 from envs_registry import environment_spec
 
+TINY = {
+    "ppo": {"rollout": 8, "batch_size": 8},
+    "sac": {"num_envs": 4, "learning_starts": 4, "batch_size": 4, "buffer_size": 100},
+    "ars": {"n_delta": 2},
+}
 DIGITS = environment_spec("MaskWorld-v0", {})
 
 
@@ -27,6 +35,33 @@ def test_what_is_given_goes_before_the_preset_and_the_preset_before_defaults():
         "sketch": 8,
     }
     assert json.loads(json.dumps(found)) == found
+
+
+def test_what_is_given_of_a_mapping_leaves_the_rest_of_the_preset_s():
+    found = make_agent("ppo", policy_kwargs={"log_std_init": -2}).resolved(DIGITS)
+    assert found.hyperparameters["policy_kwargs"] == {
+        "net_arch": [128, 128],
+        "activation_fn": "relu",
+        "log_std_init": -2,
+    }
+    stream = environment_spec("LifelongLLMEdit-v0", {})
+    agent = make_agent("ppo", train_env={"locality_weight": 3.0})
+    assert agent.resolved(stream).train_env == {"back_depth": 1, "locality_weight": 3.0}
+    assert agent.config["train_env"] == {"locality_weight": 3.0}
+    wider = GeneralEditor(policy_kwargs={}).resolved(DIGITS)
+    assert wider.hyperparameters["policy_kwargs"] == {"log_std_init": -1.5}
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac", "ars"])
+def test_learning_and_loading_leave_the_process_its_random_numbers(algorithm, tmp_path):
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    agent = make_agent(algorithm, **TINY[algorithm])
+    agent.learn(environment_spec("ShiftWorld-v0", {"sites": ["fc3"]}), Budget(16), seed=5)
+    agent.save(tmp_path)
+    SB3Agent.load(tmp_path)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert after == before
 
 
 @pytest.mark.parametrize(
@@ -121,7 +156,8 @@ def test_a_learning_rate_that_nobody_gives_falls_from_the_algorithm_s_own(algori
 
 
 def test_the_general_editor_s_noise_may_be_the_algorithm_s_own():
-    agent = GeneralEditor(policy_kwargs={}, rollout=16, batch_size=16, final_log_std=None)
+    own = {"policy_kwargs": {"log_std_init": 0.0}, "final_log_std": None}
+    agent = GeneralEditor(rollout=16, batch_size=16, **own)
     seen = {"observe_task": True, "observe_parameters": ["fc3.weight"]}
     spec = environment_spec("ShiftWorld-v0", {"goals": [0, 1], **seen})
     agent.learn(spec, Budget(reward_calls=16), seed=0)
