@@ -39,10 +39,11 @@ _ACTIONS_FILE = "actions.safetensors"
 class OpenLoopAgent(ConfiguredAgent):
     """An agent whose policy is one fixed sequence of actions, whatever it observes.
 
-    A subclass learns the sequence, and names its `settings_type` where it has settings.
+    A subclass learns the sequence, and names its `settings_type` where it has settings. What it has
+    found so far stays if its learning is interrupted, and can be saved.
 
     Attributes:
-        actions: (episode length, action size), or None before `learn`.
+        actions: (episode length, action size), or None before `learn` has found any.
     """
 
     name: ClassVar[str]
@@ -143,14 +144,16 @@ class RandomSearch(OpenLoopAgent):
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Draw as many edits as the budget allows and keep the one with the highest reward."""
+        self.actions = None
         with closing(_Search(env_spec, budget, seed, self.settings.num_envs)) as search:
             generator = np.random.default_rng(seed)
-            self.actions, best = search.draw(generator, 1)[0], -np.inf
+            first, best = search.draw(generator, 1)[0], -np.inf
             while search.affordable():
                 drawn = search.draw(generator, search.candidates)
                 returns = search.returns(drawn)
                 if returns.max() > best:
                     self.actions, best = drawn[int(returns.argmax())], float(returns.max())
+            self.actions = first if self.actions is None else self.actions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +196,7 @@ class CmaEs(OpenLoopAgent):
             from cmaes import CMA, SepCMA
         except ImportError as error:
             raise ImportError('cmaes is missing: pip install "editgym[rl]"') from error
-        given = self.settings
+        given, self.actions = self.settings, None
         with closing(_Search(env_spec, budget, seed, given.population)) as search:
             if search.candidates < given.population:
                 raise ValueError(
@@ -215,7 +218,13 @@ class CmaEs(OpenLoopAgent):
                 drawn = np.stack([optimizer.ask() for _ in range(given.population)])
                 returns = search.returns(drawn.clip(-1, 1).reshape(-1, *search.shape))
                 optimizer.tell(list(zip(drawn, -returns, strict=True)))
-            self.actions = np.clip(optimizer.mean, -1, 1).astype(np.float32).reshape(search.shape)
+                self.actions = _as_actions(optimizer.mean, search.shape)
+            if self.actions is None:  # the seconds were over before the first generation
+                self.actions = _as_actions(optimizer.mean, search.shape)
+
+
+def _as_actions(mean: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.clip(mean, -1, 1).astype(np.float32).reshape(shape)
 
 
 class _Search:

@@ -19,7 +19,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.configured import (
     ConfiguredAgent,
-    Settings,
     layered,
     read_config,
     read_settings,
@@ -89,7 +88,7 @@ class SB3Agent(ConfiguredAgent):
 
     access: ClassVar[Access] = "reward"
     name = "sb3"
-    settings_type: ClassVar[type[Settings]] = SB3Settings
+    settings_type: ClassVar[type[SB3Settings]] = SB3Settings
     policy_takes: ClassVar[Sequence[str] | None] = None  # of `policy_kwargs`; None for all of SB3's
     settings: SB3Settings
 
@@ -128,11 +127,9 @@ class SB3Agent(ConfiguredAgent):
         return settings
 
     def _checked(self, given: Mapping[str, Any]) -> SB3Settings:
-        return check_settings(self.name, self._of(given), self.policy, self.policy_takes)
-
-    @classmethod
-    def _of(cls, given: Mapping[str, Any]) -> Any:
-        return cls.settings_type.of(given)
+        return check_settings(
+            self.name, self.settings_type.of(given), self.policy, self.policy_takes
+        )
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Train until the budget is spent; whole rollouts that the budget does not pay for are left
@@ -237,7 +234,11 @@ class SB3Agent(ConfiguredAgent):
                 silence_critic(self.model)
             checkpoint = partial(self.save, out) if out else None
             progress = Progress(self.name, budget.reward_calls, watch, checkpoint)
-            spend(self.model, progress, settings.final_log_std)
+            try:
+                spend(self.model, progress, settings.final_log_std)
+            finally:
+                if not self.model.num_timesteps:
+                    self.model = None  # what was stopped before its first step is no agent
 
     def build(
         self, env: VecEnv, settings: SB3Settings, seed: int, device: str, watch: Stopwatch
@@ -289,7 +290,7 @@ class SB3Agent(ConfiguredAgent):
         """
         agent = cls(**read_config(folder))
         if (trained_with := read_settings(folder)) is not None:
-            agent.settings = cls._of(trained_with)
+            agent.settings = cls.settings_type.of(trained_with)
         agent.model = load_model(algorithm_class(agent.name), folder)
         return agent
 

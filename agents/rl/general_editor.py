@@ -112,7 +112,7 @@ class GeneralEditor(SB3Agent):
         ValueError: The algorithm is another one, or a setting is out of its range.
     """
 
-    settings_type: ClassVar[type[Settings]] = GeneralSettings
+    settings_type: ClassVar[type[SB3Settings]] = GeneralSettings
     policy_takes: ClassVar[Sequence[str] | None] = ("log_std_init",)
     settings: GeneralSettings
     _edits: tuple[type[BaseFeaturesExtractor], dict[str, Any]]

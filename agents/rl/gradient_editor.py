@@ -71,6 +71,7 @@ class GradientEditor(ConfiguredAgent):
             ValueError: The budget does not pay for one step.
         """
         given, watch = self.settings, Stopwatch(budget.seconds)
+        self._policy = None
         with closing(gym.make(env_spec)) as env, one_thread():
             world, shape = gradient_world(env), self._shape_of(env)
             steps = given.steps
@@ -96,6 +97,7 @@ class GradientEditor(ConfiguredAgent):
                 torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
                 optimizer.step()
                 falling.step()
+                self._policy = policy  # what was learned so far stays after Ctrl-C
             self._policy = policy.eval()
 
     def edit(self, env: gym.Env) -> EditJournal:

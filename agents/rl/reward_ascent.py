@@ -59,6 +59,7 @@ class RewardAscent(OpenLoopAgent):
             ValueError: The reward's signal has none, or the budget does not pay for an episode.
         """
         given, watch = self.settings, Stopwatch(budget.seconds)
+        self.actions = None
         with closing(gym.make(env_spec)) as env, one_thread():
             world, length = gradient_world(env), steps_of(env)
             episodes = given.steps
@@ -87,4 +88,6 @@ class RewardAscent(OpenLoopAgent):
                 falling.step()
                 with torch.no_grad():
                     actions.clamp_(-1, 1)
-            self.actions = actions.detach().cpu().numpy()
+                self.actions = actions.detach().cpu().numpy().copy()
+            if self.actions is None:  # the seconds were over before the first episode
+                self.actions = actions.detach().cpu().numpy()

@@ -322,3 +322,58 @@ def test_longer_episodes_are_searched_as_one_sequence():
     assert meter.calls == 96  # 4 generations of 8 sequences of 3 edits
     assert np.asarray(agent.actions).shape[0] == 3
     assert len(agent.edit(gym.make(spec))) == 3
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "calls"),
+    [
+        ("random", {"num_envs": 8}, 16),
+        ("cmaes", {"population": 8}, 16),
+        ("reward_ascent", {"steps": 2}, 2),
+    ],
+)
+def test_what_was_found_before_an_interruption_is_kept(name, config, calls, monkeypatch, tmp_path):
+    spec = gym.make("ShiftWorld-v1", sites=["fc3"], rank=1).spec
+    whole, agent = make_agent(name, **config), make_agent(name, **config)
+    whole.learn(spec, Budget(reward_calls=calls), seed=0)
+    made = itertools.count()
+
+    def stopped(self):
+        if next(made) == 2:
+            raise KeyboardInterrupt
+        return False
+
+    budget = Budget(reward_calls=calls, seconds=9_999)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stopwatch, "expired", property(stopped))
+        if name == "reward_ascent":  # two of two episodes are made before it is asked again
+            patch.setattr(agent, "settings", agent.settings.of({**config, "steps": 3}))
+            budget = Budget(seconds=9_999)
+        agent.learn(spec, budget, seed=0)
+    agent.save(tmp_path)
+    assert type(agent).load(tmp_path).actions.shape == whole.actions.shape
+    if name != "reward_ascent":  # its learning rate falls by the steps that it was to make
+        assert np.array_equal(agent.actions, whole.actions)
+
+
+@pytest.mark.parametrize("name", ["random", "cmaes", "reward_ascent", "ppo"])
+def test_an_interruption_before_anything_was_found_leaves_nothing_to_save(
+    name, monkeypatch, tmp_path
+):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    spec = gym.make("ShiftWorld-v1", sites=["fc3"], rank=1).spec
+    agent = small(name)
+    if name != "ppo":
+        agent.learn(spec, Budget(reward_calls=8), seed=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stopwatch, "expired", property(stopped))
+        patch.setattr("editgym.envs.sb3.SB3VectorEnv.reset", stopped)
+        agent.learn(spec, Budget(reward_calls=64), seed=1)
+    with pytest.raises(RuntimeError, match="has nothing to save"):
+        agent.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.protocol import Budget, Unsupported
+from agents.protocol import Budget, Stopwatch, Unsupported
 from agents.rl.exchangeable import EntryEdit, MatrixShape
 from agents.rl.gradient_editor import GradientEditor
 from editgym.envs.metering import count_reward_calls
@@ -98,6 +98,27 @@ def test_learning_leaves_the_process_its_random_numbers():
     before = torch.random.get_rng_state()
     GradientEditor(steps=1, batch=1).learn(spec, Budget(), seed=5)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_what_it_learned_before_an_interruption_is_kept(steps, monkeypatch, tmp_path):
+    spec, agent = gym.make("MaskWorld-v1", **SEEN).spec, GradientEditor(steps=3, batch=1)
+    asked = iter([False] * steps)
+
+    def stopped(_):
+        for answer in asked:
+            return answer
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stopwatch, "expired", property(stopped))
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(spec, Budget(), seed=5)
+    if steps:
+        agent.save(tmp_path)
+        assert len(GradientEditor.load(tmp_path).edit(gym.make(spec))) == 1
+    else:
+        with pytest.raises(RuntimeError, match="has nothing to save"):
+            agent.save(tmp_path)
 
 
 @pytest.mark.parametrize(
