@@ -100,7 +100,7 @@ def _check_access(name: str, agent: Agent) -> None:
 
 
 def make_agent(name: str, /, **config: Any) -> Agent:
-    """The agent called `name`, with its configuration.
+    """The agent called `name`, with its configuration; a `seed` there goes before that of `learn`.
 
     Raises:
         SettingsError: It takes no such argument, or a value is not right.
@@ -120,6 +120,8 @@ def make_agent(name: str, /, **config: Any) -> Agent:
     except (ValueError, TypeError) as error:
         raise SettingsError(f"agent {name}: {error}") from error
     _check_access(name, agent)
+    if "seed" in config and hasattr(agent, "seed_given"):
+        agent.seed_given = True
     return agent
 
 

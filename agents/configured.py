@@ -93,6 +93,11 @@ class Settings:
         """The settings that name a file or folder which the agent reads."""
         return [one.name for one in dataclasses.fields(cls) if one.metadata.get("names_folder")]
 
+    @classmethod
+    def has_seed(cls) -> bool:
+        """Whether one of the settings is called `seed`."""
+        return any(one.name == "seed" for one in dataclasses.fields(cls))
+
     def searches(self) -> dict[str, Search]:
         """Where `agents.tune` looks for better values, by name; by `setting.key` inside a
         mapping.
@@ -116,6 +121,8 @@ class ConfiguredAgent:
     Attributes:
         env_searches: Arguments of the environment that `agents.tune` tunes beside the settings.
         config: The settings that were given, JSON values. Nothing changes it but `keep_seed`.
+        seed_given: Whether `make_agent` was given the agent's seed, which then goes before that of
+            `learn`.
         settings: What the agent works with: defaults and what was given, and from `learn` or `edit`
             on also the tuned values of the environment's task.
     """
@@ -123,6 +130,7 @@ class ConfiguredAgent:
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]] = Settings
     env_searches: ClassVar[Searches] = {}
+    seed_given: bool = False
     config: dict[str, Any]
     settings: Settings
 
@@ -163,8 +171,10 @@ class ConfiguredAgent:
         return next(cls for cls in type(self).__mro__ if "load" in vars(cls)) is ConfiguredAgent
 
     def keep_seed(self, seed: int) -> None:
-        """Count the seed of `learn` among what was given, where the agent has a setting `seed`."""
-        if any(field.name == "seed" for field in dataclasses.fields(self.settings_type)):
+        """Count the seed of `learn` among what was given, where the agent has a setting `seed` that
+        was not given itself.
+        """
+        if self.settings_type.has_seed() and not self.seed_given:
             self.config = {**self.config, "seed": seed}
 
     def save(self, folder: Path) -> None:

@@ -66,7 +66,8 @@ class CdaReweight(DebiasingAgent):
             a point.
         scope: "sites" moves the matrices of the environment's sites alone, and computes what lies
             beneath once for each text; None moves all weights.
-        seed: Seed of the terms put in and of the order of the comments; `learn` sets it.
+        seed: Seed of the terms put in and of the order of the comments; `learn` sets it, unless
+            `make_agent` was given one.
     """
 
     name = "cda_reweight"

@@ -79,7 +79,7 @@ class EditGRPO(StreamEditor):
         bonus: λ of the alignment bonus, 0 or more; 0 (default) leaves it out.
         temperature: Temperature of sampling, greater than 0; 1 by default.
         seed: Seed of what is sampled, and of what the first editor draws, a whole number; `learn`
-            sets it.
+            sets it, unless `make_agent` was given one.
 
     Raises:
         ValueError: An argument is out of range, or there is no such editor.
@@ -122,7 +122,7 @@ class EditGRPO(StreamEditor):
     def keep_seed(self, seed: int) -> None:
         """Count the seed of `learn` among what was given, to the first editor too."""
         super().keep_seed(seed)
-        self.first.keep_seed(seed)
+        self.first.keep_seed(self.config["seed"])
         if self.first.config:
             self.config = {**self.config, "editor_config": self.first.config}
 

@@ -47,7 +47,8 @@ class LocFTBF(StreamEditor):
         learning_rate: Learning rate of Adam, greater than 0; 1e-2 by default, which suits factlm:
             larger models want a smaller one.
         batch_size: Requests in a mini-batch, drawn anew in every epoch; 1 or more, 32 by default.
-        seed: Seed of what is drawn, a whole number; `learn` sets it.
+        seed: Seed of what is drawn, a whole number; `learn` sets it, unless `make_agent` was given
+            one.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

@@ -45,7 +45,8 @@ class LoraMerge(StreamEditor):
             larger models want a smaller one.
         stop_loss: Cross-entropy in nats per token, 0 or more; training ends as soon as every
             request is below it. 0.1 by default.
-        seed: Seed of what is drawn, a whole number; `learn` sets it.
+        seed: Seed of what is drawn, a whole number; `learn` sets it, unless `make_agent` was given
+            one.
 
     Raises:
         ValueError: An argument is out of range; the message names it.

@@ -21,7 +21,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from agents.configured import Settings, setting
+from agents.configured import setting
 from agents.episodes import is_improving
 from agents.protocol import Unsupported
 from agents.rl.agent import SB3Agent

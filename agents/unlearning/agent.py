@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -14,7 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from torch import nn
 from tqdm import tqdm
 
-from agents.configured import ConfiguredAgent, Settings, write_config
+from agents.configured import ConfiguredAgent, Settings
 from agents.episodes import replace, task_name
 from agents.protocol import Access, Budget
 from agents.unlearning import descent
@@ -48,7 +49,7 @@ class UnlearningAlgorithm(ConfiguredAgent):
     left as it was before the edit, with a warning.
 
     Args:
-        seed: Seed of what the algorithm draws; `learn` sets it.
+        seed: Seed of what the algorithm draws; `learn` sets it, unless `make_agent` was given one.
         **config: The settings.
 
     Attributes:
@@ -62,10 +63,37 @@ class UnlearningAlgorithm(ConfiguredAgent):
     sites_only = False  # whether only the weights of the environment's sites may change
     notes: tuple[str, ...] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show `seed` beside the settings in the signature."""
+        super().__init_subclass__(**kwargs)
+        shown = inspect.signature(cls)
+        if "settings_type" in vars(cls) and "seed" not in shown.parameters:
+            seed = inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY, default=0)
+            parameters = [*shown.parameters.values(), seed]
+            cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
     def __init__(self, seed: int = 0, **config: Any) -> None:
-        super().__init__(**config)
         require(is_whole(seed), "seed", seed, "a whole number")
-        self.seed = seed
+        self.seed, self.config = seed, {**config, "seed": seed}
+        self.settings = self._settings_of(self.config)
+
+    def resolved(self, spec: EnvSpec | None) -> Settings:
+        """The settings in an environment made from `spec`; the seed is one of them only where
+        `settings_type` has it.
+
+        Raises:
+            ValueError: A value is out of its range.
+        """
+        return self._settings_of({**({} if spec is None else self.tuned(spec)), **self.config})
+
+    def _settings_of(self, given: Mapping[str, Any]) -> Settings:
+        seeded = self.settings_type.has_seed()
+        return self.settings_type.of({k: v for k, v in given.items() if seeded or k != "seed"})
+
+    def keep_seed(self, seed: int) -> None:
+        """Take the seed of `learn`, unless one was given."""
+        if not self.seed_given:
+            self.seed, self.config = seed, {**self.config, "seed": seed}
 
     def forget(self, model: nn.Module, sets: Sets) -> None:
         """Change `model` in place; weights that may not change need no gradient."""
@@ -79,7 +107,8 @@ class UnlearningAlgorithm(ConfiguredAgent):
         """
         with closing(gym.make(env_spec)) as env:
             unlearning_task(env)
-        self.seed, self.settings = seed, self.resolved(env_spec)
+        self.keep_seed(seed)
+        self.settings = self.resolved(env_spec)
 
     def edit(self, env: gym.Env) -> EditJournal:
         """Run the algorithm on the network of a fresh episode.
@@ -120,10 +149,6 @@ class UnlearningAlgorithm(ConfiguredAgent):
         """The settings for a task, in an environment made from `spec`."""
         return self.resolved(spec)
 
-    def save(self, folder: Path) -> None:
-        """Write the configuration as JSON, with the seed that `learn` was given."""
-        write_config(folder, {**self.config, "seed": self.seed})
-
 
 class Unlearner(UnlearningAlgorithm):
     """An algorithm by name, on the network and its own training data.
@@ -151,7 +176,8 @@ class Unlearner(UnlearningAlgorithm):
 
     Args:
         algorithm: A name of the table, or one with `-site`.
-        seed: Seed of the order of the samples and of random labels; `learn` sets it.
+        seed: Seed of the order of the samples and of random labels; `learn` sets it, unless
+            `make_agent` was given one.
         **settings: Settings of the algorithm; those left out have the values chosen for the task.
 
     Raises:

@@ -346,13 +346,11 @@ def test_what_was_found_before_an_interruption_is_kept(name, config, calls, monk
             raise KeyboardInterrupt
         return False
 
-    budget = Budget(reward_calls=calls, seconds=9_999)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Stopwatch, "expired", property(stopped))
-        if name == "reward_ascent":  # two of two episodes are made before it is asked again
-            patch.setattr(agent, "settings", agent.settings.of({**config, "steps": 3}))
-            budget = Budget(seconds=9_999)
-        agent.learn(spec, budget, seed=0)
+    if name == "reward_ascent":  # or it would be at its end before it is asked again
+        agent = make_agent(name, steps=3)
+    monkeypatch.setattr(Stopwatch, "expired", property(stopped))
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(spec, Budget(seconds=9_999), seed=0)
     agent.save(tmp_path)
     assert type(agent).load(tmp_path).actions.shape == whole.actions.shape
     if name != "reward_ascent":  # its learning rate falls by the steps that it was to make
@@ -370,9 +368,9 @@ def test_an_interruption_before_anything_was_found_leaves_nothing_to_save(
     agent = small(name)
     if name != "ppo":
         agent.learn(spec, Budget(reward_calls=8), seed=0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Stopwatch, "expired", property(stopped))
-        patch.setattr("editgym.envs.sb3.SB3VectorEnv.reset", stopped)
+    monkeypatch.setattr(Stopwatch, "expired", property(stopped))
+    monkeypatch.setattr("editgym.envs.sb3.SB3VectorEnv.reset", stopped)
+    with pytest.raises(KeyboardInterrupt):
         agent.learn(spec, Budget(reward_calls=64), seed=1)
     with pytest.raises(RuntimeError, match="has nothing to save"):
         agent.save(tmp_path)

@@ -447,6 +447,12 @@ def test_the_first_editor_draws_by_the_same_seed(tmp_path):
         assert one.config["editor_config"] == {"rank": 2, "seed": 5}
 
 
+def test_a_seed_that_was_given_is_the_first_editor_s_too():
+    agent = make_agent("edit_grpo", editor="lora_merge", seed=7)
+    agent.learn(gym.spec("LifelongLLMEdit-v0"), Budget(), seed=5)
+    assert (agent.resolved(None).seed, agent.first.resolved(None).seed) == (7, 7)
+
+
 def test_an_interrupted_edit_goes_on_to_the_same_journal(stream_env, tmp_path, interrupted_edit):
     whole = EditGRPO(**QUICK).edit(stream_env(split="test"))
     agent, env = (

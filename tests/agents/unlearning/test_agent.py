@@ -1,12 +1,18 @@
 """Unlearning algorithms as agents: in worlds, by their names, with a seed."""
 
+from dataclasses import dataclass
+
 import gymnasium as gym
 import pytest
 import torch
 
 from agents.catalogue import make_agent
+from agents.configured import Settings, setting
+from agents.edit import with_settings
 from agents.protocol import Budget, Unsupported
-from agents.unlearning.agent import NAMES, Unlearner
+from agents.unlearning.agent import NAMES, Unlearner, UnlearningAlgorithm
+from editgym.checks import whole
+from envs_registry import environment_spec
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-site")])
@@ -37,6 +43,51 @@ def test_seed_decides():
         edits.append(entry.tensors["fc2.weight"])
     assert torch.equal(edits[0], edits[1])
     assert not torch.equal(edits[0], edits[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSettings(Settings):
+    epochs: int = setting(1, whole(1))
+
+
+class Own(UnlearningAlgorithm):
+    """An algorithm of one's own, which notes its seed."""
+
+    name, settings_type = "own", OwnSettings
+
+    def forget(self, model, sets):
+        self.notes = (f"seed {sets.seed}, {self.settings.epochs} epochs",)
+
+
+@pytest.mark.parametrize(("given", "seed"), [({}, 5), ({"seed": 7}, 7), ({"seed": 0}, 0)])
+def test_an_algorithm_of_one_s_own_keeps_its_seed(given, seed, tmp_path):
+    agent = make_agent(f"{__name__}:Own", epochs=2, **given)
+    agent.learn(gym.spec("MaskWorld-v0"), Budget(), seed=5)
+    agent.save(tmp_path)
+    loaded = Own.load(tmp_path)
+    other = with_settings(f"{__name__}:Own", loaded, {"epochs": 3})
+    for one, epochs in ((agent, 2), (loaded, 2), (other, 3)):
+        one.edit(gym.make("MaskWorld-v0"))
+        assert one.notes == (f"seed {seed}, {epochs} epochs",)
+        assert one.resolved(None).as_dict() == {"epochs": epochs}
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id", "kwargs"),
+    [
+        ("salun", "MaskWorld-v0", {}),
+        ("loc_ft_bf", "LifelongLLMEdit-v0", {}),
+        ("cda_reweight", "ShiftWorld-v0", {"task": "debiasing/templates"}),
+    ],
+)
+def test_a_seed_that_was_given_goes_before_learn_s(name, env_id, kwargs, tmp_path):
+    spec = environment_spec(env_id, kwargs)
+    for given, kept in (({}, 1), ({"seed": 7}, 7)):
+        agent = make_agent(name, **given)
+        agent.learn(spec, Budget(), seed=0)
+        agent.learn(spec, Budget(), seed=1)
+        agent.save(tmp_path)
+        assert agent.config["seed"] == type(agent).load(tmp_path).config["seed"] == kept
 
 
 def test_wrong_names_are_named():
