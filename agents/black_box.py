@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from agents.checkpoints import read_arrays
 from agents.configured import (
     CONFIG_FILE,
     ConfiguredAgent,
@@ -25,7 +26,7 @@ from agents.configured import (
     write_config,
     write_settings,
 )
-from agents.episodes import steps_of
+from agents.episodes import shape_of_actions
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.policies import lora_start
 from editgym.checks import above, at_least, whole
@@ -60,7 +61,7 @@ class OpenLoopAgent(ConfiguredAgent):
         """
         if self.actions is None:
             raise RuntimeError(f"{self.name} has no actions yet: call learn() or load() first")
-        shape = _shape_of(env)
+        shape = shape_of_actions(env)
         if self.actions.shape != shape:
             raise Unsupported(
                 f"{self.name} learned actions of the shape (edits, numbers) {self.actions.shape},"
@@ -88,6 +89,7 @@ class OpenLoopAgent(ConfiguredAgent):
 
         Raises:
             FileNotFoundError: There is none in `folder`.
+            ValueError: A file of it is damaged.
         """
         if not (folder / _ACTIONS_FILE).is_file():
             raise FileNotFoundError(f"no agent in {folder}: there is no {_ACTIONS_FILE}")
@@ -96,7 +98,8 @@ class OpenLoopAgent(ConfiguredAgent):
         trained_with = read_settings(folder)
         if trained_with is not None:
             agent.settings = agent.settings_type.of(trained_with)
-        agent.actions = load_file(folder / _ACTIONS_FILE)["actions"]
+        file, instead = folder / _ACTIONS_FILE, "train the agent again"
+        agent.actions = read_arrays(file, ("actions",), "sequence of actions", instead)["actions"]
         return agent
 
 
@@ -104,10 +107,11 @@ class NoEdit(OpenLoopAgent):
     """Leaves the network as it is. It takes no arguments."""
 
     name = "no_edit"
+    learns_nothing = True
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Nothing to learn; the zero action is no edit in every world."""
-        self.actions = np.zeros(_episode_shape(env_spec), np.float32)
+        self.actions = np.zeros(_shape_in(env_spec), np.float32)
 
 
 class RandomActions(OpenLoopAgent):
@@ -116,10 +120,11 @@ class RandomActions(OpenLoopAgent):
     """
 
     name = "random_actions"
+    learns_nothing = True
 
     def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
         """Draw the actions; no reward is asked for."""
-        shape = _episode_shape(env_spec)
+        shape = _shape_in(env_spec)
         self.actions = np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -244,7 +249,7 @@ class _Search:
                 f"{env_spec.id} cannot score many candidates of a whole episode at a time"
             )
         with closing(gym.make(env_spec)) as env:
-            world, self.shape = edit_env(env), _shape_of(env)
+            world, self.shape = edit_env(env), shape_of_actions(env)
         self.steps, self.layout = self.shape[0], world.layout
         if any(count > 1 for count in world.choices.values()):
             counts = [f"{count} {what}s" for what, count in sorted(world.choices.items())]
@@ -288,12 +293,6 @@ class _Search:
         self._env.close()
 
 
-def _episode_shape(env_spec: EnvSpec) -> tuple[int, ...]:
-    """The shape of a whole episode's actions in an environment made from a spec."""
+def _shape_in(env_spec: EnvSpec) -> tuple[int, ...]:
     with closing(gym.make(env_spec)) as env:
-        return _shape_of(env)
-
-
-def _shape_of(env: gym.Env) -> tuple[int, ...]:
-    """The shape of a whole episode's actions, (steps, action size)."""
-    return (steps_of(env), *(edit_env(env).action_space.shape or ()))
+        return shape_of_actions(env)

@@ -4,11 +4,12 @@ files, and the folder between the first two.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +18,15 @@ from filelock import FileLock, Timeout
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
-from agents.protocol import Agent, Unsupported
+from agents.checkpoints import read_object
 from agents.tune.settings_file import TunedSettings
 from editgym.checks import as_json
-from editgym.envs.protocol import open_world
 from editgym.paths import cache_folder
-from editgym.weights import Mask
 from envs_registry import environment_spec
 
 CONFIG_FILE = "config.json"
 AGENT_FOLDER = "agent"
+MOST_SEED = 2**32 - 1  # of NumPy's older generators
 _OF_AGENT = "agent."
 _GYMNASIUM_ADDS = " was raised from the environment creator for "  # what was given, once more
 _FACTWORLD, _CUSTOM = "knowledge/factworld", "knowledge/custom"
@@ -34,6 +34,15 @@ _FACTWORLD, _CUSTOM = "knowledge/factworld", "knowledge/custom"
 
 class UsageError(ValueError):
     """What the user asked for cannot be done; the message says why, without a traceback."""
+
+
+def seed(text: str) -> int:
+    """The seed that is typed after `--seed`, as every generator takes it."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST_SEED):
+        raise argparse.ArgumentTypeError(
+            f"must be from 0 to {MOST_SEED}, a whole number, got {text!r}"
+        )
+    return int(text)
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -154,6 +163,17 @@ class GivenSettings(NamedTuple):
         return cls(tuned.settings, tuned.env_kwargs, tuned)
 
 
+def trained_as(folder: Path) -> dict[str, Any] | None:
+    """How the agent in a folder was trained, as `agents.train` wrote it; None where nothing says.
+
+    Raises:
+        ValueError: The file that says it is damaged.
+    """
+    file, needed = folder / CONFIG_FILE, {"agent": str, "env_id": str, "env_kwargs": dict}
+    again = "train the agent again: python -m agents.train --out DIR …"
+    return read_object(file, needed, again) if file.is_file() else None
+
+
 def env_spec(env_id: str, arguments: dict[str, Any], *, evaluation: bool = False) -> EnvSpec:
     """`environment_spec`, with the user's mistakes as such.
 
@@ -236,30 +256,3 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"--out: cannot write to {folder}: {error}") from error
     return folder
-
-
-def check_adds(env: gym.Env, env_id: str) -> None:
-    """Refuse to write a LoRA adapter of edits that scale weights.
-
-    Raises:
-        UsageError: The environment's edits do.
-    """
-    with suppress(Unsupported):  # of streams there is no operator
-        if isinstance(open_world(env).operator, Mask):
-            raise UsageError(
-                f"--export adapter: {env_id} scales weights, and a LoRA adapter adds to them;"
-                " --export merged writes the edited weights"
-            )
-
-
-def check_changes_weights(agent: Agent, name: str) -> None:
-    """Refuse to export what an agent puts beside the weights.
-
-    Raises:
-        UsageError: The agent changes no weights.
-    """
-    if not getattr(agent, "changes_weights", True):  # most agents do, and need not say so
-        raise UsageError(
-            f"--export: {name} changes no weights, so neither an adapter nor a checkpoint can hold"
-            " what it does; leave --export out, and journal.safetensors holds it"
-        )

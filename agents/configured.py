@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 
 from gymnasium.envs.registration import EnvSpec
 
+from agents.checkpoints import read_object
 from agents.tune.search import Search, Searches
 from editgym.checks import Check, shown
 from editgym.paths import whole_file
@@ -166,6 +167,11 @@ class ConfiguredAgent:
         return self.settings_type.of({**tuned, **self.config})
 
     @property
+    def learns_nothing(self) -> bool:
+        """Whether `learn` takes no time and no reward: such an agent can edit at once."""
+        return self.is_its_config
+
+    @property
     def is_its_config(self) -> bool:
         """Whether the configuration is all that the agent saves: it learns nothing."""
         return next(cls for cls in type(self).__mro__ if "load" in vars(cls)) is ConfiguredAgent
@@ -219,11 +225,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no agent in `folder`.
+        ValueError: The file is damaged.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no agent in {folder}: there is no {CONFIG_FILE}")
-    return dict(json.loads(path.read_text()))
+    return read_object(path, {}, "train the agent again")
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
@@ -239,6 +246,10 @@ def _write(file: Path, told: Mapping[str, Any]) -> None:
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings that the agent in `folder` was trained with; None where they were not saved."""
+    """The settings that the agent in `folder` was trained with; None where they were not saved.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     path = folder / SETTINGS_FILE
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return read_object(path, {}, "train the agent again") if path.is_file() else None

@@ -6,7 +6,8 @@ model=smollm2-135m --set requests=FILE --ask bare,chat`. Writes DIR/journal.safe
 `--export`, DIR/adapter/ (PEFT LoRA) or DIR/merged.safetensors (DIR/merged/ for a language model, to
 load with `from_pretrained`); prints the metrics on test data before and after. `--set` changes
 arguments of the environment, for example `--set model_seed=1` for another network (an agent that
-learned on one network need not transfer; `networks` trains it on several). `--ask` shows what a
+learned on one network need not transfer; `networks` trains it on several), and with the prefix
+`agent.` settings of an agent that learns nothing. `--ask` shows what a
 language model answers before and after, in the prompt formats that it names, and undoes the edit to
 see that nothing of it is left. `--no-checks` leaves out the metrics, which may take longer than the
 edit: for unlearning, a network is retrained and attacks are run. A stream of facts that was
@@ -16,7 +17,6 @@ interrupted goes on where it stopped, with the same agent and seed.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,37 +29,37 @@ from tqdm import tqdm
 
 from agents import train
 from agents.catalogue import agent_class, make_agent
-from agents.checkpoints import CHECKPOINT
+from agents.checkpoints import CHECKPOINT, TRAINING
 from agents.command_line import (
     AGENT_FOLDER,
     CONFIG_FILE,
     GivenSettings,
     UsageError,
     alone_in,
-    check_adds,
-    check_changes_weights,
     divided,
     env_spec,
     made_env,
+    seed,
     settings,
+    trained_as,
     writable,
 )
 from agents.configured import ConfiguredAgent
 from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Agent, Unsupported
-from agents.report import asked_in, before_after, before_and_after, formats
-from editgym.envs.protocol import edit_env, open_env
-from editgym.metrics.evaluation import Evaluation
-from editgym.tasks.knowledge.task import KnowledgeTask
-from editgym.tasks.protocol import network_of
-from editgym.weights import (
-    EditedWeights,
-    EditJournal,
-    export_adapter,
-    export_merged,
-    export_pretrained,
+from agents.report import (
+    asked_in,
+    before_after,
+    before_and_after,
+    check_adds,
+    check_changes_weights,
+    export,
+    formats,
 )
+from editgym.envs.protocol import edit_env
+from editgym.metrics.evaluation import Evaluation
+from editgym.weights import EditJournal
 
 _STEPS_FOLDER = "steps"
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=seed,
         default=0,
         help="of the environment, e.g. draws the stream of facts (default: %(default)s)",
     )
@@ -130,18 +130,18 @@ def _put(options: argparse.Namespace) -> int:
     """
     env_kwargs, agent_config = divided(settings(options.set))
     agent = make_agent(options.agent, **agent_config)
-    if not (isinstance(agent, ConfiguredAgent) and agent.is_its_config):
+    if not (getattr(agent, "learns_nothing", False)):
         raise UsageError(
             f"--agent: {options.agent} has to learn first: python -m agents.train --agent"
-            f" {options.agent} --out {options.folder} …, then edit without --agent"
+            f" {options.agent} --out {options.folder} …, then edit without --agent; a class of your"
+            " own that learns nothing says so by learns_nothing = True"
         )
     with closing(
         made_env(env_spec(options.env, env_kwargs, evaluation=True), options.env, env_kwargs)
     ) as env:
         asked_in(env, options.ask)
         env.reset(seed=options.seed)
-    file = options.folder / CONFIG_FILE
-    before = json.loads(file.read_text()) if file.is_file() else {}
+    before = trained_as(options.folder)
     typed = [part for pair in options.set for part in ("--set", pair)]
     if options.settings is not None:
         typed += ["--settings", str(options.settings)]
@@ -150,7 +150,7 @@ def _put(options: argparse.Namespace) -> int:
         code = train.train(train.parser().parse_args([*named, *typed, "--seed", str(options.seed)]))
     except UsageError as error:
         raise UsageError(str(error).replace("--out:", "DIR:")) from None
-    if before and before != json.loads(file.read_text()):
+    if before is not None and before != trained_as(options.folder):
         print(f"{options.folder} held {before['agent']} with other settings: it is replaced")
     options.set, options.settings = [], None
     return code
@@ -158,18 +158,22 @@ def _put(options: argparse.Namespace) -> int:
 
 def _edit(options: argparse.Namespace) -> int:
     folder: Path = options.folder
-    if not (folder / CONFIG_FILE).is_file():
+    config = trained_as(folder)
+    if config is None:
         raise UsageError(
             f"DIR: {folder} holds no {CONFIG_FILE}; train first: python -m agents.train --out"
             f" {folder} …"
         )
-    config = json.loads((folder / CONFIG_FILE).read_text())
     from_file = GivenSettings.read(options.settings, config["agent"])
-    given = {**from_file.env_kwargs, **settings(options.set)}
+    env_kwargs, agent_config = divided(settings(options.set))
+    given = {**from_file.env_kwargs, **env_kwargs}
     spec = env_spec(config["env_id"], config["env_kwargs"] | given, evaluation=True)
-    agent = agent_class(config["agent"]).load(folder / AGENT_FOLDER)
+    agent = _loaded(config["agent"], folder)
     if options.settings is not None:
-        agent = with_settings(config["agent"], agent, from_file.settings)
+        agent = with_settings(config["agent"], agent, from_file.settings, "--settings")
+    if agent_config:
+        named = f"--set agent.{next(iter(agent_config))}"
+        agent = with_settings(config["agent"], agent, agent_config, named)
     if from_file.tuned is not None:
         with closing(made_env(spec, config["env_id"], given)) as env:
             from_file.tuned.check_env(env)
@@ -199,7 +203,7 @@ def _edit(options: argparse.Namespace) -> int:
     # What takes seconds comes before the checks, which may take minutes.
     print(f"wrote {journal.save(folder / 'journal.safetensors')}")
     if options.export:
-        print(f"wrote {_export(env, journal, options.export, folder)}")
+        print(f"wrote {export(env, journal, options.export, folder)}")
     for note in getattr(agent, "notes", ()):
         print(note)
     for reason, count in getattr(agent, "skipped", {}).items():
@@ -245,38 +249,43 @@ def _no_half_steps(folder: Path) -> Iterator[None]:
         raise
 
 
-def with_settings(name: str, agent: Agent, given: Mapping[str, Any]) -> Agent:
+def _loaded(name: str, folder: Path) -> Agent:
+    """The agent that was trained into a folder.
+
+    Raises:
+        UsageError: Its training was interrupted, and there is no agent of before.
+        FileNotFoundError, ValueError: It cannot be read.
+    """
+    saved = folder / AGENT_FOLDER
+    try:
+        return agent_class(name).load(saved)
+    except FileNotFoundError as error:
+        if not (saved / TRAINING).is_file():
+            raise
+        raise UsageError(
+            f"DIR: {folder} holds no {name} yet, its training was interrupted: the same"
+            " python -m agents.train command goes on with it"
+        ) from error
+
+
+def with_settings(name: str, agent: Agent, given: Mapping[str, Any], argument: str) -> Agent:
     """An agent with other settings in place of its own.
+
+    Args:
+        name: The agent's name.
+        agent: The agent.
+        given: The other settings, by name.
+        argument: What they were given by, for the message.
 
     Raises:
         UsageError: It has learned with its own.
     """
     if not (isinstance(agent, ConfiguredAgent) and agent.is_its_config):
         raise UsageError(
-            f"--settings: {name} has learned with the settings that it has; give the file to"
+            f"{argument}: {name} has learned with the settings that it has; give it to"
             " python -m agents.train"
         )
     return make_agent(name, **{**agent.config, **given})
-
-
-def _export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path:
-    """Write the edited network; a language model as a checkpoint with its tokenizer."""
-    task: Any = open_env(env).task
-    if not isinstance(task, KnowledgeTask):
-        network: EditedWeights = network_of(task.networks, journal)
-        if form == "adapter":
-            return export_adapter(network, folder / "adapter")
-        from editgym.models.sequence_classifiers import ToxicityTransformer  # loads slowly
-
-        # A classifier of transformers is wrapped to be a network of two classes.
-        inside = "model." if isinstance(network.base, ToxicityTransformer) else ""
-        return export_merged(network, folder / "merged.safetensors", inside=inside)
-    decoder = task.decoder.fresh()
-    decoder.replay(journal)
-    if form == "adapter":
-        return export_adapter(decoder, folder / "adapter")
-    task.language.tokenizer.save_pretrained(folder / "merged")
-    return export_pretrained(decoder, folder / "merged")
 
 
 if __name__ == "__main__":

@@ -106,6 +106,11 @@ def steps_of(env: gym.Env) -> int:
     return min(length, most) if most is not None and most > 0 else length
 
 
+def shape_of_actions(env: gym.Env) -> tuple[int, ...]:
+    """The shape of a whole episode's actions, (steps, action size)."""
+    return (steps_of(env), *(edit_env(env).action_space.shape or ()))
+
+
 def is_improving(spec: EnvSpec) -> bool:
     """Whether a reward of environments made from `spec` is what a step improved, and not the value
     of the weights after it.

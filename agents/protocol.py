@@ -63,6 +63,9 @@ class Stopwatch:
 class Agent(Protocol):
     """One class per agent; its constructor takes JSON values, which are its configuration.
 
+    Where there is nothing to learn, a class may also say `learns_nothing = True`: `agents.edit`
+    then puts it into its folder by itself.
+
     Attributes:
         name: Its name in the catalogue and in tables.
         access: What it uses: `reward` (observations and rewards alone), `gradient` (of the reward,

@@ -1,22 +1,34 @@
-"""What the command line shows of an edit: its metrics as a table, and what a language model answers
-before and after it, in several prompt formats.
+"""What the command line shows of an edit and writes of it: its metrics as a table, what a language
+model answers before and after it, in several prompt formats, and the edited network.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import torch
 
 from agents.command_line import UsageError
-from editgym.envs.protocol import open_env, stream_env
+from agents.protocol import Agent, Unsupported
+from editgym.envs.protocol import open_env, open_world, stream_env
 from editgym.metrics.answers import SCORERS
 from editgym.models.prompt_formats import PromptFormatError, prompt_format
 from editgym.tasks.knowledge.exam import Exam
 from editgym.tasks.knowledge.task import KnowledgeTask
-from editgym.weights import EditJournal
+from editgym.tasks.protocol import network_of
+from editgym.weights import (
+    EditedWeights,
+    EditJournal,
+    Mask,
+    export_adapter,
+    export_merged,
+    export_pretrained,
+)
 
 Metrics = Mapping[str, float | None]
 _LONGEST_ANSWER = 60
@@ -108,3 +120,50 @@ def _says_again(name: str, metrics: Metrics) -> bool:
     judged, at, form = name.partition("@")
     own, _, scorer = judged.rpartition("_")
     return scorer in SCORERS and metrics.get(f"{own}{at}{form}", object()) == metrics[name]
+
+
+def check_adds(env: gym.Env, env_id: str) -> None:
+    """Refuse to write a LoRA adapter of edits that scale weights.
+
+    Raises:
+        UsageError: The environment's edits do.
+    """
+    with suppress(Unsupported):  # of streams there is no operator
+        if isinstance(open_world(env).operator, Mask):
+            raise UsageError(
+                f"--export adapter: {env_id} scales weights, and a LoRA adapter adds to them;"
+                " --export merged writes the edited weights"
+            )
+
+
+def check_changes_weights(agent: Agent, name: str) -> None:
+    """Refuse to export what an agent puts beside the weights.
+
+    Raises:
+        UsageError: The agent changes no weights.
+    """
+    if not getattr(agent, "changes_weights", True):  # most agents do, and need not say so
+        raise UsageError(
+            f"--export: {name} changes no weights, so neither an adapter nor a checkpoint can hold"
+            " what it does; leave --export out, and journal.safetensors holds it"
+        )
+
+
+def export(env: gym.Env, journal: EditJournal, form: str, folder: Path) -> Path:
+    """Write the edited network; a language model as a checkpoint with its tokenizer."""
+    task: Any = open_env(env).task
+    if not isinstance(task, KnowledgeTask):
+        network: EditedWeights = network_of(task.networks, journal)
+        if form == "adapter":
+            return export_adapter(network, folder / "adapter")
+        from editgym.models.sequence_classifiers import ToxicityTransformer  # loads slowly
+
+        # A classifier of transformers is wrapped to be a network of two classes.
+        inside = "model." if isinstance(network.base, ToxicityTransformer) else ""
+        return export_merged(network, folder / "merged.safetensors", inside=inside)
+    decoder = task.decoder.fresh()
+    decoder.replay(journal)
+    if form == "adapter":
+        return export_adapter(decoder, folder / "adapter")
+    task.language.tokenizer.save_pretrained(folder / "merged")
+    return export_pretrained(decoder, folder / "merged")

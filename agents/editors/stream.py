@@ -15,7 +15,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from tqdm import tqdm
 
-from agents.checkpoints import CHECKPOINT, canonical, first_difference
+from agents.checkpoints import CHECKPOINT, canonical, first_difference, read_state
 from agents.configured import ConfiguredAgent
 from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
@@ -158,11 +158,17 @@ def _checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None
     """Read the checkpoint of an interrupted edit; None where there is none.
 
     Raises:
-        ValueError: It is that of another edit.
+        ValueError: It is damaged, or that of another edit.
     """
     if not (folder / CHECKPOINT).is_file():
         return None
-    state: dict[str, Any] = torch.load(folder / CHECKPOINT, weights_only=True)
+    state = read_state(
+        folder / CHECKPOINT,
+        ("env", "editor", "torch"),
+        "checkpoint of an edit",
+        "delete it to begin anew",
+        None,
+    )
     if different := first_difference(state.get("identity", {}), identity):
         raise ValueError(
             f"folder: {folder} holds an interrupted edit that is another one: {different};"

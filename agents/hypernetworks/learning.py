@@ -13,13 +13,15 @@ from stable_baselines3.common.logger import Logger, configure
 from torch import nn
 from tqdm import tqdm
 
-from agents.checkpoints import TRAINING, canonical, first_difference
+from agents.checkpoints import TRAINING, canonical, first_difference, read_state
 from agents.hypernetworks.policy import SequencePolicy
 from agents.hypernetworks.settings import Learning
 from agents.hypernetworks.stream import base_hashes, learning_stream
 from agents.hypernetworks.validation import Judge
 from agents.protocol import Budget, Stopwatch
 from editgym.paths import whole_file
+
+_STATE = ("next", "waited", "policy", "optimizer", "best", "torch")  # of a checkpoint
 
 
 class SequenceLearner:
@@ -94,8 +96,8 @@ class SequenceLearner:
         saved the policy may delete it.
 
         Raises:
-            ValueError: The checkpoint is of another training, or the budget's seconds were over
-                before the first sequence.
+            ValueError: The checkpoint is damaged or of another training, or the budget's seconds
+                were over before the first sequence.
         """
         self._take_up()
         logger = None if self.out is None else _logger(self.out, self._next)
@@ -237,7 +239,9 @@ class SequenceLearner:
         self.out.mkdir(parents=True, exist_ok=True)
         if not (self.out / TRAINING).is_file():
             return
-        state = torch.load(self.out / TRAINING, weights_only=True)
+        state = read_state(
+            self.out / TRAINING, _STATE, "checkpoint of a training", "delete it to begin anew", None
+        )
         if different := first_difference(state.get("identity", {}), self._identity):
             raise ValueError(
                 f"out: {self.out} holds the checkpoint of another training: {different}; give"

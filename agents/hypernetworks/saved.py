@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from agents.checkpoints import read_state
 from agents.configured import read_config
 from editgym.checks import require
 
@@ -39,10 +39,12 @@ def load_policy(folder: Path) -> tuple[Sites, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is none in `folder`.
+        ValueError: The file is damaged.
     """
     if not (folder / POLICY_FILE).is_file():
         raise FileNotFoundError(f"no policy in {folder}: there is no {POLICY_FILE}")
-    state = torch.load(folder / POLICY_FILE, weights_only=True, map_location="cpu")
+    needed = ("sites", "parameters", "statistics")
+    state = read_state(folder / POLICY_FILE, needed, "policy", "train the agent again")
     return [(name, (shape[0], shape[1])) for name, shape in state["sites"]], state
 
 

@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 from tqdm import trange
 
+from agents.checkpoints import read_state
 from agents.configured import ConfiguredAgent, Settings, read_config, setting, write_config
 from agents.episodes import steps_of
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
@@ -165,11 +166,13 @@ class GradientEditor(ConfiguredAgent):
 
         Raises:
             FileNotFoundError: There is none in `folder`.
+            ValueError: A file of it is damaged.
         """
         if not (folder / _POLICY_FILE).is_file():
             raise FileNotFoundError(f"no agent in {folder}: there is no {_POLICY_FILE}")
         agent = cls(**read_config(folder))
-        state = torch.load(folder / _POLICY_FILE, weights_only=True, map_location="cpu")
+        needed = ("shape", "signed", "hidden", "parameters")
+        state = read_state(folder / _POLICY_FILE, needed, "policy", "train the agent again")
         with generators_kept():  # the first weights are random, and nobody's draws
             policy = EntryEdit(MatrixShape(**state["shape"]), state["hidden"], state["signed"])
         policy.load_state_dict(state["parameters"])

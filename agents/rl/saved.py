@@ -37,7 +37,7 @@ def load_model(kind: type[BaseAlgorithm], folder: Path) -> BaseAlgorithm:
 
     Raises:
         FileNotFoundError: There is none in `folder`.
-        ValueError: It names modules or classes that are not there any more.
+        ValueError: It is damaged, or names modules or classes that are not there any more.
     """
     file = folder / MODEL_FILE
     if not file.is_file():
@@ -51,6 +51,8 @@ def load_model(kind: type[BaseAlgorithm], folder: Path) -> BaseAlgorithm:
                 f"{file} was saved by code whose parts have moved: {error}; train the agent again:"
                 " python -m agents.train with the settings in config.json beside it"
             ) from error
+        except Exception as error:  # damage has as many names as SB3's reader has parts
+            raise ValueError(f"{file} is damaged or is no agent: train the agent again") from error
 
 
 @contextmanager

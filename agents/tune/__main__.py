@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from agents.command_line import UsageError, divided, env_spec, settings, writable
+from agents.command_line import UsageError, divided, env_spec, seed, settings, writable
 from agents.episodes import task_name
 from agents.protocol import Budget, Unsupported
 from agents.tune.settings_file import FILE
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="validation streams, or networks, that a trial is scored on (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="of the study (default: %(default)s)")
+    add("--seed", type=seed, default=0, help="of the study (default: %(default)s)")
     add(
         "--reward-calls",
         type=int,

@@ -409,6 +409,10 @@ def test_an_interrupted_training_says_what_is_there_to_go_on_with(
     assert message in capsys.readouterr().err
     assert (tmp_path / "agent" / TRAINING).is_file() == (at > 0)
     assert edit.main([str(tmp_path)]) == 2
+    if at:
+        told = capsys.readouterr().err
+        assert f"DIR: {tmp_path} holds no rledit yet, its training was interrupted" in told
+        assert "the same python -m agents.train command goes on with it" in told
     assert train_on_stream(tiny_lm, tmp_path, *arguments) == 0
     assert edit.main([str(tmp_path)]) == 0
 

@@ -83,6 +83,105 @@ def test_a_budget_is_a_number(value):
 # --- edit -----------------------------------------------------------------------------------------
 
 
+def put(folder, agent="no_edit", *more):
+    return edit.main([str(folder), *ON_WORLD, "--agent", agent, "--no-checks", *more])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "it holds no agent"),
+        ("[1", "it holds no JSON"),
+        ("[1]", "it holds [1] and no object"),
+        ('{"agent": "no_edit", "env_id": 3}', "it holds env_id=3"),
+    ],
+)
+def test_a_damaged_configuration_is_named(text, message, tmp_path, capsys):
+    assert put(tmp_path) == 0
+    (tmp_path / "config.json").write_text(text)
+    for refused in (lambda: edit.main([str(tmp_path)]), lambda: put(tmp_path)):
+        assert refused() == 2
+        told = capsys.readouterr().err
+        assert f"{tmp_path / 'config.json'} is damaged, {message}" in told
+        assert "python -m agents.train" in told
+
+
+@pytest.mark.parametrize("file", ["agent.json", "settings.json", "actions.safetensors"])
+def test_a_damaged_agent_is_named(file, tmp_path, capsys):
+    assert put(tmp_path) == 0
+    (tmp_path / "agent" / file).write_bytes(b"[1")
+    assert edit.main([str(tmp_path)]) == 2
+    assert f"{tmp_path / 'agent' / file} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("agent", "given", "message"),
+    [
+        (
+            "random_actions",
+            "agent.refine=0.3",
+            "--set agent.refine: random_actions has learned with",
+        ),
+        ("fine_tune", "agent.epochs=0.5", "agent fine_tune: fine_tune: epochs must be"),
+        ("fine_tune", "agent.epoch=1", "did you mean 'epochs'?"),
+    ],
+)
+def test_settings_of_the_agent_that_an_edit_cannot_take_are_refused(
+    agent, given, message, tmp_path, capsys
+):
+    assert train.main([*ON_WORLD, "--agent", agent, "--out", str(tmp_path)]) == 0
+    assert edit.main([str(tmp_path), "--no-checks", "--set", given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_agent_that_learns_nothing_is_edited_with_other_settings(tmp_path, monkeypatch):
+    from agents.unlearning.agent import Unlearner
+
+    seen = []
+    monkeypatch.setattr(
+        Unlearner, "forget", lambda self, *_: seen.append((self.settings.epochs, self.seed))
+    )
+    arguments = ["--agent", "fine_tune", "--set", "agent.learning_rate=0.1", "--seed", "3"]
+    assert train.main([*ON_WORLD, *arguments, "--out", str(tmp_path)]) == 0
+    assert edit.main([str(tmp_path), "--no-checks", "--set", "agent.epochs=2"]) == 0
+    assert seen == [(2, 3)]
+
+
+@pytest.mark.parametrize("agent", ["no_edit", "random_actions", "own_nothing:OwnNothing"])
+def test_an_agent_that_learns_nothing_is_put(agent, tmp_path, monkeypatch):
+    (tmp_path / "own_nothing.py").write_text(
+        "class OwnNothing:\n"
+        "    name, access, learns_nothing = 'own_nothing', 'reward', True\n"
+        "    def learn(self, env_spec, budget, seed, out=None): pass\n"
+        "    def edit(self, env):\n"
+        "        env.reset()\n"
+        "        return env.unwrapped.journal\n"
+        "    def save(self, folder):\n"
+        "        folder.mkdir(parents=True, exist_ok=True)\n"
+        "        (folder / 'own.txt').write_text('')\n"
+        "    @classmethod\n"
+        "    def load(cls, folder): return cls()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert put(tmp_path / "run", agent) == 0
+
+
+def test_an_agent_that_may_have_to_learn_is_not_put(tmp_path, capsys):
+    assert put(tmp_path / "run", "cmaes") == 2
+    told = capsys.readouterr().err
+    assert "cmaes has to learn first" in told
+    assert "learns_nothing = True" in told
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "1.5", "one"])
+def test_a_seed_that_no_generator_takes_is_refused(seed, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        put(tmp_path / "run", "no_edit", "--seed", seed)
+    assert f"must be from 0 to 4294967295, a whole number, got '{seed}'" in capsys.readouterr().err
+    assert put(tmp_path / "run", "no_edit", "--seed", "4294967295") == 0
+
+
 @pytest.fixture
 def stream(tiny_lm, tmp_path):
     """A folder with an editor of streams."""

@@ -203,6 +203,28 @@ def test_an_interrupted_stream_goes_on_to_the_same_journal(
     assert saved(resumed.edit(gym.make(env.spec), tmp_path / "state"), tmp_path) == whole
 
 
+def test_going_on_with_an_edit_leaves_the_process_its_random_numbers(
+    make_env, tmp_path, interrupted_edit
+):
+    env = make_env(journal_folder=str(tmp_path / "parts"))
+    interrupted_edit(quick("ultraedit"), env, tmp_path / "state")
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    quick("ultraedit").edit(gym.make(env.spec), tmp_path / "state")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage"])
+def test_a_damaged_checkpoint_of_an_edit_is_named(damage, make_env, tmp_path, interrupted_edit):
+    env = make_env(journal_folder=str(tmp_path / "parts"))
+    interrupted_edit(quick("ultraedit"), env, tmp_path / "state")
+    (tmp_path / "state" / "checkpoint.pt").write_bytes(damage)
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt is damaged or is no .*: delete it to beg"
+    ):
+        quick("ultraedit").edit(gym.make(env.spec), tmp_path / "state")
+
+
 @pytest.mark.parametrize(
     "otherwise", [{"prompt_format": "qa"}, {"basis": "gradient"}, {"end_weight": 0.1}]
 )

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from agents.catalogue import make_agent
@@ -122,3 +123,26 @@ def test_the_checkpoint_of_another_model_is_refused_where_its_folder_is_the_same
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"another training: networks\.0 is"):
         learned(spec, tmp_path / "out", validate_every=0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"PK garbage", None])
+@pytest.mark.usefixtures("stop_after_one")
+def test_a_damaged_file_is_named(damage, stream_spec, tmp_path):
+    with pytest.raises(Interrupted):
+        learned(stream_spec(), tmp_path)
+    agent = RLEdit(**QUICK | {"sequences": 0})
+    agent.learn(stream_spec(), Budget(), 0)
+    agent.save(tmp_path / "agent")
+    for file in (tmp_path / TRAINING, tmp_path / "agent" / "policy.pt"):
+        if damage is None:
+            torch.save({"identity": {}}, file)
+        else:
+            file.write_bytes(damage)
+    message = r"training\.pt is damaged or is no checkpoint of a training: delete it to begin anew"
+    with pytest.raises(ValueError, match=message):
+        learned(stream_spec(), tmp_path)
+    message = r"policy\.pt is damaged or is no policy: train the agent again"
+    with pytest.raises(ValueError, match=message):
+        RLEdit.load(tmp_path / "agent")
+    with pytest.raises(ValueError, match=message):
+        learned(stream_spec(), tmp_path / "other", start_from=str(tmp_path / "agent"))

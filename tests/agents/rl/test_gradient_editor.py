@@ -93,6 +93,16 @@ def test_its_budget_is_kept():
         agent.learn(gym.make("MaskWorld-v1", goals=[3, 7], **SEEN).spec, Budget(3), seed=0)
 
 
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"PK garbage"])
+def test_a_damaged_policy_is_named(damage, tmp_path):
+    agent = GradientEditor(steps=1, batch=1)
+    agent.learn(gym.make("MaskWorld-v1", **SEEN).spec, Budget(), seed=5)
+    agent.save(tmp_path)
+    (tmp_path / "policy.pt").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"policy\.pt is damaged or is no policy: train the agent"):
+        GradientEditor.load(tmp_path)
+
+
 def test_learning_leaves_the_process_its_random_numbers():
     spec = gym.make("MaskWorld-v1", **SEEN).spec
     before = torch.random.get_rng_state()

@@ -6,6 +6,7 @@ the observations that `observation` makes.
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -65,6 +66,23 @@ def test_an_agent_that_cannot_be_read_says_to_train_again(monkeypatch):
     monkeypatch.setattr(saved, "MOVED", {})
     with pytest.raises(ValueError, match=r"No module named 'agents\.\w+'; train the agent again"):
         SB3Agent.load(SAVED / "ppo")
+
+
+@pytest.mark.parametrize("keep", [0, 20, 1_000, -100])
+def test_a_damaged_agent_is_named(keep, tmp_path):
+    shutil.copytree(SAVED / "ppo", tmp_path / "ppo")
+    file = tmp_path / "ppo" / "model.zip"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"model\.zip is damaged or is no agent: train the agent"):
+        SB3Agent.load(tmp_path / "ppo")
+
+
+def test_a_zip_file_of_something_else_is_named(tmp_path):
+    shutil.copytree(SAVED / "ppo", tmp_path / "ppo")
+    with zipfile.ZipFile(tmp_path / "ppo" / "model.zip", "w") as file:
+        file.writestr("notes.txt", "mine")
+    with pytest.raises(ValueError, match=r"model\.zip is damaged or is no agent"):
+        SB3Agent.load(tmp_path / "ppo")
 
 
 def test_a_folder_without_a_policy_is_named(tmp_path):

@@ -65,7 +65,7 @@ def test_an_algorithm_of_one_s_own_keeps_its_seed(given, seed, tmp_path):
     agent.learn(gym.spec("MaskWorld-v0"), Budget(), seed=5)
     agent.save(tmp_path)
     loaded = Own.load(tmp_path)
-    other = with_settings(f"{__name__}:Own", loaded, {"epochs": 3})
+    other = with_settings(f"{__name__}:Own", loaded, {"epochs": 3}, "--set")
     for one, epochs in ((agent, 2), (loaded, 2), (other, 3)):
         one.edit(gym.make("MaskWorld-v0"))
         assert one.notes == (f"seed {seed}, {epochs} epochs",)
