@@ -27,7 +27,7 @@ from agents.configured import (
 )
 from agents.episodes import check_arguments, is_improving, spec_arguments, steps_of, task_name
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
-from agents.rl.algorithms import algorithm_class, check_settings
+from agents.rl.algorithms import algorithm_class, check_settings, made
 from agents.rl.budget import (
     Progress,
     check_learns,
@@ -248,7 +248,7 @@ class SB3Agent(ConfiguredAgent):
         if settings.linear_decay:
             hyperparameters["learning_rate"] = falling_rate(kind, hyperparameters, watch)
         hyperparameters["policy_kwargs"] = self.policy_kwargs(settings)
-        return kind(self.policy, env, seed=seed, device=device, **hyperparameters)
+        return made(self.name, self.policy, env, seed, device, hyperparameters)
 
     def policy_kwargs(self, settings: SB3Settings) -> dict[str, Any]:
         """The policy's arguments, as SB3 takes them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,9 +20,21 @@ _DICT = Check(lambda v: isinstance(v, Mapping), "a dict")
 _FINITE = Check(is_finite, "a finite number")
 _FLAG = Check(lambda v: isinstance(v, bool), "true or false")
 _OR_ALL = Check(lambda v: is_whole(v) and v >= -1, "-1 or more, a whole number")
-_OR_AUTO = Check(
-    lambda v: is_finite(v) or (isinstance(v, str) and v.startswith("auto")),
-    'a finite number, or "auto"',
+_TEXT = Check(lambda v: isinstance(v, str), "a text")
+
+
+def _is_auto_from(value: object) -> bool:
+    """Whether a value is `auto_` with a first value greater than 0 behind it."""
+    try:
+        return isinstance(value, str) and value[:5] == "auto_" and 0 < float(value[5:]) < math.inf
+    except ValueError:
+        return False
+
+
+_OR_AUTO = Check(lambda v: is_finite(v) or v == "auto", 'a finite number, or "auto"')
+_OR_AUTO_FROM = Check(
+    lambda v: is_finite(v) or v == "auto" or _is_auto_from(v),
+    'a finite number, "auto", or "auto_0.1" with a first value greater than 0',
 )
 _FREQUENCY = Check(
     lambda v: (
@@ -57,7 +70,8 @@ _CHECKS: Mapping[str, Check] = {
         at_least(0),
     ),
     **dict.fromkeys(("clip_range_vf", "target_kl"), optional(at_least(0))),
-    **dict.fromkeys(("ent_coef", "target_entropy"), _OR_AUTO),
+    "ent_coef": _OR_AUTO_FROM,
+    "target_entropy": _OR_AUTO,
     **dict.fromkeys(
         (
             *("normalize_advantage", "use_sde", "use_sde_at_warmup", "use_rms_prop"),
@@ -68,10 +82,50 @@ _CHECKS: Mapping[str, Check] = {
     "alive_bonus_offset": _FINITE,
     "train_freq": _FREQUENCY,
     "policy_kwargs": _DICT,
+    "tensorboard_log": optional(_TEXT),
+    "replay_buffer_kwargs": optional(
+        Check(
+            lambda v: v in ({}, *({"handle_timeout_termination": flag} for flag in (True, False))),
+            "a dict with handle_timeout_termination, true or false",
+        )
+    ),
 }
+
+
+def _are_widths(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(whole(1).valid(one) for one in value)
+
+
 _POLICY_CHECKS: Mapping[str, Check] = {
-    "net_arch": Check(lambda v: isinstance(v, list | tuple | Mapping), "a list of widths"),
-    "log_std_init": _FINITE,
+    "net_arch": optional(
+        Check(
+            lambda v: (
+                _are_widths(v)
+                or (
+                    isinstance(v, Mapping)
+                    and v.keys() <= {"pi", "vf", "qf"}
+                    and all(map(_are_widths, v.values()))
+                )
+            ),
+            "a list of widths, whole numbers of 1 or more, or such lists by pi and vf or qf",
+        )
+    ),
+    **dict.fromkeys(("log_std_init", "clip_mean"), _FINITE),
+    **dict.fromkeys(
+        ("n_critics", "n_quantiles", "lstm_hidden_size", "n_lstm_layers"),
+        whole(1),
+    ),
+    **dict.fromkeys(("batch_norm_eps", "batch_norm_momentum"), at_least(0)),
+    "renorm_warmup_steps": whole(0),
+    **dict.fromkeys(("optimizer_kwargs", "lstm_kwargs"), optional(_DICT)),
+    **dict.fromkeys(
+        (
+            *("ortho_init", "use_sde", "full_std", "use_expln", "squash_output", "batch_norm"),
+            *("share_features_extractor", "normalize_images", "enable_critic_lstm"),
+            *("shared_lstm", "with_bias"),
+        ),
+        _FLAG,
+    ),
 }
 
 

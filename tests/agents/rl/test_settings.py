@@ -145,6 +145,62 @@ def test_a_setting_that_an_algorithm_cannot_use_is_refused(algorithm, given, mes
         make_agent(algorithm, **given)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "given", "message"),
+    [
+        ("ppo", {"batch_size": 1}, "batch_size must be 2 or more"),
+        ("ppo", {"ent_coef": "auto"}, "ent_coef must be a finite number: ppo does not learn it"),
+        ("a2c", {"ent_coef": "auto_0.1"}, "ent_coef must be a finite number: a2c does"),
+        ("sac", {"ent_coef": "automatic"}, 'ent_coef must be a finite number, "auto", or'),
+        ("sac", {"ent_coef": "auto_-1"}, 'ent_coef must be a finite number, "auto", or'),
+        ("tqc", {"target_entropy": "auto_1"}, "target_entropy must be a finite number, or"),
+        ("td3", {"action_noise": 0.1}, "td3 takes no hyperparameter action_noise=0.1"),
+        ("td3", {"replay_buffer_class": "foo"}, "takes no hyperparameter replay_buffer_class="),
+        ("td3", {"replay_buffer_kwargs": {"size": 3}}, "replay_buffer_kwargs must be a dict with"),
+        ("ppo", {"rollout_buffer_class": "x"}, "takes no hyperparameter rollout_buffer_class"),
+        ("ppo", {"tensorboard_log": 3}, "tensorboard_log must be a text, or None"),
+        ("ppo", {"policy_kwargs": {"net_arch": ["a"]}}, "net_arch must be a list of widths"),
+        ("ppo", {"policy_kwargs": {"net_arch": [0]}}, "net_arch must be a list of widths"),
+        ("ppo", {"policy_kwargs": {"net_arch": {"pi": 8}}}, "net_arch must be a list of widths"),
+        ("ppo", {"policy_kwargs": {"optimizer_class": "Adam"}}, "takes no argument optimizer_cla"),
+        ("sac", {"policy_kwargs": {"n_critics": 0}}, "n_critics must be 1 or more"),
+    ],
+)
+def test_what_sb3_would_only_refuse_while_it_learns_is_refused_before(algorithm, given, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent(algorithm, **given)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "given"),
+    [
+        ("ppo", {"batch_size": 1, "normalize_advantage": False}),
+        ("sac", {"ent_coef": "auto_0.1"}),
+        ("sac", {"ent_coef": 0.2, "replay_buffer_kwargs": {"handle_timeout_termination": False}}),
+        ("td3", {"train_freq": [1, "episode"], "num_envs": 1}),
+        ("ppo", {"policy_kwargs": {"net_arch": {"pi": [8], "vf": []}}}),
+        ("sac", {"policy_kwargs": {"net_arch": {"pi": [8], "qf": [4, 4]}}}),
+    ],
+)
+def test_what_sb3_takes_is_taken(algorithm, given):
+    agent = make_agent(algorithm, **{**TINY.get(algorithm, TINY["sac"]), **given})
+    spec = environment_spec("ShiftWorld-v0", {"sites": ["fc3"], "rank": 1})
+    agent.learn(spec, Budget(reward_calls=8), seed=0)
+    assert agent.model.num_timesteps == 8
+
+
+def test_whole_episodes_are_learned_from_by_one_candidate():
+    agent = make_agent("td3", train_freq=[1, "episode"])
+    with pytest.raises(ValueError, match=r"train_freq must be in steps, as 16 candidates learn at"):
+        agent.resolved(DIGITS)
+
+
+def test_what_else_sb3_refuses_is_one_message():
+    agent = make_agent("ppo", **TINY["ppo"], policy_kwargs={"optimizer_kwargs": {"speed": 3}})
+    with pytest.raises(ValueError, match=r"ppo cannot be made with .*'speed': 3.*: .*'speed'"):
+        agent.learn(environment_spec("ShiftWorld-v0", {}), Budget(reward_calls=8), seed=0)
+
+
 @pytest.mark.parametrize("algorithm", ["ars", "ppo"])
 def test_a_learning_rate_that_nobody_gives_falls_from_the_algorithm_s_own(algorithm):
     size = {"ars": {"n_delta": 1, "sketch": 0}, "ppo": {"n_steps": 2}}[algorithm]
