@@ -184,11 +184,13 @@ def test_every_parameter_of_a_gate_gets_a_gradient_from_the_reward(gate, trained
 
 
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("calls", [2, 20])
+@pytest.mark.parametrize("calls", [16, 40])
 def test_the_budget_counts_every_candidate(gate, calls, trained):
     with count_reward_calls() as meter:
         trained(gate, budget=Budget(reward_calls=calls), sequences=2)
     per_sequence = 15 if gate in ("sampled", "static") else 3
+    with pytest.raises(ValueError, match=f"do not pay for one sequence of {per_sequence} "):
+        trained(gate, budget=Budget(reward_calls=per_sequence - 1), sequences=2)
     assert meter.calls == min(2, calls // per_sequence) * per_sequence
     assert meter.calls <= calls
 
