@@ -25,8 +25,6 @@ from editgym.paths import cache_folder
 from editgym.weights import Mask
 from envs_registry import environment_spec
 
-CONFIG_FILE = "config.json"
-AGENT_FOLDER = "agent"
 _OF_AGENT = "agent."
 _GYMNASIUM_ADDS = " was raised from the environment creator for "  # what was given, once more
 _FACTWORLD, _CUSTOM = "knowledge/factworld", "knowledge/custom"

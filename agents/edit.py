@@ -29,10 +29,8 @@ from tqdm import tqdm
 
 from agents import train
 from agents.catalogue import agent_class, make_agent
-from agents.checkpoints import CHECKPOINT
+from agents.checkpoints import AGENT_FOLDER, CHECKPOINT, CONFIG_FILE, AgentFolder
 from agents.command_line import (
-    AGENT_FOLDER,
-    CONFIG_FILE,
     GivenSettings,
     UsageError,
     alone_in,
@@ -150,7 +148,7 @@ def _put(options: argparse.Namespace) -> int:
         code = train.train(train.parser().parse_args([*named, *typed, "--seed", str(options.seed)]))
     except UsageError as error:
         raise UsageError(str(error).replace("--out:", "DIR:")) from None
-    if before and before != json.loads(file.read_text()):
+    if before and {**before, "finished": True} != json.loads(file.read_text()):
         print(f"{options.folder} held {before['agent']} with other settings: it is replaced")
     options.set, options.settings = [], None
     return code
@@ -158,6 +156,7 @@ def _put(options: argparse.Namespace) -> int:
 
 def _edit(options: argparse.Namespace) -> int:
     folder: Path = options.folder
+    AgentFolder(folder).recover()
     if not (folder / CONFIG_FILE).is_file():
         raise UsageError(
             f"DIR: {folder} holds no {CONFIG_FILE}; train first: python -m agents.train --out"
