@@ -11,6 +11,7 @@ from torch import Tensor
 from editgym.envs.worlds.reward import Scorer
 from editgym.envs.worlds.scores import Scores
 from editgym.weights import ActionLayout, Operator, Update
+from editgym.weights.factors import widened
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Candidates:
         with torch.set_grad_enabled(differentiable):
             updates = self.layout.unpack(actions)
             edited = [
-                self.operator.edited(weight, update)
+                # As a single environment's network does it: half precision would round the sum.
+                self.operator.edited(widened(weight), update).to(weight.dtype)
                 for weight, update in zip(self.weights, updates, strict=True)
             ]
             scores = self.scorer.score(edited, self.draws, self._gained)

@@ -23,7 +23,7 @@ from editgym.checks import (
     whole,
 )
 from editgym.envs.arguments import OutOfRange, checked_action, task_for
-from editgym.envs.worlds.draws import Draws
+from editgym.envs.worlds.draws import Draws, check_goals
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
 from editgym.envs.worlds.own_metrics import measured, own_metrics
 from editgym.envs.worlds.rendering import RENDER_MODES
@@ -115,6 +115,7 @@ class WeightEditing:
             task_arguments,
             WeightEditing.__init__,
         )
+        check_goals(self.task)
         self.operator, self.episode_length = operator, episode_length
         self._out_of_range, self._uniform_info = out_of_range, uniform_info
         self._own_metrics = own_metrics(metrics)

@@ -134,7 +134,7 @@ class BackdoorTask:
         unedited = network.fresh()
         before = self._measured(unedited)
         share, norm = weights_changed(
-            network.parameters_changed.values(), unedited.state_dict().values()
+            network.parameters_changed.values(), dict(unedited.current_tensors()).values()
         )
         return {
             **self._measured(network),
