@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -77,11 +79,39 @@ class WeightEditingVectorEnv(VectorEnv):
         self._edit_step = 0
         self._over = True
         self._random: dict[int, tuple[np.random.Generator, int]] = {}  # with its seed
+        self._spec: EnvSpec | None = None
 
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The candidates' generators, from which a seed's random stream starts."""
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What `gym.make_vec` made it of; it can be written as JSON."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and isinstance(spec.kwargs.get("autoreset_mode"), AutoresetMode):
+            name = spec.kwargs["autoreset_mode"].name.lower()
+            spec = replace(spec, kwargs=spec.kwargs | {"autoreset_mode": name})
+        self._spec = spec
+
+    @property  # type: ignore[override]
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """The candidates' generators, from which a seed's random stream starts.
+
+        Set to a generator for each candidate, or to one that theirs are spawned from, it starts
+        every candidate's random stream anew; their seeds are then −1, unknown.
+        """
         return tuple(generator for generator, _ in self._seeded())
+
+    @np_random.setter
+    def np_random(self, value: np.random.Generator | Sequence[np.random.Generator]) -> None:
+        own: list[Any] = (
+            value.spawn(self.num_envs) if isinstance(value, np.random.Generator) else list(value)
+        )
+        valid = len(own) == self.num_envs and all(
+            isinstance(generator, np.random.Generator) for generator in own
+        )
+        require(valid, "np_random", value, f"a Generator, or {self.num_envs} of them")
+        self._start({i: (generator, -1) for i, generator in enumerate(own)})
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -227,10 +257,14 @@ class WeightEditingVectorEnv(VectorEnv):
             if own is not None or i not in self._random
         }
         if fresh:
-            keys = {i: int(generator.integers(2**63 - 1)) for i, (generator, _) in fresh.items()}
-            self.candidates.seed([keys.get(i) for i in range(self.num_envs)])
-            self._random |= fresh
+            self._start(fresh)
         return [self._random[i] for i in range(self.num_envs)]
+
+    def _start(self, fresh: dict[int, tuple[np.random.Generator, int]]) -> None:
+        """Start the random streams of some candidates anew, from generators with their seeds."""
+        keys = {i: int(generator.integers(2**63 - 1)) for i, (generator, _) in fresh.items()}
+        self.candidates.seed([keys.get(i) for i in range(self.num_envs)])
+        self._random |= fresh
 
     def _begin(self, chosen: dict[str, int]) -> tuple[NDArray[np.float32], dict[str, Any]]:
         self._over = True  # until the new episodes are whole
@@ -256,6 +290,8 @@ def seed_of_each(seed: object, count: int) -> list[int | None]:
     """
     if seed is None:
         return [None] * count
+    if isinstance(seed, np.ndarray) and seed.ndim == 0:
+        seed = seed.item()
     if isinstance(seed, Integral):
         return [int(seed) + i for i in range(count)]
     given: list[Any] = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed]
