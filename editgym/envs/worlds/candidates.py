@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.reward import Scorer
 from editgym.envs.worlds.scores import Scores
 from editgym.weights import ActionLayout, Operator, Update
@@ -69,6 +70,7 @@ class Candidates:
         """
         self.draws.seed(keys)
 
+    @ordinary_tensors()
     def reset(self, network: int | None = None, goal: int | None = None) -> None:
         """Begin an episode: every candidate draws its network and goal, unless they are given."""
         self.draws.begin(network, goal)
@@ -83,6 +85,7 @@ class Candidates:
         self.uniform = len(bases) == 1 and len(task.goals) == 1
         self._gained = 0.0
 
+    @ordinary_tensors()
     def step(self, actions: Tensor, *, differentiable: bool = False) -> StepOutcome:
         """Edit every candidate and score it on a fresh batch.
 

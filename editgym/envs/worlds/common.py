@@ -23,6 +23,7 @@ from editgym.checks import (
     whole,
 )
 from editgym.envs.arguments import OutOfRange, checked_action, task_for
+from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.draws import Draws, check_goals
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
 from editgym.envs.worlds.own_metrics import measured, own_metrics
@@ -76,6 +77,7 @@ class WeightEditing:
         observation_space: A single environment's.
     """
 
+    @ordinary_tensors()
     def __init__(
         self,
         operator: Operator,

@@ -16,6 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from editgym.checks import optional, require, whole
+from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.autoreset import checked_autoreset_mode, without_reset_mask
 from editgym.envs.worlds.candidates import Candidates, StepOutcome
 from editgym.envs.worlds.common import WeightEditing
@@ -118,6 +119,7 @@ class WeightEditingVectorEnv(VectorEnv):
         """The candidates' seeds."""
         return tuple(seed for _, seed in self._seeded())
 
+    @ordinary_tensors()
     def reset(
         self,
         *,
@@ -144,6 +146,7 @@ class WeightEditingVectorEnv(VectorEnv):
         self._forget_history()
         return begun
 
+    @ordinary_tensors()
     def step(
         self, actions: NDArray[np.float32]
     ) -> tuple[

@@ -76,10 +76,11 @@ def unread(model: nn.Module, parameters: Sequence[str], example: Tensor) -> list
     asked = [name for name in dict.fromkeys(named.values()) if name in learned]
     with torch.enable_grad():
         logits = logits_of(functional_call(model, learned, (example,)))
+        total = logits.sum()
     if not logits.requires_grad:
         return []
     own = [learned[name] for name in asked]
-    found = torch.autograd.grad(logits.sum(), own, allow_unused=True)
+    found = torch.autograd.grad(total, own, allow_unused=True)
     idle = {name for name, gradient in zip(asked, found, strict=True) if gradient is None}
     return [name for name, one in named.items() if one in idle]
 
