@@ -22,7 +22,7 @@ from editgym.checks import (
     require,
     whole,
 )
-from editgym.envs.arguments import OutOfRange, checked_action, task_for
+from editgym.envs.arguments import OutOfRange, checked_action, checked_options, task_for
 from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.draws import Draws, check_goals
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
@@ -162,10 +162,10 @@ class WeightEditing:
         """What the `options` of a reset name, by index: `network`, `goal`, both or none.
 
         Raises:
-            ValueError: An option is unknown or out of range.
+            ValueError: An option is unknown or out of range, or they are no options by name.
         """
         chosen: dict[str, int] = {}
-        for name, value in (options or {}).items():
+        for name, value in checked_options(options).items():
             if name not in self.choices:
                 raise ValueError(f'options: {name!r} is not known; use "network" and "goal"')
             most, index = self.choices[name] - 1, as_whole(value)

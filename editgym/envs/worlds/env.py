@@ -161,7 +161,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
             gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
         """
         self._check_running("differentiable_step")
-        self._common.checked_actions(action.detach().cpu().numpy(), (self.layout.size,))
+        self._common.checked_actions(action.detach(), (self.layout.size,))
         self._common.scorer.check_differentiable()
         scores = self._advance(self._common.within_box(action), differentiable=True)
         self._record(scores)

@@ -228,10 +228,11 @@ def transformer(
         names = [field.name for field in fields(TextFiles)]
         files.require_unused(names, 'these are for data="toxicity"; the templates are bundled')
     texts = templates_data()[0] if data == "templates" else toxicity_data(files)
+    (seed,) = checked_seeds(None, model_seed)
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
-    splits, keep = texts.splits(model_seed), Keep(cache_folder() / "features", encode.lengths)
+    splits, keep = texts.splits(seed), Keep(cache_folder() / "features", encode.lengths)
     if network.untrained:
-        train_head(network, splits, encode, keep, model_seed, least_accuracy)
+        train_head(network, splits, encode, keep, seed, least_accuracy)
     if sites is not None:
         sites = network.names_here(sites)
     return _task(

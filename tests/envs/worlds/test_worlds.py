@@ -518,6 +518,44 @@ def test_options_that_name_nothing_are_refused(make, world, options):
         make(world).reset(options=options)
 
 
+# --- what is handed in ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out_of_range", ["clip", "error"])
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ({}, r"action must be an array of numbers of shape \(\d+,\), got a dict that is none"),
+        ("abc", "got a str that is none"),
+        ([[1.0], [1.0, 2.0]], "got a list that is none"),
+        (None, "action"),
+        (torch.zeros(320, requires_grad=True), "got a tensor with gradients, which step"),
+    ],
+)
+def test_what_is_no_action_is_named(make, out_of_range, action, message):
+    env = make("ShiftWorld-v1", out_of_range=out_of_range)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+    assert not len(env.journal)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_an_action_may_be_a_tensor_of_any_type(make, kind):
+    env = make("ShiftWorld-v1")
+    env.reset(seed=0)
+    env.step(torch.ones(env.action_space.shape).to(kind))
+    assert torch.allclose(env.weights[0], env.task.networks[0].base_weights[0] + 0.05)
+
+
+@pytest.mark.parametrize("options", [["goal"], "goal", 3, [("goal", 0)]])
+def test_options_are_by_name(make, options):
+    many = gym.make_vec("editgym:ShiftWorld-v1", num_envs=2)
+    for env in (make("ShiftWorld-v1"), many):
+        with pytest.raises(ValueError, match="options must be a dict such as"):
+            env.reset(options=options)
+
+
 # --- what is shared -------------------------------------------------------------------------------
 
 
