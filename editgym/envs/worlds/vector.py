@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 import gymnasium as gym
@@ -15,12 +14,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from editgym.checks import optional, require, whole
+from editgym.checks import optional, whole
 from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.autoreset import checked_autoreset_mode, without_reset_mask
 from editgym.envs.worlds.candidates import Candidates, StepOutcome
 from editgym.envs.worlds.common import WeightEditing
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
+from editgym.envs.worlds.seeding import generator_of_each, seed_of_each
 from editgym.weights import EditJournal, Operator, SiteEdit
 
 
@@ -105,13 +105,7 @@ class WeightEditingVectorEnv(VectorEnv):
 
     @np_random.setter
     def np_random(self, value: np.random.Generator | Sequence[np.random.Generator]) -> None:
-        own: list[Any] = (
-            value.spawn(self.num_envs) if isinstance(value, np.random.Generator) else list(value)
-        )
-        valid = len(own) == self.num_envs and all(
-            isinstance(generator, np.random.Generator) for generator in own
-        )
-        require(valid, "np_random", value, f"a Generator, or {self.num_envs} of them")
+        own = generator_of_each(value, self.num_envs)
         self._start({i: (generator, -1) for i, generator in enumerate(own)})
 
     @property
@@ -283,26 +277,6 @@ class WeightEditingVectorEnv(VectorEnv):
     def _forget_history(self) -> None:
         self._history = []
         self._started_on = self.candidates.network_index, self.candidates.goal_index
-
-
-def seed_of_each(seed: object, count: int) -> list[int | None]:
-    """A seed for each of `count` candidates, None where there is none.
-
-    Raises:
-        ValueError: They are no whole numbers, or not one for each.
-    """
-    if seed is None:
-        return [None] * count
-    if isinstance(seed, np.ndarray) and seed.ndim == 0:
-        seed = seed.item()
-    if isinstance(seed, Integral):
-        return [int(seed) + i for i in range(count)]
-    given: list[Any] = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed]
-    valid = all(one is None or isinstance(one, Integral) for one in given)
-    require(valid, "seed", seed, "a whole number, a sequence of these and of None, or None")
-    if len(given) != count:
-        raise ValueError(f"seed has {len(given)} entries, expected {count}")
-    return [None if one is None else int(one) for one in given]
 
 
 def _masked(values: dict[str, Any]) -> dict[str, Any]:
