@@ -69,7 +69,6 @@ def _merge(folders: Sequence[Path], destination: Path) -> Merged:
             other = chosen.get(row["cell"])
             if other is None or is_better(row, folder, *other):
                 chosen[row["cell"]] = row, folder
-    _check_names([row for row, _ in chosen.values()])
     added = [(row, folder) for row, folder in chosen.values() if folder != destination]
     destination.mkdir(parents=True, exist_ok=True)
     for row, folder in added:
@@ -105,22 +104,6 @@ def is_better(row: Row, folder: Path, other: Row, where: Path) -> bool:
             f" {row['cell'][:12]}), and delete the other line. Nothing was written"
         )
     return False
-
-
-def _check_names(rows: Sequence[Row]) -> None:
-    """Refuse two rows whose journals, not the same, have one name, as migrated rows may: one would
-    take the other's place.
-    """
-    of: dict[str, Row] = {}
-    for row in rows:
-        if row["edit_file"] is None:
-            continue
-        other = of.setdefault(row["edit_file"], row)
-        if other["edit_sha256"] != row["edit_sha256"]:
-            raise ResultsError(
-                f"cells {other['cell']} and {row['cell']} both call their journal"
-                f" {row['edit_file']}, and it is not the same. Nothing was written"
-            )
 
 
 def _check_files(row: Row, folder: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_journal_takes_no_other_ones_place(folder, tmp_path, capsys):
     assert merged(one, to=to) == 0
     for stranger, said in (
         ({**forged, "row_sha256": row_hash(forged)}, "journals lie at edits/CELL.safetensors"),
-        ({**forged, "row_sha256": None, "migrated_from": 1}, "both call their journal"),
+        ({**forged, "row_sha256": None, "migrated_from": 1}, "none of those that were published"),
     ):
         (other / ROWS_FILE).unlink()
         append_row(other / ROWS_FILE, stranger)
