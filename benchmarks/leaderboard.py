@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     report = write_report(folder, entries_of)
     print(f"{report.brief}\n\n{report.page.resolve()}")
     _print_refused(report.refused)
-    failed = sum(row["cell"] in report.failures for row in rows)
+    failed = sum(row["status"] == "failed" or row["cell"] in report.failures for row in rows)
     if failed:
         print(
             f"{failed} of {len(rows)} cells failed: see the end of {folder / 'LEADERBOARD.md'}",

@@ -22,8 +22,7 @@ from benchmarks.results import (
     rows_in,
 )
 from benchmarks.results.marks import Mark, add_marks, checked_marks
-
-_FINISHED_FIRST = ("finished", "unsupported", "failed")
+from benchmarks.results.rows import FINISHED_FIRST
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def is_better(row: Row, folder: Path, other: Row, where: Path) -> bool:
     Raises:
         ResultsError: Both have results, and these differ.
     """
-    rank, others = (_FINISHED_FIRST.index(one["status"]) for one in (row, other))
+    rank, others = (FINISHED_FIRST.index(one["status"]) for one in (row, other))
     if rank != others or row["status"] != "finished":
         return rank < others
     if fields := differing_fields(row, other):

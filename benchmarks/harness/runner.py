@@ -90,6 +90,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     execution = execution or Execution()
     execution.check()
     folder.mkdir(parents=True, exist_ok=True)
+    made: list[Row] = []
     with only_writer(folder) as store:
         settled = [row for row in store.rows() if row["status"] in _SETTLED]
         stale = _stale(settled, cells)
@@ -107,8 +108,10 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
                 )
             for outcome in outcomes:
                 store.add(outcome.row, outcome.journal, outcome.records)
+                made.append(outcome.row)
                 _report(outcome, bar)
-        rows = {row["cell"]: row for row in store.rows()}
+        # A cell that failed now, in the place of a row of other files, has failed.
+        rows = {row["cell"]: row for row in (*store.rows(), *made)}
     if missing := [cell for cell in cells if cell.id not in rows]:
         raise RunnerError(
             f"{len(missing)} of {len(cells)} cells have no row in {folder / ROWS_FILE}, the first"

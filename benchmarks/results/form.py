@@ -78,6 +78,10 @@ def check_form(row: Row) -> None:
     if row["status"] == "finished":
         _check(row, {"access": (lambda v: v in ACCESS, f"one of {', '.join(ACCESS)}")})
         _check(row, {"error": (lambda v: v is None, "null in a row that is finished")})
+        budget = row["budget"]["reward_calls"]
+        if row["access"] == "reward" and None not in (budget, row["reward_calls"]):
+            right = f"{budget} or less, its budget, in a finished row of the access reward"
+            _check(row, {"reward_calls": (lambda v: v <= budget, right)})
     edited_with(row)
 
 

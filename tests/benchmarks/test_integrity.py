@@ -141,7 +141,7 @@ def test_a_large_journal_that_is_here_is_compared_too(finished, tmp_path, monkey
 def test_a_row_that_lies_of_its_journals_size_is_named(finished, tmp_path):
     """Or a small journal would be said to be published by its hash alone."""
     row, folder = finished
-    append_row(folder / ROWS_FILE, rewritten(row, edit_bytes=10**6))
+    write(folder, rewritten(row, edit_bytes=10**6))
     with pytest.raises(ResultsError, match=r"has [0-9,]+ bytes, and edit_bytes says 1,000,000"):
         ship_rows(folder, tmp_path / "to")
 

@@ -378,6 +378,7 @@ def test_a_cell_of_another_edit_is_not_taken_for_this_one(world, own, tmp_path):
     settings = [Setting(None, "metrics", ["own_halves:halves"])]
     (new,) = rescore_rows([row], world, tmp_path / "to", settings).added
     other = {**new, "edit_sha256": "0" * 64}
+    (tmp_path / "to" / ROWS_FILE).unlink()
     append_row(tmp_path / "to" / ROWS_FILE, {**other, "row_sha256": row_hash(other)})
     with pytest.raises(RescoringError, match="to has this cell already, of another edit"):
         rescore_rows([row], world, tmp_path / "to", settings)

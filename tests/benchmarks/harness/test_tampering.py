@@ -341,6 +341,10 @@ def test_lines_that_are_no_rows_are_named_and_the_others_checked(results, capsys
         ({"access": "none"}, 'access is "none", and must be one of reward, gradient'),
         ({"error": "x"}, 'error is "x", and must be null in a row that is finished'),
         ({"reward_calls": "7"}, 'reward_calls is "7", and must be 0 or more, a whole number'),
+        (
+            {"access": "reward", "reward_calls": 9, "budget": {"reward_calls": 8}},
+            "reward_calls is 9, and must be 8 or less, its budget, in a finished row of the access",
+        ),
         ({"reward_calls": -7}, "reward_calls is -7, and must be 0 or more, a whole number"),
         ({"peak_memory_bytes": 2**63}, "peak_memory_bytes is 9223372036854775808, and must be"),
         ({"budget": {"reward_calls": True}}, "budget.reward_calls is true, and must be 0 or"),
