@@ -191,7 +191,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="share of a GPU that Ray reserves for a cell",
+        help="share of a GPU that Ray reserves for a cell; only with --ray",
     )
     add(
         "--time-limit",

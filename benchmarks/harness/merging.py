@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,8 +100,10 @@ def is_better(row: Row, folder: Path, other: Row, where: Path) -> bool:
     if fields := differing_fields(row, other):
         raise ResultsError(
             f"cell {row['cell']} has different results in {folder} and {where}, in"
-            f" {', '.join(fields)}: find out which of the two is right (leaderboard validate --rows"
-            f" {row['cell'][:12]}), and delete the other line. Nothing was written"
+            f" {', '.join(fields)}: find out which of the two is right (leaderboard validate"
+            f" {shlex.quote(str(folder))} --rows {row['cell'][:12]}; leaderboard validate"
+            f" {shlex.quote(str(where))} --rows {row['cell'][:12]}), and delete the other line."
+            " Nothing was written"
         )
     return False
 

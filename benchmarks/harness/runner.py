@@ -5,6 +5,7 @@ process writes.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import shutil
 import sys
@@ -56,8 +57,13 @@ class Execution:
         """Raise `ValueError` or `RunnerError` where this cannot work, before anything is run."""
         if self.jobs < 1:
             raise ValueError(f"jobs must be 1 or more, got {self.jobs}")
-        if self.gpus_per_cell < 0:
+        if not 0 <= self.gpus_per_cell < math.inf:
             raise ValueError(f"gpus_per_cell must be 0 or more, got {self.gpus_per_cell}")
+        if self.gpus_per_cell and self.ray_address is None:
+            raise ValueError(
+                f"gpus_per_cell is {self.gpus_per_cell}, and only Ray reserves GPUs: give --ray"
+                " ADDRESS too, or leave it out"
+            )
         if not 0 < self.time_limit <= _LONGEST:
             raise ValueError(
                 f"time limit must be greater than 0 and up to {_LONGEST:,.0f} seconds, got"

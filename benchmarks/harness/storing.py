@@ -113,7 +113,8 @@ def only_writer(folder: Path) -> Iterator[Store]:
     """
     try:
         with FileLock(folder / f"{ROWS_FILE}.lock", timeout=0):
-            for partial in folder.glob("*/*.partial"):  # of runs that were killed
+            # Of runs that were killed; a report of this folder, which needs no lock, has its own.
+            for partial in (*folder.glob("edits/*.partial"), *folder.glob("records/*.partial")):
                 partial.unlink(missing_ok=True)
             yield Store(folder)
     except Timeout as error:

@@ -141,11 +141,11 @@ def _failure(row: Row) -> dict[str, Any]:
 
 
 def _import_strangers(rows: Sequence[Row]) -> None:
-    """Import the modules of suites, environments and tasks by import path, and of what these are
-    given: they register families of metrics. Agents' modules have nothing to say here.
+    """Import the modules that suites, environments and tasks by import path stand in: they register
+    families of metrics. Agents' modules, and whatever else rows mention, have nothing to say here.
     """
     cells = [replace(Cell.of(row), agent="", agent_config={}, settings={}) for row in rows]
-    modules = {path.partition(":")[0] for cell in cells for path in cell.strangers}
+    modules = {path.partition(":")[0] for cell in cells for path in cell.parts}
     for module in sorted(modules):
         with suppress(Exception, SystemExit):  # whatever is not here is reported as it is
             importlib.import_module(module)

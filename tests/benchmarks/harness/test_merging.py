@@ -145,7 +145,10 @@ def test_another_result_is_not_shipped_over_what_is_published(folder, capsys):
     published, other = folder("published", ("ppo", 0, 0.5)), folder("other", ("ppo", 0, 0.9))
     before = (published / ROWS_FILE).read_bytes()
     assert leaderboard.main(["ship", str(other), str(published)]) == 2
-    assert "has different results in" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "has different results in" in error
+    for place in (published, other):
+        assert f"leaderboard validate {place} --rows " in error
     assert (published / ROWS_FILE).read_bytes() == before
 
 

@@ -333,6 +333,11 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
         ),
         (["run", "--suite", "toy", "--seeds", "0"], "seeds must be 1 or more, got 0"),
         (["run", "--suite", "toy", "--jobs", "0"], "jobs must be 1 or more, got 0"),
+        (
+            ["run", "--suite", "toy", "--gpus-per-cell", "0.5"],
+            "gpus_per_cell is 0.5, and only Ray reserves GPUs: give --ray",
+        ),
+        (["run", "--suite", "toy", "--gpus-per-cell", "nan"], "gpus_per_cell must be 0 or more"),
         (["run", "--suite", "toy", "--time-limit", "0"], "time limit must be greater than 0"),
         (["run", "--suite", "toy", "--out", "file/out"], "file/out"),
         (["report", "nothing"], "no rows in nothing"),

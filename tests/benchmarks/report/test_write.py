@@ -401,3 +401,25 @@ def test_a_terminal_without_arrows_is_told_all_the_same(tmp_path, unlearning_row
     assert leaderboard.main(["report", str(tmp_path)]) == 0
     sys.stdout.flush()
     assert "retain accuracy \\u2191" in printed.getvalue().decode("latin-1")
+
+
+def test_a_report_imports_what_names_metrics_and_nothing_that_is_mentioned(
+    tmp_path, monkeypatch, make_row
+):
+    for name in ("own_suite", "own_task", "own_env", "own_agent", "mentioned"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"task": "own_task:build", "x": {"y": ["mentioned:a"]}, "device": "cpu"}
+    row = make_row(
+        "own_agent:Agent",
+        metrics={"speed": 1.0},
+        suite="own_suite:SUITE",
+        env_id="own_env:Mine-v0",
+        env_kwargs=arguments,
+        settings={"reward": "mentioned:b"},
+    )
+    append_row(tmp_path / ROWS_FILE, row)
+    write_report(tmp_path)
+    ran = {name for name in ("own_suite", "own_task", "own_env") if (tmp_path / name).exists()}
+    assert ran == {"own_suite", "own_task", "own_env"}
+    assert not any((tmp_path / name).exists() for name in ("own_agent", "mentioned"))
