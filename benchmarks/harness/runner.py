@@ -88,6 +88,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     call.
 
     Raises:
+        ValueError: A part of a cell stands in a script or notebook.
         ResultsError: `folder` holds rows of another schema, or a damaged file.
         RunnerError: Another run is writing to `folder`, or somebody else has meanwhile; Ray is
             asked for and not installed; or at the end a cell has no row.
@@ -95,6 +96,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     """
     execution = execution or Execution()
     execution.check()
+    for cell in cells:
+        cell.check_modules()
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Row] = []
     with only_writer(folder) as store:
