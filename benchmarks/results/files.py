@@ -113,6 +113,9 @@ def _of_other_files(a: Row, b: Row) -> bool:
 
 def no_rows(folder: Path) -> str:
     """What an error says of a folder without rows."""
+    if folder.is_file():
+        right = folder.parent if folder.name == ROWS_FILE else f"the folder with {ROWS_FILE}"
+        return f"{folder} is a file, and must be a folder: give {right}"
     return f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
 
 

@@ -153,6 +153,16 @@ def test_another_result_is_not_shipped_over_what_is_published(folder, capsys):
 
 
 @pytest.mark.parametrize("command", ["ship", "merge"])
+def test_a_file_is_no_folder_to_write_into(folder, tmp_path, capsys, command):
+    one, to = folder("one", ("ppo", 0, 0.5)), tmp_path / "to"
+    to.write_text("mine")
+    typed = [str(one), str(to)] if command == "ship" else [str(one), "--out", str(to)]
+    assert leaderboard.main([command, *typed]) == 2
+    assert f"{to} is a file, and must be a folder" in capsys.readouterr().err
+    assert to.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["ship", "merge"])
 def test_nothing_is_added_while_a_run_writes_there(folder, tmp_path, capsys, command):
     one, to = folder("one", ("ppo", 0, 0.5)), folder("to", ("ppo", 1, 0.5))
     typed = [str(one), str(to)] if command == "ship" else [str(one), "--out", str(to)]
