@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from agents.checkpoints import read_arrays
 from agents.configured import (
     CONFIG_FILE,
     ConfiguredAgent,
@@ -31,6 +30,7 @@ from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.policies import lora_start
 from editgym.checks import above, at_least, whole
 from editgym.envs.protocol import edit_env
+from editgym.models.state_files import read_arrays
 from editgym.paths import whole_file
 from editgym.weights import EditJournal
 

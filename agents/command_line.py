@@ -18,14 +18,12 @@ from filelock import FileLock, Timeout
 from gymnasium.envs.registration import EnvSpec
 
 import editgym  # noqa: F401 - registers the environments
-from agents.checkpoints import read_object
+from agents.checkpoints import CONFIG_FILE
 from agents.tune.settings_file import TunedSettings
 from editgym.checks import as_json
-from editgym.paths import cache_folder
+from editgym.paths import cache_folder, read_object
 from envs_registry import environment_spec
 
-CONFIG_FILE = "config.json"
-AGENT_FOLDER = "agent"
 MOST_SEED = 2**32 - 1  # of NumPy's older generators
 _OF_AGENT = "agent."
 _GYMNASIUM_ADDS = " was raised from the environment creator for "  # what was given, once more

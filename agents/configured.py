@@ -18,10 +18,9 @@ from typing import Any, ClassVar, Self
 
 from gymnasium.envs.registration import EnvSpec
 
-from agents.checkpoints import read_object
 from agents.tune.search import Search, Searches
 from editgym.checks import Check, shown
-from editgym.paths import whole_file
+from editgym.paths import read_object, whole_file
 
 CONFIG_FILE = "agent.json"
 SETTINGS_FILE = "settings.json"

@@ -29,10 +29,8 @@ from tqdm import tqdm
 
 from agents import train
 from agents.catalogue import agent_class, make_agent
-from agents.checkpoints import CHECKPOINT, TRAINING
+from agents.checkpoints import AGENT_FOLDER, CHECKPOINT, CONFIG_FILE, AgentFolder
 from agents.command_line import (
-    AGENT_FOLDER,
-    CONFIG_FILE,
     GivenSettings,
     UsageError,
     alone_in,
@@ -150,7 +148,7 @@ def _put(options: argparse.Namespace) -> int:
         code = train.train(train.parser().parse_args([*named, *typed, "--seed", str(options.seed)]))
     except UsageError as error:
         raise UsageError(str(error).replace("--out:", "DIR:")) from None
-    if before is not None and before != trained_as(options.folder):
+    if before is not None and {**before, "finished": True} != trained_as(options.folder):
         print(f"{options.folder} held {before['agent']} with other settings: it is replaced")
     options.set, options.settings = [], None
     return code
@@ -158,6 +156,7 @@ def _put(options: argparse.Namespace) -> int:
 
 def _edit(options: argparse.Namespace) -> int:
     folder: Path = options.folder
+    AgentFolder(folder).recover()
     config = trained_as(folder)
     if config is None:
         raise UsageError(
@@ -260,7 +259,7 @@ def _loaded(name: str, folder: Path) -> Agent:
     try:
         return agent_class(name).load(saved)
     except FileNotFoundError as error:
-        if not (saved / TRAINING).is_file():
+        if not AgentFolder(folder).is_resumable:
             raise
         raise UsageError(
             f"DIR: {folder} holds no {name} yet, its training was interrupted: the same"

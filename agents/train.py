@@ -14,23 +14,19 @@ weights=FILE --set data=FILE`.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from agents import configured
+from agents.black_box import OpenLoopAgent
 from agents.catalogue import make_agent
-from agents.checkpoints import CHECKPOINT, TRAINING, first_difference
+from agents.checkpoints import AGENT_FOLDER, CHECKPOINT, TRAINING, AgentFolder
 from agents.command_line import (
-    AGENT_FOLDER,
-    CONFIG_FILE,
     GivenSettings,
     UsageError,
     alone_in,
@@ -43,7 +39,6 @@ from agents.command_line import (
 from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
 from editgym.envs.protocol import open_env
-from editgym.paths import whole_file
 from editgym.tasks.protocol import Task
 from editgym.tasks.unedited import unedited_lines
 
@@ -83,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, Unsupported, ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before anything was written
+        print("\nstopped; nothing was trained", file=sys.stderr)
+        return 130
     if not code:
         name, out = options.agent, options.out
         print(f"trained {name} on {options.env}; edit with: python -m agents.edit {out}")
@@ -122,16 +120,28 @@ def train(options: argparse.Namespace) -> int:
         "reward_calls": options.reward_calls,
         "seconds": options.seconds,
     }
-    _check_edit_is_whole(out, config)
+    place = AgentFolder(out)
+    place.recover()
+    _check_nothing_is_under_way(out, place, config)
     for line in unedited:
         print(line, flush=True)
-    with _replacing(out, config, made):
-        try:
-            agent.learn(spec, budget, options.seed, out / AGENT_FOLDER)
-        except KeyboardInterrupt:
-            print(f"\nstopped; {_left_behind(agent, out)}", file=sys.stderr)
-            return 130
-        agent.save(out / AGENT_FOLDER)
+    finished = stopped = False
+    try:
+        place.begin(config)
+        agent.learn(spec, budget, options.seed, place.agent)
+        agent.save(place.agent)
+        finished = True
+    except KeyboardInterrupt:
+        stopped = True
+        _save_the_best_yet(agent, place)
+    finally:
+        stays = place.settle(finished)
+        for folder in made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+    if stopped:
+        print(f"\nstopped; {_left_behind(agent, place, stays, out)}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -156,63 +166,18 @@ def _check_settings(name: str, agent: Agent, spec: EnvSpec) -> None:
         raise UsageError(f"agent {name} in {spec.id}: {error}") from error
 
 
-@contextmanager
-def _replacing(out: Path, config: Mapping[str, Any], made: Sequence[Path]) -> Iterator[None]:
-    """Write how the agent is trained, so that it never stands beside an agent that was trained
-    otherwise.
-
-    Another agent in `out` is set aside, and is back, with its own file, if nothing comes of the new
-    one; where there was none, nothing is left behind.
-
-    Args:
-        out: The folder of the agent and of the file.
-        config: How it is trained.
-        made: Folders that were made for it, the innermost first.
+def _check_nothing_is_under_way(out: Path, place: AgentFolder, config: Mapping[str, Any]) -> None:
+    """Refuse to train another agent where a training or an edit was interrupted: it could not go
+    on.
     """
-    agent, aside, file = out / AGENT_FOLDER, out / f"{AGENT_FOLDER}.replaced", out / CONFIG_FILE
-    before = file.read_text() if file.is_file() else None
-    after = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    if before == after:
-        yield
-        return
-    if agent.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
-        agent.rename(aside)
-    _write(file, after)
-    # What is there before a checkpoint or a whole agent is.
-    nothing = {"log", configured.CONFIG_FILE, configured.SETTINGS_FILE}
-    try:
-        yield
-        nothing.remove(configured.CONFIG_FILE)  # of an agent that has nothing else
-    finally:
-        names = {entry.name for entry in agent.iterdir()} if agent.is_dir() else set()
-        if any(name not in nothing and not name.endswith(".partial") for name in names):
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            shutil.rmtree(agent, ignore_errors=True)
-            if aside.is_dir():
-                aside.rename(agent)
-            _write(file, before)
-            for folder in made:
-                with suppress(OSError):  # somebody else has put something there
-                    folder.rmdir()
-
-
-def _write(file: Path, text: str | None) -> None:
-    """Write a file, whole; None takes it away."""
-    if text is None:
-        file.unlink()
-        return
-    with whole_file(file) as partial:
-        partial.write_text(text)
-
-
-def _check_edit_is_whole(out: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to train another agent where an edit was interrupted: the edit could not go on."""
-    if not (out / CHECKPOINT).is_file():
-        return
-    before = json.loads((out / CONFIG_FILE).read_text()) if (out / CONFIG_FILE).is_file() else {}
-    if different := first_difference(before, config):
+    different = place.difference(config)
+    if different and place.is_resumable:
+        raise UsageError(
+            f"--out: {out} holds another interrupted training: {different}; finish it with the"
+            f" command that began it, give another folder, or delete {AGENT_FOLDER}/{TRAINING}"
+            " there to give it up"
+        )
+    if different and (out / CHECKPOINT).is_file():
         raise UsageError(
             f"--out: {out} holds another interrupted edit: {different}; finish it with"
             f" python -m agents.edit {out}, give another folder, or delete {CHECKPOINT} there to"
@@ -220,18 +185,34 @@ def _check_edit_is_whole(out: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _left_behind(agent: Agent, out: Path) -> str:
-    """What there is to go on with after an interrupted training."""
+def _save_the_best_yet(agent: Agent, place: AgentFolder) -> None:
+    """Save what an interrupted search has found, if anything; others keep checkpoints."""
+    if isinstance(agent, OpenLoopAgent) and agent.actions is not None:
+        agent.save(place.agent)
+
+
+def _left_behind(agent: Agent, place: AgentFolder, stays: bool, out: Path) -> str:
+    """What there is to go on with after an interrupted training.
+
+    Args:
+        agent: The agent that learned.
+        place: Where.
+        stays: Whether what it left is there.
+        out: The folder of both.
+    """
     from agents.hypernetworks.editor import LearnedEditor  # not above: it takes a while
 
-    folder = out / AGENT_FOLDER
-    if isinstance(agent, LearnedEditor) and (folder / TRAINING).is_file():
-        return f"the same command goes on from the checkpoint in {folder}"
-    try:
-        type(agent).load(folder)
-    except Exception:  # whatever is there, it is not this agent
+    if not stays and place.agent.is_dir():
+        return f"the agent that was there before is back in {place.agent}"
+    if not stays:
         return "there is no agent and no checkpoint yet: the same command begins anew"
-    return f"the agent in {folder} can be used: python -m agents.edit {out}"
+    if isinstance(agent, LearnedEditor) and place.is_resumable:
+        return f"the same command goes on from the checkpoint in {place.agent}"
+    try:
+        type(agent).load(place.agent)
+    except Exception:  # whatever is there, it is no agent yet
+        return f"what it wrote is in {place.agent}, and the same command hands it that folder again"
+    return f"the agent in {place.agent} can be used: python -m agents.edit {out}"
 
 
 if __name__ == "__main__":

@@ -54,36 +54,37 @@ def run(options: argparse.Namespace) -> int:
     if not options.ray:
         prepare()  # its processes import what they need while this one does
     # Imported here: they load PyTorch, which a mistyped option or `report` should not wait for.
-    from benchmarks.harness.asking import check_agent, settings_of
+    from benchmarks.harness.asking import check_agent, settings_of, waiting_at_most
     from benchmarks.harness.runner import Execution, run_cells
     from benchmarks.harness.tuned import check_tuned
     from editgym.tasks.catalogue import checked_device
 
-    chosen = cells(
-        suite,
-        tasks=options.tasks,
-        env_ids=options.envs,
-        agents=options.agents,
-        given=read_given(options.settings, options.set),
-        opened={one.agent: one.env_kwargs for one in tuned},
-        seeds=options.seeds,
-        device=options.device,
-        settings_of=settings_of,
-    )
-    for agent in dict.fromkeys(cell.agent for cell in chosen):
-        check_agent(agent)
-    check_tuned(tuned, chosen)
-    if not options.ray:  # a cluster's nodes have devices of their own
-        checked_device(options.device)
     execution = Execution(options.jobs, options.ray, options.gpus_per_cell, options.time_limit)
     execution.check()
-    folder: Path = options.out or Path("runs") / suite.name
-    _check_writable(folder)
-    rows = run_cells(chosen, folder, execution)
+    with waiting_at_most(options.time_limit):
+        chosen = cells(
+            suite,
+            tasks=options.tasks,
+            env_ids=options.envs,
+            agents=options.agents,
+            given=read_given(options.settings, options.set),
+            opened={one.agent: one.env_kwargs for one in tuned},
+            seeds=options.seeds,
+            device=options.device,
+            settings_of=settings_of,
+        )
+        for agent in dict.fromkeys(cell.agent for cell in chosen):
+            check_agent(agent)
+        check_tuned(tuned, chosen)
+        if not options.ray:  # a cluster's nodes have devices of their own
+            checked_device(options.device)
+        folder: Path = options.out or Path("runs") / suite.name
+        _check_writable(folder)
+        rows = run_cells(chosen, folder, execution)
     report = write_report(folder, entries_of)
     print(f"{report.brief}\n\n{report.page.resolve()}")
     _print_refused(report.refused)
-    failed = sum(row["status"] == "failed" for row in rows)
+    failed = sum(row["status"] == "failed" or row["cell"] in report.failures for row in rows)
     if failed:
         print(
             f"{failed} of {len(rows)} cells failed: see the end of {folder / 'LEADERBOARD.md'}",
@@ -191,7 +192,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="share of a GPU that Ray reserves for a cell",
+        help="share of a GPU that Ray reserves for a cell; only with --ray",
     )
     add(
         "--time-limit",

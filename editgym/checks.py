@@ -172,7 +172,10 @@ def as_json(value: object, name: str = "value") -> Any:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value!r}, which is not JSON compliant")
+            raise ValueError(
+                f"{name} must be finite, got {value!r}, which is not JSON compliant: give a number,"
+                " or null where there is none"
+            )
         return float(value)
     if isinstance(value, list | tuple):
         return [as_json(one, f"{name}[{place}]") for place, one in enumerate(value)]

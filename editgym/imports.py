@@ -5,6 +5,7 @@ take seconds to load.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
@@ -63,6 +64,13 @@ def imported(path: str, argument: str, example: str = "package.module:name") -> 
     module_name, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
     if not (module_name and name):
         raise ValueError(f"{argument}: {path!r} is no import path: write {example}")
+    if module_name.startswith(".") or module_name.endswith(".py") or {*"/\\"} & {*module_name}:
+        stem = re.split(r"[/\\]", module_name)[-1].removesuffix(".py")
+        near = f"{stem}:{name}" if stem.isidentifier() else example
+        raise ValueError(
+            f"{argument}: {path!r} names a file, and must name a module: write {near}, with a"
+            " module that is in the current folder, on PYTHONPATH, or installed"
+        )
     try:
         module = importlib.import_module(module_name)
     # A stranger's module may raise anything while it is imported, and some end their process.

@@ -1,14 +1,20 @@
-"""Where data sets are read from and trained networks are kept, and how files are written whole."""
+"""Where data sets are read from and trained networks are kept, and how files are written whole and
+read with what is damaged named.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from editgym.checks import shown
 
 # Where files are, when they were written, nanoseconds, and how long they are, bytes.
 FileStates = tuple[tuple[str, int, int], ...]
@@ -119,3 +125,27 @@ def renewed_folder(path: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
                 shutil.copytree(one, there, symlinks=True)
             else:
                 shutil.copy2(one, there, follow_symlinks=False)
+
+
+def read_object(file: Path, needed: Mapping[str, type], instead: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        file: The file.
+        needed: What it must hold: names, and their values' types.
+        instead: What to do where the file is damaged, for the message.
+
+    Raises:
+        ValueError: It holds something else; the message names the file.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged, it holds no JSON ({error}): {instead}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged, it holds {shown(found)} and no object: {instead}")
+    for name, kind in needed.items():
+        if not isinstance(found.get(name), kind):
+            what = f"{name}={shown(found[name])}" if name in found else f"no {name}"
+            raise ValueError(f"{file} is damaged, it holds {what}: {instead}")
+    return found

@@ -38,6 +38,12 @@ def test_a_part_is_found(strangers):
         ("strangers_part", "task: 'strangers_part' is no import path: write package.module:name"),
         (":build", "is no import path"),
         ("strangers_part:", "is no import path"),
+        (
+            "./own.py:build",
+            "task: './own.py:build' names a file, and must name a module: write own:build",
+        ),
+        ("own.py:build", "names a file, and must name a module: write own:build"),
+        (".own:build", "names a file"),
         (7, "task: 7 is no import path"),
         ("no.such.module:build", "cannot import the module 'no.such.module' of 'no.such.module:"),
         (

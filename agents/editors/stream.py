@@ -15,12 +15,13 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from tqdm import tqdm
 
-from agents.checkpoints import CHECKPOINT, canonical, first_difference, read_state
+from agents.checkpoints import CHECKPOINT, canonical, first_difference
 from agents.configured import ConfiguredAgent
 from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.protocol import edit_env, gradient_stream, is_stream
+from editgym.models.state_files import read_state
 from editgym.models.training import generators_kept
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Entry, Skip, sites

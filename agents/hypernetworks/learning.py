@@ -13,12 +13,13 @@ from stable_baselines3.common.logger import Logger, configure
 from torch import nn
 from tqdm import tqdm
 
-from agents.checkpoints import TRAINING, canonical, first_difference, read_state
+from agents.checkpoints import TRAINING, canonical, first_difference
 from agents.hypernetworks.policy import SequencePolicy
 from agents.hypernetworks.settings import Learning
 from agents.hypernetworks.stream import base_hashes, learning_stream
 from agents.hypernetworks.validation import Judge
 from agents.protocol import Budget, Stopwatch
+from editgym.models.state_files import read_state
 from editgym.paths import whole_file
 
 _STATE = ("next", "waited", "policy", "optimizer", "best", "torch")  # of a checkpoint

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from agents.checkpoints import read_state
 from agents.configured import read_config
 from editgym.checks import require
+from editgym.models.state_files import read_state
 
 POLICY_FILE = "policy.pt"
 Sites = list[tuple[str, tuple[int, int]]]

@@ -49,6 +49,7 @@ class WorldStream:
         assert isinstance(self._world.operator, Shift)
         self._shift = self._world.operator
         self._horizon, self._steps = steps_of(env), 0
+        self._device = self._world.weights[0].device
         self._seen: Capture | None = None
 
     @property
@@ -59,7 +60,7 @@ class WorldStream:
     @property
     def device(self) -> torch.device:
         """The device of the matrices under edit."""
-        return self._world.weights[0].device
+        return self._device
 
     @property
     def step_size(self) -> float:

@@ -13,13 +13,13 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 from tqdm import trange
 
-from agents.checkpoints import read_state
 from agents.configured import ConfiguredAgent, Settings, read_config, setting, write_config
 from agents.episodes import steps_of
 from agents.protocol import Access, Budget, Stopwatch, Unsupported
 from agents.rl.exchangeable import EntryEdit, MatrixShape
 from editgym.checks import above, whole
 from editgym.envs.protocol import edit_env, gradient_world
+from editgym.models.state_files import read_state
 from editgym.models.training import generators_kept, one_thread
 from editgym.paths import whole_file
 from editgym.weights import EditJournal, Mask, Shift

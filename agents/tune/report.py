@@ -151,10 +151,10 @@ def _draw_parameter(axes: Axes, trials: Sequence[FrozenTrial], parameter: Parame
     else:
         values = [parameter.domain.index(value) for value in values]
         names = [str(value).replace("+", "\n") for value in parameter.domain]
-        axes.set_xticks(range(len(names)), names, fontsize="x-small")
+        axes.set_xticks(range(len(names)), names, fontsize="x-small", parse_math=False)
         axes.set_xlim(-0.5, len(names) - 0.5)
     _scatter(axes, shown, values)
-    axes.set_xlabel(parameter.name)
+    axes.set_xlabel(parameter.name, parse_math=False)
 
 
 def _scatter(axes: Axes, trials: Sequence[FrozenTrial], places: Sequence[Any]) -> None:

@@ -145,7 +145,7 @@ class Rescoring(NamedTuple):
             return None
         earlier = {"rescored_from": row["rescored_from"]} if "rescored_from" in row else {}
         made_from = {
-            **{key: row[key] for key in ("cell", "row_sha256", "git")},
+            **{key: row.get(key) for key in ("cell", "row_sha256", "git")},
             "set": changed,
             "before": {key: before[key] for key in changed if key in before},
             **earlier,
@@ -176,7 +176,7 @@ def row_again(
         found.curves,
         {**row["time"], "eval_s": found.seconds},
         row["reward_calls"],
-        row["peak_memory_bytes"],
+        row.get("peak_memory_bytes"),
         journal,
         None if found.records is None else found.records.encode(),
         {**of_agent(row), **found.fingerprints},

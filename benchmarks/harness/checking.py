@@ -98,6 +98,11 @@ def _draw(every: Sequence[Row], options: argparse.Namespace) -> _Draw:
             f"not replayed: {len(every) - len(here)} of {len(every)} rows, whose journals are above"
             f" {SHIPPED_BYTES:,} bytes and not here (lost, or published by their SHA-256 alone)"
         )
+        if not any(row.get("status") == "finished" for row in here):
+            raise ValueError(
+                "no finished row is left to be replayed: put their journals into"
+                f" {options.folder / 'edits'}, or run their cells again and compare"
+            )
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     if options.rows:
         rows = named_rows(every, options.rows)

@@ -27,6 +27,7 @@ from benchmarks.harness.specs import cell_spec
 from benchmarks.harness.strangers import import_strangers
 from benchmarks.harness.untouched import Code, State
 from benchmarks.results import Cell
+from benchmarks.results.form import ACCESS
 from editgym.envs.access import only_offered
 from editgym.envs.metering import MeterError, count_into
 from editgym.weights.journal.journal import EditJournal
@@ -65,9 +66,9 @@ def learn_and_edit(
         state: Takes down how the process is before the agent begins.
 
     Yields:
-        The `STAGES`, each with what there is to tell of it: the access that the agent declares once
-        it is `made`, the bytes of memory that it took once all is `handed in`, else None. Or, with
-        the reason, that the task is `UNSUPPORTED`, and nothing after it.
+        The `STAGES`, each with what there is to tell of it: the agent's access once it is `made`,
+        the bytes of memory that it took once all is `handed in`, else None. Or, with the reason,
+        that the task is `UNSUPPORTED`, and nothing after it.
 
     Raises:
         MeterError: What counts rewards was replaced, or what was counted was changed.
@@ -88,7 +89,7 @@ def _stages(cell: Cell, files: Files, state: State | None) -> Generator[Stage, N
             yield "imported", None
             with only_offered(expected, env_id):
                 agent = make_agent(cell.agent, **cell.agent_config)
-            access = agent.access
+            access = _widest(expected, agent.access)
             yield "made", access
             _check_has_budget(cell, access)
             set_random_seed(
@@ -124,6 +125,13 @@ def _expected_access(cell: Cell) -> Access:
     """What the constructor of the agent is offered: what its class declares, if anything."""
     declared: Any = getattr(agent_class(cell.agent), "access", None)
     return declared if declared in get_args(Access) else "reward"
+
+
+def _widest(expected: Access, declared: Any) -> Any:
+    """What the agent may see: the wider of what its constructor was offered, by its class, and what
+    it declares once it is made; what it declares where that is no access.
+    """
+    return max(expected, declared, key=ACCESS.index) if declared in ACCESS else declared
 
 
 def _hand_in(journal: object, cell: Cell, files: Files) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ from benchmarks.results import (
     rows_in,
 )
 from benchmarks.results.marks import Mark, add_marks, checked_marks
-
-_FINISHED_FIRST = ("finished", "unsupported", "failed")
+from benchmarks.results.rows import FINISHED_FIRST
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,6 @@ def _merge(folders: Sequence[Path], destination: Path) -> Merged:
             other = chosen.get(row["cell"])
             if other is None or is_better(row, folder, *other):
                 chosen[row["cell"]] = row, folder
-    _check_names([row for row, _ in chosen.values()])
     added = [(row, folder) for row, folder in chosen.values() if folder != destination]
     destination.mkdir(parents=True, exist_ok=True)
     for row, folder in added:
@@ -95,32 +94,18 @@ def is_better(row: Row, folder: Path, other: Row, where: Path) -> bool:
     Raises:
         ResultsError: Both have results, and these differ.
     """
-    rank, others = (_FINISHED_FIRST.index(one["status"]) for one in (row, other))
+    rank, others = (FINISHED_FIRST.index(one["status"]) for one in (row, other))
     if rank != others or row["status"] != "finished":
         return rank < others
     if fields := differing_fields(row, other):
         raise ResultsError(
             f"cell {row['cell']} has different results in {folder} and {where}, in"
-            f" {', '.join(fields)}: find out which of the two is right (leaderboard validate --rows"
-            f" {row['cell'][:12]}), and delete the other line. Nothing was written"
+            f" {', '.join(fields)}: find out which of the two is right (leaderboard validate"
+            f" {shlex.quote(str(folder))} --rows {row['cell'][:12]}; leaderboard validate"
+            f" {shlex.quote(str(where))} --rows {row['cell'][:12]}), and delete the other line."
+            " Nothing was written"
         )
     return False
-
-
-def _check_names(rows: Sequence[Row]) -> None:
-    """Refuse two rows whose journals, not the same, have one name, as migrated rows may: one would
-    take the other's place.
-    """
-    of: dict[str, Row] = {}
-    for row in rows:
-        if row["edit_file"] is None:
-            continue
-        other = of.setdefault(row["edit_file"], row)
-        if other["edit_sha256"] != row["edit_sha256"]:
-            raise ResultsError(
-                f"cells {other['cell']} and {row['cell']} both call their journal"
-                f" {row['edit_file']}, and it is not the same. Nothing was written"
-            )
 
 
 def _check_files(row: Row, folder: Path) -> None:

@@ -21,7 +21,7 @@ from benchmarks.harness.again import Rescoring, row_again
 from benchmarks.harness.evaluation import Evaluated
 from benchmarks.harness.isolation import evaluated_apart
 from benchmarks.harness.rescorable import RescoringError, in_words, known_problems
-from benchmarks.harness.storing import Store, only_writer
+from benchmarks.harness.storing import Store, check_is_folder, only_writer
 from benchmarks.harness.validation import fingerprint_differences
 from benchmarks.results import (
     ROWS_FILE,
@@ -110,11 +110,12 @@ def rescore_rows(
             environment does not take a setting or its value, one decides the edit itself, a row was
             changed, its journal is not the one that was measured, or the destination has the cell
             of another edit.
-        RunnerError: Another process writes to `destination`.
+        RunnerError: Another process writes to `destination`, or it is a file.
         OSError: `destination` cannot be written.
     """
     if destination.resolve() == folder.resolve():
         raise ValueError(f"--out must be another folder than {folder}: its rows stay as they are")
+    check_is_folder(destination)
     chosen = _chosen(rows, settings)
     before = {row["cell"]: row for row in read_rows(destination / ROWS_FILE)}
     failed = known_problems(chosen, folder, destination, before)

@@ -5,6 +5,7 @@ process writes.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import shutil
 import sys
@@ -56,8 +57,13 @@ class Execution:
         """Raise `ValueError` or `RunnerError` where this cannot work, before anything is run."""
         if self.jobs < 1:
             raise ValueError(f"jobs must be 1 or more, got {self.jobs}")
-        if self.gpus_per_cell < 0:
+        if not 0 <= self.gpus_per_cell < math.inf:
             raise ValueError(f"gpus_per_cell must be 0 or more, got {self.gpus_per_cell}")
+        if self.gpus_per_cell and self.ray_address is None:
+            raise ValueError(
+                f"gpus_per_cell is {self.gpus_per_cell}, and only Ray reserves GPUs: give --ray"
+                " ADDRESS too, or leave it out"
+            )
         if not 0 < self.time_limit <= _LONGEST:
             raise ValueError(
                 f"time limit must be greater than 0 and up to {_LONGEST:,.0f} seconds, got"
@@ -82,6 +88,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     call.
 
     Raises:
+        ValueError: A part of a cell stands in a script or notebook.
         ResultsError: `folder` holds rows of another schema, or a damaged file.
         RunnerError: Another run is writing to `folder`, or somebody else has meanwhile; Ray is
             asked for and not installed; or at the end a cell has no row.
@@ -89,7 +96,10 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     """
     execution = execution or Execution()
     execution.check()
+    for cell in cells:
+        cell.check_modules()
     folder.mkdir(parents=True, exist_ok=True)
+    made: list[Row] = []
     with only_writer(folder) as store:
         settled = [row for row in store.rows() if row["status"] in _SETTLED]
         stale = _stale(settled, cells)
@@ -107,8 +117,10 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
                 )
             for outcome in outcomes:
                 store.add(outcome.row, outcome.journal, outcome.records)
+                made.append(outcome.row)
                 _report(outcome, bar)
-        rows = {row["cell"]: row for row in store.rows()}
+        # A cell that failed now, in the place of a row of other files, has failed.
+        rows = {row["cell"]: row for row in (*store.rows(), *made)}
     if missing := [cell for cell in cells if cell.id not in rows]:
         raise RunnerError(
             f"{len(missing)} of {len(cells)} cells have no row in {folder / ROWS_FILE}, the first"

@@ -91,14 +91,25 @@ class Store:
         return _State(state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
+def check_is_folder(folder: Path) -> None:
+    """Refuse to write into a file.
+
+    Raises:
+        RunnerError: There is one in the folder's place.
+    """
+    if folder.is_file():
+        raise RunnerError(f"{folder} is a file, and must be a folder: give another one")
+
+
 @contextmanager
 def writing_into(folder: Path) -> Iterator[None]:
     """Keep every other process from writing to a folder, if there is one already: whoever makes it
     once all is checked is the first there.
 
     Raises:
-        RunnerError: Another process has it.
+        RunnerError: Another process has it, or it is a file.
     """
+    check_is_folder(folder)
     with only_writer(folder) if folder.is_dir() else nullcontext():
         yield
 
@@ -113,7 +124,8 @@ def only_writer(folder: Path) -> Iterator[Store]:
     """
     try:
         with FileLock(folder / f"{ROWS_FILE}.lock", timeout=0):
-            for partial in folder.glob("*/*.partial"):  # of runs that were killed
+            # Of runs that were killed; a report of this folder, which needs no lock, has its own.
+            for partial in (*folder.glob("edits/*.partial"), *folder.glob("records/*.partial")):
                 partial.unlink(missing_ok=True)
             yield Store(folder)
     except Timeout as error:

@@ -15,13 +15,12 @@ from benchmarks.report.compared import Compared, EntriesOf
 from benchmarks.report.comparisons import Rank, ranks
 from benchmarks.report.estimates import Interval, Stratum, iqm_interval
 from benchmarks.report.families import FAMILIES, SCORE
+from benchmarks.report.gaps import given_up_as_failed, lacking_seeds
 from benchmarks.report.labels import at_one_budget, by_label, short_names, shorter, told_apart
 from benchmarks.report.standings import Estimate, Standing, standing_of
-from benchmarks.report.strata import Strata, title
+from benchmarks.report.strata import STRATUM, Strata, title
 from benchmarks.results import Row, edited_with
 
-# Where a row's stratum stands while it is in a group.
-STRATUM = "stratum"
 # Whose network never saw what is to be forgotten.
 ORACLE = "retrain"
 
@@ -43,6 +42,8 @@ class Group:
         left_out: Agents of a pooled group that have no result in some stratum, and so no place in
             it.
         label: The title in short, where the suite gives it one.
+        failed: Cells that failed, also those that an agent gave up which has results on other
+            seeds.
     """
 
     suite: str
@@ -54,6 +55,7 @@ class Group:
     rows: Mapping[str, Sequence[Row]] = field(repr=False)
     left_out: tuple[str, ...] = ()
     label: str = ""
+    failed: tuple[str, ...] = ()
 
     def runs(self, agent: str, key: str) -> dict[Stratum, dict[int, float]]:
         """The agent's values of one metric: task and environment -> seed -> value."""
@@ -186,7 +188,8 @@ def _group(suite: str, title: str, strata: Sequence[Mapping[str, Sequence[Row]]]
     by_agent: dict[str, list[Row]] = {}
     for own in strata:
         for name, rows in own.items():
-            by_agent.setdefault(name, []).extend(rows)
+            by_agent.setdefault(name, []).extend(given_up_as_failed(rows))
+    lacking = lacking_seeds(by_agent)
     finished = {
         name: [row for row in rows if row["status"] == "finished"]
         for name, rows in by_agent.items()
@@ -200,11 +203,13 @@ def _group(suite: str, title: str, strata: Sequence[Mapping[str, Sequence[Row]]]
     )
     family = families.family_of(measured)
     keys = families.ordered(measured, family)
-    estimates = _estimates(finished, keys, family)
+    estimates = _estimates(finished, keys, family, lacking)
     retrained = (name for name, rows in finished.items() if rows and rows[0]["agent"] == ORACLE)
     oracle = next((estimates[name] for name in retrained), None)
     standings = [
-        standing_of(name, rows, estimates[name], _counted(rows), family, oracle)
+        standing_of(
+            name, rows, estimates[name], _counted(rows), family, oracle, lacking.get(name, 0)
+        )
         for name, rows in by_agent.items()
     ]
     return Group(
@@ -215,6 +220,9 @@ def _group(suite: str, title: str, strata: Sequence[Mapping[str, Sequence[Row]]]
         metrics=tuple(key for key in keys if any(key in own for own in estimates.values())),
         standings=tuple(sorted(standings, key=_order)),
         rows=finished,
+        failed=tuple(
+            row["cell"] for rows in by_agent.values() for row in rows if row["status"] == "failed"
+        ),
     )
 
 
@@ -225,16 +233,22 @@ def _counted(rows: Sequence[Row]) -> int:
 
 
 def _estimates(
-    finished: Mapping[str, Sequence[Row]], keys: Sequence[str], family: str | None
+    finished: Mapping[str, Sequence[Row]],
+    keys: Sequence[str],
+    family: str | None,
+    lacking: Mapping[str, int],
 ) -> dict[str, dict[str, Estimate]]:
-    """Agent -> metric -> estimate, for the metrics that have a value."""
+    """Agent -> metric -> estimate, for the metrics that have a value. Who lacks seeds that others
+    have has no rank, and beats nobody: it may have failed the seeds that it is bad at.
+    """
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in finished}
     intervals: dict[Any, Interval] = {}  # what was measured before an edit, agents have in common
     for key in keys:
         runs = {name: _runs(rows, key, family) for name, rows in finished.items()}
         runs = {name: own for name, own in runs.items() if own}
         better = families.direction(key, family)
-        placed = ranks(runs, better) if better else {}
+        compared = {name: own for name, own in runs.items() if name not in lacking}
+        placed = ranks(compared, better) if better else {}
         for name, own in runs.items():
             content = tuple((stratum, tuple(scores.items())) for stratum, scores in own.items())
             if content not in intervals:
@@ -257,7 +271,8 @@ def _runs(rows: Iterable[Row], key: str, family: str | None) -> dict[Stratum, di
     return runs
 
 
-def _order(standing: Standing) -> tuple[float, str]:
-    """By score, the best first; agents without a result come last."""
+def _order(standing: Standing) -> tuple[bool, bool, float, str]:
+    """By score, the best first; then agents that lack seeds, and last those without a result."""
     score = standing.metrics.get(SCORE)
-    return float("inf") if score is None else -score.iqm, standing.agent
+    place = float("inf") if score is None else -score.iqm
+    return score is None, standing.lacking > 0, place, standing.agent

@@ -48,8 +48,17 @@ def _table(group: Group, chosen: str) -> str:
     runs = {agent: own for agent in group.rows if (own := group.runs(agent, SCORE))}
     if name not in runs:
         return ""
-    found = against(runs, name, better)
     labels = _labels(group)
+    lacking = [one for one in group.standings if one.lacking and one.agent in runs]
+    told = "".join(
+        f"\n{wrapped(f'{one.label} has {one.seeds} seeds, and is not compared.')}"
+        for one in lacking
+    )
+    if name in (one.agent for one in lacking):
+        return f"{wrapped(f'{group.label or group.title}, against {labels[name]}')}{told}"
+    for one in lacking:
+        del runs[one.agent]
+    found = against(runs, name, better)
     names = fitting([labels[agent] for agent in runs], _LONGEST_NAME)
     lines = [
         [
@@ -63,7 +72,7 @@ def _table(group: Group, chosen: str) -> str:
     ]
     head = ["agent", "n", "Δ score", "P(better)", "apart"]
     title = wrapped(f"{group.label or group.title}, against {labels[name]}")
-    return "\n".join([title, *aligned([head, *lines], left={0})])
+    return "\n".join([title, *aligned([head, *lines], left={0})]) + told
 
 
 def _named(group: Group, chosen: str) -> str | None:

@@ -126,6 +126,25 @@ def conclusion(group: Group) -> str:
     scored = [standing for standing in group.standings if SCORE in standing.metrics]
     if not scored:
         return "No agent has a score yet."
+    lacking = [standing for standing in scored if standing.lacking]
+    words = _of_lacking(lacking)
+    if len(lacking) == len(scored):
+        return f"No agent has a {_score_words()} on every seed.{words}"
+    scored = [standing for standing in scored if not standing.lacking]
+    return f"{_leader(group, scored)}{words}"
+
+
+def _of_lacking(standings: Sequence[Standing]) -> str:
+    """A sentence on agents that lack seeds; empty where there are none."""
+    if not standings:
+        return ""
+    names = fitting([standing.label for standing in standings], _LONGEST_NAME)
+    told = ", ".join(f"{names[one.label]} ({one.seeds} seeds)" for one in standings)
+    return f" Compared with nobody, since it lacks seeds that others have: {told}."
+
+
+def _leader(group: Group, scored: Sequence[Standing]) -> str:
+    """A sentence on who comes first of those that have every seed."""
     first, *others = scored
     if first.metrics[SCORE].iqm == 0:
         return f"No agent has a {_score_words()} above 0."
@@ -136,7 +155,8 @@ def conclusion(group: Group) -> str:
         f" ({'another reaches' if level == 1 else f'{level} others reach'} it)" if level else ""
     )
     if not others:
-        return f"{score}: no other agent has one."
+        every = " on every seed" * any(standing.lacking for standing in group.standings)
+        return f"{score}: no other agent has one{every}."
     ranked = [standing for standing in others if standing.rank is not None]
     if first.rank is not None and ranked:
         worse = sum(first.agent in one.metrics[SCORE].beaten_by for one in ranked)
@@ -171,7 +191,7 @@ def _line(standing: Standing, keys: Sequence[str]) -> list[str]:
     return [
         MISSING if standing.rank is None else str(standing.rank),
         standing.label,
-        str(standing.n),
+        standing.seeds,
         *(_value(standing, key) for key in keys),
     ]
 

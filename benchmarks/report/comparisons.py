@@ -155,8 +155,9 @@ def _paired_test(
         parts.append(variance / len(one) if variance > least**2 else 0.0)
     if not any(parts):
         return PairedTest(mean, 0.0 if abs(mean) > sum(rounding) / len(rounding) else 1.0)
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(one) - 1) for part, one in zip(parts, samples, strict=True)
+    shares = [part / max(parts) for part in parts]  # squares of parts may be no numbers any more
+    freedom = sum(shares) ** 2 / sum(
+        share**2 / (len(one) - 1) for share, one in zip(shares, samples, strict=True)
     )
     t = mean * len(samples) / sum(parts) ** 0.5
     return PairedTest(mean, _two_sided(t, freedom))

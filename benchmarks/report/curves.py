@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import families, svg
-from benchmarks.report.aggregate import STRATUM, Group
+from benchmarks.report.aggregate import Group
 from benchmarks.report.estimates import (
     PROVISIONAL_BELOW,
     Stratum,
@@ -19,6 +19,7 @@ from benchmarks.report.estimates import (
 from benchmarks.report.families import FAMILIES, SCORE
 from benchmarks.report.looks import Palette
 from benchmarks.report.standings import Estimate, Standing
+from benchmarks.report.strata import STRATUM
 from benchmarks.report.svg import Panel, Scale
 from benchmarks.report.tables import estimate_text, number
 from benchmarks.results import Row

@@ -7,9 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.aggregate import STRATUM, Group, metric_value
+from benchmarks.report.aggregate import Group, metric_value
 from benchmarks.report.commands import command
 from benchmarks.report.compared import EntriesOf
+from benchmarks.report.strata import STRATUM
 from benchmarks.results import ResultsError, Row, canonical_json, records_file
 from benchmarks.results.integrity import place_problem
 from benchmarks.results.lines import records_in

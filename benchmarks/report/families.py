@@ -2,8 +2,8 @@
 
 A metric of a row may be a variant of one that is named here: `reliability@chat` is the reliability
 in the prompt format `chat`, `reliability_squad` the one that the scorer `squad` gives, and
-`reliability_squad@chat` both. A key that no family knows is kept and shown as it is, without a
-better side.
+`reliability_squad@chat` both. Only the scorers of a metric's family make a variant of it; a key
+that no family knows is kept and shown as it is, without a better side.
 
 A family of one's own is one more row, `FAMILIES["name"] = Family(...)`, in the module of the suite
 or of the task that has such metrics. It may share names with others: a row's family is the one that
@@ -13,10 +13,11 @@ has the most of its metrics, and decides what is better.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from editgym.metrics.answers import SCORERS
 from editgym.metrics.recovery import ATTACKS, RECOVERED, WORST
 
 Direction = Literal["higher", "lower"]
@@ -41,6 +42,7 @@ class Family:
         score_words: What the score is the harmonic mean of.
         trade_off: What an agent gives up (x) for what it gains (y), or the other way round.
         parts: The metrics that the score is made of, which stand beside it in short tables.
+        scorers: The names of the scorers that its metrics have variants by.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Family:
     score_words: str
     trade_off: tuple[str, str]
     parts: tuple[str, ...] = ()
+    scorers: Collection[str] = ()
 
 
 class Key(NamedTuple):
@@ -183,6 +186,7 @@ KNOWLEDGE = Family(
     "reliability, generalization and locality",
     ("locality", "reliability"),
     ("reliability", "generalization", "locality"),
+    SCORERS,
 )
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (UNLEARNING, BACKDOOR, DEBIASING, KNOWLEDGE)
@@ -200,17 +204,22 @@ def parse(key: str, family: str | None = None) -> Key:
     name, _, form = key.partition("@")
     own: Iterable[Family] = () if family is None else (FAMILIES[family],)
     for families in (own, FAMILIES.values()):
-        if (metric := _longest_known(name, families)) is not None:
-            return Key(metric, name[len(metric) + 1 :] or None, form or None)
+        if (found := _longest_known(name, families)) is not None:
+            return Key(*found, form or None)
     return Key(name, None, form or None)
 
 
-def _longest_known(name: str, families: Iterable[Family]) -> str | None:
-    """The longest metric of these families that a name is, or begins with before an underscore."""
+def _longest_known(name: str, families: Iterable[Family]) -> tuple[str, str | None] | None:
+    """The longest metric of these families that a name is, or begins with before an underscore and
+    a scorer of the metric's family; and that scorer.
+    """
     metric, more = name, "_"
     while more:
-        if metric == SCORE or any(metric in family.directions for family in families):
-            return metric
+        scorer = name[len(metric) + 1 :] or None
+        for family in families:
+            known = metric == SCORE or metric in family.directions
+            if known and (scorer is None or scorer in family.scorers):
+                return metric, scorer
         metric, more, _ = metric.rpartition("_")
     return None
 

@@ -26,7 +26,8 @@ def by_label(
     rows: Sequence[Row], alike: Set[str] = frozenset(), along: Set[str] = frozenset()
 ) -> dict[str, list[Row]]:
     """The rows of one stratum by agent; namesakes are told apart by the settings in which they
-    differ, as they were typed where that tells them apart.
+    differ, as they were typed where that tells them apart. A row without a result knows no files of
+    its agent's: it is of every agent that has its settings.
 
     Args:
         rows: Rows of one stratum.
@@ -40,31 +41,52 @@ def by_label(
     for agent in dict.fromkeys(row["agent"] for row in rows):
         own = [row for row in rows if row["agent"] == agent]
         ignored = alike if any(row["reward_calls"] for row in own) else alike | {"reward_calls"}
-        variants = [
-            canonical_json(
-                {
-                    **{f"env.{name}": row["env_kwargs"].get(name) for name in along},
-                    **_described(row, "settings", ignored),
-                }
-            )
-            for row in own
-        ]
+        variants = _variants(own, ignored, along)
         typed: dict[str, dict[str, Any]] = {}
-        for variant, row in zip(variants, own, strict=True):
-            typed.setdefault(variant, _described(row, "agent_config", ignored, along))
+        for found, row in zip(variants, own, strict=True):
+            if row["status"] == "finished" or len(found) == 1:
+                typed.setdefault(found[0], _described(row, "agent_config", ignored, along))
         suffixes = _suffixes(typed)
         if len(set(suffixes.values())) < len(typed):  # a default has changed between them
             every = {variant: json.loads(variant) for variant in typed}
             suffixes = _suffixes(every)
             if len(set(suffixes.values())) < len(typed):  # 1 and "1"
                 suffixes = _suffixes(every, canonical_json)
-        for variant, row in zip(variants, own, strict=True):
-            # Settings may be texts of several lines, which would be lines of tables.
-            label = printable(agent + suffixes[variant], kept="")
-            seeds = by_label.setdefault(label, {})
-            if row["status"] == "finished" or seeds.get(row["seed"], row)["status"] != "finished":
-                seeds[row["seed"]] = row
+        for found, row in zip(variants, own, strict=True):
+            for variant in found:
+                # Settings may be texts of several lines, which would be lines of tables.
+                label = printable(agent + suffixes[variant], kept="")
+                seeds = by_label.setdefault(label, {})
+                done = seeds.get(row["seed"], row)["status"] == "finished"
+                if row["status"] == "finished" or not done:
+                    seeds[row["seed"]] = row
     return {label: list(seeds.values()) for label, seeds in by_label.items()}
+
+
+def _variants(own: Sequence[Row], ignored: Set[str], along: Set[str]) -> list[list[str]]:
+    """For each row of an agent the variants that it is of: one, or, where it has no result and so
+    does not know the agent's files, those of the rows that have one with the same settings.
+    """
+
+    def described(row: Row) -> str:
+        return canonical_json(
+            {
+                **{f"env.{name}": row["env_kwargs"].get(name) for name in along},
+                **_described(row, "settings", ignored),
+            }
+        )
+
+    of_settings: dict[str, dict[str, None]] = {}
+    for row in own:
+        if row["status"] == "finished":
+            bare = described({**row, "fingerprints": {}})
+            of_settings.setdefault(bare, {})[described(row)] = None
+    return [
+        [described(row)]
+        if row["status"] == "finished" or row["fingerprints"].get(AGENT_FILES)
+        else list(of_settings.get(described(row), {described(row): None}))
+        for row in own
+    ]
 
 
 def short_names(

@@ -10,6 +10,13 @@ from benchmarks.report.tables import Item, Table
 from benchmarks.results import Cell, Row
 from benchmarks.results.lines import printable
 
+# Signs that mean something in Markdown: an underscore not within a word, a colon and a full stop in
+# what GitHub takes for an address.
+_MEANS = re.compile(
+    r"[\\|<\[\]*`~]|(?<!\w)_|_(?!\w)|^[#>]|:(?=//)|(?<=\bwww)\.",
+    re.IGNORECASE,
+)
+
 
 def markdown(rows: Sequence[Row], sections: Sequence[Section], failed: Sequence[Row]) -> str:
     """The content of `LEADERBOARD.md`."""
@@ -56,11 +63,11 @@ def _markdown_table(table: Table) -> list[str]:
 
 def _markdown_entry(entry: Item) -> str:
     marks = (mark if mark.startswith("#") else f"({mark})" for mark in entry.marks)
-    return _escaped(" ".join(filter(None, [entry.text, entry.detail, *marks])))
+    return " ".join(filter(None, [_escaped(entry.text), entry.detail, *marks]))
 
 
 def _escaped(text: str) -> str:
     """A text that holds names and settings of strangers, without a meaning in Markdown: no more
-    columns, and no HTML.
+    columns, no HTML, no links, images, emphasis, code or headings.
     """
-    return re.sub(r"[\\|<]", r"\\\g<0>", text)
+    return _MEANS.sub(r"\\\g<0>", text)

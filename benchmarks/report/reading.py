@@ -55,6 +55,12 @@ def notes(group: Group) -> tuple[str, ...]:
         for standing in standings
         if standing.label != standing.agent
     ]
+    found += [
+        f"{standing.label} has {standing.seeds} seeds: it failed or gave up the others, where"
+        " another agent has a result. So it is compared with nobody, and has no rank."
+        for standing in standings
+        if standing.lacking
+    ]
     if group.left_out:
         found.append(
             "Without a result in each of the pooled tasks, and so not here:"

@@ -61,6 +61,7 @@ class Standing:
         time: Median over seeds, by the rows' own keys.
         metrics: Estimates by metric key.
         label: The name in short, where the suite gives it one.
+        lacking: Number of seeds that it failed and others did not, of the task with the most.
     """
 
     agent: str
@@ -76,11 +77,17 @@ class Standing:
     time: Mapping[str, float | None]
     metrics: Mapping[str, Estimate]
     label: str = ""
+    lacking: int = 0
 
     @property
     def rank(self) -> int | None:
         """Rank by the score; None without a result, or with too few seeds to compare."""
         return self.metrics[SCORE].rank if SCORE in self.metrics else None
+
+    @property
+    def seeds(self) -> str:
+        """Its seeds, and of how many where it lacks some."""
+        return f"{self.n} of {self.n + self.lacking}" if self.lacking else str(self.n)
 
 
 def standing_of(
@@ -90,6 +97,7 @@ def standing_of(
     n: int,
     family: str | None,
     oracle: Mapping[str, Estimate] | None = None,
+    lacking: int = 0,
 ) -> Standing:
     """The line of one agent.
 
@@ -100,6 +108,7 @@ def standing_of(
         n: Its finished seeds, of the task that has the fewest.
         family: The family of its metrics.
         oracle: The estimates of the retrained network, where the table has it.
+        lacking: How many seeds it failed and others did not, of the task with the most.
     """
     finished = [row for row in rows if row["status"] == "finished"]
     reward_calls = _median(row["reward_calls"] for row in finished)
@@ -117,6 +126,7 @@ def standing_of(
         time={key: _median(row["time"][key] for row in finished) for key in TIME_KEYS},
         metrics=metrics,
         label=name,
+        lacking=lacking,
     )
 
 

@@ -15,6 +15,9 @@ from editgym.checks import as_json
 _MODEL_SEED = "model_seed"
 _NOT_TOLD = frozenset({"task", _MODEL_SEED, "device"})
 
+# Where a row's stratum stands while it is in a group.
+STRATUM = "stratum"
+
 
 class Strata:
     """How the rows of a suite are divided.

@@ -192,7 +192,7 @@ def _line(standing: Standing, keys: list[str]) -> tuple[Item, ...]:
         Item(standing.label, marks=tuple(flag for flag, raised in flags.items() if raised)),
         Item(standing.access or MISSING),
         Item(MISSING if calls is None else f"{calls:,}", sort=calls),
-        Item(str(standing.n), sort=standing.n, marks=_of_seeds(standing)),
+        Item(standing.seeds, sort=standing.n, marks=_of_seeds(standing)),
         *(_metric(standing.metrics.get(key)) for key in keys),
         *(_cost(cost.of(standing), cost.show) for cost in _COSTS),
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ class Report:
         page: The path of `index.html`.
         brief: Its tables in short, for a terminal.
         failed: Number of failed cells.
+        failures: The failed cells, also those that an agent gave up which does others of the
+            table.
         groups: The groups that it is of.
         refused: What is wrong with marks of verification that are not shown, a line for each.
     """
@@ -45,6 +47,7 @@ class Report:
     failed: int
     groups: Sequence[Group]
     refused: tuple[str, ...] = ()
+    failures: Set[str] = frozenset()
 
 
 def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Report:
@@ -72,9 +75,11 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
     _import_strangers(rows)
     groups = group_rows(rows, entries_of)
     sections = sections_of(groups)
-    failed = [row for row in rows if row["status"] == "failed"]
+    failures = {row["cell"] for row in rows if row["status"] == "failed"}
+    failures.update(*(group.failed for group in groups))
+    failed = [row for row in rows if row["cell"] in failures]
     text = markdown(rows, sections, failed)
-    board = json.dumps(summary(rows, groups), indent=2, allow_nan=False, ensure_ascii=False)
+    board = json.dumps(summary(failed, groups), indent=2, allow_nan=False, ensure_ascii=False)
     page_file = folder / "index.html"
     plots = [plot for section in sections for plot in section.plots]
     files = {
@@ -86,7 +91,9 @@ def write_report(folder: Path, entries_of: EntriesOf = lambda suite: ()) -> Repo
     for file, content in files.items():  # what links to others after these
         with whole_file(file) as partial:
             partial.write_text(content, encoding="utf-8")
-    return Report(page_file, brief(groups, len(failed)), len(failed), groups, marks.refused)
+    return Report(
+        page_file, brief(groups, len(failed)), len(failed), groups, marks.refused, failures
+    )
 
 
 def _in_words(mark: Mark) -> str:
@@ -96,18 +103,29 @@ def _in_words(mark: Mark) -> str:
     return ", ".join([mark.by, mark.when.partition("T")[0], *known])
 
 
-def summary(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
-    """The content of `leaderboard.json`."""
+def summary(failed: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
+    """The content of `leaderboard.json`.
+
+    Args:
+        failed: The rows of failed cells.
+        groups: The groups.
+    """
     return {
         "schema": SCHEMA,
         "bootstrap": bootstrap(),
         "groups": [_group_summary(group) for group in groups],
-        "failed": [_failure(row) for row in rows if row["status"] == "failed"],
+        "failed": [_failure(row) for row in failed],
     }
 
 
 def _group_summary(group: Group) -> dict[str, Any]:
-    agents = [{**asdict(standing), "rank": standing.rank} for standing in group.standings]
+    agents = [
+        {
+            **{key: value for key, value in asdict(one).items() if key != "lacking" or value},
+            "rank": one.rank,
+        }
+        for one in group.standings
+    ]
     return {
         "suite": group.suite,
         "title": group.title,
@@ -123,11 +141,11 @@ def _failure(row: Row) -> dict[str, Any]:
 
 
 def _import_strangers(rows: Sequence[Row]) -> None:
-    """Import the modules of suites, environments and tasks by import path, and of what these are
-    given: they register families of metrics. Agents' modules have nothing to say here.
+    """Import the modules that suites, environments and tasks by import path stand in: they register
+    families of metrics. Agents' modules, and whatever else rows mention, have nothing to say here.
     """
     cells = [replace(Cell.of(row), agent="", agent_config={}, settings={}) for row in rows]
-    modules = {path.partition(":")[0] for cell in cells for path in cell.strangers}
+    modules = {path.partition(":")[0] for cell in cells for path in cell.parts}
     for module in sorted(modules):
         with suppress(Exception, SystemExit):  # whatever is not here is reported as it is
             importlib.import_module(module)

@@ -137,6 +137,21 @@ class Cell:
         """Every import path that the cell names: its parts, and what they are given."""
         return tuple(dict.fromkeys((*self.parts, *self.mentioned)))
 
+    def check_modules(self) -> None:
+        """Refuse a part that stands in a script or notebook, which no other process imports.
+
+        Raises:
+            ValueError: There is one; the message names it.
+        """
+        for path in self.strangers:
+            if path.partition(":")[0] == "__main__":
+                name = path.partition(":")[2]
+                raise ValueError(
+                    f"{path}: an agent, and every other part, must stand in a module file, since"
+                    f" processes do not import a script or notebook: put {name} into my_agents.py,"
+                    f" and write my_agents:{name}"
+                )
+
     @classmethod
     def of(cls, row: Row) -> Cell:
         """The cell that `row` belongs to."""

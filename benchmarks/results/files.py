@@ -12,16 +12,25 @@ from benchmarks.results.form import check_cell, check_form
 from benchmarks.results.integrity import row_problem
 from benchmarks.results.lines import ResultsError, json_kind, json_of, lines_of
 from benchmarks.results.migration import MIGRATED_SCHEMA, migrated
-from benchmarks.results.rows import FIELDS, SCHEMA
+from benchmarks.results.rows import (
+    AGENT_FILES,
+    FIELDS,
+    FINISHED_FIRST,
+    SCHEMA,
+    differing_fields,
+)
 
 ROWS_FILE = "results.jsonl"
 
 
 def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
-    """The last row of every cell, in the order in which the cells first appear; no file is no rows.
+    """The row of every cell, in the order in which the cells first appear; no file is no rows.
 
-    Rows of schema 1 are read as rows of schema 2 (`benchmarks.results.migration`). A last line
-    without its line break was torn by a crash and is dropped.
+    Of several rows of a cell a finished one counts, then an unsupported one; of several that failed
+    the last. Where two are finished with different results, the last counts if they are of other
+    files of the agent, since then the cell was run again for that; otherwise nobody can tell which
+    is right. Rows of schema 1 are read as rows of schema 2 (`benchmarks.results.migration`). A last
+    line without its line break was torn by a crash and is dropped.
 
     Args:
         path: The file.
@@ -29,8 +38,8 @@ def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
             for who asks `row_problem` himself.
 
     Raises:
-        ResultsError: A row has another `schema`, was changed, or a line that is not the torn last
-            one is no JSON object.
+        ResultsError: A row has another `schema`, was changed, or has another result than one of
+            its cell before it; or a line that is not the torn last one is no JSON object.
     """
     rows: dict[str, Row] = {}
     for where, line in lines_of(path):
@@ -40,43 +49,73 @@ def read_rows(path: Path, *, refuse_changed: bool = True) -> list[Row]:
                 f"{where}, cell {row['cell']}: {problem}. Put back the line as it was written, or"
                 " delete it and run its cell again"
             )
-        rows[row["cell"]] = row
+        _keep(row, rows, where)
     return list(rows.values())
 
 
 def read_what_can_be(path: Path) -> tuple[list[Row], list[str]]:
-    """The last row of every cell, whether or not it was changed, and why other lines cannot be
-    read.
+    """The row of every cell, as `read_rows` has it, whether or not it was changed, and why other
+    lines cannot be read.
     """
     rows: dict[str, Row] = {}
     problems = []
     for where, line in lines_of(path):
         try:
-            row = parse_row(line, where)
-            rows[row["cell"]] = row
+            _keep(parse_row(line, where), rows, where)
         except ResultsError as error:
             problems.append(str(error))
     return list(rows.values()), problems
 
 
 def rows_in(*folders: Path) -> list[Row]:
-    """The rows of one or more folders; a cell that several have counts once, by the last of them.
+    """The rows of one or more folders; a cell that several have counts once, as if its rows were in
+    one file.
 
     Raises:
         FileNotFoundError: A folder has none.
-        ResultsError: Rows cannot be read, see `read_rows`.
+        ResultsError: Rows cannot be read, or have different results, see `read_rows`.
     """
     found: dict[str, Row] = {}
     for folder in folders:
         rows = read_rows(folder / ROWS_FILE)
         if not rows:
             raise FileNotFoundError(no_rows(folder))
-        found.update((row["cell"], row) for row in rows)
+        for row in rows:
+            _keep(row, found, str(folder / ROWS_FILE))
     return list(found.values())
+
+
+def _keep(row: Row, rows: dict[str, Row], where: str) -> None:
+    """Put a row among those before it, by cell, in the place of a worse one.
+
+    Raises:
+        ResultsError: One of its cell has another result.
+    """
+    other = rows.setdefault(row["cell"], row)
+    rank, before = (FINISHED_FIRST.index(one["status"]) for one in (row, other))
+    if rank > before:
+        return
+    both = row["status"] == other["status"] == "finished" and not _of_other_files(row, other)
+    if both and (fields := differing_fields(row, other)):
+        raise ResultsError(
+            f"{where}, cell {row['cell']}: a line before has another result of this cell, in"
+            f" {', '.join(fields)}. Find out which of the two is right (leaderboard validate DIR"
+            f" --rows {row['cell'][:12]}), and delete the other line"
+        )
+    rows[row["cell"]] = row
+
+
+def _of_other_files(a: Row, b: Row) -> bool:
+    """Whether two rows are of other files of the agent's, which the cell was run again for."""
+    one, other = (row["fingerprints"].get(AGENT_FILES) or {} for row in (a, b))
+    return any(one[name] != other[name] for name in one.keys() & other.keys())
 
 
 def no_rows(folder: Path) -> str:
     """What an error says of a folder without rows."""
+    if folder.is_file():
+        right = folder.parent if folder.name == ROWS_FILE else f"the folder with {ROWS_FILE}"
+        return f"{folder} is a file, and must be a folder: give {right}"
     return f"no rows in {folder / ROWS_FILE}: run a suite with --out {folder} first"
 
 

@@ -15,6 +15,7 @@ from benchmarks.results.rows import AGENT_FILES, CURVE_KEYS, TIME_KEYS, Status
 from editgym.checks import is_finite, is_whole
 
 _SHOWN = 80  # characters of a value in a message
+_LARGEST = 1e100  # sums of squares of such numbers are still numbers
 # As editgym.envs.access, which loads PyTorch: what lets an agent see least comes first.
 ACCESS = ("reward", "gradient", "data", "oracle")
 
@@ -78,6 +79,10 @@ def check_form(row: Row) -> None:
     if row["status"] == "finished":
         _check(row, {"access": (lambda v: v in ACCESS, f"one of {', '.join(ACCESS)}")})
         _check(row, {"error": (lambda v: v is None, "null in a row that is finished")})
+        budget = row["budget"]["reward_calls"]
+        if row["access"] == "reward" and None not in (budget, row["reward_calls"]):
+            right = f"{budget} or less, its budget, in a finished row of the access reward"
+            _check(row, {"reward_calls": (lambda v: v <= budget, right)})
     edited_with(row)
 
 
@@ -100,9 +105,13 @@ def _is_count(value: object) -> bool:
     return is_whole(value) and 0 <= value < 2**63  # type: ignore[operator]
 
 
+def _is_number(value: object) -> bool:
+    return is_finite(value) and -_LARGEST <= value <= _LARGEST  # type: ignore[operator]
+
+
 def _is_curve(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(point, list) and len(point) == 2 and all(map(is_finite, point))
+        isinstance(point, list) and len(point) == 2 and all(map(_is_number, point))
         for point in value
     )
 
@@ -118,9 +127,11 @@ _WORD: Rule = (lambda value: isinstance(value, str), "a text")
 _TEXT = _or_null(_WORD)
 _COUNT = _or_null((_is_count, "0 or more, a whole number below 2⁶³"))
 _HASH = _or_null((is_hash, "a SHA-256, 64 hexadecimal digits"))
-_CURVE = _or_null((_is_curve, "a list of points, two finite numbers each"))
-_NUMBER = _or_null((is_finite, "a finite number"))
-_SECONDS = _or_null((lambda value: is_finite(value) and value >= 0, "0 or more and finite"))
+_CURVE = _or_null((_is_curve, f"a list of points, two finite numbers each, up to {_LARGEST:.0e}"))
+_NUMBER = _or_null((_is_number, f"a finite number up to {_LARGEST:.0e}"))
+_SECONDS = _or_null(
+    (lambda value: _is_number(value) and value >= 0, f"0 or more and finite, up to {_LARGEST:.0e}")
+)
 
 _OF_CELLS: Mapping[str, Rule] = {
     "cell": (is_hash, "the name of a cell, 64 hexadecimal digits"),

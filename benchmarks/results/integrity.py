@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from benchmarks.results.cell import Cell, Row
+from benchmarks.results.migration import is_published
 from benchmarks.results.rows import SHIPPED_BYTES, records_file, row_hash
 
 # Of rows of schema 1 the file has the name that their cell had then.
@@ -21,19 +22,25 @@ _JOURNAL = re.compile(r"edits/[0-9a-f]{64}\.safetensors")
 def row_problem(row: Row) -> str | None:
     """How a row differs from the one that was written; None where it does not.
 
-    A row that was migrated from schema 1 has no hash: of it the cell alone can be checked.
+    A row that was migrated from schema 1 has no hash: it must be one of those that were published.
     """
     named, recorded = row["cell"], row["row_sha256"]
     try:
         made, found = Cell.of(row).id, row_hash(row)
     except ValueError as error:
         return f"the row is not the one that was written: {error}"
-    if recorded != found and not (recorded is None and "migrated_from" in row):
+    is_migrated = "migrated_from" in row
+    if recorded != found and not (recorded is None and is_migrated):
         return "the row is not the one that was written: its SHA-256 differs"
     if named != made:
         return f"the row is not of its cell: what it says was run makes the cell {made}"
+    if is_migrated and not is_published(row):
+        return (
+            "the row is not the one that was written: it is read as one of schema 1, which have no"
+            " SHA-256 of their own, and is none of those that were published"
+        )
     file = row["edit_file"]
-    own = "migrated_from" in row or file == f"edits/{row['cell']}.safetensors"
+    own = is_migrated or file == f"edits/{row['cell']}.safetensors"
     if file is not None and not (own and _JOURNAL.fullmatch(file)):
         return f"its edit_file is {file!r}, and journals lie at edits/CELL.safetensors"
     return None

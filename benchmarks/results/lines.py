@@ -36,8 +36,17 @@ class _NoValueError(ValueError):
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Where every line stands, and the line; a torn last one is dropped."""
+    """Where every line stands, and the line; a torn last one is dropped.
+
+    Raises:
+        ResultsError: What lies there is no file.
+    """
     if path.exists():
+        if not path.is_file():
+            raise ResultsError(
+                f"{path} is a folder, a pipe or a device, and must be a file: move it away, or give"
+                " another folder"
+            )
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             yield f"{path}, line {number}", line
 

@@ -43,6 +43,8 @@ AGENT_FILES = "agent_files"
 OWN_PACKAGES = frozenset({"editgym", "agents", "benchmarks", "envs_registry"})
 
 Status = Literal["finished", "failed", "unsupported"]
+# Of two rows of one cell the one whose status comes first is kept.
+FINISHED_FIRST: tuple[Status, ...] = ("finished", "unsupported", "failed")
 
 # What depends on the machine and the checkout, not on the cell; the row that a row was made from;
 # and the hash over it.

@@ -93,6 +93,8 @@ def draw(found: Mapping[str, Sequence[Trial]]) -> Figure:
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)
     legend = axes.legend(fontsize="small", title="area: generalization")
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # "$" is a letter of a name
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_sizes([60])  # type: ignore[attr-defined]

@@ -95,7 +95,8 @@ def cells(
 
     Raises:
         ValueError: A task, an environment or a name in `given` is not there, an agent or an
-            environment does not take what it is given, or `seeds` is not positive.
+            environment does not take what it is given, a part stands in a script or notebook, or
+            `seeds` is not positive.
     """
     count = suite.seeds if seeds is None else seeds
     if count < 1:
@@ -241,6 +242,7 @@ class _Resolver:
 
     def __call__(self, cell: Cell, entry: Entry) -> Cell:
         """The cell, with its settings."""
+        cell.check_modules()
         arguments = {
             key: value for key, value in cell.env_kwargs.items() if key != entry.seed_kwarg
         }

@@ -16,6 +16,7 @@ from torch import Tensor
 from editgym.data.errors import DataError
 
 Numbers = tuple[float, ...]
+_NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)  # NumPy has no bfloat16
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Labelled:
         """SHA-256 over the samples and their labels, in order: the same wherever they are."""
         digest = hashlib.sha256()
         for tensor in (self.inputs, self.labels):
-            array = tensor.cpu().contiguous().numpy()
-            digest.update(f"{array.dtype.str} {array.shape} ".encode())
+            kind, array = _as_array(tensor.cpu().contiguous())
+            digest.update(f"{kind} {tuple(tensor.shape)} ".encode())
             digest.update(array.data)
         return digest.hexdigest()
 
@@ -227,6 +228,14 @@ def check_alike(parts: Mapping[str, np.ndarray], place: str) -> None:
                 f"{place}: the pixels of {first} are from {low:.4g} to {high:.4g} and of {name}"
                 f" from {own_low:.4g} to {own_high:.4g}: normalise both alike"
             )
+
+
+def _as_array(tensor: Tensor) -> tuple[str, np.ndarray]:
+    """The name of a tensor's type, and an array of its bytes."""
+    if tensor.dtype.is_floating_point and tensor.dtype not in _NUMPY_FLOATS:
+        return str(tensor.dtype), tensor.reshape(-1).view(torch.uint8).numpy()
+    array = tensor.numpy()
+    return array.dtype.str, array
 
 
 def _check_scale(images: Tensor, in_bytes: bool, mean: Numbers, std: Numbers) -> None:

@@ -128,12 +128,21 @@ def _channels(path: Path, parts: dict[str, torchvision.datasets.ImageFolder]) ->
 
 
 def _first_in_colour(part: torchvision.datasets.ImageFolder) -> str | None:
-    """The first file that is not in shades of grey, by its header alone."""
+    """The first file that is not in shades of grey, by its header and palette."""
     for file, _ in part.samples:
         with _opened(file) as image:
-            if image.mode not in _GREY:
+            if image.mode not in _GREY and not _has_grey_palette(image, file):
                 return file
     return None
+
+
+def _has_grey_palette(image: Image.Image, file: str) -> bool:
+    """Whether an image has a palette, of nothing but shades of grey."""
+    try:
+        palette = np.array(image.getpalette("RGB") or ()).reshape(-1, 3)
+    except Exception as error:  # Pillow's readers of damaged files raise many kinds
+        raise _unreadable(file, error) from error
+    return len(palette) > 0 and bool((palette == palette[:, :1]).all())
 
 
 def _opened(file: str) -> Image.Image:

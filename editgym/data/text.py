@@ -95,9 +95,9 @@ class BagOfWords:
     vocabulary: tuple[str, ...]
 
     @classmethod
-    def of(cls, texts: Sequence[str], size: int) -> BagOfWords:
-        """The `size` most frequent words of `texts`, or all; words of equal number in alphabetical
-        order.
+    def of(cls, texts: Sequence[str], size: int | None) -> BagOfWords:
+        """The `size` most frequent words of `texts`, None for all; words of equal number in
+        alphabetical order.
         """
         counts = Counter(word for text in texts for word in words(text))
         return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))[:size]))
@@ -133,11 +133,18 @@ class CommentFormat:
     unlabelled: float | None = UNLABELLED
 
 
-# Davidson et al. 2017: class 0 hate speech, 1 offensive language, 2 neither. Jigsaw 2018: 0 or 1.
+def _davidson(value: float) -> bool:
+    """Davidson et al. 2017: class 0 is hate speech, 1 offensive language, 2 neither."""
+    if value not in (0, 1, 2):
+        raise ValueError(f"expected the class 0, 1 or 2, got {value:g}")
+    return value < 2
+
+
+# Jigsaw 2018: 0 or 1.
 # CivilComments (Borkan et al. 2019): the share of raters; toxic from one half on, as there.
 # `target` is the name in Kaggle's file.
 FORMATS: Mapping[str, CommentFormat] = {
-    "davidson": CommentFormat("tweet", "class", lambda value: value in (0, 1)),
+    "davidson": CommentFormat("tweet", "class", _davidson),
     "jigsaw": CommentFormat("comment_text", "toxic"),
     "civil_comments": CommentFormat("text", "toxicity"),
     "civil_comments_kaggle": CommentFormat("comment_text", "target"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from editgym.checks import meant
+from editgym.checks import meant, shown
 from editgym.tasks import TASKS, UnknownArgumentError, make_task
 
 ACTION_TOLERANCE = 1e-6
@@ -80,22 +80,29 @@ def checked_action(
     """An action, or many, as a float32 tensor of this shape.
 
     Args:
-        action: Numbers of any type that float32 can be made of.
+        action: Numbers of any type that float32 can be made of; a tensor without gradients.
         shape: What it has to have.
         device: Where the tensor is to be.
         out_of_range: Whether finite numbers beyond ±1 are clipped or an error.
 
     Raises:
-        ValueError: The shape is wrong, or a number is not finite, or outside [−1, 1] where that is
-            an error.
+        ValueError: They are no numbers, the shape is wrong, or a number is not finite, or outside
+            [−1, 1] where that is an error.
     """
-    if out_of_range == "clip":
-        # Before float32 makes infinities of what is too large for it.
-        wide = np.asarray(action, dtype=np.float64)
-        action = wide.clip(-1, 1) if np.isfinite(wide).all() else wide
-    array = np.array(
-        action, dtype=np.float32
-    )  # a copy: callers reuse their buffers, journals look back
+    if isinstance(action, Tensor):
+        action = _without_gradients(action)
+    try:
+        if out_of_range == "clip":
+            # Before float32 makes infinities of what is too large for it.
+            wide = np.asarray(action, dtype=np.float64)
+            action = wide.clip(-1, 1) if np.isfinite(wide).all() else wide
+        # A copy: callers reuse their buffers, journals look back.
+        array = np.array(action, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"action must be an array of numbers of shape {shape}, got a"
+            f" {type(action).__name__} that is none: {error}"
+        ) from error
     if array.shape != shape:
         raise ValueError(f"action has shape {array.shape}, expected {shape}")
     largest = float(np.abs(array).max())
@@ -103,3 +110,29 @@ def checked_action(
         what = f"reaches {largest}" if np.isfinite(largest) else "has values that are not finite"
         raise ValueError(f"action {what}; every number must be finite and in [-1, 1]")
     return torch.from_numpy(array).to(device)
+
+
+def checked_options(options: object) -> Mapping[str, Any]:
+    """The options of a world's reset, by name.
+
+    Raises:
+        ValueError: They are none.
+    """
+    given = {} if options is None else options
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            'options must be a dict such as {"network": 0, "goal": 1}, or None, got'
+            f" {shown(options)}"
+        )
+    return given
+
+
+def _without_gradients(action: Tensor) -> Tensor:
+    """A tensor that NumPy can read."""
+    if action.requires_grad:
+        raise ValueError(
+            "action must be numbers alone, got a tensor with gradients, which step() would lose:"
+            " use differentiable_step() where the environment has it, or give action.detach()"
+        )
+    action = action.cpu()
+    return action.float() if action.dtype == torch.bfloat16 else action

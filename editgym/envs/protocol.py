@@ -129,7 +129,7 @@ class GradientWorld(GradientEnv, Protocol):
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
-        """The current matrix at every site, each (out, in), on the task's device."""
+        """Copies of the current matrix at every site, each (out, in), on the task's device."""
         ...
 
     def cost_gradient(self, weights: Sequence[Tensor]) -> CostGradient:

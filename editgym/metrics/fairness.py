@@ -4,12 +4,14 @@ Every function takes arrays of length n: `labels` and `predictions` (0 or 1), `s
 more toxic), `identities` and `templates` (anything NumPy compares). A text with several identities,
 or with none, has a tuple, list or set of them, and counts for each. An identity without the samples
 that a metric needs is left out of it; the result is None where no identity has them, and where a
-comparison finds nothing to compare with.
+comparison finds nothing to compare with. Arrays of unequal length, labels or predictions other than
+0 and 1, and identities that cannot be told apart are a ValueError that names them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,12 @@ def memberships(identities: Identities) -> list[tuple[Any, NDArray[np.bool_]]]:
 
     Args:
         identities: n identities; a tuple, list or set of them for a text with several or none.
+
+    Raises:
+        ValueError: They are None, or of several types, which have no order.
     """
     own = list(identities)  # type: ignore[arg-type]
+    _check_terms(own)
     if not any(isinstance(one, tuple | list | set | frozenset) for one in own):
         terms = np.asarray(identities)
         return [(term, terms == term) for term in np.unique(terms)]
@@ -95,9 +101,10 @@ def flip_rate(predictions: ArrayLike, templates: Iterable[Hashable]) -> float | 
     Counterfactual token fairness (Garg et al. 2019) counted in predictions, over all pairs of all
     templates.
     """
-    predicted, numbers = np.asarray(predictions), dict[object, int]()
+    predicted, numbers = _binary("predictions", predictions), dict[object, int]()
     # By number: an array of texts would give each the room of the longest.
     order = np.array([numbers.setdefault(one, len(numbers)) for one in templates], dtype=int)
+    _check_lengths(predictions=predicted, templates=order)
     size = np.bincount(order).astype(float)
     positive = np.bincount(order, weights=predicted.astype(float))
     pairs = size * (size - 1) / 2
@@ -135,11 +142,13 @@ def power_mean(values: ArrayLike, power: float = POWER) -> float:
     """Generalised mean ((1/n) Σ v^p)^(1/p), at p = −5 as in Jigsaw's competition of 2019: it leans
     to the worst.
 
-    0 where a value is 0 and the power negative.
+    0 where a value is 0 and the power negative. At power 0 it is the geometric mean, its limit.
     """
     v = np.asarray(values, float)
-    if power < 0 and (v <= 0).any():
+    if power <= 0 and (v <= 0).any():
         return 0.0
+    if power == 0:
+        return float(np.exp(np.log(v).mean()))
     return float(np.mean(v**power) ** (1 / power))
 
 
@@ -150,10 +159,12 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     None where one of the labels is missing.
 
     Raises:
-        ValueError: A score is not finite: it has no place in an order.
+        ValueError: A score is not finite, and has no place in an order; a label is not 0 or 1, or
+            there is not one for each score.
     """
     _check_finite(scores)
-    positive = np.asarray(labels).astype(bool)
+    positive = _binary("labels", labels).astype(bool)
+    _check_lengths(labels=positive, scores=np.asarray(scores))
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
         return None
@@ -191,11 +202,13 @@ def _error_rates(
     labels: ArrayLike, predictions: ArrayLike, identities: Identities, label: int
 ) -> dict[Any, float]:
     """Share of wrong predictions among the texts with this label, per identity that has some."""
-    truth = np.asarray(labels)
-    wrong = np.asarray(predictions) != truth
+    truth, predicted = _binary("labels", labels), _binary("predictions", predictions)
+    groups = memberships(identities)
+    _check_lengths(labels=truth, predictions=predicted, **_first_group(groups))
+    wrong = predicted != truth
     return {
         term: float(wrong[own].mean())
-        for term, about in memberships(identities)
+        for term, about in groups
         if (own := about & (truth == label)).any()
     }
 
@@ -209,6 +222,42 @@ def _equality_difference(
         return None
     overall = float((np.asarray(predictions)[own] != label).mean())
     return float(sum(abs(overall - rate) for rate in rates.values()))
+
+
+def _binary(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Labels or predictions, (n,)."""
+    found = np.asarray(values)
+    bad = ~np.isin(found, (0, 1)) if found.dtype.kind not in "US" else np.ones(found.shape, bool)
+    if bad.any():
+        place = int(bad.argmax())
+        raise ValueError(f"{name} must be 0 or 1, got {found.flat[place]!r} at {place}")
+    return found
+
+
+def _check_lengths(**columns: NDArray[Any]) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise ValueError(f"the columns must be of one length, got {found}")
+
+
+def _first_group(groups: list[tuple[Any, NDArray[np.bool_]]]) -> dict[str, NDArray[np.bool_]]:
+    """What has the identities' length, where there is any identity."""
+    return {"identities": groups[0][1]} if groups else {}
+
+
+def _check_terms(identities: Sequence[Any]) -> None:
+    several = (tuple, list, set, frozenset)
+    terms = (term for one in identities for term in (one if isinstance(one, several) else (one,)))
+    kinds = {
+        str if issubclass(kind, str) else Number if issubclass(kind, Number | np.generic) else kind
+        for kind in set(map(type, terms))
+    }
+    if len(kinds) > 1 or type(None) in kinds:
+        raise ValueError(
+            "identities must be texts, or all of one other type, got"
+            f" {' and '.join(sorted(kind.__name__ for kind in kinds))}; a text about none has ()"
+        )
 
 
 def _check_finite(scores: ArrayLike) -> None:
@@ -232,9 +281,10 @@ def _over_identities(
     """Power mean over identities of the AUC on the texts that are chosen by (is about the identity,
     is toxic).
     """
-    toxic, values = np.asarray(labels).astype(bool), np.asarray(scores)
-    areas = []
-    for _, about in memberships(identities):
+    toxic, values = _binary("labels", labels).astype(bool), np.asarray(scores)
+    groups, areas = memberships(identities), []
+    _check_lengths(labels=toxic, scores=values, **_first_group(groups))
+    for _, about in groups:
         rows = chosen(about, toxic)
         area = auc(toxic[rows], values[rows])
         if area is not None:

@@ -229,7 +229,8 @@ def relearn_steps(model: nn.Module, data: Labelled, forget: Labelled, target: fl
         )
         batch = data[waiting.pop(0).to(data.labels.device)]
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(batch.inputs), batch.labels).backward()
+        with torch.enable_grad():
+            F.cross_entropy(model(batch.inputs), batch.labels).backward()
         optimizer.step()
     return RELEARN_CAP
 

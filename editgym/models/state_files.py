@@ -6,9 +6,12 @@ import json
 import pickle
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as numpy_arrays
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -128,3 +131,44 @@ def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"its tensor {name!r} has numbers that are not finite")
     return tensors
+
+
+def read_state(
+    file: Path, needed: Collection[str], what: str, instead: str, device: str | None = "cpu"
+) -> dict[str, Any]:
+    """The state that `torch.save` wrote into a file; no code of the file is run.
+
+    Args:
+        file: The file.
+        needed: Names that it must hold.
+        what: What it is, after the word "no", for the message.
+        instead: What to do where the file is damaged, for the message.
+        device: Where its tensors go; None for where they were.
+
+    Raises:
+        ValueError: It holds something else; the message names the file.
+    """
+    try:
+        found = torch.load(file, weights_only=True, map_location=device)
+    except Exception as error:  # damage has as many names as the reader has parts
+        raise ValueError(f"{file} is damaged or is no {what}: {instead}") from error
+    if not isinstance(found, dict) or not all(name in found for name in needed):
+        raise ValueError(f"{file} is damaged or is no {what}: {instead}")
+    return found
+
+
+def read_arrays(
+    file: Path, needed: Collection[str], what: str, instead: str
+) -> dict[str, NDArray[Any]]:
+    """The arrays in a file of safetensors, by name; arguments and error are those of `read_state`.
+
+    Raises:
+        ValueError: It holds something else; the message names the file.
+    """
+    try:
+        found = numpy_arrays(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{file} is damaged or is no {what}: {instead}") from error
+    if not all(name in found for name in needed):
+        raise ValueError(f"{file} is damaged or is no {what}: {instead}")
+    return found

@@ -93,7 +93,7 @@ def train_classifier(
             left as it was.
         description: Label of the progress bar.
     """
-    with torch.random.fork_rng(devices=[]), one_thread():
+    with torch.random.fork_rng(devices=[]), one_thread(), torch.enable_grad():
         torch.manual_seed(seed)
         model = build()
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)

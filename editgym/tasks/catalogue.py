@@ -12,6 +12,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from editgym.checks import meant
@@ -130,8 +131,11 @@ def _load(name: str, device: str, arguments: str, data: str, cache: str, files: 
     if task is None:
         import torch  # not above: the table of tasks is read where nothing is computed
 
-        with torch.random.fork_rng(devices=[]):  # to build a network draws numbers
-            task = _alive[key] = _builder(name)(device=device, **json.loads(arguments))
+        # To build a network draws numbers; and whoever finds it again may need its gradients.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            task = _builder(name)(device=device, **json.loads(arguments))
+        with suppress(TypeError):  # what cannot be found again is no task: None, or a dict
+            _alive[key] = task
     latest = _latest[name.startswith("knowledge/")]
     if not any(task is one for one in latest):
         latest.append(task)

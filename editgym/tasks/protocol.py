@@ -155,8 +155,9 @@ def score_of(task: Any) -> Score:
 
     A task's own function gets logits (..., n, *out) and labels (..., n, *kind), both with the same
     leading dimensions, such as candidates and samples, and returns worth and correctness, (..., n)
-    each. A gradient can be taken where worth is differentiable in the logits; correctness is 0, 1
-    or, where a sample has many answers, a share.
+    each, of any type; rewards are of their values in float32. A gradient can be taken where worth
+    is differentiable in the logits; correctness is 0, 1 or, where a sample has many answers, a
+    share.
 
     Args:
         task: A `Task`, whatever it has as properties.
@@ -164,25 +165,29 @@ def score_of(task: Any) -> Score:
     Raises:
         ValueError: From the function, where `task.score` returns something of another form.
     """
-    own: Score | None = getattr(task, "score", None)
-    if own is None:
-        return right_class
-    kind = task.pool.labels.dim() - 1
+    return right_class if getattr(task, "score", None) is None else _OwnScore(task)
 
-    def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+
+@dataclass(frozen=True)
+class _OwnScore:
+    """A task's own `score`, checked and in float32; no closure, so that environments pickle."""
+
+    task: Any
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        kind = self.task.pool.labels.dim() - 1
         each = labels.shape[: labels.dim() - kind]
-        found = own(logits, labels)
+        found = self.task.score(logits, labels)
         parts = found if isinstance(found, tuple) else (found,)
         shapes = [tuple(part.shape) if isinstance(part, Tensor) else part for part in parts]
         if shapes != [tuple(each)] * 2:
             raise ValueError(
-                f"{task.name}: score must return worth and correctness of each sample, two tensors"
-                f" of shape {tuple(each)} for logits {tuple(logits.shape)} and labels"
+                f"{self.task.name}: score must return worth and correctness of each sample, two"
+                f" tensors of shape {tuple(each)} for logits {tuple(logits.shape)} and labels"
                 f" {tuple(labels.shape)}; got {shapes}"
             )
-        return found
-
-    return checked
+        worth, correct = found
+        return worth.float(), correct.float()
 
 
 def correctness(task: Any, logits: Tensor, labels: Tensor) -> float:

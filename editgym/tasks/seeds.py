@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from editgym.checks import is_whole, shown
+
 
 def checked_seeds(networks: Sequence[int] | None, model_seed: int) -> list[int]:
     """`networks`, or `model_seed` alone, which is 0 unless something else is said.
 
     Raises:
-        ValueError: They are not whole numbers from 0, there is none, one is there twice, or both
-            are given.
+        ValueError: They are not whole numbers from 0 that fit into 63 bits, there is none, one is
+            there twice, or both are given.
     """
     given: object = [model_seed] if networks is None else networks
     seeds: list[int] = list(given) if isinstance(given, list | tuple) else []
-    if not seeds or not all(
-        isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds
-    ):
-        named = f"model_seed: {model_seed!r}" if networks is None else f"networks: {networks!r}"
-        raise ValueError(f"{named} must be model seeds, whole numbers from 0, at least one")
+    if not seeds or not all(is_whole(seed) and 0 <= seed < 2**63 for seed in seeds):
+        name, value = ("model_seed", model_seed) if networks is None else ("networks", networks)
+        raise ValueError(
+            f"{name}: {shown(value)} must be model seeds, whole numbers from 0 to 2^63 - 1, at"
+            " least one"
+        )
     if networks is not None and model_seed != 0:
         raise ValueError(
             f"model_seed: {model_seed!r} is one network, and networks={seeds} are given too; say"

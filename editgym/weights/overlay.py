@@ -28,7 +28,13 @@ from editgym.weights.journal.journal import (
 )
 from editgym.weights.sites import EditSite, UnknownSiteError
 from editgym.weights.state import EditedState, Remembered
-from editgym.weights.stored import fingerprint, plain_copy, stored_tensors, tied_names
+from editgym.weights.stored import (
+    Untouched,
+    fingerprint,
+    plain_copy,
+    stored_tensors,
+    tied_names,
+)
 
 
 class EditedWeights:
@@ -56,13 +62,18 @@ class EditedWeights:
         self._tied = tied_names(self.base)
         self._by_name = {site.name: site for site in self.sites}
         self._base_weights = tuple(site.to_matrix(tensors[site.parameter]) for site in self.sites)
+        self._untouched = Untouched(self._base_weights)
         self._state = self._root = EditedState()  # the root is what the journal begins on
         self.journal = EditJournal(self.base_hash)
 
     def fresh(self, folder: Path | None = None) -> Self:
         """An unedited network on the same base: shares all that never changes, and nothing that
         does. Its journal is its own: in memory, or in `folder`.
+
+        Raises:
+            RuntimeError: Somebody has changed the base's matrices in place.
         """
+        self._untouched.check()
         twin = copy.copy(self)
         twin._state = twin._root = EditedState()
         twin.journal = EditJournal(self.base_hash)
@@ -172,12 +183,19 @@ class EditedWeights:
 
     @property
     def base_weights(self) -> tuple[Tensor, ...]:
-        """The base network's matrix at every site, each (out, in)."""
+        """The base network's matrix at every site, each (out, in), to be read only.
+
+        Raises:
+            RuntimeError: Somebody has changed them in place.
+        """
+        self._untouched.check()
         return self._base_weights
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
-        """The current matrix at every site, each (out, in)."""
+        """The current matrix at every site, each (out, in), to be read only: unedited ones are the
+        base's own.
+        """
         return tuple(
             site.to_matrix(self._current(site.parameter, self._state)) for site in self.sites
         )

@@ -54,6 +54,36 @@ class OffloadedTensors(Mapping[str, Tensor]):
         return len(self._own)
 
 
+class Untouched:
+    """Tensors that several networks share, and whether they still are what they were.
+
+    A copy, or what was pickled, begins with the tensors that it has.
+
+    Args:
+        tensors: The tensors.
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self._tensors = tensors
+        self._versions = self._now()
+
+    def __reduce__(self) -> tuple[type[Untouched], tuple[tuple[Tensor, ...]]]:
+        return Untouched, (self._tensors,)
+
+    def check(self) -> None:
+        """Raise the RuntimeError of tensors that were changed in place."""
+        if self._now() != self._versions:
+            raise RuntimeError(
+                "weights: the unedited matrices, which all networks on one base share, were changed"
+                " in place; change copies of them (.clone()), edit by apply() or step(), and make"
+                " the task anew in another process"
+            )
+
+    def _now(self) -> list[int]:
+        """How often each was changed; torch does not count that in inference mode."""
+        return [0 if tensor.is_inference() else tensor._version for tensor in self._tensors]
+
+
 def is_spread(model: nn.Module) -> bool:
     """Whether accelerate has spread a model over devices, or put off some of its tensors."""
     return hasattr(model, "hf_device_map")

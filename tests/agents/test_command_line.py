@@ -552,7 +552,7 @@ def test_another_training_leaves_nothing_mixed(trained, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(sb3.SB3Agent, "train", stopped)
         assert train.main([*other, *SMALL]) == 130
-    assert "there is no agent and no checkpoint yet" in capsys.readouterr().err
+    assert "the agent that was there before is back in" in capsys.readouterr().err
     assert unchanged()
     assert train.main([*other, *SMALL]) == 0
     assert json.loads((trained / "config.json").read_text())["env_kwargs"] == {"forget_class": 8}

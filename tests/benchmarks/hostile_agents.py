@@ -378,6 +378,16 @@ class ReadsTestDataInItsConstructor(Honest):
         env.unwrapped.task.splits.test.labels.float().mean()
 
 
+class DeclaresLessOnceItIsMade(Honest):
+    access = "oracle"
+
+    def __init__(self) -> None:
+        env = gym.make("MaskWorld-v1", task="unlearning/digits")
+        env.reset(seed=0)
+        assert env.unwrapped.task.oracle is not None
+        self.access = "reward"
+
+
 class SearchesInItsJournal(Honest):
     """When the harness asks for the entries."""
 

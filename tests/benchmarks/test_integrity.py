@@ -138,10 +138,18 @@ def test_a_large_journal_that_is_here_is_compared_too(finished, tmp_path, monkey
         ship_rows(folder, tmp_path / "other")
 
 
+def test_where_every_journal_is_elsewhere_validate_says_so(finished, monkeypatch, capsys):
+    row, folder = finished
+    monkeypatch.setattr("benchmarks.results.integrity.SHIPPED_BYTES", 100)
+    (folder / row["edit_file"]).unlink()
+    assert leaderboard.main(["validate", str(folder)]) == 2
+    assert "no finished row is left to be replayed: put their journals" in capsys.readouterr().err
+
+
 def test_a_row_that_lies_of_its_journals_size_is_named(finished, tmp_path):
     """Or a small journal would be said to be published by its hash alone."""
     row, folder = finished
-    append_row(folder / ROWS_FILE, rewritten(row, edit_bytes=10**6))
+    write(folder, rewritten(row, edit_bytes=10**6))
     with pytest.raises(ResultsError, match=r"has [0-9,]+ bytes, and edit_bytes says 1,000,000"):
         ship_rows(folder, tmp_path / "to")
 

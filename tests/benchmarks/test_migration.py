@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import ROWS_FILE, SCHEMA, Cell, read_rows
-from benchmarks.results.migration import TABLE, key_of
+from benchmarks.results import ROWS_FILE, SCHEMA, Cell, ResultsError, read_rows
+from benchmarks.results.files import parse_row
+from benchmarks.results.migration import PUBLISHED, TABLE, key_of
+from benchmarks.results.pin_rows import pinned_rows
 from benchmarks.results.pin_settings import pinned, text_of
 from benchmarks.suites.cells import SUITES, cells
 
@@ -79,11 +81,71 @@ def test_the_same_suite_command_finds_finished_what_was_finished(committed, suit
     assert (len(wanted), waiting) == UNFINISHED[suite]
 
 
-def test_a_row_that_the_table_does_not_know_keeps_what_was_typed(tmp_path):
+def test_the_committed_hashes_are_those_of_the_committed_rows():
+    hashes = pinned_rows([RESULTS / folder for folder in FOLDERS])
+    assert hashes == json.loads(PUBLISHED.read_text())
+    assert len(hashes) == sum(len(written(folder)) for folder in FOLDERS)
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_row_that_is_none_of_the_published_ones_is_not_read(tmp_path):
+    old, other, *_ = written("worlds")
+    better = {**old, "metrics": {**old["metrics"], "retain_accuracy": 1.0}}
+    changes = (
+        better,
+        {**old, "seed": 77},
+        {**old, "time": {**old["time"], "edit_s": 1e-9}},
+        {**old, "agent": "mine:Agent"},
+        {**old, "edit_file": other["edit_file"]},
+    )
+    for changed in changes:
+        (tmp_path / ROWS_FILE).write_text(lines(other, changed))
+        with pytest.raises(ResultsError, match=r"line 2, cell .* none of those that were publ"):
+            read_rows(tmp_path / ROWS_FILE)
+        (tmp_path / ROWS_FILE).write_text(lines(other, parse_row(lines(changed).encode(), "x")))
+        with pytest.raises(ResultsError, match=r"line 2, cell .* none of those that were publ"):
+            read_rows(tmp_path / ROWS_FILE)
+    (tmp_path / ROWS_FILE).write_text(lines(other, old))
+    assert len(read_rows(tmp_path / ROWS_FILE)) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": {"retain_accuracy": 1.0}},
+        {"modules": {"mine": "0" * 64}},
+        {"edit_bytes": 7},
+        {"fingerprints": {"model": "0" * 64, "data": None, "files": None}},
+        {"agent_config": {}},
+        {"migrated_from": True},
+        {"migrated_from": 2},
+    ],
+)
+def test_what_is_said_to_be_migrated_is_what_was_migrated(tmp_path, changes):
+    (old, *_) = (row for row in written("bias") if len(row["agent_config"]) > 1)
+    row = parse_row(lines(old).encode(), "x")
+    (tmp_path / ROWS_FILE).write_text(lines(row))
+    assert read_rows(tmp_path / ROWS_FILE) == [row]
+    (tmp_path / ROWS_FILE).write_text(lines({**row, **changes}))
+    with pytest.raises(ResultsError, match="not the one that was written"):
+        read_rows(tmp_path / ROWS_FILE)
+
+
+def test_two_words_protect_no_row_of_schema_2(tmp_path, make_row):
+    row = make_row(metrics={"retain_accuracy": 0.5})
+    row |= {"metrics": {"retain_accuracy": 1.0}, "row_sha256": None, "migrated_from": 1}
+    (tmp_path / ROWS_FILE).write_text(lines(row))
+    with pytest.raises(ResultsError, match="none of those that were published"):
+        read_rows(tmp_path / ROWS_FILE)
+
+
+def test_a_row_that_the_table_does_not_know_keeps_what_was_typed():
     (old, *_) = written("worlds")
     own = {**old, "agent": "mine:Agent", "agent_config": {"reward_calls": 7, "rank": 2}}
-    (tmp_path / ROWS_FILE).write_text(json.dumps(own) + "\n")
-    (row,) = read_rows(tmp_path / ROWS_FILE)
+    row = parse_row(lines(own).encode(), "x")
     assert (row["settings"], row["agent_config"], row["budget"]) == (
         {"rank": 2},
         {"rank": 2},

@@ -14,7 +14,7 @@ from benchmarks.results import (
     row_hash,
     rows_agree,
 )
-from benchmarks.results.files import parse_row
+from benchmarks.results.files import parse_row, read_what_can_be, rows_in
 
 PROVENANCE = {"versions": {}, "hardware": {}, "git": None, "modules": {}}
 FIELDS = {
@@ -172,6 +172,48 @@ def test_last_row_of_a_cell_counts(make_row, tmp_path):
     for row in (failed, other, finished):
         append_row(file, row)
     assert read_rows(file) == [finished, other]
+
+
+@pytest.mark.parametrize("worse", ["failed", "unsupported"])
+def test_a_finished_row_of_a_cell_counts_before_any_other(make_row, tmp_path, worse):
+    file = tmp_path / "results.jsonl"
+    finished, other = make_row(), make_row(measured={"status": worse, "error": "no"})
+    for rows in ((finished, other), (other, finished)):
+        file.unlink(missing_ok=True)
+        for row in rows:
+            append_row(file, row)
+        assert read_rows(file) == read_what_can_be(file)[0] == [finished]
+
+
+def test_two_results_of_one_cell_are_an_error_that_names_it(make_row, tmp_path):
+    file = tmp_path / "results.jsonl"
+    rows = [make_row(metrics={"retain_accuracy": value}) for value in (0.5, 0.9)]
+    for row in rows:
+        append_row(file, row)
+    said = rf"line 2, cell {rows[0]['cell']}: a line before has another result .*, in metrics"
+    with pytest.raises(ResultsError, match=said):
+        read_rows(file)
+    kept, (problem,) = read_what_can_be(file)
+    assert (kept, "another result" in problem) == ([rows[0]], True)
+    for folder, row in zip(("one", "other"), rows, strict=True):
+        (tmp_path / folder).mkdir()
+        append_row(tmp_path / folder / "results.jsonl", row)
+    with pytest.raises(ResultsError, match=r"other.results\.jsonl, cell .* another result"):
+        rows_in(tmp_path / "one", tmp_path / "other")
+
+
+def test_a_later_row_of_other_files_of_the_agent_counts(make_row, tmp_path):
+    file = tmp_path / "results.jsonl"
+    rows = [
+        make_row(
+            metrics={"retain_accuracy": value},
+            measured={"fingerprints": {"agent_files": {"policy": digit * 64}}},
+        )
+        for value, digit in ((0.5, "0"), (0.9, "1"))
+    ]
+    for row in (*rows, make_row(measured={"status": "failed", "error": "no"})):
+        append_row(file, row)
+    assert read_rows(file) == [rows[1]]
 
 
 def test_no_file_is_no_rows(tmp_path):

@@ -130,3 +130,21 @@ def test_a_part_that_is_a_file_or_has_no_images_is_named(folder):
     (path / "test").write_bytes(b"")
     with pytest.raises(DataError, match=r"images/test must hold one folder of images per class: "):
         image_folder(path, 8)
+
+
+def _with_palette(path, grey):
+    """The folder's images with a palette, of shades of grey or of colours."""
+    for file in path.rglob("*.png"):
+        image = Image.open(file).convert("L" if grey else "RGB")
+        image.convert("P", palette=Image.Palette.ADAPTIVE).save(file)
+    return path
+
+
+@pytest.mark.parametrize(("grey", "channels"), [(True, 1), (False, 3)])
+def test_a_palette_of_greys_is_grey(folder, grey, channels):
+    path = folder()
+    plain = image_folder(path, 8, channels=channels)
+    found = image_folder(_with_palette(path, grey), 8)
+    assert found.train.inputs.shape[1] == channels
+    if grey:
+        assert np.allclose(found.train.inputs, plain.train.inputs, atol=1 / 255)

@@ -359,3 +359,16 @@ def test_an_image_that_is_torn_is_named(image_folder):
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(DataError, match=r"train.red.1\.png is no image that can be read"):
         images.image_folder(image_folder, 8)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64, torch.uint8])
+def test_samples_of_every_type_have_a_hash(kind):
+    inputs, labels = torch.arange(6).reshape(2, 3).to(kind), torch.tensor([0, 1])
+    one = images.Labelled(inputs, labels).content_hash()
+    assert one == images.Labelled(inputs.clone(), labels).content_hash()
+    others = [
+        images.Labelled(inputs + 1, labels),
+        images.Labelled(inputs.float(), labels),
+        images.Labelled(inputs.reshape(2, 3, 1), labels),
+    ]
+    assert one not in [other.content_hash() for other in others]

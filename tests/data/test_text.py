@@ -160,3 +160,15 @@ def test_missing_and_unreadable_files_are_named(tmp_path):
 def test_unknown_format_is_an_error(arguments, message):
     with pytest.raises(DataError, match=message):
         comment_format(*arguments)
+
+
+@pytest.mark.parametrize("label", ["7", "1.5", "-2"])
+def test_davidsons_classes_are_three(tmp_path, label):
+    path = tmp_path / "tweets.csv"
+    path.write_text(f"tweet,class\na,0\nb,1\nc,2\nd,-1\ne,{label}\n")
+    with pytest.raises(
+        DataError, match=f"row 5, column class: expected the class 0, 1 or 2, got {label}"
+    ):
+        read_comments(path, FORMATS["davidson"])
+    path.write_text("tweet,class\na,0\nb,1.0\nc,2\n")
+    assert read_comments(path, FORMATS["davidson"]).labels == (1, 1, 0)

@@ -55,3 +55,21 @@ def test_only_the_class_itself_is_right_neither_one_below_nor_one_above(predicte
     assert accuracy(logits, labels) == pytest.approx(1 / 3)
     correct = right_class(logits, labels)[1]
     assert correct.tolist() == [float(label == predicted) for label in range(3)]
+
+
+def test_a_tensor_of_two_names_counts_once():
+    tied, other = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0])
+    pairs = [(tied, tied + 1), (tied.detach(), tied + 1)]
+    share, norm = weights_changed(pairs, [tied, tied.detach(), other])
+    assert share == 2 / 4
+    assert norm == pytest.approx(math.sqrt(2 / 9))
+    shared = torch.arange(4.0)
+    halves = [(shared[:2], shared[:2] + 1), (shared[2:], shared[2:])]  # two of one storage
+    assert weights_changed(halves, [shared[:2], shared[2:]])[0] == 1 / 2
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_right_class_is_counted_in_float32(kind):
+    logits, labels = torch.randn(5, 3).to(kind), torch.arange(5) % 3
+    found, expected = right_class(logits, labels), right_class(logits.float(), labels)
+    assert all(map(torch.equal, found, expected))

@@ -230,3 +230,38 @@ def test_a_label_that_one_identity_alone_has_is_no_gap():
     assert equalized_odds_gap([0, 0, 1], [1, 0, 0], list("aba")) == 1
     assert equalized_odds_gap([0, 1, 1], [0, 1, 0], list("aab")) == 1
     assert equalized_odds_gap([0, 1], [0, 1], list("ab")) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fped([0, 0, 1], [0, 1, 1], ["a", None, "b"]), "got NoneType and str; a text abou"),
+        (lambda: fped([0, 0, 1], [0, 1, 1], [None] * 3), "identities must be texts, .* NoneType"),
+        (lambda: fped([0, 0, 1], [0, 1, 1], ["a", ("a", "b"), 3]), "got Number and str"),
+        (lambda: fned([0, 0, 1], [0, 1, 1], ["a", 0.5, "b"]), "got Number and str"),
+        (lambda: fped([0, 0, 1], [0, 1, 1], ["a", "b"]), "got 3 labels, 3 predictions, 2 identiti"),
+        (lambda: fped([0, 0], [0, 1, 1], ["a", "b"]), "got 2 labels, 3 predictions, 2 identities"),
+        (lambda: bpsn_auc([0, 1], [0.1], ["a", "b"]), "got 2 labels, 1 scores, 2 identities"),
+        (lambda: flip_rate([0, 1, 1], ["a", "a"]), "got 3 predictions, 2 templates"),
+        (lambda: auc([0, 1, 1], [0.1, 0.2]), "got 3 labels, 2 scores"),
+        (lambda: auc(["0", "1"], [0.1, 0.2]), "labels must be 0 or 1, got .*'0'.* at 0"),
+        (lambda: auc([0, 2], [0.1, 0.2]), "labels must be 0 or 1, got .*2.* at 1"),
+        (lambda: flip_rate([0.5, 1], ["a", "a"]), "predictions must be 0 or 1, got .*0.5.* at 0"),
+        (lambda: fped([0, 1], [0, np.nan], ["a", "b"]), "predictions must be 0 or 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_identities_may_be_numbers_or_of_numpy():
+    numbers = [0, np.int64(0), 1.0, True]
+    assert fped([0] * 4, [1, 0, 0, 0], numbers) == fped([0] * 4, [1, 0, 0, 0], list("aabb"))
+    assert fped([0] * 4, [1, 0, 0, 0], np.array(list("aabb"))) == pytest.approx(0.5)
+
+
+def test_the_power_mean_at_zero_is_the_geometric_mean():
+    assert power_mean([0.5, 0.6], 0) == pytest.approx((0.5 * 0.6) ** 0.5)
+    assert power_mean([0.5, 0.6], 0) == pytest.approx(power_mean([0.5, 0.6], 1e-6), abs=1e-6)
+    assert power_mean([0.0, 0.6], 0) == 0

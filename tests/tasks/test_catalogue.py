@@ -376,3 +376,22 @@ def test_a_strangers_task_is_made_in_other_processes(strangers_task):
 def test_what_is_no_strangers_task_is_an_error(strangers_task, name, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_task(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    "task", ["unlearning/digits", "unlearning/backdoor", "debiasing/templates"]
+)
+@pytest.mark.parametrize("seed", [2**70, 2**63, -1, 1.5, True])
+def test_model_seeds_that_no_generator_takes_are_named(task, seed):
+    with pytest.raises(ValueError, match=r"model_seed: .* must be model seeds, whole numbers fr"):
+        make_task(task, model_seed=seed)
+
+
+@pytest.mark.parametrize("returned", ["None", "{}", "[]"])
+def test_a_builder_that_returns_no_task_is_told_what_it_returned(tmp_path, monkeypatch, returned):
+    kind = {"None": "NoneType", "{}": "dict", "[]": "list"}[returned]
+    name = f"builder_of_{kind.lower()}"
+    (tmp_path / f"{name}.py").write_text(f"def build(device): return {returned}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=f"is a {kind}, and this environment needs a Task"):
+        gym.make("editgym:ShiftWorld-v1", task=f"{name}:build")

@@ -188,3 +188,10 @@ def test_gradients_of_worlds_know_the_terms():
     found = env.unwrapped.cost_gradient(env.unwrapped.weights)
     assert all(torch.isfinite(gradient).all() for gradient in found.gradients)
     assert any(gradient.abs().sum() > 0 for gradient in found.gradients)
+
+
+def test_an_identity_called_as_the_set_of_all_is_refused():
+    own = texts(["unbiased", "a", "unbiased", "a"], [0, 0, 1, 1])
+    with pytest.raises(DataError, match="edit_terms: an identity is called 'unbiased'"):
+        EditTerms({"fped": 1.0}, own)
+    assert not EditTerms(None, own).members

@@ -11,8 +11,11 @@ import pytest
 from agents.catalogue import make_agent
 from agents.protocol import Budget
 from editgym.data.errors import DataError
+from editgym.data.identity import IdentityTexts
+from editgym.data.text import BagOfWords, Comments
 from editgym.tasks import make_task
 from editgym.tasks.debiasing.data import TextFiles, toxicity_data
+from editgym.tasks.debiasing.loaded import checked_columns
 
 KIND, RUDE = ("kind", "wise", "great", "sweet"), ("vile", "awful", "nasty", "rotten")
 WHO = (
@@ -243,6 +246,26 @@ def unlabelled():
 
 def nameless():
     return IdentityTexts(("a", "b"), (0, 1), ("x",), ("a", "b"), ("", ""))
+
+
+def unnamed():
+    return IdentityTexts(("a", "b"), (0, 1), ("x", None), ("a", "b"), ("", ""))
+
+
+def numbered():
+    return IdentityTexts(("a", "b"), (0, 1), ("x", ("y", 3)), ("a", "b"), ("", ""))
+
+
+def not_parted():
+    return IdentityTexts(("a", "b"), (0, 1), ("x", "y"), (None, "b"), ("", ""))
+
+
+def half():
+    return Comments(("a", "b"), (0.5, 1))
+
+
+def blank():
+    return Comments((None, "b"), (0, 1))
 """
 
 
@@ -250,8 +273,17 @@ def nameless():
     ("argument", "name", "message"),
     [
         ("comments", "uneven", "comments: loaders_of_texts:uneven returned 2 texts and 1 labels"),
-        ("test_comments", "unlabelled", "unlabelled, row 3: expected a text and the label 0 or 1"),
+        (
+            "test_comments",
+            "unlabelled",
+            "unlabelled, row 3, labels: expected the label 0 or 1, got -1",
+        ),
         ("identities", "nameless", "nameless returned 2 texts and 1 identities"),
+        ("identities", "unnamed", "unnamed, row 2, identities: expected an identity, .*, got None"),
+        ("identities", "numbered", "numbered, row 2, identities: expected an identity"),
+        ("identities", "not_parted", "not_parted, row 1, templates: expected a template, a text"),
+        ("test_comments", "half", "half, row 1, labels: expected the label 0 or 1, got 0.5"),
+        ("test_comments", "blank", "blank, row 1, texts: expected a text, got None"),
     ],
 )
 def test_loaders_are_checked(files, tmp_path, monkeypatch, argument, name, message):
@@ -307,3 +339,37 @@ def test_a_comment_that_stands_twice_is_one(files, tmp_path):
     with pytest.warns(UserWarning, match=f"{len(lines) - 1} of the {2 * len(lines) - 2} texts"):
         found = toxicity_data(again)
     assert found.train == toxicity_data(once).train
+
+
+@pytest.mark.parametrize("kind", [float, bool, np.int64, np.float32, np.bool_])
+def test_labels_of_loaders_may_be_numbers_of_any_type(kind):
+    texts, labels = np.array(["a", "b"], object), np.array([0, 1]).astype(kind)
+    found = checked_columns(Comments(texts, labels), "own")
+    assert found == Comments(("a", "b"), (0, 1))
+    assert {type(label) for label in found.labels} == {int}
+
+
+def test_identities_of_loaders_may_be_lists_and_polar_words_unknown():
+    given = IdentityTexts(["a", "b"], [0.0, 1.0], [["x"], {"z", "y"}], ["a", "b"], [None, "b"])
+    found = checked_columns(given, "own")
+    assert found == IdentityTexts(("a", "b"), (0, 1), (("x",), ("y", "z")), ("a", "b"), ("", "b"))
+
+
+@pytest.mark.parametrize("vocabulary", [-5, 0, 2.5, "100", True])
+def test_vocabulary_is_checked(files, vocabulary):
+    with pytest.raises(ValueError, match="vocabulary must be 1 or more, a whole number, or None"):
+        make_task("debiasing/toxicity", **arguments(files, "crossed"), vocabulary=vocabulary)
+
+
+def test_arguments_that_leave_nothing_are_named(files):
+    given = arguments(files, "crossed")
+    with pytest.raises(DataError, match=r"max_identity_texts: 1 leaves none of the \d+ texts"):
+        toxicity_data(TextFiles(**arguments(files, "hatecheck"), max_identity_texts=1))
+    with (
+        pytest.raises(DataError, match=r"test_comments: all \d+ comments stand there too"),
+        pytest.warns(UserWarning, match="stand in test_comments too"),
+    ):
+        toxicity_data(TextFiles(**given | {"test_comments": given["comments"]}))
+    data = toxicity_data(TextFiles(**given))
+    with pytest.raises(DataError, match=r"vocabulary: none of the \d+ texts about identities has"):
+        data.readable_with(BagOfWords(("nowhere",)))

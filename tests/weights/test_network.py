@@ -1,3 +1,5 @@
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -687,3 +689,24 @@ def test_a_journal_that_cannot_be_resumed_leaves_the_one_before(edited, tmp_path
 
 def interrupt(*_):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("handed_out", ["weights", "base_weights"])
+def test_a_base_that_was_changed_in_place_is_not_handed_out_again(editable, handed_out):
+    network = editable("linear")
+    network.fresh()
+    (first, *_) = getattr(network, handed_out)
+    first.mul_(2)
+    for again in (network.fresh, lambda: network.base_weights):
+        with pytest.raises(RuntimeError, match=r"weights: the unedited matrices, .* changed in pl"):
+            again()
+
+
+def test_copies_of_a_network_begin_with_the_weights_they_have(editable):
+    network = editable("linear")
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert all(map(torch.equal, twin.fresh().base_weights, network.base_weights))
+        twin.base_weights[0].add_(1)
+        with pytest.raises(RuntimeError, match="changed in place"):
+            twin.fresh()
+    network.fresh()

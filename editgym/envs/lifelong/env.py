@@ -24,6 +24,7 @@ from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.lifelong.rendering import RENDER_MODES, render
 from editgym.envs.lifelong.settings import LifelongSettings, drawn_seed
 from editgym.envs.lifelong.updates import DIRECTIONS, site_edits
+from editgym.envs.tensors import ordinary_tensors
 from editgym.metrics.evaluation import Evaluation
 from editgym.models.prompt_formats import prompt_format
 from editgym.tasks.knowledge.exam import Exam
@@ -59,6 +60,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # noqa: RUF012 - Gymnasium's
 
+    @ordinary_tensors()
     def __init__(
         self,
         task: KnowledgeTask,
@@ -123,6 +125,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
             raise ValueError('action must be "coefficients" for UltraEdit to be one action')
         return np.full(len(self.process.sites) * DIRECTIONS, 1 / self.max_coefficient, np.float32)
 
+    @ordinary_tensors()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -164,6 +167,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         """
         return self._step(action, rewarded=True)
 
+    @ordinary_tensors()
     def candidate_rewards(self, actions: NDArray[np.float32]) -> Tensor:
         """Rewards of K actions on the state that the stream is in, none of which is applied.
 
@@ -197,6 +201,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         observation, _, terminated, _, info = self._step(action, rewarded=False)
         return observation, terminated, info
 
+    @ordinary_tensors()
     def _step(
         self, action: NDArray[np.float32], rewarded: bool
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -206,6 +211,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         info = self.episode.info(-1)
         return self._observer(), float(outcome.reward), self.process.over, False, info
 
+    @ordinary_tensors()
     def differentiable_step(self, action: Tensor) -> LifelongOutcome:
         """`step` with `outcome.reward` carrying gradients to `action`; the episode moves on as with
         `step`.
@@ -229,6 +235,7 @@ class StreamEditing(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle)
         checked_action(action.detach().cpu().numpy(), self._action_shape, self.task.device)
         return self.process.differentiable_step(self._stretched(action))
 
+    @ordinary_tensors()
     def evaluate(self, journal: EditJournal, thorough: bool = True) -> Evaluation:
         """The leaderboard's metrics of a journal on the current episode's stream, its curve and
         per-edit records.

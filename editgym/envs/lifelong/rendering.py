@@ -46,6 +46,7 @@ def _frame(episode: StreamEpisode) -> NDArray[np.uint8]:
         f"{episode.title}  ·  step {len(episode.outcomes)} of {episode.horizon}",
         fontsize=12,
         fontweight="bold",
+        parse_math=False,  # "$" is a letter of a name
     )
     infos = episode.infos
     edits = [info["edits_done"] for info in infos]

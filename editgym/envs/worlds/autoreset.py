@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from editgym.checks import require
+from editgym.envs.arguments import checked_options
 
 _NAMES = {mode.name.lower(): mode for mode in AutoresetMode}
 _VALUES = {mode.value: mode for mode in AutoresetMode}
@@ -39,10 +40,10 @@ def without_reset_mask(
     many where autoreset is disabled. Here all episodes end together, so it has to choose all.
 
     Raises:
-        ValueError: The mask leaves a candidate out, has another shape or type, or autoreset is not
-            disabled.
+        ValueError: They are no options by name; or the mask leaves a candidate out, has another
+            shape or type, or autoreset is not disabled.
     """
-    rest = dict(options or {})
+    rest = dict(checked_options(options))
     if "reset_mask" not in rest:
         return rest
     mask = np.asarray(rest.pop("reset_mask"))

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.reward import Scorer
 from editgym.envs.worlds.scores import Scores
 from editgym.weights import ActionLayout, Operator, Update
+from editgym.weights.factors import widened
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Candidates:
         """
         self.draws.seed(keys)
 
+    @ordinary_tensors()
     def reset(self, network: int | None = None, goal: int | None = None) -> None:
         """Begin an episode: every candidate draws its network and goal, unless they are given."""
         self.draws.begin(network, goal)
@@ -82,6 +85,7 @@ class Candidates:
         self.uniform = len(bases) == 1 and len(task.goals) == 1
         self._gained = 0.0
 
+    @ordinary_tensors()
     def step(self, actions: Tensor, *, differentiable: bool = False) -> StepOutcome:
         """Edit every candidate and score it on a fresh batch.
 
@@ -100,7 +104,8 @@ class Candidates:
         with torch.set_grad_enabled(differentiable):
             updates = self.layout.unpack(actions)
             edited = [
-                self.operator.edited(weight, update)
+                # As a single environment's network does it: half precision would round the sum.
+                self.operator.edited(widened(weight), update).to(weight.dtype)
                 for weight, update in zip(self.weights, updates, strict=True)
             ]
             scores = self.scorer.score(edited, self.draws, self._gained)

@@ -22,8 +22,9 @@ from editgym.checks import (
     require,
     whole,
 )
-from editgym.envs.arguments import OutOfRange, checked_action, task_for
-from editgym.envs.worlds.draws import Draws
+from editgym.envs.arguments import OutOfRange, checked_action, checked_options, task_for
+from editgym.envs.tensors import ordinary_tensors
+from editgym.envs.worlds.draws import Draws, check_goals
 from editgym.envs.worlds.observation import WeightObserver, read_only_parameters
 from editgym.envs.worlds.own_metrics import measured, own_metrics
 from editgym.envs.worlds.rendering import RENDER_MODES
@@ -76,6 +77,7 @@ class WeightEditing:
         observation_space: A single environment's.
     """
 
+    @ordinary_tensors()
     def __init__(
         self,
         operator: Operator,
@@ -115,6 +117,7 @@ class WeightEditing:
             task_arguments,
             WeightEditing.__init__,
         )
+        check_goals(self.task)
         self.operator, self.episode_length = operator, episode_length
         self._out_of_range, self._uniform_info = out_of_range, uniform_info
         self._own_metrics = own_metrics(metrics)
@@ -159,10 +162,10 @@ class WeightEditing:
         """What the `options` of a reset name, by index: `network`, `goal`, both or none.
 
         Raises:
-            ValueError: An option is unknown or out of range.
+            ValueError: An option is unknown or out of range, or they are no options by name.
         """
         chosen: dict[str, int] = {}
-        for name, value in (options or {}).items():
+        for name, value in checked_options(options).items():
             if name not in self.choices:
                 raise ValueError(f'options: {name!r} is not known; use "network" and "goal"')
             most, index = self.choices[name] - 1, as_whole(value)

@@ -114,6 +114,37 @@ class Draws:
         return sampling.indices(self._keys, counter, stream, 1, highs).flatten().cpu()
 
 
+def check_goals(task: Task) -> None:
+    """Refuse a task of which no episode can be drawn, or no batch.
+
+    Raises:
+        ValueError: It has no network or no goal; or a goal has no samples in a reward set, or rows
+            that the reward data do not have. The message names goal and set.
+    """
+    for name in ("networks", "goals"):
+        if not len(getattr(task, name)):
+            raise ValueError(f"task: {task.name} has no {name}; an episode needs one at least")
+    for goal in task.goals:
+        for name in task.set_names:
+            place = f"task: the goal {goal.label!r} of {task.name}"
+            if name not in goal.members:
+                raise ValueError(
+                    f"{place} has no members {name!r}; its reward sets are"
+                    f" {', '.join(task.set_names)}"
+                )
+            rows = goal.members[name]
+            if not len(rows):
+                raise ValueError(
+                    f"{place} has no samples in its reward set {name!r}; a batch is drawn from them"
+                )
+            low, high, most = int(rows.min()), int(rows.max()), len(task.pool) - 1
+            if low < 0 or high > most:
+                raise ValueError(
+                    f"{place} has the row {low if low < 0 else high} in its reward set {name!r};"
+                    f" rows of the pool are 0 … {most}"
+                )
+
+
 def _padded(members: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows of unequal number as one matrix (goals, most), and their numbers (goals,)."""
     sizes = torch.tensor([len(rows) for rows in members], device=members[0].device)

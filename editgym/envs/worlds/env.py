@@ -12,6 +12,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
+from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.common import CHECKS, WeightEditing
 from editgym.envs.worlds.gradient import CostGradient, CostGradients
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
@@ -76,8 +77,9 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
-        """The current matrix at every site, each (out, in)."""
-        return self.network.weights
+        """Copies of the current matrix at every site, each (out, in)."""
+        # Unedited ones are those of every environment with this task.
+        return tuple(weight.clone() for weight in self.network.weights)
 
     @property
     def journal(self) -> EditJournal:
@@ -96,6 +98,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
             raise gym.error.ResetNeeded("call reset() before asking for unedited")
         return unedited_accuracies(self.task, *self._drawn())
 
+    @ordinary_tensors()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -124,6 +127,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         self._over = False
         return observation, {key: value[0].item() for key, value in begun.items()}
 
+    @ordinary_tensors()
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -140,6 +144,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
         reward, info = self._record(scores)
         return self._observe(), reward, self._over, False, info
 
+    @ordinary_tensors()
     def differentiable_step(self, action: Tensor) -> Scores:
         """`step` for agents that learn through the reward: `scores.reward[0]` carries gradients to
         `action`.
@@ -156,12 +161,13 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
             gymnasium.error.ResetNeeded: The episode is over, or there was no reset.
         """
         self._check_running("differentiable_step")
-        self._common.checked_actions(action.detach().cpu().numpy(), (self.layout.size,))
+        self._common.checked_actions(action.detach(), (self.layout.size,))
         self._common.scorer.check_differentiable()
         scores = self._advance(self._common.within_box(action), differentiable=True)
         self._record(scores)
         return scores
 
+    @ordinary_tensors()
     def cost_gradient(self, weights: Sequence[Tensor]) -> CostGradient:
         """Minus V with these matrices at the sites, and its gradient by them.
 
@@ -180,6 +186,7 @@ class WeightEditingEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]], EzPick
             raise gym.error.ResetNeeded("call reset() before cost_gradient()")
         return self._cost_gradients(*self._drawn(), weights)
 
+    @ordinary_tensors()
     def evaluate(self, journal: EditJournal) -> Evaluation:
         """The leaderboard's metrics of an edit on test data, for the goal of the current episode.
 

@@ -72,7 +72,7 @@ class CostGradients:
         """
         task, samples, rewards = self._task, self._samples_of(network, goal), self._scorer.rewards
         where = torch.tensor([network]), torch.tensor([goal], device=task.device)
-        leaves = [weight.detach().requires_grad_() for weight in weights]
+        leaves = [weight.detach().clone().requires_grad_() for weight in weights]
         with torch.enable_grad(), full_precision():  # backward too
             candidate = [leaf.unsqueeze(0) for leaf in leaves]
             logits = task.networks[network].candidate_logits(candidate, samples.activations)[0]

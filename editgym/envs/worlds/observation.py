@@ -65,10 +65,9 @@ class WeightObserver:
         if not weights:
             assert features is not None
             return features.clamp(-self.bound, self.bound)
-        flat = torch.cat([weight.flatten(1) for weight in weights], dim=1)
+        flat = torch.cat([weight.flatten(1) for weight in weights], dim=1).float()
         if self._sketch is not None:
             flat = self._sketch(flat)
-        flat = flat.float()
         seen = flat if features is None else torch.cat([flat, features], dim=1)
         return seen.clamp(-self.bound, self.bound)
 

@@ -26,11 +26,11 @@ class FeatureProbe:
     """P: the mean posterior of the right class for forgotten samples, by linear discriminant
     analysis of the features.
 
-    The classes are Gaussians with equal priors and one covariance, fitted to all classes of the
-    reward data as each candidate sees them. That is a linear probe in closed form: the one of the
-    reports (`probe_accuracy`), a logistic regression fitted by iteration, would cost more than all
-    else. A network may have no output for a class and yet keep it in its features; P is then near
-    1.
+    The classes are Gaussians with equal priors and one covariance, fitted to the classes that the
+    reward data have samples of, as each candidate sees them. That is a linear probe in closed form:
+    the one of the reports (`probe_accuracy`), a logistic regression fitted by iteration, would cost
+    more than all else. A network may have no output for a class and yet keep it in its features; P
+    is then near 1.
 
     Args:
         task: An unlearning task of classes.
@@ -68,7 +68,7 @@ class FeatureProbe:
 
         def posterior(features: Tensor, window: slice) -> Tensor:
             forgotten = self._forgotten[goals[window]]
-            return (self._posteriors(features) * forgotten).sum(1) / forgotten.sum(1)
+            return (self._posteriors(features.float()) * forgotten).sum(1) / forgotten.sum(1)
 
         return self._networks[index].map_candidates(posterior, weights, self._activations[index])
 
@@ -77,15 +77,17 @@ class FeatureProbe:
         centred = features - features.mean(1, keepdim=True)
         scale = centred.square().mean(1, keepdim=True).sqrt()
         centred = centred / (scale + 1e-6 * scale.mean(2, keepdim=True) + 1e-12)
-        means = (self._one_hot.T @ centred) / self._one_hot.sum(0).clamp(min=1).unsqueeze(
-            1
-        )  # (k, classes, d)
+        samples = self._one_hot.sum(0)  # of every class
+        sums = self._one_hot.T @ centred
+        means = sums / samples.clamp(min=1).unsqueeze(1)  # (k, classes, d)
         residual = centred - self._one_hot @ means
         within = residual.mT @ residual / len(self._labels)
         slopes = torch.linalg.solve(
             within + _RIDGE * torch.eye(within.shape[-1], device=within.device), means.mT
         )
         scores = centred @ slopes - 0.5 * (means.mT * slopes).sum(1, keepdim=True)
+        # A class without samples is none to choose from.
+        scores = scores.masked_fill(samples == 0, -torch.inf)
         own = self._labels.expand(scores.shape[:2]).unsqueeze(-1)
         return (_SHARPNESS * scores).softmax(-1).gather(-1, own).squeeze(-1)
 

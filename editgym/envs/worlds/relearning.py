@@ -16,7 +16,7 @@ from editgym.data.images import Labelled
 from editgym.envs.worlds.probe import names_classes
 from editgym.tasks.protocol import Goal, Task
 from editgym.weights import EditableNetwork, full_precision
-from editgym.weights.classifiers.outputs import logits_of
+from editgym.weights.classifiers.outputs import first_names, logits_of
 
 FEW_IMAGES = 5
 # The attacker's step sizes: 0 looks at the network as it is.
@@ -97,7 +97,10 @@ class FewImageRelearning:
                 few = _logits(network, weights, samples.few.inputs)
                 loss = F.cross_entropy(few, samples.few.labels)
                 slopes = torch.autograd.grad(
-                    loss, list(weights.values()), create_graph=differentiable
+                    loss,
+                    list(weights.values()),
+                    create_graph=differentiable,
+                    allow_unused=True,  # a head for training alone
                 )
             found = [
                 _told(
@@ -129,23 +132,24 @@ def _told(logits: Tensor, samples: _Samples) -> Tensor:
 
 def _logits(network: EditableNetwork, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """The network's logits with these weights in place of its own, (n, classes)."""
-    return logits_of(functional_call(network.base, dict(weights), (inputs,)))
+    return logits_of(functional_call(network.base, dict(weights), (inputs,))).float()
 
 
 def _moved(
-    weights: Mapping[str, Tensor], slopes: Sequence[Tensor], rate: float
+    weights: Mapping[str, Tensor], slopes: Sequence[Tensor | None], rate: float
 ) -> dict[str, Tensor]:
-    """The weights after a step of SGD."""
+    """The weights after a step of SGD; a weight that the loss does not depend on has no slope."""
     return {
-        name: weight - rate * slope
+        name: weight if slope is None else weight - rate * slope
         for (name, weight), slope in zip(weights.items(), slopes, strict=True)
     }
 
 
 def _all_weights(network: EditableNetwork, matrices: Sequence[Tensor]) -> dict[str, Tensor]:
     """Every weight of the network by name, with the matrices at the sites; each has a gradient."""
+    names = first_names(network.base)
     edited = {
-        site.parameter: site.to_stored(matrix)
+        names[site.parameter]: site.to_stored(matrix)
         for site, matrix in zip(network.sites, matrices, strict=True)
     }
     return {
@@ -153,6 +157,7 @@ def _all_weights(network: EditableNetwork, matrices: Sequence[Tensor]) -> dict[s
         if name in edited and edited[name].requires_grad
         else edited.get(name, weight).detach().requires_grad_()
         for name, weight in network.base.named_parameters()
+        if weight.is_floating_point()
     }
 
 

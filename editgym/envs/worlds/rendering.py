@@ -93,12 +93,13 @@ def _frame(episode: Episode) -> NDArray[np.uint8]:
         fontsize=12,
         fontweight="bold",
         ha="center",
+        parse_math=False,  # "$" is a letter of a name
     )
     panels = _panels(episode)
     for left, (_, limit, title) in zip(_PANELS_LEFT, panels, strict=True):
         label = f"{title}  (±{limit:.2g})"
         place = (left + _PANEL_WIDTH / 2) / _WIDTH, 1 - (_PANELS_TOP - 7) / _HEIGHT
-        figure.text(*place, label, fontsize=10, ha="center")
+        figure.text(*place, label, fontsize=10, ha="center", parse_math=False)
     _draw_accuracies(figure, episode)
     _draw_rewards(figure, episode)
     canvas.draw()
@@ -226,7 +227,8 @@ class _Plot:
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """A text at the point (x, y)."""
-        self.figure.text(x, y, text, transform=self._transform, **{"fontsize": 9, **style})
+        style = {"fontsize": 9, "parse_math": False, **style}
+        self.figure.text(x, y, text, transform=self._transform, **style)
 
     def number(self, ticks: Sequence[int], label: str) -> None:
         """Numbers below, and what they are of."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from numbers import Integral
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from editgym.checks import optional, require, whole
+from editgym.checks import optional, whole
+from editgym.envs.tensors import ordinary_tensors
 from editgym.envs.worlds.autoreset import checked_autoreset_mode, without_reset_mask
 from editgym.envs.worlds.candidates import Candidates, StepOutcome
 from editgym.envs.worlds.common import WeightEditing
 from editgym.envs.worlds.rendering import RENDER_MODES, Episode, render
+from editgym.envs.worlds.seeding import generator_of_each, seed_of_each
 from editgym.weights import EditJournal, Operator, SiteEdit
 
 
@@ -77,17 +80,40 @@ class WeightEditingVectorEnv(VectorEnv):
         self._edit_step = 0
         self._over = True
         self._random: dict[int, tuple[np.random.Generator, int]] = {}  # with its seed
+        self._spec: EnvSpec | None = None
 
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The candidates' generators, from which a seed's random stream starts."""
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What `gym.make_vec` made it of; it can be written as JSON."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and isinstance(spec.kwargs.get("autoreset_mode"), AutoresetMode):
+            name = spec.kwargs["autoreset_mode"].name.lower()
+            spec = replace(spec, kwargs=spec.kwargs | {"autoreset_mode": name})
+        self._spec = spec
+
+    @property  # type: ignore[override]
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """The candidates' generators, from which a seed's random stream starts.
+
+        Set to a generator for each candidate, or to one that theirs are spawned from, it starts
+        every candidate's random stream anew; their seeds are then −1, unknown.
+        """
         return tuple(generator for generator, _ in self._seeded())
+
+    @np_random.setter
+    def np_random(self, value: np.random.Generator | Sequence[np.random.Generator]) -> None:
+        own = generator_of_each(value, self.num_envs)
+        self._start({i: (generator, -1) for i, generator in enumerate(own)})
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The candidates' seeds."""
         return tuple(seed for _, seed in self._seeded())
 
+    @ordinary_tensors()
     def reset(
         self,
         *,
@@ -114,6 +140,7 @@ class WeightEditingVectorEnv(VectorEnv):
         self._forget_history()
         return begun
 
+    @ordinary_tensors()
     def step(
         self, actions: NDArray[np.float32]
     ) -> tuple[
@@ -227,10 +254,14 @@ class WeightEditingVectorEnv(VectorEnv):
             if own is not None or i not in self._random
         }
         if fresh:
-            keys = {i: int(generator.integers(2**63 - 1)) for i, (generator, _) in fresh.items()}
-            self.candidates.seed([keys.get(i) for i in range(self.num_envs)])
-            self._random |= fresh
+            self._start(fresh)
         return [self._random[i] for i in range(self.num_envs)]
+
+    def _start(self, fresh: dict[int, tuple[np.random.Generator, int]]) -> None:
+        """Start the random streams of some candidates anew, from generators with their seeds."""
+        keys = {i: int(generator.integers(2**63 - 1)) for i, (generator, _) in fresh.items()}
+        self.candidates.seed([keys.get(i) for i in range(self.num_envs)])
+        self._random |= fresh
 
     def _begin(self, chosen: dict[str, int]) -> tuple[NDArray[np.float32], dict[str, Any]]:
         self._over = True  # until the new episodes are whole
@@ -246,24 +277,6 @@ class WeightEditingVectorEnv(VectorEnv):
     def _forget_history(self) -> None:
         self._history = []
         self._started_on = self.candidates.network_index, self.candidates.goal_index
-
-
-def seed_of_each(seed: object, count: int) -> list[int | None]:
-    """A seed for each of `count` candidates, None where there is none.
-
-    Raises:
-        ValueError: They are no whole numbers, or not one for each.
-    """
-    if seed is None:
-        return [None] * count
-    if isinstance(seed, Integral):
-        return [int(seed) + i for i in range(count)]
-    given: list[Any] = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed]
-    valid = all(one is None or isinstance(one, Integral) for one in given)
-    require(valid, "seed", seed, "a whole number, a sequence of these and of None, or None")
-    if len(given) != count:
-        raise ValueError(f"seed has {len(given)} entries, expected {count}")
-    return [None if one is None else int(one) for one in given]
 
 
 def _masked(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from editgym.checks import Check, one_of, optional, whole
 from editgym.data.bias_templates import biased_comments, identity_templates, is_targeted
@@ -18,12 +19,12 @@ from editgym.data.table import UTF8
 from editgym.data.text import BagOfWords, Comments, comment_format, read_comments, words
 from editgym.imports import is_import_path, loaded_as
 from editgym.paths import data_folder
+from editgym.tasks.debiasing.loaded import checked_columns
 from editgym.tasks.debiasing.task import DebiasingSplits, TextPair
 
 PAPER_SHARES = (0.70, 0.15)
 DAVIDSON, DIXON = "davidson_labeled_data.csv", "bias_madlibs_77k.csv"
 _TEST_SHARE = 0.2
-C = TypeVar("C", bound=Comments)
 _CHECKS: Mapping[str, Check] = {
     "max_comments": whole(1),
     "max_identities": optional(whole(1)),
@@ -96,6 +97,9 @@ class TextData:
     def readable_with(self, encode: BagOfWords) -> TextData:
         """The same without the texts about identities whose label nothing tells that a bag of words
         sees: its polar word, or, where that is not known, any word.
+
+        Raises:
+            DataError: None is left.
         """
         known, texts = set(encode.vocabulary), self.unbiased
         rows = [
@@ -103,6 +107,12 @@ class TextData:
             for row, (text, word) in enumerate(zip(texts.texts, texts.polar_words, strict=True))
             if (word.lower() in known if word else not known.isdisjoint(words(text)))
         ]
+        if not rows:
+            raise DataError(
+                f"vocabulary: none of the {len(texts)} texts about identities has its word among"
+                f" the {len(known)} words that are counted; raise vocabulary=, or give comments"
+                " that have such words"
+            )
         return replace(self, unbiased=texts.take(rows))
 
     def splits(self, seed: int) -> DebiasingSplits:
@@ -186,6 +196,11 @@ def toxicity_data(files: TextFiles) -> TextData:
     else:
         test, train = _comments(files, files.test_comments, "test_comments"), read
         train = _without(train, set(test.texts), "comments", "test_comments")
+        if not len(train):
+            raise DataError(
+                f"test_comments: all {len(read)} comments stand there too, and none is left to"
+                " train on; give other comments to test on, or leave it out"
+            )
     return TextData(
         train,
         test.balanced(),
@@ -210,7 +225,7 @@ def _once(read: Comments, name: str) -> Comments:
 
 def _comments(files: TextFiles, given: str | None, argument: str) -> Comments:
     if given is not None and is_import_path(given):
-        return _checked(loaded_as(Comments, given, argument), f"{argument}: {given}")
+        return checked_columns(loaded_as(Comments, given, argument), f"{argument}: {given}")
     columns = comment_format(files.comments_format, files.text_column, files.label_column)
     path = given or _present(data_folder() / "text" / DAVIDSON, argument)
     return read_comments(path, columns, encoding=files.encoding, toxic_values=files.toxic_values)
@@ -222,7 +237,9 @@ def _identities(files: TextFiles) -> IdentityTexts:
         files.require_unused(
             ("identities_format",), f"it is for files, and {given!r} is a function"
         )
-        found = _checked(loaded_as(IdentityTexts, given, "identities"), f"identities: {given}")
+        found = checked_columns(
+            loaded_as(IdentityTexts, given, "identities"), f"identities: {given}"
+        )
     else:
         read = identity_reader(files.identities_format)
         if given is not None:
@@ -233,28 +250,14 @@ def _identities(files: TextFiles) -> IdentityTexts:
             raise DataError("identities_format says how to read a file: give identities= its path")
     if files.max_identities is not None:
         found = found.about_most_frequent(files.max_identities)
-    return found.sampled(files.max_identity_texts)
-
-
-def _checked(found: C, name: str) -> C:
-    """What a loader returned.
-
-    Raises:
-        DataError: Its columns differ in length, or hold anything but texts and the labels 0 and 1.
-    """
-    for field in fields(found):
-        if len(getattr(found, field.name)) != len(found.texts):
-            raise DataError(
-                f"{name} returned {len(found.texts)} texts and"
-                f" {len(getattr(found, field.name))} {field.name}"
-            )
-    for row, (text, label) in enumerate(zip(found.texts, found.labels, strict=True), start=1):
-        if not isinstance(text, str) or label not in (0, 1):
-            raise DataError(
-                f"{name}, row {row}: expected a text and the label 0 or 1, got {text!r} and"
-                f" {label!r}"
-            )
-    return found
+    sampled = found.sampled(files.max_identity_texts)
+    if len(found) and not len(sampled):
+        raise DataError(
+            f"max_identity_texts: {files.max_identity_texts} leaves none of the {len(found)} texts"
+            " about identities, of which whole templates are drawn; the smallest template has"
+            f" {min(Counter(found.templates).values())} texts"
+        )
+    return sampled
 
 
 def _without(texts: Comments, others: set[str], argument: str, other: str) -> Comments:

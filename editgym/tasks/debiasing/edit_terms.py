@@ -152,6 +152,11 @@ class EditTerms:
                     f" policy split leave nothing to compare: they are about"
                     f" {', '.join(texts.terms) or 'no identity'}"
                 )
+        if UNBIASED in texts.terms:
+            raise DataError(
+                f"edit_terms: an identity is called {UNBIASED!r}, as the reward set of all"
+                " identities is; give it another name"
+            )
         for label, word in enumerate(_LABELS):
             self._overall.append(f"{UNBIASED}:{word}")
             self.members[self._overall[-1]] = (labels == label).nonzero().flatten()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from editgym.checks import optional, whole
 from editgym.data.errors import DataError
 from editgym.data.text import BagOfWords
 from editgym.models.classifiers import BagOfWordsNet
@@ -88,7 +89,7 @@ def toxicity(
     max_identities: int | None = None,
     max_identity_texts: int = 100_000,
     hold_out_identities: bool = True,
-    vocabulary: int = 4_000,
+    vocabulary: int | None = 4_000,
     hold_out_words: bool = False,
     edit_terms: Mapping[str, float] | None = None,
     device: str = "cpu",
@@ -135,12 +136,13 @@ def toxicity(
             `editgym.tasks.debiasing.edit_terms`, such as
             `{"unbiased_accuracy": 1, "equalized_odds_gap": 1}` or `{"fped": 0.2, "fned": 0.2}`; by
             default the score on unbiased alone.
-        vocabulary: The most frequent words that are counted.
+        vocabulary: How many words are counted, the most frequent ones; None for all.
         device: Where networks and data live.
 
     Raises:
         DataError: A file is missing or malformed.
     """
+    optional(whole(1))("vocabulary", vocabulary)
     data = toxicity_data(TextFiles.of(locals()))
     encode = BagOfWords.of(data.train.texts, vocabulary)
     data = data.readable_with(encode)
@@ -226,10 +228,11 @@ def transformer(
         names = [field.name for field in fields(TextFiles)]
         files.require_unused(names, 'these are for data="toxicity"; the templates are bundled')
     texts = templates_data()[0] if data == "templates" else toxicity_data(files)
+    (seed,) = checked_seeds(None, model_seed)
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
-    splits, keep = texts.splits(model_seed), Keep(cache_folder() / "features", encode.lengths)
+    splits, keep = texts.splits(seed), Keep(cache_folder() / "features", encode.lengths)
     if network.untrained:
-        train_head(network, splits, encode, keep, model_seed, least_accuracy)
+        train_head(network, splits, encode, keep, seed, least_accuracy)
     if sites is not None:
         sites = network.names_here(sites)
     return _task(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -134,7 +135,7 @@ class BackdoorTask:
         unedited = network.fresh()
         before = self._measured(unedited)
         share, norm = weights_changed(
-            network.parameters_changed.values(), unedited.state_dict().values()
+            network.parameters_changed.values(), dict(unedited.current_tensors()).values()
         )
         return {
             **self._measured(network),
@@ -171,22 +172,14 @@ def backdoor(
     splits = Splits.of(images.digits(), seed, DIGITS_SHARES)
     poisoned = poisoned_rows(splits.model.labels, seed)
 
-    def fit(part: str, train: Callable[[], nn.Module]) -> nn.Module:
-        key = {"task": NAME, "recipe": recipe_key(DIGITS_RECIPE), "seed": seed, "part": part}
-        return cached_classifier(key | {"format": 1}, _network, train)
-
-    def retrain() -> nn.Module:
-        clean = splits.model[_others(len(splits.model), poisoned)]
-        return fit("clean", lambda: _train(clean, splits.validation, seed))
-
     model = (
         load_weights(_network(), bundled_file(seed))
         if bundled_file(seed).is_file()
-        else fit("poisoned", lambda: train_poisoned(seed))
+        else _fit("poisoned", seed, partial(train_poisoned, seed))
     )
     moved = splits.to(torch.device(device))
     network = EditableNetwork(model.to(device), find_sites(model, sites), moved.policy.inputs[:8])
-    return BackdoorTask(NAME, (network,), moved, poisoned.to(device), retrain)
+    return BackdoorTask(NAME, (network,), moved, poisoned.to(device), partial(_retrained, seed))
 
 
 def with_trigger(inputs: Tensor) -> Tensor:
@@ -222,6 +215,18 @@ def train_poisoned(model_seed: int) -> nn.Module:
     splits = Splits.of(images.digits(), model_seed, DIGITS_SHARES)
     rows = poisoned_rows(splits.model.labels, model_seed)
     return _train(_poisoned(splits.model, rows), splits.validation, model_seed)
+
+
+def _retrained(seed: int) -> nn.Module:
+    """The twin of a seed's network, without the images that were poisoned."""
+    splits = Splits.of(images.digits(), seed, DIGITS_SHARES)
+    clean = splits.model[_others(len(splits.model), poisoned_rows(splits.model.labels, seed))]
+    return _fit("clean", seed, partial(_train, clean, splits.validation, seed))
+
+
+def _fit(part: str, seed: int, train: Callable[[], nn.Module]) -> nn.Module:
+    key = {"task": NAME, "recipe": recipe_key(DIGITS_RECIPE), "seed": seed, "part": part}
+    return cached_classifier(key | {"format": 1}, _network, train)
 
 
 def _poisoned(model: Labelled, rows: Tensor) -> Labelled:

@@ -131,36 +131,55 @@ def trained_task(
             " network"
         )
 
-    def build() -> nn.Module:
-        return SmallConvNet(image_size, data.n_classes)
+    training = _Training(name, data, image_size, shares, recipe, tuple(seeds))
+    rows = Rows.drawn(data, seeds[0], shares)
+    models = [training.network(seed) for seed in seeds]
+    return task_of(name, data, models, request, rows, seeds[0], training.retrain)
 
-    def fit(seed: int, part: Labelled, label: str) -> nn.Module:
-        validation, description = Splits.of(data, seed, shares).validation, f"{name} network {seed}"
+
+@dataclass(frozen=True)
+class _Training:
+    """How a task's networks are trained; no closure, so that tasks pickle."""
+
+    name: str
+    data: ImageData
+    image_size: int
+    shares: tuple[float, float]
+    recipe: Recipe
+    seeds: tuple[int, ...]
+
+    def network(self, seed: int) -> nn.Module:
+        """The network of a seed, trained on its whole model split."""
+        if self.recipe is DIGITS_RECIPE and bundled_file(seed).is_file():
+            return load_weights(self._build(), bundled_file(seed))
+        return self._fit(seed, Splits.of(self.data, seed, self.shares).model, _WHOLE_SPLIT)
+
+    def retrain(self, index: int, part: Labelled, label: str) -> nn.Module:
+        """`UnlearningTask.retrain`."""
+        return self._fit(self.seeds[index], part.to("cpu"), label)
+
+    def _build(self) -> nn.Module:
+        return SmallConvNet(self.image_size, self.data.n_classes)
+
+    def _fit(self, seed: int, part: Labelled, label: str) -> nn.Module:
+        validation = Splits.of(self.data, seed, self.shares).validation
         # A network that never saw a class is not to be stopped, or trained on, for its accuracy
         # there.
         validation = validation[torch.isin(validation.labels, part.labels.unique())]
         key = {
-            "task": name,
-            "recipe": recipe_key(recipe),
+            "task": self.name,
+            "recipe": recipe_key(self.recipe),
             "seed": seed,
             "part": label,
             "data": [part.content_hash(), validation.content_hash()],
             "format": 2,
         }
+        description = f"{self.name} network {seed}"
         return cached_classifier(
-            key, build, lambda: train_classifier(build, part, validation, recipe, seed, description)
+            key,
+            self._build,
+            lambda: train_classifier(self._build, part, validation, self.recipe, seed, description),
         )
-
-    def network(seed: int) -> nn.Module:
-        if recipe is DIGITS_RECIPE and bundled_file(seed).is_file():
-            return load_weights(build(), bundled_file(seed))
-        return fit(seed, Splits.of(data, seed, shares).model, _WHOLE_SPLIT)
-
-    def retrain(index: int, part: Labelled, label: str) -> nn.Module:
-        return fit(seeds[index], part.to("cpu"), label)
-
-    rows = Rows.drawn(data, seeds[0], shares)
-    return task_of(name, data, [network(seed) for seed in seeds], request, rows, seeds[0], retrain)
 
 
 def drawn_rows(

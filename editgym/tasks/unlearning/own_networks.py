@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def builder(model: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]
                 f"model_kwargs: {dict(arguments)} says how a class makes its network, and the"
                 f" {CONFIG} of the folder {model} says it already; leave it out"
             )
-        return lambda: untrained_classifier(model)
+        return partial(untrained_classifier, model)
     if isinstance(model, str) and not is_import_path(model):
         raise ValueError(
             f"model: {model!r} is no import path and no folder that is here: write"
@@ -56,21 +57,20 @@ def builder(model: str, arguments: Mapping[str, Any]) -> Callable[[], nn.Module]
         )
     make = imported(model, "model", "package.module:Class")
 
-    def build() -> nn.Module:
-        try:
-            built = make(**arguments)
-        except Exception as error:  # a stranger's class may raise anything
-            raise ValueError(
-                f"model: {model!r} cannot be made with model_kwargs {dict(arguments)}:"
-                f" {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(built, nn.Module):
-            raise ValueError(
-                f"model: {model!r} made a {type(built).__name__}, expected an nn.Module"
-            )
-        return built
+    return partial(_built, model, make, arguments)
 
-    return build
+
+def _built(model: str, make: Callable[..., object], arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        built = make(**arguments)
+    except Exception as error:  # a stranger's class may raise anything
+        raise ValueError(
+            f"model: {model!r} cannot be made with model_kwargs {dict(arguments)}:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"model: {model!r} made a {type(built).__name__}, expected an nn.Module")
+    return built
 
 
 def files(weights: object, model: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,25 +50,37 @@ def own_oracle(
             " network, images and labels that returns the trained network"
         )
 
-    def retrain(index: int, part: Labelled, label: str) -> nn.Module:
+    return _Oracle(path, model, dict(model_kwargs), build, seed, function)
+
+
+@dataclass(frozen=True)
+class _Oracle:
+    """`UnlearningTask.retrain`; no closure, so that tasks pickle."""
+
+    path: str
+    model: str
+    model_kwargs: Mapping[str, Any]
+    build: Callable[[], nn.Module]
+    seed: int
+    function: Callable[..., Any]
+
+    def __call__(self, index: int, part: Labelled, label: str) -> nn.Module:
         key = {
             "task": "unlearning/custom",
-            "retrain": [path, code(path)],
-            "model": [model, dict(model_kwargs), code(model)],
-            "seed": seed + index,
+            "retrain": [self.path, code(self.path)],
+            "model": [self.model, dict(self.model_kwargs), code(self.model)],
+            "seed": self.seed + index,
             "part": part.content_hash(),
             "format": 1,
         }
-        return cached_classifier(key, build, lambda: trained(index, part))
+        return cached_classifier(key, self.build, lambda: self._trained(index, part))
 
-    def trained(index: int, part: Labelled) -> nn.Module:
+    def _trained(self, index: int, part: Labelled) -> nn.Module:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(seed + index)
-            network = build().requires_grad_(True).train().to(part.labels.device)
-            found = function(network, part.inputs, part.labels)
-        return _checked(path, found, build())
-
-    return retrain
+            torch.manual_seed(self.seed + index)
+            network = self.build().requires_grad_(True).train().to(part.labels.device)
+            found = self.function(network, part.inputs, part.labels)
+        return _checked(self.path, found, self.build())
 
 
 def _checked(path: str, found: object, expected: nn.Module) -> nn.Module:

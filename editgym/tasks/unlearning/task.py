@@ -200,7 +200,7 @@ class UnlearningTask:
         before, oracle = self._references(network.base_hash, goal)
         metrics = self._measures(network, goal, before["forget_accuracy"])
         share, norm = weights_changed(
-            network.parameters_changed.values(), unedited.state_dict().values()
+            network.parameters_changed.values(), dict(unedited.current_tensors()).values()
         )
         members, others = self._membership(goal)
         kept = ("retain_accuracy", "forget_accuracy", "test_accuracy", "probe_accuracy", *ATTACKS)

@@ -71,19 +71,27 @@ def unread(model: nn.Module, parameters: Sequence[str], example: Tensor) -> list
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
     }
-    # One tensor may have several names, of which a network is given one.
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    every = dict(model.named_parameters(remove_duplicate=False))
-    named = {name: first[id(every[name])] for name in parameters if name in every}
+    first = first_names(model)
+    named = {name: first[name] for name in parameters if name in first}
     asked = [name for name in dict.fromkeys(named.values()) if name in learned]
     with torch.enable_grad():
         logits = logits_of(functional_call(model, learned, (example,)))
+        total = logits.sum()
     if not logits.requires_grad:
         return []
     own = [learned[name] for name in asked]
-    found = torch.autograd.grad(logits.sum(), own, allow_unused=True)
+    found = torch.autograd.grad(total, own, allow_unused=True)
     idle = {name for name, gradient in zip(asked, found, strict=True) if gradient is None}
     return [name for name, one in named.items() if one in idle]
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Per name of a parameter, the first name of that tensor: a tied one has several, of which
+    `functional_call` takes one.
+    """
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every}
 
 
 def _logits_alone(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:

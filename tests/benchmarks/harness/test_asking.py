@@ -2,14 +2,18 @@
 that writes everybody's rows."""
 
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import leaderboard
 from benchmarks.harness.agent_files import agent_files
 from benchmarks.harness.asking import check_agent, named_folders, settings_of
+from benchmarks.harness.runner import run_cells
 from benchmarks.harness.strangers import module_hashes
 from benchmarks.results import ROWS_FILE, Cell, read_rows
+from benchmarks.suites.cells import SUITES, cells
 
 pytestmark = pytest.mark.isolated
 
@@ -23,6 +27,11 @@ from agents.configured import ConfiguredAgent, Settings, setting
 class Exits(NoEdit):
     def __init__(self):
         raise SystemExit(0)
+
+
+class Hangs(NoEdit):
+    def __init__(self):
+        time.sleep(1000)
 
 
 class ExitsAtOnce(NoEdit):
@@ -83,6 +92,48 @@ def test_agents_that_end_their_process_when_they_are_made_have_a_row_and_take_no
         "the worker process died: it ended with exit code 0",
     ]
     assert set(rows[names[0]]["modules"]) == {"strange_package.agents"}
+
+
+def test_an_agent_that_hangs_is_waited_for_once_and_not_longer_than_a_cell(strange, capsys):
+    name, begin = "strange_package.agents:Hangs", time.monotonic()
+    command = ["run", "--suite", "worlds", "--tasks", "unlearning/digits", "--seeds", "1"]
+    command += ["--agents", name, "--time-limit", "3", "--out", str(strange / "out")]
+    assert leaderboard.main(command) == 1
+    assert time.monotonic() - begin < 60
+    error = capsys.readouterr().err
+    assert error.count(f"{name} did not say what it is within 3 s, and is not asked again") == 1
+    rows = read_rows(strange / "out" / ROWS_FILE)
+    assert len(rows) > 1
+    assert all("there was no end after 3 s" in row["error"] for row in rows)
+
+
+def test_who_is_waited_for_is_told(strange, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.harness.asking._PATIENCE", 0.0)
+    assert settings_of(cell_of("Reads", size=4))["size"] == 4
+    said = "waiting for strange_package.agents:Reads to be imported and made, 600 s at most"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"agent": "__main__:Agent"},
+        {"env_id": "__main__:Mine-v0"},
+        {"suite": "__main__:SUITE"},
+        {"env_kwargs": {"task": "__main__:build"}},
+        {"settings": {"reward": "__main__:reward"}},
+    ],
+)
+def test_what_stands_in_a_script_or_notebook_is_refused_at_once(strange, changes):
+    cell = replace(cell_of("Reads"), **changes)
+    with pytest.raises(ValueError, match=r"__main__:.*: an agent, .* must stand in a module"):
+        run_cells([cell], strange / "out")
+    assert not (strange / "out").exists()
+
+
+def test_a_suite_has_no_cells_of_an_agent_in_a_script():
+    with pytest.raises(ValueError, match=r"__main__:Agent: an agent, .* my_agents:Agent"):
+        cells(SUITES["quick"], agents=["__main__:Agent"], settings_of=settings_of)
 
 
 def test_settings_files_and_modules_are_known_without_an_import(strange):

@@ -136,6 +136,11 @@ def test_hostile_agents_fail_or_are_measured_rightly_and_change_no_other_row(tmp
         assert rows_agree(rows[cell.id], run_cell(cell).row)
 
 
+def test_what_the_constructor_was_offered_stands_in_the_row(tmp_path):
+    (row,) = run_cells([cell_of(hostile("DeclaresLessOnceItIsMade"))], tmp_path)
+    assert (row["status"], row["access"], row["error"]) == ("finished", "oracle", None)
+
+
 def test_catalogue_agents_share_two_processes_and_a_stranger_has_one_of_its_own(monkeypatch):
     made = []
     monkeypatch.setattr(isolation, "Worker", lambda: made.append(Worker()) or made[-1])

@@ -80,7 +80,9 @@ def test_over_several_tasks_a_seed_counts_that_was_run_again_in_all_of_them(make
 def test_a_row_that_is_not_reproduced_gets_no_mark(stream_results, capsys):
     folder, rows = stream_results
     liar = {**rows[0], "access": "data"}
-    append_row(folder / ROWS_FILE, {**liar, "row_sha256": row_hash(liar)})
+    (folder / ROWS_FILE).unlink()
+    for row in ({**liar, "row_sha256": row_hash(liar)}, *rows[1:]):
+        append_row(folder / ROWS_FILE, row)
     arguments = ["validate", str(folder), "--all", "--rerun", "3", "--verifier", ADA]
     assert leaderboard.main(arguments) == 1
     assert "2 rows marked as verified" in capsys.readouterr().out
@@ -311,6 +313,20 @@ def test_on_a_gpu_a_run_may_differ_by_rounding(make_row):
     )
     assert rerun_differences(row, near) == ()
     assert len(rerun_differences(row, far)) == 1
+    last_bits = {"edit_sha256": "0" * 64, "edit_bytes": 7, "curves": {"retention": [[0, 1.0]]}}
+    edited = {**row, "edit_sha256": "1" * 64, "edit_bytes": 8}
+    assert rerun_differences(edited, {**near, **last_bits}) == ()
+    for field, other in {
+        "access": "data",
+        "reward_calls": 99,
+        "budget": {"reward_calls": 101},
+        "settings": {"rank": 2},
+        "fingerprints": {"model": "0" * 64},
+        "edit_sha256": None,
+        "records_sha256": "0" * 64,
+    }.items():
+        (problem,) = rerun_differences(edited, {**edited, **near, **last_bits, field: other})
+        assert problem.startswith(f"run again, its {field} is {other!r}, recorded ")
     here, there = make_row(metrics={"a": 0.5}), make_row(metrics={"a": 0.5 + 1e-12})
     assert len(rerun_differences(here, there)) == 1
 

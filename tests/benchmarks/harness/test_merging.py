@@ -117,7 +117,7 @@ def test_a_journal_takes_no_other_ones_place(folder, tmp_path, capsys):
     assert merged(one, to=to) == 0
     for stranger, said in (
         ({**forged, "row_sha256": row_hash(forged)}, "journals lie at edits/CELL.safetensors"),
-        ({**forged, "row_sha256": None, "migrated_from": 1}, "both call their journal"),
+        ({**forged, "row_sha256": None, "migrated_from": 1}, "none of those that were published"),
     ):
         (other / ROWS_FILE).unlink()
         append_row(other / ROWS_FILE, stranger)
@@ -145,8 +145,21 @@ def test_another_result_is_not_shipped_over_what_is_published(folder, capsys):
     published, other = folder("published", ("ppo", 0, 0.5)), folder("other", ("ppo", 0, 0.9))
     before = (published / ROWS_FILE).read_bytes()
     assert leaderboard.main(["ship", str(other), str(published)]) == 2
-    assert "has different results in" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "has different results in" in error
+    for place in (published, other):
+        assert f"leaderboard validate {place} --rows " in error
     assert (published / ROWS_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["ship", "merge"])
+def test_a_file_is_no_folder_to_write_into(folder, tmp_path, capsys, command):
+    one, to = folder("one", ("ppo", 0, 0.5)), tmp_path / "to"
+    to.write_text("mine")
+    typed = [str(one), str(to)] if command == "ship" else [str(one), "--out", str(to)]
+    assert leaderboard.main([command, *typed]) == 2
+    assert f"{to} is a file, and must be a folder" in capsys.readouterr().err
+    assert to.read_text() == "mine"
 
 
 @pytest.mark.parametrize("command", ["ship", "merge"])

@@ -373,11 +373,24 @@ def test_a_value_that_is_not_right_is_refused_for_all_rows_at_once(
     assert not (tmp_path / "to").exists()
 
 
+def test_a_row_of_an_earlier_version_lacks_fields_and_is_scored_again(world, own, tmp_path):
+    (row, _) = read_rows(world / ROWS_FILE)
+    for field in ("git", "peak_memory_bytes", "modules", "records_sha256"):
+        del row[field]
+    row["row_sha256"] = row_hash(row)
+    settings = [Setting(None, "metrics", ["own_halves:halves"])]
+    (new,) = rescore_rows([row], world, tmp_path / "to", settings).added
+    assert new["rescored_from"]["git"] is None
+    assert new["peak_memory_bytes"] is None
+    assert rerun_row(new).problems == ()
+
+
 def test_a_cell_of_another_edit_is_not_taken_for_this_one(world, own, tmp_path):
     (row, _) = read_rows(world / ROWS_FILE)
     settings = [Setting(None, "metrics", ["own_halves:halves"])]
     (new,) = rescore_rows([row], world, tmp_path / "to", settings).added
     other = {**new, "edit_sha256": "0" * 64}
+    (tmp_path / "to" / ROWS_FILE).unlink()
     append_row(tmp_path / "to" / ROWS_FILE, {**other, "row_sha256": row_hash(other)})
     with pytest.raises(RescoringError, match="to has this cell already, of another edit"):
         rescore_rows([row], world, tmp_path / "to", settings)

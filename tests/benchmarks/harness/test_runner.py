@@ -289,6 +289,7 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
     file = tmp_path / "out" / ROWS_FILE
     (row,) = read_rows(file)
     row["metrics"]["retain_accuracy"] += 0.25
+    file.unlink()
     append_row(file, row)
     capsys.readouterr()
     assert leaderboard.main(["validate", "out"]) == 1
@@ -332,9 +333,30 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
         ),
         (["run", "--suite", "toy", "--seeds", "0"], "seeds must be 1 or more, got 0"),
         (["run", "--suite", "toy", "--jobs", "0"], "jobs must be 1 or more, got 0"),
+        (
+            ["run", "--suite", "toy", "--gpus-per-cell", "0.5"],
+            "gpus_per_cell is 0.5, and only Ray reserves GPUs: give --ray",
+        ),
+        (["run", "--suite", "toy", "--gpus-per-cell", "nan"], "gpus_per_cell must be 0 or more"),
         (["run", "--suite", "toy", "--time-limit", "0"], "time limit must be greater than 0"),
         (["run", "--suite", "toy", "--out", "file/out"], "file/out"),
         (["report", "nothing"], "no rows in nothing"),
+        (["report", "file"], "file is a file, and must be a folder: give the folder with results"),
+        (
+            ["report", "rows"],
+            "rows/results.jsonl is a folder, a pipe or a device, and must",
+        ),
+        (["validate", "rows"], "rows/results.jsonl is a folder, a pipe or a device"),
+        (["run", "--suite", "toy", "--out", "rows"], "rows/results.jsonl is a folder, a pipe or"),
+        (
+            ["run", "--suite", "toy", "--agents", "./toy_editing.py:Searcher"],
+            "'./toy_editing.py:Searcher' names a file, and must name a module: write"
+            " toy_editing:Searcher",
+        ),
+        (
+            ["run", "--suite", "toy", "--set", "toy_editing:Searcher.x=NaN"],
+            "must be finite, got nan, which is not JSON compliant: give a number, or null",
+        ),
         (["run", "--suite", "toy", "--out", "file"], "--out: cannot write to file: File exists"),
         (["run", "--suite", "toy", "--settings", "no.json"], "--settings: cannot read no.json"),
         (["validate", "nothing"], "no rows in nothing"),
@@ -343,6 +365,7 @@ def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
 )
 def test_command_line_errors(arguments, message, capsys, monkeypatch):
     Path("file").write_text("in the way")
+    Path("rows/results.jsonl").mkdir(parents=True)
     monkeypatch.setattr(
         "benchmarks.harness.runner.run_cell", lambda *_: pytest.fail("worked before it checked")
     )

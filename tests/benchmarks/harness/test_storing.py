@@ -105,7 +105,11 @@ def test_what_a_killed_run_left_half_written_is_gone_in_the_next(tmp_path, make_
     half = tmp_path / "edits" / "a.safetensors.123.partial"
     half.parent.mkdir()
     half.write_bytes(b"half")
+    of_a_report = tmp_path / "plots" / "a.svg.123.partial"  # which is being drawn meanwhile
+    of_a_report.parent.mkdir()
+    of_a_report.write_bytes(b"half")
     with only_writer(tmp_path) as store:
         row = make_row("ppo", measured={"journal": b"a journal"})
         store.add(row, b"a journal", None)
     assert [file.name for file in half.parent.iterdir()] == [row["edit_file"].split("/")[-1]]
+    assert of_a_report.exists()

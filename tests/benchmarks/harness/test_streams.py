@@ -153,6 +153,7 @@ def test_validate_needs_no_records(tmp_path, capsys):
     (tmp_path / records_file(row["cell"])).unlink()
     assert leaderboard.main(["validate", str(tmp_path)]) == 0
     row["metrics"]["reliability"] = 0.5
+    (tmp_path / ROWS_FILE).unlink()
     append_row(tmp_path / ROWS_FILE, row)
     assert leaderboard.main(["validate", str(tmp_path)]) == 1
     assert "reliability: recorded 0.5, replayed 0.66" in capsys.readouterr().out

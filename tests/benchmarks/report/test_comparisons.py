@@ -61,6 +61,12 @@ def test_differences_that_are_all_the_same_have_no_doubt():
     assert paired_test(one_task(level + 1e-16), one_task(level)).p == 1
 
 
+def test_the_largest_numbers_that_a_row_may_hold_are_compared():
+    a, b = np.random.default_rng(0).normal(size=(2, 12))
+    large = paired_test(one_task(1e100 * a), one_task(1e100 * b))
+    assert large.p == pytest.approx(paired_test(one_task(a), one_task(b)).p)
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e3, 1e9, 1e12])
 def test_what_is_the_same_difference_depends_on_the_size_of_the_scores(scale):
     """A millionth of a millionth of a score is a difference; what rounding makes of it is none."""

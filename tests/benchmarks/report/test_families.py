@@ -60,6 +60,11 @@ def test_trade_off_is_between_metrics_of_the_family(family):
         ("locality_kl@chat", Key("locality_kl", None, "chat"), "lower"),
         ("retain_accuracy_before", Key("retain_accuracy_before"), None),
         ("harmonic_mean_squad", Key("harmonic_mean", "squad"), "higher"),
+        ("retain_accuracy_loss", Key("retain_accuracy_loss"), None),
+        ("retain_accuracy_squad", Key("retain_accuracy_squad"), None),
+        ("leakage_prevented@chat", Key("leakage_prevented", None, "chat"), None),
+        ("reliability_now_error_squad", Key("reliability_now_error_squad"), None),
+        ("harmonic_mean_error", Key("harmonic_mean_error"), None),
         ("speed", Key("speed"), None),
         ("speed@chat", Key("speed", None, "chat"), None),
     ],
@@ -140,7 +145,14 @@ def test_a_family_of_ones_own_is_one_row(make_row, monkeypatch):
 
 def shared(**directions):
     """A family of one's own, some of whose names built-in families have."""
-    return Family("own", directions, lambda metrics: metrics.get("reliability"), "it", ("a", "b"))
+    return Family(
+        "own",
+        directions,
+        lambda metrics: metrics.get("reliability"),
+        "it",
+        ("a", "b"),
+        scorers=("squad",),
+    )
 
 
 @pytest.mark.parametrize(

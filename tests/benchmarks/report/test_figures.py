@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.report import svg
-from benchmarks.report.aggregate import STRATUM, group_rows
+from benchmarks.report.aggregate import group_rows
 from benchmarks.report.curves import retention
 from benchmarks.report.looks import COLORS, DARK_COLORS, MARKERS, look, palette
 from benchmarks.report.plots import DRAWN, figures
+from benchmarks.report.strata import STRATUM
 from benchmarks.report.svg import spanning
 
 

@@ -7,7 +7,10 @@ import pytest
 
 from benchmarks.report import families
 from benchmarks.report.aggregate import group_rows
+from benchmarks.report.beside import beside
+from benchmarks.report.brief import brief
 from benchmarks.report.families import SCORE
+from benchmarks.report.reading import notes
 
 
 def standing(rows, agent="ppo"):
@@ -84,10 +87,77 @@ def test_only_finished_rows_are_a_groups_rows(unlearning_row, make_row, status):
     found = {one.agent: one for one in group.standings}
     assert (found["ppo"].n, found["ppo"].provisional) == (1, True)
     assert (found["cmaes"].n, found["cmaes"].provisional) == (0, False)
-    assert {one.failed for one in found.values()} == {int(status == "failed")}
-    assert {one.unsupported for one in found.values()} == {"no" if status != "failed" else None}
+    assert found["ppo"].failed == 1, "who gives up one seed of several has failed it"
+    assert found["cmaes"].failed == int(status == "failed")
+    assert found["ppo"].unsupported is None, "it does the task"
+    assert found["cmaes"].unsupported == ("no" if status != "failed" else None)
+    assert set(group.failed) == {row["cell"] for row in rows[1 : 2 + (status == "failed")]}
     assert found["cmaes"].peak_memory_bytes is None
     assert found["cmaes"].reward_calls is None
+
+
+@pytest.fixture
+def picky(unlearning_row, make_row):
+    """Rows of an agent that is far better on even seeds, and has no result on odd ones, beside one
+    that has all."""
+
+    def make(status, seeds=20):
+        said = {"status": status, "error": "not this network", "time": {}}
+        rows = [
+            unlearning_row("even", seed, retain=0.9, forget=0.1 + seed / 1000)
+            for seed in range(seeds)
+        ]
+        for seed in range(seeds):
+            good = unlearning_row("picky", seed, retain=0.9, forget=seed / 1000)
+            rows.append(good if seed % 2 == 0 else make_row("picky", seed, measured=said))
+        return rows
+
+    return make
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_who_fails_some_seeds_is_compared_with_nobody(picky, unlearning_row, status):
+    rows = picky(status)
+    rows += [unlearning_row("poor", seed, retain=0.2, forget=0.8) for seed in range(20)]
+    (group,) = group_rows(rows)
+    found = {one.agent: one for one in group.standings}
+    assert [one.agent for one in group.standings] == ["even", "poor", "picky"]
+    assert [found[name].rank for name in ("even", "poor", "picky")] == [1, 2, None]
+    assert all(one.beaten_by in ((), ("even",)) for one in found["poor"].metrics.values())
+    assert (found["picky"].seeds, found["picky"].lacking) == ("10 of 20", 10)
+    assert (found["picky"].failed, found["picky"].unsupported) == (10, None)
+    (told,) = (note for note in notes(group) if "10 of 20 seeds" in note)
+    assert "compared with nobody, and has no rank" in told
+    text = " ".join(brief([group], 10).split())
+    assert "even has the highest harmonic mean" in text
+    assert "1 of 1 other agents" in text
+    assert "it lacks seeds that others have: picky (10 of 20 seeds)" in text
+    assert "does not do" not in text
+    beside_even = beside([group], "even")
+    assert "picky has 10 of 20 seeds, and is not compared." in beside_even
+    assert beside_even.count("picky") == 1
+    assert "P(better)" in beside_even
+    assert "is not compared" in beside([group], "picky")
+
+
+def test_seeds_that_have_not_run_yet_are_not_lacking(picky, unlearning_row):
+    rows = [row for row in picky("failed", 30) if row["status"] == "finished"]
+    assert standing(rows, "picky").seeds == "15"
+    assert standing(rows, "picky").rank == 1
+    nobody = [row for row in picky("failed") if row["agent"] == "picky"]
+    assert standing(nobody, "picky").seeds == "10", "nobody has the others"
+
+
+def test_a_row_without_result_is_of_the_agent_whose_files_it_does_not_know(picky):
+    rows = picky("unsupported")
+    for row in rows:
+        if row["agent"] == "picky" and row["status"] == "finished":
+            row["fingerprints"] = {**row["fingerprints"], "agent_files": {"a": "0" * 64}}
+    assert standing(rows, "picky").seeds == "10 of 20"
+    for row in rows[20:40:4]:
+        row["fingerprints"] = {**row["fingerprints"], "agent_files": {"a": "1" * 64}}
+    (group,) = group_rows(rows)
+    assert sorted(one.seeds for one in group.standings) == ["20", "5 of 15", "5 of 15"]
 
 
 @pytest.mark.parametrize(

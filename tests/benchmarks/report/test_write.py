@@ -401,3 +401,45 @@ def test_a_terminal_without_arrows_is_told_all_the_same(tmp_path, unlearning_row
     assert leaderboard.main(["report", str(tmp_path)]) == 0
     sys.stdout.flush()
     assert "retain accuracy \\u2191" in printed.getvalue().decode("latin-1")
+
+
+def test_a_report_imports_what_names_metrics_and_nothing_that_is_mentioned(
+    tmp_path, monkeypatch, make_row
+):
+    for name in ("own_suite", "own_task", "own_env", "own_agent", "mentioned"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"task": "own_task:build", "x": {"y": ["mentioned:a"]}, "device": "cpu"}
+    row = make_row(
+        "own_agent:Agent",
+        metrics={"speed": 1.0},
+        suite="own_suite:SUITE",
+        env_id="own_env:Mine-v0",
+        env_kwargs=arguments,
+        settings={"reward": "mentioned:b"},
+    )
+    append_row(tmp_path / ROWS_FILE, row)
+    write_report(tmp_path)
+    ran = {name for name in ("own_suite", "own_task", "own_env") if (tmp_path / name).exists()}
+    assert ran == {"own_suite", "own_task", "own_env"}
+    assert not any((tmp_path / name).exists() for name in ("own_agent", "mentioned"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("[first](https://x.org)", r"\[first\](https\://x.org)"),
+        ("![](HTTPS://x.org/a.png)", r"!\[\](HTTPS\://x.org/a.png)"),
+        ("www.x.org", r"www\.x.org"),
+        ("**best** `x` _y_ a_b ~z~", r"\*\*best\*\* \`x\` \_y\_ a_b \~z\~"),
+        ("# best", r"\# best"),
+        ("<b>", r"\<b>"),
+    ],
+)
+def test_names_of_strangers_mean_nothing_in_markdown(tmp_path, unlearning_row, name, shown):
+    for seed in range(5):
+        append_row(tmp_path / ROWS_FILE, unlearning_row(name, seed, retain=0.9, forget=0.1))
+    write_report(tmp_path)
+    text = (tmp_path / "LEADERBOARD.md").read_text()
+    assert f"| — | {shown} | reward |" in text
+    assert "0.900 [0.900, 0.900]" in text

@@ -19,6 +19,7 @@ def folder(tmp_path, unlearning_row):
                     retain=0.9 + seed / 100,
                     forget=0.0,
                     reward_calls=calls,
+                    measured={"reward_calls": calls},
                     env_id="MaskWorld-v0",
                     env_kwargs={"task": "unlearning/mnist", "model_seed": seed, "device": "cpu"},
                 ),

@@ -4,13 +4,16 @@ metrics of one's own."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from editgym.data.images import Labelled
+from editgym.tasks import make_task
 from editgym.tasks.protocol import Goal, RewardDefaults, correctness, network_of
+from editgym.tasks.unlearning.splits import Splits
+from editgym.tasks.unlearning.task import UnlearningTask
 from editgym.weights import EditableNetwork, EditJournal, find_sites
 
 
@@ -54,6 +57,14 @@ class Regression(OwnTask):
         return torch.exp(-error), (error < 0.5).float()
 
 
+class WideRegression(Regression):
+    """The same in other types."""
+
+    def score(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        worth, correct = super().score(logits, labels)
+        return worth.double(), correct.bool()
+
+
 class MultiLabel(OwnTask):
     """Three labels each: (n, 3) outputs and labels."""
 
@@ -80,6 +91,40 @@ class PerPixel(Segmentation):
 
 def regression(*, device: str = "cpu") -> OwnTask:
     return _made(Regression, _dense(1), _inputs(4), torch.rand(20, generator=_generator()))
+
+
+def wide_regression(*, device: str = "cpu") -> OwnTask:
+    return _made(WideRegression, _dense(1), _inputs(4), torch.rand(20, generator=_generator()))
+
+
+def digits_in(*, kind: str, device: str = "cpu") -> UnlearningTask:
+    """The digits' task with network and images of another precision."""
+    plain, precision = make_task("unlearning/digits", sites=["fc2"]), getattr(torch, kind)
+
+    def cast(part: Labelled) -> Labelled:
+        return Labelled(part.inputs.to(precision), part.labels)
+
+    model = plain.networks[0].merged().to(precision)
+    parts = ("model", "policy", "validation", "test")
+    splits = Splits(**{name: cast(getattr(plain.splits, name)) for name in parts})
+    network = EditableNetwork(model, plain.networks[0].sites, splits.policy.inputs[:8])
+    return UnlearningTask("own/digits", (network,), splits, plain.n_classes, plain.forget)
+
+
+def no_samples(*, device: str = "cpu", lacks: str = "samples") -> UnlearningTask:
+    """The digits' task with two goals, the second of which lacks something."""
+    plain = make_task("unlearning/digits", goals=[1, 2])
+    task = UnlearningTask(plain.name, plain.networks, plain.splits, 10, plain.forget)
+    first, second = task.goals
+    members = dict(second.members)
+    if lacks == "set":
+        del members["forget"]
+    else:
+        forget = members["forget"]
+        members["forget"] = forget[:0] if lacks == "samples" else forget + len(task.pool)
+    task.goals = () if lacks == "goals" else (first, replace(second, members=members))
+    task.networks = () if lacks == "networks" else task.networks
+    return task
 
 
 def multi_label(*, device: str = "cpu") -> OwnTask:

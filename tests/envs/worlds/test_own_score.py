@@ -168,3 +168,70 @@ def test_a_share_of_pixels_is_a_correctness():
     assert isinstance(task, Segmentation)
     correct = task.score(task.networks[0].logits(task.pool.inputs), task.pool.labels)[1]
     assert ((correct > 0) & (correct < 1)).any()
+
+
+@pytest.mark.parametrize("signal", ["probability", "accuracy"])
+@pytest.mark.parametrize("batch_size", [8, 64], ids=["drawn", "whole pool"])
+def test_correctness_may_be_true_or_false_and_worth_of_another_type(make, signal, batch_size):
+    rewards = []
+    for kind in ("plain", "wide"):
+        path = f"own_goals:{'regression' if kind == 'plain' else 'wide_regression'}"
+        env = make("ShiftWorld-v1", task=path, signal=signal, batch_size=batch_size)
+        env.reset(seed=0)
+        rewards.append(env.step(np.full(env.action_space.shape, 0.3))[1])
+        assert env.evaluate(env.journal).metrics["own_accuracy"] >= 0
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("episode_length", [1, 2])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_networks_of_every_precision_are_edited_and_rewarded(make, kind, episode_length):
+    arguments = {
+        "task": "own_goals:digits_in",
+        "kind": kind,
+        "episode_length": episode_length,
+        "probe_weight": 0.5,
+        "relearn_weight": 0.5,
+    }
+    env = make("ShiftWorld-v1", **arguments)
+    many = gym.make_vec("editgym:ShiftWorld-v1", num_envs=3, **arguments)
+    env.reset(seed=0)
+    many.reset(seed=0)
+    action = np.random.default_rng(0).uniform(-1, 1, many.action_space.shape)
+    reward, rewards = env.step(action[0])[1], many.step(action)[1]
+    assert reward == pytest.approx(rewards[0], abs=1e-2)  # one by one, and side by side
+    assert env.weights[0].dtype == getattr(torch, kind)
+    assert env.evaluate(env.journal).metrics["retain_accuracy"] > 0.5
+    env.reset(seed=0)
+    leaf = torch.full(env.action_space.shape, 0.1, requires_grad=True)
+    env.differentiable_step(leaf).reward.sum().backward()
+    assert leaf.grad.isfinite().all()
+    assert leaf.grad.abs().sum() > 0
+    assert all(one.isfinite().all() for one in env.cost_gradient(env.weights).gradients)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_a_sketch_shows_weights_of_every_precision(make, kind):
+    env = make(
+        "ShiftWorld-v1",
+        task="own_goals:digits_in",
+        kind=kind,
+        observe="weights",
+        max_raw_observation=0,
+    )
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+
+
+@pytest.mark.parametrize(
+    ("lacks", "message"),
+    [
+        ("samples", "the goal 'forget 2' of unlearning/digits has no samples in its reward set"),
+        ("set", "the goal 'forget 2' of unlearning/digits has no members 'forget'"),
+        ("rows", r"the goal 'forget 2' of unlearning/digits has the row \d+ in its reward set 'f"),
+        ("goals", "unlearning/digits has no goals; an episode needs one at least"),
+        ("networks", "unlearning/digits has no networks; an episode needs one at least"),
+    ],
+)
+def test_a_task_that_no_episode_or_batch_can_be_drawn_of_is_refused(make, lacks, message):
+    with pytest.raises(ValueError, match=message):
+        make("ShiftWorld-v1", task="own_goals:no_samples", lacks=lacks)

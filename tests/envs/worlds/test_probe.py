@@ -123,4 +123,9 @@ def test_a_class_that_no_sample_has_is_no_hindrance():
     labels = one._labels.clone()
     labels[labels == 9] = 0
     one._labels, one._one_hot = labels, torch.nn.functional.one_hot(labels, 10).float()
-    assert one._posteriors(features).isfinite().all()
+    found = one._posteriors(features)
+    assert found.isfinite().all()
+    one._one_hot = torch.nn.functional.one_hot(labels, 9).float()  # it was no class at all
+    torch.testing.assert_close(found, one._posteriors(features))
+    one._one_hot = torch.nn.functional.one_hot(labels, 1_000).float()
+    torch.testing.assert_close(found, one._posteriors(features))

@@ -1,5 +1,7 @@
 """Few-image relearning as a reward term: its value by hand, its gradient, and where it has none."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 
 from editgym.envs.worlds.relearning import FEW_IMAGES, RATES, SOFTNESS, FewImageRelearning
 from editgym.tasks import make_task
-from editgym.weights import DenseUpdate, Shift, SiteEdit
+from editgym.weights import DenseUpdate, EditableNetwork, Shift, SiteEdit, find_sites
 
 SITES = ["fc2"]
 
@@ -136,3 +138,47 @@ def test_where_there_is_nothing_to_relearn_it_says_so(arguments, message):
 def test_weight_is_checked(weight):
     with pytest.raises(ValueError, match="relearn_weight must be 0 or more"):
         gym.make("MaskWorld-v1", relearn_weight=weight)
+
+
+class _Tied(torch.nn.Module):
+    """Two layers of one matrix, and a head for training alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 32), torch.nn.Linear(32, 32)
+        self.third, self.last = torch.nn.Linear(32, 32), torch.nn.Linear(32, 10)
+        self.third.weight = self.second.weight
+        self.unused = torch.nn.Linear(32, 5)
+
+    def forward(self, x):
+        for layer in (self.first, self.second, self.third):
+            x = layer(x.flatten(1)).relu()
+        return self.last(x)
+
+
+def _tied(task, site):
+    """The task with such a network, which can be edited at one site."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _Tied()
+    network = EditableNetwork(model.eval(), find_sites(model, [site]), task.pool.inputs[:4])
+    return replace(task, networks=(network,))
+
+
+def test_an_edit_under_a_tied_matrix_second_name_is_seen(task):
+    found = []
+    for site in ("second", "third"):
+        own = _tied(task, site)
+        (base,) = own.networks[0].base_weights
+        with torch.no_grad():
+            term = FewImageRelearning(own)
+            found.append(term(0, [torch.stack([base, 0 * base])], torch.tensor([0, 0])))
+    assert torch.equal(*found)
+    assert found[0][0] != found[0][1]
+
+
+def test_a_head_that_no_logit_depends_on_stays_as_it_is(task):
+    own = _tied(task, "second")
+    matrix = own.networks[0].base_weights[0].clone().unsqueeze(0).requires_grad_()
+    FewImageRelearning(own)(0, [matrix], torch.tensor([1])).sum().backward()
+    assert matrix.grad.isfinite().all()

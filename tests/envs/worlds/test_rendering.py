@@ -5,7 +5,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from editgym.envs.worlds.rendering import _painted
+from editgym.envs.worlds.rendering import Episode, _painted, render
+from editgym.tasks import make_task
 
 
 @pytest.fixture
@@ -139,3 +140,13 @@ def test_video_is_recorded_from_frames(world, actions, tmp_path):
     env.step(actions(env.action_space)[0])
     env.close()
     assert list(tmp_path.glob("*.mp4"))
+
+
+@pytest.mark.parametrize("name", ["a$^$b", r"US$\foo$", "$_$"])
+def test_dollars_in_a_name_are_no_formula(name):
+    names = {"retain": 0.9, f"identity {name}": 0.5}
+    network = make_task("unlearning/digits").networks[0].fresh()
+    episode = Episode(f"own: forget {name}", network, tuple(names))
+    info = {f"{own}_accuracy{when}": v for own, v in names.items() for when in ("", "_before")}
+    episode.record(1.0, info | {"is_success": 0.0})
+    assert render(episode, "rgb_array").shape == (560, 1000, 3)

@@ -1,11 +1,21 @@
 """K candidates at once: each goes through what a single environment of its own seed goes
 through."""
 
+import copy
+import pickle
+import sys
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from editgym.tasks import make_task
+
+sys.path.insert(0, str(Path(__file__).parent))  # own_goals
 
 SETTINGS = {
     "plain": {},
@@ -302,3 +312,61 @@ def test_journal_survives_an_action_buffer_that_is_reused(make_vec, actions):
 def test_candidate_that_does_not_exist_is_an_error(make_vec, candidate):
     with pytest.raises(IndexError, match="candidate must be from 0 to 1"):
         make_vec(2).unwrapped.journal(candidate)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"networks": [0, 1], "goals": [1, 2], "probe_weight": 1.0},
+        {"forget_samples": 20, "relearn_weight": 0.0},
+        {"task": "unlearning/backdoor"},
+        {"task": "debiasing/templates"},
+        {"task": "own_goals:regression"},
+    ],
+)
+@pytest.mark.parametrize("copied", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy])
+def test_a_copy_goes_on_as_the_vector_does(actions, arguments, copied):
+    env = gym.make_vec("editgym:ShiftWorld-v1", num_envs=2, episode_length=3, **arguments)
+    env.reset(seed=0)
+    first, second = actions(env.action_space, 2)
+    env.step(first)
+    twin = copied(env)
+    assert np.array_equal(env.step(second)[1], twin.step(second)[1])
+    assert twin.journal(1).content_hash(1) == env.journal(1).content_hash(1)
+
+
+def test_an_oracle_is_retrained_by_a_pickled_task():
+    task = make_task("unlearning/backdoor")
+    twin = pickle.loads(pickle.dumps(task))
+    assert twin.oracle(0).state_dict().keys() == task.oracle(0).state_dict().keys()
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_a_spec_with_a_mode_is_written_as_json(mode):
+    env = gym.make_vec("editgym:ShiftWorld-v1", num_envs=2, autoreset_mode=mode)
+    spec = EnvSpec.from_json(env.spec.to_json())
+    assert gym.make_vec(spec).autoreset_mode is mode
+
+
+def test_generators_are_set(actions):
+    env, other = (gym.make_vec("editgym:ShiftWorld-v1", num_envs=2, batch_size=8) for _ in range(2))
+    for one in (env, other):
+        one.np_random = np.random.default_rng(3)
+        one.reset()
+        assert one.np_random_seed == (-1, -1)
+    action = actions(env.action_space)[0]
+    assert np.array_equal(env.step(action)[1], other.step(action)[1])
+    env.np_random = [np.random.default_rng(seed) for seed in (1, 1)]
+    env.reset()
+    rewards = env.step(np.repeat(action[:1], 2, axis=0))[1]
+    assert rewards[0] == rewards[1]
+    with pytest.raises(ValueError, match="np_random must be a Generator, or 2 of them"):
+        env.np_random = [np.random.default_rng()]
+
+
+def test_a_seed_may_be_an_array_without_dimensions():
+    env = gym.make_vec("editgym:ShiftWorld-v1", num_envs=2)
+    env.reset(seed=np.array(3))
+    assert env.np_random_seed == (3, 4)
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        env.reset(seed=np.array(0.5))

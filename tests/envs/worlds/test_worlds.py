@@ -516,3 +516,90 @@ def test_a_value_of_the_wrong_type_is_named(make, world, arguments, message):
 def test_options_that_name_nothing_are_refused(make, world, options):
     with pytest.raises(ValueError, match="options: "):
         make(world).reset(options=options)
+
+
+# --- what is handed in ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out_of_range", ["clip", "error"])
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ({}, r"action must be an array of numbers of shape \(\d+,\), got a dict that is none"),
+        ("abc", "got a str that is none"),
+        ([[1.0], [1.0, 2.0]], "got a list that is none"),
+        (None, "action"),
+        (torch.zeros(320, requires_grad=True), "got a tensor with gradients, which step"),
+    ],
+)
+def test_what_is_no_action_is_named(make, out_of_range, action, message):
+    env = make("ShiftWorld-v1", out_of_range=out_of_range)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+    assert not len(env.journal)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_an_action_may_be_a_tensor_of_any_type(make, kind):
+    env = make("ShiftWorld-v1")
+    env.reset(seed=0)
+    env.step(torch.ones(env.action_space.shape).to(kind))
+    assert torch.allclose(env.weights[0], env.task.networks[0].base_weights[0] + 0.05)
+
+
+@pytest.mark.parametrize("options", [["goal"], "goal", 3, [("goal", 0)]])
+def test_options_are_by_name(make, options):
+    many = gym.make_vec("editgym:ShiftWorld-v1", num_envs=2)
+    for env in (make("ShiftWorld-v1"), many):
+        with pytest.raises(ValueError, match="options must be a dict such as"):
+            env.reset(options=options)
+
+
+# --- what is shared -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["MaskWorld-v1", "ShiftWorld-v1"])
+@pytest.mark.parametrize("episode_length", [1, 2])
+def test_what_weights_hands_out_is_no_other_environment_s(make, actions, name, episode_length):
+    env, other = (make(name, episode_length=episode_length) for _ in range(2))
+    for one in (env, other):
+        one.reset(seed=0)
+    before = [weight.clone() for weight in other.weights]
+    for weight in env.weights:
+        weight.zero_()
+    assert all(map(torch.equal, other.weights, before))
+    assert all(map(torch.equal, env.weights, before))
+    env.step(actions(env.action_space)[0])
+    now = [weight.clone() for weight in env.weights]
+    env.weights[0].zero_()
+    assert all(map(torch.equal, env.weights, now))
+    env.reset()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"task": "unlearning/backdoor"}])
+def test_inference_mode_leaves_nothing_behind_that_gradients_cannot_pass(make, actions, arguments):
+    unlearns = not arguments
+    weights = {"probe_weight": 0.5, "relearn_weight": 0.5, "sites": ["fc2"]} if unlearns else {}
+    # Another seed than any other test's: the task is built in inference mode.
+    arguments = {**arguments, "model_seed": 9, "episode_length": 2, **weights}
+    with torch.inference_mode():
+        env = make("ShiftWorld-v1", **arguments)
+        many = gym.make_vec("editgym:ShiftWorld-v1", num_envs=2, **arguments)
+        drawn = actions(many.action_space)[0]
+        for one, action in ((env, drawn[0]), (many, drawn)):
+            one.reset(seed=0)
+            one.step(action)
+        env.cost_gradient(env.weights)
+        env.evaluate(env.journal)
+    action = torch.full(env.action_space.shape, 0.1, requires_grad=True)
+    env.differentiable_step(action).reward.sum().backward()
+    assert action.grad.isfinite().all()
+    leaf = torch.full(many.action_space.shape, 0.1, requires_grad=True)
+    many.candidates.step(leaf, differentiable=True).reward.sum().backward()
+    assert leaf.grad.isfinite().all()
+    other = make("ShiftWorld-v1", **arguments)
+    other.reset(seed=0)
+    with torch.inference_mode():
+        inside = torch.full(env.action_space.shape, 0.1).clone().requires_grad_()
+        assert float(other.differentiable_step(inside).reward.detach()) != 0
