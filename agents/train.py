@@ -33,11 +33,13 @@ from agents.command_line import (
     divided,
     env_spec,
     made_env,
+    seed,
     settings,
     writable,
 )
 from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
+from agents.rl.gradient_editor import GradientEditor
 from editgym.envs.protocol import open_env
 from editgym.tasks.protocol import Task
 from editgym.tasks.unedited import unedited_lines
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--settings", type=Path, metavar="FILE", help="what agents.tune found; or a JSON object"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the agent (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the agent (default: %(default)s)")
     parser.add_argument(
         "--reward-calls", type=int, default=20_480, help="budget (default: %(default)s)"
     )
@@ -187,8 +189,9 @@ def _check_nothing_is_under_way(out: Path, place: AgentFolder, config: Mapping[s
 
 def _save_the_best_yet(agent: Agent, place: AgentFolder) -> None:
     """Save what an interrupted search has found, if anything; others keep checkpoints."""
-    if isinstance(agent, OpenLoopAgent) and agent.actions is not None:
-        agent.save(place.agent)
+    if isinstance(agent, OpenLoopAgent | GradientEditor):
+        with suppress(RuntimeError):  # it has found nothing yet
+            agent.save(place.agent)
 
 
 def _left_behind(agent: Agent, place: AgentFolder, stays: bool, out: Path) -> str:
