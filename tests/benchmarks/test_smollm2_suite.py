@@ -37,7 +37,7 @@ def test_settings_are_those_of_the_best_trial(name):
 
 def test_an_agent_whose_study_is_not_done_has_its_best_trial_so_far():
     by_name = {one[0]: one for one in ENTRY.agents if isinstance(one, tuple)}
-    for name in ("ft_l", "memit"):
+    for name in ("ft_l", "lora_merge", "memit"):
         _, config, along = by_name[name]
         parameters = inspect.signature(agent_class(name)).parameters
         settings = {key: config.get(key, parameters[key].default) for key in found(name)}
