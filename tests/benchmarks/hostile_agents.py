@@ -104,8 +104,6 @@ class ChangesTestData(Honest):
     def after_learning(self, env: gym.Env) -> None:
         for task in _tasks():
             task.splits.test.labels.zero_()
-            for weight in task.networks[0].base_weights:
-                weight.zero_()
 
 
 class PatchesEvaluate(Honest):
@@ -270,6 +268,13 @@ class AddsSteps(Honest):
         for step in range(1, STEPS + 1):
             journal.append(SiteEdit(edit.site, edit.operator, nothing, step))
         return journal
+
+
+class ChangesTheNetwork(Honest):
+    def after_learning(self, env: gym.Env) -> None:
+        for task in _tasks():
+            for weight in task.networks[0].base_weights:
+                weight.zero_()
 
 
 class ReplacesTensors(Honest):

@@ -44,6 +44,7 @@ REASONS = {
     "SearchesInSubprocesses": "BudgetExceededError: .* asked for 14 rewards",
     "SearchesInStableBaselines": "BudgetExceededError: .* asked for 16 rewards",
     "SearchesWithFakeSteps": "BudgetExceededError: .* asked for 20 rewards",
+    "ChangesTheNetwork": "RuntimeError: weights: the unedited matrices, .* were changed in place",
     "AddsSteps": "ForbiddenEditError: the journal has edits of 11 steps, and an episode has 1",
     "ReplacesTensors": "ForbiddenEditError: entry 0 of the journal, replace_tensors: with the"
     " access reward there may be SiteEdit",
