@@ -13,16 +13,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.results.cell import Row
-from benchmarks.results.files import ROWS_FILE, finished
-from benchmarks.results.migration import MIGRATED_SCHEMA, PUBLISHED, measured_sha256
+from benchmarks.results.migration import PUBLISHED, measured_sha256
+from benchmarks.results.pin_settings import rows_of_schema_1
 from editgym.paths import whole_file
 
 
 def pinned_rows(folders: Iterable[Path]) -> list[str]:
     """The SHA-256 of every row of schema 1 in the folders, sorted, each once."""
-    rows: list[Row] = [row for folder in folders for row in finished(folder / ROWS_FILE)]
-    return sorted({measured_sha256(row) for row in rows if row.get("schema") == MIGRATED_SCHEMA})
+    return sorted({measured_sha256(row) for row in rows_of_schema_1(folders)})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

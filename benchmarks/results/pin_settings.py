@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,12 @@ def text_of(table: dict[str, Any]) -> str:
     return "{" + ",\n".join(parts) + "}\n"
 
 
+def rows_of_schema_1(folders: Iterable[Path]) -> list[Row]:
+    """The finished rows of schema 1 in folders of published rows."""
+    rows = (row for folder in folders for row in finished(folder / ROWS_FILE))
+    return [row for row in rows if row.get("schema") == MIGRATED_SCHEMA]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -89,13 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    options = parser.parse_args(arguments)
-    rows = [
-        row
-        for folder in options.folders
-        for row in finished(folder / ROWS_FILE)
-        if row.get("schema") == MIGRATED_SCHEMA
-    ]
+    rows = rows_of_schema_1(parser.parse_args(arguments).folders)
     table = pinned(rows)
     with whole_file(TABLE) as partial:
         partial.write_text(text_of(table), encoding="utf-8")
