@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def require(valid: bool, name: str, value: object, expected: str) -> None:
@@ -131,6 +131,19 @@ def within(least: float, most: float) -> Check:
     return Check(lambda v: is_finite(v) and least <= v <= most, f"from {least:g} to {most:g}")
 
 
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a text that can be written and tokenized, which half of a surrogate pair cannot
+    be, though JSON has a form for it.
+    """
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def texts_of(name: str, value: object, least: int = 0) -> None:
     """Refuse what is no list of texts, or too short a one.
 
@@ -139,7 +152,7 @@ def texts_of(name: str, value: object, least: int = 0) -> None:
     """
     good = False
     if isinstance(value, Sequence) and not isinstance(value, str):
-        good = len(value) >= least and all(isinstance(one, str) for one in value)
+        good = len(value) >= least and all(map(is_text, value))
     expected = "a list of texts" + (f", {least} or more" if least else "")
     require(good, name, value, expected)
 

@@ -110,12 +110,11 @@ CHECKPOINTS = (
     ),
     _lifelong(ON_GPT2, model="factlm-gpt2", sites=GPT2_SITES, horizon=20),
 )
-# A short stream, and the editors that take seconds: the demonstration ends within three minutes.
+# A short stream, and one quick editor of each kind: the demonstration ends within three minutes.
 QUICK = _lifelong(
     (
-        *choices(
-            SHORT, without=("in_context", "loc_ft_bf", "lora_merge", "ppo", "memit", "alphaedit")
-        ),
+        *("no_edit", "ft_l", "grace", "memit_seq"),
+        *_ULTRAEDIT,
         ("rledit", {"passes": 3, "sequences": 3, "step_size": 5e-4}),
     ),
     horizon=3,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editgym.checks import is_text
 from editgym.data.errors import DataError
 from editgym.data.labels import UNLABELLED, LabelReader, at_least_half
 from editgym.data.table import UTF8, table
@@ -220,6 +221,6 @@ def checked_text(value: object, where: str) -> str:
     Raises:
         DataError: It is no text; the message begins with `where`.
     """
-    if not isinstance(value, str):
+    if not is_text(value):
         raise DataError(f"{where}: expected a text, got {value!r}")
     return value if value.strip() else ""

@@ -56,8 +56,9 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     world = FactWorld(seed)
     tokenizer = train_tokenizer(world)
-    torch.manual_seed(seed)
-    model: Any = shape.build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = shape.build()
     model.to(device)
     optimizers = _optimizers(model, shape.learning_rate)
     checkpoint, done = out / CHECKPOINT, 0

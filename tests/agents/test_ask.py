@@ -105,6 +105,7 @@ def test_what_was_left_out_is_said(tmp_path, capsys):
     [
         ("The capital", None, "prompts must be a list of texts"),
         ([1], None, "prompts must be a list of texts"),
+        (["\ud83d"], None, "prompts must be a list of texts"),
         (["x"], "bare", "formats must be a list of texts"),
         (["x"], ["pirate"], "^formats: each must be one of bare, .* got 'pirate'"),
         (["word " * 400], None, r"one is \d+ tokens long, and the model takes 128"),

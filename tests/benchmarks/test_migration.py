@@ -18,7 +18,7 @@ FOLDERS = ("worlds", "bias", "paper", "lifelong")
 # had schema 1. Since then the quick suite, which has no committed rows, has been made shorter, and
 # lifelong has got 100 more cells.
 UNFINISHED = {
-    "quick": (69, 69),
+    "quick": (57, 57),
     "worlds": (1355, 9),
     "lifelong": (740, 181),
     "full": (2095, 2095),

@@ -127,6 +127,7 @@ def test_malformed_table_names_file_row_and_column(tmp_path, content, message):
         ("{oops", r"row 2 is not JSON"),
         ("[1]", "row 2 must be a JSON object, got list"),
         ('{"said": 3, "rude": 0}', "row 2, column said: expected a text, got 3"),
+        ('{"said": "\\ud800", "rude": 0}', r"expected a text, got '\\ud800'"),
         ('{"said": "y", "rude": null}', "row 2, column rude: the label is missing"),
         ('{"said": "y"}', "row 2: there is no column 'rude'; there are said"),
         ('{"said": null, "rude": 1}', "row 2: the value of column 'said' is missing"),
