@@ -4,6 +4,7 @@ learn.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -55,7 +56,11 @@ class StreamEditor(ConfiguredAgent):
         self.settings = self.resolved(env_spec)
 
     def edit(
-        self, env: gym.Env, folder: Path | None = None, seed: int | None = None
+        self,
+        env: gym.Env,
+        folder: Path | None = None,
+        seed: int | None = None,
+        every: float = 0.0,
     ) -> EditJournal:
         """Edit one stream to its end.
 
@@ -63,10 +68,11 @@ class StreamEditor(ConfiguredAgent):
 
         Args:
             env: `LifelongLLMEdit`; it is reset, unless `folder` holds a checkpoint.
-            folder: Where a checkpoint is written after every step, and continued from. The
+            folder: Where a checkpoint is written after a step, and continued from. The
                 environment needs a `journal_folder` then.
             seed: The seed that `env` was reset with; a checkpoint of another one is not continued
                 from.
+            every: Seconds between two checkpoints at least.
 
         Raises:
             Unsupported: It is another environment, or the editor cannot edit its sites.
@@ -89,11 +95,13 @@ class StreamEditor(ConfiguredAgent):
                 leave=False,
                 mininterval=0.5,
             ) as bar:
+                latest = time.monotonic()
                 while not process.over:
                     process.advance(self.entries(process))
                     bar.update()
-                    if folder is not None:
+                    if folder is not None and time.monotonic() >= latest + every:
                         self._save_checkpoint(env, folder, identity)
+                        latest = time.monotonic()
         journal = edit_env(env).journal
         self.skipped = Counter(entry.reason for entry in journal if isinstance(entry, Skip))
         return journal

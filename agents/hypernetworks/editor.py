@@ -175,17 +175,22 @@ class LearnedEditor(StreamEditor):
         self._learned = policy.statistics()
 
     def edit(
-        self, env: gym.Env, folder: Path | None = None, seed: int | None = None
+        self,
+        env: gym.Env,
+        folder: Path | None = None,
+        seed: int | None = None,
+        every: float = 0.0,
     ) -> EditJournal:
         """Edit one stream to its end; in ShiftWorld one episode, without checkpoints.
 
         Args:
             env: `LifelongLLMEdit` or `ShiftWorld-v0`; it is reset, unless `folder` holds a
                 checkpoint.
-            folder: Where a checkpoint is written after every step of a stream, and continued from.
+            folder: Where a checkpoint is written after a step of a stream, and continued from.
                 The environment needs a `journal_folder` then.
             seed: The seed that `env` was reset with; a checkpoint of another one is not continued
                 from.
+            every: Seconds between two checkpoints at least.
 
         Raises:
             RuntimeError: There is no policy yet.
@@ -195,7 +200,7 @@ class LearnedEditor(StreamEditor):
                 that has learned something else; nothing has changed then.
         """
         if is_stream(env):
-            return super().edit(env, folder, seed)
+            return super().edit(env, folder, seed, every)
         stream = WorldStream(env)
         stream.reset()
         self.begin(stream)

@@ -43,7 +43,9 @@ class Isolated:
         self._running: Worker | None = None
         self._closed, self._lock = False, Lock()
 
-    def learn_and_edit(self, cell: Cell, folder: Path) -> Generator[Stage, None, None]:
+    def learn_and_edit(
+        self, cell: Cell, folder: Path, kept: Path | None = None
+    ) -> Generator[Stage, None, None]:
         """Let the agent learn and edit, stage by stage; the time of the cell begins.
 
         Raises:
@@ -53,7 +55,7 @@ class Isolated:
         keep, as_before = _may_share(cell), False
         with self._worker("agent", keep) as worker:
             with self._limited():
-                stages = worker.stages(_staged, cell, folder, keep, deadline=self._deadline)
+                stages = worker.stages(_staged, cell, folder, kept, keep, deadline=self._deadline)
                 for name, value in stages:
                     if name == _AS_BEFORE:
                         as_before = value
@@ -151,12 +153,14 @@ def _may_share(cell: Cell) -> bool:
     return is_ours(cell) and not is_on_cuda(cell)
 
 
-def _staged(cell: Cell, folder: Path, compare: bool) -> Generator[Stage, None, None]:
+def _staged(
+    cell: Cell, folder: Path, kept: Path | None, compare: bool
+) -> Generator[Stage, None, None]:
     """In the agent's process, the stages; and whether the next agent finds there what this one has
     found.
     """
     state = State() if compare else None
-    yield from learn_and_edit(cell, folder, state)
+    yield from learn_and_edit(cell, folder, kept, state)
     yield _AS_BEFORE, state is not None and state.is_as_before()
 
 

@@ -25,6 +25,7 @@ from benchmarks.harness.machine import (
 )
 from benchmarks.harness.specs import cell_spec
 from benchmarks.harness.strangers import import_strangers
+from benchmarks.harness.unfinished import Edit
 from benchmarks.harness.untouched import Code, State
 from benchmarks.results import Cell
 from benchmarks.results.form import ACCESS
@@ -55,7 +56,7 @@ class Files:
 
 
 def learn_and_edit(
-    cell: Cell, folder: Path, state: State | None = None
+    cell: Cell, folder: Path, kept: Path | None = None, state: State | None = None
 ) -> Generator[Stage, None, None]:
     """Let a cell's agent learn and edit, and save its journal, stage by stage: nothing is done
     before the next one is asked for. Whoever asks has the clock.
@@ -63,24 +64,28 @@ def learn_and_edit(
     Args:
         cell: The cell.
         folder: Where its `Files` are.
+        kept: Where an interrupted edit is gone on with; None where there is no such thing.
         state: Takes down how the process is before the agent begins.
 
     Yields:
         The `STAGES`, each with what there is to tell of it: the agent's access once it is `made`,
-        the bytes of memory that it took once all is `handed in`, else None. Or, with the reason,
-        that the task is `UNSUPPORTED`, and nothing after it.
+        once it is `ready` the seconds that went into the edit before it was interrupted, the bytes
+        of memory that it took once all is `handed in`, else None. Or, with the reason, that the
+        task is `UNSUPPORTED`, and nothing after it.
 
     Raises:
         MeterError: What counts rewards was replaced, or what was counted was changed.
         TypeError: The agent hands in something else than a journal.
     """
     try:
-        yield from _stages(cell, Files(folder), state)
+        yield from _stages(cell, Files(folder), kept, state)
     except Unsupported as reason:
         yield UNSUPPORTED, str(reason)
 
 
-def _stages(cell: Cell, files: Files, state: State | None) -> Generator[Stage, None, None]:
+def _stages(
+    cell: Cell, files: Files, kept: Path | None, state: State | None
+) -> Generator[Stage, None, None]:
     code, env_id = Code(), cell.env_id.rpartition(":")[2]
     with single_thread():
         with count_into(str(files.learning)):
@@ -104,14 +109,16 @@ def _stages(cell: Cell, files: Files, state: State | None) -> Generator[Stage, N
                 agent.learn(cell_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
                 synchronize(cell)
                 yield "learned", None
+        edit = Edit(agent, cell_spec(cell, evaluation=True), cell.seed, kept)
         with (
             count_into(str(files.editing)),
             only_offered(access, env_id),
-            closing(gym.make(cell_spec(cell, evaluation=True))) as env,
+            closing(gym.make(edit.spec)) as env,
         ):
-            env.reset(seed=cell.seed)
-            yield "ready", None
-            _hand_in(agent.edit(_OneEpisode(env, cell.seed)), cell, files)
+            if not edit.goes_on:
+                env.reset(seed=cell.seed)
+            yield "ready", edit.seconds
+            _hand_in(edit.journal(_OneEpisode(env, cell.seed, edit.goes_on)), cell, files)
             yield "edited", None
         if changed := code.changed():
             raise MeterError(
@@ -164,16 +171,18 @@ def _check_has_budget(cell: Cell, access: Access) -> None:
 
 class _OneEpisode(gym.Wrapper):
     """Whatever a reset asks for, it begins the episode that the cell's seed draws, with its goal or
-    stream of edits.
+    stream of edits; or goes on with it, where there is something to go on from.
 
     It is the one that the journal is evaluated on, now and by `validate`.
     """
 
-    def __init__(self, env: gym.Env, seed: int) -> None:
+    def __init__(self, env: gym.Env, seed: int, goes_on: bool) -> None:
         super().__init__(env)
-        self._seed = seed
+        self._seed, self._goes_on = seed, goes_on
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if self._goes_on:
+            return self.env.reset(options=options)
         return self.env.reset(seed=self._seed)

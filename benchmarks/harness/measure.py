@@ -58,7 +58,9 @@ class Outcome:
 class Place(Protocol):
     """Where the halves of a cell run."""
 
-    def learn_and_edit(self, cell: Cell, folder: Path) -> Generator[Stage, None, None]:
+    def learn_and_edit(
+        self, cell: Cell, folder: Path, kept: Path | None = None
+    ) -> Generator[Stage, None, None]:
         """What `benchmarks.harness.learning.learn_and_edit` does."""
         ...
 
@@ -76,9 +78,11 @@ class Here:
     is no time limit.
     """
 
-    def learn_and_edit(self, cell: Cell, folder: Path) -> Generator[Stage, None, None]:
+    def learn_and_edit(
+        self, cell: Cell, folder: Path, kept: Path | None = None
+    ) -> Generator[Stage, None, None]:
         """Let the agent learn and edit."""
-        yield from learn_and_edit(cell, folder)
+        yield from learn_and_edit(cell, folder, kept)
 
     def evaluate(self, cell: Cell, journal: Path, access: str) -> Evaluated:
         """Evaluate its journal."""
@@ -134,16 +138,17 @@ class Seen:
         return sum(self._seconds[stage] for stage in stages)
 
 
-def run_cell(cell: Cell, place: Place | None = None) -> Outcome:
+def run_cell(cell: Cell, place: Place | None = None, kept: Path | None = None) -> Outcome:
     """Run one cell with one thread; whatever goes wrong in it is its outcome, not an exception.
 
     Args:
         cell: The cell.
         place: Where; in this process by default.
+        kept: Where an interrupted edit is gone on with; None where there is no such thing.
     """
     seen, trace = Seen(), None
     try:
-        measurement = _measure(cell, place or Here(), seen)
+        measurement = _measure(cell, place or Here(), seen, kept)
     except Unsupported as reason:
         measurement = Measurement("unsupported", seen.access, error=printable(str(reason)))
     except (Exception, SystemExit) as error:
@@ -171,11 +176,11 @@ def _failure(seen: Seen, error: BaseException) -> tuple[Measurement, str]:
     return Measurement("failed", seen.access, error=printable(text)), printable(trace)
 
 
-def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
+def _measure(cell: Cell, place: Place, seen: Seen, kept: Path | None) -> Measurement:
     """Evaluates the file, not the object: what is scored is what `validate` will load."""
     with _folder() as folder, ExitStack() as later:
         files, read = Files(Path(folder)), agent_files(cell)
-        seen.watch(place.learn_and_edit(cell, Path(folder)))
+        seen.watch(place.learn_and_edit(cell, Path(folder), kept))
         declared = seen.access
         if declared is None:
             raise ValueError(
@@ -194,6 +199,8 @@ def _measure(cell: Cell, place: Place, seen: Seen) -> Measurement:
         calls = learning.calls + max(0, editing.calls - found.steps)
         _check_budget(cell, declared, calls)
         gradients, edit_s = learning.gradients + editing.gradients, seen.seconds("edited")
+        if kept is not None:
+            edit_s += seen.value("ready")
     return Measurement(
         "finished",
         "gradient" if declared == "reward" and gradients else declared,

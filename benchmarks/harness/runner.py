@@ -4,28 +4,25 @@ process writes.
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 import shutil
-import sys
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence, Set
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from types import ModuleType
-from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.harness import ray_cluster
 from benchmarks.harness.agent_files import changed_files
-from benchmarks.harness.isolation import TIME_LIMIT, Isolated, run_isolated
-from benchmarks.harness.measure import Outcome, failed_outcome, run_cell
+from benchmarks.harness.isolation import TIME_LIMIT, Isolated
+from benchmarks.harness.measure import Outcome, run_cell
 from benchmarks.harness.storing import RunnerError, only_writer
-from benchmarks.harness.strangers import carried_modules, find_modules_in, module_hashes
+from benchmarks.harness.strangers import module_hashes
+from benchmarks.harness.unfinished import Unfinished, kept_folder
 from benchmarks.report import families
 from benchmarks.report.brief import WIDTH
 from benchmarks.results import ROWS_FILE, Cell, Row
@@ -70,14 +67,18 @@ class Execution:
                 f" {self.time_limit}"
             )
         if self.ray_address is not None:
-            _import_ray()
+            ray_cluster.import_ray()
 
-    def outcomes(self, cells: Sequence[Cell]) -> Generator[Outcome, None, None]:
-        """The outcomes of `cells`, in the order in which they are finished."""
+    def outcomes(self, cells: Sequence[Cell], folder: Path) -> Generator[Outcome, None, None]:
+        """The outcomes of `cells`, in the order in which they are finished; `folder` keeps what an
+        interrupted edit on this machine goes on from.
+        """
         if self.ray_address is not None:
-            yield from _on_ray(cells, self.ray_address, self.gpus_per_cell, self.time_limit)
+            yield from ray_cluster.outcomes(
+                cells, self.ray_address, self.gpus_per_cell, self.time_limit
+            )
         else:
-            yield from _here(cells, min(self.jobs, len(cells)), self.time_limit)
+            yield from _here(cells, min(self.jobs, len(cells)), self.time_limit, folder)
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None = None) -> list[Row]:
@@ -106,7 +107,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
         done = {row["cell"] for row in settled} - stale.keys()
         waiting = [cell for cell in cells if cell.id not in done]
         bar = tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", ncols=_width())
-        with bar, closing(execution.outcomes(waiting)) as outcomes:
+        with bar, closing(execution.outcomes(waiting, folder)) as outcomes:
             for row, names in stale.values():
                 bar.write(f"run again, since {', '.join(names)} is another now: {Cell.of(row)}")
             for agent, count in _of_other_modules(settled, done & {c.id for c in cells}).items():
@@ -117,6 +118,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
                 )
             for outcome in outcomes:
                 store.add(outcome.row, outcome.journal, outcome.records)
+                Unfinished(folder, outcome.row["cell"]).forget()
                 made.append(outcome.row)
                 _report(outcome, bar)
         # A cell that failed now, in the place of a row of other files, has failed.
@@ -176,7 +178,9 @@ def _width() -> int:
     return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
-def _here(cells: Sequence[Cell], jobs: int, time_limit: float) -> Generator[Outcome, None, None]:
+def _here(
+    cells: Sequence[Cell], jobs: int, time_limit: float, folder: Path
+) -> Generator[Outcome, None, None]:
     """Run cells on this machine, `jobs` at a time; when the generator is closed, by an error or
     Ctrl-C as well, nothing goes on.
     """
@@ -186,7 +190,8 @@ def _here(cells: Sequence[Cell], jobs: int, time_limit: float) -> Generator[Outc
     def work(place: Isolated) -> None:
         try:
             while waiting:
-                finished.put(run_cell(waiting.popleft(), place))
+                cell = waiting.popleft()
+                finished.put(run_cell(cell, place, kept_folder(cell, folder)))
         except IndexError:  # another one has taken the last cell
             return
         except BaseException as error:
@@ -209,90 +214,3 @@ def _here(cells: Sequence[Cell], jobs: int, time_limit: float) -> Generator[Outc
             thread.join()
         for place in places:
             place.close()
-
-
-def _on_ray(
-    cells: Sequence[Cell], address: str, gpus_per_cell: float, time_limit: float
-) -> Generator[Outcome, None, None]:
-    """Runs the cells on a cluster; one whose worker or node died is run once more."""
-    ray = _import_ray()
-    with _connected(ray, address, cells):
-        # Not Ray's own retries: it starts a task again without end that took too much memory.
-        task = ray.remote(num_cpus=1, num_gpus=gpus_per_cell, max_retries=0)(_run_elsewhere)
-        here = os.getcwd(), list(sys.path)
-        running = {task.remote(cell, *here, time_limit): cell for cell in cells}
-        tried_again: set[str] = set()
-        while running:
-            (reference,), _ = ray.wait(list(running), num_returns=1)
-            cell = running.pop(reference)
-            try:
-                yield ray.get(reference)
-            except ray.exceptions.RayError as error:
-                if _died(ray, error) and cell.id not in tried_again:
-                    tried_again.add(cell.id)
-                    running[task.remote(cell, *here, time_limit)] = cell
-                else:
-                    yield failed_outcome(cell, f"{type(error).__name__}: {error}")
-
-
-@contextmanager
-def _connected(ray: ModuleType, address: str, cells: Sequence[Cell]) -> Iterator[None]:
-    """A connection to a cluster whose nodes find what the cells need.
-
-    Raises:
-        RunnerError: This process is connected already, or what the cells need cannot be sent.
-        OSError: There is no cluster at the address.
-    """
-    if ray.is_initialized():
-        raise RunnerError(
-            "this process is connected to Ray already, and nodes are told at the beginning what"
-            " cells need: call ray.shutdown() first, or run without --ray"
-        )
-    try:
-        try:
-            ray.init(address=address, log_to_driver=False, runtime_env=_runtime_env(cells))
-        except ray.exceptions.RayError as error:
-            raise RunnerError(f"Ray at {address}: {error}") from error
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _died(ray: ModuleType, error: Exception) -> bool:
-    """Whether a cell had no chance to tell what it came to: its process or node is gone, or took
-    its result along.
-    """
-    names = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError")
-    return isinstance(error, tuple(getattr(ray.exceptions, name) for name in names))
-
-
-def _run_elsewhere(
-    cell: Cell, directory: str, folders: Sequence[str], time_limit: float
-) -> Outcome:
-    """Run a cell in a process that was not started here: relative paths lead where they lead here,
-    and modules are found where they are found here, if these folders are there too.
-    """
-    if os.path.isdir(directory):
-        os.chdir(directory)
-    find_modules_in(folders)
-    return run_isolated(cell, time_limit)
-
-
-def _runtime_env(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What a node has to be given beside the cells: where data lie and networks are kept, and the
-    modules of strangers' parts.
-    """
-    names = ("EDITGYM_DATA", "EDITGYM_CACHE")
-    variables = {name: os.environ[name] for name in names if name in os.environ}
-    modules = [str(place) for place in carried_modules(cells)]
-    # Ray takes an empty list for a list with one module without a name.
-    return {"env_vars": variables, **({"py_modules": modules} if modules else {})}
-
-
-def _import_ray() -> ModuleType:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise RunnerError(
-            f"--ray needs Ray, but it is not there ({error}): pip install 'editgym[scale]'"
-        ) from error

@@ -71,7 +71,9 @@ class Measurement:
         access: What the agent may look at.
         metrics: Test metrics by leaderboard key.
         curves: `retention`: pairs of (age in edits, reliability at that age).
-        time: Seconds `train_s`, `edit_s`, `eval_s`, and `edits_per_s`.
+        time: Seconds `train_s`, `edit_s`, `eval_s`, and `edits_per_s`. Of an edit that was
+            interrupted and gone on with, `edit_s` is what its parts took up to their last
+            checkpoints, and the last part whole.
         reward_calls: Reward evaluations that learning took.
         peak_memory_bytes: Peak resident memory of the process, or peak allocated memory of the CUDA
             device.

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from benchmarks import leaderboard
-from benchmarks.harness import runner
+from benchmarks.harness import ray_cluster
 from benchmarks.harness.measure import Outcome
 from benchmarks.harness.runner import Execution, RunnerError, run_cells
 from benchmarks.harness.strangers import carried_modules
@@ -122,7 +122,9 @@ def fake(monkeypatch, make_row):
         monkeypatch.setitem(sys.modules, "ray", ray)
         return ray
 
-    monkeypatch.setattr(runner, "run_cell", lambda cell: Outcome(make_row(cell.agent, cell.seed)))
+    monkeypatch.setattr(
+        ray_cluster, "run_isolated", lambda cell, _: Outcome(make_row(cell.agent, cell.seed))
+    )
     return made
 
 
@@ -165,7 +167,7 @@ def test_nodes_are_told_where_data_lie_and_given_the_strangers_modules(
     monkeypatch.setenv("EDITGYM_DATA", "/data")
     monkeypatch.delenv("EDITGYM_CACHE")
     ray = fake()
-    list(Execution(ray_address="auto").outcomes([make_cell("other:Agent")]))
+    list(Execution(ray_address="auto").outcomes([make_cell("other:Agent")], folders))
     (given, _) = ray.log
     assert given["address"] == "auto"
     assert given["runtime_env"] == {
@@ -174,18 +176,18 @@ def test_nodes_are_told_where_data_lie_and_given_the_strangers_modules(
     }
 
 
-def test_without_strangers_no_module_is_sent(fake, make_cell, monkeypatch):
+def test_without_strangers_no_module_is_sent(fake, make_cell, monkeypatch, tmp_path):
     monkeypatch.delenv("EDITGYM_DATA")
     monkeypatch.setenv("EDITGYM_CACHE", "/cache")
     ray = fake()
-    list(Execution(ray_address="auto").outcomes([make_cell("random")]))
+    list(Execution(ray_address="auto").outcomes([make_cell("random")], tmp_path))
     assert ray.log[0]["runtime_env"] == {"env_vars": {"EDITGYM_CACHE": "/cache"}}
 
 
-def test_a_process_that_is_connected_already_is_not_taken_over(fake, make_cell):
+def test_a_process_that_is_connected_already_is_not_taken_over(fake, make_cell, tmp_path):
     ray = fake(initialized=True)
     with pytest.raises(RunnerError, match=r"connected to Ray already.*ray\.shutdown\(\)"):
-        list(Execution(ray_address="auto").outcomes([make_cell()]))
+        list(Execution(ray_address="auto").outcomes([make_cell()], tmp_path))
     assert ray.log == []
 
 

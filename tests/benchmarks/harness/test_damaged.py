@@ -144,7 +144,7 @@ class Damaging(Here):
     def __init__(self, damage):
         self.damage = damage
 
-    def learn_and_edit(self, cell, folder):
+    def learn_and_edit(self, cell, folder, kept=None):
         yield from super().learn_and_edit(cell, folder)
         self.damage(Files(folder).journal)
 
@@ -168,7 +168,7 @@ def test_no_other_folder_of_the_harness_is_there_while_an_agent_is(tmp_path, mon
     seen, evaluated = [], []
 
     class Looking(Here):
-        def learn_and_edit(self, cell, folder):
+        def learn_and_edit(self, cell, folder, kept=None):
             for stage in super().learn_and_edit(cell, folder):
                 seen.append(list(tmp_path.glob("editgym-cell-*")))
                 yield stage
@@ -262,7 +262,7 @@ def test_who_has_counted_sees_that_its_count_was_changed(tmp_path, damage, messa
 @pytest.mark.parametrize("damage", [damage for damage, _ in METERS.values()], ids=METERS)
 def test_a_cell_with_a_damaged_meter_fails_with_its_reason(damage):
     class Meddling(Damaging):
-        def learn_and_edit(self, cell, folder):
+        def learn_and_edit(self, cell, folder, kept=None):
             yield from super().learn_and_edit(cell, folder)
             (folder / "learning" / f"123-{'0' * 32}").write_bytes(bytes(16))
             damage(folder / "learning" / f"123-{'0' * 32}")
@@ -281,7 +281,7 @@ class Telling(Here):
     def __init__(self, change):
         self.change = change
 
-    def learn_and_edit(self, cell, folder):
+    def learn_and_edit(self, cell, folder, kept=None):
         yield from self.change(list(super().learn_and_edit(cell, folder)))
 
 
@@ -318,7 +318,7 @@ def test_times_are_between_asking_and_being_told():
     seconds = {"imported": 0.2, "learned": 0.4, "ready": 0.2, "edited": 0.1}
 
     class Slow(Here):
-        def learn_and_edit(self, cell, folder):
+        def learn_and_edit(self, cell, folder, kept=None):
             for name, value in super().learn_and_edit(cell, folder):
                 time.sleep(seconds.get(name, 0))
                 yield name, value
