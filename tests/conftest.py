@@ -35,8 +35,10 @@ import agents  # noqa: F401
 import benchmarks  # noqa: F401
 import editgym  # noqa: F401 - registers the environments
 from editgym.models.classifiers import SmallConvNet
+from editgym.tasks.knowledge import own_samples
 
 torch.set_num_threads(1)
+own_samples.SAMPLED_TOKENS = 6_000  # every tiny model of a test has samples of its own
 
 
 def pytest_collection_modifyitems(items):

@@ -160,7 +160,7 @@ class Progress(BaseCallback):
         super().__init__()
         self.calls = UNLIMITED if calls is None else calls
         self.watch = watch
-        self._name, self._checkpoint = name, checkpoint
+        self.name, self._checkpoint = name, checkpoint
         total = None if self.calls >= UNLIMITED else self.calls
         self._bar = tqdm(total=total, desc=name, unit="call", leave=False, mininterval=0.5)
         self._saved = 0
@@ -168,7 +168,7 @@ class Progress(BaseCallback):
     def _on_step(self) -> bool:
         self._bar.update(self.num_timesteps - self._bar.n)
         if self.watch.expired:
-            if self._name == "ars":  # its loop goes on after a False
+            if self.name == "ars":  # its loop goes on after a False
                 raise BudgetSpentError
             return False
         return True
@@ -179,9 +179,11 @@ class Progress(BaseCallback):
             self._saved = self.num_timesteps
 
     def close(self) -> None:
-        """End the bar; save what was learned so far, also after Ctrl-C."""
+        """End the bar; save what was learned so far, also after Ctrl-C; no policy of numbers that
+        are none, which could not be gone on with.
+        """
         self._bar.close()
-        if self._checkpoint and self.num_timesteps:
+        if self._checkpoint and self.num_timesteps and not has_diverged(self.model):
             self._checkpoint()
 
 
@@ -193,7 +195,26 @@ def spend(model: BaseAlgorithm, progress: Progress, final_log_std: float | None)
         progress: The budget, with its bar and its checkpoints.
         final_log_std: Where the logarithm of a Gaussian policy's standard deviation is led; None
             leaves it to the algorithm.
+
+    Raises:
+        ValueError: The policy has diverged.
     """
     anneal = [] if final_log_std is None else [NoiseSchedule(final_log_std, progress.watch)]
+    cause: Exception | None = None
     with suppress(BudgetSpentError), closing(progress):
-        model.learn(progress.calls, callback=[progress, *anneal])
+        try:
+            model.learn(progress.calls, callback=[progress, *anneal])
+        except ValueError as error:  # of torch's distributions, or of the environment
+            if not has_diverged(model):
+                raise
+            cause = error
+    if has_diverged(model):
+        raise ValueError(
+            f"{progress.name}: after {model.num_timesteps:,} reward calls its policy holds numbers"
+            " that are too large: lower learning_rate, or raise batch_size"
+        ) from cause
+
+
+def has_diverged(model: BaseAlgorithm) -> bool:
+    """Whether a policy's parameters hold a number that is not finite, or whose square is not."""
+    return not all(bool(one.square().isfinite().all()) for one in model.policy.parameters())

@@ -127,6 +127,19 @@ def test_ars_spends_its_budget_whatever_its_slots(slots, episodes):
     assert meter.calls == agent.model.num_timesteps == 128
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("ppo", {"rollout": 16, "batch_size": 8}), ("sac", {"num_envs": 8, "learning_starts": 8})],
+)
+def test_a_policy_that_diverges_is_an_error_and_is_not_kept(name, config, tmp_path):
+    agent = make_agent(name, learning_rate=1e30, **config)
+    spec = gym.make("ShiftWorld-v0", episode_length=2, sites=["fc3"], rank=1).spec
+    message = f"{name}: after .* reward calls its policy holds .* lower learning_rate"
+    with pytest.raises(ValueError, match=message):
+        agent.learn(spec, Budget(reward_calls=64), seed=0, out=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("evaluated", [{}, {"n_eval_episodes": 3}, {"num_envs": 2}])
 def test_a_population_and_its_episodes_are_within_the_budget(evaluated):
     agent = make_agent("ars", n_delta=2, **evaluated)
