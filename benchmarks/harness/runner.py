@@ -21,7 +21,7 @@ from benchmarks.harness.agent_files import changed_files
 from benchmarks.harness.isolation import TIME_LIMIT, Isolated
 from benchmarks.harness.measure import Outcome, run_cell
 from benchmarks.harness.storing import RunnerError, only_writer
-from benchmarks.harness.strangers import module_hashes
+from benchmarks.harness.strangers import is_ours, module_hashes
 from benchmarks.harness.unfinished import Unfinished, kept_folder
 from benchmarks.report import families
 from benchmarks.report.brief import WIDTH
@@ -69,9 +69,14 @@ class Execution:
         if self.ray_address is not None:
             ray_cluster.import_ray()
 
-    def outcomes(self, cells: Sequence[Cell], folder: Path) -> Generator[Outcome, None, None]:
-        """The outcomes of `cells`, in the order in which they are finished; `folder` keeps what an
-        interrupted edit on this machine goes on from.
+    def outcomes(
+        self, cells: Sequence[Cell], folder: Path | None = None
+    ) -> Generator[Outcome, None, None]:
+        """The outcomes of `cells`, in the order in which they are finished.
+
+        Args:
+            cells: The cells.
+            folder: Keeps what an interrupted edit on this machine goes on from; None keeps nothing.
         """
         if self.ray_address is not None:
             yield from ray_cluster.outcomes(
@@ -102,12 +107,16 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Row] = []
     with only_writer(folder) as store:
-        settled = [row for row in store.rows() if row["status"] in _SETTLED]
+        before = store.rows()
+        settled = [row for row in before if row["status"] in _SETTLED]
         stale = _stale(settled, cells)
         done = {row["cell"] for row in settled} - stale.keys()
         waiting = [cell for cell in cells if cell.id not in done]
+        # Who may do anything to the folder could leave there what another's edit goes on from.
+        alone = all(map(is_ours, (*cells, *map(Cell.of, before))))
+        kept = folder if alone else None
         bar = tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", ncols=_width())
-        with bar, closing(execution.outcomes(waiting, folder)) as outcomes:
+        with bar, closing(execution.outcomes(waiting, kept)) as outcomes:
             for row, names in stale.values():
                 bar.write(f"run again, since {', '.join(names)} is another now: {Cell.of(row)}")
             for agent, count in _of_other_modules(settled, done & {c.id for c in cells}).items():
@@ -179,7 +188,7 @@ def _width() -> int:
 
 
 def _here(
-    cells: Sequence[Cell], jobs: int, time_limit: float, folder: Path
+    cells: Sequence[Cell], jobs: int, time_limit: float, folder: Path | None
 ) -> Generator[Outcome, None, None]:
     """Run cells on this machine, `jobs` at a time; when the generator is closed, by an error or
     Ctrl-C as well, nothing goes on.
@@ -191,7 +200,9 @@ def _here(
         try:
             while waiting:
                 cell = waiting.popleft()
-                finished.put(run_cell(cell, place, kept_folder(cell, folder)))
+                finished.put(
+                    run_cell(cell, place, None if folder is None else kept_folder(cell, folder))
+                )
         except IndexError:  # another one has taken the last cell
             return
         except BaseException as error:

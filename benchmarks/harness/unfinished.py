@@ -1,7 +1,9 @@
 """What an interrupted edit of a stream goes on from, beside the rows: `OUT/unfinished/CELL/`.
 
 A long stream of a large model takes hours, and a kill must not cost them. Only editors of the
-catalogue that learn nothing leave anything there; it goes once the cell has its row.
+catalogue that learn nothing leave anything there; it goes once the cell has its row. Where an agent
+of somebody's own has run, or is to, there is no such folder: it could write there what another's
+edit goes on from.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from agents.editors.stream import StreamEditor
 from agents.hypernetworks.stream import is_stream_of_facts
 from agents.protocol import Agent
 from benchmarks.harness.provenance import provenance
-from benchmarks.harness.strangers import is_ours
 from benchmarks.results import Cell
 from editgym.paths import read_object, whole_file
 from editgym.weights.journal.journal import EditJournal
@@ -66,12 +67,8 @@ class Unfinished:
             return
 
 
-def kept_folder(cell: Cell, out: Path) -> Path | None:
-    """Where an edit of the cell leaves what it goes on from; a stranger's agent, which may do
-    anything to that, has no such place.
-    """
-    if not is_ours(cell):
-        return None
+def kept_folder(cell: Cell, out: Path) -> Path:
+    """Where an edit of the cell leaves what it goes on from; the folder is made."""
     unfinished = Unfinished(out, cell.id)
     unfinished.keep(provenance(cell))
     return unfinished.folder

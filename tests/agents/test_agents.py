@@ -183,7 +183,7 @@ def test_noise_falls_with_the_seconds(monkeypatch):
 def test_cmaes_learns_to_forget():
     spec = gym.spec("MaskWorld-v0")
     agent, env = make_agent("cmaes"), gym.make(spec)
-    agent.learn(spec, Budget(reward_calls=12_800), seed=0)
+    agent.learn(spec, Budget(reward_calls=5_120), seed=0)
     agent.edit(env)
     metrics = env.unwrapped.task.evaluate(env.unwrapped.journal)
     assert metrics["forget_accuracy"] < metrics["forget_accuracy_before"] - 0.2

@@ -30,7 +30,7 @@ QUICK = {
     "lora_merge": {"steps": 8, "learning_rate": 0.02, "rank": 2},
     "in_context": {},
     "retrieve": {"threshold": 0.6},
-    "grace": {"steps": 150, "learning_rate": 1.0},
+    "grace": {"steps": 60, "learning_rate": 1.0},
     "ultraedit": {"step_size": 1e-3},
 }
 BY_GRADIENT = ["ft_m", "ft_l", "loc_ft_bf", "lora_merge", "grace"]

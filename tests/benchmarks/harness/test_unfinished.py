@@ -140,9 +140,17 @@ def test_cells_beside_it_keep_theirs(tmp_path):
     assert not (tmp_path / FOLDER).exists()
 
 
-def test_an_agent_of_ones_own_has_no_such_folder(tmp_path):
-    assert kept_folder(dataclasses.replace(cell_of(), agent="own_agents:Own"), tmp_path) is None
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("earlier", [True, False], ids=["has run", "is to run"])
+def test_nothing_is_gone_on_with_where_an_agent_of_ones_own(earlier, interrupted, steps, tmp_path):
+    """It may have written what another agent's edit would go on from."""
+    cell = cell_of()
+    own = dataclasses.replace(cell, agent="own_agents:Own")  # there is no such module: it fails
+    if earlier:
+        run_cells([own], tmp_path)
+    spent(interrupted(cell), 1000.0)
+    rows = run_cells([cell] if earlier else [cell, own], tmp_path)
+    assert rows[0]["status"] == "finished"
+    assert rows[0]["time"]["edit_s"] < 1000
 
 
 def test_an_agent_that_has_learned_begins_anew(tmp_path):
