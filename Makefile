@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/python -m benchmarks.leaderboard run --suite quick --jobs 2 --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2

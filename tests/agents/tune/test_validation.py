@@ -181,6 +181,7 @@ def test_the_score_of_unlearning_is_that_of_the_mean_accuracies(monkeypatch):
     assert last.score == pytest.approx(statistics.harmonic_mean([0.7, 0.5]))
 
 
+@pytest.mark.slow
 def test_networks_are_those_that_no_report_uses_unless_one_is_typed():
     drawn = validation("MaskWorld-v0", "ssd", {}, episodes=2)
     typed = validation("MaskWorld-v0", "ssd", {"model_seed": 3}, episodes=2)

@@ -177,6 +177,7 @@ def worker():
     made.kill()
 
 
+@pytest.mark.slow
 def test_who_stops_or_ends_the_server_of_processes_ends_no_call(stumble, worker):
     """It is the parent of every agent's process: an agent may do that to its own."""
     busy = Worker()

@@ -160,11 +160,3 @@ def test_an_agent_that_has_learned_begins_anew(tmp_path):
     assert outcome.row["status"] == "finished", outcome.row["error"]
     left = {path.name for path in Unfinished(tmp_path, cell.id).folder.iterdir()}
     assert left == {"made_by.json"}
-
-
-def test_a_world_leaves_nothing(tmp_path):
-    entry = Entry("ShiftWorld-v0", "unlearning/digits", ("no_edit",))
-    cell = cells(Suite("own", 1, (entry,)))[0]
-    assert run_cell(cell, kept=kept_folder(cell, tmp_path)).row["status"] == "finished"
-    left = {path.name for path in Unfinished(tmp_path, cell.id).folder.iterdir()}
-    assert left == {"made_by.json"}

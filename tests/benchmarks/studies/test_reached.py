@@ -29,6 +29,7 @@ def changed(file, change):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_rows(results, capsys):
     assert main([str(results)]) == 0
     before = capsys.readouterr().out.splitlines()
