@@ -49,6 +49,7 @@ class OpenLoopAgent(ConfiguredAgent):
 
     name: ClassVar[str]
     access: ClassVar[Access] = "reward"
+    saves_the_best_yet: ClassVar[bool] = True
     actions: NDArray[np.float32] | None = None
 
     def edit(self, env: gym.Env) -> EditJournal:

@@ -64,7 +64,9 @@ class Agent(Protocol):
     """One class per agent; its constructor takes JSON values, which are its configuration.
 
     Where there is nothing to learn, a class may also say `learns_nothing = True`: `agents.edit`
-    then puts it into its folder by itself.
+    then puts it into its folder by itself. Where `save` writes what an interrupted `learn` has
+    found so far, and raises `RuntimeError` if there is nothing yet, it may say
+    `saves_the_best_yet = True`: `agents.train` then saves that on Ctrl-C.
 
     Attributes:
         name: Its name in the catalogue and in tables.

@@ -23,7 +23,6 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from agents.black_box import OpenLoopAgent
 from agents.catalogue import make_agent
 from agents.checkpoints import AGENT_FOLDER, CHECKPOINT, TRAINING, AgentFolder
 from agents.command_line import (
@@ -39,7 +38,6 @@ from agents.command_line import (
 )
 from agents.editors.stream import StreamEditor, stream_process
 from agents.protocol import Agent, Budget, Unsupported
-from agents.rl.gradient_editor import GradientEditor
 from editgym.envs.protocol import open_env
 from editgym.tasks.protocol import Task
 from editgym.tasks.unedited import unedited_lines
@@ -189,7 +187,7 @@ def _check_nothing_is_under_way(out: Path, place: AgentFolder, config: Mapping[s
 
 def _save_the_best_yet(agent: Agent, place: AgentFolder) -> None:
     """Save what an interrupted search has found, if anything; others keep checkpoints."""
-    if isinstance(agent, OpenLoopAgent | GradientEditor):
+    if getattr(agent, "saves_the_best_yet", False):
         with suppress(RuntimeError):  # it has found nothing yet
             agent.save(place.agent)
 

@@ -59,6 +59,7 @@ class GradientEditor(ConfiguredAgent):
 
     name: ClassVar[str] = "gradient_editor"
     access: ClassVar[Access] = "gradient"
+    saves_the_best_yet: ClassVar[bool] = True
     settings_type: ClassVar[type[Settings]] = GradientEditorSettings
     settings: GradientEditorSettings
     _policy: EntryEdit | None = None

@@ -200,7 +200,15 @@ def strangers(tmp_path, monkeypatch):
         "class Checkpoint(NoEdit):\n"
         "    def learn(self, env_spec, budget, seed, out=None):\n"
         "        (out / 'checkpoint.json').write_text('{}')\n"
-        "        raise KeyboardInterrupt\n"
+        "        raise KeyboardInterrupt\n\n\n"
+        "class Search:\n"
+        "    name, access, best = 'search', 'reward', None\n\n"
+        "    def learn(self, env_spec, budget, seed, out=None):\n"
+        "        self.best = 7\n        raise KeyboardInterrupt\n\n"
+        "    def edit(self, env):\n        raise AssertionError\n\n"
+        "    def save(self, folder):\n        (folder / 'best').write_text(str(self.best))\n\n"
+        "    @classmethod\n    def load(cls, folder):\n        return cls()\n\n\n"
+        "class Keeper(Search):\n    saves_the_best_yet = True\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "strangers"
@@ -221,6 +229,13 @@ def test_a_strangers_checkpoint_is_there_for_the_same_command(strangers, tmp_pat
         assert train_in_a_world(out, f"{strangers}:Checkpoint") == 130
         assert (out / "agent" / "checkpoint.json").is_file()
     assert "the same command hands it that folder again" in capsys.readouterr().err
+
+
+def test_the_best_that_a_strangers_search_has_found_is_saved_if_it_says_so(strangers, tmp_path):
+    assert train_in_a_world(tmp_path / "no", f"{strangers}:Search") == 130
+    assert not (tmp_path / "no").exists()
+    assert train_in_a_world(tmp_path / "yes", f"{strangers}:Keeper") == 130
+    assert (tmp_path / "yes" / "agent" / "best").read_text() == "7"
 
 
 def test_no_edit_is_trained_anew_where_it_was(tmp_path):
