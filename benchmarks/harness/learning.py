@@ -109,17 +109,14 @@ def _stages(
                 agent.learn(cell_spec(cell), Budget(reward_calls=cell.reward_calls), cell.seed)
                 synchronize(cell)
                 yield "learned", None
-        edit = Edit(agent, cell_spec(cell, evaluation=True), cell.seed, kept)
-        with (
-            count_into(str(files.editing)),
-            only_offered(access, env_id),
-            closing(gym.make(edit.spec)) as env,
-        ):
-            if not edit.goes_on:
-                env.reset(seed=cell.seed)
-            yield "ready", edit.seconds
-            _hand_in(edit.journal(_OneEpisode(env, cell.seed, edit.goes_on)), cell, files)
-            yield "edited", None
+        with count_into(str(files.editing)), only_offered(access, env_id):
+            edit = Edit(agent, cell_spec(cell, evaluation=True), cell.seed, kept)
+            with closing(gym.make(edit.spec)) as env:
+                if not edit.goes_on:
+                    env.reset(seed=cell.seed)
+                yield "ready", edit.seconds
+                _hand_in(edit.journal(_OneEpisode(env, cell.seed, edit.goes_on)), cell, files)
+                yield "edited", None
         if changed := code.changed():
             raise MeterError(
                 f"{', '.join(changed)} was replaced while the agent ran: rewards are counted, and"

@@ -145,7 +145,7 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
     chosen = toy_cells("Searcher", seeds=3)
     calls = []
 
-    def interrupted(cell, place):
+    def interrupted(cell, place, kept):
         calls.append(cell)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -160,7 +160,9 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
 def test_a_cell_without_a_row_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
     chosen = toy_cells("Searcher", seeds=3)
     whole = Execution.outcomes
-    monkeypatch.setattr(Execution, "outcomes", lambda self, waiting: whole(self, waiting[:1]))
+    monkeypatch.setattr(
+        Execution, "outcomes", lambda self, waiting, kept: whole(self, waiting[:1], kept)
+    )
     with pytest.raises(RunnerError, match=r"2 of 3 cells have no row in .* seed 1: run the same"):
         run_cells(chosen, tmp_path)
     assert leaderboard.main(["run", "--suite", "toy", "--seeds", "3", "--out", "out"]) == 2

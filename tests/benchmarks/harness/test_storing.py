@@ -68,7 +68,7 @@ def test_an_agent_that_writes_rows_stops_the_run_and_is_not_believed(
 ):
     cells = [make_cell(agent) for agent in ("no_edit", "ppo", "cmaes")]
 
-    def forging(cell, place):
+    def forging(cell, place, kept):
         if cell.agent == "ppo":
             better = make_row("no_edit", metrics={"retain_accuracy": 1.0})
             append_row(tmp_path / ROWS_FILE, better)

@@ -188,7 +188,7 @@ def test_the_line_that_tells_how_far_a_run_is_fits_and_shows_the_last_score(
     monkeypatch.setattr(
         runner,
         "run_cell",
-        lambda cell, _: runner.Outcome(
+        lambda cell, *_: runner.Outcome(
             unlearning_row(cell.agent, cell.seed, retain=0.9, forget=0.0)
         ),
     )
