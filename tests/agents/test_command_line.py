@@ -77,7 +77,9 @@ def test_edit_takes_another_network(trained, capsys):
     assert EditJournal.load(trained / "journal.safetensors").base_hash == other.base_hash
 
 
-@pytest.mark.parametrize(("given", "seed"), [([], 1), (["--set", "model_seed=0"], 0)])
+@pytest.mark.parametrize(
+    ("given", "seed"), [pytest.param([], 1, marks=pytest.mark.slow), (["--set", "model_seed=0"], 0)]
+)
 def test_edit_makes_the_environment_that_edits_are_evaluated_in(trained, monkeypatch, given, seed):
     row = Environment(
         "ShiftWorld-v0",

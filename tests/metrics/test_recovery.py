@@ -117,7 +117,9 @@ def in_any_order(members, others):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("members", "others"), [(69, 45), (8, 5), (30, 250)])
+@pytest.mark.parametrize(
+    ("members", "others"), [pytest.param(69, 45, marks=pytest.mark.slow), (8, 5), (30, 250)]
+)
 def test_chance_and_room_are_those_of_networks_that_know_nothing(members, others):
     draws = 250
     drawn = [membership(nn.Identity(), in_any_order(members, others)) for _ in range(draws)]

@@ -25,7 +25,13 @@ AT_SUBJECTS = {
 
 
 @pytest.mark.parametrize("name", [*QUICK, *AT_SUBJECTS])
-@pytest.mark.parametrize("form", ["qa", "The following is true, as everybody knows: {prompt}"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "qa",
+        pytest.param("The following is true, as everybody knows: {prompt}", marks=pytest.mark.slow),
+    ],
+)
 def test_edits_are_the_same(name, form, model, environment, editor, monkeypatch):
     journals, shared = [], []
     real = EditedPasses.shared

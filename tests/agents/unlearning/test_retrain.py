@@ -8,6 +8,7 @@ from agents.protocol import Budget, Unsupported
 from editgym.envs.metering import count_reward_calls
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_retraining_use_no_reward_and_retraining_forgets():
     spec = gym.spec("MaskWorld-v0")
     for name, forget_at_most in (("fine_tune", 1.0), ("retrain", 0.0)):

@@ -36,6 +36,7 @@ def test_an_encoder_that_was_not_fetched_is_an_error_with_the_command(
     assert not (tmp_path / "cost.json").exists()
 
 
+@pytest.mark.slow
 def test_the_head_of_a_transformer_of_images_reuses_what_lies_below():
     task = vit.head()
     (seen,) = task.networks[0].activations(task.pool.inputs[:5])

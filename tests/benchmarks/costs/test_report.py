@@ -23,6 +23,7 @@ def test_rows_are_the_first_of_a_schema_that_both_read():
         report.rows_of([Path("nowhere")], 1)
 
 
+@pytest.mark.slow
 def test_a_report_is_drawn_in_a_process_of_its_own():
     with packages_of(ROOT) as packages:
         cost = report.report_cost(packages, report.rows_of([WORLDS], 20))

@@ -183,7 +183,7 @@ def test_correctness_may_be_true_or_false_and_worth_of_another_type(make, signal
     assert rewards[0] == pytest.approx(rewards[1], abs=1e-6)
 
 
-@pytest.mark.parametrize("episode_length", [1, 2])
+@pytest.mark.parametrize("episode_length", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
 def test_networks_of_every_precision_are_edited_and_rewarded(make, kind, episode_length):
     arguments = {

@@ -335,6 +335,7 @@ def test_a_copy_goes_on_as_the_vector_does(actions, arguments, copied):
     assert twin.journal(1).content_hash(1) == env.journal(1).content_hash(1)
 
 
+@pytest.mark.slow
 def test_an_oracle_is_retrained_by_a_pickled_task():
     task = make_task("unlearning/backdoor")
     twin = pickle.loads(pickle.dumps(task))
