@@ -179,9 +179,7 @@ class Progress(BaseCallback):
             self._saved = self.num_timesteps
 
     def close(self) -> None:
-        """End the bar; save what was learned so far, also after Ctrl-C; no policy of numbers that
-        are none, which could not be gone on with.
-        """
+        """End the bar; save what was learned so far, also after Ctrl-C, unless it has diverged."""
         self._bar.close()
         if self._checkpoint and self.num_timesteps and not has_diverged(self.model):
             self._checkpoint()

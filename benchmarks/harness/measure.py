@@ -199,7 +199,7 @@ def _measure(cell: Cell, place: Place, seen: Seen, kept: Path | None) -> Measure
         calls = learning.calls + max(0, editing.calls - found.steps)
         _check_budget(cell, declared, calls)
         gradients, edit_s = learning.gradients + editing.gradients, seen.seconds("edited")
-        if kept is not None:
+        if kept is not None:  # so the agent is editgym's own, and is believed
             edit_s += seen.value("ready")
     return Measurement(
         "finished",
