@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.utils import set_random_seed
@@ -39,6 +39,7 @@ UNSUPPORTED = "unsupported"
 
 # Black box, but it asks for no reward, and so needs no budget.
 _SEARCHES_NOTHING = "no_edit"
+_NARROWEST: Access = "reward"
 
 
 class Files:
@@ -89,8 +90,9 @@ def _stages(
     code, env_id = Code(), cell.env_id.rpartition(":")[2]
     with single_thread():
         with count_into(str(files.learning)):
-            import_strangers(cell)
-            expected = _expected_access(cell)
+            with only_offered(_NARROWEST, env_id):  # a module may look around while it is imported
+                import_strangers(cell)
+                expected = _expected_access(cell)
             yield "imported", None
             with only_offered(expected, env_id):
                 agent = make_agent(cell.agent, **cell.agent_config)
@@ -128,7 +130,7 @@ def _stages(
 def _expected_access(cell: Cell) -> Access:
     """What the constructor of the agent is offered: what its class declares, if anything."""
     declared: Any = getattr(agent_class(cell.agent), "access", None)
-    return declared if declared in get_args(Access) else "reward"
+    return declared if declared in ACCESS else _NARROWEST
 
 
 def _widest(expected: Access, declared: Any) -> Any:

@@ -137,6 +137,15 @@ def test_hostile_agents_fail_or_are_measured_rightly_and_change_no_other_row(tmp
         assert rows_agree(rows[cell.id], run_cell(cell).row)
 
 
+def test_a_module_that_reads_test_data_while_it_is_imported_fails(tmp_path):
+    (row,) = run_cells([cell_of("hostile_module:Agent")], tmp_path)
+    assert (row["status"], row["error"]) == (
+        "failed",
+        "AccessError: task: an agent with the access reward has none; it is offered with data and"
+        " oracle",
+    )
+
+
 def test_what_the_constructor_was_offered_stands_in_the_row(tmp_path):
     (row,) = run_cells([cell_of(hostile("DeclaresLessOnceItIsMade"))], tmp_path)
     assert (row["status"], row["access"], row["error"]) == ("finished", "oracle", None)
