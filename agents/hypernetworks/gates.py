@@ -138,14 +138,15 @@ class HiEditPolicy(HypernetworkPolicy):
         if self.gate in ("sampled", "static"):
             return self._sampled_losses(process, capture)
         mask, cost = self._gate(capture, explore=True)
-        return -process.differentiable_step(self._gated(process, capture, mask)).reward + cost
+        updates = self._gated(process, self._first_look(capture), mask)
+        return -process.differentiable_step(updates).reward + cost
 
     @torch.no_grad()
     def entries(self, process: EditStream) -> list[Entry]:
         """One low-rank shift per chosen site."""
         capture = self._observed(process)
         mask, _ = self._gate(capture, explore=False)
-        updates = self._gated(process, capture, mask)
+        updates = self._gated(process, self._first_look(capture), mask)
         return [
             SiteEdit(site.name, Shift(), update)
             for site, update, chosen in zip(process.sites, updates, mask.tolist(), strict=True)
@@ -218,8 +219,9 @@ class HiEditPolicy(HypernetworkPolicy):
             ]
         )  # (samples, count)
         masks = torch.zeros(_SAMPLES, len(scores), device=scores.device).scatter(1, orders, 1.0)
+        first = self._first_look(capture)
         with torch.no_grad():
-            tried = [self._gated(process, capture, mask) for mask in masks]
+            tried = [self._gated(process, first, mask) for mask in masks]
             stacked = [
                 LowRankFactors(torch.stack([u.a for u in site]), torch.stack([u.b for u in site]))
                 for site in zip(*tried, strict=True)
@@ -229,7 +231,7 @@ class HiEditPolicy(HypernetworkPolicy):
             (rewards - rewards.mean()) * _SAMPLES / (_SAMPLES - 1)
         )  # against the mean of the others
         advantage = advantage / rewards.std().clamp(min=1e-6)
-        outcome = process.differentiable_step(self._gated(process, capture, masks[0]))
+        outcome = process.differentiable_step(self._gated(process, first, masks[0]))
         return -outcome.reward - (advantage * log_probability(scores, orders)).mean()
 
     def _gumbel(self, sites: int) -> Tensor:
@@ -248,9 +250,18 @@ class HiEditPolicy(HypernetworkPolicy):
         self.network.observe(capture.new.keys, capture.new.gradients)
         return capture
 
-    def _gated(self, process: EditStream, capture: Capture, mask: Tensor) -> list[LowRankFactors]:
-        """The hypernetwork's updates at the sites of `mask`, 0 elsewhere."""
-        total = _masked(self.network(capture.keys, capture.gradients), mask)
+    def _first_look(self, capture: Capture) -> list[LowRankFactors]:
+        """The hypernetwork's updates at all sites, whichever are chosen."""
+        updates: list[LowRankFactors] = self.network(capture.keys, capture.gradients)
+        return updates
+
+    def _gated(
+        self, process: EditStream, first: Sequence[LowRankFactors], mask: Tensor
+    ) -> list[LowRankFactors]:
+        """The updates of the first look, and of those that follow, at the sites of `mask`; 0
+        elsewhere.
+        """
+        total = _masked(first, mask)
         for _ in range(self.passes - 1):
             again = process.captured_after(total)
             more = _masked(self.network(again.keys, again.gradients), mask)
