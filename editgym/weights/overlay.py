@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -131,7 +132,8 @@ class EditedWeights:
         Raises:
             JournalError: Another journal has written to the folder; nothing has changed then.
         """
-        self.journal = self.journal.begun_anew()
+        with self._following_the_journal():
+            self.journal = self.journal.begun_anew()
         self._state = self._root = EditedState()
 
     def undo(self) -> list[Entry]:
@@ -140,14 +142,16 @@ class EditedWeights:
         Raises:
             IndexError: There is nothing to undo.
         """
-        undone = self.journal.undo()
-        self._replay_without(undone)
+        with self._following_the_journal():
+            undone = self.journal.undo()
+            self._replay_without(undone)
         return undone
 
     def rollback(self, step: int) -> list[Entry]:
         """Return to the state before `step` was taken, and return the edits taken back."""
-        removed = self.journal.rollback(step)
-        self._replay_without(removed)
+        with self._following_the_journal():
+            removed = self.journal.rollback(step)
+            self._replay_without(removed)
         return removed
 
     def replay(self, journal: EditJournal) -> None:
@@ -297,6 +301,19 @@ class EditedWeights:
         for entry in self.journal:
             state = self._edited(entry, state)
         self._state = state
+
+    @contextmanager
+    def _following_the_journal(self) -> Iterator[None]:
+        """Make the weights those of the steps that are left where a journal on disk is interrupted
+        while it removes some.
+        """
+        known = len(self.journal)
+        try:
+            yield
+        except BaseException:
+            if len(self.journal) != known:
+                self._replay()
+            raise
 
     def _replay_without(self, removed: Sequence[Entry]) -> None:
         """`_replay` after entries were taken out of the journal, which has them again if it is

@@ -164,6 +164,33 @@ def test_a_rollback_that_is_interrupted_leaves_the_first_steps(both, network, mo
     assert content(DiskJournal(network.base_hash, disk.folder)) == content(memory)
 
 
+@pytest.mark.parametrize(
+    "back", [lambda one: one.undo(), lambda one: one.rollback(1), lambda one: one.reset()]
+)
+def test_weights_follow_a_journal_that_is_interrupted_while_it_removes(
+    back, network, make_edit, tmp_path, monkeypatch
+):
+    network.journal = DiskJournal(network.base_hash, tmp_path)
+    for step in range(4):
+        network.apply(make_edit(network, "low_rank_shift", 1, step))
+    unlink, removed = Path.unlink, []
+
+    def interrupted(file, **settings):
+        unlink(file, **settings)
+        removed.append(file)
+        if len(removed) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            back(network)
+    there = network.fresh()
+    there.replay(DiskJournal(network.base_hash, tmp_path))
+    assert there.journal.steps == network.journal.steps == 3
+    assert all(map(torch.equal, there.weights, network.weights))
+
+
 def test_opened_again_it_is_the_same_and_goes_on(both, network, make_edit):
     memory, disk = both
     again = DiskJournal(network.base_hash, disk.folder)

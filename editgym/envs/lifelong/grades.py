@@ -40,6 +40,12 @@ class Grades:
         self._steps = step + 1
         self._now = step, batch, len(self._decoder.journal)
 
+    def take_back(self, step: int) -> None:
+        """A step was taken back before it counted."""
+        self._steps = min(self._steps, step)
+        self._known.pop(step, None)
+        self._now = None
+
     def restore(self, step: int, grade: Grade | None) -> None:
         """A step was made before an interruption; its grade may be known."""
         self._steps = step + 1

@@ -297,13 +297,17 @@ class LifelongProcess:
         checkpoint.check_same_requests(state, stream)
         kept = checkpoint.kept(state, self.sites, self.device)
         self.decoder.rollback(state["step_index"])
-        self._begin(state["seed"], stream)
-        for step, (grade, reward, rewarded) in enumerate(kept.steps):
-            self._grades.restore(step, grade)
-            self.outcomes.append(self._outcome(step, reward, rewarded))
-        self._ultraedit = kept.statistics
-        self._run = state.get("run")
-        self._batch = self._next_batch(self.step_index)
+        try:
+            self._begin(state["seed"], stream)
+            for step, (grade, reward, rewarded) in enumerate(kept.steps):
+                self._grades.restore(step, grade)
+                self.outcomes.append(self._outcome(step, reward, rewarded))
+            self._ultraedit = kept.statistics
+            self._batch = self._next_batch(self.step_index)
+            self._run = state.get("run")
+        except BaseException:
+            self._begin(0, Stream(()))  # no stream, rather than the batch of another step
+            raise
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -321,6 +325,7 @@ class LifelongProcess:
         except BaseException:
             if self.step_index == step:
                 self.decoder.rollback(step)
+                self._grades.take_back(step)
                 self._batch = batch
             raise
 

@@ -145,13 +145,13 @@ class DiskJournal(EditJournal):
         """
         # From the last, so that what a crash leaves is a stream up to some step. The tensors stay
         # readable: a mapped file lives on until the last mapping goes.
-        steps = sorted({entry.step or 0 for entry in removed})
+        steps = sorted({entry.step or 0 for entry in removed}, reverse=True)
         try:
-            while steps:
-                self._file(steps[-1]).unlink(missing_ok=True)
-                steps.pop()
+            for step in steps:
+                self._file(step).unlink(missing_ok=True)
         except BaseException:
-            self.entries = [*self.entries, *(one for one in removed if one.step in steps)]
+            left = {step for step in steps if self._file(step).exists()}
+            self.entries = [*self.entries, *(one for one in removed if one.step in left)]
             raise
 
     def _read(self, file: Path) -> list[Entry]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from editgym.envs.lifelong.batch import Batch
+from editgym.envs.lifelong.episode import LifelongOutcome
 from editgym.envs.lifelong.updates import DIRECTIONS, site_edits
 from editgym.weights import Shift
 
@@ -87,6 +88,24 @@ def test_a_step_of_the_environment_looks_at_once_and_once(make_env, graded):
     assert len(graded) == 1
     assert env.episode.infos[0]["edit_step"] == 1
     assert len(graded) == 1
+
+
+def test_a_step_that_is_taken_back_is_graded_when_it_is_made_again(make_env, monkeypatch):
+    whole, broken = make_env(), make_env()
+    for env in (whole, broken):
+        env.process.advance(edits(env.process, 3))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LifelongOutcome, "kept", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            broken.process.advance(edits(broken.process, 3))
+    assert broken.episode.info(0) == whole.episode.info(0)
+    for env in (whole, broken):
+        env.process.advance(edits(env.process, 3))
+    assert broken.episode.info(1) == whole.episode.info(1)
 
 
 def test_what_nobody_looked_at_is_gone_with_the_episode(make_env):

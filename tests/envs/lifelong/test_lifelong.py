@@ -854,6 +854,29 @@ def test_a_stream_that_was_interrupted_goes_on_bitwise(make_env, tmp_path, split
     assert not list((tmp_path / "journal").iterdir())
 
 
+def test_a_restoration_that_is_interrupted_leaves_no_stream(make_env, monkeypatch):
+    env = make_env(split="policy", back_depth=0)
+    env.reset(seed=5)
+    actions = actions_for(env, 3)
+    for action in actions[:2]:
+        env.step(action)
+    state = env.checkpoint()
+    expected = env.step(actions[2])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(env.process), "_next_batch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            env.reset(options={"restore": state})
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(actions[2])
+    env.reset(options={"restore": state})
+    observation, reward, *_ = env.step(actions[2])
+    assert (reward, observation.tolist()) == (expected[1], expected[0].tolist())
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_state_with_the_journal_folder_of_another_run_is_refused(make_env, tmp_path):
     """Both have the same steps of the same stream; their edits differ."""
     states = []
