@@ -7,7 +7,7 @@ given, but not the agent's: whatever the agent has done to its own process ends 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,13 +105,18 @@ def evaluated(cell: Cell, journal_file: Path, access: str | None) -> Evaluated:
     evaluation = replay.evaluation
     return Evaluated(
         replay.steps,
-        len(evaluation.records) or replay.steps,
+        _edits(evaluation.records) or replay.steps,
         evaluation.metrics,
         json.loads(canonical_json(evaluation.curves)),
         records_lines(evaluation.records).decode() if evaluation.records else None,
         replay.fingerprints,
         replay.seconds,
     )
+
+
+def _edits(records: Sequence[Mapping[str, Any]]) -> int:
+    """How many edits records tell of: an edit that is asked in several formats has several."""
+    return len({record.get("edit", place) for place, record in enumerate(records)})
 
 
 def _spec(cell: Cell) -> EnvSpec:

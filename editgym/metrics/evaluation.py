@@ -15,8 +15,8 @@ class Evaluation:
         metrics: By the leaderboard's keys; None, or no key, where a task has no such thing.
         curves: By the leaderboard's keys, JSON values: `retention`, pairs of (age in edits,
             reliability at that age).
-        records: One JSON object per edit of a stream, which the metrics were computed from; none
-            for a single edit.
+        records: One JSON object per edit of a stream, and per format that it is asked in, which the
+            metrics were computed from; `edit` is the edit's number. None for a single edit.
     """
 
     metrics: Mapping[str, float | None]

@@ -26,6 +26,7 @@ from editgym.weights import (
     Codebook,
     EditableDecoder,
     EditJournal,
+    EditSite,
     Entry,
     JournalError,
     LowRankFactors,
@@ -100,7 +101,7 @@ def evaluate_stream(
         perplexity_ratio=perplexity_ratio(task, decoder) if thorough else None,
         capability=capability,
         known_kept=known_kept,
-        sites_per_edit=sum(map(_touched, by_step)) / len(steps),
+        sites_per_edit=sum(_touched(made, decoder.sites) for made in by_step) / len(steps),
         texts_per_edit=_texts_per_edit(by_step, steps, rehearse, overwritten),
         first_k=first_k,
         scorer=task.scorer,
@@ -240,15 +241,15 @@ def _skipped(entries: Sequence[Entry], count: int) -> dict[int, str]:
     return skips
 
 
-def _touched(entries: Sequence[Entry]) -> int:
+def _touched(entries: Sequence[Entry], sites: Sequence[EditSite]) -> int:
     """Number of sites that a step's entries change."""
-    return len(
-        {
-            entry.site
-            for entry in entries
-            if isinstance(entry, SiteEdit | Codebook) and _changes(entry)
-        }
-    )
+    touched: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, ReplaceTensors):
+            touched |= {site.name for site in sites if site.parameter in entry.tensors}
+        elif isinstance(entry, SiteEdit | Codebook) and _changes(entry):
+            touched.add(entry.site)
+    return len(touched)
 
 
 def _changes(entry: SiteEdit | Codebook) -> bool:

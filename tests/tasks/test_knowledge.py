@@ -31,6 +31,7 @@ from editgym.weights import (
     JournalError,
     LowRankFactors,
     Prepend,
+    ReplaceTensors,
     Shift,
     SiteEdit,
     Skip,
@@ -823,6 +824,10 @@ def test_sites_per_edit_counts_what_changed_something(factworld):
     )
     journal = EditJournal(factworld.decoder.base_hash, [nothing, empty, something, twice])
     assert evaluate_stream(factworld, journal, requests, 1).metrics["sites_per_edit"] == 0.5
+    tensors = dict(factworld.decoder.current_tensors())
+    replaced = {site.parameter: 1.01 * tensors[site.parameter] for site in (one, other)}
+    journal.append(ReplaceTensors(replaced, 1))
+    assert evaluate_stream(factworld, journal, requests, 1).metrics["sites_per_edit"] == 1
 
 
 def test_a_journal_that_does_not_fit_is_an_error(factworld):

@@ -14,7 +14,7 @@ from benchmarks.harness.measure import run_cell
 from benchmarks.harness.runner import Execution, run_cells
 from benchmarks.harness.validation import validate_row
 from benchmarks.report.aggregate import group_rows
-from benchmarks.results import ROWS_FILE, append_row, read_rows, records_file, rows_agree
+from benchmarks.results import ROWS_FILE, Cell, append_row, read_rows, records_file, rows_agree
 from benchmarks.results.rows import row_hash
 from benchmarks.suites.cells import SUITES, cells, entries_of
 from benchmarks.suites.entry import Entry, Suite
@@ -76,6 +76,17 @@ def test_row_has_the_metrics_and_the_curve_of_the_records(tmp_path):
 
 def test_speed_counts_requests_not_steps():
     time = run_cell(stream_cells(1)[0]).row["time"]
+    assert time["edits_per_s"] * time["edit_s"] == pytest.approx(6)
+
+
+def test_speed_counts_an_edit_once_that_is_asked_in_several_formats():
+    arguments = {
+        "task": "knowledge/factworld",
+        "horizon": 2,
+        "edits_per_step": 3,
+        "evaluate_formats": ["qa", "completion"],
+    }
+    time = run_cell(Cell("formats", "LifelongLLMEdit-v1", arguments, "no_edit", {}, 0)).row["time"]
     assert time["edits_per_s"] * time["edit_s"] == pytest.approx(6)
 
 
