@@ -20,12 +20,13 @@ from agents.checkpoints import CHECKPOINT, canonical, first_difference
 from agents.configured import ConfiguredAgent
 from agents.editors.settings import tuned_settings
 from agents.protocol import Access, Budget, Unsupported
+from editgym.checks import require
 from editgym.envs.lifelong.process import LifelongProcess
 from editgym.envs.protocol import edit_env, gradient_stream, is_stream
 from editgym.models.state_files import read_state
 from editgym.models.training import generators_kept
 from editgym.paths import whole_file
-from editgym.weights import EditJournal, Entry, Skip, sites
+from editgym.weights import DiskJournal, EditJournal, Entry, Skip, sites
 from editgym.weights.sites import EditSite
 
 
@@ -77,9 +78,17 @@ class StreamEditor(ConfiguredAgent):
         Raises:
             Unsupported: It is another environment, or the editor cannot edit its sites.
             ValueError: The checkpoint is of another editor, or one that has learned something else,
-                or of another seed, sites or step size; nothing has changed then.
+                or of another seed, sites or step size, or a folder is given and the environment
+                keeps its journal in memory; nothing has changed then.
         """
         process = stream_process(env)
+        require(
+            folder is None or isinstance(edit_env(env).journal, DiskJournal),
+            "folder",
+            folder,
+            "None, or an environment made with a journal_folder: a checkpoint goes on from the"
+            " steps that lie there",
+        )
         self.settings = self.resolved(env.spec)
         self.skipped = Counter()
         identity = self._identity(process, seed)

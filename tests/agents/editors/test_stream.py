@@ -163,6 +163,12 @@ def test_a_batch_whose_graph_is_made_in_parts_gives_the_same_edit(name, make_env
         assert (own - expected).norm() <= 0.01 * expected.norm() + 1e-6
 
 
+def test_checkpoints_need_a_journal_on_disk(make_env, tmp_path):
+    with pytest.raises(ValueError, match="folder must be None, or an environment made with a jour"):
+        quick("ultraedit").edit(make_env(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_equal_seeds_give_equal_journals(name, make_env, tmp_path):
     first, second = (saved(quick(name).edit(make_env()), tmp_path) for _ in range(2))
