@@ -57,7 +57,7 @@ class LifelongLLMEditEnv(StreamEditing):
         `norm_weight`. CE and KL are means over answer tokens, then over requests. Where an edited
         model collapses, that is, computes what is not finite, the reward is −10⁶, observed numbers
         are 0 or at the bound, and coefficients, which have no update to stretch, leave the sites
-        alone.
+        alone. No reward is below that.
 
     End:
         `terminated` after `horizon` steps. Never truncated.

@@ -95,11 +95,18 @@ def least_squares(values: Tensor, keys: Tensor, ridge: float | Tensor = 1.0) -> 
 
     Returns:
         A = V (KᵀK + λI)⁻¹ (out, n) and B = Kᵀ (n, in).
+
+    Raises:
+        FloatingPointError: The keys are so large that λ is lost in rounding.
     """
     gram = keys @ keys.mT  # (n, n)
-    solved = torch.linalg.solve(
-        gram + ridge * torch.eye(len(keys), device=keys.device, dtype=keys.dtype), values
-    )
+    raised = gram + ridge * torch.eye(len(keys), device=keys.device, dtype=keys.dtype)
+    solved, singular = torch.linalg.solve_ex(raised, values)
+    if bool(singular.any()):
+        raise FloatingPointError(
+            f"keys reach {float(keys.detach().abs().max()):.1e}, and K Kᵀ + λI is singular in"
+            f" {keys.dtype}: the model has collapsed"
+        )
     return LowRankFactors(solved.mT, keys)
 
 

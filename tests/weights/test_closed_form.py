@@ -247,3 +247,10 @@ def test_directions_that_the_factors_do_not_span_have_no_rows_either():
     a, b = doubles(8, 2, seed=7), doubles(2, 10, seed=8)
     found = principal_directions(LowRankFactors(torch.cat([a, a, a], 1), torch.cat([b, b, b])))
     assert found.b[2:].abs().max() < 1e-13, "not what rounding leaves of them, made large"
+
+
+def test_keys_beside_which_the_ridge_is_nothing_are_an_error_that_says_so():
+    with pytest.raises(
+        FloatingPointError, match=r"keys reach 1.0e\+06, and K Kᵀ \+ λI is singular"
+    ):
+        least_squares(torch.ones(2, 4), torch.full((2, 8), 1e6))

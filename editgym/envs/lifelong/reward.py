@@ -21,7 +21,7 @@ from editgym.weights import EditableDecoder, Entry, LowRankFactors, Shift, SiteE
 
 Reference = Literal["original", "previous"]
 LookedAt = Literal["recent", "uniform"]
-REWARD_FLOOR = -1e6  # far below what a model can cost that still computes numbers
+REWARD_FLOOR = -1e6  # what a model that has collapsed gets, and no other one gets less
 
 
 @dataclass(frozen=True)
@@ -263,8 +263,8 @@ class LookBack:
 
 
 def floored(reward: Tensor) -> Tensor:
-    """Rewards, with `REWARD_FLOOR` for those that are not finite."""
-    return torch.where(torch.isfinite(reward), reward, REWARD_FLOOR)
+    """Rewards, with `REWARD_FLOOR` for those below it or not finite."""
+    return torch.where(torch.isfinite(reward), reward, REWARD_FLOOR).clamp(min=REWARD_FLOOR)
 
 
 def squared_norms(updates: Sequence[LowRankFactors]) -> Tensor:

@@ -756,6 +756,16 @@ def test_a_step_into_collapse_returns_numbers_and_the_episode_goes_on(make_env):
     assert env.step(np.zeros(env.action_space.shape, np.float32))[2]
 
 
+@pytest.mark.parametrize("limit", [50.0, 1e4, 1e10])
+def test_near_a_collapse_steps_return_numbers_that_are_not_below_it(make_env, limit):
+    env = make_env(action="factors", shift_limit=limit, horizon=2)
+    env.reset(seed=0)
+    for _ in range(2):
+        observation, reward, *_ = env.step(np.ones(env.action_space.shape, np.float32))
+        assert observation in env.observation_space
+        assert reward >= REWARD_FLOOR
+
+
 def test_coefficients_leave_a_collapsed_model_alone(make_env):
     env = make_env()
     env.reset(seed=0)

@@ -27,10 +27,10 @@ from editgym.weights import (
 from editgym.weights.language.layers import Prefix
 
 
-def test_rewards_that_are_no_numbers_are_the_floor():
+def test_rewards_that_are_no_numbers_or_below_the_floor_are_the_floor():
     nan, infinite = float("nan"), float("inf")
     rewards = torch.tensor([-2.5, nan, infinite, -infinite, -2e6])
-    assert floored(rewards).tolist() == [-2.5, -1_000_000, -1_000_000, -1_000_000, -2e6]
+    assert floored(rewards).tolist() == [-2.5, *[-1_000_000] * 4]
 
 
 def test_weights_of_the_terms_are_rledits_unless_given():
