@@ -22,7 +22,7 @@ from benchmarks.harness.machine import Timer, single_thread
 from benchmarks.harness.specs import cell_spec
 from benchmarks.harness.strangers import import_strangers, without_agent
 from benchmarks.results import Cell, canonical_json, records_lines
-from editgym.envs.protocol import edit_env
+from editgym.envs.protocol import edit_env, is_stream
 from editgym.metrics.evaluation import Evaluation
 from editgym.weights.journal.journal import EditJournal
 
@@ -35,7 +35,7 @@ class Replay:
         evaluation: What it does on test data.
         fingerprints: Model, data and files that it was evaluated on.
         seconds: How long the evaluation took.
-        steps: How many steps of the episode have an edit.
+        steps: How many steps of the episode count: all of a stream's, else those with an edit.
     """
 
     evaluation: Evaluation
@@ -49,7 +49,8 @@ class Evaluated:
     """What a row says of a replay, JSON values all.
 
     Attributes:
-        steps: How many steps of the episode have an edit, by the journal's file.
+        steps: How many steps of the episode count: all of a stream's, else those that have an edit
+            by the journal's file.
         edits: How many edits that is: a step of a stream makes several.
         metrics: Test metrics by leaderboard key.
         curves: Curves by leaderboard key, as they will be read back.
@@ -91,7 +92,8 @@ def evaluate_journal(cell: Cell, journal_file: Path, access: str | None = None) 
         with Timer(cell) as timer:
             evaluation = edit_env(env).evaluate(journal)
         found = fingerprints(env, cell.env_kwargs, journal)
-        return Replay(evaluation, found, timer.seconds, journal.steps)
+        steps = edit_env(env).episode_length if is_stream(env) else journal.steps
+        return Replay(evaluation, found, timer.seconds, steps)
 
 
 def evaluated(cell: Cell, journal_file: Path, access: str | None) -> Evaluated:

@@ -194,8 +194,8 @@ def _measure(cell: Cell, place: Place, seen: Seen, kept: Path | None) -> Measure
         with copy.open("xb") as file:
             file.write(journal)
         found = place.evaluate(cell, copy, declared)
-        # An edit may see the reward of each step it keeps; what it asks for beyond that is search,
-        # like learning.
+        # An edit may see the reward of each step it keeps, or what the step came to; what it asks
+        # for beyond that is search, like learning.
         calls = learning.calls + max(0, editing.calls - found.steps)
         _check_budget(cell, declared, calls)
         gradients, edit_s = learning.gradients + editing.gradients, seen.seconds("edited")

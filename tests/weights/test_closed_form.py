@@ -250,7 +250,5 @@ def test_directions_that_the_factors_do_not_span_have_no_rows_either():
 
 
 def test_keys_beside_which_the_ridge_is_nothing_are_an_error_that_says_so():
-    with pytest.raises(
-        FloatingPointError, match=r"keys reach 1.0e\+06, and K Kᵀ .* is singular"
-    ):
+    with pytest.raises(FloatingPointError, match=r"keys reach 1.0e\+06, and K Kᵀ .* is singular"):
         least_squares(torch.ones(2, 4), torch.full((2, 8), 1e6))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
+from editgym.envs import metering
 from editgym.envs.lifelong.batch import Batch
 from editgym.weights import EditableDecoder, Entry
 
@@ -20,6 +21,9 @@ class Grades:
     other edits in effect: then the journal is replayed into a second decoder, once for all steps
     that nobody has looked at. Both give the same.
 
+    A look tells about as much as a reward, and so it is counted like one, unless a reward of the
+    step was: test streams, which have none, cannot be searched for nothing.
+
     Args:
         decoder: The model under edit, whose journal has the episode's steps.
         batch_of: The batch of a step, for a model as it is after the step.
@@ -32,8 +36,14 @@ class Grades:
         self._batch_of = batch_of
         self._known: dict[int, Grade] = {}
         self._steps = 0  # made so far
+        self._paid: set[int] = set()  # steps of which a reward was counted
         self._now: tuple[int, Batch, int] | None = None  # a step, and the journal's length after it
         self._closed = False
+
+    def pay(self, rewards: int, gradient: bool = False) -> None:
+        """Rewards of the step that is next were computed; count them."""
+        metering.record(rewards, gradient=gradient)
+        self._paid.add(self._steps)
 
     def add(self, step: int, batch: Batch) -> None:
         """A step was made just now."""
@@ -77,10 +87,17 @@ class Grades:
         if self._now is not None:
             made, batch, length = self._now
             if made == step and length == len(self._decoder.journal):
-                self._known[step] = batch.graded()
+                self._look(step, batch.graded())
                 return self._known[step]
-        self._known.update(self._replayed([s for s in range(self._steps) if s not in self._known]))
+        for seen, grade in self._replayed([s for s in range(self._steps) if s not in self._known]):
+            self._look(seen, grade)
         return self._known[step]
+
+    def _look(self, step: int, grade: Grade) -> None:
+        """Keep a grade that was computed."""
+        if step not in self._paid:
+            metering.record(1)
+        self._known[step] = grade
 
     def _replayed(self, steps: Sequence[int]) -> Iterator[tuple[int, Grade]]:
         """The grades of steps, by the journal."""

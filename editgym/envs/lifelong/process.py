@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from editgym.data.facts import EditRequest
-from editgym.envs import metering
 from editgym.envs.lifelong import checkpoint
 from editgym.envs.lifelong.batch import Batch
 from editgym.envs.lifelong.episode import REWARDED
@@ -220,7 +219,7 @@ class LifelongProcess:
                 return self._finish(torch.zeros(()), None)
             costs = self._look_back.costs(self.decoder, pieces)
             norm = self.settings.reward.norm_weight * sum(map(squared_norm, numbered))
-            metering.record(1)
+            self._grades.pay(1)
             return self._finish(floored(-(costs.total + norm)), costs)
 
     def differentiable_step(self, updates: Sequence[LowRankFactors]) -> LifelongOutcome:
@@ -239,7 +238,7 @@ class LifelongProcess:
         edits = site_edits(self.sites, Shift(), updates)
         with self._whole_or_nothing():
             self.decoder.apply(*(replace(edit, step=self.step_index) for edit in edits))
-            metering.record(1, gradient=True)
+            self._grades.pay(1, gradient=True)
             return self._finish(reward, costs)
 
     def candidate_rewards(self, updates: Sequence[LowRankFactors]) -> Tensor:
@@ -255,7 +254,7 @@ class LifelongProcess:
         self.settings.check_open()
         self._look_back.push(self.decoder, self.step_index)
         costs = self._look_back.costs(self.decoder, self._look_back.pieces(self.decoder), updates)
-        metering.record(len(updates[0].a))
+        self._grades.pay(len(updates[0].a))
         norms = self.settings.reward.norm_weight * squared_norms(updates).sum(0)
         return floored(-(costs.total + norms))
 

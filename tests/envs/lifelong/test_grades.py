@@ -1,12 +1,14 @@
 """What a step came to is computed when somebody looks, and is the same whenever that is."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
 from editgym.envs.lifelong.batch import Batch
 from editgym.envs.lifelong.episode import LifelongOutcome
 from editgym.envs.lifelong.updates import DIRECTIONS, site_edits
+from editgym.envs.metering import count_reward_calls
 from editgym.weights import Shift
 
 ARGUMENTS = {
@@ -106,6 +108,27 @@ def test_a_step_that_is_taken_back_is_graded_when_it_is_made_again(make_env, mon
     for env in (whole, broken):
         env.process.advance(edits(env.process, 3))
     assert broken.episode.info(1) == whole.episode.info(1)
+
+
+@pytest.mark.parametrize("split", ["policy", "test"])
+def test_a_step_counts_once_however_often_it_is_looked_at(make_env, split):
+    env = make_env(split=split, back_depth=0)
+    with count_reward_calls() as meter:
+        env.process.advance(edits(env.process, 1), rewarded=False)
+        assert meter.calls == 0, "nobody looks"
+        env.step(env.training_free_action())
+        assert meter.calls == 1
+        assert len({len(env.episode.infos) for _ in range(2)}) == 1
+        assert meter.calls == 2, "the first step was looked at, too"
+
+
+def test_whoever_has_asked_for_rewards_of_a_step_sees_what_it_came_to(make_env):
+    env = make_env(split="policy", back_depth=0)
+    actions = np.stack([env.training_free_action()] * 3)
+    with count_reward_calls() as meter:
+        env.candidate_rewards(actions)
+        env.follow(actions[0])
+    assert meter.calls == 3
 
 
 def test_what_nobody_looked_at_is_gone_with_the_episode(make_env):
