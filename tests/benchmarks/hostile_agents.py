@@ -187,6 +187,27 @@ class ReadsTestDataWithData(ReadsTestData):
     access = "data"
 
 
+class SearchesTheTestStream(Honest):
+    """It edits the stream that it is judged on, again and again, and looks at what each step came
+    to."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+
+    def learn(self, env_spec: EnvSpec, budget: Budget, seed: int, out: Path | None = None) -> None:
+        """Nothing."""
+
+    def edit(self, env: gym.Env) -> EditJournal:
+        for strength in np.linspace(0, 1, self.tries):
+            env.reset()
+            over = False
+            while not over:
+                action = np.full(env.action_space.shape, strength, np.float32)
+                _, _, over, _, info = env.step(action)
+                assert 0 <= info["reliability"] <= 1
+        return env.unwrapped.journal
+
+
 class EvaluatesItself(Honest):
     def edit(self, env: gym.Env) -> EditJournal:
         journal = super().edit(env)

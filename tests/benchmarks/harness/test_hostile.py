@@ -146,6 +146,26 @@ def test_a_module_that_reads_test_data_while_it_is_imported_fails(tmp_path):
     )
 
 
+def test_looks_at_what_a_test_stream_came_to_are_paid_for(tmp_path):
+    arguments = {"task": "knowledge/factworld", "horizon": 3, "edits_per_step": 2, "device": "cpu"}
+    once, often = (
+        Cell(
+            "hostile",
+            "LifelongLLMEdit-v1",
+            arguments,
+            hostile("SearchesTheTestStream"),
+            {"tries": tries},
+            0,
+            5,
+        )
+        for tries in (1, 3)
+    )
+    honest, searching = run_cells([once, often], tmp_path)
+    assert (honest["status"], honest["reward_calls"]) == ("finished", 0)
+    assert searching["status"] == "failed"
+    assert "asked for 6 rewards, but its budget is reward_calls=5" in searching["error"]
+
+
 def test_what_the_constructor_was_offered_stands_in_the_row(tmp_path):
     (row,) = run_cells([cell_of(hostile("DeclaresLessOnceItIsMade"))], tmp_path)
     assert (row["status"], row["access"], row["error"]) == ("finished", "oracle", None)
