@@ -104,7 +104,7 @@ def _stages(
             )  # or an agent that draws from a global generator would depend on the cells before it
             forget_peak_memory(cell)
             with only_offered(access, env_id):
-                _load(cell)
+                _load(cell, evaluation=getattr(agent, "learns_nothing", False) is True)
                 if state is not None:
                     state.take_down()
                 yield "loaded", None
@@ -153,9 +153,11 @@ def _hand_in(journal: object, cell: Cell, files: Files) -> None:
     synchronize(cell)
 
 
-def _load(cell: Cell) -> None:
-    """Load, or even train, the network that is edited: that is nobody's learning time."""
-    with closing(gym.make(cell_spec(cell))) as env:
+def _load(cell: Cell, evaluation: bool) -> None:
+    """Load, or even train, the network that is edited: that is nobody's learning time. Who learns
+    nothing may have no data to learn from.
+    """
+    with closing(gym.make(cell_spec(cell, evaluation=evaluation))) as env:
         env.reset(seed=cell.seed)
 
 

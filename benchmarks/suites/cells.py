@@ -12,6 +12,7 @@ from benchmarks.results.resolved import check_environment, resolved_settings
 from benchmarks.suites import lifelong, smollm2, worlds
 from benchmarks.suites.entry import REWARD_CALLS, Chosen, Entry, Suite
 from editgym.imports import imported_as, is_import_path
+from editgym.models.folders import is_factlm
 
 SUITES = {
     suite.name: suite
@@ -85,7 +86,9 @@ def cells(
         agents: Agents in place of the suite's own; any catalogue name or
             `package.module:Class`. Those that the suite has keep its configuration.
         given: By name of an agent or of a task, settings of the agent, or arguments of the
-            environment, that are added to the suite's own and take their place.
+            environment, that are added to the suite's own and take their place. Where a task is
+            given another model, the suite's `sites`, which are names of its own model's layers, do
+            not count.
         opened: By name of an agent, arguments of the environment that were tuned with its settings,
             such as `sites`; they give way to the suite's own.
         seeds: Number of seeds in place of the suite's own; an entry's `max_seeds` still holds.
@@ -150,10 +153,8 @@ def _chosen(
     offered = _environments(suite)
     for env_id in env_ids or ():
         if env_id not in offered:
-            others = [name for name, one in SUITES.items() if env_id in _environments(one)]
-            also = f"; it is in {', '.join(others)} (--suite)" if others else ""
             message = unknown(f"environment of suite {suite.name!r}", env_id, offered)
-            raise ValueError(message + also)
+            raise ValueError(message + _elsewhere("env_id", env_id))
     entries = [entry for entry in suite.entries if env_ids is None or entry.env_id in env_ids]
     if tasks is None:
         return entries
@@ -164,6 +165,16 @@ def _chosen(
         if task not in own
         for entry in _in_place(suite, entries, task, anywhere=env_ids is not None)
     ]
+
+
+def _elsewhere(what: str, name: str) -> str:
+    """What is said of the suites that have an environment or a task that this one lacks."""
+    others = [
+        suite
+        for suite, one in SUITES.items()
+        if any(getattr(entry, what) == name for entry in one.entries)
+    ]
+    return f"; it is in {', '.join(others)} (--suite)" if others else ""
 
 
 def _environments(suite: Suite) -> list[str]:
@@ -194,7 +205,8 @@ def _in_place(suite: Suite, entries: Sequence[Entry], task: str, anywhere: bool)
                 f"task {task!r} is not in the --envs that were given: suite {suite.name!r} has it"
                 f" in {', '.join(own)}"
             )
-        raise ValueError(unknown(f"task of suite {suite.name!r}", task, offered))
+        message = unknown(f"task of suite {suite.name!r}", task, offered)
+        raise ValueError(message + _elsewhere("task", task))
     for entry in {entry.env_id: entry for entry in reversed(alike)}.values():
         budget = REWARD_CALLS.get(task, _budget(entry))
         yield replace(entry, task=task, reward_calls=budget)
@@ -219,16 +231,24 @@ def _cell(
     typed = given.get(entry.task, {})
     told = "networks" in {**entry.env_kwargs, **typed}  # then no seed says which one it is
     seeded = {} if entry.seed_kwarg is None or told else {entry.seed_kwarg: seed}
-    env_kwargs = {"task": entry.task, **seeded, "device": device, **opened, **entry.env_kwargs}
+    own = {**entry.env_kwargs, **along}
+    if _is_another_model(typed, entry):
+        own.pop("sites", None)
     return Cell(
         suite.name,
         entry.env_id,
-        {**env_kwargs, **along, **typed},
+        {"task": entry.task, **seeded, "device": device, **opened, **own, **typed},
         agent,
         {**config, **given.get(agent, {})},
         seed,
         _budget(entry),
     )
+
+
+def _is_another_model(typed: Mapping[str, Any], entry: Entry) -> bool:
+    """Whether the model that is given is not the suite's: factlm, where an entry names none."""
+    model, own = typed.get("model"), entry.env_kwargs.get("model")
+    return model is not None and model != own and not (own is None and is_factlm(str(model)))
 
 
 class _Resolver:

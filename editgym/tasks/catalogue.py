@@ -11,7 +11,7 @@ import json
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -79,7 +79,7 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
         error = UnknownArgumentError(
             f"unexpected keyword argument {unknown[0]!r}: {name} takes no argument"
             f" {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(accepted))}"
-            f"{meant(unknown, sorted(accepted))}"
+            f"{meant(unknown, sorted(accepted))}{_takers(name, set(arguments))}"
         )
         error.unknown = tuple(unknown)
         raise error
@@ -95,21 +95,45 @@ def make_task(name: str, *, device: str = "cpu", **arguments: Any) -> Any:
             f"{name} needs {' and '.join(missing)}, which must be given"
             f" ({', '.join(f'{one}=…' for one in missing)}); it takes {', '.join(sorted(accepted))}"
         )
-    try:
-        frozen = json.dumps(arguments, sort_keys=True)
-    except TypeError as error:
-        raise ValueError(
-            f"{name}: arguments must be plain JSON values so that the environment's spec can be"
-            f" saved: {error}"
-        ) from error
+    _check_plain(name, arguments)
     return _load(
         name,
         checked_device(device),
-        frozen,
+        json.dumps(arguments, sort_keys=True),
         str(data_folder()),
         str(cache_folder()),
         _state_of(arguments),
     )
+
+
+def _takers(name: str, arguments: Set[str]) -> str:
+    """What is said of other tasks of a task's family that take all of these arguments."""
+    family = name.partition("/")[0]
+    takers = [
+        other
+        for other in TASKS
+        if other.partition("/")[0] == family
+        and arguments <= inspect.signature(_builder(other)).parameters.keys()
+    ]
+    return f"; task={' or '.join(map(repr, takers))} takes them all" if takers else ""
+
+
+def _check_plain(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that a saved spec of the environment could not hold."""
+    for argument, value in arguments.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            own = getattr(value, "__qualname__", type(value).__qualname__)
+            remedy = (
+                f"; what is your own is given by its import path: {argument}='my_module:{own}'"
+                if callable(value)
+                else ""
+            )
+            raise ValueError(
+                f"{name}: {argument} must be plain JSON values so that the environment's spec can"
+                f" be saved: {error}{remedy}"
+            ) from error
 
 
 # Tasks that somebody has are found again; beyond these, so many of the latest are kept: language

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from editgym.models.classifiers import ResNet20
+from editgym.models.classifiers import ResNet20, SmallConvNet
 from editgym.tasks import TASKS, UnknownArgumentError, make_task
 from editgym.tasks.catalogue import _builder
 from editgym.weights import UnknownSiteError
@@ -47,8 +47,11 @@ def test_unknown_argument_is_also_the_type_error_of_python(kind):
             r"unlearning/digits takes no argument 'forget_clas'; it takes .*mean forget_class\?\)",
         ),
         ({"weights": "x"}, "takes no argument 'weights'"),
-        ({"forget_class": np.int64(3)}, "must be plain JSON values"),
-        ({"sites": {"fc2"}}, "must be plain JSON values"),
+        ({"forget_class": np.int64(3)}, r"forget_class must be plain JSON values.*serializable$"),
+        ({"sites": {"fc2"}}, r"sites must be plain JSON values.*serializable$"),
+        ({"sites": SmallConvNet}, r"import path: sites='my_module:SmallConvNet'$"),
+        ({"sites": torch.nn.Linear(2, 2)}, r"import path: sites='my_module:Linear'$"),
+        ({"data": "mine.npz"}, "; task='unlearning/cifar10' or 'unlearning/custom' takes them all"),
     ],
 )
 def test_argument_that_no_task_takes_is_an_error(arguments, message):

@@ -170,16 +170,24 @@ def custom(
         text="factworld" if is_factlm(model) else "samples",
         facts=lambda: _old_facts(splits),
         divided=_left_out(train if test is None else test)
-        + (_division(requests, splits) if test is None else ""),
+        + _division(requests, test_requests, splits),
     )
 
 
-def _division(name: str, splits: Mapping[StreamSplit, Sequence[_Record]]) -> str:
-    """What is said of one file that holds everything, where a split has too few requests."""
-    counts = ", ".join(f"{split} {len(records)}" for split, records in splits.items())
+def _division(
+    requests: str, test_requests: str | None, splits: Mapping[StreamSplit, Sequence[_Record]]
+) -> str:
+    """What is said of how files are divided, where a split has too few requests."""
+    counts = {split: f"{split} {len(records)}" for split, records in splits.items()}
+    if test_requests is None:
+        return (
+            f"; {requests} is divided by subject into {', '.join(counts.values())} records:"
+            " test_requests=FILE gives test a file of its own, which may be the same one"
+        )
     return (
-        f"; {name} is divided by subject into {counts} records: test_requests=FILE gives test a"
-        " file of its own, which may be the same one"
+        f"; {test_requests} gives {counts.pop('test')} records, and {requests}, without what is"
+        f' asked there, {" and ".join(counts.values())}: split="test" edits the facts of'
+        " test_requests"
     )
 
 

@@ -184,6 +184,30 @@ def test_settings_from_file_and_command_line(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("typed", "sites"),
+    [
+        ({"model": "factlm"}, "the suite's"),
+        ({"model": "factlm-10m"}, "the suite's"),
+        ({"model": "gpt2"}, None),
+        ({"model": "gpt2", "sites": ["transformer.h.3.mlp.c_proj"]}, "as typed"),
+    ],
+)
+def test_sites_of_the_suites_model_are_not_opened_in_another(typed, sites):
+    task, quick = "knowledge/custom", SUITES["quick"]
+    (own,) = {str(entry.env_kwargs.get("sites")) for entry in quick.entries} - {"None"}
+    (cell,) = cells(
+        quick, tasks=[task], agents=["no_edit"], given={task: {"requests": "f", **typed}}, seeds=1
+    )
+    expected = {"the suite's": own, None: "None", "as typed": str(typed.get("sites"))}[sites]
+    assert str(cell.env_kwargs.get("sites")) == expected
+
+
+def test_a_task_of_another_suite_is_named_with_it():
+    with pytest.raises(ValueError, match=r"unknown task .*; it is in encoder.* \(--suite\)"):
+        cells(SUITES["quick"], tasks=["debiasing/transformer"])
+
+
 def test_a_custom_task_takes_the_place_of_its_family():
     chosen = cells(
         SUITES["quick"],
