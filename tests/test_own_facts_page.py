@@ -22,7 +22,7 @@ def test_the_page_is_followed_word_for_word(tmp_path, monkeypatch, capsys):
         followed = follow(PAGE.read_text(encoding="utf-8"), tmp_path, monkeypatch)
     finally:
         sys.modules.pop("my_facts", None)
-    assert (followed.blocks, followed.commands) == (7, 1)
+    assert (followed.blocks, followed.commands) == (7, 2)
     names, printed = followed.names, capsys.readouterr().out
     facts = [json.loads(line) for line in Path("facts.jsonl").read_text().splitlines()]
     filled = [fact["says"].replace("{}", fact["who"]) for fact in facts]
@@ -42,3 +42,4 @@ def test_the_page_is_followed_word_for_word(tmp_path, monkeypatch, capsys):
     assert "undone: every weight and every answer is what it was" in printed
     assert "'organ'  ->  'harmonica'" in printed, "the command does the same"
     assert (tmp_path / "runs" / "facts" / "adapter" / "adapter_config.json").is_file()
+    assert "memit_seq has the highest harmonic mean" in printed

@@ -107,8 +107,9 @@ def checked_action(
         raise ValueError(f"action has shape {array.shape}, expected {shape}")
     largest = float(np.abs(array).max())
     if not largest <= 1 + ACTION_TOLERANCE:  # also catches nan, which compares false
-        what = f"reaches {largest}" if np.isfinite(largest) else "has values that are not finite"
-        raise ValueError(f"action {what}; every number must be finite and in [-1, 1]")
+        if not np.isfinite(largest):
+            raise ValueError("action has values that are not finite; every number must be")
+        raise ValueError(f"action reaches {largest}; every number must be in [-1, 1]")
     return torch.from_numpy(array).to(device)
 
 

@@ -213,7 +213,9 @@ def test_bad_actions_are_a_clear_error_and_change_nothing(make_vec, actions, bad
     for each in (env, untouched):
         each.reset(seed=0)
         each.step(first)
-    with pytest.raises(ValueError, match=r"action (has shape|.*must be finite and in \[-1, 1\])"):
+    with pytest.raises(
+        ValueError, match=r"action (has shape|reaches|has values that are not finite)"
+    ):
         env.step(bad(second))
     np.testing.assert_array_equal(env.step(second)[1], untouched.step(second)[1])
 

@@ -71,7 +71,7 @@ def test_finite_actions_are_clipped_and_the_journal_has_what_was_applied(make, w
     wild[0] = 1e300  # too large for float32
     for each in (env, twin):
         each.reset(seed=0)
-    with pytest.raises(ValueError, match=r"must be finite and in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"must be in \[-1, 1\]"):
         twin.step(wild.clip(-3, 3))
     seen, expected = env.step(wild), twin.step(wild.clip(-1, 1).astype(np.float32))
     assert seen[1] == expected[1]
@@ -85,7 +85,7 @@ def test_what_is_not_finite_is_an_error_also_where_actions_are_clipped(make, wor
     env.reset(seed=0)
     action = np.zeros(env.action_space.shape, np.float32)
     action[5] = number
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(ValueError, match="values that are not finite"):
         env.step(action)
     assert len(env.journal) == 0
 
