@@ -56,38 +56,38 @@ class Timer:
 
 def synchronize(cell: Cell) -> None:
     """Wait until the cell's device has finished what was started on it."""
-    device = _cuda_device(cell)
-    if device is not None:
+    for device in _cuda_devices(cell):
         torch.cuda.synchronize(device)
 
 
 def is_on_cuda(cell: Cell) -> bool:
-    """Whether the cell's network is on a GPU."""
-    return _cuda_device(cell) is not None
+    """Whether the cell's network is on a GPU, or on several."""
+    return bool(_cuda_devices(cell))
 
 
-def _cuda_device(cell: Cell) -> torch.device | None:
+def _cuda_devices(cell: Cell) -> list[torch.device]:
+    """The GPUs that the cell's network is on; with a `device_map` it may be on any."""
+    if cell.env_kwargs.get("device_map") is not None:
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     device = torch.device(cell.env_kwargs.get("device", "cpu"))
-    return device if device.type == "cuda" else None
+    return [device] if device.type == "cuda" else []
 
 
 def forget_peak_memory(cell: Cell) -> None:
     """Start counting anew: a process that works off several cells would give each the largest one's
     peak.
     """
-    device = _cuda_device(cell)
-    if device is not None:
+    for device in _cuda_devices(cell):
         torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR_PEAK.exists():
+    if not is_on_cuda(cell) and _CLEAR_PEAK.exists():
         with suppress(OSError):  # not allowed in every container; the peak is then the process's
             _CLEAR_PEAK.write_text("5")
 
 
 def peak_memory_bytes(cell: Cell) -> int:
-    """Peak resident memory of the process, or peak allocated memory of the cell's CUDA device."""
-    device = _cuda_device(cell)
-    if device is not None:
-        return torch.cuda.max_memory_allocated(device)
+    """Peak resident memory of the process, or peak allocated memory of the cell's CUDA devices."""
+    if devices := _cuda_devices(cell):
+        return sum(map(torch.cuda.max_memory_allocated, devices))
     if _STATUS.exists():
         (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) * 1024

@@ -14,8 +14,11 @@ _OF_LAST_BITS = frozenset({"edit_sha256", "edit_bytes", "records_sha256"})
 
 
 def on_cuda(row: Row) -> bool:
-    """Whether the row was measured on a GPU."""
-    return str(row["env_kwargs"].get("device", "cpu")).startswith("cuda")
+    """Whether the row was measured on a GPU; with a `device_map`, where the machine had one."""
+    arguments = row["env_kwargs"]
+    if arguments.get("device_map") is not None:
+        return row["hardware"].get("gpu") is not None
+    return str(arguments.get("device", "cpu")).startswith("cuda")
 
 
 def rerun_differences(row: Row, rerun: Row) -> tuple[str, ...]:
