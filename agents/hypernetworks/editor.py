@@ -184,7 +184,7 @@ class LearnedEditor(StreamEditor):
         """Edit one stream to its end; in ShiftWorld one episode, without checkpoints.
 
         Args:
-            env: `LifelongLLMEdit` or `ShiftWorld-v0`; it is reset, unless `folder` holds a
+            env: `LifelongLLMEdit` or `ShiftWorld`; it is reset, unless `folder` holds a
                 checkpoint.
             folder: Where a checkpoint is written after a step of a stream, and continued from.
                 The environment needs a `journal_folder` then.

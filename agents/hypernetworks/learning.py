@@ -35,7 +35,7 @@ class SequenceLearner:
 
     Args:
         policy: It is trained in place; afterwards it is the best one that validation saw.
-        env_spec: The spec of a `LifelongLLMEdit` or `ShiftWorld-v0`.
+        env_spec: The spec of a `LifelongLLMEdit` or `ShiftWorld`.
         learning: How it learns; an agent's settings, all of which a checkpoint belongs to.
         budget: `reward_calls` counts steps, and every candidate that a step tries.
         seed: Draws the streams.

@@ -75,7 +75,7 @@ def learning_stream(env_spec: EnvSpec, train_env: Mapping[str, Any]) -> tuple[gy
     """An environment to learn in, on data that rewards are open on, and its tensor API.
 
     Args:
-        env_spec: The spec of a `LifelongLLMEdit` or `ShiftWorld-v0`.
+        env_spec: The spec of a `LifelongLLMEdit` or `ShiftWorld`.
         train_env: Further arguments of a stream of facts.
 
     Raises:

@@ -38,7 +38,7 @@ class WorldStream:
     gradient counts as one reward call, as the edit itself does.
 
     Args:
-        env: A `ShiftWorld-v0`; it has to be reset.
+        env: A `ShiftWorld`; it has to be reset.
 
     Raises:
         Unsupported: It is another environment: a mask has no sum of products.
@@ -115,7 +115,7 @@ class WorldStream:
         """
         raise Unsupported(
             'gate="sampled" needs candidates of one state; use gate="straight_through" on'
-            " ShiftWorld-v0"
+            " ShiftWorld"
         )
 
     def advance(self, entries: Sequence[Entry]) -> None:
@@ -197,7 +197,7 @@ def _shift_world(env: gym.Env) -> GradientWorld:
 
 def _refusal(env: gym.Env) -> str:
     return (
-        "hypernetworks add to weights: LifelongLLMEdit and ShiftWorld-v0 take that, not"
+        "hypernetworks add to weights: LifelongLLMEdit and ShiftWorld take that, not"
         f" {'this environment' if env.spec is None else env.spec.id}"
     )
 

@@ -1017,3 +1017,13 @@ def test_where_nothing_was_left_out_nothing_is_said_of_it(tmp_path):
     )
     with pytest.raises(ValueError, match=r"1 that can be used; give horizon=1, edits_per_step=1$"):
         task.stream("test", 2, random.Random(0))
+
+
+def test_where_one_file_is_both_there_is_nothing_to_learn_from_and_the_error_says_so(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo"}\n')
+    task = make_task(
+        "knowledge/custom", model="factlm", requests=str(file), test_requests=str(file)
+    )
+    with pytest.raises(ValueError, match=r"policy 0 and validation 0 records: split=\"test\" edit"):
+        task.stream("policy", 1, random.Random(0))

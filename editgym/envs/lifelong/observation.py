@@ -41,11 +41,11 @@ class StreamObserver:
         self._norms = [float(weight.float().norm()) for weight in process.decoder.base_weights]
         self._sketches = [
             (
-                BilinearSketch(rows, columns, _WEIGHTS, device),
-                CountSketch(columns, _KEYS, device),
-                CountSketch(rows, _GRADIENTS, device),
+                BilinearSketch(*site.shape, _WEIGHTS, weight.device),  # of a model on several GPUs
+                CountSketch(site.shape[1], _KEYS, device),
+                CountSketch(site.shape[0], _GRADIENTS, device),
             )
-            for rows, columns in (site.shape for site in process.sites)
+            for site, weight in zip(process.sites, process.decoder.base_weights, strict=True)
         ]
         self.space = spaces.Box(
             -bound, bound, (len(process.sites) * _PER_SITE + _GLOBAL,), np.float32
@@ -86,7 +86,7 @@ class StreamObserver:
             )
         )
         flat = (
-            torch.cat([part.float() for part in parts])
+            torch.cat([part.to(process.task.device, torch.float32) for part in parts])
             .nan_to_num(nan=0.0)
             .clamp(-self._bound, self._bound)
         )

@@ -33,7 +33,7 @@ from editgym.weights.language.layers import Prefix
 
 
 class LifelongProcess:
-    """A stream of batches into one decoder; the tensor API of `LifelongLLMEdit-v0`.
+    """A stream of batches into one decoder; the tensor API of `LifelongLLMEdit`.
 
     One step is: look at `requests` and `capture` (keys and gradients of the new requests, and of
     those that are rehearsed), then call one of `step`, `differentiable_step` and `advance`.

@@ -156,13 +156,16 @@ class LookBack:
         start = None if step is None else step * self._size
         places = () if start is None else self._holding(range(start, start + self._size), count)
         locality = self.task.unchanged(local) if local else None
-        told = locality is not None and self.weights.reference == "original"
+        prefix = None if locality is None else decoder.prefix(locality)
+        told = self.weights.reference == "original"
         return Judged(
             **self._rephrases(decoder, places),
             places=places,
             locality=locality,
-            locality_prefix=None if locality is None else decoder.prefix(locality),
-            reference=self.task.reference(locality) if told and locality is not None else None,
+            locality_prefix=prefix,
+            reference=self.task.reference(locality, prefix)
+            if told and locality is not None
+            else None,
         )
 
     def _weighed(self) -> list[tuple[Judged, float, float]]:

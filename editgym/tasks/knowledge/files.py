@@ -169,25 +169,32 @@ def custom(
         max_new_tokens=32,
         text="factworld" if is_factlm(model) else "samples",
         facts=lambda: _old_facts(splits),
-        divided=_left_out(train if test is None else test)
-        + _division(requests, test_requests, splits),
+        divided=lambda split: (
+            _left_out(train if test is None else test)
+            + _division(requests, test_requests, splits, split)
+        ),
     )
 
 
 def _division(
-    requests: str, test_requests: str | None, splits: Mapping[StreamSplit, Sequence[_Record]]
+    requests: str,
+    test_requests: str | None,
+    splits: Mapping[StreamSplit, Sequence[_Record]],
+    short: StreamSplit,
 ) -> str:
-    """What is said of how files are divided, where a split has too few requests."""
+    """What is said of how files are divided, where the split `short` has too few requests."""
     counts = {split: f"{split} {len(records)}" for split, records in splits.items()}
     if test_requests is None:
         return (
             f"; {requests} is divided by subject into {', '.join(counts.values())} records:"
             " test_requests=FILE gives test a file of its own, which may be the same one"
         )
+    if short == "test":
+        return ""
+    del counts["test"]
     return (
-        f"; {test_requests} gives {counts.pop('test')} records, and {requests}, without what is"
-        f' asked there, {" and ".join(counts.values())}: split="test" edits the facts of'
-        " test_requests"
+        f"; {requests} has, without what {test_requests} asks, {' and '.join(counts.values())}"
+        ' records: split="test" edits the facts of test_requests'
     )
 
 

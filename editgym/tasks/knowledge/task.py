@@ -34,6 +34,7 @@ from editgym.tasks.knowledge.plain_text import (
 from editgym.tasks.knowledge.stream import SPLITS, Stream, StreamSplit
 from editgym.weights import EditableDecoder, TokenBatch, discover_sites, find_sites
 from editgym.weights.language.graph_size import tokens_at_once
+from editgym.weights.language.layers import Prefix
 from editgym.weights.language.tokens import by_length
 
 TeacherForced = Literal["accuracy", "probability"]
@@ -60,7 +61,7 @@ class KnowledgeTask(AskedModel):
         text: Which plain text is read, unless the interview names files: FactWorld's, or the
             model's own samples.
         interview: How the model is asked.
-        divided: What is said of where the splits come from, where one has too few requests.
+        divided: What is said of where the splits come from, where the given one has too few.
 
     Attributes:
         example: A few texts as tokens.
@@ -89,7 +90,7 @@ class KnowledgeTask(AskedModel):
         max_new_tokens: int = 8,
         text: Literal["factworld", "samples"] = "factworld",
         interview: Interview = AS_ASKED,
-        divided: str = "",
+        divided: Callable[[StreamSplit], str] = lambda _: "",
     ) -> None:
         optional(above(0))("step_size", step_size)
         super().__init__(language, interview, scorer, max_new_tokens)
@@ -171,7 +172,7 @@ class KnowledgeTask(AskedModel):
             raise ValueError(
                 f"{self.name}: {count} requests are asked for (horizon × edits_per_step), and"
                 f" the {split} split has {len(drawing.kept)} that can be used"
-                f"{left}{self._divided}{fitting}"
+                f"{left}{self._divided(split)}{fitting}"
             )
         return drawing.stream()
 
@@ -236,9 +237,14 @@ class KnowledgeTask(AskedModel):
         return TokenBatch.of([(ids[:1], ids[1:]) for ids in texts if len(ids) > 1], self.device)
 
     @torch.no_grad()
-    def reference(self, batch: TokenBatch) -> Tensor:
-        """Log-probabilities of the unedited model at the batch's answer tokens, (m, vocabulary)."""
-        return self._unedited.logits(batch).float().log_softmax(-1)
+    def reference(self, batch: TokenBatch, prefix: Prefix | None = None) -> Tensor:
+        """Log-probabilities of the unedited model at the batch's answer tokens, (m, vocabulary).
+
+        Args:
+            batch: Questions with answers.
+            prefix: What no edit changes about them (`EditableDecoder.prefix`).
+        """
+        return self._unedited.logits(batch, prefix=prefix).float().log_softmax(-1)
 
     @cached_property
     def _unedited(self) -> EditableDecoder:

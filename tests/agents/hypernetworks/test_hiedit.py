@@ -344,5 +344,5 @@ def test_more_sites_than_there_are_is_an_error(trained):
 
 
 def test_mask_world_is_refused():
-    with pytest.raises(Unsupported, match="LifelongLLMEdit and ShiftWorld-v0"):
+    with pytest.raises(Unsupported, match="LifelongLLMEdit and ShiftWorld"):
         HiEdit().learn(gym.spec("MaskWorld-v0"), Budget(), seed=0)
