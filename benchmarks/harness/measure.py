@@ -24,7 +24,7 @@ from benchmarks.harness.evaluation import Evaluated, evaluated
 from benchmarks.harness.evaluation import evaluate_journal as evaluate_journal
 from benchmarks.harness.handed_in import handed_in
 from benchmarks.harness.learning import STAGES, UNSUPPORTED, Files, Stage, learn_and_edit
-from benchmarks.harness.processes import CallError
+from benchmarks.harness.processes import CallError, ProcessDiedError
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.specs import cell_spec as cell_spec
 from benchmarks.results import AGENT_FILES, Cell, Measurement, Row, build_row
@@ -47,12 +47,15 @@ class Outcome:
         journal: Its journal file; None where there is no edit.
         records: Its file of per-edit records; None where there are none.
         traceback: Where it failed, for the person at the terminal; None when it did not.
+        goes_on: Whether what the edit has left behind is worth keeping: it was whole and could not
+            be evaluated, or its process was killed.
     """
 
     row: Row
     journal: bytes | None = None
     records: bytes | None = None
     traceback: str | None = None
+    goes_on: bool = False
 
 
 class Place(Protocol):
@@ -146,20 +149,21 @@ def run_cell(cell: Cell, place: Place | None = None, kept: Path | None = None) -
         place: Where; in this process by default.
         kept: Where an interrupted edit is gone on with; None where there is no such thing.
     """
-    seen, trace = Seen(), None
+    seen, trace, goes_on = Seen(), None, False
     try:
         measurement = _measure(cell, place or Here(), seen, kept)
     except Unsupported as reason:
         measurement = Measurement("unsupported", seen.access, error=printable(str(reason)))
     except (Exception, SystemExit) as error:
         measurement, trace = _failure(seen, error)
+        goes_on = isinstance(error, ProcessDiedError) or seen.value(STAGES[-1]) is not None
     try:
         row = build_row(cell, measurement, provenance(cell))
         check_form(row)  # or nobody could read any row of the file again
     except (ValueError, TypeError) as error:  # a stranger's metric may be no JSON value
         measurement, trace = _failure(seen, error)
         row = build_row(cell, measurement, provenance(cell))
-    return Outcome(row, measurement.journal, measurement.records, trace)
+    return Outcome(row, measurement.journal, measurement.records, trace, goes_on)
 
 
 def failed_outcome(cell: Cell, error: str) -> Outcome:

@@ -127,7 +127,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
                 )
             for outcome in outcomes:
                 store.add(outcome.row, outcome.journal, outcome.records)
-                Unfinished(folder, outcome.row["cell"]).forget()
+                if not outcome.goes_on:
+                    Unfinished(folder, outcome.row["cell"]).forget()
                 made.append(outcome.row)
                 _report(outcome, bar)
         # A cell that failed now, in the place of a row of other files, has failed.

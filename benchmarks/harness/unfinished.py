@@ -1,9 +1,10 @@
 """What an interrupted edit of a stream goes on from, beside the rows: `OUT/unfinished/CELL/`.
 
 A long stream of a large model takes hours, and a kill must not cost them. Only editors of the
-catalogue that learn nothing leave anything there; it goes once the cell has its row. Where a
-part of somebody's own has run, or is to, there is no such folder: it could write there what
-another's edit goes on from.
+catalogue that learn nothing leave anything there; it goes once the cell is finished, or its edit
+has failed. What was killed, or edited and then not evaluated, goes on when the cell is run again.
+Where a part of somebody's own has run, or is to, there is no such folder: it could write there
+what another's edit goes on from.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from agents.editors.ultraedit import UltraEditAgent
-from benchmarks.harness import unfinished
+from benchmarks.harness import measure, unfinished
 from benchmarks.harness.measure import run_cell
+from benchmarks.harness.processes import ProcessDiedError
 from benchmarks.harness.runner import run_cells
 from benchmarks.harness.unfinished import FOLDER, Unfinished, kept_folder
 from benchmarks.results import rows_agree
@@ -128,6 +129,27 @@ def test_what_cannot_be_gone_on_with_fails_once(interrupted, tmp_path):
     assert "checkpoint.pt is damaged" in row["error"]
     (row,) = run_cells([cell], tmp_path)
     assert row["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "error", [ProcessDiedError("killed by SIGKILL"), MemoryError(), ValueError("no such file")]
+)
+def test_an_edit_that_could_not_be_evaluated_is_not_made_again(error, steps, tmp_path, monkeypatch):
+    cell = cell_of()
+
+    def fails(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "evaluated", fails)
+        (row,) = run_cells([cell], tmp_path)
+    assert row["status"] == "failed"
+    assert steps == dict.fromkeys(range(STEPS), 1)
+    steps.clear()
+    (row,) = run_cells([cell], tmp_path)
+    assert (row["status"], steps) == ("finished", {})
+    assert rows_agree(row, run_cell(cell).row)
+    assert not (tmp_path / FOLDER).exists()
 
 
 def test_cells_beside_it_keep_theirs(tmp_path):
