@@ -15,6 +15,7 @@ from torch import Tensor
 
 from editgym.metrics.answers import Scorer
 from editgym.models.decoding import Begun, greedily
+from editgym.tasks.knowledge.divergence import divergences, log_probabilities
 from editgym.tasks.knowledge.expected import Expected, Result
 from editgym.tasks.knowledge.other_answers import other_answers
 from editgym.tasks.knowledge.task import KnowledgeTask
@@ -94,13 +95,13 @@ class Answering:
         )
         goes_on = task.language.decoding.calls.goes_on_after(batch.ids.shape[1] + longest)
         cache = empty_cache(task.language.model) if goes_on else None
-        log_probabilities = self._decoder.logits(batch, cache=cache).float().log_softmax(-1)
-        chosen = log_probabilities.argmax(-1)
+        found = log_probabilities(self._decoder.logits(batch, cache=cache))
+        chosen = found.argmax(-1)
         given = self._given(batch, chosen)
         content = task.content(batch)
-        logs = log_probabilities.gather(-1, batch.labels[:, None])[:, 0]
+        logs = found.gather(-1, batch.labels[:, None])[:, 0]
         whole = batch.all_of(given).tolist()
-        beside = other_answers(task, self._decoder, texts, log_probabilities, cache)
+        beside = other_answers(task, self._decoder, texts, found, cache)
         results = [
             Result(text.said if right else "", *numbers)
             for text, right, *numbers in zip(
@@ -108,12 +109,12 @@ class Answering:
                 whole,
                 batch.means((chosen == batch.labels).double(), content).tolist(),
                 batch.means(logs.double(), content).tolist(),
-                self._divergences(texts, log_probabilities),
+                self._divergences(texts, found),
                 beside,
                 strict=True,
             )
         ]
-        del log_probabilities
+        del found
         wrong = [row for row, right in enumerate(whole) if not right]
         if not wrong:
             return results
@@ -130,18 +131,15 @@ class Answering:
         ended = last & torch.isin(batch.labels, stops) & torch.isin(chosen, stops)
         return (chosen == batch.labels) | ended
 
-    def _divergences(
-        self, texts: Sequence[Expected], log_probabilities: Tensor
-    ) -> Sequence[float | None]:
+    def _divergences(self, texts: Sequence[Expected], now: Tensor) -> Sequence[float | None]:
         asked = [(text.original, text.answer) for text in texts if text.original is not None]
         if len(asked) < len(texts):  # all of them, or none
             return [None] * len(texts)
         batch = TokenBatch.of(asked, self.task.device)
-        reference = self.task.reference(batch)
-        found = batch.means((reference.exp() * (reference - log_probabilities)).sum(-1))
+        found = batch.means(divergences(self.task.reference(batch), now))
         found = found.nan_to_num(nan=MOST_NATS).clamp(max=MOST_NATS)
-        divergences: list[float] = found.tolist()
-        return divergences
+        nats: list[float] = found.tolist()
+        return nats
 
     def _own(
         self,

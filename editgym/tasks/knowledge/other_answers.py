@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from editgym.tasks.knowledge.divergence import log_probabilities
 from editgym.tasks.knowledge.expected import Expected, Tokens
 from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.weights import EditableDecoder, TokenBatch
@@ -24,7 +25,7 @@ def other_answers(
     task: KnowledgeTask,
     decoder: EditableDecoder,
     texts: Sequence[Expected],
-    log_probabilities: Tensor,
+    read: Tensor,
     cache: DynamicCache | None,
 ) -> list[tuple[float, ...]]:
     """Mean log-probabilities of the texts' other answers over the tokens that say something: all
@@ -34,7 +35,7 @@ def other_answers(
         task: How the model is asked.
         decoder: The model with its edits.
         texts: Prompts with the expected answers and with others.
-        log_probabilities: Log-probabilities of all tokens where the expected answers are predicted,
+        read: Log-probabilities of all tokens where the expected answers are predicted,
             one text after the other.
         cache: What was read of prompts and expected answers; None where nothing can go on from it.
     """
@@ -47,7 +48,7 @@ def other_answers(
         logs = _read_whole(task, decoder, texts, others)
     else:
         firsts = list(accumulate((len(text.answer) for text in texts), initial=0))
-        logs = [[float(log_probabilities[firsts[row], answer[0]])] for row, answer in others]
+        logs = [[float(read[firsts[row], answer[0]])] for row, answer in others]
         longer = [place for place, kept in enumerate(said) if kept[-1] > 0]
         if longer:
             fed = [
@@ -72,7 +73,7 @@ def _read_whole(
 ) -> list[list[float]]:
     """Log-probabilities of other answers' tokens, prompts read anew."""
     batch = TokenBatch.of([(texts[row].prompt, answer) for row, answer in others], task.device)
-    every = decoder.logits(batch).float().log_softmax(-1)
+    every = log_probabilities(decoder.logits(batch))
     own = iter(every.gather(-1, batch.labels[:, None])[:, 0].tolist())
     return [list(islice(own, len(answer))) for _, answer in others]
 
@@ -98,7 +99,7 @@ def _gone_on(
     with decoder.active():
         ids = torch.tensor(padded, device=device)
         logits, _ = language.decoding.calls.forward(ids, mask, own, kept=longest)
-    every = logits.float().log_softmax(-1)
+    every = log_probabilities(logits)
     return [
         [float(every[place, at - len(answer), answer[at]]) for at in range(1, len(answer))]
         for place, (_, answer) in enumerate(others)

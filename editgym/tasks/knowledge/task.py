@@ -20,6 +20,7 @@ from editgym.data.facts import EditRequest, Question
 from editgym.models.language import LanguageModel
 from editgym.paths import file_states
 from editgym.tasks.knowledge.asked_model import AS_ASKED, AskedModel
+from editgym.tasks.knowledge.divergence import log_probabilities
 from editgym.tasks.knowledge.drawing import KNOWN, REPEATED, TOO_LONG, Drawing
 from editgym.tasks.knowledge.interview import Interview
 from editgym.tasks.knowledge.own_samples import own_samples
@@ -244,7 +245,7 @@ class KnowledgeTask(AskedModel):
             batch: Questions with answers.
             prefix: What no edit changes about them (`EditableDecoder.prefix`).
         """
-        return self._unedited.logits(batch, prefix=prefix).float().log_softmax(-1)
+        return log_probabilities(self._unedited.logits(batch, prefix=prefix))
 
     @cached_property
     def _unedited(self) -> EditableDecoder:
