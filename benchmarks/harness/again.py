@@ -155,7 +155,11 @@ class Rescoring(NamedTuple):
 
 
 def row_again(
-    row: Row, cell: Cell, journal: bytes, found: Evaluated, made_from: Mapping[str, Any]
+    row: Row,
+    cell: Cell,
+    journal: bytes | memoryview,
+    found: Evaluated,
+    made_from: Mapping[str, Any],
 ) -> Row:
     """The row of a cell whose edit is that of another row.
 

@@ -52,7 +52,7 @@ class Outcome:
     """
 
     row: Row
-    journal: bytes | None = None
+    journal: bytes | memoryview | None = None
     records: bytes | None = None
     traceback: str | None = None
     goes_on: bool = False
@@ -192,11 +192,9 @@ def _measure(cell: Cell, place: Place, seen: Seen, kept: Path | None) -> Measure
             )
         learning, editing = RewardMeter(files.learning), RewardMeter(files.editing)
         _check_budget(cell, declared, learning.calls)  # before what may take long
-        journal = handed_in(files.journal, "the agent's journal")
         # Made once the agent's processes are gone: they know all names in the folder of both.
         copy = Files(Path(later.enter_context(_folder()))).journal
-        with copy.open("xb") as file:
-            file.write(journal)
+        journal = handed_in(files.journal, "the agent's journal", copy)
         found = place.evaluate(cell, copy, declared)
         # An edit may see the reward of each step it keeps, or what the step came to; what it asks
         # for beyond that is search, like learning.

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -94,7 +95,9 @@ def _run_elsewhere(
     if os.path.isdir(directory):
         os.chdir(directory)
     find_modules_in(folders)
-    return run_isolated(cell, time_limit)
+    outcome = run_isolated(cell, time_limit)
+    # What is mapped into memory there cannot be sent.
+    return replace(outcome, journal=None if outcome.journal is None else bytes(outcome.journal))
 
 
 def _runtime_env(cells: Sequence[Cell]) -> dict[str, Any]:

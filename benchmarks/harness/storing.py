@@ -50,7 +50,7 @@ class Store:
         self._check()
         return read_rows(self._file)
 
-    def add(self, row: Row, journal: bytes | None, records: bytes | None) -> None:
+    def add(self, row: Row, journal: bytes | memoryview | None, records: bytes | None) -> None:
         """Write a row, after its files: it never names one that is not there.
 
         Raises:

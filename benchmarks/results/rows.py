@@ -92,7 +92,7 @@ class Measurement:
     time: Mapping[str, float] = field(default_factory=dict)
     reward_calls: int | None = None
     peak_memory_bytes: int | None = None
-    journal: bytes | None = None
+    journal: bytes | memoryview | None = None
     records: bytes | None = None
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None

@@ -175,6 +175,7 @@ def _replayed(
     replay = _Replay([], [], {})
     for batch, entries in zip(steps, by_step, strict=True):
         exam.decoder.apply(*entries)
+        exam.decoder.settle()  # or a long journal's factors would be in memory twice
         before, texts = len(replay.texts), _prepended(entries, len(batch))
         for place, reason in _skipped(entries, len(batch)).items():
             replay.skipped[before + place] = reason

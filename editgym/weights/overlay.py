@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -87,9 +88,12 @@ class EditedWeights:
         not applied here.
         """
         twin = copy.copy(self)
-        twin._root = self._state
-        twin.journal = EditJournal(self.base_hash)
+        twin.settle()
         return twin
+
+    def settle(self) -> None:
+        """Let go of the journal, which stays with who has it: what was applied stays for good."""
+        self._root, self.journal = self._state, EditJournal(self.base_hash)
 
     def resume(self, folder: Path) -> None:
         """Go on with the journal in `folder`, from its last whole step; a new folder is a new
@@ -142,17 +146,11 @@ class EditedWeights:
         Raises:
             IndexError: There is nothing to undo.
         """
-        with self._following_the_journal():
-            undone = self.journal.undo()
-            self._replay_without(undone)
-        return undone
+        return self._taken_back(self.journal.undo)
 
     def rollback(self, step: int) -> list[Entry]:
         """Return to the state before `step` was taken, and return the edits taken back."""
-        with self._following_the_journal():
-            removed = self.journal.rollback(step)
-            self._replay_without(removed)
-        return removed
+        return self._taken_back(partial(self.journal.rollback, step))
 
     def replay(self, journal: EditJournal) -> None:
         """Start from the base and apply a whole journal, which one on disk then holds.
@@ -304,8 +302,8 @@ class EditedWeights:
 
     @contextmanager
     def _following_the_journal(self) -> Iterator[None]:
-        """Make the weights those of the steps that are left where a journal on disk is interrupted
-        while it removes some.
+        """Have the weights of what is left where a journal on disk is interrupted while it removes
+        steps.
         """
         known = len(self.journal)
         try:
@@ -315,15 +313,16 @@ class EditedWeights:
                 self._replay()
             raise
 
-    def _replay_without(self, removed: Sequence[Entry]) -> None:
-        """`_replay` after entries were taken out of the journal, which has them again if it is
-        interrupted.
-        """
-        try:
-            self._replay()
-        except BaseException:
-            self.journal.append(*removed)
-            raise
+    def _taken_back(self, take: Callable[[], list[Entry]]) -> list[Entry]:
+        """Take entries out of the journal, which has them again if the replay is interrupted."""
+        with self._following_the_journal():
+            removed = take()
+            try:
+                self._replay()
+            except BaseException:
+                self.journal.append(*removed)
+                raise
+        return removed
 
     def _put_back(self, former: Sequence[Entry]) -> None:
         """Give the journal, which may have been emptied on disk, the entries that it had."""

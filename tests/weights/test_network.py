@@ -675,6 +675,21 @@ def test_taking_back_that_is_interrupted_takes_nothing_back(edited, back, monkey
     assert torch.equal(network.logits(x), logits[-1])
 
 
+def test_what_is_settled_stays_and_its_journal_is_whose_it_was(edited, make_edit):
+    network, x, logits = edited
+    journal = network.journal
+    entries = list(journal.entries)
+    network.settle()
+    assert (len(network.journal), journal.entries) == (0, entries)
+    with pytest.raises(IndexError, match="nothing to undo"):
+        network.undo()
+    network.apply(make_edit(network))
+    network.rollback(0)
+    assert torch.equal(network.logits(x), logits[-1])
+    network.reset()
+    assert not network.parameters_changed
+
+
 def test_a_journal_that_cannot_be_resumed_leaves_the_one_before(edited, tmp_path, monkeypatch):
     network = edited[0]
     twin = network.fresh(tmp_path / "journal")
