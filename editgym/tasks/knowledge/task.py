@@ -21,7 +21,7 @@ from editgym.models.language import LanguageModel
 from editgym.paths import file_states
 from editgym.tasks.knowledge.asked_model import AS_ASKED, AskedModel
 from editgym.tasks.knowledge.divergence import log_probabilities
-from editgym.tasks.knowledge.drawing import KNOWN, REPEATED, TOO_LONG, Drawing
+from editgym.tasks.knowledge.drawing import REPEATED, TOO_LONG, Drawing
 from editgym.tasks.knowledge.interview import Interview
 from editgym.tasks.knowledge.own_samples import own_samples
 from editgym.tasks.knowledge.plain_text import (
@@ -290,7 +290,6 @@ class KnowledgeTask(AskedModel):
 
 
 __all__ = [
-    "KNOWN",
     "SPLITS",
     "TOO_LONG",
     "KnowledgeTask",
