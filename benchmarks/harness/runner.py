@@ -106,6 +106,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
         cell.check_modules()
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Row] = []
+    failures: set[str] = set()
     with only_writer(folder) as store:
         before = store.rows()
         settled = [row for row in before if row["status"] in _SETTLED]
@@ -130,7 +131,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, execution: Execution | None =
                 if not outcome.goes_on:
                     Unfinished(folder, outcome.row["cell"]).forget()
                 made.append(outcome.row)
-                _report(outcome, bar)
+                _report(outcome, bar, failures)
         # A cell that failed now, in the place of a row of other files, has failed.
         rows = {row["cell"]: row for row in (*store.rows(), *made)}
     if missing := [cell for cell in cells if cell.id not in rows]:
@@ -171,9 +172,13 @@ def _of_other_modules(settled: Sequence[Row], kept: Set[str]) -> Counter[str]:
     return found
 
 
-def _report(outcome: Outcome, bar: tqdm) -> None:
+def _report(outcome: Outcome, bar: tqdm, failures: set[str]) -> None:
+    """Tell what became of a cell; where it failed in one of `failures`, without the traceback."""
     if outcome.traceback is not None:
-        bar.write(f"FAILED {Cell.of(outcome.row)}\n{outcome.traceback}")
+        seen = outcome.traceback in failures
+        told = f"{outcome.row['error']} (as above)" if seen else outcome.traceback
+        bar.write(f"FAILED {Cell.of(outcome.row)}\n{told}")
+        failures.add(outcome.traceback)
     metrics = outcome.row["metrics"]
     reached = families.score(metrics, families.family_of(metrics))
     told = "" if reached is None else f"{reached:.3f} "  # first, since the end may be cut

@@ -286,6 +286,13 @@ def test_failure_shows_in_the_exit_code(capsys):
     assert Path("runs/toy/index.html").is_file()
 
 
+def test_a_failure_that_repeats_is_told_in_full_once(tmp_path, capsys):
+    run_cells(toy_cells("Broken", seeds=3), tmp_path)
+    printed = capsys.readouterr()
+    told = printed.out + printed.err
+    assert (told.count("FAILED"), told.count("Traceback"), told.count("(as above)")) == (3, 1, 2)
+
+
 def test_validate_says_by_how_much_a_row_differs(tmp_path, capsys):
     leaderboard.main(["run", "--suite", "toy", "--out", "out", "--seeds", "1"])
     file = tmp_path / "out" / ROWS_FILE
