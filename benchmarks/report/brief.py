@@ -19,6 +19,7 @@ from benchmarks.report.tables import MISSING, number
 
 WIDTH = 100  # columns of a terminal
 _METRICS = 3  # beside rank, agent and seeds
+_NO_EDIT = "no_edit"
 _LONGEST_NAME = 48
 _SHORTEST_NAME = 16  # what a name is cut to at most, before a metric is left out
 _LONGEST_HEAD = 24
@@ -148,9 +149,12 @@ def _leader(group: Group, scored: Sequence[Standing]) -> str:
     first, *others = scored
     if first.metrics[SCORE].iqm == 0:
         return f"No agent has a {_score_words()} above 0."
+    alike = [one for one in others if _written(one) == _written(first)]
+    if others and any(one.agent == _NO_EDIT for one in (first, *alike)):
+        return f"No agent has a {_score_words()} above that of {_NO_EDIT}, {_value(first, SCORE)}."
     names = fitting([standing.label for standing in group.standings], _LONGEST_NAME)
     score = f"{names[first.label]} has the highest {_score_words()}, {_value(first, SCORE)}"
-    level = sum(_written(one) == _written(first) for one in others)
+    level = len(alike)
     score += (
         f" ({'another reaches' if level == 1 else f'{level} others reach'} it)" if level else ""
     )

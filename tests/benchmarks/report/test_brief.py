@@ -123,6 +123,12 @@ def test_metrics_of_no_family_are_shown_as_they_are(make_row):
             {"ppo": 0.9, "sac": 0.9, "td3": 0.9},
             r"ppo has .*, 0\.\d+ \(2 others reach it\); 3 .*",
         ),
+        (
+            3,
+            {"ppo": 0.9, "no_edit": 0.9, "random": 0.4},
+            r"No agent has a harmonic mean above that of no_edit, 0\.\d+\.",
+        ),
+        (3, {"no_edit": 0.9, "ppo": 0.8}, r"No agent has a .* above that of no_edit, 0\.\d+\."),
         (3, {"ppo": 0.9}, r"ppo has the highest harmonic mean, 0\.\d+: no other agent has one\."),
     ],
 )
