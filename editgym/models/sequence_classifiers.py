@@ -5,7 +5,9 @@ encoders.
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_LENGTH = 64  # tokens of a text
+_READ, _MOST_UNKNOWN = 500, 0.5  # texts, and the share of unknown tokens among theirs
 
 
 class ToxicityTransformer(nn.Module):
@@ -115,6 +118,23 @@ class TokenEncoder:
         )
         return encoded["input_ids"]
 
+    def check_vocabulary(self, texts: Sequence[str]) -> None:
+        """Warn where most of what texts consist of is unknown to the tokenizer: to the classifier
+        they are then much the same.
+        """
+        unknown = self.tokenizer.unk_token_id
+        some = self.tokenizer(list(texts[:_READ]), add_special_tokens=False)["input_ids"]
+        every = [token for ids in some for token in ids]
+        share = every.count(unknown) / max(1, len(every))
+        if unknown is not None and share > _MOST_UNKNOWN:
+            warnings.warn(
+                f"model: of the first {len(some)} texts its tokenizer of {len(self.tokenizer):,}"
+                f" tokens does not know {share:.0%} and gives {self.tokenizer.unk_token} for it, so"
+                " that the classifier can hardly tell texts apart; save the tokenizer that it was"
+                " trained with into its folder",
+                stacklevel=4,
+            )
+
     def lengths(self, ids: Tensor) -> Tensor:
         """Where each text ends, after its last token that is no padding, (n,), at least 1: in the
         middle of a text the padding token may stand too.
@@ -153,7 +173,10 @@ def load_sequence_classifier(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"model: cannot load the sequence classifier {name!r}: {error}") from error
+        where = "" if Path(path).is_dir() else ", which is no folder here, as a hub id"
+        raise ModelError(
+            f"model: cannot load the sequence classifier {name!r}{where}: {error}"
+        ) from error
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"model: the tokenizer of {name!r} has no padding token (pad_token); set one in its "

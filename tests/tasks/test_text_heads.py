@@ -1,14 +1,19 @@
 """An encoder without a head gets one at first use, and its features are computed once."""
 
+import warnings
+
 import gymnasium as gym
 import pytest
 import torch
-from transformers import BertModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertModel, PreTrainedTokenizerFast
 
 from agents.catalogue import agent_class
 from agents.protocol import Budget
 from editgym.models.language import ModelError
-from editgym.models.sequence_classifiers import load_sequence_classifier
+from editgym.models.sequence_classifiers import TokenEncoder, load_sequence_classifier
 from editgym.models.training import Recipe
 from editgym.tasks import make_task
 from editgym.tasks.debiasing import heads as text_heads
@@ -50,6 +55,22 @@ def test_a_head_is_trained_once_for_a_division_and_read_after_that(
     assert torch.equal(head_of(task), head_of(again))
     assert len(list((tmp_path / "cache" / "networks").glob("*.safetensors"))) == 2
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 1, "one encoder, one folder"
+
+
+def tokenizer_of(*words):
+    vocabulary = {word: place for place, word in enumerate(("[PAD]", "[UNK]", *words))}
+    made = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.mark.filterwarnings("default:model. of the first")
+def test_a_tokenizer_that_knows_no_word_is_told_of():
+    with pytest.warns(UserWarning, match=r"of the first 2 texts its tokenizer of 2 tokens .* 100%"):
+        TokenEncoder(tokenizer_of(), 8).check_vocabulary(["a good day", "a bad one"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TokenEncoder(tokenizer_of("a", "good", "day"), 8).check_vocabulary(["a good evening"])
 
 
 def test_global_random_numbers_do_not_decide_the_head(arguments, tmp_path, monkeypatch):

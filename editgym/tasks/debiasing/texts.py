@@ -231,6 +231,7 @@ def transformer(
     (seed,) = checked_seeds(None, model_seed)
     network, encode = load_sequence_classifier(model, max_length, toxic_output)
     splits, keep = texts.splits(seed), Keep(cache_folder() / "features", encode.lengths)
+    encode.check_vocabulary(splits.policy.general.texts)
     if network.untrained:
         train_head(network, splits, encode, keep, seed, least_accuracy)
     if sites is not None:
