@@ -176,8 +176,8 @@ def _where_to_edit(results: Results) -> str:
         for sites in ("sites found by rewards", "default sites", "tuned", "sites by chance")
     )
     return (
-        f"{_HARMONIC}: {found:.3f}; at default sites {default:.3f}, at tuned ones {tuned:.3f}, at"
-        f" some drawn by chance {chance:.3f}"
+        f"{_HARMONIC}: {found:.3f} there, {default:.3f} at default sites, {tuned:.3f} at tuned"
+        f" ones, {chance:.3f} at some drawn by chance"
     )
 
 
@@ -190,7 +190,10 @@ def _thousand_facts(results: Results) -> str:
             {"step_size": 0.001, "passes": 6},
         )
     )
-    return f"{_HARMONIC}: {published:.3f}; {six:.3f}, at its best sites {best:.3f}"
+    return (
+        f"{_HARMONIC}: {published:.3f} with one look at every batch, {six:.3f} with six,"
+        f" {best:.3f} with six at its best sites"
+    )
 
 
 def _large_model(results: Results) -> str:
@@ -235,15 +238,14 @@ _LINES: tuple[tuple[str, str, Told, str], ...] = (
         "table",
     ),
     (
-        "Where to edit it, found by rewards: UltraEdit, which looks at each batch once, at those"
-        " sites, five streams",
+        "Where to edit it: UltraEdit, one look at every batch, five streams, at the sites that a"
+        " gate learned from rewards",
         "smollm2.md#where-to-edit-found-by-rewards",
         _where_to_edit,
         "table",
     ),
     (
-        "1,000 facts in the bundled model: UltraEdit, its step size tuned; looking at every batch"
-        " six times",
+        "1,000 facts in the bundled model: UltraEdit, its settings tuned",
         "streams.md",
         _thousand_facts,
         "table",
