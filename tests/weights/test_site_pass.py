@@ -5,6 +5,7 @@ import torch
 
 from editgym.weights import Codebook, DenseUpdate, EditSite, LowRankFactors
 from editgym.weights.language.site_pass import (
+    Difference,
     Injection,
     candidates_of,
     check_codebook,
@@ -107,8 +108,27 @@ def test_an_edited_output_is_the_base_and_the_edit_beside_it(dtype):
     base, bias = torch.ones(2, 3, dtype=dtype), torch.tensor([0.0, 5.0], dtype=dtype)
     x = torch.tensor([[1.0, -1.0, 3.0]], dtype=dtype)
     change = torch.tensor([[2**-12, 0.0, 0.0], [0.0, 0.0, 2.0]])
-    assert edited_output(x, base, None, bias).tolist() == [[3.0, 8.0]]
+    assert edited_output(x, base, None, bias, Difference()).tolist() == [[3.0, 8.0]]
     x[0, 2] = 0
-    found = edited_output(x, base, base.float() + change, None)
+    found = edited_output(x, base, base.float() + change, None, Difference())
     assert found.tolist() == [[2**-12, 0.0]]
     assert found.dtype == dtype
+
+
+def test_a_difference_is_kept_once_it_is_asked_for_again():
+    base, edited = torch.ones(2, 3, dtype=torch.bfloat16), 1 + torch.arange(6.0).view(2, 3) / 1000
+    difference = Difference()
+    first, second, third = (difference(base, edited) for _ in range(3))
+    assert torch.equal(first, (edited - 1).bfloat16())
+    assert torch.equal(first, second)
+    assert first is not second
+    assert second is third
+
+
+def test_a_difference_with_a_graph_is_made_anew():
+    base, edited = torch.ones(2, 3), torch.zeros(2, 3, requires_grad=True)
+    difference = Difference()
+    for _ in range(3):
+        edited.grad = None
+        difference(base, edited).sum().backward()
+        assert edited.grad.tolist() == [[1.0] * 3] * 2

@@ -19,6 +19,7 @@ from editgym.weights.language.kv_cache import empty_cache, seem_to_have_seen
 from editgym.weights.language.layers import LayerStack, Prefix, below_head
 from editgym.weights.language.rest import Rest
 from editgym.weights.language.site_pass import (
+    Difference,
     Injection,
     SitePass,
     edited_output,
@@ -93,7 +94,7 @@ class EditedPasses:
             prefix: Where passes begin.
         """
         instead = [
-            (module, partial(self._forward, name, state, run))
+            (module, partial(self._forward, name, state, run, Difference()))
             for name, module in self.modules.items()
         ]
         with hooked(instead=instead), self.layers.starting_at(prefix):
@@ -222,12 +223,15 @@ class EditedPasses:
         begun = opened.begun.activations.expand(texts, -1, -1)
         return Prefix(torch.cat([begun, rest.activations], dim=1), first)
 
-    def _forward(self, name: str, state: EditedState, run: SitePass, x: Tensor) -> Tensor:
+    def _forward(
+        self, name: str, state: EditedState, run: SitePass, difference: Difference, x: Tensor
+    ) -> Tensor:
         index, site = self._sites[name]
         base, bias = self._base[name]
         x = x.to(base.device)
-        edited = state.tensors.get(site.parameter)
-        out = edited_output(x, base, None if edited is None else site.to_matrix(edited), bias)
+        if (edited := state.tensors.get(site.parameter)) is not None:
+            edited = site.to_matrix(edited)
+        out = edited_output(x, base, edited, bias, difference)
         update = None if run.updates is None else run.updates[index]
         if update is not None:
             out = out + product(x, update.to(x.device))
@@ -248,11 +252,9 @@ class EditedPasses:
         self.head = next((name for name, module in self.modules.items() if module is output), None)
         texts = beginning_alike(example, _LEAST_SHARED + 1, _COMPARED)
         plain = self.calls.plain(texts)
-        run = SitePass(inputs={})
-        with self.running(EditedState(), run):
+        with self.running(EditedState(), run := SitePass(inputs={})):
             gathered = self.calls.at(texts.ids, texts.rows, texts.positions)
-        alone = SitePass(inputs={})
-        with self.running(EditedState(), alone):
+        with self.running(EditedState(), alone := SitePass(inputs={})):
             self.calls.hidden(texts.ids[-1:, : texts.lengths[-1]])
         check_inputs(self._sites, run.inputs or {}, alone.inputs or {}, texts, self.head)
         if self.calls.differ(gathered, plain):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -115,7 +115,35 @@ def with_injection(out: Tensor, injection: Injection, texts: tuple[int, ...]) ->
     return added.view_as(out)
 
 
-def edited_output(x: Tensor, base: Tensor, edited: Tensor | None, bias: Tensor | None) -> Tensor:
+class Difference:
+    """W − W₀ of one site in the precision of W₀, for as long as its edits stay.
+
+    It is kept from the second time on that it is asked for: decoding asks for every token, and a
+    single pass should not hold those of all sites at once.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._kept: Tensor | None = None
+
+    def __call__(self, base: Tensor, edited: Tensor) -> Tensor:
+        """The difference, (out, in)."""
+        if self._kept is not None:
+            return self._kept
+        difference = (edited - base.float()).to(base.dtype)
+        if self._asked and not difference.requires_grad:
+            self._kept = difference
+        self._asked = True
+        return difference
+
+
+def edited_output(
+    x: Tensor,
+    base: Tensor,
+    edited: Tensor | None,
+    bias: Tensor | None,
+    difference: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
     """x·Wᵀ + b, (..., out), in the precision that W is kept in.
 
     Args:
@@ -125,12 +153,13 @@ def edited_output(x: Tensor, base: Tensor, edited: Tensor | None, bias: Tensor |
             of its own: beside the weight it keeps its eight bits, and both products are done by
             half precision's units.
         bias: (out,).
+        difference: Gives W − W₀ for `base` and `edited`, where it is needed.
     """
     half = base.dtype in (torch.bfloat16, torch.float16)
     weight = base if edited is None or half else edited
     out = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
     if edited is not None and half:
-        out = out + F.linear(x.to(base.dtype), (edited - base.float()).to(base.dtype))
+        out = out + F.linear(x.to(base.dtype), difference(base, edited))
     return out
 
 
