@@ -226,8 +226,7 @@ class EditedPasses:
     def _forward(
         self, name: str, state: EditedState, run: SitePass, difference: Difference, x: Tensor
     ) -> Tensor:
-        index, site = self._sites[name]
-        base, bias = self._base[name]
+        (index, site), (base, bias) = self._sites[name], self._base[name]
         x = x.to(base.device)
         if (edited := state.tensors.get(site.parameter)) is not None:
             edited = site.to_matrix(edited)
