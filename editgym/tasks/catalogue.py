@@ -122,7 +122,7 @@ def _check_plain(name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that a saved spec of the environment could not hold."""
     for argument, value in arguments.items():
         try:
-            json.dumps(value)
+            json.dumps(value, sort_keys=True)
         except TypeError as error:
             own = getattr(value, "__qualname__", type(value).__qualname__)
             remedy = (

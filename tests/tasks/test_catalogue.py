@@ -49,6 +49,7 @@ def test_unknown_argument_is_also_the_type_error_of_python(kind):
         ({"weights": "x"}, "takes no argument 'weights'"),
         ({"forget_class": np.int64(3)}, r"forget_class must be plain JSON values.*serializable$"),
         ({"sites": {"fc2"}}, r"sites must be plain JSON values.*serializable$"),
+        ({"goals": {1: 0, "a": 0}}, r"goals must be plain JSON values.*not supported between"),
         ({"sites": SmallConvNet}, r"import path: sites='my_module:SmallConvNet'$"),
         ({"sites": torch.nn.Linear(2, 2)}, r"import path: sites='my_module:Linear'$"),
         ({"data": "mine.npz"}, "; task='unlearning/cifar10' or 'unlearning/custom' takes them all"),

@@ -21,8 +21,9 @@ from editgym.metrics.answers import SCORERS
 from editgym.metrics.knowledge import normalized
 from editgym.models.language import LanguageModel
 from editgym.tasks import make_task
+from editgym.tasks.knowledge.drawing import KNOWN, TOO_LONG
 from editgym.tasks.knowledge.interview import Interview
-from editgym.tasks.knowledge.task import KNOWN, TOO_LONG, KnowledgeTask
+from editgym.tasks.knowledge.task import KnowledgeTask
 from editgym.tasks.knowledge_evaluation import evaluate_stream
 from editgym.weights import (
     Codebook,

@@ -56,9 +56,13 @@ class Grades:
         self._known.pop(step, None)
         self._now = None
 
-    def restore(self, step: int, grade: Grade | None) -> None:
-        """A step was made before an interruption; its grade may be known."""
+    def restore(self, step: int, grade: Grade | None, paid: bool) -> None:
+        """A step was made before an interruption; its grade may be known, and a reward of it
+        `paid`.
+        """
         self._steps = step + 1
+        if paid:
+            self._paid.add(step)
         if grade is not None:
             self._known[step] = grade
 

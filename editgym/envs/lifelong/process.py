@@ -299,7 +299,7 @@ class LifelongProcess:
         try:
             self._begin(state["seed"], stream)
             for step, (grade, reward, rewarded) in enumerate(kept.steps):
-                self._grades.restore(step, grade)
+                self._grades.restore(step, grade, paid=bool(rewarded))
                 self.outcomes.append(self._outcome(step, reward, rewarded))
             self._ultraedit = kept.statistics
             self._batch = self._next_batch(self.step_index)
