@@ -1010,21 +1010,17 @@ def test_what_was_left_out_of_a_file_is_told_where_too_few_are_left(tmp_path):
         task.stream("test", 1, random.Random(0))
 
 
-def test_where_nothing_was_left_out_nothing_is_said_of_it(tmp_path):
+@pytest.mark.parametrize(
+    ("split", "count", "said"),
+    [
+        ("test", 2, r"1 that can be used; give horizon=1, edits_per_step=1$"),
+        ("policy", 1, r"policy 0 and validation 0 records: split=\"test\" edits the facts of"),
+    ],
+)
+def test_where_one_file_is_both_the_error_says_what_is_short(split, count, said, tmp_path):
     file = tmp_path / "own.jsonl"
     file.write_text('{"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo"}\n')
-    task = make_task(
-        "knowledge/custom", model="factlm", requests=str(file), test_requests=str(file)
-    )
-    with pytest.raises(ValueError, match=r"1 that can be used; give horizon=1, edits_per_step=1$"):
-        task.stream("test", 2, random.Random(0))
-
-
-def test_where_one_file_is_both_there_is_nothing_to_learn_from_and_the_error_says_so(tmp_path):
-    file = tmp_path / "own.jsonl"
-    file.write_text('{"subject": "Ada", "prompt": "Ada lives in", "target": "Oslo"}\n')
-    task = make_task(
-        "knowledge/custom", model="factlm", requests=str(file), test_requests=str(file)
-    )
-    with pytest.raises(ValueError, match=r"policy 0 and validation 0 records: split=\"test\" edit"):
-        task.stream("policy", 1, random.Random(0))
+    files = {"requests": str(file), "test_requests": str(file)}
+    task = make_task("knowledge/custom", model="factlm", **files)
+    with pytest.raises(ValueError, match=said):
+        task.stream(split, count, random.Random(0))
